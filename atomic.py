@@ -1,0 +1,84 @@
+"""Files that are either whole or not there, in folders that are ours: write aside, then rename; never overwrite silently.
+
+A reader, or a rerun after a crash or on a full disk, never meets half a file. The aside name starts with a dot and ends
+with `.partial`, so that a leftover of a killed process is recognised and never read.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from errors import InputError
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yield a path to write to; on success it becomes `path` in one step, on any failure nothing is left.
+
+    The aside file lies in the same folder, since a rename is atomic only within one file system. Raises OSError
+    (full disk, no permission) after cleaning up.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path)
+    try:
+        yield aside
+        with open(aside, "rb") as handle:  # the data must reach the disk before the name does
+            os.fsync(handle.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Like `atomic_file` for a whole folder that must not exist yet (a checkpoint)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small text file atomically, as UTF-8."""
+    with atomic_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def claim(
+    folder: str | Path, record_name: str, record: dict[str, Any], products: tuple[str, ...], *, force: bool
+) -> None:
+    """Make `folder` ours for products made from `record` (the resolved config), or refuse.
+
+    A folder with the same record is gone on with (what is finished stays); an empty one is taken. One with another
+    record or with foreign files is refused by InputError, unless `force`: then files that match the `products`
+    patterns are removed first, so that a rerun never takes an old product for a finished one.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, expected a folder")
+    path, text = folder / record_name, json.dumps(record, indent=2, sort_keys=True) + "\n"
+    if force:
+        for old in [path, *(old for pattern in products for old in folder.glob(pattern))]:
+            old.unlink(missing_ok=True)
+    elif path.is_file():
+        if path.read_text(encoding="utf-8") == text:
+            return
+        raise InputError(f"{folder} holds results of another config ({path}); choose another folder, or use --force")
+    elif folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        raise InputError(f"{folder} exists and is not empty; choose another folder, or use --force")
+    write_text(path, text)

@@ -1,0 +1,174 @@
+"""Audio files to 16-bit mono samples and back: reading, writing, resampling, mu-law.
+
+One form of audio walks through the project: int16 PCM, mono, at a rate the config names. Reading and the soxr
+resamplers work in blocks, so that an hour of stereo takes no more memory than a second, beyond what is returned.
+"""
+
+import re
+import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from atomic import atomic_file
+from errors import InputError
+
+RESAMPLERS = ("soxr_hq", "soxr_vhq", "soxr_mq", "soxr_lq", "soxr_qq", "kaiser_best", "kaiser_fast")
+
+MU = 255
+FULL_SCALE = 32768  # int16 samples per unit amplitude
+BLOCK_FRAMES = 65536
+MAX_WAV_SAMPLES = (2**32 - 64) // 2  # the sizes in a wav header are 32-bit byte counts
+UNKNOWN_BYTES = 0x7FFFF000  # encoders that write to a pipe put this or more where the data size is not known yet
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """What became of one file, and what it was."""
+
+    seconds: float
+    peak: float  # largest |amplitude| after resampling, before clipping; 1 is full scale
+    n_clipped: int  # samples of the output
+    source_hz: int
+    channels: int
+
+
+def read_pcm(path: str | Path, audio_hz: int) -> np.ndarray:
+    """Read a file that is at `audio_hz` already -> int16 [T], channels averaged.
+
+    Raises InputError for a file that is missing, unreadable, truncated, empty, not finite or at another rate.
+    """
+    with _open(path) as source:
+        if source.samplerate != audio_hz:
+            raise InputError(f"{path} is at {source.samplerate} Hz, expected {audio_hz}; run resample_audio.py first")
+        return np.concatenate([to_pcm(block)[0] for block in _mono_blocks(path, source)])
+
+
+def to_pcm(samples: np.ndarray) -> tuple[np.ndarray, int]:
+    """Amplitudes in [-1, 1), float [T] -> (int16 [T], how many lay outside and were clipped)."""
+    scaled = np.rint(samples * FULL_SCALE)
+    clipped = np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1)
+    return clipped.astype(np.int16), int(np.count_nonzero(scaled != clipped))
+
+
+def write_wav(path: str | Path, pcm: np.ndarray, audio_hz: int) -> None:
+    """Write int16 [T] as a 16-bit mono wav, atomically. Raises OSError (full disk, no permission)."""
+    with atomic_file(path) as aside, _wav_writer(aside, audio_hz) as target:
+        target.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
+
+
+def mu_law_encode(pcm: np.ndarray) -> np.ndarray:
+    """int16 [...] -> 256 mu-law codes, uint8 [...]; silence is 128.
+
+    The continuous form of ITU-T G.711 (WaveNet, arXiv:1609.03499, section 2.2), rounded to codes as nv-wavenet does.
+    """
+    amplitude = pcm.astype(np.float64) / FULL_SCALE
+    companded = np.sign(amplitude) * np.log1p(MU * np.abs(amplitude)) / np.log1p(MU)
+    return ((companded + 1) / 2 * MU + 0.5).astype(np.uint8)
+
+
+def mu_law_decode(codes: np.ndarray) -> np.ndarray:
+    """Codes 0 to 255 [...] -> int16 [...], the amplitude each code stands for; `mu_law_encode` gives the code back."""
+    companded = 2 * codes.astype(np.float64) / MU - 1
+    amplitude = np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU
+    return to_pcm(amplitude)[0]
+
+
+def resample_file(source: str | Path, target: str | Path, audio_hz: int, resampler: str = "soxr_hq") -> Resampled:
+    """Convert any audio file that libsndfile reads to a 16-bit mono wav at `audio_hz`, atomically.
+
+    Channels are averaged before resampling. The soxr resamplers stream; the kaiser ones (resampy) hold the whole file.
+    A file at `audio_hz` already is only mixed down. Raises InputError as `read_pcm` does, OSError if writing fails;
+    in both cases `target` stays as it was.
+    """
+    if resampler not in RESAMPLERS:
+        raise InputError(f"unknown resampler {resampler!r}; expected one of {', '.join(RESAMPLERS)}")
+    n_samples = n_clipped = 0
+    peak = 0.0
+    with _open(source) as opened:
+        source_hz, channels = opened.samplerate, opened.channels
+        blocks = _resampled_blocks(_mono_blocks(source, opened), source_hz, audio_hz, resampler)
+        with atomic_file(target) as aside, _wav_writer(aside, audio_hz) as wav:
+            for block in blocks:
+                pcm, clipped_here = to_pcm(block)
+                n_samples += len(pcm)
+                n_clipped += clipped_here
+                peak = max(peak, float(np.abs(block).max(initial=0.0)))
+                if n_samples > MAX_WAV_SAMPLES:
+                    raise InputError(f"{source} is too long for a wav file at {audio_hz} Hz; cut it into parts")
+                wav.writeframesraw(pcm.tobytes())
+            if not n_samples:
+                raise InputError(f"{source} is too short to give a sample at {audio_hz} Hz")
+    return Resampled(n_samples / audio_hz, peak, n_clipped, source_hz, channels)
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file; whatever libsndfile complains about while it is open becomes an InputError."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such audio file")
+    with open(path, "rb"):  # libsndfile says only "System error" where permission is missing
+        pass
+    try:
+        with soundfile.SoundFile(path) as opened:
+            yield opened
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{path} cannot be read as audio: {error.error_string.strip() or 'damaged file'}") from error
+
+
+def _mono_blocks(path: str | Path, source: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """An open file as float32 blocks [<= BLOCK_FRAMES], channels averaged. InputError: truncated, empty, not finite."""
+    _check_data_size(path, source)
+    n_read = 0
+    while len(block := source.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):  # [frames, channels]
+        if not np.isfinite(block).all():
+            second = (n_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / source.samplerate
+            raise InputError(f"{path} has NaN or infinite samples, the first at {second:.3f} s; export it again")
+        n_read += len(block)
+        yield block.mean(axis=1)
+    # the length of an MP3 without a Xing header is a guess from its bit rate, so a shorter one proves nothing
+    if n_read < source.frames and source.format != "MP3":
+        raise InputError(f"{path} is truncated: {n_read} of {source.frames} frames; copy it again")
+    if not n_read:
+        raise InputError(f"{path} is empty: it has no samples")
+
+
+def _check_data_size(path: str | Path, source: soundfile.SoundFile) -> None:
+    """Refuse a file cut short: libsndfile mends the size that the header states and mentions it in its log only."""
+    stated = re.search(r"^\s*(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", source.extra_info, re.MULTILINE)
+    if stated and int(stated[2]) < int(stated[1]) < UNKNOWN_BYTES:
+        raise InputError(f"{path} is truncated: {stated[2]} of {stated[1]} bytes of samples; copy it again")
+
+
+def _resampled_blocks(
+    blocks: Iterator[np.ndarray], source_hz: int, audio_hz: int, resampler: str
+) -> Iterator[np.ndarray]:
+    """float32 blocks at `source_hz` -> float32 blocks at `audio_hz`, as if the whole had been resampled at once."""
+    if source_hz == audio_hz:
+        yield from blocks
+    elif resampler.startswith("soxr_"):
+        stream = soxr.ResampleStream(source_hz, audio_hz, 1, quality=resampler.removeprefix("soxr_").upper())
+        for block in blocks:
+            yield stream.resample_chunk(block)
+        yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+    else:
+        import resampy  # compiles with numba: a second to import, for the two resamplers that few need
+
+        whole = np.concatenate(list(blocks))
+        if len(whole) * audio_hz >= source_hz:  # resampy has no answer for less than one output sample
+            yield resampy.resample(whole, source_hz, audio_hz, filter=resampler)
+
+
+@contextmanager
+def _wav_writer(path: Path, audio_hz: int) -> Iterator[wave.Wave_write]:
+    """A 16-bit mono wav to write to. The standard library's writer, because its OSErrors say that the disk is full."""
+    with open(path, "wb") as handle, wave.open(handle, "wb") as wav:
+        wav.setnchannels(1)
+        wav.setsampwidth(2)
+        wav.setframerate(audio_hz)
+        yield wav

@@ -1,0 +1,136 @@
+"""Checkpoints: weights that carry their config, the optimiser's state beside them, saved so that a crash loses neither.
+
+    step_00002000/
+        weights.safetensors   the weights to use (the average, if one is kept), with step and config in the metadata
+        training.pt           raw weights, optimiser state and step, for going on; loadable with weights_only=True
+
+A .safetensors file alone is a complete model: nothing in it is executed when it is loaded.
+"""
+
+import json
+import pickle
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from atomic import atomic_folder
+from cli import note
+from conditioning import N_EXCITATION, n_features
+from config import Config, config_from_dict
+from errors import InputError
+from wavenet import WaveNet
+
+FORMAT = "midi2wave checkpoint 1"
+WEIGHTS_NAME, TRAINING_NAME = "weights.safetensors", "training.pt"
+STEP_FOLDER = re.compile(r"step_\d{8,}")
+MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
+
+
+def build_model(config: Config) -> WaveNet:
+    """The untrained model that a config describes. Raises InputError for parts that do not fit together."""
+    data = config.data_config
+    try:
+        return WaveNet(
+            config.wavenet_config,
+            config.cond_wavenet_config,
+            n_features=n_features(data.features),
+            n_excitation=N_EXCITATION if data.excitation else 0,
+            audio_hz=data.audio_hz,
+            midi_hz=data.midi_hz,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def save(
+    run_folder: Path, step: int, weights: dict[str, torch.Tensor], training: dict[str, Any], config: Config, keep: int
+) -> Path:
+    """Save one checkpoint atomically and remove all but the newest `keep`. Raises OSError (full disk)."""
+    folder = run_folder / f"step_{step:08d}"
+    if folder.exists():
+        shutil.rmtree(folder)
+    with atomic_folder(folder) as aside:
+        metadata = {"format": FORMAT, "step": str(step), "config": json.dumps(config.as_dict())}
+        save_file({k: v.contiguous() for k, v in weights.items()}, aside / WEIGHTS_NAME, metadata)
+        torch.save({**training, "step": step}, aside / TRAINING_NAME)
+    for old in step_folders(run_folder)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def step_folders(run_folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [p for p in run_folder.glob("step_*") if STEP_FOLDER.fullmatch(p.name)] if run_folder.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def find_weights(path: str | Path) -> Path:
+    """The weights file that a user means by a run folder, a step folder or a file. Raises InputError."""
+    path = Path(path)
+    if path.is_dir():
+        steps = step_folders(path)
+        path = (steps[-1] if steps else path) / WEIGHTS_NAME
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}; give a run folder, a step folder or a .safetensors file")
+    return path
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int]:
+    """Weights, config and step of a checkpoint. Raises InputError if it is truncated or not one of ours."""
+    path = find_weights(path)
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise InputError(f"{path} is not a midi2wave checkpoint (its metadata says {metadata.get('format')!r})")
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
+            return weights, config_from_dict(json.loads(metadata["config"]), str(path)), int(metadata["step"])
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged or truncated ({error})") from error
+
+
+def load_model(path: str | Path, device: torch.device) -> tuple[WaveNet, Config, int]:
+    """The trained model of a checkpoint, ready to generate, with its config and step. Raises InputError."""
+    weights, config, step = load_weights(path)
+    model = build_model(config)
+    fit_weights(model, weights, path)
+    return model.to(device).eval(), config, step
+
+
+def fit_weights(model: WaveNet, weights: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Put weights into a model, or raise InputError that names what differs."""
+    own = model.state_dict()
+    wrong = [f"{k} is {list(weights[k].shape)}, expected {list(own[k].shape)}" for k in own.keys() & weights.keys()
+             if weights[k].shape != own[k].shape]  # fmt: skip
+    wrong += [f"{k} is missing" for k in sorted(own.keys() - weights.keys())]
+    wrong += [f"{k} has no place" for k in sorted(weights.keys() - own.keys())]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(f"{path} is of another architecture: {'; '.join(sorted(wrong)[:3])}{more}")
+    model.load_state_dict(weights)
+
+
+def load_training(run_folder: Path) -> tuple[dict[str, Any], Config] | None:
+    """State and config of the newest whole checkpoint of a run, None if there is none; damaged ones are skipped."""
+    for folder in reversed(step_folders(run_folder)):
+        try:
+            _, config, _ = load_weights(folder)
+            return torch.load(folder / TRAINING_NAME, map_location="cpu", weights_only=True), config
+        except (InputError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            note(f"checkpoint {folder} cannot be used ({error}); trying the one before")
+    return None
+
+
+def differences(ours: Config, theirs: Config, blocks: tuple[str, ...] = MODEL_BLOCKS) -> list[str]:
+    """The keys in which two configs differ, as "block.key: ours instead of theirs"."""
+    found = []
+    for name in blocks:
+        a, b = asdict(getattr(ours, name)), asdict(getattr(theirs, name))
+        found += [f"{name}.{key} = {a[key]!r} instead of {b[key]!r}" for key in a if a[key] != b[key]]
+    return found

@@ -1,0 +1,170 @@
+"""Conditioning from note events: frame-rate features, and the note-synchronous excitation at audio rate.
+
+Both are closed formulas of the events and the absolute time, for any frame range, also before the start of the piece:
+a crop or a block equals the same stretch of the whole, bit for bit.
+"""
+
+import functools
+import math
+
+import numba
+import numpy as np
+
+from midi import LOWEST_PITCH, N_PITCHES, SOFT, SOSTENUTO, SUSTAIN, Performance, sounding_offset
+
+PRESETS = {
+    "note_state": ("onset", "held_velocity", "onset_age", "release_age", "pedals"),
+    "paper_v1": ("held_velocity",),  # arXiv 1810.12247v1: the velocity for as long as key or pedal hold the note
+    "paper_v5": ("onset",),  # arXiv 1810.12247v5: the velocity in the frame of the onset only
+}
+PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
+ONSET_AGE_SECONDS = 0.5
+RELEASE_AGE_SECONDS = 0.1
+
+# The partials of a string, grouped into the excitation's channels: 1 | 2 | 3 | 4-5 | 6-8 | 9-16.
+PARTIAL_CHANNEL = np.array([0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5])
+N_EXCITATION = 6
+DAMPED_SECONDS = 0.04  # a damper on the string: time to fall to 1/e
+SILENT_SECONDS = 20.0  # by then every partial has fallen by more than 60 dB, damper or not
+
+
+def feature_names(names: list[str]) -> tuple[str, ...]:
+    """Feature names with presets spelt out, in the given order."""
+    return tuple(dict.fromkeys(n for name in names for n in PRESETS.get(name, (name,))))
+
+
+def n_features(names: list[str]) -> int:
+    """Rows of the feature matrix: one for each pedal, 88 for everything else."""
+    return sum(len(PEDALS) if name == "pedals" else N_PITCHES for name in feature_names(names))
+
+
+class NoteConditioning:
+    """The conditioning of one performance, on demand for any range of frames.
+
+    Frame f covers the samples [f * hop, (f + 1) * hop); an onset belongs to the frame it falls into, so that the
+    conditioning is there when the attack begins.
+    """
+
+    def __init__(self, performance: Performance, names: list[str], *, audio_hz: int, midi_hz: int) -> None:
+        self.names = feature_names(names)
+        self.audio_hz, self.midi_hz, self.hop = audio_hz, midi_hz, audio_hz // midi_hz
+        self.key = performance.pitch - LOWEST_PITCH
+        self.velocity = performance.velocity
+        # A pedal that never comes up holds its notes for ever; a year is as good and fits into whole numbers.
+        self.onset, self.end = performance.onset, np.minimum(sounding_offset(performance), 3e7)
+        self.onset_frame = self._frame(self.onset)
+        # A note shorter than a frame still sounds in the frame of its onset.
+        self.end_frame = np.maximum(self._frame(self.end), self.onset_frame + 1)
+        self.next_frame = _next_of_same(self.key, self.onset_frame)
+        self.pedals = {}
+        for controller in PEDALS:
+            events = performance.pedals.get(controller, np.zeros((0, 2)))
+            self.pedals[controller] = (self._frame(events[:, 0]), events[:, 1])
+
+    def _frame(self, seconds: np.ndarray) -> np.ndarray:
+        # A microsecond of tolerance keeps a time that is meant to lie on a frame's edge out of the frame before.
+        return np.floor(np.asarray(seconds) * self.midi_hz + 1e-6 * self.midi_hz).astype(np.int64)
+
+    def features(self, first: int, n: int) -> np.ndarray:
+        """Frame-rate features of the frames first..first+n-1: float32 [F, n], values in 0..1."""
+        rows = [
+            self._pedal_rows(first, n) if name == "pedals" else self._key_rows(name, first, n) for name in self.names
+        ]
+        return np.concatenate(rows)
+
+    def _key_rows(self, name: str, first: int, n: int) -> np.ndarray:
+        rows = np.zeros((N_PITCHES, n), dtype=np.float32)
+        frames = np.arange(first, first + n)
+        # Only the notes in the range, and of each key the last one before it, can matter: a re-strike ends a state.
+        for i in np.flatnonzero((self.onset_frame < first + n) & (self.next_frame > first)):
+            key, on, end, until = self.key[i], self.onset_frame[i], self.end_frame[i], self.next_frame[i]
+            if name == "onset":
+                until, value = min(until, on + 1), self.velocity[i] / 127
+            elif name == "held_velocity":
+                until, value = min(until, end), self.velocity[i] / 127
+            elif name == "onset_age":
+                value = np.exp(-(frames - on) / (ONSET_AGE_SECONDS * self.midi_hz))
+            else:  # release_age
+                on, value = end, np.exp(-(frames - end) / (RELEASE_AGE_SECONDS * self.midi_hz))
+            a, b = max(on - first, 0), min(until - first, n)
+            if a < b:
+                new = value[a:b] if isinstance(value, np.ndarray) else value
+                # Two strokes of one key within a frame share it: the louder one counts, never their sum.
+                rows[key, a:b] = np.maximum(rows[key, a:b], new)
+        return rows
+
+    def _pedal_rows(self, first: int, n: int) -> np.ndarray:
+        rows = np.zeros((len(PEDALS), n), dtype=np.float32)
+        for row, controller in zip(rows, PEDALS, strict=True):
+            frames, values = self.pedals[controller]
+            last = np.searchsorted(frames, np.arange(first, first + n), side="right") - 1
+            if len(values):
+                row[:] = np.where(last >= 0, values[last] / 127, 0)
+        return rows
+
+    def excitation(self, first: int, n: int) -> np.ndarray:
+        """The sounding notes as decaying, slightly inharmonic sinusoids: float32 [6, n * hop].
+
+        Every partial starts with phase 0 at its note's onset, also if that lies before `first`. It gives the decoder a
+        source to filter, as source-filter vocoders do for speech (arXiv 1810.11946).
+        """
+        out = np.zeros((N_EXCITATION, n * self.hop), dtype=np.float32)
+        start, stop = first / self.midi_hz, (first + n) / self.midi_hz
+        gone = np.minimum(self.onset + SILENT_SECONDS, self.end + 10 * DAMPED_SECONDS)
+        for i in np.flatnonzero((self.onset < stop) & (gone > start)):
+            string = _string(int(self.key[i]) + LOWEST_PITCH, self.audio_hz, self.hop)
+            loudness = (self.velocity[i] / 127) ** 1.5
+            _add_note(out, first, self.hop, self.audio_hz, self.onset[i], self.end[i], gone[i], loudness, *string)
+        return out
+
+
+def _next_of_same(key: np.ndarray, onset_frame: np.ndarray) -> np.ndarray:
+    """For each note the onset frame of the next note of its key, or the end of time."""
+    result = np.full(len(key), np.iinfo(np.int64).max)
+    order = np.lexsort((np.arange(len(key)), key))
+    same = key[order][1:] == key[order][:-1]
+    result[order[:-1][same]] = onset_frame[order[1:][same]]
+    return result
+
+
+@functools.lru_cache(maxsize=4 * N_PITCHES)
+def _string(pitch: int, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
+    """A key's audible partials: turn (rad/s), decay (1/s), level, channel, and cosine and sine over one frame [P, hop].
+
+    The cosine and sine carry the decay inside the frame; an oscillation within any frame is a blend of the two.
+    """
+    n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
+    fundamental = 440.0 * 2 ** ((pitch - 69) / 12)
+    stiffness = 2e-4 * 2 ** (max(0, pitch - 48) / 10)  # inharmonicity grows from the tenor upwards
+    frequency = n * fundamental * np.sqrt(1 + stiffness * n**2)
+    audible = frequency < 0.45 * audio_hz
+    turn = 2 * math.pi * frequency[audible]
+    decay = ((0.5 + 0.25 * (n - 1)) * 2 ** ((pitch - 60) / 24))[audible]
+    level = (1 / np.sqrt(np.bincount(PARTIAL_CHANNEL)[PARTIAL_CHANNEL]))[audible]
+    oscillation = np.exp(np.outer(1j * turn - decay, np.arange(hop) / audio_hz))
+    cosine, sine = oscillation.real.astype(np.float32), oscillation.imag.astype(np.float32)
+    return turn, decay, level, PARTIAL_CHANNEL[audible], cosine, sine
+
+
+@numba.njit(cache=True)
+def _add_note(out, first, hop, audio_hz, onset, end, gone, loudness, turn, decay, level, channel, cosine, sine):
+    """Add one note to out [6, n * hop], whose first sample is first * hop.
+
+    Phase and envelope are set anew in float64 at every frame: the result is the same whatever block a frame is in.
+    """
+    damper = np.empty(hop, dtype=np.float32)
+    for f in range(out.shape[1] // hop):
+        start = (first + f) * hop / audio_hz
+        if start >= gone or start + hop / audio_hz <= onset:
+            continue
+        begin = max(0, math.ceil(onset * audio_hz) - (first + f) * hop)
+        for i in range(hop):
+            released = start + i / audio_hz - end
+            damper[i] = math.exp(-released / DAMPED_SECONDS) if released > 0 else 1.0
+        for p in range(len(turn)):
+            amplitude = loudness * level[p] * math.exp(-decay[p] * (start - onset))
+            phase = turn[p] * (start - onset)
+            re, im = np.float32(amplitude * math.cos(phase)), np.float32(amplitude * math.sin(phase))
+            row = out[channel[p], f * hop : (f + 1) * hop]
+            for i in range(begin, hop):
+                row[i] += (re * sine[p, i] + im * cosine[p, i]) * damper[i]

@@ -1,0 +1,324 @@
+"""Typed config blocks from JSON: every key, its type, its unit, its limits and its default stand here and nowhere else.
+
+A config file is one JSON object of blocks. Unknown blocks and keys, wrong types and impossible values are refused in one
+line that names file, block, key and what was expected. `python config.py` prints the table of all keys for the docs.
+"""
+
+import difflib
+import json
+import math
+import types
+import typing
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from errors import InputError
+
+CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
+
+
+def key(doc: str, default: Any = MISSING, *, low: float | None = None, above: float | None = None, high=None, of=None):
+    """A config key: what it means, its default (none: the key must be given) and which values are possible.
+
+    `low` and `high` are inclusive limits, `above` an exclusive one, `of` the tuple of allowed values (of a list: of its
+    items).
+    """
+    metadata = {"doc": doc, "low": low, "above": above, "high": high, "of": of}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class PreprocessConfig:
+    """preprocess_maestro.py and preprocess_audio.py."""
+
+    maestro_dir: str = key("folder with the MAESTRO metadata file and the year folders", "")
+    split: str = key("split to process", "train", of=("train", "validation", "test", "all"))
+    out_dir: str = key("processed folder to write (preprocess_maestro.py)", "")
+    resampled_dir: str = key("where resample_audio.py --out_dir wrote; empty: beside the originals", "")
+    audio_dir: str = key("folder of audio + MIDI pairs with equal stems, instead of maestro_dir", "")
+    audio_hz: int = key("sample rate in Hz", 16000, low=1000, high=192000)
+    midi_hz: int = key("conditioning frames per second; audio_hz must be a multiple of it", 250, low=10, high=2000)
+    test_segment_length: float = key("length of a test clip in seconds (preprocess_audio.py)", 4.0, above=0)
+    n_clips: int = key("how many test clips to cut (preprocess_audio.py)", 8, low=1)
+    seed: int = key("seed of the clip positions", 0, low=0)
+
+    def check(self) -> None:
+        _check_rates(self.audio_hz, self.midi_hz)
+
+
+@dataclass
+class DataConfig:
+    """What the model is shown: crops of audio and the conditioning computed from the note events."""
+
+    dataset_path: str = key("processed folder to train on", "")
+    validation_path: str = key("processed folder to validate on; empty: no validation", "")
+    segment_length: float = key("crop length in seconds", 0.5, above=0)
+    audio_hz: int = key("sample rate in Hz of the processed folder", 16000, low=1000, high=192000)
+    midi_hz: int = key("conditioning frames per second; audio_hz must be a multiple of it", 250, low=10, high=2000)
+    features: list[str] = key(
+        "frame-rate features of the notes: names (onset, held_velocity, onset_age, release_age, pedals) or one preset: "
+        "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset)",
+        ["note_state"],
+        of=("onset", "held_velocity", "onset_age", "release_age", "pedals", "note_state", "paper_v1", "paper_v5"),
+    )
+    excitation: bool = key("add the note-synchronous excitation at audio rate to the conditioning", True)
+    n_workers: int = key("processes that read crops; 0: none", 1, low=0, high=256)
+
+    def check(self) -> None:
+        _check_rates(self.audio_hz, self.midi_hz)
+        if not self.features or len(set(self.features)) < len(self.features):
+            raise ValueError(f"features = {self.features}: expected one or more different names")
+
+
+@dataclass
+class WavenetConfig:
+    """The autoregressive decoder (arXiv 1609.03499)."""
+
+    output: str = key(
+        "output distribution: logistic_mixture over 16-bit samples, or categorical over 256 mu-law codes",
+        "logistic_mixture",
+        of=("logistic_mixture", "categorical"),
+    )
+    n_mixtures: int = key("components of the logistic mixture", 10, low=1, high=100)
+    n_layers: int = key("gated residual layers", 20, low=1, high=200)
+    max_dilation: int = key("dilations double from 1 up to this, then start again at 1", 512, low=1, high=65536)
+    kernel_size: int = key("taps of the dilated convolutions and of the input layer", 2, of=(2, 3))
+    n_residual_channels: int = key("channels of the residual path", 64, low=1, high=4096)
+    n_skip_channels: int = key("channels of the skip sum", 256, low=1, high=4096)
+    n_out_channels: int = key("channels between the two output layers", 256, low=1, high=4096)
+    n_cond_channels: int = key("channels of the conditioning that the context stack gives the decoder", 64, low=1)
+
+
+@dataclass
+class CondWavenetConfig:
+    """The context stack: dilated gated convolutions over conditioning frames (arXiv 1810.12247, section 4)."""
+
+    n_layers: int = key("gated residual layers; the paper's 2 x 6", 12, low=1, high=200)
+    max_dilation: int = key("dilations double from 1 up to this, then start again at 1", 32, low=1, high=65536)
+    kernel_size: int = key("taps of the dilated convolutions", 2, low=2, high=15)
+    n_residual_channels: int = key("channels of the residual path", 64, low=1, high=4096)
+    n_skip_channels: int = key("channels of the skip sum", 128, low=1, high=4096)
+    lookahead_ms: float = key(
+        "how far the context sees into the MIDI's future; 0: causal. At most its receptive field", 248.0, low=0
+    )
+    upsampling: str = key(
+        "from frames to samples: repeat, linear (looks one frame further ahead) or transposed (learned window)",
+        "linear",
+        of=("repeat", "linear", "transposed"),
+    )
+
+
+@dataclass
+class TrainConfig:
+    """train.py."""
+
+    output_directory: str = key("run folder: checkpoints, metrics.jsonl, TensorBoard events, config")
+    steps: int = key("optimiser steps", 350_000, low=1)
+    batch_size: int = key("crops per step", 16, low=1)
+    learning_rate: float = key("peak learning rate of AdamW", 5e-4, above=0)
+    final_learning_rate: float = key("learning rate at the last step, reached by a cosine", 1e-5, low=0)
+    warmup_steps: int = key("steps of linear warm-up", 1000, low=0)
+    weight_decay: float = key("decoupled weight decay of the matrices", 0.01, low=0)
+    gradient_clip: float = key("largest norm of the gradient", 1.0, above=0)
+    ema_decay: float = key("decay of the weight average that is validated and shipped; 0: none", 0.9995, low=0, high=1)
+    seed: int = key("seed of weights and crops", 0, low=0)
+    checkpoint_path: str = key("start from the weights of this checkpoint (a new run, step 0); empty: random", "")
+    iters_per_checkpoint: int = key("steps between checkpoints", 2000, low=1)
+    keep_checkpoints: int = key("checkpoints kept", 3, low=1)
+    iters_per_log: int = key("steps between log lines", 50, low=1)
+    iters_per_validation: int = key("steps between validations", 1000, low=1)
+    validation_crops: int = key("crops per validation, always the same ones", 32, low=1)
+    iters_per_sample: int = key("steps between logged audio and pictures; 0: never", 10_000, low=0)
+    device: str = key("auto, cpu, cuda or cuda:N", "auto")
+
+    def check(self) -> None:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps}: expected less than steps = {self.steps}")
+        if self.ema_decay >= 1:
+            raise ValueError(f"ema_decay = {self.ema_decay}: expected less than 1")
+
+
+@dataclass
+class InferenceConfig:
+    """inference.py."""
+
+    model_filename: str = key("checkpoint: a run folder, a step folder or a .safetensors file")
+    test_dir: str = key("folder of test clips made by preprocess_audio.py", "test")
+    output_dir: str = key("where wavs, pictures and the listening page go", "output")
+    mode: str = key(
+        "teacher_forced (one parallel pass), primed (teacher_length of the truth, then autoregressive) or free "
+        "(from silence)",
+        "primed",
+        of=("teacher_forced", "primed", "free"),
+    )
+    teacher_length: float = key("seconds of truth before the model takes over in mode primed", 2.0, above=0)
+    temperature: float = key("1: the model's own distribution; less: less noise, less variety", 1.0, above=0, high=10)
+    seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0)
+    batch_size: int = key("clips generated side by side", 8, low=1)
+    tail_seconds: float = key("sound after the last note of a MIDI file (--midi)", 2.0, low=0)
+    max_seconds: float = key("refuse MIDI files that would sound longer than this (--midi)", 3600.0, above=0)
+    device: str = key("auto, cpu, cuda or cuda:N", "auto")
+
+
+@dataclass
+class Config:
+    """All blocks of one config file; a block that is absent and not needed is None."""
+
+    preprocess_config: PreprocessConfig | None = None
+    data_config: DataConfig | None = None
+    wavenet_config: WavenetConfig | None = None
+    cond_wavenet_config: CondWavenetConfig | None = None
+    train_config: TrainConfig | None = None
+    inference_config: InferenceConfig | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved config as plain JSON values, absent blocks left out."""
+        return {name: block for name, block in asdict(self).items() if block is not None}
+
+
+BLOCKS: dict[str, type] = {f.name: typing.get_args(f.type)[0] for f in fields(Config)}
+
+
+def _check_rates(audio_hz: int, midi_hz: int) -> None:
+    if audio_hz % midi_hz:
+        near = [hz for hz in range(midi_hz // 2, midi_hz * 2) if audio_hz % hz == 0]
+        near.sort(key=lambda hz: abs(hz - midi_hz))
+        hint = f"; midi_hz = {near[0]} would do" if near else ""
+        raise ValueError(f"audio_hz = {audio_hz} is not a whole multiple of midi_hz = {midi_hz}{hint}")
+
+
+def load_config(path: str | Path, needs: tuple[str, ...], overrides: list[str] | None = None) -> Config:
+    """Read a config file, apply `block.key=value` overrides and check everything.
+
+    `needs` names the blocks that the caller uses: absent ones are made of defaults. Raises InputError.
+    """
+    path = _find(Path(path))
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(raw, dict) or not all(isinstance(block, dict) for block in raw.values()):
+        raise InputError(f"{path}: expected an object of blocks, each an object of keys")
+    for override in overrides or []:
+        _override(raw, override)
+    for name in needs:
+        raw.setdefault(name, {})
+    return config_from_dict(raw, str(path))
+
+
+def config_from_dict(raw: dict[str, Any], source: str) -> Config:
+    """Build and check a Config from plain values; `source` names the file in error messages."""
+    _known(raw, list(BLOCKS), f"{source}: block")
+    return Config(**{name: _block(BLOCKS[name], values, f"{source}: {name}") for name, values in raw.items()})
+
+
+def _find(path: Path) -> Path:
+    for candidate in (path, CONFIG_FOLDER / path, CONFIG_FOLDER / f"{path}.json"):
+        if candidate.is_file():
+            return candidate
+    there = sorted(str(p.relative_to(CONFIG_FOLDER)) for p in CONFIG_FOLDER.rglob("*.json"))
+    near = difflib.get_close_matches(path.name, there, n=1, cutoff=0.5)
+    raise InputError(
+        f"config {path} not found, neither as a path nor in {CONFIG_FOLDER}"
+        + (f"; did you mean {near[0]}?" if near else "")
+    )
+
+
+def _known(given: typing.Iterable[str], valid: list[str], where: str) -> None:
+    for name in given:
+        if name not in valid:
+            near = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(valid)}"
+            raise InputError(f"{where} {name!r} is unknown; {hint}")
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    target, equals, value = text.partition("=")
+    block, dot, name = target.partition(".")
+    if not (equals and dot and block and name):
+        raise InputError(f"--set {text}: expected block.key=value, e.g. train_config.batch_size=4")
+    _known([block], list(BLOCKS), "--set: block")
+    _known([name], [f.name for f in fields(BLOCKS[block])], f"--set: {block} key")
+    if {f.name: f.type for f in fields(BLOCKS[block])}[name] is str:
+        parsed = value
+    else:
+        try:
+            parsed = json.loads(value)
+        except json.JSONDecodeError:
+            parsed = value  # the type check below says what was expected
+    raw.setdefault(block, {})[name] = parsed
+
+
+def _block(kind: type, values: dict[str, Any], where: str) -> Any:
+    _known(values, [f.name for f in fields(kind)], f"{where}: key")
+    typed = {}
+    for f in fields(kind):
+        if f.name in values:
+            typed[f.name] = _value(f, values[f.name], f"{where}.{f.name}")
+        elif f.default is MISSING and f.default_factory is MISSING:
+            raise InputError(f"{where}: key {f.name!r} is missing: {f.metadata['doc']}")
+    block = kind(**typed)
+    if hasattr(block, "check"):
+        try:
+            block.check()
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from error
+    return block
+
+
+def _value(f, value: Any, where: str) -> Any:
+    """Check one value against its key's type and limits; whole numbers pass as floats."""
+    is_list = isinstance(f.type, types.GenericAlias)
+    expected = f"list of {typing.get_args(f.type)[0].__name__}" if is_list else f.type.__name__
+    if f.type is float and type(value) is int:
+        value = float(value)
+    if is_list and isinstance(value, str):
+        value = [value]
+    right = (
+        isinstance(value, list) and all(type(v) is typing.get_args(f.type)[0] for v in value)
+        if is_list
+        else (type(value) is f.type and (f.type is not float or math.isfinite(value)))
+    )
+    if not right:
+        raise InputError(f"{where} = {json.dumps(value)}: expected {expected}")
+    limits = f.metadata
+    if limits["of"] is not None:
+        for item in value if is_list else [value]:
+            if item not in limits["of"]:
+                near = difflib.get_close_matches(str(item), [str(v) for v in limits["of"]], n=1, cutoff=0.5)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                raise InputError(
+                    f"{where} = {json.dumps(item)}: expected one of {', '.join(map(str, limits['of']))}{hint}"
+                )
+    for name, ok, word in (
+        ("low", lambda v, x: v >= x, "at least"),
+        ("above", lambda v, x: v > x, "more than"),
+        ("high", lambda v, x: v <= x, "at most"),
+    ):
+        if limits[name] is not None and not ok(value, limits[name]):
+            raise InputError(f"{where} = {json.dumps(value)}: expected {word} {limits[name]}")
+    return value
+
+
+def table() -> str:
+    """All blocks and keys as Markdown, for docs/configs.md."""
+    lines = []
+    for name, kind in BLOCKS.items():
+        lines += [f"## `{name}`", "", kind.__doc__, "", "| key | default | meaning |", "|---|---|---|"]
+        for f in fields(kind):
+            default = f.default if f.default is not MISSING else None
+            if f.default_factory is not MISSING:
+                default = f.default_factory()
+            required = f.default is MISSING and f.default_factory is MISSING
+            lines.append(
+                f"| `{f.name}` | {'required' if required else f'`{json.dumps(default)}`'} | {f.metadata['doc']} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

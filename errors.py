@@ -1,0 +1,9 @@
+"""The one exception that means: the user can mend this."""
+
+
+class InputError(Exception):
+    """A mistake in what the user gave us: a file, a config, an argument.
+
+    The message is one line that names the thing, its value, what was expected and what to do. Every step prints it
+    without a traceback (`cli.run`). Anything else that escapes is a bug of ours and keeps its traceback.
+    """

@@ -1,0 +1,172 @@
+"""Step 5: a checkpoint and test clips, or any MIDI files -> wavs, pictures and a page to listen to.
+
+    python inference.py -c config_inference.json
+    python inference.py -c config_inference.json --midi song.mid --out songs
+
+mode teacher_forced: one parallel pass, every sample drawn given the true ones before it. primed: teacher_length seconds
+of truth, then the model goes on by itself. free: from silence. MIDI files are always played free.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import checkpoint
+from atomic import claim
+from audio import write_wav
+from cli import Failure, choose_device, finish, note, parser, reason, run
+from config import Config, DataConfig, InferenceConfig, load_config
+from dataset import read_clips
+from errors import InputError
+from midi import Performance, read_midi, sounding_offset
+from report import Entry, clip_figure, listening_page, save_figure
+from synthesis import synthesize, teacher_forced
+from wavenet import WaveNet
+
+RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece to generate; `stream` numbers its source of randomness."""
+
+    name: str
+    stream: int
+    performance: Performance
+    n_frames: int
+    truth: np.ndarray | None  # int16 [n_frames * hop]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the step; returns the exit code."""
+    arguments = parser(__doc__, config="config_inference.json")
+    arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
+    arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
+    args = arguments.parse_args(argv)
+    config = load_config(args.config, ("inference_config",), args.overrides)
+    settings = config.inference_config
+    if args.out:
+        settings.output_dir = args.out
+    model, theirs, step = checkpoint.load_model(settings.model_filename, choose_device(settings.device))
+    for block in checkpoint.MODEL_BLOCKS:  # a config may repeat the model's blocks, but not contradict them
+        if getattr(config, block) and (wrong := checkpoint.differences(config, theirs, (block,))):
+            raise InputError(f"{args.config} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
+    data = theirs.data_config
+    mode = "free" if args.midi else settings.mode
+    tasks, failures = _midi_tasks(args.midi, settings, data) if args.midi else (_clip_tasks(settings, data), [])
+    folder = Path(settings.output_dir)
+    if tasks:
+        record = {**Config(inference_config=settings).as_dict(), "model": theirs.as_dict(), "step": step, "mode": mode}
+        claim(folder, RECORD_NAME, record, ("*.wav", "*.png", PAGE_NAME), force=args.force)
+    todo = [task for task in tasks if not (folder / f"{task.name}.png").is_file()]  # the picture is written last
+    scores = {}
+    for start in range(0, len(todo), settings.batch_size):
+        scores |= _generate(model, todo[start : start + settings.batch_size], mode, settings, data, folder)
+    if tasks:
+        _write_page(folder, tasks, mode, settings, step)
+    result = {
+        "output_dir": str(folder),
+        "mode": mode,
+        "step": step,
+        "wavs": [f"{t.name}.wav" for t in tasks],
+        "nll": scores,
+    }
+    already = f" ({len(tasks) - len(todo)} were there already)" if len(todo) < len(tasks) else ""
+    summary = f"{len(tasks)} wavs in {folder}{already}; listen: {folder / PAGE_NAME}"
+    return finish(summary, result, failures, len(tasks), as_json=args.as_json)
+
+
+def _clip_tasks(settings: InferenceConfig, data: DataConfig) -> list[Task]:
+    hop, tasks = data.audio_hz // data.midi_hz, []
+    for number, one in enumerate(read_clips(settings.test_dir, data.audio_hz)):
+        n_frames = len(one.pcm) // hop
+        if settings.mode == "primed" and settings.teacher_length * data.midi_hz >= n_frames:
+            raise InputError(
+                f"{one.name} has {len(one.pcm) / data.audio_hz:g} s, nothing is left after teacher_length = "
+                f"{settings.teacher_length:g} s; lower inference_config.teacher_length"
+            )
+        tasks.append(Task(f"{one.name}_{settings.mode}", number, one.performance, n_frames, one.pcm[: n_frames * hop]))
+    return tasks
+
+
+def _midi_tasks(paths: list[Path], settings: InferenceConfig, data: DataConfig) -> tuple[list[Task], list[Failure]]:
+    tasks, failures = [], []
+    for number, path in enumerate(paths):
+        try:
+            performance = read_midi(path)
+            for dropped in performance.dropped:
+                note(f"{path}: {dropped}")
+            # A pedal that is never released would hold the last notes for ever: the keys' release ends the piece then.
+            ends = sounding_offset(performance)
+            last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
+            seconds = last + settings.tail_seconds
+            if seconds > settings.max_seconds:
+                raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
+            if path.stem in {task.name for task in tasks}:
+                raise InputError(f"another file of the name {path.stem} stands before it; rename one of them")
+            tasks.append(Task(path.stem, number, performance, math.ceil(seconds * data.midi_hz), None))
+        except InputError as error:
+            failures.append(Failure(str(path), reason(error)))
+    return tasks, failures
+
+
+def _generate(
+    model: WaveNet, tasks: list[Task], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
+) -> dict[str, float]:
+    """Generate one batch and write its wavs and pictures; returns the likelihoods where they are known."""
+    n_frames, scores = max(task.n_frames for task in tasks), {}
+    performances, streams = [task.performance for task in tasks], [task.stream for task in tasks]
+    prefix_frames = round(settings.teacher_length * data.midi_hz) if mode == "primed" else 0
+    handover = prefix_frames / data.midi_hz if mode == "primed" else None
+    if mode == "teacher_forced":
+        outputs = []
+        for task in tasks:  # one by one: the clips may differ in length, and a parallel pass needs no company
+            output, nll = teacher_forced(model, [task.performance], task.truth[None], data, streams=[task.stream],
+                                         seed=settings.seed, temperature=settings.temperature)  # fmt: skip
+            outputs.append(output[0])
+            scores[task.name] = nll
+    else:
+        prefix = np.stack([task.truth[: prefix_frames * model.hop] for task in tasks]) if prefix_frames else None
+        blocks = synthesize(model, performances, n_frames, data, streams=streams, seed=settings.seed, prefix=prefix,
+                            temperature=settings.temperature)  # fmt: skip
+        outputs = np.concatenate(list(_with_speed(blocks, n_frames * model.hop, len(tasks), data.audio_hz)), axis=1)
+    for task, output in zip(tasks, outputs, strict=True):
+        pcm = output[: task.n_frames * model.hop]
+        write_wav(folder / f"{task.name}.wav", pcm, data.audio_hz)
+        if task.truth is not None:
+            write_wav(folder / f"{task.name}_truth.wav", task.truth, data.audio_hz)
+        figure = clip_figure(task.performance, task.n_frames / data.midi_hz, data.audio_hz, task.truth, pcm,
+                             title=task.name, handover_seconds=handover)  # fmt: skip
+        save_figure(folder / f"{task.name}.png", figure)
+    return scores
+
+
+def _with_speed(blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_hz: int) -> Iterator[np.ndarray]:
+    """Pass blocks on under a bar that counts samples of all streams."""
+    with tqdm(total=total * n_streams, unit="sample", unit_scale=True, dynamic_ncols=True, mininterval=1) as bar:
+        for block in blocks:
+            yield block
+            bar.update(block.size)
+            bar.set_postfix_str(f"{(bar.format_dict['rate'] or 0) / audio_hz:.2f} x real time", refresh=False)
+
+
+def _write_page(folder: Path, tasks: list[Task], mode: str, settings: InferenceConfig, step: int) -> None:
+    entries = []
+    for task in tasks:
+        wavs = [("output", f"{task.name}.wav")]
+        if task.truth is not None:
+            wavs.append(("truth", f"{task.name}_truth.wav"))
+        entries.append(Entry(task.name, f"{task.name}.png", wavs))
+    facts = {"model": f"{settings.model_filename}, step {step}", "mode": mode, "seed": str(settings.seed),
+             "temperature": f"{settings.temperature:g}"}  # fmt: skip
+    if mode == "primed":
+        facts["teacher_length"] = f"{settings.teacher_length:g} s"
+    listening_page(folder / PAGE_NAME, "midi2wave", entries, facts)
+
+
+if __name__ == "__main__":
+    run(main)

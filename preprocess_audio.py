@@ -1,0 +1,134 @@
+"""Step 4: pairs of audio and MIDI -> fixed-length test clips with their events and a picture.
+
+    python preprocess_audio.py -d test -c config_makeTest.json
+
+The pairs come from a split of MAESTRO (preprocess_config.maestro_dir) or from any folder (preprocess_config.audio_dir)
+whose audio and MIDI files have equal stems; audio at another rate is looked for as NAME_16000.wav. Positions are drawn
+from the seed among those where notes begin.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import dataset
+from audio import read_pcm
+from cli import Failure, finish, note, parser, progress, reason, run
+from config import Config, PreprocessConfig, load_config
+from errors import InputError
+from maestro import inside, read_metadata, resampled_name, select_split
+from midi import Performance, clip, read_midi
+from report import roll_figure, save_figure
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
+MIDI_SUFFIXES = (".mid", ".midi")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Audio and MIDI of one performance."""
+
+    name: str
+    audio: Path
+    midi: Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the step; returns the exit code."""
+    args_parser = parser(__doc__, config="config_makeTest.json")
+    args_parser.add_argument("-d", "--dir", type=Path, required=True, help="where the clips go")
+    args = args_parser.parse_args(argv)
+    config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
+    pairs = _maestro_pairs(config) if config.maestro_dir else _folder_pairs(config)
+    dataset.begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
+
+    names, failures = [], []
+    rng = np.random.default_rng(config.seed)
+    quota = math.ceil(config.n_clips / len(pairs))
+    for pair in progress([pairs[i] for i in rng.permutation(len(pairs))], len(pairs), "recording"):
+        try:
+            count = min(quota, config.n_clips - len(names))
+            names += _cut(pair, config, args.dir, len(names), rng.integers(2**32, size=count))
+        except InputError as error:
+            failures.append(Failure(str(pair.audio), reason(error)))
+        if len(names) == config.n_clips:
+            break
+    result = {"dir": str(args.dir), "clips": names}
+    summary = f"{args.dir}: {len(names)} of {config.n_clips} clips of {config.test_segment_length:g} s"
+    return finish(summary, result, failures, len(names), as_json=args.as_json)
+
+
+def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws: np.ndarray) -> list[str]:
+    """Cut one clip per draw out of a recording and write them; returns their names."""
+    pcm, performance = read_pcm(pair.audio, config.audio_hz), read_midi(pair.midi)
+    for dropped in performance.dropped:
+        note(f"{pair.midi}: {dropped}")
+    starts = _positions(performance, len(pcm), config)
+    names = []
+    for draw in draws:
+        start, length = float(starts[draw % len(starts)]), config.test_segment_length
+        first = round(start * config.audio_hz)
+        piece = pcm[first : first + round(length * config.audio_hz)]
+        events = clip(performance, start, start + length)
+        name = dataset.write_clip(folder, number + len(names), pair.name, start, piece, events, config.audio_hz)
+        save_figure(folder / f"{name}.png", roll_figure(events, length, f"{pair.name}, from {start:.1f} s"))
+        names.append(name)
+    return names
+
+
+def _maestro_pairs(config: PreprocessConfig) -> list[Pair]:
+    recordings = select_split(read_metadata(config.maestro_dir), config.split)
+    if not recordings:
+        raise InputError(f"the metadata in {config.maestro_dir} lists no recordings of split {config.split!r}")
+    audio_dir = config.resampled_dir or config.maestro_dir
+    pairs = []
+    for r in recordings:
+        audio_path = inside(audio_dir, resampled_name(r.audio_filename, config.audio_hz))
+        pairs.append(Pair(Path(r.audio_filename).stem, audio_path, inside(config.maestro_dir, r.midi_filename)))
+    return pairs
+
+
+def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
+    """Audio and MIDI with equal stems below audio_dir; a resampled NAME_16000.wav is preferred to NAME."""
+    if not config.audio_dir:
+        raise InputError("preprocess_config: give maestro_dir, or audio_dir with pairs of audio and MIDI")
+    folder = Path(config.audio_dir)
+    if not folder.is_dir():
+        raise InputError(f"preprocess_config.audio_dir: {folder} is not a folder")
+    audio_dir = Path(config.resampled_dir) if config.resampled_dir else folder
+    pairs = []
+    for midi_path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES):
+        stem = (audio_dir / midi_path.relative_to(folder)).with_suffix("")
+        resampled = stem.with_name(f"{stem.name}_{config.audio_hz}.wav")
+        candidates = [resampled, *(stem.with_name(stem.name + suffix) for suffix in AUDIO_SUFFIXES)]
+        audio_path = next((c for c in candidates if c.is_file()), None)
+        if audio_path:
+            pairs.append(Pair(stem.name, audio_path, midi_path))
+        else:
+            note(f"{midi_path} has no audio beside it with the same stem; left out")
+    if not pairs:
+        raise InputError(f"{folder} holds no audio and MIDI files with equal stems")
+    return pairs
+
+
+def _positions(performance: Performance, n_samples: int, config: PreprocessConfig) -> np.ndarray:
+    """Every frame at which a clip may start, in seconds: it fits into the audio and notes begin in its second half.
+
+    (The second half is what the model plays by itself in mode primed.)
+    """
+    length = config.test_segment_length
+    room = int((n_samples / config.audio_hz - length) * config.midi_hz)
+    if room < 0:
+        raise InputError(f"{n_samples / config.audio_hz:.2f} s of audio, shorter than a clip of {length:g} s")
+    starts = np.arange(room + 1) / config.midi_hz
+    begun = np.searchsorted(performance.onset, [starts + length / 2, starts + length])
+    starts = starts[begun[1] > begun[0]]
+    if not len(starts):
+        raise InputError("no notes begin where a clip could be cut: the MIDI does not fit the audio")
+    return starts
+
+
+if __name__ == "__main__":
+    run(main)

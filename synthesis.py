@@ -1,0 +1,97 @@
+"""From a trained model and performances to audio: what inference.py and the training log share.
+
+Streams of one batch are generated side by side, as int16 whatever the model's output is. A stream's randomness depends
+on the seed and the stream's number only, never on its neighbours.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from audio import mu_law_decode, mu_law_encode
+from conditioning import NoteConditioning
+from config import DataConfig
+from midi import Performance
+from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
+
+
+def conditioning(performances: list[Performance], config: DataConfig, device: torch.device) -> Conditioning:
+    """Conditioning of a batch of performances, as the model was trained to see it."""
+    notes = [
+        NoteConditioning(p, config.features, audio_hz=config.audio_hz, midi_hz=config.midi_hz) for p in performances
+    ]
+
+    def features(first: int, n: int) -> torch.Tensor:
+        return torch.from_numpy(np.stack([one.features(first, n) for one in notes])).to(device)
+
+    def excitation(first: int, n: int) -> torch.Tensor | None:
+        if not config.excitation:
+            return None
+        return torch.from_numpy(np.stack([one.excitation(first, n) for one in notes])).to(device)
+
+    return Conditioning(features, excitation)
+
+
+def synthesize(
+    model: WaveNet,
+    performances: list[Performance],
+    n_frames: int,
+    config: DataConfig,
+    *,
+    streams: list[int],
+    seed: int,
+    prefix: np.ndarray | None = None,
+    temperature: float = 1.0,
+) -> Iterator[np.ndarray]:
+    """Generate n_frames * hop samples for each performance; yields int16 blocks [B, n], the prefix first.
+
+    prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself.
+    """
+    device = next(model.parameters()).device
+    blocks = generate(
+        model,
+        conditioning(performances, config, device),
+        seeded_uniforms(seed, streams, model.uniforms_per_sample, device),
+        len(performances),
+        n_frames,
+        prefix=None if prefix is None else to_samples(model, prefix).to(device),
+        temperature=temperature,
+    )
+    for block in blocks:
+        yield to_pcm(model, block)
+
+
+@torch.inference_mode()
+def teacher_forced(
+    model: WaveNet,
+    performances: list[Performance],
+    pcm: np.ndarray,
+    config: DataConfig,
+    *,
+    streams: list[int],
+    seed: int,
+    temperature: float = 1.0,
+) -> tuple[np.ndarray, float]:
+    """One parallel pass over the truth, int16 [B, N * hop]: every sample is drawn given the true ones before it.
+
+    Returns int16 [B, N * hop] and the mean negative log-likelihood of the truth in nats per sample.
+    """
+    device = next(model.parameters()).device
+    samples = to_samples(model, pcm).to(device)
+    context, excitation = conditioning(performances, config, device).block(model, 0, pcm.shape[1] // model.hop)
+    params = model.decoder(samples, context, excitation)
+    uniforms = seeded_uniforms(seed, streams, model.uniforms_per_sample, device)(0, pcm.shape[1])
+    drawn = model.draw(params, uniforms, temperature)
+    return to_pcm(model, drawn), -model.log_likelihood(params, samples).mean().item()
+
+
+def to_samples(model: WaveNet, pcm: np.ndarray) -> torch.Tensor:
+    """int16 [B, T] -> what the model predicts: 16-bit values or mu-law codes, int64 [B, T]."""
+    return torch.from_numpy((pcm if model.decoder.mixture else mu_law_encode(pcm)).astype(np.int64))
+
+
+def to_pcm(model: WaveNet, samples: torch.Tensor) -> np.ndarray:
+    """16-bit values or mu-law codes [B, T] -> int16 [B, T]."""
+    values = samples.cpu().numpy()
+    return values.astype(np.int16) if model.decoder.mixture else mu_law_decode(values)

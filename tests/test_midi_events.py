@@ -1,0 +1,184 @@
+"""Performances once they are read: what pedals do to the sound, clips, saving and loading."""
+
+import io
+
+import numpy as np
+import pytest
+
+import midi
+from errors import InputError
+from midi import SOFT, SOSTENUTO, SUSTAIN, Performance
+
+
+def rows(performance: Performance) -> list[tuple[float, float, int, int]]:
+    columns = (performance.onset, performance.offset, performance.pitch, performance.velocity)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def made(notes, pedals=None) -> Performance:
+    """A performance from (onset, offset, pitch) and {controller: [(seconds, value)]}."""
+    onset, offset, pitch = np.array(sorted(notes, key=lambda n: (n[0], n[2])), np.float64).reshape(-1, 3).T
+    given = {c: np.array((pedals or {}).get(c, []), np.float64).reshape(-1, 2) for c in midi.PEDALS}
+    return Performance(onset, offset, pitch.astype(np.int64), np.full(len(onset), 64), given)
+
+
+# ---- pedals and sound ----
+
+
+@pytest.mark.parametrize(
+    ("pedals", "expected"),
+    [
+        ({}, 1.0),
+        ({SUSTAIN: [(0.5, 64), (2, 63)]}, 2.0),
+        ({SUSTAIN: [(0.5, 63), (2, 0)]}, 1.0),
+        ({SUSTAIN: [(0.5, 127), (1.0, 0)]}, 1.0),
+        ({SUSTAIN: [(1.0, 127), (2, 0)]}, 2.0),
+        ({SUSTAIN: [(0.5, 127), (2, 0), (2, 127), (3, 0)]}, 2.0),
+        ({SUSTAIN: [(0.5, 127), (0.7, 90), (2, 0)]}, 2.0),
+        ({SUSTAIN: [(0.5, 127)]}, np.inf),
+        ({SOSTENUTO: [(0.5, 127), (2, 0)]}, 2.0),
+        ({SOSTENUTO: [(-0.5, 127), (2, 0)]}, 1.0),
+        ({SOSTENUTO: [(1.0, 127), (2, 0)]}, 1.0),
+        ({SOSTENUTO: [(0.5, 127), (2, 0)], SUSTAIN: [(1.5, 127), (3, 0)]}, 3.0),
+        ({SOSTENUTO: [(0.5, 127), (3, 0)], SUSTAIN: [(0.5, 127), (2, 0)]}, 3.0),
+        ({SOFT: [(0.5, 127), (3, 0)]}, 1.0),
+    ],
+)
+def test_how_pedals_hold_a_note(pedals, expected):
+    assert midi.sounding_offset(made([(0, 1, 60)], pedals)).tolist() == [expected]
+
+
+def test_a_held_note_ends_where_its_key_is_struck_again():
+    performance = made([(0, 1, 60), (0, 1, 61), (1.5, 2, 60)], {SUSTAIN: [(0.5, 127), (4, 0)]})
+    assert midi.sounding_offset(performance).tolist() == [1.5, 4.0, 4.0]
+
+
+def random_performance(rng: np.random.Generator, length: int = 120) -> Performance:
+    """Notes on three keys and restless pedals, all at whole seconds, so that times compare exactly."""
+    notes = []
+    for pitch in (60, 61, 62):
+        times = np.sort(rng.choice(length, 20, replace=False))
+        notes += [
+            (t, min(t + rng.integers(0, 9), limit), pitch) for t, limit in zip(times, [*times[1:], length], strict=True)
+        ]
+    pedals = {
+        c: [(t, rng.integers(0, 128)) for t in np.sort(rng.choice(length, 30, replace=False))] for c in midi.PEDALS
+    }
+    return made(notes, pedals)
+
+
+def simulated_end(performance: Performance, index: int, seconds: int) -> float:
+    """The damper of one note, second by second."""
+    onset, offset, pitch = (int(a[index]) for a in (performance.onset, performance.offset, performance.pitch))
+    values = {c: dict(map(tuple, performance.pedals[c].tolist())) for c in (SUSTAIN, SOSTENUTO)}
+    down, caught = {SUSTAIN: False, SOSTENUTO: False}, False
+    for now in range(seconds):
+        before = down[SOSTENUTO]
+        for controller in down:
+            down[controller] = values[controller].get(now, 127 * down[controller]) >= 64
+        key = onset <= now < offset
+        caught = down[SOSTENUTO] and (caught or (key and not before))
+        struck_again = bool(np.any((performance.pitch == pitch) & (performance.onset == now)))
+        if now >= onset and (not (key or down[SUSTAIN] or caught) or (now > onset and struck_again)):
+            return now
+    return np.inf
+
+
+def test_sounding_offset_agrees_with_a_simulated_damper():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        performance = random_performance(rng)
+        simulated = [simulated_end(performance, i, 130) for i in range(len(performance.onset))]
+        assert midi.sounding_offset(performance).tolist() == simulated
+
+
+# ---- clips ----
+
+
+def pedal_state(performance: Performance, controller: int, times: np.ndarray) -> np.ndarray:
+    events = performance.pedals[controller]
+    values = np.append(0.0, events[:, 1])
+    return values[np.searchsorted(events[:, 0], times, side="right")]
+
+
+def test_clip_equals_the_same_stretch_of_the_whole():
+    rng = np.random.default_rng(6)
+    for _ in range(60):
+        whole = random_performance(rng)
+        start, end = np.sort(rng.choice(120, 2, replace=False)).astype(float)
+        cut, sound = midi.clip(whole, start, end), midi.sounding_offset(whole)
+        kept = (whole.onset < end) & ((sound > start) | (whole.onset >= start))
+        assert np.array_equal(cut.onset + start, whole.onset[kept])
+        assert np.array_equal(cut.offset + start, whole.offset[kept])
+        assert np.array_equal(cut.pitch, whole.pitch[kept])
+        assert np.array_equal(cut.velocity, whole.velocity[kept])
+        assert np.array_equal(np.minimum(midi.sounding_offset(cut) + start, end), np.minimum(sound[kept], end))
+        times = np.arange(start, end, 0.5)
+        for controller in midi.PEDALS:
+            assert np.all(cut.pedals[controller][:, 0] < end - start)
+            assert np.array_equal(pedal_state(cut, controller, times - start), pedal_state(whole, controller, times))
+
+
+def test_nothing_in_a_clip_depends_on_what_follows():
+    rng = np.random.default_rng(7)
+    for _ in range(60):
+        whole, other = random_performance(rng), random_performance(rng)
+        start, end = np.sort(rng.choice(120, 2, replace=False)).astype(float)
+        past = whole.onset < end
+        future = other.onset >= end
+        joined = Performance(
+            np.append(whole.onset[past], other.onset[future]),
+            np.append(whole.offset[past], other.offset[future]),
+            np.append(whole.pitch[past], other.pitch[future]),
+            np.append(whole.velocity[past], other.velocity[future]),
+            {
+                c: np.concatenate(
+                    [whole.pedals[c][whole.pedals[c][:, 0] < end], other.pedals[c][other.pedals[c][:, 0] >= end]]
+                )
+                for c in midi.PEDALS
+            },
+        )
+        one, two = midi.clip(whole, start, end), midi.clip(joined, start, end)
+        assert rows(one) == rows(two)
+        assert all(np.array_equal(one.pedals[c], two.pedals[c]) for c in midi.PEDALS)
+
+
+def test_a_clip_keeps_only_the_pedal_events_that_matter():
+    whole = made([(0, 1, 60), (8, 9, 62)], {SUSTAIN: [(t, 100 * (t % 2)) for t in range(10)]})
+    assert midi.clip(whole, 6.5, 9.0).pedals[SUSTAIN].tolist() == [[-0.5, 0.0], [0.5, 100.0], [1.5, 0.0]]
+
+
+# ---- saving ----
+
+
+def test_events_come_back_as_they_were_saved(tmp_path):
+    whole = random_performance(np.random.default_rng(8))
+    whole = Performance(*(getattr(whole, n) for n in ("onset", "offset", "pitch", "velocity", "pedals")), ("é: 1",))
+    midi.save_events(tmp_path / "0.npz", whole)
+    back = midi.load_events(tmp_path / "0.npz")
+    assert rows(back) == rows(whole)
+    assert back.dropped == whole.dropped
+    assert back.pitch.dtype == np.int64
+    assert all(np.array_equal(back.pedals[c], whole.pedals[c]) for c in midi.PEDALS)
+    assert [path.name for path in tmp_path.iterdir()] == ["0.npz"]
+
+
+def test_files_that_are_not_whole_events_are_refused(tmp_path):
+    path = tmp_path / "0.npz"
+    midi.save_events(path, made([(0, 1, 60)]))
+    data = path.read_bytes()
+    foreign, unequal = io.BytesIO(), io.BytesIO()
+    np.savez(foreign, onset=np.zeros(3))
+    stored = dict(np.load(path))
+    np.savez(unequal, **{**stored, "pitch": np.array([60, 61])})
+    single = io.BytesIO()
+    np.save(single, np.zeros(3))
+    truncations = [data[:size] for size in range(0, len(data), 97)]
+    flipped = bytearray(data)
+    flipped[data.index(b"onset.npy") + 150] ^= 0xFF
+    for bad in [*truncations, bytes(flipped), foreign.getvalue(), unequal.getvalue(), single.getvalue(), b"text"]:
+        path.write_bytes(bad)
+        with pytest.raises(InputError, match=r"0\.npz: not a whole file of note events"):
+            midi.load_events(path)
+    with pytest.raises(InputError, match="no such file"):
+        midi.load_events(tmp_path / "missing.npz")

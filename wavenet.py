@@ -1,0 +1,394 @@
+"""The model: a context stack over MIDI frames, an autoregressive decoder over samples, and the cached reference sampler.
+
+    features [B, F, frames] -> ContextStack -> [B, C, frames] -> Upsampling -> every layer of the Decoder
+    samples < t, conditioning up to the look-ahead -> Decoder -> parameters of sample t's distribution [B, P, T]
+
+WaveNet: arXiv 1609.03499. Conditioning on MIDI through a context stack: arXiv 1810.12247, section 4. Cached sampling:
+arXiv 1611.09482. Inside the decoder tensors are time-first, [T, B, R]: a dilated tap is then a view and every layer a
+plain matrix product.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import logistic_mixture
+from config import CondWavenetConfig, WavenetConfig
+
+N_CODES = 256
+SILENT_CODE = 128
+
+
+def dilations(n_layers: int, max_dilation: int) -> list[int]:
+    """1, 2, 4, ... doubling; once beyond max_dilation it starts again at 1."""
+    result, dilation = [], 1
+    for _ in range(n_layers):
+        result.append(dilation)
+        dilation = dilation * 2 if dilation * 2 <= max_dilation else 1
+    return result
+
+
+class ContextStack(nn.Module):
+    """Dilated gated convolutions over conditioning frames, without padding.
+
+    It takes `left` frames before and `right` frames after the ones it returns, computed from the note events like any
+    others, so that a crop gives exactly the same context as the whole piece. The look-ahead only says how the receptive
+    field lies around a frame.
+    """
+
+    def __init__(self, config: CondWavenetConfig, n_features: int, n_out: int, lookahead_frames: int) -> None:
+        super().__init__()
+        residual, skip = config.n_residual_channels, config.n_skip_channels
+        self.input = nn.Conv1d(n_features, residual, 1)
+        self.dilated, self.mix = nn.ModuleList(), nn.ModuleList()
+        for dilation in dilations(config.n_layers, config.max_dilation):
+            self.dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
+            self.mix.append(nn.Conv1d(residual, residual + skip, 1))
+        self.output = nn.Conv1d(skip, n_out, 1)
+        self.split = (residual, skip)
+        reach = sum(conv.dilation[0] * (config.kernel_size - 1) for conv in self.dilated)
+        if lookahead_frames > reach:
+            raise ValueError(
+                f"the context stack sees {reach + 1} frames, a look-ahead of {lookahead_frames} frames is not possible; "
+                "lower cond_wavenet_config.lookahead_ms or give the stack more layers"
+            )
+        self.left, self.right = reach - lookahead_frames, lookahead_frames
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, F, left + N + right] -> [B, C, N]."""
+        x = self.input(features)
+        n_frames = features.shape[-1] - self.left - self.right
+        total = 0.0
+        for dilated, mix in zip(self.dilated, self.mix, strict=True):
+            tanh_half, sigmoid_half = dilated(x).chunk(2, dim=1)
+            hidden = torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half)
+            residual, skip = mix(hidden).split(self.split, dim=1)
+            x = x[..., -hidden.shape[-1] :] + residual
+            total = total + skip[..., -n_frames:]
+        return self.output(torch.relu(total))
+
+
+class Upsampling(nn.Module):
+    """From conditioning frames to samples: [N', B, C] -> [N * hop, B, C], N' = left + N + right frames."""
+
+    def __init__(self, kind: str, hop: int, n_channels: int) -> None:
+        super().__init__()
+        self.kind, self.hop = kind, hop
+        self.left, self.right = {"repeat": (0, 0), "linear": (0, 1), "transposed": (1, 0)}[kind]
+        # Repetition and interpolation commute with a projection of the channels: the decoder projects at frame rate.
+        self.commutes = kind != "transposed"
+        if kind == "transposed":
+            self.window = nn.ConvTranspose1d(n_channels, n_channels, 2 * hop, stride=hop)
+            with torch.no_grad():  # start as linear interpolation of every channel by itself
+                self.window.weight.zero_()
+                ramp = torch.arange(hop) / hop
+                for channel in range(n_channels):
+                    self.window.weight[channel, channel] = torch.cat([ramp, 1 - ramp])
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[left + N + right, B, C] -> [N * hop, B, C]; sample t of frame f blends f with its neighbour, if it does."""
+        if self.kind == "transposed":
+            out = self.window(frames.permute(1, 2, 0))  # [B, C, (N + 2) * hop]
+            return out[..., self.hop : -self.hop].permute(2, 0, 1)
+        if self.kind == "repeat":
+            return frames.repeat_interleave(self.hop, dim=0)
+        ramp = (torch.arange(self.hop, device=frames.device, dtype=frames.dtype) / self.hop).view(1, -1, 1, 1)
+        now, step = frames[:-1].unsqueeze(1), (frames[1:] - frames[:-1]).unsqueeze(1)
+        return torch.addcmul(now, step, ramp).flatten(0, 1)
+
+
+class ResidualLayer(nn.Module):
+    """One gated layer; its products are Linear, oldest tap first, so that parallel and cached paths share them."""
+
+    def __init__(self, config: WavenetConfig, n_excitation: int, dilation: int, *, last: bool) -> None:
+        super().__init__()
+        residual = config.n_residual_channels
+        self.dilation, self.taps = dilation, config.kernel_size
+        self.dilated = nn.Linear(config.kernel_size * residual, 2 * residual)
+        self.cond = nn.Linear(config.n_cond_channels, 2 * residual, bias=False)
+        self.excitation = nn.Linear(n_excitation, 2 * residual, bias=False) if n_excitation else None
+        # The last layer's residual output would be used by nobody.
+        self.split = (0 if last else residual, config.n_skip_channels)
+        self.mix = nn.Linear(residual, sum(self.split))
+
+    @property
+    def history(self) -> int:
+        """Steps of this layer's input that must be remembered."""
+        return self.dilation * (self.taps - 1)
+
+    def gate(self, taps: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """taps [..., K * R], cond [..., 2R] -> residual [..., R or 0], skip [..., S]."""
+        tanh_half, sigmoid_half = (self.dilated(taps) + cond).chunk(2, dim=-1)
+        return self.mix(torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half)).split(self.split, dim=-1)
+
+
+class Decoder(nn.Module):
+    """The autoregressive part. The output at t depends on samples < t; before the first sample stands silence."""
+
+    def __init__(self, config: WavenetConfig, n_excitation: int, upsampling: Upsampling) -> None:
+        super().__init__()
+        self.config, self.upsampling, self.taps = config, upsampling, config.kernel_size
+        self.mixture = config.output == "logistic_mixture"
+        residual = config.n_residual_channels
+        per_tap = 2 if self.mixture else N_CODES
+        self.input = nn.Linear(self.taps * per_tap, residual)
+        steps = dilations(config.n_layers, config.max_dilation)
+        self.layers = nn.ModuleList(
+            ResidualLayer(config, n_excitation, d, last=i == len(steps) - 1) for i, d in enumerate(steps)
+        )
+        self.hidden = nn.Linear(config.n_skip_channels, config.n_out_channels)
+        self.output = nn.Linear(config.n_out_channels, 3 * config.n_mixtures if self.mixture else N_CODES)
+        if self.mixture:
+            self._spread_components(config.n_mixtures)
+
+    def _spread_components(self, n: int) -> None:
+        """Start the components apart from each other at the loudness of ordinary piano."""
+        with torch.no_grad():
+            self.output.weight.mul_(0.1)
+            self.output.bias.copy_(torch.cat([torch.zeros(n), torch.linspace(-0.1, 0.1, n), torch.full((n,), -3.0)]))
+
+    @property
+    def receptive_field(self) -> int:
+        """How many past samples an output depends on."""
+        return sum(layer.history for layer in self.layers) + self.taps
+
+    @property
+    def silence(self) -> int:
+        """The sample value that stands before the first sample."""
+        return 0 if self.mixture else SILENT_CODE
+
+    def embed(self, samples: Tensor) -> Tensor:
+        """Sample values [..., K], oldest first, -> input of the first layer [..., R]."""
+        if not self.mixture:  # a table look-up per tap: the product of a one-hot vector
+            tables = self.input.weight.t().split(N_CODES)
+            return sum(F.embedding(samples[..., k], tables[k]) for k in range(self.taps)) + self.input.bias
+        # Quiet passages live in a thousandth of the range: beside the amplitude goes its mu-law companded value, in
+        # which they are as wide as loud ones (WaveNet, section 2.2).
+        amplitude = samples.to(self.input.weight.dtype) / 32768
+        companded = torch.sign(amplitude) * torch.log1p(255 * amplitude.abs()) / math.log(256)
+        return self.input(torch.stack([amplitude, companded], dim=-1).flatten(-2))
+
+    def layer_conditioning(self, layer: ResidualLayer, context: Tensor, excitation: Tensor | None) -> Tensor:
+        """What one layer adds before its gate: [T, B, 2R], from `prepare`'s context and excitation [T, B, E]."""
+        cond = layer.cond(context)
+        if self.upsampling.commutes:
+            cond = self.upsampling(cond)
+        return cond if layer.excitation is None else cond + layer.excitation(excitation)
+
+    def prepare(self, context: Tensor, excitation: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """[B, C, left + N + right] and [B, E, T] -> time-first, upsampled here if it can't be done after projecting."""
+        context = context.permute(2, 0, 1)
+        if not self.upsampling.commutes:
+            context = self.upsampling(context)
+        return context, None if excitation is None else excitation.permute(2, 0, 1)
+
+    def head(self, skip: Tensor) -> Tensor:
+        """Skip sum [..., S] -> distribution parameters [..., P]."""
+        return self.output(torch.relu(self.hidden(torch.relu(skip))))
+
+    def forward(
+        self,
+        samples: Tensor,
+        context: Tensor,
+        excitation: Tensor | None = None,
+        previous: Tensor | None = None,
+        caches: "Caches | None" = None,
+    ) -> Tensor:
+        """Distribution parameters of every sample, in one parallel pass.
+
+        samples: [B, T], 16-bit values or codes; context: [B, C, left + N + right] with T = N * hop; excitation:
+        [B, E, T]; previous: [B, K] samples before the first one (default silence); caches: filled so that the cached
+        sampler can go on after the last sample. Returns [B, P, T]; the output at t never sees samples[t].
+        """
+        if previous is None:
+            previous = samples.new_full((samples.shape[0], self.taps), self.silence)
+        history = torch.cat([previous, samples], dim=1).t()  # [K + T, B]
+        context, excitation = self.prepare(context, excitation)
+        x = self.embed(history[:-1].unfold(0, self.taps, 1))  # [T, B, R]
+        skip = 0.0
+        for i, layer in enumerate(self.layers):
+            if caches is not None:
+                caches.fill(i, x)
+            padded = F.pad(x, (0, 0, 0, 0, layer.history, 0))
+            taps = torch.cat([padded[k * layer.dilation :][: len(x)] for k in range(self.taps)], dim=-1)
+            residual, layer_skip = layer.gate(taps, self.layer_conditioning(layer, context, excitation))
+            skip = skip + layer_skip
+            if layer.split[0]:
+                x = x + residual
+        if caches is not None:
+            caches.recent = history[-self.taps :].t().clone()
+        return self.head(skip).permute(1, 2, 0)
+
+
+class WaveNet(nn.Module):
+    """Context stack and decoder together: the model that is trained, saved and sampled."""
+
+    def __init__(
+        self,
+        config: WavenetConfig,
+        cond_config: CondWavenetConfig,
+        *,
+        n_features: int,
+        n_excitation: int,
+        audio_hz: int,
+        midi_hz: int,
+    ) -> None:
+        super().__init__()
+        self.hop = audio_hz // midi_hz
+        lookahead_frames = round(cond_config.lookahead_ms * midi_hz / 1000)
+        upsampling = Upsampling(cond_config.upsampling, self.hop, config.n_cond_channels)
+        self.context = ContextStack(cond_config, n_features, config.n_cond_channels, lookahead_frames)
+        self.decoder = Decoder(config, n_excitation, upsampling)
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Frames of features needed before and after the frames that are generated."""
+        up = self.decoder.upsampling
+        return self.context.left + up.left, self.context.right + up.right
+
+    def forward(
+        self, samples: Tensor, features: Tensor, excitation: Tensor | None = None, previous: Tensor | None = None
+    ) -> Tensor:
+        """samples [B, N * hop], features [B, F, left + N + right], excitation [B, E, N * hop] -> params [B, P, T]."""
+        return self.decoder(samples, self.context(features), excitation, previous)
+
+    def log_likelihood(self, params: Tensor, samples: Tensor) -> Tensor:
+        """params [B, P, T], samples [B, T] -> log-probability of each sample in nats, [B, T], float32."""
+        if self.decoder.mixture:
+            return logistic_mixture.log_likelihood(params, samples)
+        return -F.cross_entropy(params if params.dtype == torch.float64 else params.float(), samples, reduction="none")
+
+    def draw(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """params [B, P, T], uniforms [B, T, U] -> samples, int64 [B, T] (16-bit values or codes)."""
+        if self.decoder.mixture:
+            return logistic_mixture.sample(params, uniforms, temperature)
+        return logistic_mixture.from_cumulative(params / temperature, uniforms[..., 0])
+
+    @property
+    def uniforms_per_sample(self) -> int:
+        """U: two for a mixture (component, quantile), one for a categorical."""
+        return 2 if self.decoder.mixture else 1
+
+
+class Caches:
+    """Ring buffers of every layer's past inputs, [(K - 1) * dilation, B, R], and the K most recent samples [B, K].
+
+    Row t % length holds the input at time t. Before the first sample the buffers are zero and the samples silent, as in
+    the parallel pass.
+    """
+
+    def __init__(self, decoder: Decoder, batch_size: int) -> None:
+        like = decoder.input.weight
+        residual = decoder.config.n_residual_channels
+        self.layers = [like.new_zeros(layer.history, batch_size, residual) for layer in decoder.layers]
+        shape = (batch_size, decoder.taps)
+        self.recent = torch.full(shape, decoder.silence, dtype=torch.long, device=like.device)
+
+    def fill(self, index: int, x: Tensor) -> None:
+        """Remember the end of one layer's input [T, B, R] of a parallel pass over the samples 0..T-1."""
+        ring = self.layers[index]
+        first = max(0, len(x) - len(ring))
+        rows = torch.arange(first, len(x), device=x.device) % len(ring)
+        ring[rows] = x[first:]
+
+    def step(self, decoder: Decoder, time: int, cond: Tensor) -> Tensor:
+        """Distribution parameters [B, P] of sample `time`, from cond [L, B, 2R]; remembers the layers' inputs."""
+        x = decoder.embed(self.recent)
+        skip = 0.0
+        for layer, ring, layer_cond in zip(decoder.layers, self.layers, cond, strict=True):
+            # The row written a whole ring ago, (K - 1) * d steps back, is read before it is written over.
+            rows = [ring[(time + k * layer.dilation) % len(ring)] for k in range(layer.taps - 1)]
+            residual, layer_skip = layer.gate(torch.cat([*rows, x], dim=-1), layer_cond)
+            ring[time % len(ring)] = x
+            skip = skip + layer_skip
+            if layer.split[0]:
+                x = x + residual
+        return decoder.head(skip)
+
+    def push(self, samples: Tensor) -> None:
+        """Append the newest samples [B]."""
+        self.recent = torch.cat([self.recent[:, 1:], samples.unsqueeze(1)], dim=1)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Conditioning on demand, so that a piece of any length takes the same memory.
+
+    `features(first_frame, n_frames)` -> [B, F, n_frames], for any frame, also before the start; `excitation(first_frame,
+    n_frames)` -> [B, E, n_frames * hop] or None.
+    """
+
+    features: Callable[[int, int], Tensor]
+    excitation: Callable[[int, int], Tensor | None]
+
+    def block(self, model: WaveNet, first: int, n_frames: int) -> tuple[Tensor, Tensor | None]:
+        """Context [B, C, left + n + right] and excitation [B, E, n * hop] of a range of frames."""
+        left, right = model.margins
+        features = self.features(first - left, left + n_frames + right)
+        return model.context(features), self.excitation(first, n_frames)
+
+
+def seeded_uniforms(seed: int, streams: list[int], per_sample: int, device="cpu") -> Callable[[int, int], Tensor]:
+    """The source of a sampler's randomness: (first, n) -> float32 [B, n, U], a pure function of seed, stream and time.
+
+    A stream's values depend neither on its neighbours in the batch nor on the block size. They are odd multiples of
+    2^-24, exact in float32 and never 0 or 1 (nv-wavenet would answer 0 with a full-scale click).
+    """
+
+    def uniforms(first: int, n: int) -> Tensor:
+        begin, end = first * per_sample, (first + n) * per_sample
+        rows = []
+        for stream in streams:
+            # Philox is counter-based: one count gives four 64-bit words, so that any stretch can be drawn directly.
+            words = np.random.Philox(key=[seed, stream], counter=[begin // 4, 0, 0, 0]).random_raw(end - begin // 4 * 4)
+            rows.append(words[begin % 4 :] >> np.uint64(41))
+        odd = 2 * np.stack(rows).astype(np.float32) + 1
+        return torch.from_numpy(odd / 2**24).view(len(streams), n, per_sample).to(device)
+
+    return uniforms
+
+
+@torch.inference_mode()
+def generate(
+    model: WaveNet,
+    conditioning: Conditioning,
+    uniforms: Callable[[int, int], Tensor],
+    n_streams: int,
+    n_frames: int,
+    *,
+    prefix: Tensor | None = None,
+    temperature: float = 1.0,
+    block_frames: int = 16,
+) -> Iterator[Tensor]:
+    """Generate n_frames * hop samples for each stream, block by block: the reference for every faster engine.
+
+    uniforms(first, n) -> [B, n, U] for the samples first..first+n-1 (`seeded_uniforms`); prefix: [B, P * hop] samples that are taken as given
+    (teacher-forced) before the model goes on by itself. Yields int64 blocks [B, n] (16-bit values or codes), the prefix
+    first.
+    """
+    decoder, first = model.decoder, 0
+    caches = Caches(decoder, n_streams)
+    if prefix is not None:
+        first = prefix.shape[1] // model.hop
+        if prefix.shape[1] != first * model.hop or not 0 < first <= n_frames:
+            raise ValueError(f"a prefix of {prefix.shape[1]} samples is not a whole number of frames up to {n_frames}")
+        context, excitation = conditioning.block(model, 0, first)
+        decoder(prefix, context, excitation, caches=caches)
+        yield prefix
+    while first < n_frames:
+        count = min(block_frames, n_frames - first)
+        context, excitation = decoder.prepare(*conditioning.block(model, first, count))
+        cond = torch.stack([decoder.layer_conditioning(layer, context, excitation) for layer in decoder.layers], dim=1)
+        draws = uniforms(first * model.hop, count * model.hop)
+        block = torch.empty(draws.shape[:2], dtype=torch.long, device=draws.device)
+        for i in range(block.shape[1]):
+            params = caches.step(decoder, first * model.hop + i, cond[i])
+            block[:, i] = model.draw(params.unsqueeze(-1), draws[:, i : i + 1], temperature)[:, 0]
+            caches.push(block[:, i])
+        yield block
+        first += count

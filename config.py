@@ -83,6 +83,9 @@ class WavenetConfig:
         of=("logistic_mixture", "categorical"),
     )
     n_mixtures: int = key("components of the logistic mixture", 10, low=1, high=100)
+    linear_prediction: int = key(
+        "past samples whose learned weighted sum the mixture's means start from; 0: none", 32, low=0, high=1024
+    )
     n_layers: int = key("gated residual layers", 20, low=1, high=200)
     max_dilation: int = key("dilations double from 1 up to this, then start again at 1", 512, low=1, high=65536)
     kernel_size: int = key("taps of the dilated convolutions and of the input layer", 2, of=(2, 3))

@@ -38,6 +38,7 @@ from wavenet import WaveNet
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config")
 CONFIG_NAME, METRICS_NAME, SAMPLES_NAME = "config.json", "metrics.jsonl", "samples"
 VALIDATION_SEED = 2**40  # no run's seed: the validation crops are the same in every run
+PREDICTION_CROPS = 64  # enough audio for the mean spectrum of a data set
 SAMPLE_SECONDS, SAMPLE_PRIMED_SECONDS = 2.0, 1.0
 
 
@@ -94,6 +95,11 @@ def begin(config: Config, *, force: bool) -> Run:
         if wrong := checkpoint.differences(config, theirs):
             raise InputError(f"{settings.checkpoint_path} holds another model: {'; '.join(wrong)}")
         checkpoint.fit_weights(model, weights, settings.checkpoint_path)
+    elif model.decoder.mixture:
+        crops = _crops(config, model, config.data_config.dataset_path, settings.seed, range(PREDICTION_CROPS))
+        model.decoder.start_prediction(
+            torch.stack([crop["samples"] for crop in map(crops.__getitem__, range(len(crops)))])
+        )
     average = copy.deepcopy(model).requires_grad_(False).eval()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
@@ -114,8 +120,8 @@ def train(state: Run, board: SummaryWriter) -> None:
     """The loop: from the state's step to the last one, saving at the end and when interrupted."""
     settings = state.config.train_config
     note(_introduction(state))
-    crops = _crops(state, state.config.data_config.dataset_path, settings.seed,
-                   range(state.step * settings.batch_size, settings.steps * settings.batch_size))  # fmt: skip
+    indices = range(state.step * settings.batch_size, settings.steps * settings.batch_size)
+    crops = _crops(state.config, state.model, state.config.data_config.dataset_path, settings.seed, indices)
     loader = batches(crops, settings.batch_size, state.config.data_config.n_workers)
     bar = tqdm(
         total=settings.steps, initial=state.step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
@@ -195,7 +201,7 @@ def negative_log_likelihood(
 def validate(state: Run) -> dict[str, float]:
     """Likelihood of the validation crops with their own MIDI and with another crop's, by the averaged weights."""
     settings, data = state.config.train_config, state.config.data_config
-    crops = _crops(state, data.validation_path, VALIDATION_SEED, range(settings.validation_crops))
+    crops = _crops(state.config, state.model, data.validation_path, VALIDATION_SEED, range(settings.validation_crops))
     true = shuffled = 0.0
     for batch in batches(crops, settings.batch_size, 0):
         share = len(batch["samples"]) / settings.validation_crops
@@ -259,10 +265,16 @@ def _now_and_then(state: Run, board: SummaryWriter) -> None:
         save(state)
 
 
-def _crops(state: Run, path: str, seed: int, indices: range) -> Crops:
-    decoder = state.model.decoder
-    return Crops(ProcessedFolder(path), state.config.data_config, margins=state.model.margins, n_previous=decoder.taps,
-                 codes=not decoder.mixture, seed=seed, indices=indices)  # fmt: skip
+def _crops(config: Config, model: WaveNet, path: str, seed: int, indices: range) -> Crops:
+    return Crops(
+        ProcessedFolder(path),
+        config.data_config,
+        margins=model.margins,
+        n_previous=model.decoder.memory,
+        codes=not model.decoder.mixture,
+        seed=seed,
+        indices=indices,
+    )
 
 
 def _keep_metrics(path: Path, step: int) -> None:

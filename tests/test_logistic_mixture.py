@@ -1,0 +1,103 @@
+"""The mixture is a distribution over the 65,536 samples, and sampling follows it."""
+
+import numpy as np
+import pytest
+import torch
+
+from logistic_mixture import MIN_LOG_SCALE, from_cumulative, log_likelihood, sample, split
+
+BINS = torch.arange(-32768, 32768)
+
+
+def make_params(logits, means, log_scales, dtype=torch.float64):
+    return torch.tensor([*logits, *means, *log_scales], dtype=dtype).view(1, -1, 1)
+
+
+def all_bins(params):
+    """Log-probabilities of all bins: [65536]."""
+    return log_likelihood(params.expand(-1, -1, len(BINS)), BINS[None])[0]
+
+
+def brute_force(logits, means, log_scales):
+    """Probabilities as differences of the cumulative distribution, in float64, edges open: [65536]."""
+    weights = np.exp(logits) / np.sum(np.exp(logits))
+    edges = np.concatenate([[-np.inf], (np.arange(-32767, 32768) - 0.5) / 32768, [np.inf]])
+    with np.errstate(over="ignore"):
+        below = [1 / (1 + np.exp(-(edges - m) / np.exp(s))) for m, s in zip(means, log_scales, strict=True)]
+    return sum(w * np.diff(b) for w, b in zip(weights, below, strict=True))
+
+
+CASES = {
+    "ordinary": ([0.1, -0.3, 0.7], [0.1, -0.2, 0.0], [-4.0, -3.0, -6.0]),
+    "wide": ([0.0], [0.3], [1.0]),
+    "narrow": ([0.0, 0.5], [0.25, 0.25001], [-10.0, -11.5]),
+    "at both edges": ([0.0, 0.0], [-1.0, 0.99997], [-5.0, -8.0]),
+    "beyond the edges": ([0.0, 0.0], [-1.5, 1.4], [-3.0, -4.0]),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_all_bins_match_the_brute_force_and_sum_to_one(case):
+    probabilities = all_bins(make_params(*case)).exp()
+    np.testing.assert_allclose(probabilities.numpy(), brute_force(*case), rtol=1e-6, atol=1e-14)
+    assert abs(probabilities.sum().item() - 1) < 1e-12
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_float32_keeps_the_likelihood(case):
+    exact, single = all_bins(make_params(*case)), all_bins(make_params(*case, dtype=torch.float32))
+    assert single.dtype == torch.float32
+    likely = exact > -40
+    # A mean in float32 is off by up to 6e-8, which the narrowest scale here (1e-5) sees as 0.006.
+    torch.testing.assert_close(single[likely].double(), exact[likely], rtol=1e-4, atol=1e-2)
+    assert abs(single.double().exp().sum().item() - 1) < 1e-3
+
+
+def test_it_runs_in_float32_under_autocast():
+    params, samples = torch.randn(2, 30, 50), torch.randint(-32768, 32768, (2, 50))
+    expected = log_likelihood(params, samples)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(log_likelihood(params, samples), expected)
+
+
+@pytest.mark.parametrize("value", [-32768, -32767, 0, 12345, 32766, 32767])
+@pytest.mark.parametrize("log_scale", [-60.0, MIN_LOG_SCALE, -7.0, 0.0, 20.0])
+@pytest.mark.parametrize("mean", [-3.0, -1.0, 0.0, 0.99997, 50.0])
+def test_value_and_gradient_are_finite_at_the_extremes(value, log_scale, mean):
+    params = make_params([0.0, 30.0], [mean, -mean], [log_scale, log_scale], torch.float32).requires_grad_()
+    result = log_likelihood(params, torch.tensor([[value]]))
+    result.sum().backward()
+    assert torch.isfinite(result).all() and torch.isfinite(params.grad).all()
+
+
+def test_sampled_histogram_follows_the_likelihood():
+    case = ([0.0, 1.0, -0.5], [-0.001, 0.0005, 0.9999], [-8.5, -9.0, -8.0])  # a few dozen bins, some at the edge
+    n = 400_000
+    uniforms = torch.rand(1, n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = sample(make_params(*case).expand(-1, -1, n), uniforms)[0]
+    expected = brute_force(*case) * n
+    counts = torch.bincount(drawn + 32768, minlength=65536).numpy()
+    seen = expected > 20
+    chi_square = ((counts[seen] - expected[seen]) ** 2 / expected[seen]).sum()
+    assert abs(chi_square - seen.sum()) < 5 * np.sqrt(2 * seen.sum())  # five standard deviations
+    assert counts[~seen].sum() < 2 * expected[~seen].sum() + 50
+
+
+def test_temperature_narrows_the_bells_and_sharpens_the_choice():
+    n = 20_000
+    uniforms = torch.rand(1, n, 2, generator=torch.Generator().manual_seed(0))
+    params = make_params([0.0, 1.0], [-0.5, 0.5], [-5.0, -5.0], torch.float32).expand(-1, -1, n)
+    hot, cold = sample(params, uniforms, 1.0).float(), sample(params, uniforms, 0.25).float()
+    assert cold[cold > 0].std() == pytest.approx(0.25 * hot[hot > 0].std().item(), rel=0.05)
+    assert (hot > 0).float().mean() == pytest.approx(1 / (1 + np.exp(-1)), abs=0.01)
+    assert (cold > 0).float().mean() == pytest.approx(1 / (1 + np.exp(-4)), abs=0.01)
+
+
+def test_drawing_in_class_order_inverts_the_cumulative_distribution():
+    logits = torch.log(torch.tensor([0.2, 0.0, 0.5, 0.3])).view(1, 4, 1)
+    uniforms = torch.tensor([[1e-7, 0.19999, 0.20001, 0.69999, 0.70001, 1 - 1e-7]])
+    assert from_cumulative(logits.expand(-1, -1, 6), uniforms).tolist() == [[0, 0, 2, 2, 3, 3]]
+
+
+def test_scales_below_the_floor_are_the_floor():
+    assert split(make_params([0.0], [0.0], [-50.0]))[2].item() == MIN_LOG_SCALE

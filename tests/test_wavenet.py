@@ -1,0 +1,187 @@
+"""The decoder and its cached sampler are one function, causal, and exact at any batch size."""
+
+import numpy as np
+import pytest
+import torch
+
+from config import CondWavenetConfig, WavenetConfig
+from wavenet import Caches, Conditioning, ContextStack, WaveNet, dilations, generate, seeded_uniforms
+
+HOP, N_FEATURES, N_EXCITATION = 16, 5, 2
+N_FRAMES = 12
+
+
+def make_model(output="logistic_mixture", kernel_size=2, upsampling="linear", lookahead_ms=8.0, n_excitation=N_EXCITATION,
+               dtype=torch.float64, linear_prediction=4):  # fmt: skip
+    torch.manual_seed(1)
+    config = WavenetConfig(output=output, n_mixtures=3, n_layers=6, max_dilation=8, kernel_size=kernel_size,
+                           n_residual_channels=8, n_skip_channels=12, n_out_channels=10, n_cond_channels=7,
+                           linear_prediction=linear_prediction)  # fmt: skip
+    cond = CondWavenetConfig(n_layers=4, max_dilation=4, n_residual_channels=6, n_skip_channels=6,
+                             lookahead_ms=lookahead_ms, upsampling=upsampling)  # fmt: skip
+    model = WaveNet(config, cond, n_features=N_FEATURES, n_excitation=n_excitation, audio_hz=4000, midi_hz=250)
+    if model.decoder.prediction is not None:
+        torch.nn.init.normal_(model.decoder.prediction, std=0.2)
+    if upsampling == "transposed":
+        torch.nn.init.normal_(model.decoder.upsampling.window.weight, std=0.3)
+    torch.nn.init.normal_(model.decoder.output.weight, std=0.5)  # far from the start, so that a mistake shows
+    return model.to(dtype).eval()
+
+
+def make_conditioning(n_streams=2, n_excitation=N_EXCITATION, dtype=torch.float64, seed=0):
+    """Random conditioning that exists for any frame, as real conditioning does."""
+    rng, reach = np.random.default_rng(seed), 64
+    features = torch.from_numpy(rng.random((n_streams, N_FEATURES, N_FRAMES + 2 * reach))).to(dtype)
+    excitation = torch.from_numpy(rng.normal(size=(n_streams, max(1, n_excitation), N_FRAMES * HOP))).to(dtype)
+    return Conditioning(
+        lambda first, n: features[..., first + reach : first + reach + n],
+        lambda first, n: excitation[..., first * HOP : (first + n) * HOP] if n_excitation else None,
+    )
+
+
+def parallel(model, samples, conditioning):
+    context, excitation = conditioning.block(model, 0, samples.shape[1] // HOP)
+    return model.decoder(samples, context, excitation)
+
+
+def random_samples(model, n_streams=2, n_frames=N_FRAMES, seed=3):
+    low, high = (-30000, 30000) if model.decoder.mixture else (0, 256)
+    return torch.randint(low, high, (n_streams, n_frames * HOP), generator=torch.Generator().manual_seed(seed))
+
+
+def test_dilations_double_and_start_again_after_the_largest():
+    assert dilations(12, 512) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1, 2]
+    assert dilations(9, 100) == [1, 2, 4, 8, 16, 32, 64, 1, 2]  # nv-wavenet's rule for odd limits
+    assert dilations(3, 1) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
+@pytest.mark.parametrize("kernel_size", [2, 3])
+@pytest.mark.parametrize("upsampling", ["repeat", "linear", "transposed"])
+@pytest.mark.parametrize("n_excitation", [0, N_EXCITATION])
+def test_cached_steps_give_the_parallel_pass(dtype, tolerance, output, kernel_size, upsampling, n_excitation):
+    model = make_model(output, kernel_size, upsampling, n_excitation=n_excitation, dtype=dtype)
+    conditioning, samples = make_conditioning(n_excitation=n_excitation, dtype=dtype), random_samples(model)
+    with torch.inference_mode():
+        expected = parallel(model, samples, conditioning)
+        caches = Caches(model.decoder, 2)
+        context, excitation = model.decoder.prepare(*conditioning.block(model, 0, N_FRAMES))
+        cond = torch.stack([model.decoder.layer_conditioning(x, context, excitation) for x in model.decoder.layers], 1)
+        for t in range(samples.shape[1]):
+            torch.testing.assert_close(caches.step(model.decoder, t, cond[t]), expected[..., t],
+                                       rtol=tolerance, atol=tolerance)  # fmt: skip
+            caches.push(samples[:, t])
+
+
+@pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
+@pytest.mark.parametrize("kernel_size", [2, 3])
+def test_generation_is_what_the_parallel_pass_draws_from_the_same_uniforms(output, kernel_size):
+    model, conditioning = make_model(output, kernel_size), make_conditioning()
+    uniforms = seeded_uniforms(7, [0, 1], model.uniforms_per_sample)
+    generated = torch.cat(list(generate(model, conditioning, uniforms, 2, N_FRAMES)), dim=1)
+    with torch.inference_mode():
+        drawn = model.draw(parallel(model, generated, conditioning), uniforms(0, N_FRAMES * HOP))
+    assert torch.equal(generated, drawn)
+    assert len(generated.unique()) > 20  # it is not stuck
+
+
+@pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
+@pytest.mark.parametrize("kernel_size", [2, 3])
+@pytest.mark.parametrize("prefix_frames", [1, 5])
+def test_a_prefix_leaves_the_caches_as_generation_would(output, kernel_size, prefix_frames):
+    model, conditioning = make_model(output, kernel_size), make_conditioning()
+    uniforms = seeded_uniforms(7, [0, 1], model.uniforms_per_sample)
+    whole = torch.cat(list(generate(model, conditioning, uniforms, 2, N_FRAMES, block_frames=4)), dim=1)
+    prefix = whole[:, : prefix_frames * HOP]
+    primed = list(generate(model, conditioning, uniforms, 2, N_FRAMES, prefix=prefix, block_frames=3))
+    assert torch.equal(torch.cat(primed, dim=1), whole)
+
+
+def test_a_stream_does_not_depend_on_its_neighbours():
+    model, conditioning = make_model(), make_conditioning()
+    both = torch.cat(list(generate(model, conditioning, seeded_uniforms(7, [0, 5], 2), 2, N_FRAMES)), dim=1)
+    second = Conditioning(lambda *a: conditioning.features(*a)[1:], lambda *a: conditioning.excitation(*a)[1:])
+    alone = torch.cat(list(generate(model, second, seeded_uniforms(7, [5], 2), 1, N_FRAMES)), dim=1)
+    assert torch.equal(alone, both[1:])
+
+
+def test_a_prefix_that_is_no_whole_number_of_frames_is_refused():
+    model, conditioning = make_model(), make_conditioning()
+    with pytest.raises(ValueError, match="whole number of frames"):
+        next(generate(model, conditioning, seeded_uniforms(0, [0, 1], 2), 2, N_FRAMES, prefix=torch.zeros(2, HOP + 1)))
+
+
+@pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
+@pytest.mark.parametrize("kernel_size", [2, 3])
+def test_an_output_sees_the_samples_before_it_and_no_others(output, kernel_size):
+    model, conditioning = make_model(output, kernel_size), make_conditioning()
+    samples, changed_at = random_samples(model), 70
+    changed = samples.clone()
+    changed[:, changed_at] = (changed[:, changed_at] + 100) % 256
+    with torch.inference_mode():
+        difference = (parallel(model, samples, conditioning) - parallel(model, changed, conditioning)).abs().amax((0, 1))
+    assert torch.all(difference[: changed_at + 1] == 0)  # the output at t never sees sample t
+    assert difference[changed_at + 1] > 0  # but the one before it
+    last = changed_at + model.decoder.receptive_field
+    assert difference[last] > 0
+    assert torch.all(difference[last + 1 :] == 0)
+
+
+@pytest.mark.parametrize("upsampling", ["repeat", "linear", "transposed"])
+@pytest.mark.parametrize("lookahead_ms", [0.0, 12.0])
+def test_the_context_sees_as_far_ahead_as_declared_and_no_further(upsampling, lookahead_ms):
+    model = make_model(upsampling=upsampling, lookahead_ms=lookahead_ms)
+    left, right = model.margins
+    features = torch.rand(1, N_FEATURES, left + N_FRAMES + right, dtype=torch.float64)
+    samples, excitation = random_samples(model, 1), torch.zeros(1, N_EXCITATION, N_FRAMES * HOP, dtype=torch.float64)
+    frame = 6
+    changed = features.clone()
+    changed[..., left + frame] += 1
+    with torch.inference_mode():
+        difference = (model(samples, features, excitation) - model(samples, changed, excitation)).abs().amax((0, 1))
+    seen_from = (frame - right) * HOP + (1 if upsampling == "linear" else 0)  # its weight is 0 at the frame's start
+    assert torch.all(difference[:seen_from] == 0)
+    assert difference[seen_from] > 0
+    assert right == round(lookahead_ms / 4) + (1 if upsampling == "linear" else 0)
+
+
+def test_a_crop_of_the_context_equals_the_whole():
+    stack = ContextStack(CondWavenetConfig(n_layers=5, max_dilation=4), N_FEATURES, 8, 3).double()
+    features = torch.rand(1, N_FEATURES, 60, dtype=torch.float64)
+    whole = stack(features)
+    crop = stack(features[..., 10 : 10 + stack.left + 9 + stack.right])
+    torch.testing.assert_close(crop, whole[..., 10:19], rtol=0, atol=1e-12)
+
+
+def test_linear_upsampling_reaches_each_frame_at_its_start():
+    upsampling = make_model(upsampling="linear").decoder.upsampling
+    frames = torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1)
+    expected = torch.cat([torch.arange(HOP) / HOP, 1 + 2 * torch.arange(HOP) / HOP])
+    torch.testing.assert_close(upsampling(frames).flatten(), expected)
+
+
+def test_a_lookahead_beyond_the_receptive_field_is_refused():
+    with pytest.raises(ValueError, match="lookahead_ms"):
+        make_model(lookahead_ms=400.0)
+
+
+def test_the_linear_prediction_starts_as_the_least_squares_one():
+    model, rng = make_model(linear_prediction=2, dtype=torch.float32), np.random.default_rng(0)
+    noise, signal = rng.normal(scale=300, size=40000), np.zeros(40000)
+    for t in range(2, len(signal)):  # an autoregressive process with known weights
+        signal[t] = 1.6 * signal[t - 1] - 0.8 * signal[t - 2] + noise[t]
+    model.decoder.start_prediction(torch.from_numpy(signal.round()).long()[None])
+    torch.testing.assert_close(model.decoder.prediction.detach(), torch.tensor([-0.8, 1.6]), rtol=0, atol=0.02)
+
+
+def test_uniforms_are_a_pure_function_of_seed_stream_and_time():
+    whole = seeded_uniforms(3, [4, 9], 2)(0, 100)
+    assert whole.dtype == torch.float32 and whole.shape == (2, 100, 2)
+    for first, n in ((0, 1), (1, 5), (17, 40), (99, 1)):
+        assert torch.equal(seeded_uniforms(3, [4, 9], 2)(first, n), whole[:, first : first + n])
+    assert torch.equal(seeded_uniforms(3, [9], 2)(0, 100)[0], whole[1])
+    assert not torch.equal(seeded_uniforms(4, [9], 2)(0, 100)[0], whole[1])
+    many = seeded_uniforms(0, [0], 1)(0, 200_000)
+    assert 0 < many.min() < 1e-4 and 1 - 1e-4 < many.max() < 1
+    assert abs(many.mean() - 0.5) < 0.003

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, in folders that are ours: write aside, then rename; never overwrite silently.
+"""Files that are either whole or not there, in folders that are ours: write aside, then rename; overwrite nothing.
 
 A reader, or a rerun after a crash or on a full disk, never meets half a file. The aside name starts with a dot and ends
 with `.partial`, so that a leftover of a killed process is recognised and never read.
@@ -19,6 +19,11 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
+def _sync(path: Path) -> None:
+    with open(path, "rb") as handle:  # the data must reach the disk before the name does
+        os.fsync(handle.fileno())
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to; on success it becomes `path` in one step, on any failure nothing is left.
@@ -31,8 +36,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     aside = _aside(path)
     try:
         yield aside
-        with open(aside, "rb") as handle:  # the data must reach the disk before the name does
-            os.fsync(handle.fileno())
+        _sync(aside)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -48,6 +52,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
+        for file in filter(Path.is_file, aside.rglob("*")):
+            _sync(file)
         os.replace(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -65,20 +71,27 @@ def claim(
     """Make `folder` ours for products made from `record` (the resolved config), or refuse.
 
     A folder with the same record is gone on with (what is finished stays); an empty one is taken. One with another
-    record or with foreign files is refused by InputError, unless `force`: then files that match the `products`
-    patterns are removed first, so that a rerun never takes an old product for a finished one.
+    record is refused by InputError once something was made from that, unless `force`: then files that match the
+    `products` patterns are removed, so that a rerun never takes an old product for a finished one. A folder of foreign
+    files is always refused: `force` may remove what the same step made before, nothing else.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder")
     path, text = folder / record_name, json.dumps(record, indent=2, sort_keys=True) + "\n"
-    if force:
-        for old in [path, *(old for pattern in products for old in folder.glob(pattern))]:
-            old.unlink(missing_ok=True)
-    elif path.is_file():
-        if path.read_text(encoding="utf-8") == text:
+    if path.is_file():
+        made = [file for pattern in products for file in folder.glob(pattern)]
+        if not force and path.read_bytes() == text.encode():
             return
-        raise InputError(f"{folder} holds results of another config ({path}); choose another folder, or use --force")
+        if not force and made:
+            raise InputError(
+                f"{folder} holds results of another config ({path}); choose another folder, or use --force"
+            )
+        for old in made:
+            old.unlink()
     elif folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
-        raise InputError(f"{folder} exists and is not empty; choose another folder, or use --force")
+        raise InputError(
+            f"{folder} exists and is not empty, and this command did not make it (no {record_name}); "
+            "choose another folder"
+        )
     write_text(path, text)

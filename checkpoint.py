@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 
 from atomic import atomic_folder
-from cli import note
+from cli import note, reason
 from conditioning import N_EXCITATION, n_features
 from config import Config, config_from_dict
 from errors import InputError
@@ -30,6 +30,7 @@ FORMAT = "midi2wave checkpoint 1"
 WEIGHTS_NAME, TRAINING_NAME = "weights.safetensors", "training.pt"
 STEP_FOLDER = re.compile(r"step_\d{8,}")
 MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
+MODEL_DATA_KEYS = ("audio_hz", "midi_hz", "features", "excitation")  # of data_config, those that shape the model
 
 
 def build_model(config: Config) -> WaveNet:
@@ -51,17 +52,32 @@ def build_model(config: Config) -> WaveNet:
 def save(
     run_folder: Path, step: int, weights: dict[str, torch.Tensor], training: dict[str, Any], config: Config, keep: int
 ) -> Path:
-    """Save one checkpoint atomically and remove all but the newest `keep`. Raises OSError (full disk)."""
+    """Save one checkpoint atomically and remove all but the newest `keep`. Raises OSError (full disk).
+
+    Checkpoints of later steps go too: a run saves before one only if it could not go on from there.
+    """
     folder = run_folder / f"step_{step:08d}"
-    if folder.exists():
-        shutil.rmtree(folder)
     with atomic_folder(folder) as aside:
         metadata = {"format": FORMAT, "step": str(step), "config": json.dumps(config.as_dict())}
-        save_file({k: v.contiguous() for k, v in weights.items()}, aside / WEIGHTS_NAME, metadata)
-        torch.save({**training, "step": step}, aside / TRAINING_NAME)
-    for old in step_folders(run_folder)[:-keep]:
-        shutil.rmtree(old)
+        (aside / WEIGHTS_NAME).write_bytes(serialize({k: v.contiguous() for k, v in weights.items()}, metadata))
+        _write_training(aside / TRAINING_NAME, {**training, "step": step})
+        if folder.exists():
+            shutil.rmtree(folder)
+    found = step_folders(run_folder)
+    newer = found.index(folder) + 1
+    for other in found[: max(0, newer - keep)] + found[newer:]:
+        shutil.rmtree(other)
     return folder
+
+
+def _write_training(path: Path, training: dict[str, Any]) -> None:
+    try:
+        with open(path, "wb") as handle:
+            torch.save(training, handle)
+    except RuntimeError as error:  # torch puts a failed check of its own before the reason, such as a full disk
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def step_folders(run_folder: Path) -> list[Path]:
@@ -76,7 +92,7 @@ def find_weights(path: str | Path) -> Path:
     if path.is_dir():
         steps = step_folders(path)
         path = (steps[-1] if steps else path) / WEIGHTS_NAME
-    if not path.is_file():
+    if not path.is_file() or path.suffix != ".safetensors":
         raise InputError(f"no checkpoint at {path}; give a run folder, a step folder or a .safetensors file")
     return path
 
@@ -90,9 +106,12 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
             if metadata.get("format") != FORMAT:
                 raise InputError(f"{path} is not a midi2wave checkpoint (its metadata says {metadata.get('format')!r})")
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
-            return weights, config_from_dict(json.loads(metadata["config"]), str(path)), int(metadata["step"])
+            config, step = config_from_dict(json.loads(metadata["config"]), str(path)), int(metadata["step"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} is damaged or truncated ({error})") from error
+    if missing := [name for name in MODEL_BLOCKS if getattr(config, name) is None]:
+        raise InputError(f"{path} is damaged (its config has no {', '.join(missing)})")
+    return weights, config, step
 
 
 def load_model(path: str | Path, device: torch.device) -> tuple[WaveNet, Config, int]:
@@ -123,14 +142,18 @@ def load_training(run_folder: Path) -> tuple[dict[str, Any], Config] | None:
             _, config, _ = load_weights(folder)
             return torch.load(folder / TRAINING_NAME, map_location="cpu", weights_only=True), config
         except (InputError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            note(f"checkpoint {folder} cannot be used ({error}); trying the one before")
+            note(f"checkpoint {folder} cannot be used ({reason(error)}); trying the one before")
     return None
 
 
 def differences(ours: Config, theirs: Config, blocks: tuple[str, ...] = MODEL_BLOCKS) -> list[str]:
-    """The keys in which two configs differ, as "block.key: ours instead of theirs"."""
+    """The keys in which two configs' models differ, as "block.key = ours instead of theirs".
+
+    Where the data lies and how it is read may differ: folders are moved, and models tuned to other data.
+    """
     found = []
     for name in blocks:
         a, b = asdict(getattr(ours, name)), asdict(getattr(theirs, name))
-        found += [f"{name}.{key} = {a[key]!r} instead of {b[key]!r}" for key in a if a[key] != b[key]]
+        keys = MODEL_DATA_KEYS if name == "data_config" else a
+        found += [f"{name}.{key} = {a[key]!r} instead of {b[key]!r}" for key in keys if a[key] != b[key]]
     return found

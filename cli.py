@@ -93,7 +93,8 @@ def finish(summary: str, result: dict[str, Any], failures: list[Failure], done: 
     else:
         print(summary)
     for failure in failures:
-        note(f"failed: {failure.item}: {failure.reason}")
+        why = failure.reason.removeprefix(failure.item).lstrip(": ")  # many reasons begin with the file's name
+        note(f"failed: {failure.item}: {why}")
     if not failures:
         return 0
     note(f"{len(failures)} of {len(failures) + done} items failed (listed above)")

@@ -55,7 +55,8 @@ class NoteConditioning:
         self.onset_frame = self._frame(self.onset)
         # A note shorter than a frame still sounds in the frame of its onset.
         self.end_frame = np.maximum(self._frame(self.end), self.onset_frame + 1)
-        self.next_frame = _next_of_same(self.key, self.onset_frame)
+        # Strokes of one key within a frame share that frame; from the next one on the last of them counts.
+        self.next_frame = np.maximum(_next_of_same(self.key, self.onset_frame), self.onset_frame + 1)
         self.pedals = {}
         for controller in PEDALS:
             events = performance.pedals.get(controller, np.zeros((0, 2)))
@@ -74,23 +75,26 @@ class NoteConditioning:
 
     def _key_rows(self, name: str, first: int, n: int) -> np.ndarray:
         rows = np.zeros((N_PITCHES, n), dtype=np.float32)
-        frames = np.arange(first, first + n)
         # Only the notes in the range, and of each key the last one before it, can matter: a re-strike ends a state.
         for i in np.flatnonzero((self.onset_frame < first + n) & (self.next_frame > first)):
-            key, on, end, until = self.key[i], self.onset_frame[i], self.end_frame[i], self.next_frame[i]
+            on, end, until = self.onset_frame[i], self.end_frame[i], self.next_frame[i]
             if name == "onset":
-                until, value = min(until, on + 1), self.velocity[i] / 127
+                until = on + 1
             elif name == "held_velocity":
-                until, value = min(until, end), self.velocity[i] / 127
-            elif name == "onset_age":
-                value = np.exp(-(frames - on) / (ONSET_AGE_SECONDS * self.midi_hz))
-            else:  # release_age
-                on, value = end, np.exp(-(frames - end) / (RELEASE_AGE_SECONDS * self.midi_hz))
-            a, b = max(on - first, 0), min(until - first, n)
-            if a < b:
-                new = value[a:b] if isinstance(value, np.ndarray) else value
-                # Two strokes of one key within a frame share it: the louder one counts, never their sum.
-                rows[key, a:b] = np.maximum(rows[key, a:b], new)
+                until = min(until, end)
+            elif name == "release_age":
+                on = end
+            a, b = max(on, first), min(until, first + n)
+            if a >= b:
+                continue
+            if name in ("onset", "held_velocity"):
+                value = self.velocity[i] / 127
+            else:
+                seconds = ONSET_AGE_SECONDS if name == "onset_age" else RELEASE_AGE_SECONDS
+                value = np.exp(-(np.arange(a, b) - on) / (seconds * self.midi_hz))
+            row = rows[self.key[i], a - first : b - first]
+            # Of two strokes of one key in one frame the louder one counts, never their sum.
+            row[:] = np.maximum(row, value)
         return rows
 
     def _pedal_rows(self, first: int, n: int) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Typed config blocks from JSON: every key, its type, its unit, its limits and its default stand here and nowhere else.
+"""Typed config blocks from JSON: every key with its type, unit, limits and default stands here and nowhere else.
 
-A config file is one JSON object of blocks. Unknown blocks and keys, wrong types and impossible values are refused in one
-line that names file, block, key and what was expected. `python config.py` prints the table of all keys for the docs.
+A config file is one JSON object of blocks. Unknown blocks and keys, wrong types and impossible values are refused in
+one line that names file, block, key and what was expected. `python config.py` prints the table of all keys.
 """
 
 import difflib
@@ -16,6 +16,7 @@ from typing import Any
 from errors import InputError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
+LARGEST_SEED = 2**63 - 1  # what NumPy's and PyTorch's generators both take
 
 
 def key(doc: str, default: Any = MISSING, *, low: float | None = None, above: float | None = None, high=None, of=None):
@@ -43,7 +44,7 @@ class PreprocessConfig:
     midi_hz: int = key("conditioning frames per second; audio_hz must be a multiple of it", 250, low=10, high=2000)
     test_segment_length: float = key("length of a test clip in seconds (preprocess_audio.py)", 4.0, above=0)
     n_clips: int = key("how many test clips to cut (preprocess_audio.py)", 8, low=1)
-    seed: int = key("seed of the clip positions", 0, low=0)
+    seed: int = key("seed of the clip positions", 0, low=0, high=LARGEST_SEED)
 
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
@@ -58,7 +59,7 @@ class DataConfig:
     segment_length: float = key("crop length in seconds", 0.5, above=0)
     audio_hz: int = key("sample rate in Hz of the processed folder", 16000, low=1000, high=192000)
     midi_hz: int = key("conditioning frames per second; audio_hz must be a multiple of it", 250, low=10, high=2000)
-    features: list[str] = key(
+    features: list[str] = key(  # noqa: RUF009 - `key` makes a field with a factory of its own
         "frame-rate features of the notes: names (onset, held_velocity, onset_age, release_age, pedals) or one preset: "
         "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset)",
         ["note_state"],
@@ -83,9 +84,6 @@ class WavenetConfig:
         of=("logistic_mixture", "categorical"),
     )
     n_mixtures: int = key("components of the logistic mixture", 10, low=1, high=100)
-    linear_prediction: int = key(
-        "past samples whose learned weighted sum the mixture's means start from; 0: none", 32, low=0, high=1024
-    )
     n_layers: int = key("gated residual layers", 20, low=1, high=200)
     max_dilation: int = key("dilations double from 1 up to this, then start again at 1", 512, low=1, high=65536)
     kernel_size: int = key("taps of the dilated convolutions and of the input layer", 2, of=(2, 3))
@@ -126,8 +124,16 @@ class TrainConfig:
     warmup_steps: int = key("steps of linear warm-up", 1000, low=0)
     weight_decay: float = key("decoupled weight decay of the matrices", 0.01, low=0)
     gradient_clip: float = key("largest norm of the gradient", 1.0, above=0)
+    history_noise: float = key(
+        "noise on the samples that the decoder is shown as the past, at the start: largest level relative to the "
+        "crop's RMS; it must then listen to the MIDI and to longer stretches, and learns to mend its own errors",
+        0.3,
+        low=0,
+        high=10,
+    )
+    final_history_noise: float = key("the same at the last step; in between it falls linearly", 0.03, low=0, high=10)
     ema_decay: float = key("decay of the weight average that is validated and shipped; 0: none", 0.9995, low=0, high=1)
-    seed: int = key("seed of weights and crops", 0, low=0)
+    seed: int = key("seed of weights and crops", 0, low=0, high=LARGEST_SEED)
     checkpoint_path: str = key("start from the weights of this checkpoint (a new run, step 0); empty: random", "")
     iters_per_checkpoint: int = key("steps between checkpoints", 2000, low=1)
     keep_checkpoints: int = key("checkpoints kept", 3, low=1)
@@ -159,7 +165,7 @@ class InferenceConfig:
     )
     teacher_length: float = key("seconds of truth before the model takes over in mode primed", 2.0, above=0)
     temperature: float = key("1: the model's own distribution; less: less noise, less variety", 1.0, above=0, high=10)
-    seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0)
+    seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
     batch_size: int = key("clips generated side by side", 8, low=1)
     tail_seconds: float = key("sound after the last note of a MIDI file (--midi)", 2.0, low=0)
     max_seconds: float = key("refuse MIDI files that would sound longer than this (--midi)", 3600.0, above=0)
@@ -201,10 +207,9 @@ def load_config(path: str | Path, needs: tuple[str, ...], overrides: list[str] |
     path = _find(Path(path))
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(raw, dict) or not all(isinstance(block, dict) for block in raw.values()):
-        raise InputError(f"{path}: expected an object of blocks, each an object of keys")
+    _check_shape(raw, str(path))
     for override in overrides or []:
         _override(raw, override)
     for name in needs:
@@ -214,8 +219,14 @@ def load_config(path: str | Path, needs: tuple[str, ...], overrides: list[str] |
 
 def config_from_dict(raw: dict[str, Any], source: str) -> Config:
     """Build and check a Config from plain values; `source` names the file in error messages."""
+    _check_shape(raw, source)
     _known(raw, list(BLOCKS), f"{source}: block")
     return Config(**{name: _block(BLOCKS[name], values, f"{source}: {name}") for name, values in raw.items()})
+
+
+def _check_shape(raw: Any, source: str) -> None:
+    if not isinstance(raw, dict) or not all(isinstance(block, dict) for block in raw.values()):
+        raise InputError(f"{source}: expected an object of blocks, each an object of keys")
 
 
 def _find(path: Path) -> Path:
@@ -250,7 +261,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
     else:
         try:
             parsed = json.loads(value)
-        except json.JSONDecodeError:
+        except ValueError:
             parsed = value  # the type check below says what was expected
     raw.setdefault(block, {})[name] = parsed
 
@@ -276,7 +287,8 @@ def _value(f, value: Any, where: str) -> Any:
     """Check one value against its key's type and limits; whole numbers pass as floats."""
     is_list = isinstance(f.type, types.GenericAlias)
     expected = f"list of {typing.get_args(f.type)[0].__name__}" if is_list else f.type.__name__
-    if f.type is float and type(value) is int:
+    expected = "finite float" if f.type is float else expected
+    if f.type is float and type(value) is int and abs(value) < 2**53:  # beyond, not every whole number is a float
         value = float(value)
     if is_list and isinstance(value, str):
         value = [value]

@@ -16,6 +16,7 @@ import csv
 import functools
 import io
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from midi import Performance, load_events, save_events
 
 FORMAT = 1
 INDEX_NAME, RECORD_NAME, CLIPS_RECORD_NAME = "filenames.csv", "dataset.json", "clips.json"
+CLIP_FILES = ("clip_*.wav", "clip_*.npz", "clip_*.png")
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,19 @@ def begin_folder(folder: Path, made_from: dict[str, Any], *, force: bool) -> Non
 
 def finished(folder: Path, index: int) -> Row | None:
     """The row of a recording that is whole in the folder already, else None."""
-    path = folder / f"{index}.json"
-    return Row(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    try:
+        return Row(**json.loads((folder / f"{index}.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 def write_recording(folder: Path, row: Row, pcm: np.ndarray, performance: Performance) -> None:
     """Write one recording: pcm int16 [T], its events, and last its row."""
+    samples = np.ascontiguousarray(pcm.astype(np.int16, casting="safe"))
     with atomic_file(folder / f"{row.index}.npy") as aside, open(aside, "wb") as handle:
-        np.save(handle, pcm.astype(np.int16, casting="safe"), allow_pickle=False)
+        # What np.save does, but by Python's write, whose OSErrors say that the disk is full.
+        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(samples))
+        handle.write(samples.data)
     save_events(folder / f"{row.index}.npz", performance)
     write_text(folder / f"{row.index}.json", json.dumps(asdict(row), ensure_ascii=False))
 
@@ -91,7 +98,7 @@ class Clip:
 
 def begin_clips(folder: Path, made_from: dict[str, Any], *, force: bool) -> None:
     """Claim a folder for test clips. Raises InputError if it holds something else (see `atomic.claim`)."""
-    claim(folder, CLIPS_RECORD_NAME, made_from, ("clip_*.wav", "clip_*.npz", "clip_*.png"), force=force)
+    claim(folder, CLIPS_RECORD_NAME, made_from, CLIP_FILES, force=force)
 
 
 def write_clip(
@@ -104,13 +111,30 @@ def write_clip(
     return name
 
 
-def read_clips(folder: str | Path, audio_hz: int) -> list[Clip]:
-    """All test clips of a folder, by name. Raises InputError if there are none, or one of them is damaged."""
+def finish_clips(folder: Path, names: list[str]) -> None:
+    """Remove clips that an earlier run cut and this one did not: one that failed then has shifted the numbers since."""
+    for path in (path for pattern in CLIP_FILES for path in folder.glob(pattern)):
+        if path.stem not in names:
+            path.unlink()
+
+
+def clip_paths(folder: str | Path) -> list[Path]:
+    """The wavs of all test clips of a folder, by name. Raises InputError if there are none."""
     folder = Path(folder)
     paths = sorted(folder.glob("clip_*.wav"))
     if not paths:
         raise InputError(f"{folder} holds no test clips; make some with preprocess_audio.py -d {folder}")
-    return [Clip(p.stem, load_events(p.with_suffix(".npz")), audio.read_pcm(p, audio_hz)) for p in paths]
+    return paths
+
+
+def read_clip(path: Path, audio_hz: int) -> Clip:
+    """One test clip. Raises InputError if it is damaged or at another rate."""
+    return Clip(path.stem, load_events(path.with_suffix(".npz")), audio.read_pcm(path, audio_hz))
+
+
+def read_clips(folder: str | Path, audio_hz: int) -> list[Clip]:
+    """All test clips of a folder, by name. Raises InputError if there are none, or one of them is damaged."""
+    return [read_clip(path, audio_hz) for path in clip_paths(folder)]
 
 
 class ProcessedFolder:
@@ -124,14 +148,14 @@ class ProcessedFolder:
             )
         try:
             record = json.loads((self.path / RECORD_NAME).read_text(encoding="utf-8"))
+            if record["format"] != FORMAT:
+                raise InputError(f"{self.path} has format {record['format']}, expected {FORMAT}; preprocess it again")
             self.audio_hz = int(record["made_from"]["preprocess_config"]["audio_hz"])
             with open(self.path / INDEX_NAME, encoding="utf-8", newline="") as handle:
                 kinds = {name: field.type for name, field in Row.__dataclass_fields__.items()}
                 self.rows = [Row(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(handle)]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise InputError(f"{self.path} is damaged ({error}); preprocess it again with --force") from error
-        if record["format"] != FORMAT:
-            raise InputError(f"{self.path} has format {record['format']}, expected {FORMAT}; preprocess it again")
         if not self.rows:
             raise InputError(f"{self.path} holds no recordings")
 
@@ -141,7 +165,7 @@ class ProcessedFolder:
         row = self.rows[position]
         path = self.path / f"{row.index}.npy"
         try:
-            pcm = np.load(path, mmap_mode="r", allow_pickle=False)
+            pcm = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is missing or damaged ({error}); preprocess it again with --force") from error
         if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):
@@ -170,6 +194,7 @@ class Crops(Dataset):
         seed: int,
         indices: range,
         rank: int = 0,
+        history_noise: Callable[[int], float] | None = None,
     ) -> None:
         if folder.audio_hz != config.audio_hz:
             raise InputError(
@@ -178,7 +203,7 @@ class Crops(Dataset):
             )
         self.folder, self.config = folder, config
         self.margins, self.n_previous, self.codes = margins, n_previous, codes
-        self.seed, self.indices, self.rank = seed, indices, rank
+        self.seed, self.indices, self.rank, self.history_noise = seed, indices, rank, history_noise
         self.hop = config.audio_hz // config.midi_hz
         self.n_frames = max(1, round(config.segment_length * config.midi_hz))
         starts = [row.n_samples // self.hop - self.n_frames + 1 for row in folder.rows]
@@ -208,18 +233,32 @@ class Crops(Dataset):
             performance, self.config.features, audio_hz=self.config.audio_hz, midi_hz=self.config.midi_hz
         )
 
+    def _samples(self, pcm: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy((audio.mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
+
+    def _corrupted(self, pcm: np.ndarray, index: int) -> np.ndarray:
+        """The crop as the decoder is shown it: with white noise, of a level drawn anew for every crop."""
+        largest = self.history_noise(index) if self.history_noise else 0.0
+        if not largest:
+            return pcm
+        # The lowest word of the counter runs on while numbers are drawn: every crop has it for itself.
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, self.rank], counter=[0, index, 1, 0]))
+        amplitude = pcm.astype(np.float32) / audio.FULL_SCALE
+        level = rng.uniform(0, largest) * np.sqrt(np.mean(amplitude**2))
+        return audio.to_pcm(amplitude + level * rng.standard_normal(len(pcm), dtype=np.float32))[0]
+
     def __getitem__(self, item: int) -> dict[str, torch.Tensor]:
-        """One crop: samples [T], previous [K] (what stands before it), features [F, ...], excitation [E, T]."""
+        """One crop: samples [T], history [M + T] (what the decoder sees, with M samples before the crop), features
+        [F, left + N + right], excitation [E, T]."""
         position, frame = self.where(self.indices[item])
         first, n_samples = frame * self.hop, self.n_frames * self.hop
         pcm = np.zeros(self.n_previous + n_samples, dtype=np.int16)  # before a recording's first sample stands silence
         known = self.folder.pcm(position)[max(0, first - self.n_previous) : first + n_samples]
         pcm[len(pcm) - len(known) :] = known
-        samples = torch.from_numpy((audio.mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
         notes, (left, right) = self.conditioning(position), self.margins
         crop = {
-            "previous": samples[: self.n_previous],
-            "samples": samples[self.n_previous :],
+            "samples": self._samples(pcm[self.n_previous :]),
+            "history": self._samples(self._corrupted(pcm, self.indices[item])),
             "features": torch.from_numpy(notes.features(frame - left, left + self.n_frames + right)),
         }
         if self.config.excitation:
@@ -227,9 +266,12 @@ class Crops(Dataset):
         return crop
 
 
-def batches(crops: Crops, batch_size: int, n_workers: int) -> DataLoader:
-    """Batches of crops in the order of their indices, read ahead by worker processes."""
-    return DataLoader(
+def batches(crops: Crops, batch_size: int, n_workers: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of crops in the order of their indices, read ahead by worker processes.
+
+    Raises InputError where a recording turns out to be damaged.
+    """
+    loader = DataLoader(
         crops,
         batch_size=batch_size,
         num_workers=n_workers,
@@ -237,3 +279,9 @@ def batches(crops: Crops, batch_size: int, n_workers: int) -> DataLoader:
         prefetch_factor=4 if n_workers else None,
         persistent_workers=False,
     )
+    try:
+        yield from loader
+    except InputError as error:  # a worker's arrives with the traceback before its message
+        message = str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+        error.__traceback__ = None  # its frames hold the workers, which are slow to stop if left to the collector
+        raise InputError(message) from None

@@ -8,6 +8,8 @@ of truth, then the model goes on by itself. free: from silence. MIDI files are a
 """
 
 import math
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +20,17 @@ from tqdm import tqdm
 import checkpoint
 from atomic import claim
 from audio import write_wav
-from cli import Failure, choose_device, finish, note, parser, reason, run
-from config import Config, DataConfig, InferenceConfig, load_config
-from dataset import read_clips
+from cli import SECONDS_BETWEEN_NOTES, Failure, choose_device, finish, note, parser, reason, run
+from config import DataConfig, InferenceConfig, load_config
+from dataset import clip_paths, read_clip
 from errors import InputError
-from midi import Performance, read_midi, sounding_offset
+from midi import Performance, load_events, read_midi, save_events, sounding_offset
 from report import Entry, clip_figure, listening_page, save_figure
 from synthesis import synthesize, teacher_forced
 from wavenet import WaveNet
 
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
+NOT_HEARD = ("output_dir", "batch_size", "device", "max_seconds")  # settings that leave the samples as they are
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,16 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"{args.config} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
     data = theirs.data_config
     mode = "free" if args.midi else settings.mode
-    tasks, failures = _midi_tasks(args.midi, settings, data) if args.midi else (_clip_tasks(settings, data), [])
     folder = Path(settings.output_dir)
+    tasks, failures = _midi_tasks(args.midi, settings, data) if args.midi else _clip_tasks(settings, data)
     if tasks:
-        record = {**Config(inference_config=settings).as_dict(), "model": theirs.as_dict(), "step": step, "mode": mode}
-        claim(folder, RECORD_NAME, record, ("*.wav", "*.png", PAGE_NAME), force=args.force)
+        heard = {name: value for name, value in vars(settings).items() if name not in NOT_HEARD}
+        record = {"inference_config": heard, "model": theirs.as_dict(), "step": step, "mode": mode}
+        claim(folder, RECORD_NAME, record, ("*.wav", "*.png", "*.npz", PAGE_NAME), force=args.force)
+        taken = {task.name for task in tasks if _is_taken(folder, task)}
+        remedy = "choose another folder, or use --force"
+        failures += [Failure(name, f"{folder} holds {name}.wav of other notes; {remedy}") for name in sorted(taken)]
+        tasks = [task for task in tasks if task.name not in taken]
     todo = [task for task in tasks if not (folder / f"{task.name}.png").is_file()]  # the picture is written last
     scores = {}
     for start in range(0, len(todo), settings.batch_size):
@@ -76,21 +84,28 @@ def main(argv: list[str] | None = None) -> int:
         "nll": scores,
     }
     already = f" ({len(tasks) - len(todo)} were there already)" if len(todo) < len(tasks) else ""
-    summary = f"{len(tasks)} wavs in {folder}{already}; listen: {folder / PAGE_NAME}"
+    summary = f"{len(tasks)} wavs in {folder}{already}; listen: {folder / PAGE_NAME}" if tasks else "nothing was made"
     return finish(summary, result, failures, len(tasks), as_json=args.as_json)
 
 
-def _clip_tasks(settings: InferenceConfig, data: DataConfig) -> list[Task]:
-    hop, tasks = data.audio_hz // data.midi_hz, []
-    for number, one in enumerate(read_clips(settings.test_dir, data.audio_hz)):
-        n_frames = len(one.pcm) // hop
-        if settings.mode == "primed" and settings.teacher_length * data.midi_hz >= n_frames:
-            raise InputError(
-                f"{one.name} has {len(one.pcm) / data.audio_hz:g} s, nothing is left after teacher_length = "
-                f"{settings.teacher_length:g} s; lower inference_config.teacher_length"
-            )
-        tasks.append(Task(f"{one.name}_{settings.mode}", number, one.performance, n_frames, one.pcm[: n_frames * hop]))
-    return tasks
+def _clip_tasks(settings: InferenceConfig, data: DataConfig) -> tuple[list[Task], list[Failure]]:
+    hop, tasks, failures = data.audio_hz // data.midi_hz, [], []
+    primed = settings.teacher_length * data.midi_hz if settings.mode == "primed" else 0
+    for number, path in enumerate(clip_paths(settings.test_dir)):
+        try:
+            one = read_clip(path, data.audio_hz)
+            n_frames = len(one.pcm) // hop
+            if primed >= n_frames:
+                remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
+                raise InputError(
+                    f"has {len(one.pcm) / data.audio_hz:g} s, "
+                    + (f"nothing is left {remedy}" if primed else "less than a conditioning frame; cut longer clips")
+                )
+            truth = one.pcm[: n_frames * hop]
+            tasks.append(Task(f"{one.name}_{settings.mode}", number, one.performance, n_frames, truth))
+        except InputError as error:
+            failures.append(Failure(path.stem, reason(error)))
+    return tasks, failures
 
 
 def _midi_tasks(paths: list[Path], settings: InferenceConfig, data: DataConfig) -> tuple[list[Task], list[Failure]]:
@@ -114,13 +129,25 @@ def _midi_tasks(paths: list[Path], settings: InferenceConfig, data: DataConfig) 
     return tasks, failures
 
 
+def _is_taken(folder: Path, task: Task) -> bool:
+    """Whether a result of this name was made of other notes: of another MIDI file, or before this one was edited."""
+    path = folder / f"{task.name}.npz"
+    if not path.is_file():
+        return False
+    then, now = load_events(path), task.performance
+    same = all(
+        np.array_equal(getattr(then, name), getattr(now, name)) for name in ("onset", "offset", "pitch", "velocity")
+    )
+    return not same or any(not np.array_equal(events, now.pedals[pedal]) for pedal, events in then.pedals.items())
+
+
 def _generate(
     model: WaveNet, tasks: list[Task], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
 ) -> dict[str, float]:
     """Generate one batch and write its wavs and pictures; returns the likelihoods where they are known."""
     n_frames, scores = max(task.n_frames for task in tasks), {}
     performances, streams = [task.performance for task in tasks], [task.stream for task in tasks]
-    prefix_frames = round(settings.teacher_length * data.midi_hz) if mode == "primed" else 0
+    prefix_frames = max(1, round(settings.teacher_length * data.midi_hz)) if mode == "primed" else 0
     handover = prefix_frames / data.midi_hz if mode == "primed" else None
     if mode == "teacher_forced":
         outputs = []
@@ -136,6 +163,7 @@ def _generate(
         outputs = np.concatenate(list(_with_speed(blocks, n_frames * model.hop, len(tasks), data.audio_hz)), axis=1)
     for task, output in zip(tasks, outputs, strict=True):
         pcm = output[: task.n_frames * model.hop]
+        save_events(folder / f"{task.name}.npz", task.performance)
         write_wav(folder / f"{task.name}.wav", pcm, data.audio_hz)
         if task.truth is not None:
             write_wav(folder / f"{task.name}_truth.wav", task.truth, data.audio_hz)
@@ -146,12 +174,21 @@ def _generate(
 
 
 def _with_speed(blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_hz: int) -> Iterator[np.ndarray]:
-    """Pass blocks on under a bar that counts samples of all streams."""
-    with tqdm(total=total * n_streams, unit="sample", unit_scale=True, dynamic_ncols=True, mininterval=1) as bar:
+    """Pass blocks on under a bar that counts samples of all streams, or with a line now and then off a terminal."""
+    on_terminal, started, done = sys.stderr.isatty(), time.monotonic(), 0
+    noted = started
+    with tqdm(total=total * n_streams, unit="sample", unit_scale=True, dynamic_ncols=True, mininterval=1,
+              disable=not on_terminal) as bar:  # fmt: skip
         for block in blocks:
             yield block
+            done += block.size
+            now = time.monotonic()
+            speed = f"{done / audio_hz / (now - started):.2f} x real time"
+            bar.set_postfix_str(speed, refresh=False)
             bar.update(block.size)
-            bar.set_postfix_str(f"{(bar.format_dict['rate'] or 0) / audio_hz:.2f} x real time", refresh=False)
+            if not on_terminal and now - noted > SECONDS_BETWEEN_NOTES:
+                noted = now
+                note(f"{done / (total * n_streams):.0%} of {n_streams} pieces, {speed}")
 
 
 def _write_page(folder: Path, tasks: list[Task], mode: str, settings: InferenceConfig, step: int) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HALF_BIN = 1.0 / 65536
-# A logistic of this scale (6e-6, a fifth of a bin) puts all it has into one bin; smaller ones gain nothing and overflow.
+# This scale (6e-6, a fifth of a bin) puts all mass into one bin; smaller ones gain nothing and overflow.
 MIN_LOG_SCALE = -12.0
 
 

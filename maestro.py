@@ -36,7 +36,8 @@ def find_metadata(maestro_dir: str | Path) -> Path | None:
     """The metadata file of a folder, CSV before JSON, or None. InputError: no folder, or several versions in it."""
     folder = Path(maestro_dir)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
+        here = "" if folder.is_absolute() else f" (seen from {Path.cwd()})"
+        raise InputError(f"{folder}: {'a file, expected a folder' if folder.exists() else 'no such folder'}{here}")
     found = sorted(path for suffix in ("csv", "json") for path in folder.glob(f"maestro-v*.{suffix}"))
     if len({path.stem for path in found}) > 1:
         names = ", ".join(path.name for path in found)

@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             failures.append(Failure(str(pair.audio), reason(error)))
         if len(names) == config.n_clips:
             break
+    if names:
+        dataset.finish_clips(args.dir, names)
     result = {"dir": str(args.dir), "clips": names}
     summary = f"{args.dir}: {len(names)} of {config.n_clips} clips of {config.test_segment_length:g} s"
     return finish(summary, result, failures, len(names), as_json=args.as_json)

@@ -46,7 +46,8 @@ def synthesize(
 ) -> Iterator[np.ndarray]:
     """Generate n_frames * hop samples for each performance; yields int16 blocks [B, n], the prefix first.
 
-    prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself.
+    prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself. A model of mu-law
+    codes hears and returns it rounded to the codes.
     """
     device = next(model.parameters()).device
     blocks = generate(

@@ -10,6 +10,7 @@ two are equal, the decoder ignores the MIDI.
 
 import contextlib
 import copy
+import functools
 import json
 import math
 import shutil
@@ -38,7 +39,6 @@ from wavenet import WaveNet
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config")
 CONFIG_NAME, METRICS_NAME, SAMPLES_NAME = "config.json", "metrics.jsonl", "samples"
 VALIDATION_SEED = 2**40  # no run's seed: the validation crops are the same in every run
-PREDICTION_CROPS = 64  # enough audio for the mean spectrum of a data set
 SAMPLE_SECONDS, SAMPLE_PRIMED_SECONDS = 2.0, 1.0
 
 
@@ -95,11 +95,6 @@ def begin(config: Config, *, force: bool) -> Run:
         if wrong := checkpoint.differences(config, theirs):
             raise InputError(f"{settings.checkpoint_path} holds another model: {'; '.join(wrong)}")
         checkpoint.fit_weights(model, weights, settings.checkpoint_path)
-    elif model.decoder.mixture:
-        crops = _crops(config, model, config.data_config.dataset_path, settings.seed, range(PREDICTION_CROPS))
-        model.decoder.start_prediction(
-            torch.stack([crop["samples"] for crop in map(crops.__getitem__, range(len(crops)))])
-        )
     average = copy.deepcopy(model).requires_grad_(False).eval()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
@@ -111,7 +106,7 @@ def begin(config: Config, *, force: bool) -> Run:
         optimizer.load_state_dict(stored[0]["optimizer"])
         state.step = stored[0]["step"]
         note(f"going on from step {state.step} of {folder}")
-    _keep_metrics(folder / METRICS_NAME, state.step)
+    state.last = _keep_metrics(folder / METRICS_NAME, state.step)
     write_text(folder / CONFIG_NAME, json.dumps(config.as_dict(), indent=2) + "\n")
     return state
 
@@ -121,7 +116,8 @@ def train(state: Run, board: SummaryWriter) -> None:
     settings = state.config.train_config
     note(_introduction(state))
     indices = range(state.step * settings.batch_size, settings.steps * settings.batch_size)
-    crops = _crops(state.config, state.model, state.config.data_config.dataset_path, settings.seed, indices)
+    noise = functools.partial(history_noise, settings)
+    crops = _crops(state.config, state.model, state.config.data_config.dataset_path, settings.seed, indices, noise)
     loader = batches(crops, settings.batch_size, state.config.data_config.n_workers)
     bar = tqdm(
         total=settings.steps, initial=state.step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
@@ -142,10 +138,11 @@ def train(state: Run, board: SummaryWriter) -> None:
             bar.update()
             if state.step % settings.iters_per_log == 0 and losses:
                 seconds, since = time.monotonic() - since, time.monotonic()
-                samples = settings.iters_per_log * settings.batch_size * crops.n_frames * crops.hop
-                log(state, board, loss=sum(losses) / len(losses), gradient_norm=norm, samples_per_second=samples / seconds,
-                    learning_rate=learning_rate(state.step - 1, settings))  # fmt: skip
-                bar.set_postfix(loss=f"{state.last['loss']:.3f}", samples_per_s=f"{samples / seconds:.0f}")
+                speed = settings.iters_per_log * settings.batch_size * crops.n_frames * crops.hop / seconds
+                rate = learning_rate(state.step - 1, settings)
+                log(state, board, loss=sum(losses) / len(losses), gradient_norm=norm, samples_per_second=speed,
+                    learning_rate=rate)  # fmt: skip
+                bar.set_postfix(loss=f"{state.last['loss']:.3f}", samples_per_s=f"{speed:.0f}")
                 losses.clear()
             paused = time.monotonic()
             _now_and_then(state, board)
@@ -164,6 +161,12 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
     span = config.learning_rate - config.final_learning_rate
     return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def history_noise(config: TrainConfig, index: int) -> float:
+    """Largest level of the noise on the history of the crop of this index: a line from first to final."""
+    done = index / (config.steps * config.batch_size)
+    return config.history_noise + done * (config.final_history_noise - config.history_noise)
 
 
 def update(state: Run, batch: dict[str, Tensor]) -> tuple[float, float]:
@@ -193,7 +196,8 @@ def negative_log_likelihood(
     if shuffled:
         features = features.roll(1, dims=0)
         excitation = None if excitation is None else excitation.roll(1, dims=0)
-    params = model(here["samples"], features, excitation, here["previous"])
+    previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
+    params = model(history, features, excitation, previous)
     return -model.log_likelihood(params, here["samples"]).mean()
 
 
@@ -265,24 +269,31 @@ def _now_and_then(state: Run, board: SummaryWriter) -> None:
         save(state)
 
 
-def _crops(config: Config, model: WaveNet, path: str, seed: int, indices: range) -> Crops:
+def _crops(config: Config, model: WaveNet, path: str, seed: int, indices: range, noise=None) -> Crops:
     return Crops(
         ProcessedFolder(path),
         config.data_config,
         margins=model.margins,
-        n_previous=model.decoder.memory,
+        n_previous=model.decoder.taps,
         codes=not model.decoder.mixture,
         seed=seed,
         indices=indices,
+        history_noise=noise,
     )
 
 
-def _keep_metrics(path: Path, step: int) -> None:
-    """Drop the lines that a killed run wrote after its last checkpoint: these steps come again."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    with contextlib.suppress(ValueError):  # a line that was cut off by the kill is the last one
-        lines = [line for line in lines if json.loads(line)["step"] <= step]
-    write_text(path, "".join(line + "\n" for line in lines))
+def _keep_metrics(path: Path, step: int) -> dict[str, float]:
+    """Drop the lines that a killed run wrote after its last checkpoint (these steps come again); the newest values."""
+    kept, newest = [], {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):  # the kill may have cut the last line
+            metrics = json.loads(line)
+            if metrics["step"] <= step:
+                kept.append(line + "\n")
+                newest |= metrics
+    write_text(path, "".join(kept))
+    newest.pop("step", None)
+    return newest
 
 
 def _introduction(state: Run) -> str:

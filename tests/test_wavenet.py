@@ -12,16 +12,13 @@ N_FRAMES = 12
 
 
 def make_model(output="logistic_mixture", kernel_size=2, upsampling="linear", lookahead_ms=8.0, n_excitation=N_EXCITATION,
-               dtype=torch.float64, linear_prediction=4):  # fmt: skip
+               dtype=torch.float64):  # fmt: skip
     torch.manual_seed(1)
     config = WavenetConfig(output=output, n_mixtures=3, n_layers=6, max_dilation=8, kernel_size=kernel_size,
-                           n_residual_channels=8, n_skip_channels=12, n_out_channels=10, n_cond_channels=7,
-                           linear_prediction=linear_prediction)  # fmt: skip
+                           n_residual_channels=8, n_skip_channels=12, n_out_channels=10, n_cond_channels=7)  # fmt: skip
     cond = CondWavenetConfig(n_layers=4, max_dilation=4, n_residual_channels=6, n_skip_channels=6,
                              lookahead_ms=lookahead_ms, upsampling=upsampling)  # fmt: skip
     model = WaveNet(config, cond, n_features=N_FEATURES, n_excitation=n_excitation, audio_hz=4000, midi_hz=250)
-    if model.decoder.prediction is not None:
-        torch.nn.init.normal_(model.decoder.prediction, std=0.2)
     if upsampling == "transposed":
         torch.nn.init.normal_(model.decoder.upsampling.window.weight, std=0.3)
     torch.nn.init.normal_(model.decoder.output.weight, std=0.5)  # far from the start, so that a mistake shows
@@ -120,7 +117,9 @@ def test_an_output_sees_the_samples_before_it_and_no_others(output, kernel_size)
     changed = samples.clone()
     changed[:, changed_at] = (changed[:, changed_at] + 100) % 256
     with torch.inference_mode():
-        difference = (parallel(model, samples, conditioning) - parallel(model, changed, conditioning)).abs().amax((0, 1))
+        difference = (
+            (parallel(model, samples, conditioning) - parallel(model, changed, conditioning)).abs().amax((0, 1))
+        )
     assert torch.all(difference[: changed_at + 1] == 0)  # the output at t never sees sample t
     assert difference[changed_at + 1] > 0  # but the one before it
     last = changed_at + model.decoder.receptive_field
@@ -164,15 +163,6 @@ def test_linear_upsampling_reaches_each_frame_at_its_start():
 def test_a_lookahead_beyond_the_receptive_field_is_refused():
     with pytest.raises(ValueError, match="lookahead_ms"):
         make_model(lookahead_ms=400.0)
-
-
-def test_the_linear_prediction_starts_as_the_least_squares_one():
-    model, rng = make_model(linear_prediction=2, dtype=torch.float32), np.random.default_rng(0)
-    noise, signal = rng.normal(scale=300, size=40000), np.zeros(40000)
-    for t in range(2, len(signal)):  # an autoregressive process with known weights
-        signal[t] = 1.6 * signal[t - 1] - 0.8 * signal[t - 2] + noise[t]
-    model.decoder.start_prediction(torch.from_numpy(signal.round()).long()[None])
-    torch.testing.assert_close(model.decoder.prediction.detach(), torch.tensor([-0.8, 1.6]), rtol=0, atol=0.02)
 
 
 def test_uniforms_are_a_pure_function_of_seed_stream_and_time():

@@ -1,0 +1,60 @@
+"""The whole road in a few minutes, on a small data set that it makes itself: the five steps, as you would call them.
+
+    python demo.py
+
+Writes below demo/ (in the current folder); the same command goes on after an interruption. With MAESTRO instead of the
+made data set the same commands, with the configs in configs/, are in the README.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cli import note, parser, run
+from errors import InputError
+
+HERE = Path(__file__).resolve().parent
+FOLDER = Path("demo")
+EXPECTED_NLL, EXPECTED_GAP = 6.6, 0.2  # what the seeds of the demo give, see README; more than 0.3 off is worth a question
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all steps; returns the exit code. Raises InputError if one of them failed."""
+    parser(__doc__).parse_args(argv)
+    started = time.monotonic()
+    step("demo_data.py", "-o", FOLDER / "maestro-demo")
+    step("resample_audio.py", "-d", FOLDER / "maestro-demo", "--hz", "8000")
+    step("preprocess_maestro.py", "-c", "demo/config_makeTrain.json")
+    step("preprocess_maestro.py", "-c", "demo/config_makeValidation.json")
+    trained = step("train.py", "-c", "demo/config_train.json")
+    step("preprocess_audio.py", "-d", FOLDER / "test", "-c", "demo/config_makeTest.json")
+    outputs = [step("inference.py", "-c", "demo/config_inference.json", "--set", f"inference_config.mode={mode}",
+                    "--out", FOLDER / "output" / mode) for mode in ("teacher_forced", "primed")]  # fmt: skip
+    outputs.append(step("inference.py", "-c", "demo/config_inference.json", "--midi", HERE / "examples" / "prelude.mid",
+                        "--out", FOLDER / "output" / "midi"))  # fmt: skip
+    print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Listen and look:")
+    for made in outputs:
+        for wav in made["wavs"]:
+            path = Path(made["output_dir"]) / wav
+            print(f"  {path}  (picture: {path.with_suffix('.png').name})")
+    print("or open demo/output/*/index.html in a browser.\n")
+    print(f"Validation loss: {trained['validation_nll']:.2f} nats per sample (expected about {EXPECTED_NLL}).")
+    print(f"With another piece's MIDI it is {trained['validation_gap']:.2f} worse (expected about {EXPECTED_GAP}; 0 would mean")
+    print("that the model ignores the MIDI).")
+    return 0
+
+
+def step(script: str, *arguments: str | Path) -> dict:
+    """Run one step as a command of its own, its progress on the terminal; returns its result."""
+    command = [script, *map(str, arguments)]
+    note(f"\n$ python {' '.join(command)}")
+    done = subprocess.run([sys.executable, str(HERE / script), *command[1:], "--json"], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise InputError(f"{script} ended with exit code {done.returncode}; its own message stands above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,27 @@
+"""Fixtures that several test files share."""
+
+import pytest
+from tiny_road import Road, call, command, settings, write_config, write_maestro
+
+import preprocess_maestro
+
+
+@pytest.fixture(scope="session")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    """Every command run once, one after the other, as a user would; tests do not write into it."""
+    folder = tmp_path_factory.mktemp("road")
+    write_maestro(folder / "maestro", audio_hz=44100, channels=2)
+    config = write_config(folder)
+    validation = settings("preprocess_config.split=validation", f"preprocess_config.out_dir={folder}/validation")
+    test = settings("preprocess_config.split=test")
+    steps = {
+        "resample": command("resample_audio.py", "-d", folder / "maestro", "--json"),
+        "train": command("preprocess_maestro.py", "-c", config, "--json"),
+        "validation": call(preprocess_maestro, "-c", config, *validation, "--json"),
+        "test": command("preprocess_audio.py", "-d", folder / "test", "-c", config, *test, "--json"),
+        "run": command("train.py", "-c", config, "--json"),
+        "output": command("inference.py", "-c", config, "--json"),
+    }
+    for name, outcome in steps.items():
+        assert outcome.code == 0, f"{name}: {outcome.err}"
+    return Road(folder, steps)

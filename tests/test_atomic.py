@@ -1,0 +1,139 @@
+"""Files and folders are whole or not there, and a folder is claimed only if nothing of others is in it."""
+
+import json
+import os
+
+import pytest
+
+import atomic
+from atomic import atomic_file, atomic_folder, claim, write_text
+from errors import InputError
+
+RECORD = {"b": 1, "a": ["é", None]}
+PRODUCTS = ("*.wav", "index.html")
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_file_appears_at_the_end_and_in_a_folder_made_for_it(tmp_path):
+    path = tmp_path / "a" / "b" / "x.bin"
+    with atomic_file(path) as aside:
+        assert aside.parent == path.parent and aside.name.startswith(".") and aside.name.endswith(".partial")
+        aside.write_bytes(b"half")
+        assert not path.exists()
+    assert path.read_bytes() == b"half" and names(path.parent) == {"x.bin"}
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
+def test_after_a_failure_the_old_file_stands_and_nothing_else(tmp_path, error):
+    path = tmp_path / "x"
+    path.write_text("old")
+    with pytest.raises(error), atomic_file(path) as aside:
+        aside.write_text("new, but ha")
+        raise error
+    assert path.read_text() == "old" and names(tmp_path) == {"x"}
+
+
+def test_a_name_that_a_folder_has_is_an_os_error_and_leaves_nothing(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(OSError):
+        write_text(tmp_path / "x", "text")
+    assert names(tmp_path) == {"x"}
+
+
+def test_a_folder_appears_whole(tmp_path):
+    with atomic_folder(tmp_path / "runs" / "step") as aside:
+        (aside / "deep").mkdir()
+        (aside / "deep" / "file").write_text("x")
+        assert not (tmp_path / "runs" / "step").exists()
+    assert (tmp_path / "runs" / "step" / "deep" / "file").read_text() == "x"
+    assert names(tmp_path / "runs") == {"step"}
+
+
+def test_after_a_failure_no_folder_is_left(tmp_path):
+    with pytest.raises(OSError, match="full"), atomic_folder(tmp_path / "step") as aside:
+        (aside / "file").write_text("x")
+        raise OSError("full")
+    assert not names(tmp_path)
+
+
+def test_a_folder_with_contents_is_never_replaced(tmp_path):
+    write_text(tmp_path / "step" / "file", "old")
+    with pytest.raises(OSError), atomic_folder(tmp_path / "step") as aside:
+        (aside / "file").write_text("new")
+    assert (tmp_path / "step" / "file").read_text() == "old" and names(tmp_path) == {"step"}
+
+
+def test_leftovers_of_a_killed_process_do_not_get_into_a_new_folder(tmp_path):
+    leftover = tmp_path / f".step.{os.getpid()}.partial"
+    write_text(leftover / "old", "x")
+    with atomic_folder(tmp_path / "step") as aside:
+        (aside / "new").write_text("x")
+    assert names(tmp_path / "step") == {"new"} and names(tmp_path) == {"step"}
+
+
+def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    calls = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(atomic.os, "fsync", lambda handle: (calls.append("fsync"), sync(handle)))
+    monkeypatch.setattr(atomic.os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    write_text(tmp_path / "x", "text")
+    with atomic_folder(tmp_path / "step") as aside:
+        (aside / "a").write_text("x")
+        (aside / "b").write_text("x")
+    assert calls == ["fsync", "replace", "fsync", "fsync", "replace"]
+
+
+def test_a_new_or_empty_folder_is_claimed_and_gone_on_with(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".DS_Store").write_text("hidden files are nobody's work")
+    for folder in (tmp_path / "new", tmp_path / "empty"):
+        claim(folder, "record.json", RECORD, PRODUCTS, force=False)
+        assert json.loads((folder / "record.json").read_text(encoding="utf-8")) == RECORD
+        (folder / "a.wav").write_text("done")
+        claim(folder, "record.json", dict(reversed(RECORD.items())), PRODUCTS, force=False)
+        assert (folder / "a.wav").read_text() == "done"
+
+
+@pytest.mark.parametrize("there", [b'{"b": 2}', b"", b"\xff\xfe\x00"])
+def test_a_folder_of_another_record_is_refused(tmp_path, there):
+    (tmp_path / "record.json").write_bytes(there)
+    (tmp_path / "a.wav").write_text("made from it")
+    with pytest.raises(InputError, match=r"another config .*--force"):
+        claim(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
+    assert (tmp_path / "record.json").read_bytes() == there
+
+
+def test_a_folder_of_foreign_files_is_refused(tmp_path):
+    """Also with --force, which would otherwise remove a user's own wavs."""
+    for name in ("thesis.txt", "a.wav"):
+        (tmp_path / name).write_text("x")
+    for force in (False, True):
+        with pytest.raises(InputError, match=r"is not empty, .* choose another folder"):
+            claim(tmp_path, "record.json", RECORD, PRODUCTS, force=force)
+    assert names(tmp_path) == {"thesis.txt", "a.wav"}
+
+
+def test_a_record_from_which_nothing_was_made_binds_nobody(tmp_path):
+    """A config with a mistake, corrected after every item failed, needs no --force."""
+    claim(tmp_path, "record.json", {"other": 1}, PRODUCTS, force=False)
+    claim(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
+    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == RECORD
+
+
+def test_a_file_is_not_a_folder(tmp_path):
+    (tmp_path / "x").write_text("x")
+    for force in (False, True):
+        with pytest.raises(InputError, match="is a file, expected a folder"):
+            claim(tmp_path / "x", "record.json", RECORD, PRODUCTS, force=force)
+
+
+def test_force_removes_products_and_spares_everything_else(tmp_path):
+    claim(tmp_path, "record.json", {"other": 1}, PRODUCTS, force=False)
+    for name in ("a.wav", "index.html", "thesis.txt"):
+        (tmp_path / name).write_text("x")
+    claim(tmp_path, "record.json", RECORD, PRODUCTS, force=True)
+    assert names(tmp_path) == {"record.json", "thesis.txt"}
+    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == RECORD

@@ -1,0 +1,96 @@
+"""What all commands share: exit codes, one line for an error, results on stdout and all else on stderr."""
+
+import errno
+import json
+
+import pytest
+
+import cli
+from cli import Failure
+from errors import InputError
+
+
+def raising(error):
+    def step():
+        raise error
+
+    return step
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_a_step_leaves_with_its_exit_code(code, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.run(lambda: code)
+    assert left.value.code == code and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("x.mid: not a\n  MIDI file"), "error: x.mid: not a MIDI file"),
+        (PermissionError(errno.EACCES, "denied", "a/b"), "error: no permission for a/b"),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "error: the disk is full (a/b); free some space"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: the disk is full (while writing); free some"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), "No such file or directory: 'a/b'"),
+    ],
+)
+def test_user_mistakes_are_one_line_and_exit_2(error, line, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.run(raising(error))
+    out, err = capsys.readouterr()
+    assert left.value.code == 2 and out == "" and line in err and err.count("\n") == 1
+
+
+def test_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(raising(ZeroDivisionError()))
+
+
+def test_an_interrupt_is_no_traceback(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.run(raising(KeyboardInterrupt()))
+    assert left.value.code == 130 and capsys.readouterr().err.startswith("interrupted")
+
+
+def test_a_reason_is_never_empty():
+    assert cli.reason(InputError()) == "InputError"
+
+
+@pytest.mark.parametrize(("n_failed", "done", "code"), [(0, 3, 0), (0, 0, 0), (1, 2, 1), (2, 0, 2)])
+def test_exit_code_of_many_items(n_failed, done, code, capsys):
+    failures = [Failure(f"{i}.mid", "damaged") for i in range(n_failed)]
+    assert cli.finish("all in words", {"n": 1}, failures, done, as_json=False) == code
+    out, err = capsys.readouterr()
+    assert out == "all in words\n" and err.count("failed: ") == n_failed
+    assert (f"{n_failed} of {n_failed + done} items failed" in err) == bool(n_failed)
+
+
+def test_json_is_one_object_on_stdout(capsys):
+    cli.finish("words", {"n": 1}, [Failure("é.mid", "damaged")], 1, as_json=True)
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"n": 1, "failures": [{"item": "é.mid", "reason": "damaged"}]} and out.count("\n") == 1
+
+
+def test_shared_options():
+    args = cli.parser("what", config="c.json").parse_args(["--set", "a.b=1", "--set", "a.c=2", "--json"])
+    assert (args.config, args.overrides, args.as_json, args.force) == ("c.json", ["a.b=1", "a.c=2"], True, False)
+    assert cli.parser("what", config="c.json").parse_args([]).overrides == []
+    with pytest.raises(SystemExit) as left:
+        cli.parser("what").parse_args(["-c", "x"])
+    assert left.value.code == 2
+
+
+def test_progress_passes_everything_on_and_notes_now_and_then(capsys, monkeypatch):
+    assert list(cli.progress([1, 2, 3], 3, "clip")) == [1, 2, 3]
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(cli, "SECONDS_BETWEEN_NOTES", -1)
+    assert list(cli.progress([1, 2], 2, "clip")) == [1, 2]
+    assert capsys.readouterr() == ("", "1 of 2 clips\n2 of 2 clips\n")
+
+
+def test_devices():
+    assert cli.choose_device("cpu").type == "cpu"
+    assert cli.choose_device("auto").type in ("cpu", "cuda")
+    for name in ("gpu", "cuda:99", ""):
+        with pytest.raises(InputError, match=r"cannot be used .*set it to auto or cpu"):
+            cli.choose_device(name)

@@ -1,0 +1,198 @@
+"""Configs: what is refused and in which words, overrides, and the configs that come with the project."""
+
+import json
+from dataclasses import fields
+
+import pytest
+
+import config
+from config import BLOCKS, CONFIG_FOLDER, config_from_dict, load_config
+from errors import InputError
+
+TRAIN = {"train_config": {"output_directory": "run"}}
+
+
+def write(folder, blocks):
+    path = folder / "mine.json"
+    path.write_text(blocks if isinstance(blocks, str) else json.dumps(blocks), encoding="utf-8")
+    return path
+
+
+def refusal(path, needs=(), overrides=None) -> str:
+    with pytest.raises(InputError) as caught:
+        load_config(path, needs, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.rglob("*.json")), ids=lambda p: str(p.relative_to(CONFIG_FOLDER)))
+def test_every_config_of_the_project_loads(path):
+    loaded = load_config(path, ())
+    assert loaded.as_dict() and config_from_dict(loaded.as_dict(), "again") == loaded
+
+
+def test_bare_names_are_found_in_the_config_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = load_config(CONFIG_FOLDER / "config_train.json", ())
+    assert load_config("config_train.json", ()) == load_config("config_train", ()) == there
+    assert load_config("demo/config_train", ()) == load_config(CONFIG_FOLDER / "demo" / "config_train.json", ())
+    (tmp_path / "config_train.json").write_text(json.dumps(TRAIN))
+    assert load_config("config_train.json", ()).train_config.output_directory == "run"  # a path goes first
+
+
+def test_a_config_that_is_not_there_gets_the_nearest_name():
+    message = refusal("config_trian.json")
+    assert "config config_trian.json not found" in message and "did you mean config_train.json?" in message
+
+
+@pytest.mark.parametrize(
+    ("blocks", "words"),
+    [
+        ({"train_confg": {}}, ["block 'train_confg' is unknown", "did you mean 'train_config'?"]),
+        ({"zzz": {}}, ["block 'zzz' is unknown", "expected one of preprocess_config, data_config"]),
+        ({"data_config": {"audio_hertz": 1}}, ["data_config: key 'audio_hertz' is unknown", "mean 'audio_hz'?"]),
+        ({"data_config": {"n_wokers": 1}}, ["data_config: key 'n_wokers' is unknown", "did you mean 'n_workers'?"]),
+        ({"train_config": {}}, ["train_config: key 'output_directory' is missing", "run folder"]),
+    ],
+)
+def test_unknown_and_missing_names(tmp_path, blocks, words):
+    path = write(tmp_path, blocks)
+    message = refusal(path)
+    assert message.startswith(str(path)) and all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "literal", "expected"),
+    [
+        ("wavenet_config", "n_layers", "true", "int"),
+        ("wavenet_config", "n_layers", "2.0", "int"),
+        ("wavenet_config", "n_layers", '"2"', "int"),
+        ("wavenet_config", "n_layers", "null", "int"),
+        ("wavenet_config", "output", "1", "str"),
+        ("data_config", "segment_length", '"0.5"', "finite float"),
+        ("data_config", "segment_length", "true", "finite float"),
+        ("data_config", "segment_length", "NaN", "finite float"),
+        ("data_config", "segment_length", "Infinity", "finite float"),
+        ("data_config", "segment_length", "1e999", "finite float"),
+        ("data_config", "segment_length", "1" + 400 * "0", "finite float"),
+        ("data_config", "excitation", "1", "bool"),
+        ("data_config", "features", "[1]", "list of str"),
+        ("data_config", "features", "3", "list of str"),
+        ("data_config", "segment_length", "0", "more than 0"),
+        ("data_config", "n_workers", "-1", "at least 0"),
+        ("data_config", "n_workers", "257", "at most 256"),
+        ("wavenet_config", "kernel_size", "4", "one of 2, 3"),
+        ("wavenet_config", "output", '"categorial"', "(did you mean 'categorical'?)"),
+        ("data_config", "features", '["onset", "pedal"]', "(did you mean 'pedals'?)"),
+        ("preprocess_config", "seed", str(2**63), f"at most {2**63 - 1}"),  # NumPy and PyTorch would break off
+    ],
+)
+def test_wrong_values_are_refused_with_file_block_key_value_and_expectation(tmp_path, block, key, literal, expected):
+    path = write(tmp_path, f'{{"{block}": {{"{key}": {literal}}}}}')
+    message = refusal(path)
+    assert message.startswith(f"{path}: {block}.{key} = "), message
+    assert "expected" in message and message.endswith(expected), message
+
+
+def test_limits_themselves_are_allowed(tmp_path):
+    blocks = {"data_config": {"n_workers": 256, "audio_hz": 1000}, "wavenet_config": {"n_layers": 1}}
+    loaded = load_config(write(tmp_path, blocks), ())
+    assert (loaded.data_config.n_workers, loaded.data_config.audio_hz, loaded.wavenet_config.n_layers) == (256, 1000, 1)
+
+
+def test_whole_numbers_pass_as_floats_and_one_name_as_a_list(tmp_path):
+    loaded = load_config(write(tmp_path, {"data_config": {"segment_length": 2, "features": "onset"}}), ())
+    assert type(loaded.data_config.segment_length) is float
+    assert loaded.data_config.features == ["onset"]
+
+
+@pytest.mark.parametrize("block", ["data_config", "preprocess_config"])
+def test_audio_hz_must_be_a_multiple_of_midi_hz(tmp_path, block):
+    message = refusal(write(tmp_path, {block: {"audio_hz": 16000, "midi_hz": 300}}))
+    assert f"{block}: audio_hz = 16000 is not a whole multiple of midi_hz = 300; midi_hz = 320 would do" in message
+
+
+@pytest.mark.parametrize(
+    ("blocks", "words"),
+    [
+        ({"data_config": {"features": []}}, "data_config: features = []: expected one or more"),
+        ({"data_config": {"features": ["onset", "onset"]}}, "data_config: features = ['onset', 'onset']: expected"),
+        ({"train_config": {"output_directory": "", "steps": 5, "warmup_steps": 5}}, "expected less than steps = 5"),
+        ({"train_config": {"output_directory": "", "ema_decay": 1.0}}, "ema_decay = 1.0: expected less than 1"),
+    ],
+)
+def test_values_that_do_not_fit_together(tmp_path, blocks, words):
+    assert words in refusal(write(tmp_path, blocks))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"data_config": 3}', "3", "[" * 100_000, "1" * 5000])
+def test_files_that_are_no_config(tmp_path, text):
+    path = write(tmp_path, text)
+    assert refusal(path).startswith(str(path))
+
+
+def test_a_binary_file_is_no_config(tmp_path):
+    (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00{")
+    assert "is not valid JSON" in refusal(tmp_path / "x.json")
+
+
+def test_needed_blocks_are_made_of_defaults_and_others_are_absent(tmp_path):
+    path = write(tmp_path, "{}")
+    loaded = load_config(path, ("data_config",))
+    assert loaded.data_config == config.DataConfig()
+    assert loaded.train_config is None and list(loaded.as_dict()) == ["data_config"]
+    assert "train_config: key 'output_directory' is missing" in refusal(path, ("train_config",))
+
+
+def test_lists_of_two_configs_are_two_lists():
+    config.DataConfig().features.append("onset")
+    assert config.DataConfig().features == ["note_state"]
+
+
+def test_overrides_are_typed_and_the_last_one_counts(tmp_path):
+    overrides = [
+        "train_config.steps=5000",
+        "train_config.steps=7000",
+        "train_config.learning_rate=1e-3",
+        "train_config.output_directory=123",  # a name that looks like a number stays a name
+        "data_config.features=onset",
+        "data_config.excitation=false",
+        'preprocess_config.out_dir="a=b"',
+    ]
+    loaded = load_config(write(tmp_path, TRAIN), (), overrides)
+    train = loaded.train_config
+    assert (train.steps, train.learning_rate, train.output_directory) == (7000, 1e-3, "123")
+    assert (loaded.data_config.features, loaded.data_config.excitation) == (["onset"], False)
+    assert loaded.preprocess_config.out_dir == '"a=b"'
+    listed = load_config(write(tmp_path, {}), (), ['data_config.features=["onset", "pedals"]'])
+    assert listed.data_config.features == ["onset", "pedals"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train_config.steps", "expected block.key=value"),
+        ("steps=3", "expected block.key=value"),
+        (".steps=3", "expected block.key=value"),
+        ("train_config.=3", "expected block.key=value"),
+        ("train_confi.steps=3", "did you mean 'train_config'?"),
+        ("train_config.step=3", "did you mean 'steps'?"),
+        ("train_config.steps=many", 'train_config.steps = "many": expected int'),
+        ("train_config.steps=", 'train_config.steps = "": expected int'),
+        ("train_config.steps=1e3", "train_config.steps = 1000.0: expected int"),
+        ("train_config.learning_rate=NaN", "expected finite float"),
+        ("train_config.learning_rate=" + "9" * 5000, "expected finite float"),
+        ("data_config.excitation=yes", "expected bool"),
+    ],
+)
+def test_wrong_overrides(tmp_path, override, words):
+    assert words in refusal(write(tmp_path, TRAIN), (), [override])
+
+
+def test_the_table_lists_every_key():
+    table = config.table()
+    for name, kind in BLOCKS.items():
+        assert f"## `{name}`" in table
+        assert all(f"| `{f.name}` |" in table for f in fields(kind))
+    assert "| `output_directory` | required |" in table

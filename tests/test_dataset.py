@@ -1,0 +1,313 @@
+"""The processed folder comes back as written or is refused; crops are slices of it, chosen by seed, rank and index."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import audio
+import dataset
+from conditioning import NoteConditioning
+from config import DataConfig
+from dataset import Crops, ProcessedFolder, Row, batches
+from errors import InputError
+from midi import Performance
+
+AUDIO_HZ, MIDI_HZ, HOP = 4000, 250, 16
+MADE_FROM = {"preprocess_config": {"audio_hz": AUDIO_HZ}}
+MARGINS = (3, 2)
+
+
+def make_performance(seed: int, seconds: float) -> Performance:
+    rng = np.random.default_rng(seed)
+    onset = np.sort(rng.uniform(0, seconds, 12))
+    return Performance(
+        onset=onset,
+        offset=onset + 0.1,
+        pitch=rng.integers(40, 80, 12),
+        velocity=rng.integers(1, 128, 12),
+        pedals={64: np.array([[0.0, 127.0], [0.1, 0.0]]), 66: np.zeros((0, 2)), 67: np.zeros((0, 2))},
+    )
+
+
+def write_folder(folder: Path, lengths: list[int]) -> list[np.ndarray]:
+    """A processed folder with recordings of these many samples; returns their audio."""
+    dataset.begin_folder(folder, MADE_FROM, force=False)
+    rows, sounds = [], []
+    for index, n_samples in enumerate(lengths):
+        pcm = np.random.default_rng(index).integers(-20000, 20000, n_samples).astype(np.int16)
+        seconds = n_samples / AUDIO_HZ
+        row = Row(
+            index, f"2004/é {index}.wav", f"{index}.midi", "train", 2004, seconds, n_samples, 12, 'A "B", C', "D\nE"
+        )
+        dataset.write_recording(folder, row, pcm, make_performance(index, seconds))
+        rows.append(row)
+        sounds.append(pcm)
+    dataset.finish_folder(folder, rows)
+    return sounds
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    write_folder(tmp_path / "data", [500, 4000, 1603])
+    return tmp_path / "data"
+
+
+def make_crops(folder, *, seed=1, rank=0, n=40, n_previous=10, codes=False, noise=None, **config) -> Crops:
+    config = {"audio_hz": AUDIO_HZ, "midi_hz": MIDI_HZ, "segment_length": 0.2, **config}
+    return Crops(ProcessedFolder(folder), DataConfig(**config), margins=MARGINS, n_previous=n_previous, codes=codes,
+                 seed=seed, indices=range(n), rank=rank, history_noise=noise)  # fmt: skip
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_folder_comes_back_as_written(folder):
+    opened = ProcessedFolder(folder)
+    assert opened.audio_hz == AUDIO_HZ and [row.n_samples for row in opened.rows] == [500, 4000, 1603]
+    assert opened.rows[1] == Row(1, "2004/é 1.wav", "1.midi", "train", 2004, 1.0, 4000, 12, 'A "B", C', "D\nE")
+    for position, row in enumerate(opened.rows):
+        assert dataset.finished(folder, row.index) == row
+        pcm = opened.pcm(position)
+        assert isinstance(pcm, np.memmap) and pcm.dtype == np.int16 and not pcm.flags.writeable
+        assert np.array_equal(pcm, np.random.default_rng(position).integers(-20000, 20000, row.n_samples))
+        there, made = opened.performance(position), make_performance(position, row.duration)
+        assert np.array_equal(there.onset, made.onset) and np.array_equal(there.pedals[64], made.pedals[64])
+    assert dataset.finished(folder, 3) is None
+    assert not list(folder.glob(".*"))
+
+
+def test_only_int16_is_written(tmp_path):
+    row = Row(0, "", "", "train", 2004, 1.0, 4, 12, "", "")
+    with pytest.raises(TypeError):
+        dataset.write_recording(tmp_path, row, np.zeros(4), make_performance(0, 1.0))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_row_is_written_last(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dataset, "save_events", full)
+    row = Row(0, "", "", "train", 2004, 1.0, 4, 12, "", "")
+    with pytest.raises(OSError, match="No space"):
+        dataset.write_recording(tmp_path, row, np.zeros(4, dtype=np.int16), make_performance(0, 1.0))
+    assert dataset.finished(tmp_path, 0) is None
+
+
+def test_a_damaged_row_means_that_the_recording_is_not_finished(folder):
+    for text in ("", "{", "[]", '{"index": 0}'):
+        (folder / "0.json").write_text(text)
+        assert dataset.finished(folder, 0) is None
+
+
+def test_a_folder_of_other_contents_is_not_taken(folder, tmp_path):
+    dataset.begin_folder(folder, MADE_FROM, force=False)  # going on with the same config
+    assert ProcessedFolder(folder).rows
+    with pytest.raises(InputError, match="another config"):
+        dataset.begin_folder(folder, {"preprocess_config": {"audio_hz": 8000}}, force=False)
+    (folder / "mine.txt").write_text("keep")
+    dataset.begin_folder(folder, {"preprocess_config": {"audio_hz": 8000}}, force=True)
+    assert {p.name for p in folder.iterdir()} == {"dataset.json", "mine.txt"}
+
+
+def spoil_record(folder, record):
+    (folder / "dataset.json").write_text(json.dumps(record))
+
+
+SPOILT = {
+    "no index": (lambda f: (f / "filenames.csv").unlink(), "not a processed folder"),
+    "no record": (lambda f: (f / "dataset.json").unlink(), "damaged"),
+    "binary record": (lambda f: (f / "dataset.json").write_bytes(b"\xff\xfe"), "damaged"),
+    "record without format": (lambda f: spoil_record(f, {"made_from": MADE_FROM}), "damaged"),
+    "record is a list": (lambda f: spoil_record(f, [1]), "damaged"),
+    "record of another program": (lambda f: spoil_record(f, {"format": 1, "made_from": []}), "damaged"),
+    "later format": (lambda f: spoil_record(f, {"format": 2}), "has format 2, expected 1"),
+    "index of another program": (lambda f: (f / "filenames.csv").write_text("a,b\n1,2\n"), "damaged"),
+    "index cut within a row": (lambda f: (f / "filenames.csv").write_text(
+        (f / "filenames.csv").read_text()[:-30]), "damaged"),
+    "index of binary": (lambda f: (f / "filenames.csv").write_bytes(b"\x93NUMPY\x00\xff"), "damaged"),
+    "index of one endless field": (lambda f: (f / "filenames.csv").write_text("index\n" + 200_000 * "1"), "damaged"),
+    "empty index": (lambda f: (f / "filenames.csv").write_text(""), "holds no recordings"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "words"), SPOILT.values(), ids=SPOILT.keys())
+def test_folders_that_are_not_whole(folder, spoil, words):
+    spoil(folder)
+    with pytest.raises(InputError, match=words) as caught:
+        ProcessedFolder(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_no_folder_at_all(tmp_path):
+    with pytest.raises(InputError, match=r"not a processed folder.*run preprocess_maestro.py"):
+        ProcessedFolder(tmp_path / "nowhere")
+
+
+def test_damaged_audio(folder):
+    path = folder / "1.npy"
+    whole = path.read_bytes()
+    for spoilt in (b"", whole[:4], whole[:60], whole[:-1], whole[:200], b"RIFF" + whole, b"PK\x03\x04" + whole):
+        path.write_bytes(spoilt)
+        with pytest.raises(InputError, match=r"1\.npy is missing or damaged"):
+            ProcessedFolder(folder).pcm(1)
+    for other in (np.zeros(4000), np.zeros(3999, dtype=np.int16), np.zeros((2, 2000), dtype=np.int16)):
+        np.save(path, other)
+        with pytest.raises(InputError, match="does not hold the 4000 samples"):
+            ProcessedFolder(folder).pcm(1)
+    np.save(path, np.array([{}] * 4000), allow_pickle=True)
+    with pytest.raises(InputError, match=r"1\.npy is missing or damaged"):
+        ProcessedFolder(folder).pcm(1)
+    path.unlink()
+    with pytest.raises(InputError, match=r"1\.npy is missing or damaged"):
+        ProcessedFolder(folder).pcm(1)
+
+
+def test_damaged_events(folder):
+    path = folder / "1.npz"
+    whole = path.read_bytes()
+    for spoilt in (b"", whole[:50], whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(spoilt)
+        with pytest.raises(InputError, match=r"1\.npz"):
+            ProcessedFolder(folder).performance(1)
+
+
+def test_a_crop_is_a_slice_of_its_recording_and_of_its_conditioning(tmp_path):
+    sounds = write_folder(tmp_path / "data", [1700, 900])
+    crops = make_crops(tmp_path / "data", n=60, n_previous=150)
+    begun_in_silence = 0
+    for i in range(len(crops)):
+        position, frame = crops.where(i)
+        crop, first = crops[i], frame * HOP
+        padded = np.concatenate([np.zeros(150, dtype=np.int16), sounds[position]])  # silence before the first sample
+        assert crop["samples"].dtype == torch.int64
+        assert crop["samples"].tolist() == sounds[position][first : first + 800].tolist()
+        assert crop["history"].tolist() == padded[first : first + 950].tolist()
+        notes = NoteConditioning(make_performance(position, len(sounds[position]) / AUDIO_HZ), ["note_state"],
+                                 audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ)  # fmt: skip
+        whole, excitation = notes.features(-3, 200), notes.excitation(0, 200)
+        assert np.array_equal(crop["features"], whole[:, frame : frame + 3 + 50 + 2])
+        assert np.array_equal(crop["excitation"], excitation[:, first : first + 800])
+        begun_in_silence += first < 150
+    assert 0 < begun_in_silence < len(crops)
+    assert {crops.where(i)[0] for i in range(60)} == {0, 1}
+
+
+def test_codes_are_the_mu_law_codes_of_the_pcm(folder):
+    pcm, codes = (make_crops(folder, codes=codes, n_previous=2000) for codes in (False, True))
+    for i in range(10):
+        for name in ("samples", "history"):
+            assert torch.equal(codes[i][name], torch.from_numpy(audio.mu_law_encode(pcm[i][name].numpy())).long())
+    in_silence = next(i for i in range(40) if codes.where(i)[1] * HOP < 2000)
+    assert codes[in_silence]["history"][0] == 128
+
+
+def test_without_excitation_there_is_none(folder):
+    assert set(make_crops(folder, excitation=False)[0]) == {"samples", "history", "features"}
+
+
+def test_crops_are_a_pure_function_of_seed_rank_and_index(folder):
+    crops, again = make_crops(folder), make_crops(folder)
+    backwards = {i: again[i] for i in reversed(range(len(again)))}
+    assert all(equal(crops[i], backwards[i]) for i in range(len(crops)))
+    places = [crops.where(i) for i in range(40)]
+    assert len(set(places)) > 30
+    assert places != [make_crops(folder, rank=1).where(i) for i in range(40)]
+    assert places != [make_crops(folder, seed=2).where(i) for i in range(40)]
+    later = make_crops(folder)
+    later.indices = range(30, 40)  # where a resumed run goes on
+    assert len(later) == 10 and equal(later[0], crops[30])
+
+
+def test_every_frame_is_as_likely_as_any_other(tmp_path):
+    write_folder(tmp_path / "data", [64, 160, 40, 300])  # 4, 10, 2 and 18 frames; crops of 3 have 2 + 8 + 0 + 16 places
+    crops, n = make_crops(tmp_path / "data", segment_length=3 / MIDI_HZ), 26 * 200
+    counts = {}
+    for i in range(n):
+        counts[crops.where(i)] = counts.get(crops.where(i), 0) + 1
+    assert sorted(counts) == [(0, f) for f in range(2)] + [(1, f) for f in range(8)] + [(3, f) for f in range(16)]
+    chi_square = sum((count - 200) ** 2 / 200 for count in counts.values())
+    assert chi_square < 52.6  # one seed in a thousand exceeds this with 25 degrees of freedom
+
+
+def test_recordings_shorter_than_a_crop_are_never_chosen(folder):
+    crops = make_crops(folder, segment_length=0.4)  # 1600 samples: of the three, only those of 4000 and 1603 hold one
+    places = {crops.where(i) for i in range(2000)}
+    assert {position for position, _ in places} == {1, 2}
+    assert {frame for position, frame in places if position == 2} == {0}
+    assert max(frame for position, frame in places if position == 1) == 150  # the last whole crop is reached
+    assert all(len(crops[i]["samples"]) == 1600 for i in range(40))
+
+
+def test_no_recording_as_long_as_a_crop(folder):
+    with pytest.raises(
+        InputError, match=r"crop of 1\.1 s \(the longest has 1\.00 s\); lower data_config.segment_length"
+    ):
+        make_crops(folder, segment_length=1.1)
+    assert len(make_crops(folder, segment_length=1.0)[0]["samples"]) == 4000
+
+
+def test_another_rate_is_refused(folder):
+    with pytest.raises(InputError, match=r"is at 4000 Hz, but data_config.audio_hz = 8000"):
+        make_crops(folder, audio_hz=8000)
+
+
+def test_noise_is_on_the_history_only_and_new_for_every_crop(folder):
+    clean, noisy = make_crops(folder), make_crops(folder, noise=lambda index: 0.5)
+    residues = []
+    for i in range(20):
+        assert torch.equal(noisy[i]["samples"], clean[i]["samples"]) and equal(noisy[i], noisy[i])
+        noise = (noisy[i]["history"] - clean[i]["history"]).double()
+        level = noise.std() / clean[i]["history"].double().square().mean().sqrt()
+        assert 0 < level < 0.52
+        residues.append(noise / noise.norm())
+    # Independent noise of 810 samples correlates by 1/28 (rms) at any shift; a shifted copy would by nearly 1.
+    spectra = torch.fft.rfft(torch.stack(residues), 2048)
+    correlations = torch.fft.irfft(spectra[1:] * spectra[:-1].conj())
+    assert correlations.abs().max() < 0.25
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_batches_are_the_same_with_and_without_workers(folder):
+    crops = make_crops(folder, n=10)
+    alone, helped = (list(batches(crops, 4, n_workers)) for n_workers in (0, 2))
+    assert [len(batch["samples"]) for batch in alone] == [4, 4, 2]
+    assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
+    assert torch.equal(alone[1]["samples"][2], crops[6]["samples"])
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_damage_met_while_reading_is_one_line_also_from_a_worker(folder, n_workers):
+    for index in range(3):
+        (folder / f"{index}.npy").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        list(batches(make_crops(folder), 4, n_workers))
+    message = str(caught.value)
+    assert message.startswith(str(folder)) and "missing or damaged" in message and "\n" not in message
+    del caught
+    assert not multiprocessing.active_children()  # no worker is left to be waited for
+
+
+def test_clips_come_back_by_name_and_damage_is_refused(tmp_path):
+    folder = tmp_path / "test"
+    with pytest.raises(InputError, match="holds no test clips; make some"):
+        dataset.read_clips(folder, AUDIO_HZ)
+    dataset.begin_clips(folder, MADE_FROM, force=False)
+    pcm = np.arange(-500, 500, dtype=np.int16)
+    for number in (1, 0):
+        name = dataset.write_clip(folder, number, "x", 1.5, pcm + number, make_performance(0, 1.0), AUDIO_HZ)
+        assert name == f"clip_00{number}_x_1.500s"
+    clips = dataset.read_clips(folder, AUDIO_HZ)
+    assert [clip.name for clip in clips] == ["clip_000_x_1.500s", "clip_001_x_1.500s"]
+    assert np.array_equal(clips[1].pcm, pcm + 1)
+    assert np.array_equal(clips[1].performance.onset, make_performance(0, 1.0).onset)
+    with pytest.raises(InputError, match="is at 4000 Hz, expected 16000"):
+        dataset.read_clips(folder, 16000)
+    (folder / "clip_001_x_1.500s.npz").unlink()
+    with pytest.raises(InputError, match=r"clip_001_x_1\.500s\.npz"):
+        dataset.read_clips(folder, AUDIO_HZ)

@@ -1,0 +1,40 @@
+"""The floors of docs/ARCHITECTURE.md hold: who may import whom."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = {"resample_audio", "preprocess_maestro", "preprocess_audio", "train", "inference", "demo"}
+MODEL = {"wavenet", "logistic_mixture"}
+ON_THE_MODEL = {"checkpoint", "synthesis"}
+MODULES = {path.stem for path in ROOT.glob("*.py")}
+SHARED = MODULES - STEPS - MODEL - ON_THE_MODEL
+
+
+def imports(module):
+    tree = ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
+    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {name.split(".")[0] for name in named if name} & MODULES
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_keep_to_the_floors(module):
+    allowed = {
+        **dict.fromkeys(STEPS, MODULES - STEPS),
+        **dict.fromkeys(MODEL, MODEL | {"config"}),
+        **dict.fromkeys(ON_THE_MODEL, SHARED | MODEL | ON_THE_MODEL),
+    }.get(module, SHARED)
+    assert imports(module) <= allowed
+
+
+def test_there_are_no_circles():
+    graphlib.TopologicalSorter({module: imports(module) for module in MODULES}).prepare()
+
+
+def test_the_architecture_names_every_module():
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert [module for module in sorted(MODULES) if f"{module}.py" not in text] == []

@@ -208,27 +208,26 @@ def test_bad_midi_in_preprocessing(data):
 # ---- full disk
 
 
-@pytest.fixture(params=["tmpfs", "limit"])
-def full_disk(request, tmp_path):
-    """A folder and a context in which no file of more than SMALL_BYTES can be written into it."""
+@contextlib.contextmanager
+def limited_files():
+    """No file grows beyond SMALL_BYTES."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_BYTES, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder, a context in which it is full, and what is said then. A disk of 32 KiB where one can be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if request.param == "limit":
-
-        @contextlib.contextmanager
-        def limited():
-            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_BYTES, hard))
-            try:
-                yield
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-        yield folder, limited, "File too large"
-        return
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "none", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system cannot be mounted here")
+        yield folder, limited_files, "File too large"
+        return
     yield folder, contextlib.nullcontext, "the disk is full"
     subprocess.run(["umount", str(folder)], check=True)
 

@@ -130,14 +130,13 @@ def test_free_clips_have_nothing_of_the_truth(road, tmp_path):
 
 def test_samples_depend_on_the_seed_and_not_on_the_batch_size(road, tmp_path):
     songs = [write_midi(tmp_path / f"{n}.mid", [(0.0, 0.01 * n, 60 + n, 90)]) for n in (1, 2)]
-    alone, together, again, other = (
+    alone, together, other = (
         inferred(road, tmp_path / str(number), "tail_seconds=0", *overrides, midi=songs)[1]
-        for number, overrides in enumerate([("batch_size=1",), ("batch_size=4",), ("batch_size=4",), ("seed=1",)])
+        for number, overrides in enumerate([("batch_size=1",), ("batch_size=4",), ("seed=1",)])
     )
     assert sorted(alone) == ["1", "2"]
     for name, samples in alone.items():
         assert np.array_equal(samples, together[name])
-        assert np.array_equal(samples, again[name])
         assert not np.array_equal(samples, other[name])
 
 

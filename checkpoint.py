@@ -136,13 +136,18 @@ def fit_weights(model: WaveNet, weights: dict[str, torch.Tensor], path: str | Pa
 
 
 def load_training(run_folder: Path) -> tuple[dict[str, Any], Config] | None:
-    """State and config of the newest whole checkpoint of a run, None if there is none; damaged ones are skipped."""
+    """State and config of the newest whole checkpoint of a run, None if the run is new; damaged ones are skipped.
+
+    Raises InputError if there are checkpoints, but all damaged: starting anew is for the user to decide.
+    """
     for folder in reversed(step_folders(run_folder)):
         try:
             _, config, _ = load_weights(folder)
             return torch.load(folder / TRAINING_NAME, map_location="cpu", weights_only=True), config
         except (InputError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             note(f"checkpoint {folder} cannot be used ({reason(error)}); trying the one before")
+    if step_folders(run_folder):
+        raise InputError(f"no checkpoint in {run_folder} can be used; begin anew with --force, or elsewhere")
     return None
 
 

@@ -59,7 +59,7 @@ class DataConfig:
     segment_length: float = key("crop length in seconds", 0.5, above=0)
     audio_hz: int = key("sample rate in Hz of the processed folder", 16000, low=1000, high=192000)
     midi_hz: int = key("conditioning frames per second; audio_hz must be a multiple of it", 250, low=10, high=2000)
-    features: list[str] = key(  # noqa: RUF009 - `key` makes a field with a factory of its own
+    features: list[str] = key(
         "frame-rate features of the notes: names (onset, held_velocity, onset_age, release_age, pedals) or one preset: "
         "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset)",
         ["note_state"],

@@ -17,7 +17,10 @@ from errors import InputError
 
 HERE = Path(__file__).resolve().parent
 FOLDER = Path("demo")
-EXPECTED_NLL, EXPECTED_GAP = 6.6, 0.2  # what the seeds of the demo give, see README; more than 0.3 off is worth a question
+EXPECTED_NLL, EXPECTED_GAP = (
+    6.6,
+    0.2,
+)  # what the seeds of the demo give, see README; more than 0.3 off is worth a question
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,9 +43,11 @@ def main(argv: list[str] | None = None) -> int:
             path = Path(made["output_dir"]) / wav
             print(f"  {path}  (picture: {path.with_suffix('.png').name})")
     print("or open demo/output/*/index.html in a browser.\n")
-    print(f"Validation loss: {trained['validation_nll']:.2f} nats per sample (expected about {EXPECTED_NLL}).")
-    print(f"With another piece's MIDI it is {trained['validation_gap']:.2f} worse (expected about {EXPECTED_GAP}; 0 would mean")
-    print("that the model ignores the MIDI).")
+    loss, gap = trained["validation_nll"], trained["validation_gap"]
+    print(f"Validation loss: {loss:.2f} nats per sample (expected about {EXPECTED_NLL}).")
+    print(
+        f"With another piece's MIDI it is {gap:.2f} worse (expected about {EXPECTED_GAP}; at 0 it would ignore the MIDI)."
+    )
     return 0
 
 
@@ -50,7 +55,9 @@ def step(script: str, *arguments: str | Path) -> dict:
     """Run one step as a command of its own, its progress on the terminal; returns its result."""
     command = [script, *map(str, arguments)]
     note(f"\n$ python {' '.join(command)}")
-    done = subprocess.run([sys.executable, str(HERE / script), *command[1:], "--json"], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, str(HERE / script), *command[1:], "--json"], stdout=subprocess.PIPE, text=True
+    )
     if done.returncode:
         raise InputError(f"{script} ended with exit code {done.returncode}; its own message stands above")
     return json.loads(done.stdout.splitlines()[-1])

@@ -75,14 +75,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def begin(config: Config, *, force: bool) -> Run:
     """A new run, or an old one as its newest checkpoint left it. Raises InputError where the two do not fit."""
-    settings = config.train_config
+    settings, data = config.train_config, config.data_config
     folder, device = Path(settings.output_directory), choose_device(settings.device)
-    ProcessedFolder(config.data_config.dataset_path)  # says what is wrong with it before anything is written
-    if force:
-        for old in checkpoint.step_folders(folder):
-            shutil.rmtree(old)
     torch.manual_seed(settings.seed)
     model = checkpoint.build_model(config).to(device)
+    for path in filter(None, (data.dataset_path, data.validation_path)):
+        _crops(config, model, path, settings.seed, range(0))  # says what is wrong with the data before the first step
+    _claim_run(folder, force=force)
     stored = checkpoint.load_training(folder)
     if stored and (wrong := checkpoint.differences(config, stored[1])):
         raise InputError(
@@ -105,6 +104,8 @@ def begin(config: Config, *, force: bool) -> Run:
         average.load_state_dict(stored[0]["average"])
         optimizer.load_state_dict(stored[0]["optimizer"])
         state.step = stored[0]["step"]
+        if state.step > settings.steps:
+            raise InputError(f"{folder} is at step {state.step} already; raise train_config.steps = {settings.steps}")
         note(f"going on from step {state.step} of {folder}")
     state.last = _keep_metrics(folder / METRICS_NAME, state.step)
     write_text(folder / CONFIG_NAME, json.dumps(config.as_dict(), indent=2) + "\n")
@@ -112,46 +113,47 @@ def begin(config: Config, *, force: bool) -> Run:
 
 
 def train(state: Run, board: SummaryWriter) -> None:
-    """The loop: from the state's step to the last one, saving at the end and when interrupted."""
+    """The loop: from the state's step to the last one, saving at the end, and also when it is interrupted or fails."""
     settings = state.config.train_config
     note(_introduction(state))
     indices = range(state.step * settings.batch_size, settings.steps * settings.batch_size)
     noise = functools.partial(history_noise, settings)
     crops = _crops(state.config, state.model, state.config.data_config.dataset_path, settings.seed, indices, noise)
-    loader = batches(crops, settings.batch_size, state.config.data_config.n_workers)
+    samples = settings.batch_size * crops.n_frames * crops.hop
     bar = tqdm(
         total=settings.steps, initial=state.step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
     )
-    losses, skipped, since = [], 0, time.monotonic()
+    losses, skipped, seconds, logged = [], 0, 0.0, state.step
     try:
-        for batch in loader:
+        began = time.monotonic()
+        for batch in batches(crops, settings.batch_size, state.config.data_config.n_workers):
             loss, norm = update(state, batch)
             if math.isfinite(loss) and math.isfinite(norm):
                 losses.append(loss)
                 skipped = 0
             else:
-                skipped += 1
-                note(f"step {state.step}: loss {loss}, gradient norm {norm}; the step was skipped")
-                if skipped == 10:
-                    raise InputError("ten steps in a row without a finite loss; lower train_config.learning_rate")
+                skipped = _skip(state, skipped)
             state.step += 1
             bar.update()
+            seconds += time.monotonic() - began  # validation, samples and checkpoints are not training time
             if state.step % settings.iters_per_log == 0 and losses:
-                seconds, since = time.monotonic() - since, time.monotonic()
-                speed = settings.iters_per_log * settings.batch_size * crops.n_frames * crops.hop / seconds
-                rate = learning_rate(state.step - 1, settings)
-                log(state, board, loss=sum(losses) / len(losses), gradient_norm=norm, samples_per_second=speed,
-                    learning_rate=rate)  # fmt: skip
-                bar.set_postfix(loss=f"{state.last['loss']:.3f}", samples_per_s=f"{speed:.0f}")
-                losses.clear()
-            paused = time.monotonic()
+                metrics = {
+                    "loss": sum(losses) / len(losses),
+                    "gradient_norm": norm,
+                    "learning_rate": learning_rate(state.step - 1, settings),
+                    "samples_per_second": (state.step - logged) * samples / seconds,
+                }
+                log(state, board, **metrics)
+                bar.set_postfix(loss=f"{metrics['loss']:.3f}", samples_per_s=f"{metrics['samples_per_second']:.0f}")
+                losses, seconds, logged = [], 0.0, state.step
             _now_and_then(state, board)
-            since += time.monotonic() - paused
+            began = time.monotonic()
     except KeyboardInterrupt:
-        note(f"interrupted; saving step {state.step}, the same command goes on from there")
-    bar.close()
-    if state.step % settings.iters_per_checkpoint:
-        save(state)
+        note(f"interrupted at step {state.step}; the same command goes on from there")
+    finally:
+        bar.close()
+        if state.step % settings.iters_per_checkpoint:
+            save(state)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -219,6 +221,8 @@ def write_sample(state: Run, board: SummaryWriter) -> None:
     data = state.config.data_config
     folder = ProcessedFolder(data.validation_path or data.dataset_path)
     performance, pcm = folder.performance(0), folder.pcm(0)
+    if len(pcm) < SAMPLE_SECONDS * data.audio_hz:
+        return  # nothing that could be shown
     start = max(0.0, min(float(performance.onset[0]), len(pcm) / data.audio_hz - SAMPLE_SECONDS))
     n_frames, hop = round(SAMPLE_SECONDS * data.midi_hz), data.audio_hz // data.midi_hz
     truth = pcm[round(start * data.audio_hz) :][: n_frames * hop]
@@ -236,7 +240,11 @@ def write_sample(state: Run, board: SummaryWriter) -> None:
 
 
 def save(state: Run) -> None:
-    """Save a checkpoint of the state."""
+    """Save a checkpoint of the state. Raises InputError instead if the weights are not finite any more."""
+    if not all(torch.isfinite(p).all() for p in state.model.parameters()):
+        raise InputError(
+            f"the weights of step {state.step} are not finite: not saved; lower train_config.learning_rate"
+        )
     training = {
         "model": state.model.state_dict(),
         "average": state.average.state_dict(),
@@ -244,6 +252,14 @@ def save(state: Run) -> None:
     }
     keep = state.config.train_config.keep_checkpoints
     checkpoint.save(state.folder, state.step, state.average.state_dict(), training, state.config, keep)
+
+
+def _skip(state: Run, skipped: int) -> int:
+    """Say that a step changed nothing; after ten in a row there is no point in going on."""
+    note(f"step {state.step} was skipped: its loss or gradient is not finite")
+    if skipped == 9:
+        raise InputError("ten steps in a row without a finite gradient; lower train_config.learning_rate")
+    return skipped + 1
 
 
 def log(state: Run, board: SummaryWriter, **metrics: float) -> None:
@@ -280,6 +296,18 @@ def _crops(config: Config, model: WaveNet, path: str, seed: int, indices: range,
         indices=indices,
         history_noise=noise,
     )
+
+
+def _claim_run(folder: Path, *, force: bool) -> None:
+    """Make sure that the folder is new or a run's; `force` removes that run's checkpoints and metrics."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"train_config.output_directory: {folder} is a file, expected a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
+        raise InputError(f"{folder} is not empty and not the folder of a run; choose another output_directory")
+    if force:
+        for old in checkpoint.step_folders(folder):
+            shutil.rmtree(old)
+        (folder / METRICS_NAME).unlink(missing_ok=True)
 
 
 def _keep_metrics(path: Path, step: int) -> dict[str, float]:

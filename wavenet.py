@@ -375,8 +375,8 @@ def generate(
     """Generate n_frames * hop samples for each stream, block by block: the reference for every faster engine.
 
     uniforms(first, n) -> [B, n, U] for the samples first..first+n-1 (`seeded_uniforms`); prefix: [B, P * hop] samples
-    that are taken as given (teacher-forced) before the model goes on by itself. Yields int64 blocks [B, n] (16-bit values
-    or codes), the prefix first.
+    that are taken as given (teacher-forced) before the model goes on by itself. Yields int64 blocks [B, n] (16-bit
+    values or codes), the prefix first.
     """
     decoder, first = model.decoder, 0
     caches = Caches(decoder, n_streams)

@@ -117,10 +117,11 @@ def test_a_truncated_checkpoint_is_passed_over(tmp_path, name, capsys):
     assert load_training(tmp_path)[0]["step"] == 1
 
 
-def test_without_a_whole_checkpoint_there_is_nothing_to_go_on_from(tmp_path):
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_not_begun_anew(tmp_path):
     assert load_training(tmp_path) is None
     cut(save_step(tmp_path, 1) / WEIGHTS_NAME, 50)
-    assert load_training(tmp_path) is None
+    with pytest.raises(InputError, match="no checkpoint in .* can be used"):
+        load_training(tmp_path)
 
 
 def test_truncated_weights_are_refused(tmp_path):

@@ -11,8 +11,8 @@ HOP, N_FEATURES, N_EXCITATION = 16, 5, 2
 N_FRAMES = 12
 
 
-def make_model(output="logistic_mixture", kernel_size=2, upsampling="linear", lookahead_ms=8.0, n_excitation=N_EXCITATION,
-               dtype=torch.float64):  # fmt: skip
+def make_model(output="logistic_mixture", kernel_size=2, upsampling="linear", lookahead_ms=8.0,
+               n_excitation=N_EXCITATION, dtype=torch.float64):  # fmt: skip
     torch.manual_seed(1)
     config = WavenetConfig(output=output, n_mixtures=3, n_layers=6, max_dilation=8, kernel_size=kernel_size,
                            n_residual_channels=8, n_skip_channels=12, n_out_channels=10, n_cond_channels=7)  # fmt: skip

@@ -1,0 +1,82 @@
+"""The training loop's own rules: schedules, skipped steps, what it refuses to begin with."""
+
+import math
+
+import pytest
+import torch
+
+import train
+from config import TrainConfig
+from errors import InputError
+
+
+def settings(**changes):
+    return TrainConfig(**{"output_directory": "run", "steps": 100, "batch_size": 4, "warmup_steps": 10, **changes})
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
+    config = settings(learning_rate=1.0, final_learning_rate=0.1)
+    rates = [train.learning_rate(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.55) and rates[100] == pytest.approx(0.1)
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_the_history_noise_falls_along_a_line_over_the_crops():
+    config = settings(history_noise=0.3, final_history_noise=0.1)
+    assert [train.history_noise(config, index) for index in (0, 200, 400)] == pytest.approx([0.3, 0.2, 0.1])
+
+
+def make_state(tmp_path):
+    """A run whose model is one weight."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = torch.nn.Linear(1, 1, bias=False)
+    average.load_state_dict(model.state_dict())
+    config = train.Config(train_config=settings(learning_rate=0.1, warmup_steps=0, ema_decay=0.5))
+    return train.Run(config, tmp_path, torch.device("cpu"), model, average, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path, monkeypatch):
+    state = make_state(tmp_path)
+    before = state.model.weight.detach().clone()
+    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum() * math.nan)
+    loss, norm = train.update(state, {})
+    assert not math.isfinite(loss) and not math.isfinite(norm)
+    assert torch.equal(state.model.weight, before) and torch.equal(state.average.weight, before)
+    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum() * 1.0)
+    train.update(state, {})
+    assert not torch.equal(state.model.weight, before)
+
+
+def test_the_average_follows_the_weights(tmp_path, monkeypatch):
+    state = make_state(tmp_path)
+    state.step = 1000  # past the quick start of the average
+    start = state.average.weight.item()
+    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum() * 1.0)
+    train.update(state, {})
+    assert state.average.weight.item() == pytest.approx((start + state.model.weight.item()) / 2)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    state = make_state(tmp_path)
+    with torch.no_grad():
+        state.model.weight.fill_(math.nan)
+    with pytest.raises(InputError, match="not finite"):
+        train.save(state)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ten_skipped_steps_in_a_row_end_the_run(tmp_path):
+    state, skipped = make_state(tmp_path), 0
+    for _ in range(9):
+        skipped = train._skip(state, skipped)
+    with pytest.raises(InputError, match="ten steps in a row"):
+        train._skip(state, skipped)
+
+
+def test_only_a_run_s_folder_is_taken(tmp_path):
+    (tmp_path / "diary.txt").write_text("mine")
+    with pytest.raises(InputError, match="not the folder of a run"):
+        train._claim_run(tmp_path, force=True)
+    with pytest.raises(InputError, match="is a file"):
+        train._claim_run(tmp_path / "diary.txt", force=False)

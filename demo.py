@@ -45,9 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     print("or open demo/output/*/index.html in a browser.\n")
     loss, gap = trained["validation_nll"], trained["validation_gap"]
     print(f"Validation loss: {loss:.2f} nats per sample (expected about {EXPECTED_NLL}).")
-    print(
-        f"With another piece's MIDI it is {gap:.2f} worse (expected about {EXPECTED_GAP}; at 0 it would ignore the MIDI)."
-    )
+    print(f"With another MIDI it is {gap:.2f} worse (expected about {EXPECTED_GAP}; 0: it ignores the MIDI).")
     return 0
 
 

@@ -1,5 +1,6 @@
 """The training loop's own rules: schedules, skipped steps, what it refuses to begin with."""
 
+import itertools
 import math
 
 import pytest
@@ -19,7 +20,7 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
     rates = [train.learning_rate(step, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
     assert rates[55] == pytest.approx(0.55) and rates[100] == pytest.approx(0.1)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_the_history_noise_falls_along_a_line_over_the_crops():

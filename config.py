@@ -320,7 +320,7 @@ def _value(f, value: Any, where: str) -> Any:
 
 def table() -> str:
     """All blocks and keys as Markdown, for docs/configs.md."""
-    lines = []
+    lines = ["# Config keys", "", "Made by `python config.py > docs/configs.md`.", ""]
     for name, kind in BLOCKS.items():
         lines += [f"## `{name}`", "", kind.__doc__, "", "| key | default | meaning |", "|---|---|---|"]
         for f in fields(kind):

@@ -48,7 +48,7 @@ class Row:
     year: int
     duration: float  # seconds of audio
     n_samples: int
-    n_notes: int
+    n_notes: int  # those that begin within the audio
     composer: str
     title: str
 

@@ -56,15 +56,20 @@ def _process(recording: Recording, config: PreprocessConfig, folder: Path) -> Ro
     performance = read_midi(inside(config.maestro_dir, recording.midi_filename))
     for dropped in performance.dropped:
         note(f"{recording.midi_filename}: {dropped}")
+    seconds = len(pcm) / config.audio_hz
+    n_notes = int((performance.onset < seconds).sum())
+    if n_notes < len(performance.onset):
+        late = len(performance.onset) - n_notes
+        note(f"{recording.midi_filename}: {late} of its notes begin after the audio's end at {seconds:.1f} s")
     row = Row(
         index=recording.index,
         audio_filename=recording.audio_filename,
         midi_filename=recording.midi_filename,
         split=recording.split,
         year=recording.year,
-        duration=len(pcm) / config.audio_hz,
+        duration=seconds,
         n_samples=len(pcm),
-        n_notes=len(performance.onset),
+        n_notes=n_notes,
         composer=recording.composer,
         title=recording.title,
     )

@@ -167,7 +167,7 @@ def test_another_architecture_is_refused_with_what_differs(tmp_path):
     path = save_step(tmp_path, 1)
     weights, _, _ = load_weights(path)
     model = make_model(config=make_config(n_skip_channels=6))
-    with pytest.raises(InputError, match=r"is of another architecture: decoder.hidden.weight is \[4, 4\], expected \[4, 6\]"):
+    with pytest.raises(InputError, match=r"another architecture: decoder.hidden.weight is \[4, 4\], expected \[4, 6\]"):
         checkpoint.fit_weights(model, weights, path)
     deeper = make_model(config=make_config(n_layers=3))
     with pytest.raises(InputError, match=r"decoder.layers.1.residual.bias is missing; .* and \d+ more"):

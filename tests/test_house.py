@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import config
+
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {"resample_audio", "preprocess_maestro", "preprocess_audio", "train", "inference", "demo"}
 MODEL = {"wavenet", "logistic_mixture"}
@@ -29,6 +31,11 @@ def test_imports_keep_to_the_floors(module):
         **dict.fromkeys(ON_THE_MODEL, SHARED | MODEL | ON_THE_MODEL),
     }.get(module, SHARED)
     assert imports(module) <= allowed
+
+
+def test_the_table_of_config_keys_is_up_to_date():
+    written = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
+    assert written == config.table() + "\n", "run: python config.py > docs/configs.md"
 
 
 def test_there_are_no_circles():

@@ -18,6 +18,9 @@ import soxr
 from atomic import atomic_file
 from errors import InputError
 
+# What libsndfile reads, in the order of preference where files differ only in their suffix.
+AUDIO_SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".ogg", ".mp3", ".opus", ".oga", ".wave", ".w64", ".rf64", ".aifc")
+AUDIO_SUFFIXES += (".au", ".snd", ".caf")
 RESAMPLERS = ("soxr_hq", "soxr_vhq", "soxr_mq", "soxr_lq", "soxr_qq", "kaiser_best", "kaiser_fast")
 
 MU = 255

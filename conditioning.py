@@ -10,14 +10,9 @@ import math
 import numba
 import numpy as np
 
-from midi import LOWEST_PITCH, N_PITCHES, SOFT, SOSTENUTO, SUSTAIN, Performance, sounding_offset
+from config import FEATURE_PRESETS
+from midi import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, sounding_offset
 
-PRESETS = {
-    "note_state": ("onset", "held_velocity", "onset_age", "release_age", "pedals"),
-    "paper_v1": ("held_velocity",),  # arXiv 1810.12247v1: the velocity for as long as key or pedal hold the note
-    "paper_v5": ("onset",),  # arXiv 1810.12247v5: the velocity in the frame of the onset only
-}
-PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
 ONSET_AGE_SECONDS = 0.5
 RELEASE_AGE_SECONDS = 0.1
 
@@ -25,12 +20,14 @@ RELEASE_AGE_SECONDS = 0.1
 PARTIAL_CHANNEL = np.array([0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5])
 N_EXCITATION = 6
 DAMPED_SECONDS = 0.04  # a damper on the string: time to fall to 1/e
-SILENT_SECONDS = 20.0  # by then every partial has fallen by more than 60 dB, damper or not
+# How fast the first partial of each key decays, in 1/s; higher partials decay faster.
+FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + LOWEST_PITCH - 60) / 24)
+SILENT = math.log(1000)  # nepers: a partial that has fallen by 60 dB is left out
 
 
 def feature_names(names: list[str]) -> tuple[str, ...]:
     """Feature names with presets spelt out, in the given order."""
-    return tuple(dict.fromkeys(n for name in names for n in PRESETS.get(name, (name,))))
+    return tuple(dict.fromkeys(n for name in names for n in FEATURE_PRESETS.get(name, (name,))))
 
 
 def n_features(names: list[str]) -> int:
@@ -114,7 +111,7 @@ class NoteConditioning:
         """
         out = np.zeros((N_EXCITATION, n * self.hop), dtype=np.float32)
         start, stop = first / self.midi_hz, (first + n) / self.midi_hz
-        gone = np.minimum(self.onset + SILENT_SECONDS, self.end + 10 * DAMPED_SECONDS)
+        gone = np.minimum(self.onset + SILENT / FUNDAMENTAL_DECAY[self.key], self.end + 10 * DAMPED_SECONDS)
         for i in np.flatnonzero((self.onset < stop) & (gone > start)):
             string = _string(int(self.key[i]) + LOWEST_PITCH, self.audio_hz, self.hop)
             loudness = (self.velocity[i] / 127) ** 1.5
@@ -143,7 +140,7 @@ def _string(pitch: int, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
     frequency = n * fundamental * np.sqrt(1 + stiffness * n**2)
     audible = frequency < 0.45 * audio_hz
     turn = 2 * math.pi * frequency[audible]
-    decay = ((0.5 + 0.25 * (n - 1)) * 2 ** ((pitch - 60) / 24))[audible]
+    decay = FUNDAMENTAL_DECAY[pitch - LOWEST_PITCH] * (1 + 0.5 * (n - 1))[audible]
     level = (1 / np.sqrt(np.bincount(PARTIAL_CHANNEL)[PARTIAL_CHANNEL]))[audible]
     oscillation = np.exp(np.outer(1j * turn - decay, np.arange(hop) / audio_hz))
     cosine, sine = oscillation.real.astype(np.float32), oscillation.imag.astype(np.float32)

@@ -15,6 +15,12 @@ from typing import Any
 
 from errors import InputError
 
+FEATURES = ("onset", "held_velocity", "onset_age", "release_age", "pedals")
+FEATURE_PRESETS = {
+    "note_state": FEATURES,
+    "paper_v1": ("held_velocity",),  # arXiv 1810.12247v1: the velocity for as long as key or pedal hold the note
+    "paper_v5": ("onset",),  # arXiv 1810.12247v5: the velocity in the frame of the onset only
+}
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 LARGEST_SEED = 2**63 - 1  # what NumPy's and PyTorch's generators both take
 
@@ -63,7 +69,7 @@ class DataConfig:
         "frame-rate features of the notes: names (onset, held_velocity, onset_age, release_age, pedals) or one preset: "
         "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset)",
         ["note_state"],
-        of=("onset", "held_velocity", "onset_age", "release_age", "pedals", "note_state", "paper_v1", "paper_v5"),
+        of=(*FEATURES, *FEATURE_PRESETS),
     )
     excitation: bool = key("add the note-synchronous excitation at audio rate to the conditioning", True)
     n_workers: int = key("processes that read crops; 0: none", 1, low=0, high=256)
@@ -91,6 +97,14 @@ class WavenetConfig:
     n_skip_channels: int = key("channels of the skip sum", 256, low=1, high=4096)
     n_out_channels: int = key("channels between the two output layers", 256, low=1, high=4096)
     n_cond_channels: int = key("channels of the conditioning that the context stack gives the decoder", 64, low=1)
+    output_bias: bool = key(
+        "biases on the two output layers; false lets nv-wavenet have a categorical model without spare channels",
+        True,
+    )
+
+    def check(self) -> None:
+        if self.output == "logistic_mixture" and not self.output_bias:
+            raise ValueError("output_bias = false: expected true with a logistic mixture, whose means start at a bias")
 
 
 @dataclass
@@ -139,7 +153,7 @@ class TrainConfig:
     keep_checkpoints: int = key("checkpoints kept", 3, low=1)
     iters_per_log: int = key("steps between log lines", 50, low=1)
     iters_per_validation: int = key("steps between validations", 1000, low=1)
-    validation_crops: int = key("crops per validation, always the same ones", 32, low=1)
+    validation_crops: int = key("crops per validation, always the same ones", 128, low=2)
     iters_per_sample: int = key("steps between logged audio and pictures; 0: never", 10_000, low=0)
     device: str = key("auto, cpu, cuda or cuda:N", "auto")
 

@@ -13,9 +13,9 @@ preprocessing again.
 """
 
 import csv
-import functools
 import io
 import json
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from atomic import atomic_file, claim, write_text
 from conditioning import NoteConditioning
 from config import DataConfig
 from errors import InputError
+from maestro import Recording
 from midi import Performance, load_events, save_events
 
 FORMAT = 1
@@ -59,12 +60,23 @@ def begin_folder(folder: Path, made_from: dict[str, Any], *, force: bool) -> Non
     claim(folder, RECORD_NAME, record, ("[0-9]*.npy", "[0-9]*.npz", "[0-9]*.json", INDEX_NAME), force=force)
 
 
-def finished(folder: Path, index: int) -> Row | None:
-    """The row of a recording that is whole in the folder already, else None."""
+def finished(folder: Path, recording: Recording) -> Row | None:
+    """The row of a recording that is whole in the folder already, else None.
+
+    Raises InputError if another recording stands under its index: the metadata have changed since that was written.
+    """
     try:
-        return Row(**json.loads((folder / f"{index}.json").read_text(encoding="utf-8")))
+        row = Row(**json.loads((folder / f"{recording.index}.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+    for name in ("audio_filename", "midi_filename", "split"):
+        there, expected = getattr(row, name), getattr(recording, name)
+        if there != expected:
+            raise InputError(
+                f"{folder} holds another recording under index {recording.index} "
+                f"({name} {there!r} instead of {expected!r}); use --force or another folder"
+            )
+    return row
 
 
 def write_recording(folder: Path, row: Row, pcm: np.ndarray, performance: Performance) -> None:
@@ -132,16 +144,11 @@ def read_clip(path: Path, audio_hz: int) -> Clip:
     return Clip(path.stem, load_events(path.with_suffix(".npz")), audio.read_pcm(path, audio_hz))
 
 
-def read_clips(folder: str | Path, audio_hz: int) -> list[Clip]:
-    """All test clips of a folder, by name. Raises InputError if there are none, or one of them is damaged."""
-    return [read_clip(path, audio_hz) for path in clip_paths(folder)]
-
-
 class ProcessedFolder:
     """A processed folder opened for reading. Raises InputError if it is not one, or not whole."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path, self._pcm = Path(path), {}
         if not (self.path / INDEX_NAME).is_file():
             raise InputError(
                 f"{self.path} is not a processed folder (no {INDEX_NAME}); run preprocess_maestro.py first"
@@ -159,9 +166,10 @@ class ProcessedFolder:
         if not self.rows:
             raise InputError(f"{self.path} holds no recordings")
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 - one folder lives as long as its process
     def pcm(self, position: int) -> np.ndarray:
         """The audio of the recording at this position of `rows`: int16 [T], memory-mapped."""
+        if position in self._pcm:
+            return self._pcm[position]
         row = self.rows[position]
         path = self.path / f"{row.index}.npy"
         try:
@@ -170,6 +178,7 @@ class ProcessedFolder:
             raise InputError(f"{path} is missing or damaged ({error}); preprocess it again with --force") from error
         if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):
             raise InputError(f"{path} does not hold the {row.n_samples} samples that {INDEX_NAME} states")
+        self._pcm[position] = pcm
         return pcm
 
     def performance(self, position: int) -> Performance:
@@ -180,7 +189,8 @@ class ProcessedFolder:
 class Crops(Dataset):
     """Crops of a processed folder. Which crop an index means is a pure function of (seed, rank, index).
 
-    Recordings are chosen by length, so that every frame of the data set is as likely as any other.
+    Recordings are chosen by length, so that every frame of the data set is as likely as any other. In front of a crop
+    may stand `warmup_frames` more, which are there for the decoder's receptive field and are not to be scored.
     """
 
     def __init__(
@@ -194,6 +204,7 @@ class Crops(Dataset):
         seed: int,
         indices: range,
         rank: int = 0,
+        warmup_frames: int = 0,
         history_noise: Callable[[int], float] | None = None,
     ) -> None:
         if folder.audio_hz != config.audio_hz:
@@ -204,13 +215,13 @@ class Crops(Dataset):
         self.folder, self.config = folder, config
         self.margins, self.n_previous, self.codes = margins, n_previous, codes
         self.seed, self.indices, self.rank, self.history_noise = seed, indices, rank, history_noise
-        self.hop = config.audio_hz // config.midi_hz
-        self.n_frames = max(1, round(config.segment_length * config.midi_hz))
+        self.hop, self._notes = config.audio_hz // config.midi_hz, {}
+        self.n_frames = warmup_frames + max(1, round(config.segment_length * config.midi_hz))
         starts = [row.n_samples // self.hop - self.n_frames + 1 for row in folder.rows]
         if max(starts) <= 0:
             longest = max(row.duration for row in folder.rows)
             raise InputError(
-                f"no recording in {folder.path} is as long as a crop of {config.segment_length} s "
+                f"no recording in {folder.path} is as long as a crop of {self.n_frames / config.midi_hz:g} s "
                 f"(the longest has {longest:.2f} s); lower data_config.segment_length"
             )
         self.cumulative = np.cumsum(np.maximum(starts, 0))
@@ -225,13 +236,14 @@ class Crops(Dataset):
         position = int(np.searchsorted(self.cumulative, at, side="right"))
         return position, at - int(self.cumulative[position - 1]) if position else at
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 - one set of crops lives as long as its process
     def conditioning(self, position: int) -> NoteConditioning:
         """The conditioning of a whole recording, to be asked for ranges of frames."""
-        performance = self.folder.performance(position)
-        return NoteConditioning(
-            performance, self.config.features, audio_hz=self.config.audio_hz, midi_hz=self.config.midi_hz
-        )
+        if position not in self._notes:
+            performance, config = self.folder.performance(position), self.config
+            self._notes[position] = NoteConditioning(
+                performance, config.features, audio_hz=config.audio_hz, midi_hz=config.midi_hz
+            )
+        return self._notes[position]
 
     def _samples(self, pcm: np.ndarray) -> torch.Tensor:
         return torch.from_numpy((audio.mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
@@ -266,16 +278,24 @@ class Crops(Dataset):
         return crop
 
 
-def batches(crops: Crops, batch_size: int, n_workers: int) -> Iterator[dict[str, torch.Tensor]]:
+def _ignore_interrupts(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def batches(
+    crops: Crops, batch_size: int, n_workers: int, *, pin_memory: bool = False
+) -> Iterator[dict[str, torch.Tensor]]:
     """Batches of crops in the order of their indices, read ahead by worker processes.
 
-    Raises InputError where a recording turns out to be damaged.
+    The workers leave SIGINT to the process that they work for. Raises InputError where a recording turns out to be
+    damaged.
     """
     loader = DataLoader(
         crops,
         batch_size=batch_size,
         num_workers=n_workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_interrupts,
         prefetch_factor=4 if n_workers else None,
         persistent_workers=False,
     )

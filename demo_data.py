@@ -10,7 +10,6 @@ learn from one: decaying inharmonic partials, beating, velocity as level and bri
 
 import csv
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,17 +18,16 @@ import numpy as np
 import soundfile
 
 import cli
-from atomic import atomic_file, write_text
+from atomic import atomic_file, claim, write_text
 from demo_music import SHORTEST_PIECE_SECONDS, compose
 from demo_piano import render
 from errors import InputError
-
-__all__ = ["compose", "make_data_set", "render"]
+from maestro import COLUMNS
 
 RECIPE = 1  # raise it when the music or the sound changes, so that a rerun does not mix old pieces with new ones
 METADATA_NAME = "maestro-v2.0.0.csv"
 RECORD_NAME = "demo.json"
-COLUMNS = ("canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration")
+PRODUCTS = ("*/demo_seed*.midi", "*/demo_seed*.wav", METADATA_NAME)
 YEARS = (2008, 2009)
 MEAN_PIECE_SECONDS = 50.0  # at most; pieces then last between about half a minute and a minute
 
@@ -69,28 +67,6 @@ def _checked_parameters(seed: int, minutes: dict[str, float], audio_hz: int) -> 
     return {"recipe": RECIPE, "seed": seed, "minutes": minutes, "audio_hz": audio_hz}
 
 
-def _claim(folder: Path, parameters: dict[str, Any], pieces: list[Piece], *, force: bool) -> None:
-    """Make sure that what lies in `folder` may be completed or replaced, and leave our record there."""
-    record = folder / RECORD_NAME
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give the data set's folder")
-    if record.is_file() and not force:
-        try:
-            found = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        if found == parameters:
-            return
-        raise InputError(f"{folder} holds a demo data set made with other parameters; give another folder, or --force")
-    if not force and folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"{folder} holds something else than a demo data set; give another folder, or --force to add one"
-        )
-    for name in [METADATA_NAME, *(piece.stem + suffix for piece in pieces for suffix in (".midi", ".wav"))]:
-        (folder / name).unlink(missing_ok=True)  # before the record, lest a rerun take an old piece for a finished one
-    write_text(record, json.dumps(parameters, indent=2) + "\n")
-
-
 def _make_piece(folder: Path, piece: Piece, audio_hz: int) -> None:
     midi_path, audio_path = folder / f"{piece.stem}.midi", folder / f"{piece.stem}.wav"
     if midi_path.is_file() and audio_path.is_file():
@@ -127,14 +103,14 @@ def make_data_set(
     """Write the data set to `folder` and return the path of its metadata, which is written last.
 
     The same arguments give the same bytes. Pieces that an earlier run with the same arguments finished are kept.
-    Raises InputError for impossible arguments and, unless `force`, for a folder that holds anything else; `force`
-    replaces pieces of the same name and leaves other files alone.
+    Raises InputError for impossible arguments, for a folder of other files, and for a demo data set made with other
+    arguments unless `force`, which removes its pieces and what was resampled from them (see `atomic.claim`).
     """
     folder = Path(folder)
     minutes = {"train": float(train_minutes), "validation": float(validation_minutes), "test": float(test_minutes)}
     parameters = _checked_parameters(seed, minutes, audio_hz)
     pieces = _plan(seed, minutes)
-    _claim(folder, parameters, pieces, force=force)
+    claim(folder, RECORD_NAME, parameters, PRODUCTS, force=force)
     metadata = folder / METADATA_NAME
     if metadata.is_file() and all((folder / f"{p.stem}{end}").is_file() for p in pieces for end in (".midi", ".wav")):
         cli.note(f"{folder} is already complete; nothing to do")

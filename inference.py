@@ -7,21 +7,24 @@ mode teacher_forced: one parallel pass, every sample drawn given the true ones b
 of truth, then the model goes on by itself. free: from silence. MIDI files are always played free.
 """
 
+import hashlib
+import json
 import math
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 import checkpoint
-from atomic import claim
+from atomic import claim, write_text
 from audio import write_wav
 from cli import SECONDS_BETWEEN_NOTES, Failure, choose_device, finish, note, parser, reason, run
-from config import DataConfig, InferenceConfig, load_config
+from config import Config, DataConfig, InferenceConfig, load_config
 from dataset import clip_paths, read_clip
 from errors import InputError
 from midi import Performance, load_events, read_midi, save_events, sounding_offset
@@ -30,6 +33,7 @@ from synthesis import synthesize, teacher_forced
 from wavenet import WaveNet
 
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
+PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", PAGE_NAME)
 NOT_HEARD = ("output_dir", "batch_size", "device", "max_seconds")  # settings that leave the samples as they are
 
 
@@ -54,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = config.inference_config
     if args.out:
         settings.output_dir = args.out
-    model, theirs, step = checkpoint.load_model(settings.model_filename, choose_device(settings.device))
+    weights = checkpoint.find_weights(settings.model_filename)  # once: a training that runs may add a checkpoint
+    model, theirs, step = checkpoint.load_model(weights, choose_device(settings.device))
     for block in checkpoint.MODEL_BLOCKS:  # a config may repeat the model's blocks, but not contradict them
         if getattr(config, block) and (wrong := checkpoint.differences(config, theirs, (block,))):
             raise InputError(f"{args.config} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
@@ -63,29 +68,46 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(settings.output_dir)
     tasks, failures = _midi_tasks(args.midi, settings, data) if args.midi else _clip_tasks(settings, data)
     if tasks:
-        heard = {name: value for name, value in vars(settings).items() if name not in NOT_HEARD}
-        record = {"inference_config": heard, "model": theirs.as_dict(), "step": step, "mode": mode}
-        claim(folder, RECORD_NAME, record, ("*.wav", "*.png", "*.npz", PAGE_NAME), force=args.force)
+        record = _record(settings, theirs, weights, step, mode)
+        claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
         taken = {task.name for task in tasks if _is_taken(folder, task)}
         remedy = "choose another folder, or use --force"
         failures += [Failure(name, f"{folder} holds {name}.wav of other notes; {remedy}") for name in sorted(taken)]
         tasks = [task for task in tasks if task.name not in taken]
-    todo = [task for task in tasks if not (folder / f"{task.name}.png").is_file()]  # the picture is written last
-    scores = {}
+    todo = [task for task in tasks if not _is_done(folder, task, mode)]
+    todo.sort(key=lambda task: task.n_frames)  # a batch lasts as long as its longest piece
     for start in range(0, len(todo), settings.batch_size):
-        scores |= _generate(model, todo[start : start + settings.batch_size], mode, settings, data, folder)
+        _generate(model, todo[start : start + settings.batch_size], mode, settings, data, folder)
+    nll = {task.name: _read_nll(folder, task.name) for task in tasks} if mode == "teacher_forced" else {}
+    mean_nll = float(np.average(list(nll.values()), weights=[task.n_frames for task in tasks])) if nll else None
     if tasks:
-        _write_page(folder, tasks, mode, settings, step)
-    result = {
-        "output_dir": str(folder),
-        "mode": mode,
-        "step": step,
-        "wavs": [f"{t.name}.wav" for t in tasks],
-        "nll": scores,
-    }
-    already = f" ({len(tasks) - len(todo)} were there already)" if len(todo) < len(tasks) else ""
-    summary = f"{len(tasks)} wavs in {folder}{already}; listen: {folder / PAGE_NAME}" if tasks else "nothing was made"
+        _write_page(folder, tasks, nll, mode, settings, step)
+    result = {"output_dir": str(folder), "mode": mode, "step": step, "wavs": [f"{task.name}.wav" for task in tasks],
+              "nll": nll, "mean_nll": mean_nll}  # fmt: skip
+    summary = _summary(folder, len(tasks), len(tasks) - len(todo), mean_nll)
     return finish(summary, result, failures, len(tasks), as_json=args.as_json)
+
+
+def _record(settings: InferenceConfig, theirs: Config, weights: Path, step: int, mode: str) -> dict[str, Any]:
+    """All that the samples depend on, besides the clips and MIDI files: it tells whose results a folder holds."""
+    heard = {name: value for name, value in vars(settings).items() if name not in NOT_HEARD}
+    with open(weights, "rb") as handle:  # a model trained anew has the same config and step
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    return {
+        "inference_config": heard,
+        "model": theirs.as_dict(),
+        "step": step,
+        "weights_sha256": sha256,
+        "mode": mode,
+    }
+
+
+def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) -> str:
+    if not n_wavs:
+        return "nothing was made"
+    already = f" ({n_already} were there already)" if n_already else ""
+    nll = f"; mean NLL {mean_nll:.4f} nats per sample" if mean_nll is not None else ""
+    return f"{n_wavs} wavs in {folder}{already}{nll}; listen: {folder / PAGE_NAME}"
 
 
 def _clip_tasks(settings: InferenceConfig, data: DataConfig) -> tuple[list[Task], list[Failure]]:
@@ -141,11 +163,25 @@ def _is_taken(folder: Path, task: Task) -> bool:
     return not same or any(not np.array_equal(events, now.pedals[pedal]) for pedal, events in then.pedals.items())
 
 
+def _is_done(folder: Path, task: Task, mode: str) -> bool:
+    """Whether an earlier run finished this task: the picture is written last."""
+    scored = mode != "teacher_forced" or _read_nll(folder, task.name) is not None
+    return scored and (folder / f"{task.name}.png").is_file()
+
+
+def _read_nll(folder: Path, name: str) -> float | None:
+    """The mean negative log-likelihood of a clip in nats per sample, as `_generate` left it; None if it did not."""
+    try:
+        return float(json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["nll"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
 def _generate(
     model: WaveNet, tasks: list[Task], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
-) -> dict[str, float]:
-    """Generate one batch and write its wavs and pictures; returns the likelihoods where they are known."""
-    n_frames, scores = max(task.n_frames for task in tasks), {}
+) -> None:
+    """Generate one batch and write its wavs and pictures, and in mode teacher_forced the likelihoods."""
+    n_frames = max(task.n_frames for task in tasks)
     performances, streams = [task.performance for task in tasks], [task.stream for task in tasks]
     prefix_frames = max(1, round(settings.teacher_length * data.midi_hz)) if mode == "primed" else 0
     handover = prefix_frames / data.midi_hz if mode == "primed" else None
@@ -155,7 +191,7 @@ def _generate(
             output, nll = teacher_forced(model, [task.performance], task.truth[None], data, streams=[task.stream],
                                          seed=settings.seed, temperature=settings.temperature)  # fmt: skip
             outputs.append(output[0])
-            scores[task.name] = nll
+            write_text(folder / f"{task.name}.json", json.dumps({"nll": nll}) + "\n")
     else:
         prefix = np.stack([task.truth[: prefix_frames * model.hop] for task in tasks]) if prefix_frames else None
         blocks = synthesize(model, performances, n_frames, data, streams=streams, seed=settings.seed, prefix=prefix,
@@ -170,7 +206,6 @@ def _generate(
         figure = clip_figure(task.performance, task.n_frames / data.midi_hz, data.audio_hz, task.truth, pcm,
                              title=task.name, handover_seconds=handover)  # fmt: skip
         save_figure(folder / f"{task.name}.png", figure)
-    return scores
 
 
 def _with_speed(blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_hz: int) -> Iterator[np.ndarray]:
@@ -191,13 +226,16 @@ def _with_speed(blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_
                 note(f"{done / (total * n_streams):.0%} of {n_streams} pieces, {speed}")
 
 
-def _write_page(folder: Path, tasks: list[Task], mode: str, settings: InferenceConfig, step: int) -> None:
+def _write_page(
+    folder: Path, tasks: list[Task], nll: dict[str, float], mode: str, settings: InferenceConfig, step: int
+) -> None:
     entries = []
     for task in tasks:
         wavs = [("output", f"{task.name}.wav")]
         if task.truth is not None:
             wavs.append(("truth", f"{task.name}_truth.wav"))
-        entries.append(Entry(task.name, f"{task.name}.png", wavs))
+        remark = f"NLL of the truth: {nll[task.name]:.4f} nats per sample" if task.name in nll else ""
+        entries.append(Entry(task.name, f"{task.name}.png", wavs, remark))
     facts = {"model": f"{settings.model_filename}, step {step}", "mode": mode, "seed": str(settings.seed),
              "temperature": f"{settings.temperature:g}"}  # fmt: skip
     if mode == "primed":

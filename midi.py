@@ -25,6 +25,8 @@ PEDAL_DOWN = 64  # a controller value from here on is a pressed pedal (MIDI 1.0,
 LOWEST_PITCH, HIGHEST_PITCH = 21, 108
 N_PITCHES = HIGHEST_PITCH - LOWEST_PITCH + 1
 
+CLIP_MARGIN_SECONDS = 20.0  # by then the conditioning has forgotten a note that ended (to 1e-17)
+
 _MAX_BYTES = 64 << 20
 _HEADER_SEARCH_BYTES = 4096  # wrappers (RIFF, MacBinary) put their own header before the file proper
 _DRUM_CHANNEL = 9  # "channel 10" in General MIDI, which counts from 1
@@ -333,13 +335,15 @@ def sounding_offset(performance: Performance) -> np.ndarray:
     return end
 
 
-def clip(performance: Performance, start: float, end: float) -> Performance:
-    """Cut [start, end) seconds out of a performance and shift it so that `start` becomes 0.
+def clip(performance: Performance, start: float, end: float, margin: float = 0.0) -> Performance:
+    """Cut [start - margin, end + margin) seconds out of a performance and shift it so that `start` becomes 0.
 
-    Kept are the notes with onset < end that still sound after `start` (or begin at it), and the pedal events before
-    `end` that can matter for them or for the pedals' state at `start`. Earlier ones get negative times. Apart from
-    the offsets of kept notes, nothing in the result depends on what lies at or after `end`.
+    Kept are the notes that begin before the end of that stretch and still sound in it (or begin in it), and the pedal
+    events that can matter for them or for the pedals' state at its beginning. Earlier ones get negative times. Apart
+    from the offsets of kept notes, nothing in the result depends on what lies beyond. The margin is for whoever
+    computes conditioning from the clip: that remembers notes that have ended, and looks ahead.
     """
+    shift, start, end = start, start - margin, end + margin
     onset = performance.onset
     kept = (onset < end) & ((onset >= start) | (sounding_offset(performance) > start))
     earliest = min(start, float(onset[kept].min(initial=start)))
@@ -348,11 +352,11 @@ def clip(performance: Performance, start: float, end: float) -> Performance:
         events = performance.pedals.get(controller, np.empty((0, 2)))
         first = max(0, np.searchsorted(events[:, 0], earliest, side="left") - 1)  # one before: the state it left
         last = np.searchsorted(events[:, 0], end, side="left")
-        pedals[controller] = events[first:last] - [start, 0.0]
+        pedals[controller] = events[first:last] - [shift, 0.0]
     return replace(
         performance,
-        onset=onset[kept] - start,
-        offset=performance.offset[kept] - start,
+        onset=onset[kept] - shift,
+        offset=performance.offset[kept] - shift,
         pitch=performance.pitch[kept],
         velocity=performance.velocity[kept],
         pedals=pedals,

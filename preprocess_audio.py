@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 
 import dataset
-from audio import read_pcm
+from audio import AUDIO_SUFFIXES, read_pcm
 from cli import Failure, finish, note, parser, progress, reason, run
 from config import Config, PreprocessConfig, load_config
 from errors import InputError
 from maestro import inside, read_metadata, resampled_name, select_split
-from midi import Performance, clip, read_midi
+from midi import CLIP_MARGIN_SECONDS, Performance, clip, read_midi
 from report import roll_figure, save_figure
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 MIDI_SUFFIXES = (".mid", ".midi")
 
 
@@ -73,7 +72,7 @@ def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws:
         start, length = float(starts[draw % len(starts)]), config.test_segment_length
         first = round(start * config.audio_hz)
         piece = pcm[first : first + round(length * config.audio_hz)]
-        events = clip(performance, start, start + length)
+        events = clip(performance, start, start + length, margin=CLIP_MARGIN_SECONDS)
         name = dataset.write_clip(folder, number + len(names), pair.name, start, piece, events, config.audio_hz)
         save_figure(folder / f"{name}.png", roll_figure(events, length, f"{pair.name}, from {start:.1f} s"))
         names.append(name)

@@ -32,10 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(config.out_dir)
     begin_folder(folder, Config(preprocess_config=config).as_dict(), force=args.force)
 
+    done = {recording.index: finished(folder, recording) for recording in recordings}  # may refuse: before any work
     rows, failures = [], []
     for recording in progress(recordings, len(recordings), "recording"):
         try:
-            rows.append(finished(folder, recording.index) or _process(recording, config, folder))
+            rows.append(done[recording.index] or _process(recording, config, folder))
         except InputError as error:
             failures.append(Failure(recording.audio_filename, reason(error)))
     if rows:

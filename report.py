@@ -41,6 +41,7 @@ class Entry:
     name: str
     picture: str
     sounds: list[tuple[str, str]]  # (label, wav file name)
+    remark: str = ""  # stands above the players
 
 
 def clip_figure(
@@ -291,12 +292,15 @@ def _link(file_name: str) -> str:
 def listening_page(path: str | Path, title: str, entries: list[Entry], facts: dict[str, str]) -> None:
     """Write one HTML page with picture and players for each entry, atomically; it needs no server and no network."""
     sections = []
-    for name, picture, sounds in ((_text(entry.name), _link(entry.picture), entry.sounds) for entry in entries):
+    for entry in entries:
+        name, remark = _text(entry.name), f"<p>{_text(entry.remark)}</p>\n" if entry.remark else ""
         players = "\n".join(
             f'<label>{_text(label)}<audio controls preload="metadata" src="{_link(wav)}"></audio></label>'
-            for label, wav in sounds
+            for label, wav in entry.sounds
         )
-        image = f'<img src="{picture}" alt="Notes and spectrograms of {name}" loading="lazy">'
-        sections.append(f'<section>\n<h2>{name}</h2>\n<div class="sounds">\n{players}\n</div>\n{image}\n</section>')
+        image = f'<img src="{_link(entry.picture)}" alt="Notes and spectrograms of {name}" loading="lazy">'
+        sections.append(
+            f'<section>\n<h2>{name}</h2>\n{remark}<div class="sounds">\n{players}\n</div>\n{image}\n</section>'
+        )
     rows = [f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>" for key, value in facts.items()]
     write_text(path, _PAGE.format(title=_text(title), facts="\n".join(rows), entries="\n".join(sections)))

@@ -8,23 +8,17 @@ Originals are never touched. A file that is done is not done again, so the same 
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
-from tqdm import tqdm
 
-from audio import RESAMPLERS, Resampled, resample_file
-from cli import Failure, finish, note, parser, reason, run
+from audio import AUDIO_SUFFIXES, RESAMPLERS, Resampled, resample_file
+from cli import Failure, finish, note, parser, progress, reason, run
 from errors import InputError
 from maestro import SPLITS, find_metadata, inside, read_metadata, resampled_name, select_split
-
-AUDIO_SUFFIXES = {".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc"}
-AUDIO_SUFFIXES |= {".au", ".snd", ".caf"}
-SECONDS_BETWEEN_NOTES = 30
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,7 @@ def _listed_files(folder: Path, split: str, audio_hz: int) -> list[str]:
     names = [path.as_posix() for path in audio if not path.stem.endswith(f"_{audio_hz}")]
     if not names:
         outputs = f" but {len(audio)} that end in _{audio_hz}, taken for results of this command" if audio else ""
-        raise InputError(f"{folder} holds no audio files{outputs}; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
+        raise InputError(f"{folder} holds no audio files{outputs}; looked for {' '.join(AUDIO_SUFFIXES)}")
     return names
 
 
@@ -136,16 +130,7 @@ def _resample(jobs: list[Job], audio_hz: int, resampler: str, n_jobs: int) -> li
     """Do the jobs, in parallel, with progress on stderr; for each the outcome or the reason why there is none."""
     parallel = joblib.Parallel(n_jobs=min(n_jobs, max(len(jobs), 1)), return_as="generator_unordered")
     outcomes = parallel(joblib.delayed(_resample_one)(job, audio_hz, resampler) for job in jobs)
-    if sys.stderr.isatty():
-        return list(tqdm(outcomes, total=len(jobs), unit="file"))
-    done = []
-    noted = time.monotonic()
-    for outcome in outcomes:
-        done.append(outcome)
-        if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
-            noted = time.monotonic()
-            note(f"{len(done)} of {len(jobs)} files")
-    return done
+    return list(progress(outcomes, len(jobs), "file"))
 
 
 def _resample_one(job: Job, audio_hz: int, resampler: str) -> tuple[Job, Resampled | str]:

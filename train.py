@@ -4,7 +4,8 @@
     tensorboard --logdir runs
 
 The same command goes on from the newest checkpoint of the run folder; Ctrl-C saves one first. The loss is the negative
-log-likelihood in nats per sample. At every validation stands beside it the one with another crop's MIDI: as long as the
+log-likelihood in nats per sample, with noise on the decoder's history; validation_nll is the one without noise, on
+crops with a whole receptive field before them. Beside it stands the one with another recording's MIDI: as long as the
 two are equal, the decoder ignores the MIDI.
 """
 
@@ -14,8 +15,10 @@ import functools
 import json
 import math
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,13 +34,13 @@ from cli import choose_device, note, parser, run
 from config import Config, TrainConfig, load_config
 from dataset import Crops, ProcessedFolder, batches
 from errors import InputError
-from midi import clip
-from report import clip_figure, save_figure
+from midi import CLIP_MARGIN_SECONDS, clip
+from report import clip_figure, curves_figure, save_figure
 from synthesis import synthesize
 from wavenet import WaveNet
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config")
-CONFIG_NAME, METRICS_NAME, SAMPLES_NAME = "config.json", "metrics.jsonl", "samples"
+CONFIG_NAME, METRICS_NAME, CURVES_NAME, SAMPLES_NAME = "config.json", "metrics.jsonl", "curves.png", "samples"
 VALIDATION_SEED = 2**40  # no run's seed: the validation crops are the same in every run
 SAMPLE_SECONDS, SAMPLE_PRIMED_SECONDS = 2.0, 1.0
 
@@ -52,7 +55,9 @@ class Run:
     model: WaveNet
     average: WaveNet  # exponential moving average of the weights: validated, sampled from and shipped
     optimizer: torch.optim.Optimizer
+    validation: "Validation | None" = None
     step: int = 0
+    saved_step: int = -1
     last: dict[str, float] = field(default_factory=dict)  # newest value of every metric
 
 
@@ -64,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{args.config}: data_config.dataset_path is empty; make one with preprocess_maestro.py")
     started = time.monotonic()
     state = begin(config, force=args.force)
-    with contextlib.closing(SummaryWriter(str(state.folder), purge_step=state.step)) as board:
-        train(state, board)
+    with contextlib.closing(SummaryWriter(str(state.folder), purge_step=state.step)) as board, stop_signals() as stop:
+        train(state, board, stop)
     result = {"run_folder": str(state.folder), "step": state.step, **state.last}
     result["elapsed_seconds"] = time.monotonic() - started
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in state.last.items())
@@ -79,8 +84,13 @@ def begin(config: Config, *, force: bool) -> Run:
     folder, device = Path(settings.output_directory), choose_device(settings.device)
     torch.manual_seed(settings.seed)
     model = checkpoint.build_model(config).to(device)
-    for path in filter(None, (data.dataset_path, data.validation_path)):
-        _crops(config, model, path, settings.seed, range(0))  # says what is wrong with the data before the first step
+    if settings.checkpoint_path and (force or not checkpoint.step_folders(folder)):
+        weights, theirs, _ = checkpoint.load_weights(settings.checkpoint_path)
+        if wrong := checkpoint.differences(config, theirs):
+            raise InputError(f"{settings.checkpoint_path} holds another model: {'; '.join(wrong)}")
+        checkpoint.fit_weights(model, weights, settings.checkpoint_path)
+    _crops(config, model, data.dataset_path, settings.seed, range(0))  # says what is wrong before anything is touched
+    validation = load_validation(config, model) if data.validation_path else None
     _claim_run(folder, force=force)
     stored = checkpoint.load_training(folder)
     if stored and (wrong := checkpoint.differences(config, stored[1])):
@@ -89,21 +99,18 @@ def begin(config: Config, *, force: bool) -> Run:
         )
     if stored:
         checkpoint.fit_weights(model, stored[0]["model"], folder)
-    elif settings.checkpoint_path:
-        weights, theirs, _ = checkpoint.load_weights(settings.checkpoint_path)
-        if wrong := checkpoint.differences(config, theirs):
-            raise InputError(f"{settings.checkpoint_path} holds another model: {'; '.join(wrong)}")
-        checkpoint.fit_weights(model, weights, settings.checkpoint_path)
     average = copy.deepcopy(model).requires_grad_(False).eval()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99))
-    state = Run(config, folder, device, model, average, optimizer)
+    state = Run(config, folder, device, model, average, optimizer, validation)
     if stored:
         average.load_state_dict(stored[0]["average"])
         optimizer.load_state_dict(stored[0]["optimizer"])
-        state.step = stored[0]["step"]
+        for group, decay in zip(optimizer.param_groups, (settings.weight_decay, 0.0), strict=True):
+            group["weight_decay"] = decay  # the config's, not the stored one
+        state.step = state.saved_step = stored[0]["step"]
         if state.step > settings.steps:
             raise InputError(f"{folder} is at step {state.step} already; raise train_config.steps = {settings.steps}")
         note(f"going on from step {state.step} of {folder}")
@@ -112,48 +119,69 @@ def begin(config: Config, *, force: bool) -> Run:
     return state
 
 
-def train(state: Run, board: SummaryWriter) -> None:
-    """The loop: from the state's step to the last one, saving at the end, and also when it is interrupted or fails."""
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a question that the loop asks between two steps; a second one acts at once."""
+    received = []
+
+    def receive(number: int, _frame: object) -> None:
+        if received:
+            signal.default_int_handler(number, None)
+        received.append(number)
+
+    old = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def train(state: Run, board: SummaryWriter, stop: Callable[[], bool] = lambda: False) -> None:
+    """The loop: from the state's step to the last one, or until `stop()`; saves at the end."""
     settings = state.config.train_config
     note(_introduction(state))
     indices = range(state.step * settings.batch_size, settings.steps * settings.batch_size)
     noise = functools.partial(history_noise, settings)
-    crops = _crops(state.config, state.model, state.config.data_config.dataset_path, settings.seed, indices, noise)
+    crops = _crops(
+        state.config, state.model, state.config.data_config.dataset_path, settings.seed, indices, noise=noise
+    )
     samples = settings.batch_size * crops.n_frames * crops.hop
+    loader = batches(
+        crops, settings.batch_size, state.config.data_config.n_workers, pin_memory=state.device.type == "cuda"
+    )
     bar = tqdm(
         total=settings.steps, initial=state.step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
     )
-    losses, skipped, seconds, logged = [], 0, 0.0, state.step
-    try:
+    losses, skipped, seconds, logged, began = [], 0, 0.0, state.step, time.monotonic()
+    for batch in loader:
+        loss, norm = update(state, batch)
+        if math.isfinite(loss + norm):
+            losses.append(loss)
+            skipped = 0
+        else:
+            skipped = _skip(state, skipped)
+        state.step += 1
+        bar.update()
+        seconds += time.monotonic() - began  # validation, samples and checkpoints are not training time
+        if state.step % settings.iters_per_log == 0 and losses:
+            metrics = {
+                "loss": sum(losses) / len(losses),
+                "gradient_norm": norm,
+                "learning_rate": learning_rate(state.step - 1, settings),
+                "samples_per_second": (state.step - logged) * samples / seconds,
+            }
+            log(state, board, **metrics)
+            bar.set_postfix(loss=f"{metrics['loss']:.3f}", samples_per_s=f"{metrics['samples_per_second']:.0f}")
+            losses, seconds, logged = [], 0.0, state.step
+        _now_and_then(state, board)
+        if stop():
+            note(f"stopped at step {state.step} of {settings.steps}; the same command goes on from there")
+            break
         began = time.monotonic()
-        for batch in batches(crops, settings.batch_size, state.config.data_config.n_workers):
-            loss, norm = update(state, batch)
-            if math.isfinite(loss) and math.isfinite(norm):
-                losses.append(loss)
-                skipped = 0
-            else:
-                skipped = _skip(state, skipped)
-            state.step += 1
-            bar.update()
-            seconds += time.monotonic() - began  # validation, samples and checkpoints are not training time
-            if state.step % settings.iters_per_log == 0 and losses:
-                metrics = {
-                    "loss": sum(losses) / len(losses),
-                    "gradient_norm": norm,
-                    "learning_rate": learning_rate(state.step - 1, settings),
-                    "samples_per_second": (state.step - logged) * samples / seconds,
-                }
-                log(state, board, **metrics)
-                bar.set_postfix(loss=f"{metrics['loss']:.3f}", samples_per_s=f"{metrics['samples_per_second']:.0f}")
-                losses, seconds, logged = [], 0.0, state.step
-            _now_and_then(state, board)
-            began = time.monotonic()
-    except KeyboardInterrupt:
-        note(f"interrupted at step {state.step}; the same command goes on from there")
-    finally:
-        bar.close()
-        if state.step % settings.iters_per_checkpoint:
-            save(state)
+    bar.close()
+    if state.saved_step != state.step:
+        save(state)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -172,15 +200,15 @@ def history_noise(config: TrainConfig, index: int) -> float:
 
 
 def update(state: Run, batch: dict[str, Tensor]) -> tuple[float, float]:
-    """One optimiser step; returns loss and gradient norm. A non-finite gradient changes nothing."""
+    """One optimiser step; returns loss and gradient norm. Without a finite loss and gradient it changes nothing."""
     settings = state.config.train_config
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings)
-    loss = negative_log_likelihood(state.model, batch, state.device)
+    loss = negative_log_likelihood(state.model, batch, state.device).mean()
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), settings.gradient_clip)
-    if torch.isfinite(norm):
+    if torch.isfinite(loss + norm):
         state.optimizer.step()
         # At the start the average follows quickly, lest it hold on to the random weights.
         decay = min(settings.ema_decay, (1 + state.step) / (10 + state.step))
@@ -190,30 +218,55 @@ def update(state: Run, batch: dict[str, Tensor]) -> tuple[float, float]:
 
 
 def negative_log_likelihood(
-    model: WaveNet, batch: dict[str, Tensor], device: torch.device, *, shuffled=False
+    model: WaveNet, batch: dict[str, Tensor], device: torch.device, warmup_samples: int = 0
 ) -> Tensor:
-    """Mean over a batch in nats per sample; `shuffled` gives every crop the conditioning of its neighbour."""
+    """Mean over each crop but its first `warmup_samples`, in nats per sample: [B]."""
     here = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    features, excitation = here["features"], here.get("excitation")
-    if shuffled:
-        features = features.roll(1, dims=0)
-        excitation = None if excitation is None else excitation.roll(1, dims=0)
     previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
-    params = model(history, features, excitation, previous)
-    return -model.log_likelihood(params, here["samples"]).mean()
+    params = model(history, here["features"], here.get("excitation"), previous)
+    return -model.log_likelihood(params, here["samples"])[:, warmup_samples:].mean(dim=1)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation crops, always the same ones, each with a partner whose MIDI it is given for comparison."""
+
+    crops: dict[str, Tensor]  # as a batch of all of them
+    partner: Tensor  # [N], a crop of another recording where there are several
+    warmup_samples: int
+
+
+def load_validation(config: Config, model: WaveNet) -> Validation:
+    """Read the validation crops. Raises InputError for what is wrong with their folder."""
+    indices = range(config.train_config.validation_crops)
+    warmup_frames = math.ceil(model.decoder.receptive_field / model.hop)
+    crops = _crops(config, model, config.data_config.validation_path, VALIDATION_SEED, indices, warmup_frames)
+    items = [crops[i] for i in indices]
+    recording, partner = [crops.where(i)[0] for i in indices], []
+    for i in indices:
+        following = [(i + k) % len(indices) for k in indices[1:]]
+        partner.append(next((k for k in following if recording[k] != recording[i]), following[0]))
+    stacked = {name: torch.stack([item[name] for item in items]) for name in items[0]}
+    return Validation(stacked, torch.tensor(partner), warmup_frames * model.hop)
 
 
 @torch.inference_mode()
 def validate(state: Run) -> dict[str, float]:
-    """Likelihood of the validation crops with their own MIDI and with another crop's, by the averaged weights."""
-    settings, data = state.config.train_config, state.config.data_config
-    crops = _crops(state.config, state.model, data.validation_path, VALIDATION_SEED, range(settings.validation_crops))
-    true = shuffled = 0.0
-    for batch in batches(crops, settings.batch_size, 0):
-        share = len(batch["samples"]) / settings.validation_crops
-        true += share * negative_log_likelihood(state.average, batch, state.device).item()
-        shuffled += share * negative_log_likelihood(state.average, batch, state.device, shuffled=True).item()
-    return {"validation_nll": true, "validation_nll_shuffled": shuffled, "validation_gap": shuffled - true}
+    """Likelihood of the validation crops with their own MIDI and with their partner's, by the averaged weights."""
+    validation, own, other = state.validation, [], []
+    for chosen in torch.arange(len(validation.partner)).split(state.config.train_config.batch_size):
+        batch = {name: value[chosen] for name, value in validation.crops.items()}
+        swapped = {name: validation.crops[name][validation.partner[chosen]] for name in ("features", "excitation")
+                   if name in batch}  # fmt: skip
+        for results, given in ((own, batch), (other, batch | swapped)):
+            results.append(negative_log_likelihood(state.average, given, state.device, validation.warmup_samples).cpu())
+    own, gap = torch.cat(own), torch.cat(other) - torch.cat(own)
+    return {
+        "validation_nll": own.mean().item(),
+        "validation_nll_shuffled": (own + gap).mean().item(),
+        "validation_gap": gap.mean().item(),
+        "validation_gap_error": gap.std().item() / math.sqrt(len(gap)),  # standard error, paired by crop
+    }
 
 
 def write_sample(state: Run, board: SummaryWriter) -> None:
@@ -227,7 +280,7 @@ def write_sample(state: Run, board: SummaryWriter) -> None:
     n_frames, hop = round(SAMPLE_SECONDS * data.midi_hz), data.audio_hz // data.midi_hz
     truth = pcm[round(start * data.audio_hz) :][: n_frames * hop]
     prefix = truth[None, : round(SAMPLE_PRIMED_SECONDS * data.midi_hz) * hop]
-    events = clip(performance, start, start + SAMPLE_SECONDS)
+    events = clip(performance, start, start + SAMPLE_SECONDS, CLIP_MARGIN_SECONDS)
     blocks = synthesize(state.average, [events], n_frames, data, streams=[0], seed=0, prefix=prefix)
     output = torch.cat([torch.from_numpy(block[0].copy()) for block in blocks])
     figure = clip_figure(events, SAMPLE_SECONDS, data.audio_hz, truth, output.numpy(), title=f"step {state.step}",
@@ -240,7 +293,7 @@ def write_sample(state: Run, board: SummaryWriter) -> None:
 
 
 def save(state: Run) -> None:
-    """Save a checkpoint of the state. Raises InputError instead if the weights are not finite any more."""
+    """Save a checkpoint and the curves so far. Raises InputError instead if the weights are not finite any more."""
     if not all(torch.isfinite(p).all() for p in state.model.parameters()):
         raise InputError(
             f"the weights of step {state.step} are not finite: not saved; lower train_config.learning_rate"
@@ -252,6 +305,9 @@ def save(state: Run) -> None:
     }
     keep = state.config.train_config.keep_checkpoints
     checkpoint.save(state.folder, state.step, state.average.state_dict(), training, state.config, keep)
+    state.saved_step = state.step
+    lines = (state.folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    save_figure(state.folder / CURVES_NAME, curves_figure([json.loads(line) for line in lines]))
 
 
 def _skip(state: Run, skipped: int) -> int:
@@ -276,16 +332,18 @@ def log(state: Run, board: SummaryWriter, **metrics: float) -> None:
 def _now_and_then(state: Run, board: SummaryWriter) -> None:
     """What does not happen at every step: validation, samples, checkpoints."""
     settings = state.config.train_config
+    if state.step % settings.iters_per_checkpoint == 0:
+        save(state)  # before what takes long and may be interrupted
     last = state.step == settings.steps
-    if state.config.data_config.validation_path and (state.step % settings.iters_per_validation == 0 or last):
+    if state.validation and (state.step % settings.iters_per_validation == 0 or last):
         log(state, board, **validate(state))
     if settings.iters_per_sample and state.step % settings.iters_per_sample == 0:
         write_sample(state, board)
-    if state.step % settings.iters_per_checkpoint == 0:
-        save(state)
 
 
-def _crops(config: Config, model: WaveNet, path: str, seed: int, indices: range, noise=None) -> Crops:
+def _crops(
+    config: Config, model: WaveNet, path: str, seed: int, indices: range, warmup_frames: int = 0, noise=None
+) -> Crops:
     return Crops(
         ProcessedFolder(path),
         config.data_config,
@@ -294,6 +352,7 @@ def _crops(config: Config, model: WaveNet, path: str, seed: int, indices: range,
         codes=not model.decoder.mixture,
         seed=seed,
         indices=indices,
+        warmup_frames=warmup_frames,
         history_noise=noise,
     )
 

@@ -1,12 +1,15 @@
 """The five commands in the order a user runs them, on three-second recordings: what they make, and that they resume."""
 
 import json
+import os
 import shutil
+import signal
 import wave
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from tiny_road import (
     CLIP_SECONDS,
     HZ,
@@ -26,6 +29,7 @@ import preprocess_audio
 import preprocess_maestro
 import resample_audio
 import train
+from checkpoint import load_weights
 
 CLIP_SAMPLES, PRIMED_SAMPLES = round(CLIP_SECONDS * HZ), round(PRIMED_SECONDS * HZ)
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -180,6 +184,40 @@ def test_a_run_that_is_killed_and_resumed_equals_one_in_one_go(road, tmp_path):
     assert [line["loss"] for line in metrics(tmp_path / "parts") if "loss" in line] == [
         line["loss"] for line in metrics(tmp_path / "whole") if "loss" in line
     ]
+
+
+def test_force_touches_nothing_before_the_rest_of_the_config_is_right(road, tmp_path):
+    run = shutil.copytree(road.folder / "run", tmp_path / "run")
+    before = files(run)
+    for wrong in ("train_config.checkpoint_path=nowhere", "data_config.validation_path=nowhere"):
+        outcome = call(
+            train, "-c", road.config, "--force", "--set", f"train_config.output_directory={run}", "--set", wrong
+        )
+        assert outcome.code == 2 and "nowhere" in outcome.err
+        assert files(run) == before
+
+
+@pytest.mark.parametrize("after", ["update", "validate"])
+def test_a_run_that_is_stopped_saves_whole_steps_and_loses_none(road, tmp_path, monkeypatch, after):
+    """A signal may arrive in the middle of a step, or while a checkpoint's step is validated."""
+    arguments = ("-c", road.config, "--set", "train_config.iters_per_validation=2", "--set")
+    assert call(train, *arguments, f"train_config.output_directory={tmp_path / 'whole'}").code == 0
+    original = getattr(train, after)
+
+    def interrupted(state, *rest):
+        result = original(state, *rest)
+        if state.step in (1, 2):
+            os.kill(os.getpid(), signal.SIGTERM if after == "update" else signal.SIGINT)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, after, interrupted)
+        stopped = call(train, *arguments, f"train_config.output_directory={tmp_path / 'parts'}")
+    assert stopped.code == 0 and "stopped at step 2 of 4; the same command goes on" in stopped.err
+    assert [folder.name for folder in sorted((tmp_path / "parts").glob("step_*"))] == ["step_00000002"]
+    assert call(train, *arguments, f"train_config.output_directory={tmp_path / 'parts'}").code == 0
+    weights = [load_weights(tmp_path / name)[0] for name in ("whole", "parts")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_rerun_finds_everything_done(road):

@@ -6,8 +6,19 @@ import math
 import numpy as np
 import pytest
 
-from conditioning import N_EXCITATION, PRESETS, NoteConditioning, feature_names, n_features
-from midi import LOWEST_PITCH, N_PITCHES, SOFT, SOSTENUTO, SUSTAIN, Performance, sounding_offset
+from conditioning import N_EXCITATION, NoteConditioning, feature_names, n_features
+from config import FEATURE_PRESETS
+from midi import (
+    CLIP_MARGIN_SECONDS,
+    LOWEST_PITCH,
+    N_PITCHES,
+    SOFT,
+    SOSTENUTO,
+    SUSTAIN,
+    Performance,
+    clip,
+    sounding_offset,
+)
 
 AUDIO_HZ, MIDI_HZ = 16000, 250
 FRAME = 1 / MIDI_HZ
@@ -62,7 +73,7 @@ def test_presets_and_their_sizes():
     assert n_features(["note_state"]) == 4 * 88 + 3
     assert n_features(["paper_v1"]) == n_features(["paper_v5"]) == 88
     piece = random_performance(0)
-    for preset, names in PRESETS.items():
+    for preset, names in FEATURE_PRESETS.items():
         both = [conditioning(piece, *chosen).features(-5, 300) for chosen in ([preset], names)]
         assert both[0].tobytes() == both[1].tobytes() and both[0].shape == (n_features([preset]), 300)
     onsets = conditioning(piece, "paper_v5").features(-100, 600)
@@ -294,3 +305,20 @@ def test_a_chord_is_the_sum_of_its_notes():
     first, second = (0.0, 0.2, C4, 90), (0.1, 0.3, 64, 60)
     apart = [conditioning(performance([note])).excitation(0, 120) for note in (first, second)]
     np.testing.assert_allclose(conditioning(performance([first, second])).excitation(0, 120), sum(apart), atol=1e-6)
+
+
+def test_a_clip_with_its_margin_gives_the_conditioning_of_the_whole():
+    rng = np.random.default_rng(3)
+    notes = [(t, t + rng.uniform(0.05, 3), int(rng.integers(21, 109)), 80) for t in np.arange(0, 60, 0.15)]
+    whole = performance(notes)
+    part = clip(whole, 30.0, 34.0, CLIP_MARGIN_SECONDS)
+    for name in ("features", "excitation"):
+        expected = getattr(conditioning(whole), name)(30 * 250 - 100, 1200)
+        np.testing.assert_allclose(getattr(conditioning(part), name)(-100, 1200), expected, rtol=0, atol=1e-5)
+
+
+def test_a_held_note_is_left_out_only_when_it_cannot_be_heard():
+    for pitch in (21, 48, 84):
+        sound = conditioning(performance([(0, 300, pitch, 127)])).excitation(0, 250 * 90)
+        heard = np.flatnonzero(np.abs(sound).max(axis=0))
+        assert np.abs(sound[:, heard[-1] - 64 :]).max() < 1.5e-3 < np.abs(sound[:, : heard[-1] // 2]).max()

@@ -1,5 +1,6 @@
 """The processed folder comes back as written or is refused; crops are slices of it, chosen by seed, rank and index."""
 
+import dataclasses
 import json
 import multiprocessing
 from pathlib import Path
@@ -71,13 +72,13 @@ def test_a_folder_comes_back_as_written(folder):
     assert opened.audio_hz == AUDIO_HZ and [row.n_samples for row in opened.rows] == [500, 4000, 1603]
     assert opened.rows[1] == Row(1, "2004/é 1.wav", "1.midi", "train", 2004, 1.0, 4000, 12, 'A "B", C', "D\nE")
     for position, row in enumerate(opened.rows):
-        assert dataset.finished(folder, row.index) == row
+        assert dataset.finished(folder, row) == row
         pcm = opened.pcm(position)
         assert isinstance(pcm, np.memmap) and pcm.dtype == np.int16 and not pcm.flags.writeable
         assert np.array_equal(pcm, np.random.default_rng(position).integers(-20000, 20000, row.n_samples))
         there, made = opened.performance(position), make_performance(position, row.duration)
         assert np.array_equal(there.onset, made.onset) and np.array_equal(there.pedals[64], made.pedals[64])
-    assert dataset.finished(folder, 3) is None
+    assert dataset.finished(folder, dataclasses.replace(opened.rows[0], index=3)) is None
     assert not list(folder.glob(".*"))
 
 
@@ -96,13 +97,21 @@ def test_a_row_is_written_last(tmp_path, monkeypatch):
     row = Row(0, "", "", "train", 2004, 1.0, 4, 12, "", "")
     with pytest.raises(OSError, match="No space"):
         dataset.write_recording(tmp_path, row, np.zeros(4, dtype=np.int16), make_performance(0, 1.0))
-    assert dataset.finished(tmp_path, 0) is None
+    assert dataset.finished(tmp_path, row) is None
 
 
 def test_a_damaged_row_means_that_the_recording_is_not_finished(folder):
+    row = ProcessedFolder(folder).rows[0]
     for text in ("", "{", "[]", '{"index": 0}'):
         (folder / "0.json").write_text(text)
-        assert dataset.finished(folder, 0) is None
+        assert dataset.finished(folder, row) is None
+
+
+@pytest.mark.parametrize("name", ["audio_filename", "midi_filename", "split"])
+def test_another_recording_under_an_index_is_not_taken_for_finished(folder, name):
+    recording = dataclasses.replace(ProcessedFolder(folder).rows[1], **{name: "other"})
+    with pytest.raises(InputError, match=f"another recording under index 1 .{name} .*'other'.* --force"):
+        dataset.finished(folder, recording)
 
 
 def test_a_folder_of_other_contents_is_not_taken(folder, tmp_path):
@@ -296,18 +305,19 @@ def test_damage_met_while_reading_is_one_line_also_from_a_worker(folder, n_worke
 def test_clips_come_back_by_name_and_damage_is_refused(tmp_path):
     folder = tmp_path / "test"
     with pytest.raises(InputError, match="holds no test clips; make some"):
-        dataset.read_clips(folder, AUDIO_HZ)
+        dataset.clip_paths(folder)
     dataset.begin_clips(folder, MADE_FROM, force=False)
     pcm = np.arange(-500, 500, dtype=np.int16)
     for number in (1, 0):
         name = dataset.write_clip(folder, number, "x", 1.5, pcm + number, make_performance(0, 1.0), AUDIO_HZ)
         assert name == f"clip_00{number}_x_1.500s"
-    clips = dataset.read_clips(folder, AUDIO_HZ)
+    paths = dataset.clip_paths(folder)
+    clips = [dataset.read_clip(path, AUDIO_HZ) for path in paths]
     assert [clip.name for clip in clips] == ["clip_000_x_1.500s", "clip_001_x_1.500s"]
     assert np.array_equal(clips[1].pcm, pcm + 1)
     assert np.array_equal(clips[1].performance.onset, make_performance(0, 1.0).onset)
     with pytest.raises(InputError, match="is at 4000 Hz, expected 16000"):
-        dataset.read_clips(folder, 16000)
+        dataset.read_clip(paths[1], 16000)
     (folder / "clip_001_x_1.500s.npz").unlink()
     with pytest.raises(InputError, match=r"clip_001_x_1\.500s\.npz"):
-        dataset.read_clips(folder, AUDIO_HZ)
+        dataset.read_clip(paths[1], AUDIO_HZ)

@@ -12,8 +12,8 @@ import soundfile
 
 import cli
 import demo_data
-from demo_music import HIGHEST, LOWEST
-from demo_piano import NOISE_FLOOR, RELEASE_TAIL_SECONDS
+from demo_music import HIGHEST, LOWEST, compose
+from demo_piano import NOISE_FLOOR, RELEASE_TAIL_SECONDS, render
 from errors import InputError
 from midi import read_midi
 
@@ -36,7 +36,7 @@ def one_note(path: Path, pitch: int, *, velocity: int = 80, held: float = 1.0, p
         track.append(message.copy(time=tick - now))
         now = tick
     mido.MidiFile(ticks_per_beat=480, tracks=[track]).save(path)
-    return demo_data.render(path, HZ).mean(axis=1)
+    return render(path, HZ).mean(axis=1)
 
 
 def level_db(sound: np.ndarray, start: float, end: float) -> float:
@@ -81,8 +81,8 @@ def test_partials_are_stretched(tmp_path: Path) -> None:
 def test_onsets_carry_the_energy_of_the_composed_pitches(tmp_path: Path) -> None:
     """At each onset the level rises at the note's pitch, and stands out from the semitones beside it."""
     path = tmp_path / "piece.mid"
-    demo_data.compose(2, 30.0).save(path)
-    notes, sound = read_midi(path), demo_data.render(path, HZ).mean(axis=1)
+    compose(2, 30.0).save(path)
+    notes, sound = read_midi(path), render(path, HZ).mean(axis=1)
     n_samples, rises, contrasts = HZ // 8, [], []
 
     def level(first: int, pitch: int) -> float:
@@ -134,7 +134,7 @@ def test_silence_is_the_noise_floor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_a_piece_is_playable_piano_music(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "piece.mid"
-    piece = demo_data.compose(seed, 40.0)
+    piece = compose(seed, 40.0)
     piece.save(path)
     notes = read_midi(path)
     assert piece.type == 1 and len(piece.tracks) == 2
@@ -150,7 +150,7 @@ def test_a_piece_is_playable_piano_music(tmp_path: Path, seed: int) -> None:
 
 
 def test_other_seeds_are_other_pieces() -> None:
-    pieces = [[str(message) for message in demo_data.compose(seed, 10.0).tracks[0]] for seed in range(4)]
+    pieces = [[str(message) for message in compose(seed, 10.0).tracks[0]] for seed in range(4)]
     assert all(pieces[a] != pieces[b] for a in range(4) for b in range(a))
 
 
@@ -190,19 +190,25 @@ def test_a_rerun_completes_what_is_missing(tiny: Path, capsys: pytest.CaptureFix
     assert kept.stat().st_mtime_ns == written
 
 
-def test_refuses_other_folders_unless_forced(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_always_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="--force"):
-        demo_data.make_data_set(tmp_path, **TINY)
+    for force in (False, True):
+        with pytest.raises(InputError, match="choose another folder"):
+            demo_data.make_data_set(tmp_path, force=force, **TINY)
     assert list(digest(tmp_path)) == ["thesis.txt"]
-    demo_data.make_data_set(tmp_path, force=True, **TINY)
-    assert (tmp_path / "thesis.txt").read_text() == "precious"
-    pieces = digest(tmp_path)
-    with pytest.raises(InputError, match="other parameters"):
-        demo_data.make_data_set(tmp_path, **{**TINY, "train_minutes": 0.06})
-    assert digest(tmp_path) == pieces
-    demo_data.make_data_set(tmp_path, force=True, **{**TINY, "train_minutes": 0.06})
-    assert soundfile.info(sorted(tmp_path.rglob("*001.wav"))[0]).duration == pytest.approx(3.6, abs=0.05)
+
+
+def test_force_replaces_a_data_set_of_other_arguments(tmp_path: Path) -> None:
+    demo_data.make_data_set(tmp_path, seed=1, **TINY)
+    (tmp_path / "2008/thesis.wav").write_text("precious")
+    before, other = digest(tmp_path), {**TINY, "train_minutes": 0.06}
+    with pytest.raises(InputError, match=r"another config .*--force"):
+        demo_data.make_data_set(tmp_path, **other)
+    assert digest(tmp_path) == before
+    demo_data.make_data_set(tmp_path, force=True, **other)
+    assert soundfile.info(tmp_path / "2008/demo_seed0_001.wav").duration == pytest.approx(3.6, abs=0.05)
+    assert (tmp_path / "2008/thesis.wav").read_text() == "precious"
+    assert not list(tmp_path.rglob("demo_seed1_*"))
 
 
 @pytest.mark.parametrize("arguments", [["--minutes", "0"], ["--minutes", "nan"], ["--seed", "-1"]])

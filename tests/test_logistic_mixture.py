@@ -54,10 +54,12 @@ def test_float32_keeps_the_likelihood(case):
 
 
 def test_it_runs_in_float32_under_autocast():
-    params, samples = torch.randn(2, 30, 50), torch.randint(-32768, 32768, (2, 50))
-    expected = log_likelihood(params, samples)
+    params, samples = torch.randn(2, 30, 50).bfloat16(), torch.randint(-32768, 32768, (2, 50))
+    expected = log_likelihood(params.float(), samples)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(log_likelihood(params, samples), expected)
+        result = log_likelihood(params, samples)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("value", [-32768, -32767, 0, 12345, 32766, 32767])

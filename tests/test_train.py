@@ -40,11 +40,11 @@ def make_state(tmp_path):
 def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path, monkeypatch):
     state = make_state(tmp_path)
     before = state.model.weight.detach().clone()
-    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum() * math.nan)
+    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum(dim=1) * math.nan)
     loss, norm = train.update(state, {})
     assert not math.isfinite(loss) and not math.isfinite(norm)
     assert torch.equal(state.model.weight, before) and torch.equal(state.average.weight, before)
-    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum() * 1.0)
+    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum(dim=1))
     train.update(state, {})
     assert not torch.equal(state.model.weight, before)
 
@@ -53,7 +53,7 @@ def test_the_average_follows_the_weights(tmp_path, monkeypatch):
     state = make_state(tmp_path)
     state.step = 1000  # past the quick start of the average
     start = state.average.weight.item()
-    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum() * 1.0)
+    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum(dim=1))
     train.update(state, {})
     assert state.average.weight.item() == pytest.approx((start + state.model.weight.item()) / 2)
 
@@ -81,3 +81,30 @@ def test_only_a_run_s_folder_is_taken(tmp_path):
         train._claim_run(tmp_path, force=True)
     with pytest.raises(InputError, match="is a file"):
         train._claim_run(tmp_path / "diary.txt", force=False)
+
+
+def test_a_validation_crop_s_partner_is_of_another_recording_where_there_is_one(road):
+    config = train.load_config(road.config, train.NEEDS, ["train_config.validation_crops=12"])
+    for path, several in ((road.folder / "train", True), (road.folder / "validation", False)):
+        config.data_config.validation_path = str(path)
+        model = train.checkpoint.build_model(config)
+        validation = train.load_validation(config, model)
+        crops = train._crops(config, model, str(path), train.VALIDATION_SEED, range(12))
+        recording = [crops.where(i)[0] for i in range(12)]
+        assert (len(set(recording)) > 1) == several
+        for i, k in enumerate(validation.partner.tolist()):
+            assert recording[k] != recording[i] if several else k != i
+        assert validation.warmup_samples >= model.decoder.receptive_field
+
+
+def test_the_gap_is_that_of_the_partner_s_midi(road, monkeypatch):
+    """With a likelihood that only counts the notes in the features, the gap is the difference of the counts."""
+    config = train.load_config(road.config, train.NEEDS, ["train_config.validation_crops=6"])
+    state = train.begin(config, force=False)
+    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, batch, *_: batch["features"].sum(dim=(1, 2)))
+    result = train.validate(state)
+    notes = state.validation.crops["features"].sum(dim=(1, 2))
+    gap = notes[state.validation.partner] - notes
+    assert result["validation_nll"] == pytest.approx(notes.mean().item())
+    assert result["validation_gap"] == pytest.approx(gap.mean().item(), abs=1e-3)
+    assert result["validation_gap_error"] == pytest.approx(gap.std().item() / 6**0.5, rel=1e-4)

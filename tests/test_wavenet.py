@@ -72,6 +72,29 @@ def test_cached_steps_give_the_parallel_pass(dtype, tolerance, output, kernel_si
 
 
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
+def test_the_default_size_is_exact_too(output):
+    torch.manual_seed(0)
+    model = WaveNet(WavenetConfig(output=output), CondWavenetConfig(), n_features=N_FEATURES, n_excitation=N_EXCITATION,
+                    audio_hz=4000, midi_hz=250).eval()  # fmt: skip
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.random((2, N_FEATURES, 400))).float()
+    excitation = torch.from_numpy(rng.normal(size=(2, N_EXCITATION, 40 * HOP))).float()
+    conditioning = Conditioning(lambda first, n: features[..., first + 200 : first + 200 + n],
+                                lambda first, n: excitation[..., first * HOP : (first + n) * HOP])  # fmt: skip
+    samples = random_samples(model, n_frames=40)
+    with torch.inference_mode():
+        expected = parallel(model, samples, conditioning)
+        caches = Caches(model.decoder, 2)
+        model.decoder.fill(caches, samples[:, : 30 * HOP], *conditioning.block(model, 0, 30))
+        context, excited = model.decoder.prepare(*conditioning.block(model, 30, 10))
+        cond = torch.stack([model.decoder.layer_conditioning(x, context, excited) for x in model.decoder.layers], 1)
+        for t in range(10 * HOP):
+            params = caches.step(model.decoder, 30 * HOP + t, cond[t])
+            torch.testing.assert_close(params, expected[..., 30 * HOP + t], rtol=1e-5, atol=1e-5)
+            caches.push(samples[:, 30 * HOP + t])
+
+
+@pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 @pytest.mark.parametrize("kernel_size", [2, 3])
 def test_generation_is_what_the_parallel_pass_draws_from_the_same_uniforms(output, kernel_size):
     model, conditioning = make_model(output, kernel_size), make_conditioning()

@@ -1,0 +1,82 @@
+"""Preprocessing where the metadata changed meanwhile, and what a test clip holds beyond its audio."""
+
+import numpy as np
+from test_report import made, pixels
+from tiny_road import SECONDS, call, files, refused, settings, write_audio, write_config, write_maestro, write_midi
+
+import audio
+import dataset
+import midi
+import preprocess_audio
+import preprocess_maestro
+import report
+
+CLIP_SECONDS = 0.5
+
+
+def test_metadata_in_another_order_are_refused(tmp_path):
+    """Rows are known by their number: with two of them swapped, the folder's 0.npy is another recording."""
+    metadata = write_maestro(tmp_path / "maestro", ["train", "train"]) / "maestro-v2.0.0.csv"
+    arguments = ("-c", write_config(tmp_path))
+    assert call(preprocess_maestro, *arguments).code == 0
+    before = files(tmp_path / "train")
+    header, *rows = metadata.read_text(encoding="utf-8").splitlines()
+    metadata.write_text("\n".join([header, *reversed(rows)]) + "\n", encoding="utf-8")
+
+    refused(call(preprocess_maestro, *arguments), "holds another recording under index 0", "2004/1.wav", "--force")
+    assert files(tmp_path / "train") == before
+    assert call(preprocess_maestro, *arguments, "--force").code == 0
+    assert [row.audio_filename for row in dataset.ProcessedFolder(tmp_path / "train").rows] == [
+        "2004/1.wav",
+        "2004/0.wav",
+    ]
+
+
+def test_a_clip_keeps_the_notes_of_its_margins_and_shows_its_own(tmp_path, monkeypatch):
+    """Clips lie at 30, 40 and 45 s, each with one note, the others of these up to 15 s before and after."""
+    notes = [(second, second + 0.1, pitch, 90) for second, pitch in ((0, 30), (30, 50), (40, 60), (45, 70), (66, 80))]
+    write_midi(tmp_path / "pairs/a.mid", notes)
+    write_audio(tmp_path / "pairs/a.wav", notes, seconds=60.0)
+    overrides = ("maestro_dir=", f"audio_dir={tmp_path}/pairs", "n_clips=8", f"test_segment_length={CLIP_SECONDS}")
+    figures = {}
+    monkeypatch.setattr(preprocess_audio, "save_figure", lambda path, figure: figures.update({path.stem: figure}))
+    done = call(preprocess_audio, "-d", tmp_path / "clips", "-c", write_config(tmp_path), "--json",
+                *settings(*(f"preprocess_config.{override}" for override in overrides)))  # fmt: skip
+    assert done.code == 0 and len(done.result["clips"]) == 8
+
+    own_pitches = set()
+    for name in done.result["clips"]:
+        clip = dataset.read_clip(tmp_path / f"clips/{name}.wav", 16000)
+        start = float(name.rsplit("_", 1)[1][:-1])
+        assert clip.performance.pitch.tolist() == [50, 60, 70]
+        np.testing.assert_allclose(clip.performance.onset, np.array([30, 40, 45]) - start, atol=1e-9)
+        (own,) = np.flatnonzero((clip.performance.onset >= 0) & (clip.performance.onset < CLIP_SECONDS))
+        assert clip.performance.onset[own] >= CLIP_SECONDS / 2  # notes begin in the part that a primed model plays
+        drawn = figures[name].axes[0].collections[-1].get_array()  # a velocity for every note that is held
+        low, high = figures[name].axes[0].get_ylim()
+        assert len(drawn) == 1 and (low + high) / 2 == clip.performance.pitch[own]
+        own_pitches.add(int(clip.performance.pitch[own]))
+    assert len(own_pitches) > 1
+
+
+def test_the_margin_of_a_clip_is_not_seen():
+    rng = np.random.default_rng(0)
+    onset = np.sort(rng.uniform(0, 60, 200))
+    notes = [(t, t + 0.5, int(rng.integers(30, 90)), int(rng.integers(1, 128))) for t in onset]
+    sustain = [(float(t), int(rng.integers(0, 128))) for t in np.arange(0.3, 60, 1.7)]
+    whole = made([*notes, (27.0, 27.5, 95, 60), (31.0, 31.5, 25, 60), (11.0, 12.0, 21, 60)], sustain)
+    plain, wide = midi.clip(whole, 26, 30), midi.clip(whole, 26, 30, margin=midi.CLIP_MARGIN_SECONDS)
+    assert wide.onset[0] < -15 and wide.onset[-1] > 15 and len(plain.onset) < len(wide.onset) / 5
+    pictures = [pixels(report.roll_figure(performance, 4.0)) for performance in (plain, wide)]
+    assert np.array_equal(*pictures)
+
+
+def test_every_kind_of_audio_that_can_be_resampled_is_found_beside_its_midi(tmp_path):
+    for number, suffix in enumerate(audio.AUDIO_SUFFIXES):
+        notes = [(0.1 * k, 0.1 * k + 0.05, 60, 90) for k in range(int(10 * SECONDS))]
+        write_midi(tmp_path / f"pairs/{number}.mid", notes)
+        (tmp_path / f"pairs/{number}{suffix}").touch()
+    overrides = settings("preprocess_config.maestro_dir=", f"preprocess_config.audio_dir={tmp_path}/pairs")
+    done = call(preprocess_audio, "-d", tmp_path / "clips", "-c", write_config(tmp_path), "--json", *overrides)
+    assert "has no audio" not in done.err
+    assert len(done.result["failures"]) == len(audio.AUDIO_SUFFIXES)

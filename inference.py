@@ -145,7 +145,7 @@ def _midi_tasks(paths: list[Path], settings: InferenceConfig, data: DataConfig) 
                 raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
             if path.stem in {task.name for task in tasks}:
                 raise InputError(f"another file of the name {path.stem} stands before it; rename one of them")
-            tasks.append(Task(path.stem, number, performance, math.ceil(seconds * data.midi_hz), None))
+            tasks.append(Task(path.stem, number, performance, math.ceil(seconds * data.midi_hz - 1e-6), None))
         except InputError as error:
             failures.append(Failure(str(path), reason(error)))
     return tasks, failures

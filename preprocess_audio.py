@@ -103,7 +103,8 @@ def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
     for midi_path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES):
         stem = (audio_dir / midi_path.relative_to(folder)).with_suffix("")
         resampled = stem.with_name(f"{stem.name}_{config.audio_hz}.wav")
-        candidates = [resampled, *(stem.with_name(stem.name + suffix) for suffix in AUDIO_SUFFIXES)]
+        suffixes = [*AUDIO_SUFFIXES, *map(str.upper, AUDIO_SUFFIXES)]
+        candidates = [resampled, *(stem.with_name(stem.name + suffix) for suffix in suffixes)]
         audio_path = next((c for c in candidates if c.is_file()), None)
         if audio_path:
             pairs.append(Pair(stem.name, audio_path, midi_path))

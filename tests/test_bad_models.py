@@ -30,7 +30,7 @@ def test_training_without_usable_data(road, tmp_path):
     refused(answer("data_config.dataset_path="), "data_config.dataset_path is empty")
     refused(answer(f"data_config.dataset_path={tmp_path}/empty"), "not a processed folder", "preprocess_maestro.py")
     refused(answer(f"data_config.dataset_path={tmp_path}/none"), "not a processed folder", "preprocess_maestro.py")
-    refused(answer("data_config.segment_length=5"), "no recording", "5.0 s", "segment_length")
+    refused(answer("data_config.segment_length=5"), "no recording", "crop of 5 s", "segment_length")
     refused(answer("data_config.audio_hz=8000"), "is at 16000 Hz", "data_config.audio_hz = 8000")
     refused(answer("cond_wavenet_config.lookahead_ms=500"), "look-ahead", "cond_wavenet_config.lookahead_ms")
     refused(answer("train_config.checkpoint_path=/no/such"), "no checkpoint at /no/such")

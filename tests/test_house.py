@@ -16,11 +16,11 @@ MODULES = {path.stem for path in ROOT.glob("*.py")}
 SHARED = MODULES - STEPS - MODEL - ON_THE_MODEL
 
 
-def imports(module):
+def imports(module, among=MODULES):
     tree = ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
     named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     named |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    return {name.split(".")[0] for name in named if name} & MODULES
+    return {name.split(".")[0] for name in named if name} & among
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -31,6 +31,12 @@ def test_imports_keep_to_the_floors(module):
         **dict.fromkeys(ON_THE_MODEL, SHARED | MODEL | ON_THE_MODEL),
     }.get(module, SHARED)
     assert imports(module) <= allowed
+
+
+def test_the_bridge_stands_on_the_model_and_nothing_stands_on_it():
+    rooms = [path.stem for path in (ROOT / "nv_wavenet_bridge").glob("*.py")]
+    assert all(imports(f"nv_wavenet_bridge/{room}") <= SHARED | MODEL | ON_THE_MODEL for room in rooms)
+    assert not any(imports(module, {"nv_wavenet_bridge"}) for module in MODULES)
 
 
 def test_the_table_of_config_keys_is_up_to_date():

@@ -1,0 +1,226 @@
+"""Export a trained model and some pieces to a bundle that nv-wavenet plays (README.md in this folder).
+
+    python -m nv_wavenet_bridge.export -c config_inference.json --checkpoint runs/maestro --midi song.mid --out bundle
+    python -m nv_wavenet_bridge.export -c config_inference.json --checkpoint runs/maestro --clips test --out bundle
+
+Pieces are played free, from silence, with the seed and temperature of inference_config: inference.py plays the same.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import checkpoint
+from atomic import atomic_folder
+from cli import Failure, choose_device, finish, note, parser, progress, reason, run
+from config import DataConfig, InferenceConfig, load_config
+from dataset import clip_paths, read_clip
+from errors import InputError
+from midi import Performance, read_midi, sounding_offset
+from nv_wavenet_bridge import bundle, fold
+from synthesis import conditioning
+from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
+
+BLOCK_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One row of the batch; `stream` numbers its source of randomness."""
+
+    name: str
+    stream: int
+    performance: Performance
+    n_frames: int
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the export; returns the exit code."""
+    arguments = parser(__doc__, config="config_inference.json")
+    arguments.add_argument("--checkpoint", help="what to export, instead of inference_config.model_filename")
+    arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="pieces: these MIDI files")
+    arguments.add_argument(
+        "--clips", help="pieces: the test clips in this folder, instead of inference_config.test_dir"
+    )
+    arguments.add_argument("--out", type=Path, required=True, help="the bundle: a folder to make")
+    arguments.add_argument("--max_seconds", type=float, help="cut longer pieces")
+    args = arguments.parse_args(argv)
+    if args.midi and args.clips:
+        raise InputError("--midi and --clips exclude each other; make two bundles")
+    settings = load_config(args.config, ("inference_config",), args.overrides).inference_config
+    source = args.checkpoint or settings.model_filename
+    _check_target(args.out, args.force)
+    model, theirs, step = checkpoint.load_model(source, choose_device(settings.device))
+    if found := fold.obstacles(theirs.wavenet_config):
+        listed = "; ".join(f"({i}) {why}" for i, why in enumerate(found, start=1))
+        raise InputError(f"{source} can't be exported to nv-wavenet, train another: {listed}")
+    if wrong := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:
+        raise InputError(f"{source} has NaN or infinite weights ({wrong[0]}); use an earlier checkpoint")
+    data = theirs.data_config
+    pieces, failures = (
+        _midi_pieces(args.midi, settings, data) if args.midi else _clip_pieces(args.clips or settings.test_dir, data)
+    )
+    pieces = _cut(pieces, args.max_seconds, data.midi_hz)
+    if pieces:
+        _check_sizes(model, pieces, data)
+        about = {"checkpoint": str(source), "step": step, "seed": settings.seed, "temperature": settings.temperature,
+                 "audio_hz": data.audio_hz, "model": theirs.as_dict()}  # fmt: skip
+        _write(args.out, model, pieces, data, about)
+    result = {"bundle": str(args.out), "pieces": [piece.name for piece in pieces]}
+    summary = (
+        f"{len(pieces)} pieces in {args.out}; check them: python -m nv_wavenet_bridge.check {args.out}"
+        if pieces
+        else "nothing was made"
+    )
+    return finish(summary, result, failures, len(pieces), as_json=args.as_json)
+
+
+def _check_target(folder: Path, force: bool) -> None:
+    if folder.is_file():
+        raise InputError(f"{folder} is a file, expected a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / bundle.BUNDLE_NAME).is_file():
+        raise InputError(f"{folder} exists and is not a bundle (no {bundle.BUNDLE_NAME}); choose another folder")
+    if not force:
+        raise InputError(f"{folder} holds a bundle; choose another folder, or use --force to replace it")
+
+
+def _midi_pieces(paths: list[Path], settings: InferenceConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
+    pieces, failures = [], []
+    for number, path in enumerate(paths):
+        try:
+            performance = read_midi(path)
+            for dropped in performance.dropped:
+                note(f"{path}: {dropped}")
+            if path.stem in {piece.name for piece in pieces}:
+                raise InputError(f"another file of the name {path.stem} stands before it; rename one of them")
+            ends = sounding_offset(performance)  # infinite under a pedal that is never released
+            last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
+            n_frames = math.ceil((last + settings.tail_seconds) * data.midi_hz)
+            pieces.append(Piece(path.stem, number, performance, n_frames))
+        except InputError as error:
+            failures.append(Failure(str(path), reason(error)))
+    return pieces, failures
+
+
+def _clip_pieces(folder: str, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
+    hop, pieces, failures = data.audio_hz // data.midi_hz, [], []
+    for number, path in enumerate(clip_paths(folder)):
+        try:
+            clip = read_clip(path, data.audio_hz)
+            if len(clip.pcm) < hop:
+                raise InputError("has less than a conditioning frame; cut longer clips")
+            pieces.append(Piece(clip.name, number, clip.performance, len(clip.pcm) // hop))
+        except InputError as error:
+            failures.append(Failure(path.stem, reason(error)))
+    return pieces, failures
+
+
+def _cut(pieces: list[Piece], seconds: float | None, midi_hz: int) -> list[Piece]:
+    if seconds is None:
+        return pieces
+    if not seconds * midi_hz >= 1 or math.isinf(seconds):
+        raise InputError(f"--max_seconds {seconds:g}: expected at least a conditioning frame, {1 / midi_hz:g} s")
+    most = int(seconds * midi_hz + 1e-6)
+    for piece in pieces:
+        if piece.n_frames > most:
+            note(f"{piece.name}: cut from {piece.n_frames / midi_hz:g} to {most / midi_hz:g} s")
+    return [replace(piece, n_frames=min(piece.n_frames, most)) for piece in pieces]
+
+
+def _check_sizes(model: WaveNet, pieces: list[Piece], data: DataConfig) -> None:
+    """Refuse what nv-wavenet can't index, and say how large the conditioning gets."""
+    config, batch_size = model.decoder.config, len(pieces)
+    wide = fold.kernel_size(config)[0]
+    longest = max(pieces, key=lambda piece: piece.n_frames)
+    seconds = longest.n_frames / data.midi_hz
+    most = fold.most_samples(config.n_layers, wide, batch_size) // model.hop / data.midi_hz
+    if seconds > most:
+        raise InputError(
+            f"{longest.name} lasts {seconds:.1f} s; nv-wavenet's 32-bit index reaches {most:.1f} s of conditioning of "
+            f"this model for {batch_size} pieces side by side; use --max_seconds {math.floor(most * 10) / 10:g}"
+            + (", or export fewer at once" if batch_size > 1 else "")
+        )
+    if not fold.history_fits(config.n_layers, fold.longest_dilation(config), wide, batch_size):
+        raise InputError(
+            f"the layers' history of {batch_size} pieces is beyond nv-wavenet's 32-bit index; export fewer at once"
+        )
+    n_bytes = 4 * 2 * wide * batch_size * config.n_layers * longest.n_frames * model.hop
+    note(
+        f"{bundle.COND_NAME} takes {n_bytes / 1e9:.2f} GB: {batch_size} x {seconds:g} s, {config.n_layers} layers of "
+        f"2 x {wide} values a sample; on the GPU as much again"
+    )
+
+
+def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, about: dict[str, Any]) -> None:
+    """Write a whole bundle, or none."""
+    n_frames = max(piece.n_frames for piece in pieces)
+    device = next(model.parameters()).device
+    cond = conditioning([piece.performance for piece in pieces], data, device)
+    uniforms = seeded_uniforms(about["seed"], [piece.stream for piece in pieces], 1, device)
+    weights = fold.fold(model, about["temperature"])
+    bundle.unflatten(bundle.flatten(weights), "the folded model")
+    size, n_samples = bundle.sizes(weights), n_frames * model.hop
+    shape = (len(pieces), n_samples)
+    with atomic_folder(folder) as aside:
+        bundle.write_weights(aside, weights)
+        projected = conditioning_blocks(model, cond, n_frames)
+        bundle.write_array(
+            aside / bundle.COND_NAME,
+            (2 * size["R"], len(pieces), size["L"], n_samples),
+            "<f4",
+            (fold.widen_halves(block, size["R"]) for block in projected),
+        )
+        blocks = generate(model, cond, uniforms, len(pieces), n_frames, temperature=about["temperature"],
+                          block_frames=BLOCK_FRAMES)  # fmt: skip
+        drawn = (block.cpu().numpy() for block in progress(blocks, math.ceil(n_frames / BLOCK_FRAMES), "block"))
+        bundle.write_array(aside / bundle.EXPECTED_NAME, shape, "<i4", drawn)
+        bundle.write_array(aside / bundle.UNIFORMS_NAME, shape, "<f4", [uniforms(0, n_samples)[..., 0].cpu().numpy()])
+        text = json.dumps(_about(folder, weights, pieces, about, n_samples, model.hop), indent=2)
+        (aside / bundle.BUNDLE_NAME).write_text(text + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+@torch.inference_mode()
+def conditioning_blocks(model: WaveNet, cond: Conditioning, n_frames: int) -> Iterator[np.ndarray]:
+    """What each layer adds before its gate, [2r, B, L, n] float32, block after block."""
+    decoder = model.decoder
+    for first in range(0, n_frames, BLOCK_FRAMES):
+        inputs = decoder.prepare(*cond.block(model, first, min(BLOCK_FRAMES, n_frames - first)))
+        layers = torch.stack([decoder.layer_conditioning(layer, *inputs) for layer in decoder.layers])
+        yield layers.permute(3, 2, 0, 1).cpu().numpy()
+
+
+def _about(
+    folder: Path, weights: dict[str, Any], pieces: list[Piece], about: dict[str, Any], n_samples: int, hop: int
+) -> dict[str, Any]:
+    size = bundle.sizes(weights)
+    return {
+        "format": bundle.FORMAT,
+        **about,
+        "nv_wavenet": {
+            **size,
+            "max_dilation": weights["max_dilation"],
+            "use_embed_tanh": weights["use_embed_tanh"],
+            "implementations": ["persistent"] if size["R"] > 64 else ["auto", "single", "dual", "persistent"],
+        },
+        "commands": {
+            "check without a GPU": f"python -m nv_wavenet_bridge.check {folder}",
+            "play": f"python -m nv_wavenet_bridge.run {folder} --nv_wavenet PATH",
+        },
+        "pieces": [{"name": piece.name, "n_samples": piece.n_frames * hop} for piece in pieces],
+        "tensors": bundle.describe(weights, len(pieces), n_samples),
+    }
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,172 @@
+"""Play a bundle with your own build of NVIDIA's nv-wavenet, on a CUDA GPU (README.md in this folder).
+
+    python -m nv_wavenet_bridge.run bundle --nv_wavenet nv-wavenet/pytorch --implementation single
+
+Writes a wav per piece, prints samples per second, and compares what was drawn with the emulator and expected.npy.
+"""
+
+import ctypes
+import importlib
+import inspect
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from audio import mu_law_decode, write_wav
+from cli import finish, note, parser, run
+from errors import InputError
+from nv_wavenet_bridge import bundle, fold
+from nv_wavenet_bridge.check import compare
+
+IMPLEMENTATIONS = {"auto": "AUTO", "single": "SINGLE_BLOCK", "dual": "DUAL_BLOCK", "persistent": "PERSISTENT"}
+WARM_UP_SAMPLES = 256
+RAND_MAX = 2**31 - 1  # of glibc, whose rand() nv-wavenet's wrapper draws from
+RAND_SEED = 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Play the bundle; returns the exit code."""
+    arguments = parser(__doc__)
+    arguments.add_argument("bundle", type=Path, metavar="BUNDLE")
+    arguments.add_argument("--nv_wavenet", type=Path, required=True, help="folder with nv_wavenet.py, built")
+    arguments.add_argument("--implementation", choices=IMPLEMENTATIONS, default="auto", help="kernel (default auto)")
+    arguments.add_argument("--out", type=Path, help="where the wavs go (default BUNDLE/played_IMPLEMENTATION)")
+    arguments.add_argument("--compare_samples", type=int, default=20000,
+                           help="steps of each piece to compare with the emulator (default 20000)")  # fmt: skip
+    args = arguments.parse_args(argv)
+    read = bundle.read(args.bundle)
+    size, batch_size = bundle.sizes(read.weights), len(read.uniforms)
+    implementation = _implementation(args.implementation, size, batch_size)
+    folder = args.out or args.bundle / f"played_{implementation}"
+    wavs = [folder / f"{piece['name']}.wav" for piece in read.about["pieces"]]
+    if not args.force and (there := [wav for wav in wavs if wav.exists()]):
+        raise InputError(f"{there[0]} exists; choose another --out, or use --force")
+    module = load_nv_wavenet(args.nv_wavenet, size)
+    _check_gpu(read, size, implementation)
+    codes, uniforms, seconds = _play(module, read, IMPLEMENTATIONS[implementation])
+    for row, wav, piece in zip(codes, wavs, read.about["pieces"], strict=True):
+        write_wav(wav, mu_law_decode(row[: piece["n_samples"]]), read.about["audio_hz"])
+    rate = codes.size / seconds
+    result: dict[str, Any] = {"out": str(folder), "implementation": implementation, "samples_per_second": rate}
+    steps = slice(0, max(1, args.compare_samples))
+    found = compare(read.weights, read.cond_input[..., steps], uniforms[:, steps], codes[:, steps])
+    words = [f"emulator along the same past: {found}"]
+    if uniforms is read.uniforms:
+        until = [_equal_until(a, b) for a, b in zip(codes, read.expected, strict=True)]
+        result["equal_to_expected_until"] = until
+        words.append(f"equal to {bundle.EXPECTED_NAME} for the first {until} of {codes.shape[1]} samples")
+    else:
+        words.append(f"not compared with {bundle.EXPECTED_NAME}: this build draws its own random numbers (README.md)")
+    result |= {"compared": found.n_samples, "on_edge": found.on_edge, "different": found.wrong}
+    summary = f"{len(wavs)} wavs in {folder}\n{implementation}: {rate:.0f} samples/s ({batch_size} side by side)\n"
+    return finish(summary + "\n".join(words), result, [], len(wavs), as_json=args.as_json)
+
+
+def load_nv_wavenet(folder: Path, size: dict[str, int]) -> ModuleType:
+    """nv-wavenet's PyTorch wrapper from the folder it was built in, compiled for these sizes. Raises InputError."""
+    folder = folder if (folder / "nv_wavenet.py").is_file() else folder / "pytorch"
+    if not (folder / "nv_wavenet.py").is_file():
+        raise InputError(f"{folder.parent} holds no nv_wavenet.py; give the pytorch folder of a built nv-wavenet")
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        module, extension = importlib.import_module("nv_wavenet"), importlib.import_module("nv_wavenet_ext")
+        compiled = {
+            "R": extension.num_res_channels(),
+            "S": extension.num_skip_channels(),
+            "A": extension.num_out_channels(),
+        }
+    except (ImportError, AttributeError, OSError) as error:
+        raise InputError(f"{folder} is not a working build of nv-wavenet ({error}); see README.md") from error
+    wanted = {name: size[name] for name in compiled}
+    if compiled != wanted:
+        raise InputError(
+            f"{folder} was compiled for {compiled}, this bundle needs {wanted}; "
+            "set them in wavenet_infer.cu and build again"
+        )
+    return module
+
+
+def _implementation(name: str, size: dict[str, int], batch_size: int) -> str:
+    """The implementation to use. Raises InputError where it has no kernel: nv-wavenet would end the process."""
+    if size["R"] <= 64:
+        return name
+    if name not in ("auto", "persistent"):
+        raise InputError(f"--implementation {name} has no kernel for R = {size['R']}; use persistent")
+    return "persistent"
+
+
+def _check_gpu(read: bundle.Bundle, size: dict[str, int], implementation: str) -> None:
+    """Refuse what would make nv-wavenet end the process: no GPU, too little memory, an index beyond 32 bits."""
+    if not torch.cuda.is_available():
+        raise InputError("no CUDA GPU here; nv-wavenet needs one (nv_wavenet_bridge.check works without)")
+    n_residual, batch_size, n_layers, n_samples = read.cond_input.shape[0] // 2, *read.cond_input.shape[1:]
+    history = (read.weights["max_dilation"] + 1) * (n_layers + 1) * n_residual * batch_size
+    most = fold.most_samples(n_layers, n_residual, batch_size)
+    if n_samples > most or history > fold.LARGEST_INDEX:
+        raise InputError(f"{n_samples} samples of {batch_size} pieces are beyond a 32-bit index; export less")
+    needed, free = 4 * (read.cond_input.size + history), torch.cuda.mem_get_info(0)[0]
+    if needed > free:
+        raise InputError(f"takes {needed / 1e9:.1f} GB on the GPU, {free / 1e9:.1f} GB are free; export less")
+    blocks = fold.persistent_blocks(n_layers, n_residual, size["S"], size["A"], batch_size)
+    there = torch.cuda.get_device_properties(0).multi_processor_count
+    if implementation == "persistent" and blocks > there:
+        note(f"persistent keeps {blocks} blocks on the GPU, which has {there} multiprocessors: it may abort here")
+
+
+def _play(module: ModuleType, read: bundle.Bundle, implementation: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """Codes [B, T] drawn by nv-wavenet, the uniforms that it used [B, T], and the seconds that it took.
+
+    The time includes what every call of the wrapper does: build the network, and upload it and the conditioning.
+    """
+    try:
+        network = module.NVWaveNet(**bundle.as_torch(read.weights))
+        kernel = getattr(module.Impl, implementation)
+    except (AssertionError, AttributeError, TypeError) as error:
+        raise InputError(f"nv-wavenet does not take this bundle ({error}); is it another version?") from error
+    # It stays off the GPU: nv-wavenet makes its own copy there. Its memory layout is the file's, so none is made here.
+    cond_input = torch.from_numpy(read.cond_input)
+    passes = "uniforms" in inspect.signature(network.infer).parameters
+    network_infer = (
+        (lambda cond, u: network.infer(cond, kernel, uniforms=torch.from_numpy(u)))
+        if passes
+        else (lambda cond, u: network.infer(cond, kernel))
+    )
+    short = np.ascontiguousarray(read.uniforms[:, :WARM_UP_SAMPLES])
+    network_infer(cond_input[..., :WARM_UP_SAMPLES], short).cpu()
+    uniforms = read.uniforms if passes else rand_uniforms(RAND_SEED, *read.uniforms.shape)
+    started = time.perf_counter()
+    drawn = network_infer(cond_input, uniforms).cpu().numpy()
+    seconds = time.perf_counter() - started
+    size = bundle.sizes(read.weights)
+    if drawn.shape != read.uniforms.shape or drawn.min() < 0 or drawn.max() >= size["A"]:
+        raise InputError("nv-wavenet answered with something else than codes; was it built with -DNDEBUG? (README.md)")
+    return drawn, uniforms, seconds
+
+
+def rand_uniforms(seed: int, batch_size: int, n_samples: int) -> np.ndarray:
+    """Seed libc's rand() and foretell the uniforms [B, T] that the wrapper's next call will draw from it, as float32.
+
+    The wrapper draws two numbers a value, piece after piece, and uses the second: u = rand / RAND_MAX - 0.5 + 0.5.
+    """
+    libc = ctypes.CDLL(None)
+    libc.srand(seed)
+    count = 2 * batch_size * n_samples
+    second = np.fromiter((libc.rand() for _ in range(count)), dtype=np.int64, count=count)[1::2]
+    libc.srand(seed)
+    centred = second.astype(np.float32) / np.float32(RAND_MAX) - np.float32(0.5)
+    return (centred + np.float32(0.5)).reshape(batch_size, n_samples)
+
+
+def _equal_until(a: np.ndarray, b: np.ndarray) -> int:
+    """How many samples are equal before the first that is not."""
+    different = np.flatnonzero(a != b)
+    return int(different[0]) if len(different) else len(a)
+
+
+if __name__ == "__main__":
+    run(main)

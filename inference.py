@@ -9,11 +9,10 @@ of truth, then the model goes on by itself. free: from silence. MIDI files are a
 
 import hashlib
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ from tqdm import tqdm
 import checkpoint
 from atomic import claim, write_text
 from audio import write_wav
-from cli import SECONDS_BETWEEN_NOTES, Failure, choose_device, finish, note, parser, reason, run
+from cli import SECONDS_BETWEEN_NOTES, Failure, choose_device, finish, note, parser, run
 from config import Config, DataConfig, InferenceConfig, load_config
-from dataset import clip_paths, read_clip
 from errors import InputError
-from midi import Performance, load_events, read_midi, save_events, sounding_offset
+from midi import load_events, save_events
+from pieces import Piece, clip_pieces, midi_pieces
 from report import Entry, clip_figure, listening_page, save_figure
 from synthesis import synthesize, teacher_forced
 from wavenet import WaveNet
@@ -35,17 +34,6 @@ from wavenet import WaveNet
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
 PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", PAGE_NAME)
 NOT_HEARD = ("output_dir", "batch_size", "device", "max_seconds")  # settings that leave the samples as they are
-
-
-@dataclass(frozen=True)
-class Task:
-    """One piece to generate; `stream` numbers its source of randomness."""
-
-    name: str
-    stream: int
-    performance: Performance
-    n_frames: int
-    truth: np.ndarray | None  # int16 [n_frames * hop]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,26 +54,28 @@ def main(argv: list[str] | None = None) -> int:
     data = theirs.data_config
     mode = "free" if args.midi else settings.mode
     folder = Path(settings.output_dir)
-    tasks, failures = _midi_tasks(args.midi, settings, data) if args.midi else _clip_tasks(settings, data)
-    if tasks:
+    pieces, failures = (
+        midi_pieces(args.midi, settings, data, settings.max_seconds) if args.midi else _clip_pieces(settings, data)
+    )
+    if pieces:
         record = _record(settings, theirs, weights, step, mode)
         claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
-        taken = {task.name for task in tasks if _is_taken(folder, task)}
+        taken = {piece.name for piece in pieces if _is_taken(folder, piece)}
         remedy = "choose another folder, or use --force"
         failures += [Failure(name, f"{folder} holds {name}.wav of other notes; {remedy}") for name in sorted(taken)]
-        tasks = [task for task in tasks if task.name not in taken]
-    todo = [task for task in tasks if not _is_done(folder, task, mode)]
-    todo.sort(key=lambda task: task.n_frames)  # a batch lasts as long as its longest piece
+        pieces = [piece for piece in pieces if piece.name not in taken]
+    todo = [piece for piece in pieces if not _is_done(folder, piece, mode)]
+    todo.sort(key=lambda piece: piece.n_frames)  # a batch lasts as long as its longest piece
     for start in range(0, len(todo), settings.batch_size):
         _generate(model, todo[start : start + settings.batch_size], mode, settings, data, folder)
-    nll = {task.name: _read_nll(folder, task.name) for task in tasks} if mode == "teacher_forced" else {}
-    mean_nll = float(np.average(list(nll.values()), weights=[task.n_frames for task in tasks])) if nll else None
-    if tasks:
-        _write_page(folder, tasks, nll, mode, settings, step)
-    result = {"output_dir": str(folder), "mode": mode, "step": step, "wavs": [f"{task.name}.wav" for task in tasks],
+    nll = {piece.name: _read_nll(folder, piece.name) for piece in pieces} if mode == "teacher_forced" else {}
+    mean_nll = float(np.average(list(nll.values()), weights=[piece.n_frames for piece in pieces])) if nll else None
+    if pieces:
+        _write_page(folder, pieces, nll, mode, settings, step)
+    result = {"output_dir": str(folder), "mode": mode, "step": step, "wavs": [f"{piece.name}.wav" for piece in pieces],
               "nll": nll, "mean_nll": mean_nll}  # fmt: skip
-    summary = _summary(folder, len(tasks), len(tasks) - len(todo), mean_nll)
-    return finish(summary, result, failures, len(tasks), as_json=args.as_json)
+    summary = _summary(folder, len(pieces), len(pieces) - len(todo), mean_nll)
+    return finish(summary, result, failures, len(pieces), as_json=args.as_json)
 
 
 def _record(settings: InferenceConfig, theirs: Config, weights: Path, step: int, mode: str) -> dict[str, Any]:
@@ -110,63 +100,35 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
     return f"{n_wavs} wavs in {folder}{already}{nll}; listen: {folder / PAGE_NAME}"
 
 
-def _clip_tasks(settings: InferenceConfig, data: DataConfig) -> tuple[list[Task], list[Failure]]:
-    hop, tasks, failures = data.audio_hz // data.midi_hz, [], []
+def _clip_pieces(settings: InferenceConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
+    """The test clips, named by the mode; those that teacher_length leaves nothing of as failures."""
+    pieces, failures = clip_pieces(settings.test_dir, data)
     primed = settings.teacher_length * data.midi_hz if settings.mode == "primed" else 0
-    for number, path in enumerate(clip_paths(settings.test_dir)):
-        try:
-            one = read_clip(path, data.audio_hz)
-            n_frames = len(one.pcm) // hop
-            if primed >= n_frames:
-                remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
-                raise InputError(
-                    f"has {len(one.pcm) / data.audio_hz:g} s, "
-                    + (f"nothing is left {remedy}" if primed else "less than a conditioning frame; cut longer clips")
-                )
-            truth = one.pcm[: n_frames * hop]
-            tasks.append(Task(f"{one.name}_{settings.mode}", number, one.performance, n_frames, truth))
-        except InputError as error:
-            failures.append(Failure(path.stem, reason(error)))
-    return tasks, failures
+    remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
+    for piece in pieces:
+        if primed >= piece.n_frames:
+            seconds = len(piece.truth) / data.audio_hz
+            failures.append(Failure(piece.name, f"has {seconds:g} s, nothing is left {remedy}"))
+    kept = [piece for piece in pieces if primed < piece.n_frames]
+    return [replace(piece, name=f"{piece.name}_{settings.mode}") for piece in kept], failures
 
 
-def _midi_tasks(paths: list[Path], settings: InferenceConfig, data: DataConfig) -> tuple[list[Task], list[Failure]]:
-    tasks, failures = [], []
-    for number, path in enumerate(paths):
-        try:
-            performance = read_midi(path)
-            for dropped in performance.dropped:
-                note(f"{path}: {dropped}")
-            # A pedal that is never released would hold the last notes for ever: the keys' release ends the piece then.
-            ends = sounding_offset(performance)
-            last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
-            seconds = last + settings.tail_seconds
-            if seconds > settings.max_seconds:
-                raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
-            if path.stem in {task.name for task in tasks}:
-                raise InputError(f"another file of the name {path.stem} stands before it; rename one of them")
-            tasks.append(Task(path.stem, number, performance, math.ceil(seconds * data.midi_hz - 1e-6), None))
-        except InputError as error:
-            failures.append(Failure(str(path), reason(error)))
-    return tasks, failures
-
-
-def _is_taken(folder: Path, task: Task) -> bool:
+def _is_taken(folder: Path, piece: Piece) -> bool:
     """Whether a result of this name was made of other notes: of another MIDI file, or before this one was edited."""
-    path = folder / f"{task.name}.npz"
+    path = folder / f"{piece.name}.npz"
     if not path.is_file():
         return False
-    then, now = load_events(path), task.performance
+    then, now = load_events(path), piece.performance
     same = all(
         np.array_equal(getattr(then, name), getattr(now, name)) for name in ("onset", "offset", "pitch", "velocity")
     )
     return not same or any(not np.array_equal(events, now.pedals[pedal]) for pedal, events in then.pedals.items())
 
 
-def _is_done(folder: Path, task: Task, mode: str) -> bool:
-    """Whether an earlier run finished this task: the picture is written last."""
-    scored = mode != "teacher_forced" or _read_nll(folder, task.name) is not None
-    return scored and (folder / f"{task.name}.png").is_file()
+def _is_done(folder: Path, piece: Piece, mode: str) -> bool:
+    """Whether an earlier run finished this piece: the picture is written last."""
+    scored = mode != "teacher_forced" or _read_nll(folder, piece.name) is not None
+    return scored and (folder / f"{piece.name}.png").is_file()
 
 
 def _read_nll(folder: Path, name: str) -> float | None:
@@ -178,34 +140,34 @@ def _read_nll(folder: Path, name: str) -> float | None:
 
 
 def _generate(
-    model: WaveNet, tasks: list[Task], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
+    model: WaveNet, pieces: list[Piece], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
 ) -> None:
     """Generate one batch and write its wavs and pictures, and in mode teacher_forced the likelihoods."""
-    n_frames = max(task.n_frames for task in tasks)
-    performances, streams = [task.performance for task in tasks], [task.stream for task in tasks]
+    n_frames = max(piece.n_frames for piece in pieces)
+    performances, streams = [piece.performance for piece in pieces], [piece.stream for piece in pieces]
     prefix_frames = max(1, round(settings.teacher_length * data.midi_hz)) if mode == "primed" else 0
     handover = prefix_frames / data.midi_hz if mode == "primed" else None
     if mode == "teacher_forced":
         outputs = []
-        for task in tasks:  # one by one: the clips may differ in length, and a parallel pass needs no company
-            output, nll = teacher_forced(model, [task.performance], task.truth[None], data, streams=[task.stream],
+        for piece in pieces:  # one by one: the clips may differ in length, and a parallel pass needs no company
+            output, nll = teacher_forced(model, [piece.performance], piece.truth[None], data, streams=[piece.stream],
                                          seed=settings.seed, temperature=settings.temperature)  # fmt: skip
             outputs.append(output[0])
-            write_text(folder / f"{task.name}.json", json.dumps({"nll": nll}) + "\n")
+            write_text(folder / f"{piece.name}.json", json.dumps({"nll": nll}) + "\n")
     else:
-        prefix = np.stack([task.truth[: prefix_frames * model.hop] for task in tasks]) if prefix_frames else None
+        prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
         blocks = synthesize(model, performances, n_frames, data, streams=streams, seed=settings.seed, prefix=prefix,
                             temperature=settings.temperature)  # fmt: skip
-        outputs = np.concatenate(list(_with_speed(blocks, n_frames * model.hop, len(tasks), data.audio_hz)), axis=1)
-    for task, output in zip(tasks, outputs, strict=True):
-        pcm = output[: task.n_frames * model.hop]
-        save_events(folder / f"{task.name}.npz", task.performance)
-        write_wav(folder / f"{task.name}.wav", pcm, data.audio_hz)
-        if task.truth is not None:
-            write_wav(folder / f"{task.name}_truth.wav", task.truth, data.audio_hz)
-        figure = clip_figure(task.performance, task.n_frames / data.midi_hz, data.audio_hz, task.truth, pcm,
-                             title=task.name, handover_seconds=handover)  # fmt: skip
-        save_figure(folder / f"{task.name}.png", figure)
+        outputs = np.concatenate(list(_with_speed(blocks, n_frames * model.hop, len(pieces), data.audio_hz)), axis=1)
+    for piece, output in zip(pieces, outputs, strict=True):
+        pcm = output[: piece.n_frames * model.hop]
+        save_events(folder / f"{piece.name}.npz", piece.performance)
+        write_wav(folder / f"{piece.name}.wav", pcm, data.audio_hz)
+        if piece.truth is not None:
+            write_wav(folder / f"{piece.name}_truth.wav", piece.truth, data.audio_hz)
+        figure = clip_figure(piece.performance, piece.n_frames / data.midi_hz, data.audio_hz, piece.truth, pcm,
+                             title=piece.name, handover_seconds=handover)  # fmt: skip
+        save_figure(folder / f"{piece.name}.png", figure)
 
 
 def _with_speed(blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_hz: int) -> Iterator[np.ndarray]:
@@ -227,15 +189,15 @@ def _with_speed(blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_
 
 
 def _write_page(
-    folder: Path, tasks: list[Task], nll: dict[str, float], mode: str, settings: InferenceConfig, step: int
+    folder: Path, pieces: list[Piece], nll: dict[str, float], mode: str, settings: InferenceConfig, step: int
 ) -> None:
     entries = []
-    for task in tasks:
-        wavs = [("output", f"{task.name}.wav")]
-        if task.truth is not None:
-            wavs.append(("truth", f"{task.name}_truth.wav"))
-        remark = f"NLL of the truth: {nll[task.name]:.4f} nats per sample" if task.name in nll else ""
-        entries.append(Entry(task.name, f"{task.name}.png", wavs, remark))
+    for piece in pieces:
+        wavs = [("output", f"{piece.name}.wav")]
+        if piece.truth is not None:
+            wavs.append(("truth", f"{piece.name}_truth.wav"))
+        remark = f"NLL of the truth: {nll[piece.name]:.4f} nats per sample" if piece.name in nll else ""
+        entries.append(Entry(piece.name, f"{piece.name}.png", wavs, remark))
     facts = {"model": f"{settings.model_filename}, step {step}", "mode": mode, "seed": str(settings.seed),
              "temperature": f"{settings.temperature:g}"}  # fmt: skip
     if mode == "primed":

@@ -30,7 +30,7 @@ from tqdm import tqdm
 import checkpoint
 from atomic import write_text
 from audio import write_wav
-from cli import choose_device, note, parser, run
+from cli import choose_device, note, parser, reason, run
 from config import Config, TrainConfig, load_config
 from dataset import Crops, ProcessedFolder, batches
 from errors import InputError
@@ -160,7 +160,7 @@ def train(state: Run, board: SummaryWriter, stop: Callable[[], bool] = lambda: F
             losses.append(loss)
             skipped = 0
         else:
-            skipped = _skip(state, skipped)
+            skipped = _skip(state, skipped, crops)
         state.step += 1
         bar.update()
         seconds += time.monotonic() - began  # validation, samples and checkpoints are not training time
@@ -180,8 +180,8 @@ def train(state: Run, board: SummaryWriter, stop: Callable[[], bool] = lambda: F
             break
         began = time.monotonic()
     bar.close()
-    if state.saved_step != state.step:
-        save(state)
+    if state.saved_step != state.step and (problem := save(state)):
+        raise InputError(f"step {state.step} is not saved: {problem}")
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -292,8 +292,11 @@ def write_sample(state: Run, board: SummaryWriter) -> None:
     board.add_figure("primed", figure, state.step)
 
 
-def save(state: Run) -> None:
-    """Save a checkpoint and the curves so far. Raises InputError instead if the weights are not finite any more."""
+def save(state: Run) -> str | None:
+    """Save a checkpoint and the curves so far; if that is not possible (full disk), say and return why.
+
+    Raises InputError if the weights are not finite any more.
+    """
     if not all(torch.isfinite(p).all() for p in state.model.parameters()):
         raise InputError(
             f"the weights of step {state.step} are not finite: not saved; lower train_config.learning_rate"
@@ -304,15 +307,24 @@ def save(state: Run) -> None:
         "optimizer": state.optimizer.state_dict(),
     }
     keep = state.config.train_config.keep_checkpoints
-    checkpoint.save(state.folder, state.step, state.average.state_dict(), training, state.config, keep)
-    state.saved_step = state.step
-    lines = (state.folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-    save_figure(state.folder / CURVES_NAME, curves_figure([json.loads(line) for line in lines]))
+    try:
+        checkpoint.save(state.folder, state.step, state.average.state_dict(), training, state.config, keep)
+        state.saved_step = state.step
+        lines = (state.folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+        save_figure(state.folder / CURVES_NAME, curves_figure([json.loads(line) for line in lines]))
+    except OSError as error:
+        note(f"the checkpoint of step {state.step} could not be saved: {reason(error)}")
+        return reason(error)
+    return None
 
 
-def _skip(state: Run, skipped: int) -> int:
-    """Say that a step changed nothing; after ten in a row there is no point in going on."""
-    note(f"step {state.step} was skipped: its loss or gradient is not finite")
+def _skip(state: Run, skipped: int, crops: Crops) -> int:
+    """Say that a step changed nothing, and on which crops; after ten in a row there is no point in going on."""
+    size, names = state.config.train_config.batch_size, []
+    for index in range(state.step * size, (state.step + 1) * size):
+        position, frame = crops.where(index)
+        names.append(f"{crops.folder.rows[position].audio_filename} at {frame / crops.config.midi_hz:.2f} s")
+    note(f"step {state.step} was skipped: its loss or gradient is not finite; its crops: {', '.join(names)}")
     if skipped == 9:
         raise InputError("ten steps in a row without a finite gradient; lower train_config.learning_rate")
     return skipped + 1

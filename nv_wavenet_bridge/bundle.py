@@ -167,9 +167,10 @@ def read(folder: Path) -> Bundle:
         if about["format"] != FORMAT:
             raise InputError(f"{folder} has format {about['format']!r}, expected {FORMAT!r}; export it again")
         _check_about(about)
-        weights = unflatten(load_file(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
+        weights = unflatten(load_file(folder / WEIGHTS_NAME), f"{folder}: {WEIGHTS_NAME}")
         _check_pt(folder / PT_NAME, weights)
-        arrays = {name: np.load(folder / name, mmap_mode="c") for name in (COND_NAME, UNIFORMS_NAME, EXPECTED_NAME)}
+        names = (COND_NAME, UNIFORMS_NAME, EXPECTED_NAME)
+        arrays = {name: np.lib.format.open_memmap(folder / name, mode="c") for name in names}
     except (OSError, ValueError, KeyError, TypeError, EOFError, SafetensorError, pickle.UnpicklingError,
             RuntimeError) as error:  # fmt: skip
         raise InputError(f"{folder} is damaged ({_line(error)}); export it again with --force") from error
@@ -179,13 +180,14 @@ def read(folder: Path) -> Bundle:
         array = arrays[row["file"]]
         if list(array.shape) != row["shape"] or array.dtype != row["dtype"]:
             raise InputError(
-                f"{folder / row['file']} is {array.dtype} {list(array.shape)}, expected {row['dtype']} {row['shape']}"
+                f"{folder}: {row['file']} is {array.dtype} {list(array.shape)}, "
+                f"expected {row['dtype']} {row['shape']}; export it again with --force"
             )
     uniforms, expected = np.array(arrays[UNIFORMS_NAME]), np.array(arrays[EXPECTED_NAME])
     if not ((uniforms > 0) & (uniforms < 1)).all():
-        raise InputError(f"{folder / UNIFORMS_NAME} has values outside (0, 1); export it again with --force")
+        raise InputError(f"{folder}: {UNIFORMS_NAME} has values outside (0, 1); export it again with --force")
     if not ((expected >= 0) & (expected < size["A"])).all():
-        raise InputError(f"{folder / EXPECTED_NAME} has values that are no codes; export it again with --force")
+        raise InputError(f"{folder}: {EXPECTED_NAME} has values that are no codes; export it again with --force")
     return Bundle(about, weights, arrays[COND_NAME], uniforms, expected)
 
 
@@ -195,17 +197,22 @@ def _check_about(about: dict[str, Any]) -> None:
         for piece in about["pieces"]
     ):
         raise ValueError("no pieces are listed")
-    int(about["audio_hz"])
+    if type(about["audio_hz"]) is not int or about["audio_hz"] < 1:
+        raise ValueError(f"audio_hz = {about['audio_hz']}")
 
 
 def _check_pt(path: Path, weights: dict[str, Any]) -> None:
     """Refuse a weights.pt that is not, to the bit, the weights that were checked."""
     stored, ours = torch.load(path, weights_only=True), as_torch(weights)
-    same = stored.keys() == ours.keys() and all(
-        len(stored[name]) == len(value) and all(map(_equal, stored[name], value))
-        if isinstance(value, list)
-        else _equal(stored[name], value)
-        for name, value in ours.items()
+    same = (
+        isinstance(stored, dict)
+        and stored.keys() == ours.keys()
+        and all(
+            len(stored[name]) == len(value) and all(map(_equal, stored[name], value))
+            if isinstance(value, list)
+            else _equal(stored[name], value)
+            for name, value in ours.items()
+        )
     )
     if not same:
         raise ValueError(f"{path.name} and {WEIGHTS_NAME} differ")

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,15 @@ import torch
 
 import checkpoint
 from atomic import atomic_folder
-from cli import Failure, choose_device, finish, note, parser, progress, reason, run
-from config import DataConfig, InferenceConfig, load_config
-from dataset import clip_paths, read_clip
+from cli import choose_device, finish, note, parser, progress, run
+from config import DataConfig, load_config
 from errors import InputError
-from midi import Performance, read_midi, sounding_offset
 from nv_wavenet_bridge import bundle, fold
+from pieces import Piece, clip_pieces, midi_pieces
 from synthesis import conditioning
 from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
 
 BLOCK_FRAMES = 16
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One row of the batch; `stream` numbers its source of randomness."""
-
-    name: str
-    stream: int
-    performance: Performance
-    n_frames: int
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{source} has NaN or infinite weights ({wrong[0]}); use an earlier checkpoint")
     data = theirs.data_config
     pieces, failures = (
-        _midi_pieces(args.midi, settings, data) if args.midi else _clip_pieces(args.clips or settings.test_dir, data)
+        midi_pieces(args.midi, settings, data) if args.midi else clip_pieces(args.clips or settings.test_dir, data)
     )
     pieces = _cut(pieces, args.max_seconds, data.midi_hz)
     if pieces:
@@ -90,38 +79,9 @@ def _check_target(folder: Path, force: bool) -> None:
     if not (folder / bundle.BUNDLE_NAME).is_file():
         raise InputError(f"{folder} exists and is not a bundle (no {bundle.BUNDLE_NAME}); choose another folder")
     if not force:
-        raise InputError(f"{folder} holds a bundle; choose another folder, or use --force to replace it")
-
-
-def _midi_pieces(paths: list[Path], settings: InferenceConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
-    pieces, failures = [], []
-    for number, path in enumerate(paths):
-        try:
-            performance = read_midi(path)
-            for dropped in performance.dropped:
-                note(f"{path}: {dropped}")
-            if path.stem in {piece.name for piece in pieces}:
-                raise InputError(f"another file of the name {path.stem} stands before it; rename one of them")
-            ends = sounding_offset(performance)  # infinite under a pedal that is never released
-            last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
-            n_frames = math.ceil((last + settings.tail_seconds) * data.midi_hz)
-            pieces.append(Piece(path.stem, number, performance, n_frames))
-        except InputError as error:
-            failures.append(Failure(str(path), reason(error)))
-    return pieces, failures
-
-
-def _clip_pieces(folder: str, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
-    hop, pieces, failures = data.audio_hz // data.midi_hz, [], []
-    for number, path in enumerate(clip_paths(folder)):
-        try:
-            clip = read_clip(path, data.audio_hz)
-            if len(clip.pcm) < hop:
-                raise InputError("has less than a conditioning frame; cut longer clips")
-            pieces.append(Piece(clip.name, number, clip.performance, len(clip.pcm) // hop))
-        except InputError as error:
-            failures.append(Failure(path.stem, reason(error)))
-    return pieces, failures
+        raise InputError(
+            f"{folder} holds a bundle; choose another folder, or use --force to replace it, with all that is in it"
+        )
 
 
 def _cut(pieces: list[Piece], seconds: float | None, midi_hz: int) -> list[Piece]:
@@ -170,7 +130,8 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
     bundle.unflatten(bundle.flatten(weights), "the folded model")
     size, n_samples = bundle.sizes(weights), n_frames * model.hop
     shape = (len(pieces), n_samples)
-    with atomic_folder(folder) as aside:
+    target = folder.resolve()  # a link stays one
+    with atomic_folder(target) as aside:
         bundle.write_weights(aside, weights)
         projected = conditioning_blocks(model, cond, n_frames)
         bundle.write_array(
@@ -186,8 +147,8 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
         bundle.write_array(aside / bundle.UNIFORMS_NAME, shape, "<f4", [uniforms(0, n_samples)[..., 0].cpu().numpy()])
         text = json.dumps(_about(folder, weights, pieces, about, n_samples, model.hop), indent=2)
         (aside / bundle.BUNDLE_NAME).write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
+        if target.exists():
+            shutil.rmtree(target)
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,11 @@ def test_there_are_no_circles():
 def test_the_architecture_names_every_module():
     text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
     assert [module for module in sorted(MODULES) if f"{module}.py" not in text] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", *(p.relative_to(ROOT).as_posix() for p in sorted(ROOT.glob("*/*.md")))])
+def test_the_links_of_the_pages_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (ROOT / page).parent.joinpath(link).exists()] == []
+    assert not re.search(r"\b[A-Z]+_(TABLE|TEXT|ROWS|MINUTES|SPEED)\b", text)

@@ -16,8 +16,9 @@ import torch
 from tiny_road import ROOT, call, failed, files, nothing_half_written, refused, settings, write_midi
 
 import checkpoint
+import pieces
 from audio import mu_law_decode
-from config import config_from_dict
+from config import InferenceConfig, config_from_dict
 from dataset import write_clip
 from midi import read_midi
 from nv_wavenet_bridge import bundle, check, export, run
@@ -209,6 +210,23 @@ def test_clips_of_different_length_are_padded_and_each_is_as_if_alone(world, tmp
     np.testing.assert_array_equal(alone, expected[0, : len(alone)])
 
 
+def test_a_piece_is_as_long_as_inference_plays_it(world):
+    """A length that is a whole number of frames, but for the rounding of the sum, gets no frame more."""
+    data = config_from_dict(BLOCKS, "test").data_config
+    tails = range(100)  # in frames; the piece itself has 32.5
+    settings = [InferenceConfig("run", tail_seconds=round(0.002 + tail / 250, 3)) for tail in tails]
+    made = [pieces.midi_pieces([world / "long.mid"], one, data)[0][0] for one in settings]
+    assert [piece.n_frames for piece in made] == [33 + tail for tail in tails]
+
+
+def test_force_replaces_what_a_link_points_to_and_keeps_the_link(world, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for options in ([], ["--force"]):
+        assert make_bundle(world, tmp_path / "link", *options, midi=["short.mid"]).code == 0
+    assert (tmp_path / "link").is_symlink() and call(check, tmp_path / "disk").code == 0
+
+
 def test_the_commands_are_found_from_the_projects_folder(world):
     for name, options, code in [("check", [world / "bundle"], 0), ("check", [], 2), ("export", ["--out", world], 2),
                                 ("run", [world / "bundle", "--nv_wavenet", world], 2)]:  # fmt: skip
@@ -233,6 +251,9 @@ def test_damaged_bundles(world, tmp_path):
     def wrong_about(path):
         path.write_text(json.dumps({**json.loads(path.read_text()), "pieces": [{"name": "../x", "n_samples": 608}]}))
 
+    def without_rate(path, audio_hz):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "audio_hz": audio_hz}))
+
     for name in ("weights.safetensors", "weights.pt", "cond_input.npy"):
         damaged(name, cut, "is damaged", "export it again")
         damaged(name, lambda path: path.unlink(), "is damaged")
@@ -243,6 +264,10 @@ def test_damaged_bundles(world, tmp_path):
     damaged("uniforms.npy", lambda path: np.save(path, np.zeros((2, 608), "<f4")), "outside (0, 1)")
     damaged("uniforms.npy", lambda path: np.save(path, np.full((608, 2), 0.5, "<f4")), "float32 [608, 2]", "[2, 608]")
     damaged("expected.npy", lambda path: np.save(path, np.full((2, 608), 256, "<i4")), "no codes")
+    damaged("expected.npy", lambda path: np.savez(path.open("wb"), x=np.zeros(3)), "is damaged")
+    damaged("weights.pt", lambda path: torch.save([1], path), "weights.pt and weights.safetensors differ")
+    for audio_hz in (None, "4000", -1, float("inf")):
+        damaged("bundle.json", lambda path, hz=audio_hz: without_rate(path, hz), "is damaged (audio_hz = ")
     other = bundle.read(world / "bundle").weights | {"max_dilation": 2}
     damaged(
         "weights.pt", lambda path: torch.save(bundle.as_torch(other), path), "weights.pt and weights.safetensors differ"

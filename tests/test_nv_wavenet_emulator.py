@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_road import call, failed, refused
 
-from nv_wavenet_bridge import check
+from config import WavenetConfig
+from logistic_mixture import from_cumulative
+from nv_wavenet_bridge import bundle, check
 from nv_wavenet_bridge.emulator import draw, emulate
+from wavenet import Caches, Decoder, Upsampling
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "shared" / "nv_wavenet" / "golden").glob("*.npz"))
 golden = pytest.mark.skipif(not FILES, reason="NVIDIA's samples are not at hand (../shared/nv_wavenet/golden)")
@@ -22,6 +26,43 @@ def test_nvidias_reference_drew_the_same(path):
     n_samples = np.load(path)["samples"].size
     assert line.startswith(f"{n_samples} of {n_samples} samples equal, last logits within ")
     assert float(line.split()[-1]) < 1e-5
+
+
+@golden
+@pytest.mark.parametrize("path", [p for p in FILES if "tanh" not in p.stem], ids=lambda path: path.stem)
+def test_our_sampler_drew_the_same(path):
+    """NVIDIA's weights in our own decoder, which has no tanh after its input; the first 600 samples."""
+    weights, cond_input, stored = check.read_golden(path)
+    size, n_samples = bundle.sizes(weights), 600
+    config = WavenetConfig(output="categorical", output_bias=False, n_layers=size["L"], n_skip_channels=size["S"],
+                           max_dilation=weights["max_dilation"], n_residual_channels=size["R"],
+                           n_out_channels=size["A"])  # fmt: skip
+    decoder = Decoder(config, 0, Upsampling("repeat", 1, config.n_cond_channels)).double()
+    w = {name: [torch.from_numpy(a).double() for a in value] if isinstance(value, list) else value
+         for name, value in weights.items()}  # fmt: skip
+    with torch.no_grad():
+        tables = np.concatenate([weights["embedding_prev"], weights["embedding_curr"]])
+        decoder.input.weight.copy_(torch.from_numpy(tables.T))
+        decoder.input.bias.zero_()
+        for i, layer in enumerate(decoder.layers):
+            layer.dilated.weight.copy_(torch.cat([w["dilate_weights"][i][..., 0], w["dilate_weights"][i][..., 1]], 1))
+            if layer.residual is not None:
+                layer.residual.weight.copy_(w["res_weights"][i])
+                layer.residual.bias.copy_(w["res_biases"][i])
+        decoder.skip.weight.copy_(torch.cat(w["skip_weights"], 1))
+        decoder.skip.bias.copy_(sum(w["skip_biases"]))
+        decoder.hidden.weight.copy_(torch.from_numpy(weights["conv_out_weight"]))
+        decoder.output.weight.copy_(torch.from_numpy(weights["conv_end_weight"]))
+    cond = torch.from_numpy(cond_input[..., :n_samples]).double().permute(3, 2, 1, 0)  # [T, L, B, 2R]
+    cond = cond + torch.stack(w["dilate_biases"])[:, None]
+    uniforms, caches = torch.from_numpy(stored["uniforms"]), Caches(decoder, len(stored["uniforms"]))
+    drawn = []
+    with torch.inference_mode():
+        for t in range(n_samples):
+            params = caches.step(decoder, t, cond[t]).unsqueeze(-1)
+            drawn.append(from_cumulative(params, uniforms[:, t : t + 1])[:, 0])
+            caches.push(drawn[-1])
+    np.testing.assert_array_equal(torch.stack(drawn, 1), stored["samples"][:, :n_samples])
 
 
 MUTATIONS = ["embedding_prev", "embedding_curr", "conv_out_weight", "conv_end_weight", "dilate_weights.1",

@@ -1,5 +1,6 @@
 """The training loop's own rules: schedules, skipped steps, what it refuses to begin with."""
 
+import errno
 import itertools
 import math
 
@@ -67,12 +68,55 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ten_skipped_steps_in_a_row_end_the_run(tmp_path):
-    state, skipped = make_state(tmp_path), 0
-    for _ in range(9):
-        skipped = train._skip(state, skipped)
-    with pytest.raises(InputError, match="ten steps in a row"):
-        train._skip(state, skipped)
+def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(road, tmp_path, monkeypatch, capsys):
+    config = train.load_config(road.config, train.NEEDS, [f"train_config.output_directory={tmp_path}"])
+    state, original, losses = train.begin(config, force=False), train.negative_log_likelihood, iter(range(100))
+    monkeypatch.setattr(
+        train,
+        "negative_log_likelihood",
+        lambda *given: original(*given) * (math.nan if given[0] is state.model and next(losses) == 1 else 1),
+    )
+    with train.SummaryWriter(str(tmp_path)) as board:
+        train.train(state, board)
+    said = [line for line in capsys.readouterr().err.splitlines() if "was skipped" in line]
+    assert len(said) == 1 and said[0].startswith("step 1 was skipped")
+    assert said[0].count(".wav at ") == 2  # both crops of the batch
+    assert state.step == state.saved_step == 4
+
+
+def test_ten_skipped_steps_in_a_row_end_the_run(road, tmp_path, monkeypatch):
+    overrides = [f"train_config.output_directory={tmp_path}", "train_config.steps=20"]
+    state = train.begin(train.load_config(road.config, train.NEEDS, overrides), force=False)
+    monkeypatch.setattr(train, "update", lambda *_: (math.nan, 1.0))
+    with train.SummaryWriter(str(tmp_path)) as board, pytest.raises(InputError, match="ten steps in a row"):
+        train.train(state, board)
+    assert state.step == 9
+
+
+def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(road, tmp_path, monkeypatch, capsys):
+    config = train.load_config(road.config, train.NEEDS, [f"train_config.output_directory={tmp_path}"])
+    state, original, full = train.begin(config, force=False), train.checkpoint.save, [True, False]
+
+    def save(*arguments):
+        if full.pop(0):
+            raise OSError(errno.ENOSPC, "No space left on device", "weights.safetensors")
+        return original(*arguments)
+
+    monkeypatch.setattr(train.checkpoint, "save", save)
+    with train.SummaryWriter(str(tmp_path)) as board:
+        train.train(state, board)
+    assert "step 2 could not be saved: the disk is full" in capsys.readouterr().err
+    assert [folder.name for folder in train.checkpoint.step_folders(tmp_path)] == ["step_00000004"]
+
+    full[:] = [True, True, True]
+    more = train.begin(
+        train.load_config(
+            road.config, train.NEEDS, [f"train_config.output_directory={tmp_path}", "train_config.steps=5"]
+        ),
+        force=False,
+    )
+    with train.SummaryWriter(str(tmp_path)) as board, pytest.raises(InputError, match="step 5 is not saved"):
+        train.train(more, board)
 
 
 def test_only_a_run_s_folder_is_taken(tmp_path):

@@ -1,0 +1,67 @@
+"""What is to be generated: pieces from MIDI files or from test clips, for every command that generates."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cli import Failure, note, reason
+from config import DataConfig, InferenceConfig
+from dataset import clip_paths, read_clip
+from errors import InputError
+from midi import Performance, read_midi, sounding_offset
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece to generate; `stream` numbers its source of randomness."""
+
+    name: str
+    stream: int
+    performance: Performance
+    n_frames: int
+    truth: np.ndarray | None = None  # int16 [n_frames * hop] where it is a clip
+
+
+def midi_pieces(
+    paths: list[Path], settings: InferenceConfig, data: DataConfig, max_seconds: float = math.inf
+) -> tuple[list[Piece], list[Failure]]:
+    """A piece per MIDI file, up to tail_seconds after its last sound; files that can't be played as failures."""
+    pieces, failures = [], []
+    for number, path in enumerate(paths):
+        try:
+            performance = read_midi(path)
+            for dropped in performance.dropped:
+                note(f"{path}: {dropped}")
+            # A pedal that is never released would hold the last notes for ever: the keys' release ends the piece then.
+            ends = sounding_offset(performance)
+            last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
+            seconds = last + settings.tail_seconds
+            if seconds > max_seconds:
+                raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
+            if path.stem in {piece.name for piece in pieces}:
+                raise InputError(f"another file of the name {path.stem} stands before it; rename one of them")
+            # Rounding noise must not add a frame.
+            pieces.append(Piece(path.stem, number, performance, math.ceil(seconds * data.midi_hz - 1e-6)))
+        except InputError as error:
+            failures.append(Failure(str(path), reason(error)))
+    return pieces, failures
+
+
+def clip_pieces(folder: str | Path, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
+    """A piece per test clip of a folder, as long as its whole frames; clips that can't be used as failures.
+
+    Raises InputError if there are no clips at all.
+    """
+    hop, pieces, failures = data.audio_hz // data.midi_hz, [], []
+    for number, path in enumerate(clip_paths(folder)):
+        try:
+            clip = read_clip(path, data.audio_hz)
+            n_frames = len(clip.pcm) // hop
+            if not n_frames:
+                raise InputError("has less than a conditioning frame; cut longer clips")
+            pieces.append(Piece(clip.name, number, clip.performance, n_frames, clip.pcm[: n_frames * hop]))
+        except InputError as error:
+            failures.append(Failure(path.stem, reason(error)))
+    return pieces, failures

@@ -56,10 +56,13 @@ def test_dilations_double_and_start_again_after_the_largest():
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 @pytest.mark.parametrize("kernel_size", [2, 3])
 @pytest.mark.parametrize("upsampling", ["repeat", "linear", "transposed"])
-@pytest.mark.parametrize("n_excitation", [0, N_EXCITATION])
-def test_cached_steps_give_the_parallel_pass(dtype, tolerance, output, kernel_size, upsampling, n_excitation):
+@pytest.mark.parametrize("given", ["features and excitation", "features", "nothing"])
+def test_cached_steps_give_the_parallel_pass(dtype, tolerance, output, kernel_size, upsampling, given):
+    n_excitation = N_EXCITATION if "excitation" in given else 0
     model = make_model(output, kernel_size, upsampling, n_excitation=n_excitation, dtype=dtype)
     conditioning, samples = make_conditioning(n_excitation=n_excitation, dtype=dtype), random_samples(model)
+    if given == "nothing":  # the null condition: no note has ever been played
+        conditioning = Conditioning(lambda first, n: torch.zeros(2, N_FEATURES, n, dtype=dtype), lambda *_: None)
     with torch.inference_mode():
         expected = parallel(model, samples, conditioning)
         caches = Caches(model.decoder, 2)

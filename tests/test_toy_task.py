@@ -96,7 +96,7 @@ def trained(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_loss_tells_true_from_shuffled_midi(trained):
-    assert trained.last["validation_gap"] > 0.5  # nats per sample; measured: 1.8
+    assert trained.last["validation_gap"] > 1.5  # nats per sample; measured: 2.4
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_free_running_it_plays_the_pitches_of_its_midi_and_not_those_of_another(
     rng = np.random.default_rng(5)
     performances = [melody(rng, 3.0) for _ in range(8)]
     blocks = synthesize(trained.average, performances, 750, trained.config.data_config,
-                        streams=list(range(8)), seed=0, temperature=0.8)  # fmt: skip
+                        streams=list(range(8)), seed=0)  # fmt: skip
     sounds = np.concatenate(list(blocks), axis=1)
-    assert share_of_right_pitches(sounds, performances) > 0.65  # chance: 1/6
-    assert share_of_right_pitches(sounds, performances[1:] + performances[:1]) < 0.35
+    assert share_of_right_pitches(sounds, performances) > 0.9  # chance: 1/6; measured: 1.0
+    assert share_of_right_pitches(sounds, performances[1:] + performances[:1]) < 0.35  # measured: 0.11

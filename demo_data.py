@@ -123,6 +123,7 @@ def make_data_set(
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Make the data set; returns the exit code."""
     parser = cli.parser(__doc__)
     parser.add_argument("-o", "--output", default="demo/maestro-demo", help="folder (default %(default)s)")
     parser.add_argument(

@@ -73,8 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         train(state, board, stop)
     result = {"run_folder": str(state.folder), "step": state.step, **state.last}
     result["elapsed_seconds"] = time.monotonic() - started
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in state.last.items())
-    print(json.dumps(result) if args.as_json else f"{state.folder}: step {state.step}, {numbers}")
+    words = [f"step {state.step}", *(f"{name} {value:.4g}" for name, value in state.last.items())]
+    print(json.dumps(result) if args.as_json else f"{state.folder}: {', '.join(words)}")
     return 0
 
 
@@ -182,6 +182,7 @@ def train(state: Run, board: SummaryWriter, stop: Callable[[], bool] = lambda: F
     bar.close()
     if state.saved_step != state.step and (problem := save(state)):
         raise InputError(f"step {state.step} is not saved: {problem}")
+    write_curves(state)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -293,7 +294,7 @@ def write_sample(state: Run, board: SummaryWriter) -> None:
 
 
 def save(state: Run) -> str | None:
-    """Save a checkpoint and the curves so far; if that is not possible (full disk), say and return why.
+    """Save a checkpoint; if that is not possible (full disk), say and return why.
 
     Raises InputError if the weights are not finite any more.
     """
@@ -309,13 +310,20 @@ def save(state: Run) -> str | None:
     keep = state.config.train_config.keep_checkpoints
     try:
         checkpoint.save(state.folder, state.step, state.average.state_dict(), training, state.config, keep)
-        state.saved_step = state.step
-        lines = (state.folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-        save_figure(state.folder / CURVES_NAME, curves_figure([json.loads(line) for line in lines]))
     except OSError as error:
         note(f"the checkpoint of step {state.step} could not be saved: {reason(error)}")
         return reason(error)
+    state.saved_step = state.step
     return None
+
+
+def write_curves(state: Run) -> None:
+    """Draw metrics.jsonl; a picture that can't be written (full disk) is reported, and nothing more."""
+    try:
+        lines = (state.folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+        save_figure(state.folder / CURVES_NAME, curves_figure([json.loads(line) for line in lines]))
+    except OSError as error:
+        note(f"{CURVES_NAME} could not be written: {reason(error)}")
 
 
 def _skip(state: Run, skipped: int, crops: Crops) -> int:
@@ -349,6 +357,7 @@ def _now_and_then(state: Run, board: SummaryWriter) -> None:
     last = state.step == settings.steps
     if state.validation and (state.step % settings.iters_per_validation == 0 or last):
         log(state, board, **validate(state))
+        write_curves(state)
     if settings.iters_per_sample and state.step % settings.iters_per_sample == 0:
         write_sample(state, board)
 

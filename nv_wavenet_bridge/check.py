@@ -19,8 +19,8 @@ from errors import InputError
 from nv_wavenet_bridge import bundle
 from nv_wavenet_bridge.emulator import cumulative, emulate
 
-# Float32 moves the edges of the bins, by up to 3e-7 where it was measured (README.md). A uniform that near to one may
-# fall to either side, and to which is no property of the weights.
+# Float32 moves the edges of the bins by a few units in the last place of sums over 256 codes. A uniform that near to
+# one may fall to either side, and to which is no property of the weights.
 EDGE = 3e-6
 
 

@@ -84,6 +84,16 @@ def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(road, tmp_pa
     assert state.step == state.saved_step == 4
 
 
+def test_the_curves_end_with_the_last_validation(road, tmp_path, monkeypatch):
+    config, drawn = train.load_config(road.config, train.NEEDS, [f"train_config.output_directory={tmp_path}"]), []
+    original = train.curves_figure
+    monkeypatch.setattr(train, "curves_figure", lambda metrics: drawn.append(metrics) or original(metrics))
+    with train.SummaryWriter(str(tmp_path)) as board:
+        train.train(train.begin(config, force=False), board)
+    assert drawn[-1][-1]["step"] == 4 and "validation_nll" in drawn[-1][-1]
+    assert (tmp_path / "curves.png").is_file()
+
+
 def test_ten_skipped_steps_in_a_row_end_the_run(road, tmp_path, monkeypatch):
     overrides = [f"train_config.output_directory={tmp_path}", "train_config.steps=20"]
     state = train.begin(train.load_config(road.config, train.NEEDS, overrides), force=False)

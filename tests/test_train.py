@@ -88,8 +88,9 @@ def test_the_curves_end_with_the_last_validation(road, tmp_path, monkeypatch):
     config, drawn = train.load_config(road.config, train.NEEDS, [f"train_config.output_directory={tmp_path}"]), []
     original = train.curves_figure
     monkeypatch.setattr(train, "curves_figure", lambda metrics: drawn.append(metrics) or original(metrics))
+    state = train.begin(config, force=False)
     with train.SummaryWriter(str(tmp_path)) as board:
-        train.train(train.begin(config, force=False), board)
+        train.train(state, board)
     assert drawn[-1][-1]["step"] == 4 and "validation_nll" in drawn[-1][-1]
     assert (tmp_path / "curves.png").is_file()
 

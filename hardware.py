@@ -24,8 +24,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to keep large blocks that are freed for the next ones.
+def keep_freed_memory(keep: bool = True) -> None:
+    """Tell glibc to keep large blocks that are freed for the next ones, or to do as it does by default.
 
     By default it returns each of them to the system and asks for fresh pages at the next step of the same size, which
     costs a training step on a CPU up to a third of its time. Elsewhere than on glibc nothing happens.
@@ -33,8 +33,8 @@ def keep_freed_memory() -> None:
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, GIB)
-        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, GIB if keep else 128 * 1024)
+        libc.mallopt(trim_threshold, 2**31 - 1 if keep else 128 * 1024)
 
 
 def training_bytes(model: WaveNet, n_samples: int, precision: torch.dtype, *, recompute: bool) -> int:

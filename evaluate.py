@@ -33,7 +33,7 @@ from likelihood import LayerNorms, Paired, conditioning_norms, paired_likelihood
 from midi import Performance
 from pieces import Piece, clip_pieces
 from report import Entry, clip_figure, listening_page, save_figure
-from scores import bootstrap_interval, chroma_similarity, multi_resolution_stft, onset_agreement
+from scores import bootstrap_interval, chroma_similarity, mean, multi_resolution_stft, onset_agreement
 from synthesis import synthesize
 from transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
 from wavenet import WaveNet
@@ -61,6 +61,7 @@ class Scored:
     output: np.ndarray  # int16 [T]
     everywhere: Paired
     at_onsets: Paired
+    norms: list[LayerNorms]
     measures: dict[str, Score]
     heard: Notes | None
 
@@ -80,20 +81,17 @@ def main(argv: list[str] | None = None) -> int:
     long_pieces, long_failures = clip_pieces(settings.drift_dir, data) if settings.drift_dir else ([], [])
     transcriber = _transcriber()
     folder = Path(settings.output_dir)
-    claim(folder, RECORD_NAME, _record(settings, theirs, weights, step, pieces), PRODUCTS, force=args.force)
+    for where, given in ((folder, pieces), (folder / DRIFT_NAME, long_pieces)):
+        if given:
+            claim(where, RECORD_NAME, _record(settings, theirs, weights, step, given), PRODUCTS, force=args.force)
 
     player = _Player(model, data, settings)
     outputs = _outputs(player, pieces, folder, _primed_frames(settings, data))
     scored = list(progress(_scores(model, data, pieces, outputs, transcriber, settings), len(pieces), "clip"))
-    norms = conditioning_norms(model, pieces[0].truth, pieces[0].performance, data)
     changes = counterfactuals(player, data.audio_hz) if settings.counterfactuals else None
-    drifts = {}
-    if long_pieces:
-        claim(folder / DRIFT_NAME, RECORD_NAME, _record(settings, theirs, weights, step, long_pieces), PRODUCTS,
-              force=args.force)  # fmt: skip
-        drifts = _drifts(player, long_pieces, folder / DRIFT_NAME, transcriber)
+    drifts = _drifts(player, long_pieces, folder / DRIFT_NAME, transcriber)
 
-    result = _result(scored, norms, changes, drifts, transcriber)
+    result = _result(scored, changes, drifts, transcriber)
     result |= {"model": str(settings.model_filename), "step": step, "mode": settings.mode, "output_dir": str(folder)}
     whole = Config(**{name: getattr(theirs, name) for name in checkpoint.MODEL_BLOCKS}, evaluate_config=settings)
     write_text(folder / RESULT_NAME, json.dumps({**result, "config": whole.as_dict()}, indent=2) + "\n")
@@ -138,8 +136,9 @@ def _record(settings: EvaluateConfig, theirs: Config, weights: Path, step: int, 
         sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
     clips = {}
     for piece in pieces:  # clips cut anew may have the same names
-        digest = hashlib.sha256(piece.truth.tobytes())
-        digest.update(piece.performance.onset.tobytes() + piece.performance.pitch.tobytes())
+        played = piece.performance
+        events = (played.onset, played.offset, played.pitch, played.velocity, *played.pedals.values())
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in (piece.truth, *events)))
         clips[piece.name] = digest.hexdigest()
     return {
         "evaluate_config": {name: value for name, value in vars(settings).items() if name not in NOT_HEARD},
@@ -167,6 +166,7 @@ class _Player:
 
     def __call__(self, performances: list[Performance], seconds: float) -> np.ndarray:
         """int16 [B, T], free-running. All use the same uniforms, so that they differ by their notes alone."""
+        note(f"generating {len(performances)} phrases of {seconds:g} s")
         return self.generate(performances, round(seconds * self.data.midi_hz), [0] * len(performances))
 
     def generate(
@@ -211,14 +211,11 @@ def _scores(
         other = pieces[k]
         own, at_onsets = paired_likelihood(model, piece.truth, piece.performance, other.performance, data)
         sound, truth, wrong = (pcm[round(start * hz) :] for pcm in (output, piece.truth, other.truth))
+        pairs = ((sound, truth), (truth, truth), (sound, wrong))
         measures = {
-            "chroma": Score(
-                *(chroma_similarity(a, b, hz) for a, b in ((sound, truth), (truth, truth), (sound, wrong)))
-            ),
-            "onsets": Score(*(onset_agreement(a, b, hz) for a, b in ((sound, truth), (truth, truth), (sound, wrong)))),
-            "mrstft": Score(
-                *(multi_resolution_stft(a, b) for a, b in ((sound, truth), (truth, truth), (sound, wrong)))
-            ),
+            "chroma": Score(*(chroma_similarity(*pair, hz) for pair in pairs)),
+            "onsets": Score(*(onset_agreement(*pair, hz) for pair in pairs)),
+            "mrstft": Score(*(multi_resolution_stft(*pair) for pair in pairs)),
         }
         heard = None
         if transcriber is not None:
@@ -226,10 +223,11 @@ def _scores(
             notes, others = (played_notes(one.performance, start, end) for one in (piece, other))
             heard = transcriber.notes(output, hz).between(start, end)
             ceiling = transcriber.notes(piece.truth, hz).between(start, end)
-            for name, with_offsets in (("f1", False), ("f1_offsets", True)):
-                pairs = ((notes, heard), (notes, ceiling), (others, heard))
-                measures[name] = Score(*(note_f1(a, b, with_offsets=with_offsets) for a, b in pairs))
-        yield Scored(piece, output, own, at_onsets, measures, heard)
+            pairs = ((notes, heard), (notes, ceiling), (others, heard))
+            measures["f1"] = Score(*(note_f1(*pair) for pair in pairs))
+            measures["f1_offsets"] = Score(*(note_f1(*pair, with_offsets=True) for pair in pairs))
+        norms = conditioning_norms(model, piece.truth, piece.performance, data)
+        yield Scored(piece, output, own, at_onsets, norms, measures, heard)
 
 
 def _drifts(
@@ -250,37 +248,26 @@ def _drifts(
 
 
 def _result(
-    scored: list[Scored], norms: list[LayerNorms], changes: Counterfactuals | None, drifts: dict[str, drift.Drift],
+    scored: list[Scored], changes: Counterfactuals | None, drifts: dict[str, drift.Drift],
     transcriber: Transcriber | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Means over the clips with their intervals, and every clip's own numbers, as plain JSON values."""
     result: dict[str, Any] = {"clips": len(scored), "transcriber": transcriber.name if transcriber else None}
     for suffix, parts in (("", [one.everywhere for one in scored]), ("_onsets", [one.at_onsets for one in scored])):
-        weights = np.array([part.n_samples for part in parts], dtype=np.float64)
-        known = weights > 0
-        columns = {
-            "nll_true": "true",
-            "nll_shuffled": "shuffled",
-            "nll_null": "null",
-            "gap": "gap",
-            "gap_null": "gap_null",
-        }
-        for name, attribute in columns.items():
-            values = np.array([getattr(part, attribute) for part in parts])
-            mean = float(np.average(values[known], weights=weights[known])) if known.any() else None
-            result[name + suffix], result[f"{name}{suffix}_interval"] = (
-                mean,
-                bootstrap_interval(values, weights),
-            )
+        weights = np.array([part.n_samples for part in parts])
+        for name in ("true", "shuffled", "null", "gap", "gap_null"):
+            key = name + suffix if name.startswith("gap") else f"nll_{name}{suffix}"
+            values = np.array([getattr(part, name) for part in parts])
+            result[key], result[f"{key}_interval"] = mean(values, weights), bootstrap_interval(values, weights)
     for name in ("f1", "f1_offsets", "chroma", "onsets", "mrstft"):
-        kinds = (("", "value"), ("_ceiling", "ceiling"), ("_floor", "floor"))
-        for suffix, attribute in kinds:
-            values = [getattr(one.measures[name], attribute) for one in scored if name in one.measures]
-            values = [value for value in values if math.isfinite(value)]
-            result[name + suffix] = float(np.mean(values)) if values else None
-            if not suffix:
-                result[f"{name}_interval"] = bootstrap_interval(np.array(values))
-    result["layers"] = [{**asdict(layer), "ratio": layer.ratio} for layer in norms]
+        scores = [one.measures[name] for one in scored if name in one.measures]
+        result[name] = mean([score.value for score in scores])
+        result[f"{name}_interval"] = bootstrap_interval([score.value for score in scores])
+        result[f"{name}_ceiling"] = mean([score.ceiling for score in scores])
+        result[f"{name}_floor"] = mean([score.floor for score in scores])
+    layers = [(mean([n.audio for n in same]), mean([n.conditioning for n in same]))
+              for same in zip(*(one.norms for one in scored), strict=True)]  # fmt: skip
+    result["layers"] = [{"audio": a, "conditioning": c, "ratio": LayerNorms(a, c).ratio} for a, c in layers]
     result["counterfactuals"] = asdict(changes) if changes else None
     result["drift"] = {name: asdict(one) for name, one in drifts.items()}
     result["per_clip"] = [_clip_result(one) for one in scored]

@@ -1,6 +1,6 @@
 """What evaluate.py shows: one table of all numbers, a picture of every clip and one of them all.
 
-All are made from the plain values of the result (scores.json), so that they can be drawn again from the file.
+Table and summary are made from the plain values of scores.json, and can be made again from the file.
 """
 
 from collections.abc import Iterator

@@ -5,8 +5,8 @@
 
 Read are all MIDI files below a folder, as one piano each (`midi.py`): what the labels say is what was played. A folder
 with MAESTRO's metadata keeps its splits; elsewhere whole pieces are held out by the seed, and files that are named
-COMPOSER__PIECE__PLAYER.mid are performances of one piece. Files that are done are not done again. The license of what
-is made is that of the MIDI and of the soundfont together.
+COMPOSER__PIECE__PLAYER.mid are performances of one piece. Files that are done are not done again. What is made stands
+under the licences of both the MIDI and the soundfont.
 """
 
 import argparse
@@ -119,8 +119,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
             raise InputError(f"--{name} is {getattr(args, name):g}, expected {low:g} to {high:g}")
     if args.seed < 0 or args.jobs < 1:
         raise InputError(f"--seed is {args.seed} and --jobs {args.jobs}, expected 0 or more and 1 or more")
-    if args.out.resolve() == args.dir.resolve():
-        raise InputError(f"--out is the folder of the MIDI files, {args.dir}; choose another one")
+    if args.dir.resolve() in (args.out.resolve(), *args.out.resolve().parents):
+        raise InputError(f"--out lies in the folder of the MIDI files, {args.dir}; choose another one")
     args.jobs = min(args.jobs, joblib.cpu_count())
     return args
 

@@ -5,6 +5,7 @@ is seen only beside a ceiling and a floor: the same score of a real recording, a
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from audio import FULL_SCALE
 
@@ -50,13 +51,15 @@ def onset_agreement(output: np.ndarray, truth: np.ndarray, audio_hz: int) -> flo
     """Correlation (Pearson) of the two sounds' onset envelopes: -1..1; 1: every attack at its time and strength.
 
     The envelope is the spectral flux: the rise of the level in each of 40 bands of equal width in octaves from one
-    10 ms frame to the next, falls counted as none, summed over the bands and blurred by a Gaussian of 20 ms. nan where
-    one of the two has no attack at all.
+    10 ms frame to the next, falls counted as none, summed over the bands and blurred by a Gaussian of 20 ms. It is 0
+    where the output has no attack at all, and nan where the truth has none.
     """
     a, b = (_flux(x, audio_hz) for x in _same_length(output, truth))
     a, b = a - a.mean(), b - b.mean()
-    energy = np.sqrt(np.sum(a * a) * np.sum(b * b))
-    return float(np.sum(a * b) / energy) if energy > 1e-12 else float("nan")
+    norm_a, norm_b = np.linalg.norm(a), np.linalg.norm(b)
+    if norm_b < 1e-9:
+        return float("nan")
+    return float(np.sum(a * b) / (norm_a * norm_b)) if norm_a > 1e-9 else 0.0
 
 
 def multi_resolution_stft(output: np.ndarray, truth: np.ndarray) -> float:
@@ -75,22 +78,32 @@ def multi_resolution_stft(output: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean(distances))
 
 
-def bootstrap_interval(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
-    """95 % interval of a (weighted) mean over clips, by drawing the clips anew with replacement; always the same draws.
+def mean(values: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """The (weighted) mean over clips, [N]; nan and what has no weight is left out, nan if nothing is left."""
+    values, weights = _known(values, weights)
+    return float(np.average(values, weights=weights)) if len(values) else float("nan")
 
-    values: [N], one per clip; nan is left out. It tells how much the choice of the clips matters and takes them as
-    independent: several clips of one recording make it look narrower than it is. (nan, nan) for fewer than two.
+
+def bootstrap_interval(values: ArrayLike, weights: ArrayLike | None = None) -> tuple[float, float]:
+    """95 % interval of `mean`, by drawing the clips anew with replacement; the same draws every time.
+
+    It tells how much the choice of the clips matters and takes them as independent: several clips of one recording make
+    it look narrower than it is. (nan, nan) for fewer than two.
     """
-    values = np.asarray(values, dtype=np.float64)
-    weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
-    known = np.isfinite(values) & (weights > 0)
-    values, weights = values[known], weights[known]
+    values, weights = _known(values, weights)
     if len(values) < 2:
         return float("nan"), float("nan")
     drawn = np.random.default_rng(0).integers(len(values), size=(N_RESAMPLES, len(values)))
     means = np.sum((values * weights)[drawn], axis=1) / np.sum(weights[drawn], axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _known(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(values, dtype=np.float64)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+    kept = np.isfinite(values) & (weights > 0)
+    return values[kept], weights[kept]
 
 
 def _same_length(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

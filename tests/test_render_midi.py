@@ -155,7 +155,8 @@ def test_what_is_missing_is_said(midis, soundfont, tmp_path, monkeypatch):
     refused(call(render_midi, "-d", tmp_path / "gone", *out, "--soundfont", soundfont), "no such folder")
     (tmp_path / "empty").mkdir()
     refused(call(render_midi, "-d", tmp_path / "empty", *out, "--soundfont", soundfont), "holds no MIDI files")
-    refused(call(render_midi, "-d", midis, "-o", midis, "--soundfont", soundfont), "--out is the folder of the MIDI")
+    for inside in (midis, midis / "out"):
+        refused(call(render_midi, "-d", midis, "-o", inside, "--soundfont", soundfont), "--out lies in the folder of")
     for option, value in (("--gain", "0"), ("--program", "128"), ("--test", "0.9"), ("--seed", "-1"), ("--jobs", "0")):
         refused(call(render_midi, "-d", midis, *out, "--soundfont", soundfont, option, value), option)
     assert not (tmp_path / "out").exists()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fake_piano import HZ, melody, performance, play
 
-from scores import bootstrap_interval, chroma_similarity, level_db, multi_resolution_stft, onset_agreement
+from scores import bootstrap_interval, chroma_similarity, level_db, mean, multi_resolution_stft, onset_agreement
 
 PIECE, OTHER = (play(melody(seed, 4.0), 4.0) for seed in (0, 1))
 
@@ -65,7 +65,8 @@ def test_the_stft_distance_grows_with_the_noise():
 def test_what_is_not_known_is_nan():
     silence = np.zeros_like(PIECE)
     assert np.isnan(chroma_similarity(PIECE, silence, HZ))
-    assert np.isnan(onset_agreement(silence, PIECE, HZ))
+    assert np.isnan(onset_agreement(PIECE, silence, HZ))
+    assert onset_agreement(silence, PIECE, HZ) == 0
 
 
 def test_the_longer_sound_is_cut():
@@ -96,4 +97,5 @@ def test_bootstrap_interval():
 def test_bootstrap_weights_and_unknown_values():
     assert bootstrap_interval(np.array([1.0, np.nan, 1.0])) == (1, 1)
     assert np.isnan(bootstrap_interval(np.array([1.0, np.nan]))).all()
-    assert bootstrap_interval(np.array([1.0, 2.0, 2.0]), np.array([0, 1, 3])) == (2, 2)
+    assert bootstrap_interval([1.0, 2.0, 2.0], [0, 1, 3]) == (2, 2)
+    assert mean([1.0, np.nan, 4.0], [2, 5, 1]) == 2 and np.isnan(mean([np.nan])) and np.isnan(mean([]))

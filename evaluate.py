@@ -29,7 +29,7 @@ from counterfactual import Counterfactuals, counterfactuals
 from dataset import clip_source
 from errors import InputError
 from evaluation_report import clip_picture, summary_figure, table
-from likelihood import LayerNorms, Paired, conditioning_norms, paired_likelihood
+from likelihood import Paired, conditioning_ratios, paired_likelihood
 from midi import Performance
 from pieces import Piece, clip_pieces
 from report import Entry, clip_figure, listening_page, save_figure
@@ -61,7 +61,7 @@ class Scored:
     output: np.ndarray  # int16 [T]
     everywhere: Paired
     at_onsets: Paired
-    norms: list[LayerNorms]
+    ratios: list[float]  # of conditioning to past samples, per layer
     measures: dict[str, Score]
     heard: Notes | None
 
@@ -226,8 +226,8 @@ def _scores(
             pairs = ((notes, heard), (notes, ceiling), (others, heard))
             measures["f1"] = Score(*(note_f1(*pair) for pair in pairs))
             measures["f1_offsets"] = Score(*(note_f1(*pair, with_offsets=True) for pair in pairs))
-        norms = conditioning_norms(model, piece.truth, piece.performance, data)
-        yield Scored(piece, output, own, at_onsets, norms, measures, heard)
+        ratios = conditioning_ratios(model, piece.truth, piece.performance, data)
+        yield Scored(piece, output, own, at_onsets, ratios, measures, heard)
 
 
 def _drifts(
@@ -265,9 +265,7 @@ def _result(
         result[f"{name}_interval"] = bootstrap_interval([score.value for score in scores])
         result[f"{name}_ceiling"] = mean([score.ceiling for score in scores])
         result[f"{name}_floor"] = mean([score.floor for score in scores])
-    layers = [(mean([n.audio for n in same]), mean([n.conditioning for n in same]))
-              for same in zip(*(one.norms for one in scored), strict=True)]  # fmt: skip
-    result["layers"] = [{"audio": a, "conditioning": c, "ratio": LayerNorms(a, c).ratio} for a, c in layers]
+    result["conditioning_ratios"] = [mean(same) for same in zip(*(one.ratios for one in scored), strict=True)]
     result["counterfactuals"] = asdict(changes) if changes else None
     result["drift"] = {name: asdict(one) for name, one in drifts.items()}
     result["per_clip"] = [_clip_result(one) for one in scored]

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from midi import Performance
 from report import DPI, WIDTH_INCHES, clip_figure
@@ -48,8 +49,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"{row}{_number(result[f'{key}_ceiling']):>9}{_number(result[f'{key}_floor']):>9}")
     heard = f"heard by {result['transcriber']}" if result["transcriber"] else "no transcriber is installed: no F1"
     lines += [f"(ceiling: the recordings themselves; floor: against another clip; {heard})", ""]
-    ratios = [layer["ratio"] for layer in result["layers"]]
-    lines.append(f"{'conditioning / audio path in gates':34}{_number(float(np.median(ratios))):>9}   "
+    ratios = result["conditioning_ratios"]
+    lines.append(f"{'conditioning / past in the gates':34}{_number(float(np.median(ratios))):>9}   "
                  f"{min(ratios):.3f} .. {max(ratios):.3f} over {len(ratios)} layers")  # fmt: skip
     return "\n".join([*lines, *_counterfactual_lines(result["counterfactuals"]), *_drift_lines(result["drift"])])
 
@@ -138,7 +139,7 @@ def summary_figure(result: dict[str, Any]) -> Figure:
     top, bottom = figure.subfigures(2, 1)
     likelihood_ax, layer_ax = top.subplots(1, 2, width_ratios=[3, 2])
     _draw_likelihoods(likelihood_ax, result)
-    _draw_layers(layer_ax, result["layers"])
+    _draw_layers(layer_ax, result["conditioning_ratios"])
     shown = [(key, name) for key, name in SCORES if result[key] is not None and key != "f1_offsets"]
     for ax, (key, name) in zip(np.atleast_1d(bottom.subplots(1, len(shown))), shown, strict=True):
         _draw_score(ax, result, key, name)
@@ -161,12 +162,11 @@ def _draw_likelihoods(ax: Axes, result: dict[str, Any]) -> None:
     ax.legend(frameon=False, fontsize=9)
 
 
-def _draw_layers(ax: Axes, layers: list[dict[str, float]]) -> None:
-    ax.plot([layer["audio"] for layer in layers], ".-", color=GREY, label="past samples")
-    ax.plot([layer["conditioning"] for layer in layers], ".-", color=TEAL, label="conditioning")
-    ax.set(xlabel="layer", title="RMS of what varies in the gates")
+def _draw_layers(ax: Axes, ratios: list[float]) -> None:
+    ax.plot(range(1, len(ratios) + 1), ratios, ".-", color=TEAL)
+    ax.set(xlabel="layer", title="What moves the gates: conditioning / past samples")
     ax.set_ylim(0)
-    ax.legend(frameon=False, fontsize=9)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_score(ax: Axes, result: dict[str, Any], key: str, name: str) -> None:

@@ -20,7 +20,7 @@ from wavenet import WaveNet
 
 BLOCK_SECONDS = 0.5  # of audio in one parallel pass: memory does not grow with a clip's length
 ONSET_SECONDS = 0.05
-NORM_SECONDS = 0.5
+RATIO_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -96,40 +96,25 @@ def _before(model: WaveNet, samples: Tensor, first: int) -> Tensor:
     return torch.cat([silence, samples[:, :first]], dim=1)[:, -taps:]
 
 
-@dataclass(frozen=True)
-class LayerNorms:
-    """RMS of the two summands in a layer's gate, before tanh and sigmoid."""
-
-    audio: float  # from past samples: the dilated convolution
-    conditioning: float  # from the notes
-
-    @property
-    def ratio(self) -> float:
-        """Conditioning against audio; 0: the layer is deaf to the notes."""
-        return self.conditioning / self.audio if self.audio else math.inf
-
-
 @torch.inference_mode()
-def conditioning_norms(model: WaveNet, pcm: np.ndarray, own: Performance, data: DataConfig) -> list[LayerNorms]:
-    """How strongly the notes drive each layer against the past samples, on the last half second of a clip.
+def conditioning_ratios(model: WaveNet, pcm: np.ndarray, own: Performance, data: DataConfig) -> list[float]:
+    """How much the notes move each layer's gate against how much past samples do, on the last half second of a clip.
 
-    Measured is what varies: of the conditioning its deviation from its mean over time, since a constant says nothing
-    of the notes, and the same of the audio path.
+    A ratio of standard deviations over time, before tanh and sigmoid: a constant says nothing of the notes. 0: the
+    layer is deaf to them.
     """
     device = next(model.parameters()).device
     n_frames, warmup = len(pcm) // model.hop, math.ceil(model.decoder.receptive_field / model.hop)
-    scored = min(n_frames, max(1, round(NORM_SECONDS * data.midi_hz)))
+    scored = min(n_frames, max(1, round(RATIO_SECONDS * data.midi_hz)))
     begin = max(0, n_frames - scored - warmup)
     context, excitation = conditioning([own], data, device).block(model, begin, n_frames - begin)
     samples = to_samples(model, pcm[None]).to(device)
     here, before = samples[:, begin * model.hop :], _before(model, samples, begin * model.hop)
-    norms = []
+    ratios = []
     for audio, cond, _ in walk(model, here, context, excitation, before):
-        part = slice(-scored * model.hop, None)
-        norms.append(
-            LayerNorms(*(float((x[part] - x[part].mean(dim=0)).square().mean().sqrt()) for x in (audio, cond)))
-        )
-    return norms
+        past, notes = (x[-scored * model.hop :].std(dim=0).square().mean().sqrt().item() for x in (audio, cond))
+        ratios.append(notes / past if past else math.inf)
+    return ratios
 
 
 def walk(

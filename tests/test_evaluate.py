@@ -82,7 +82,7 @@ def test_the_command_on_a_model_that_has_learnt_nothing(road, tmp_path):
     ))  # fmt: skip
     assert done.code == 0, done.err
     assert done.result.keys() >= KEYS
-    assert done.result["nll_true"] > 0 and len(done.result["layers"]) == 2
+    assert done.result["nll_true"] > 0 and len(done.result["conditioning_ratios"]) == 2
     assert len(done.result["per_clip"]) == 2 and done.result["failures"] == []
     assert {"scores.json", "summary.png", "index.html", "evaluate.json"} <= files(tmp_path / "out").keys()
     assert len(list((tmp_path / "out").glob("clip_*.png"))) == 2

@@ -130,9 +130,14 @@ def finish_clips(folder: Path, names: list[str]) -> None:
             path.unlink()
 
 
-def clip_source(name: str) -> str:
-    """The recording that a clip of this name was cut from (see `write_clip`)."""
-    return name.split("_", 2)[-1].rpartition("_")[0]
+def partners(names: list[str]) -> list[int]:
+    """For each clip of these names the position of another one, from another recording where there is one."""
+    sources = [name.split("_", 2)[-1].rpartition("_")[0] for name in names]  # as `write_clip` named them
+    found = []
+    for i in range(len(names)):
+        following = [(i + k) % len(names) for k in range(1, len(names))]
+        found.append(next((k for k in following if sources[k] != sources[i]), following[0]))
+    return found
 
 
 def clip_paths(folder: str | Path) -> list[Path]:

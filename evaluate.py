@@ -26,7 +26,7 @@ from audio import read_pcm, write_wav
 from cli import Failure, choose_device, finish, note, parser, progress, run
 from config import Config, DataConfig, EvaluateConfig, load_config
 from counterfactual import Counterfactuals, counterfactuals
-from dataset import clip_source
+from dataset import partners
 from errors import InputError
 from evaluation_report import clip_picture, summary_figure, table
 from likelihood import Paired, conditioning_ratios, paired_likelihood
@@ -149,15 +149,6 @@ def _record(settings: EvaluateConfig, theirs: Config, weights: Path, step: int, 
     }
 
 
-def partners(pieces: list[Piece]) -> list[int]:
-    """For each clip the position of another one to be confused with, from another recording where there is one."""
-    sources, found = [clip_source(piece.name) for piece in pieces], []
-    for i in range(len(pieces)):
-        following = [(i + k) % len(pieces) for k in range(1, len(pieces))]
-        found.append(next((k for k in following if sources[k] != sources[i]), following[0]))
-    return found
-
-
 class _Player:
     """The model as something that turns performances into audio, with the settings of this evaluation."""
 
@@ -207,7 +198,7 @@ def _scores(
 ) -> Iterator[Scored]:  # fmt: skip
     """Likelihoods and scores of every clip."""
     start, hz = _primed_frames(settings, data) / data.midi_hz, data.audio_hz
-    for piece, output, k in zip(pieces, outputs, partners(pieces), strict=True):
+    for piece, output, k in zip(pieces, outputs, partners([piece.name for piece in pieces]), strict=True):
         other = pieces[k]
         own, at_onsets = paired_likelihood(model, piece.truth, piece.performance, other.performance, data)
         sound, truth, wrong = (pcm[round(start * hz) :] for pcm in (output, piece.truth, other.truth))
@@ -294,8 +285,9 @@ def _write_pictures(
     for one in scored:
         name, seconds = one.piece.name, len(one.piece.truth) / data.audio_hz
         notes = played_notes(one.piece.performance, start, seconds)
-        words = ", ".join(f"{label} {one.measures[key].value:.2f} ({one.measures[key].ceiling:.2f})"
-                          for key, label in (("f1", "F1"), ("chroma", "chroma")) if key in one.measures)  # fmt: skip
+        words = f"chroma {one.measures['chroma'].value:.2f}"
+        if f1 := one.measures.get("f1"):
+            words = f"F1 {f1.value:.2f} (recording {f1.ceiling:.2f}), {words}"
         figure = clip_picture(one.piece.performance, data.audio_hz, one.piece.truth, one.output, notes, one.heard,
                               title=f"{name}: {words}", handover_seconds=start or None)  # fmt: skip
         save_figure(folder / f"{name}.png", figure)

@@ -36,7 +36,7 @@ def chroma_similarity(output: np.ndarray, truth: np.ndarray, audio_hz: int) -> f
     music and noise. It is Pearson's correlation over the classes and not the usual cosine of the vectors as they are:
     these have no negative entries, by which even white noise reaches 0.8. nan where the truth is silent.
     """
-    a, b = (_chroma(x, audio_hz) for x in _same_length(output, truth))
+    a, b = (chroma_vectors(x, audio_hz) for x in _same_length(output, truth))
     level = np.linalg.norm(b, axis=1)
     audible = level > max(level.max(initial=0.0) * 10 ** (-AUDIBLE_DB / 20), 1e-9)
     if not audible.any():
@@ -120,8 +120,8 @@ def _magnitudes(pcm: np.ndarray, n_fft: int, hop: int, window: int) -> np.ndarra
     return np.abs(np.fft.rfft(frames * np.hanning(window + 1)[:-1], n_fft))
 
 
-def _chroma(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
-    """[T] -> [frames, 12], C first."""
+def chroma_vectors(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
+    """How strong each pitch class sounds, C first: [T] -> [frames, 12]."""
     window, hop = round(CHROMA_WINDOW_SECONDS * audio_hz), round(CHROMA_HOP_SECONDS * audio_hz)
     magnitudes = _magnitudes(pcm, window, hop, window)
     hz = np.fft.rfftfreq(window, 1 / audio_hz)

@@ -1,6 +1,7 @@
 """evaluate.py as its users run it, and with generated audio that is known to be right or wrong."""
 
 import dataclasses
+import importlib.util
 import json
 
 import numpy as np
@@ -10,8 +11,8 @@ from tiny_road import call, command, failed, files, nothing_half_written, refuse
 
 import dataset
 import evaluate
+from benchmarks import measures
 from counterfactual import counterfactuals
-from evaluate import Piece, partners
 from evaluation_report import table
 from midi import CLIP_MARGIN_SECONDS, clip
 
@@ -208,11 +209,18 @@ def test_what_is_missing_is_said(options, tmp_path):
 
 
 def test_partners_are_of_another_recording_where_there_is_one():
-    def pieces(*names):
-        return [Piece(name, 0, None, 1) for name in names]
+    names = ["clip_000_a_b_1.000s", "clip_001_a_b_2.000s", "clip_002_c_1.500s"]
+    assert dataset.partners(names) == [2, 2, 0]
+    assert dataset.partners(names[:2]) == [1, 0]
 
-    assert partners(pieces("clip_000_a_b_1.000s", "clip_001_a_b_2.000s", "clip_002_c_1.500s")) == [2, 2, 0]
-    assert partners(pieces("clip_000_a_1.000s", "clip_001_a_2.000s")) == [1, 0]
+
+def test_the_benchmark_of_the_measures(clips, capsys):
+    if not importlib.util.find_spec("basic_pitch"):
+        pytest.skip("requirements-transcribe.txt is not installed")
+    assert measures.main([str(clips / "test")]) == 0
+    rows = {line[:22].strip(): line[22:].split() for line in capsys.readouterr().out.splitlines()}
+    scores = {kind: float(rows[kind][2]) for kind in ("the recording", "white noise", "another clip")}
+    assert scores.pop("the recording") == 1 and all(abs(score) < 0.4 for score in scores.values())
 
 
 def test_the_table_names_what_is_not_known(unseen, options, generated):

@@ -1,11 +1,13 @@
 """F1 of notes by hand-made cases, and a real transcriber that hears what was played, where both are installed."""
 
 import logging
+import re
 import sys
 
 import numpy as np
 import pytest
 from fake_piano import HZ, melody, performance, play
+from tiny_road import ROOT
 
 import transcription
 from transcription import Notes, Transcriber, matched, note_f1, played_notes
@@ -112,3 +114,11 @@ def test_it_leaves_logging_and_the_other_frameworks_alone(transcriber):
     handlers = list(logging.root.handlers)
     Transcriber()
     assert logging.root.handlers == handlers and logging.root.manager.disable == 0
+
+
+def test_the_pin_is_the_same_wherever_it_is_told():
+    pages = ("README.md", "docs/evaluation.md", ".ci/run", "requirements-transcribe.txt", "transcription.py")
+    pins = {
+        pin for page in pages for pin in re.findall(r"basic-pitch==[\d.]+", (ROOT / page).read_text(encoding="utf-8"))
+    }
+    assert pins == {transcription.INSTALL.split()[-1]}

@@ -26,7 +26,7 @@ from audio import read_pcm, write_wav
 from cli import Failure, choose_device, finish, note, parser, progress, run
 from config import Config, DataConfig, EvaluateConfig, load_config
 from counterfactual import Counterfactuals, counterfactuals
-from dataset import partners
+from dataset import clip_source
 from errors import InputError
 from evaluation_report import clip_picture, summary_figure, table
 from likelihood import Paired, conditioning_ratios, paired_likelihood
@@ -36,6 +36,7 @@ from report import Entry, clip_figure, listening_page, save_figure
 from scores import bootstrap_interval, chroma_similarity, mean, multi_resolution_stft, onset_agreement
 from synthesis import synthesize
 from transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
+from validation import partners
 from wavenet import WaveNet
 
 RECORD_NAME, RESULT_NAME, SUMMARY_NAME, PAGE_NAME = "evaluate.json", "scores.json", "summary.png", "index.html"
@@ -198,7 +199,7 @@ def _scores(
 ) -> Iterator[Scored]:  # fmt: skip
     """Likelihoods and scores of every clip."""
     start, hz = _primed_frames(settings, data) / data.midi_hz, data.audio_hz
-    for piece, output, k in zip(pieces, outputs, partners([piece.name for piece in pieces]), strict=True):
+    for piece, output, k in zip(pieces, outputs, partners([clip_source(piece.name) for piece in pieces]), strict=True):
         other = pieces[k]
         own, at_onsets = paired_likelihood(model, piece.truth, piece.performance, other.performance, data)
         sound, truth, wrong = (pcm[round(start * hz) :] for pcm in (output, piece.truth, other.truth))

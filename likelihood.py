@@ -1,12 +1,11 @@
 """What a model owes to its MIDI, by teacher forcing: the likelihood of a recording with its own notes, with those of
-another one and with none, and how much of each layer's gate the conditioning makes up.
+another one and with none, and how much the notes move each layer's gate.
 
 The three likelihoods are of the very same samples, so that their differences are paired. They tell whether the decoder
 listens, not whether it plays: that is heard only when it runs freely (scores.py, transcription.py).
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,42 +97,11 @@ def _before(model: WaveNet, samples: Tensor, first: int) -> Tensor:
 
 @torch.inference_mode()
 def conditioning_ratios(model: WaveNet, pcm: np.ndarray, own: Performance, data: DataConfig) -> list[float]:
-    """How much the notes move each layer's gate against how much past samples do, on the last half second of a clip.
-
-    A ratio of standard deviations over time, before tanh and sigmoid: a constant says nothing of the notes. 0: the
-    layer is deaf to them.
-    """
+    """`Decoder.conditioning_ratios` of the end of a clip, int16 [N * hop]: half a second after a receptive field."""
     device = next(model.parameters()).device
     n_frames, warmup = len(pcm) // model.hop, math.ceil(model.decoder.receptive_field / model.hop)
-    scored = min(n_frames, max(1, round(RATIO_SECONDS * data.midi_hz)))
-    begin = max(0, n_frames - scored - warmup)
+    begin = max(0, n_frames - round(RATIO_SECONDS * data.midi_hz) - warmup)
     context, excitation = conditioning([own], data, device).block(model, begin, n_frames - begin)
     samples = to_samples(model, pcm[None]).to(device)
     here, before = samples[:, begin * model.hop :], _before(model, samples, begin * model.hop)
-    ratios = []
-    for audio, cond, _ in walk(model, here, context, excitation, before):
-        past, notes = (x[-scored * model.hop :].std(dim=0).square().mean().sqrt().item() for x in (audio, cond))
-        ratios.append(notes / past if past else math.inf)
-    return ratios
-
-
-def walk(
-    model: WaveNet, samples: Tensor, context: Tensor, excitation: Tensor | None, previous: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The decoder's parallel pass layer by layer, with the two summands of every gate apart.
-
-    Arguments as of `Decoder.forward`. Yields the dilated convolution's output and the conditioning, [T, B, 2R] each,
-    and what the gate lets through, [T, B, R].
-    """
-    decoder = model.decoder
-    history = torch.cat([previous, samples], dim=1).t()
-    context, excitation = decoder.prepare(context, excitation)
-    x = decoder.embed(history[:-1].unfold(0, decoder.taps, 1))
-    for layer in decoder.layers:
-        padded = torch.nn.functional.pad(x, (0, 0, 0, 0, layer.history, 0))
-        taps = torch.cat([padded[k * layer.dilation :][: len(x)] for k in range(layer.taps)], dim=-1)
-        cond = decoder.layer_conditioning(layer, context, excitation)
-        hidden = layer.gate(taps, cond)
-        yield layer.dilated(taps), cond, hidden
-        if layer.residual is not None:
-            x = x + layer.residual(hidden)
+    return torch.stack(model.decoder.conditioning_ratios(here, context, excitation, before)).tolist()

@@ -210,8 +210,9 @@ def test_what_is_missing_is_said(options, tmp_path):
 
 def test_partners_are_of_another_recording_where_there_is_one():
     names = ["clip_000_a_b_1.000s", "clip_001_a_b_2.000s", "clip_002_c_1.500s"]
-    assert dataset.partners(names) == [2, 2, 0]
-    assert dataset.partners(names[:2]) == [1, 0]
+    sources = [dataset.clip_source(name) for name in names]
+    assert sources == ["a_b", "a_b", "c"]
+    assert evaluate.partners(sources) == [2, 2, 0]
 
 
 def test_the_benchmark_of_the_measures(clips, capsys):

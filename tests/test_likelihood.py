@@ -10,7 +10,7 @@ from test_synthesis import HOP, make
 
 from audio import mu_law_encode
 from conditioning import NoteConditioning
-from likelihood import conditioning_ratios, no_notes, paired_likelihood, walk
+from likelihood import conditioning_ratios, no_notes, paired_likelihood
 from synthesis import conditioning
 
 OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
@@ -85,24 +85,6 @@ def test_of_a_clip_shorter_than_two_receptive_fields_the_second_half_is_scored()
     assert everywhere.n_samples == HOP
 
 
-@OUTPUTS
-@pytest.mark.parametrize("excitation", [True, False])
-def test_the_walk_is_the_decoders_own_pass(output, excitation):
-    model, data = make(output, excitation)
-    context, excited = conditioning([OWN], data, torch.device("cpu")).block(model, 0, 20)
-    samples = torch.from_numpy(clip(20).astype(np.int64))[None] % 256
-    previous = samples[:, -model.decoder.taps :]
-    with torch.no_grad():
-        steps = list(walk(model, samples, context, excited, previous))
-        torch.testing.assert_close(
-            model.decoder.head(torch.cat([hidden for _, _, hidden in steps], dim=-1)).permute(1, 2, 0),
-            model.decoder(samples, context, excited, previous),
-        )
-    for audio, cond, hidden in steps:
-        tanh_half, sigmoid_half = (audio + cond).chunk(2, dim=-1)
-        torch.testing.assert_close(torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half), hidden)
-
-
 def test_ratios_grow_with_the_conditioning():
     model, data = make()
     before = conditioning_ratios(model, clip(), OWN, data)
@@ -110,4 +92,4 @@ def test_ratios_grow_with_the_conditioning():
         model.decoder.layers[2].cond.weight.mul_(3)
         model.decoder.layers[2].excitation.weight.mul_(3)
     after = conditioning_ratios(model, clip(), OWN, data)
-    assert after == pytest.approx([before[0], before[1], 3 * before[2]], rel=1e-4)
+    assert after == pytest.approx([before[0], before[1], 3 * before[2]], rel=1e-3)

@@ -164,7 +164,7 @@ def _draw_likelihoods(ax: Axes, result: dict[str, Any]) -> None:
 
 def _draw_layers(ax: Axes, ratios: list[float]) -> None:
     ax.plot(range(1, len(ratios) + 1), ratios, ".-", color=TEAL)
-    ax.set(xlabel="layer", title="What moves the gates: conditioning / past samples")
+    ax.set(xlabel="layer", title="Conditioning / past samples in the gates")
     ax.set_ylim(0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -1,4 +1,4 @@
-"""The yardstick of the training benchmark is the same function as the model, and the benchmark says what it promises."""
+"""The training benchmark's yardstick is the same function as the model, and the benchmark says what it promises."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_the_obvious_implementation_is_the_same_function(output, kernel_size, up
 
 @pytest.mark.slow
 def test_the_training_benchmark_gives_its_rows(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", "training --config demo --batch 2 --seconds 0.1 --json".split())
+    monkeypatch.setattr("sys.argv", ["training", "--config", "demo", "--batch", "2", "--seconds", "0.1", "--json"])
     monkeypatch.setattr(training, "compiled_gates", lambda *_: None)
     training.main()
     rows = json.loads(capsys.readouterr().out)

@@ -186,6 +186,32 @@ def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(road, tmp_path, monkey
         run_to_the_end(begin(road_config(road, tmp_path, "train_config.steps=5"), force=False))
 
 
+def test_a_full_disk_ends_neither_the_log_nor_the_run(road, tmp_path, monkeypatch, capsys):
+    """TensorBoard's writer hands the error on at some later call, and is dead from then on."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "events")
+
+    monkeypatch.setattr(training_log.SummaryWriter, "add_scalar", full)
+    monkeypatch.setattr(training_log, "save_figure", full)
+    state = begin(road_config(road, tmp_path), force=False)
+    run_to_the_end(state)
+    said = capsys.readouterr().err
+    assert state.saved_step == 4
+    assert said.count("TensorBoard's events could not be written, none follow: the disk is full") == 1
+    assert "curves.png could not be written: the disk is full" in said
+
+
+def test_half_a_line_of_metrics_is_passed_over(road, tmp_path):
+    run_to_the_end(begin(road_config(road, tmp_path, "train_config.steps=2"), force=False))
+    with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as handle:
+        handle.write('{"step": 2, "lo')
+    log = TrainingLog(tmp_path, 2)
+    log.curves()
+    log.close()
+    assert "loss" in log.newest and "lo" not in log.newest
+
+
 def test_only_a_run_s_folder_is_taken(tmp_path):
     (tmp_path / "diary.txt").write_text("mine")
     with pytest.raises(InputError, match="not the folder of a run"):

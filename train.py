@@ -28,9 +28,9 @@ from tqdm import tqdm
 from cli import choose_device, note, parser, run
 from config import TrainConfig, load_config
 from dataset import Crops, batches, micro_batches
-from distributed import joined, local_device
 from errors import InputError
 from hardware import GIB, available_bytes, explained_memory, keep_freed_memory, training_bytes
+from process_group import joined, local_device
 from training_log import TrainingLog
 from training_state import Run, begin, save
 from validation import crops_of, negative_log_likelihood, validate

@@ -18,9 +18,9 @@ import checkpoint
 from atomic import clear_leftovers, remove, write_text
 from cli import choose_device, note, reason
 from config import Config, TrainConfig
-from distributed import ALONE, World, local_device
 from errors import InputError
 from hardware import choose_precision
+from process_group import ALONE, World, local_device
 from residual_stack import Gates, compiled_gates
 from training_log import METRICS_NAME
 from validation import Validation, crops_of, load_validation

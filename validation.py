@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from config import Config, DataConfig
 from dataset import Crops, ProcessedFolder
-from distributed import ALONE, World
+from process_group import ALONE, World
 from wavenet import WaveNet
 
 SEED = 2**40  # no run's seed: the validation crops are the same in every run

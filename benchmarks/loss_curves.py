@@ -17,8 +17,8 @@ from checkpoint import build_model
 from cli import choose_device, note, parser, run
 from config import load_config
 from dataset import batches, micro_batches
-from distributed import ALONE
 from hardware import choose_precision, keep_freed_memory
+from process_group import ALONE
 from report import save_figure
 from residual_stack import Gates, compiled_gates
 from training_state import Run, choose_micro_batch, make_optimizer

@@ -25,8 +25,8 @@ from checkpoint import build_model
 from cli import choose_device
 from conditioning import N_EXCITATION, n_features
 from config import Config, load_config
-from distributed import ALONE
 from hardware import choose_precision, keep_freed_memory, training_bytes
+from process_group import ALONE
 from residual_stack import Gates, compiled_gates
 from training_state import Run, choose_micro_batch, make_optimizer
 

@@ -14,7 +14,7 @@ import train
 from cli import parser
 from config import load_config
 from dataset import batches, micro_batches
-from distributed import joined
+from process_group import joined
 from training_state import begin
 from validation import crops_of, validate
 

@@ -15,8 +15,8 @@ import training_log
 import training_state
 import validation
 from config import TrainConfig, load_config
-from distributed import World
 from errors import InputError
+from process_group import World
 from training_log import TrainingLog
 from training_state import Run, begin
 

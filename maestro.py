@@ -77,6 +77,8 @@ def select_split(recordings: list[Recording], split: str) -> list[Recording]:
 def resampled_name(audio_filename: str, audio_hz: int) -> str:
     """Where the resampled audio of a file lies: "2008/x.flac" at 16000 Hz -> "2008/x_16000.wav"."""
     path = PurePosixPath(audio_filename)
+    if not path.name:
+        raise InputError(f"{audio_filename!r} in the metadata does not name a file")
     return str(path.with_name(f"{path.stem}_{audio_hz}.wav"))
 
 

@@ -42,7 +42,11 @@ class PreprocessConfig:
     """preprocess_maestro.py and preprocess_audio.py."""
 
     maestro_dir: str = key("folder with the MAESTRO metadata file and the year folders", "")
-    split: str = key("split to process", "train", of=("train", "validation", "test", "all"))
+    split: str = key(
+        "split to process; all: out_dir/train, out_dir/validation and out_dir/test (preprocess_audio.py: clips of any)",
+        "train",
+        of=("train", "validation", "test", "all"),
+    )
     out_dir: str = key("processed folder to write (preprocess_maestro.py)", "")
     resampled_dir: str = key("where resample_audio.py --out_dir wrote; empty: beside the originals", "")
     audio_dir: str = key("folder of audio + MIDI pairs with equal stems, instead of maestro_dir", "")

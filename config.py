@@ -76,6 +76,12 @@ class DataConfig:
         of=(*FEATURES, *FEATURE_PRESETS),
     )
     excitation: bool = key("add the note-synchronous excitation at audio rate to the conditioning", True)
+    max_silence: float = key(
+        "largest part of a crop that may be silent (20 ms below -60 dBFS); others are drawn again; 1: any",
+        1.0,
+        low=0,
+        high=1,
+    )
     n_workers: int = key("processes that read crops; 0: none", 1, low=0, high=256)
 
     def check(self) -> None:

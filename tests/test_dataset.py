@@ -323,3 +323,31 @@ def test_clips_come_back_by_name_and_damage_is_refused(tmp_path):
     (folder / "clip_001_x_1.500s.npz").unlink()
     with pytest.raises(InputError, match=r"clip_001_x_1\.500s\.npz"):
         dataset.read_clip(paths[1], AUDIO_HZ)
+
+
+def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_path):
+    (sound,) = write_folder(tmp_path / "data", [40_000])
+    path = tmp_path / "data/0.npy"
+    sound[10_000:] = 3  # three quarters of the recording: 20 dB below the limit
+    np.save(path, sound)
+    plain, capped = make_crops(tmp_path / "data", n=200), make_crops(tmp_path / "data", n=200, max_silence=0.25)
+    half = make_crops(tmp_path / "data", n=200, max_silence=0.5)
+    silent = [audio.silence(plain[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() for i in range(200)]
+    assert 100 < sum(part > 0.25 for part in silent) < 180
+    for i, part in enumerate(silent):
+        assert (capped.where(i) == plain.where(i)) == (part <= 0.25)
+        assert audio.silence(capped[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() <= 0.25
+        assert half.where(i) == plain.where(i) or part > 0.5
+    everything = make_crops(tmp_path / "data", max_silence=0.0)
+    np.save(path, np.zeros_like(sound))
+    everything.folder._pcm.clear()
+    assert len(everything[3]["samples"]) == 800  # a silent data set still gives crops
+
+
+def test_only_so_many_recordings_are_kept_in_memory(tmp_path, monkeypatch):
+    write_folder(tmp_path / "data", [4000] * 5)
+    reference = make_crops(tmp_path / "data", n=60)
+    monkeypatch.setattr(dataset, "CACHED_RECORDINGS", 2)
+    crops = make_crops(tmp_path / "data", n=60)
+    assert all(equal(crops[i], reference[i]) for i in range(60))
+    assert len(crops._notes) == 2

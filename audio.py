@@ -26,6 +26,7 @@ RESAMPLERS = ("soxr_hq", "soxr_vhq", "soxr_mq", "soxr_lq", "soxr_qq", "kaiser_be
 
 MU = 255
 FULL_SCALE = 32768  # int16 samples per unit amplitude
+LOUDEST = 1e6  # amplitudes from here on are no sound, and would overflow in the resampler
 BLOCK_FRAMES = 65536
 MAX_WAV_SAMPLES = (2**32 - 64) // 2  # the sizes in a wav header are 32-bit byte counts
 SILENCE_DB, SILENCE_SECONDS = -60, 0.02  # a stretch of this length is silent if its RMS lies below that
@@ -162,9 +163,12 @@ def _blocks(path: str | Path, source: soundfile.SoundFile) -> Iterator[np.ndarra
     n_frames = max(1, BLOCK_FRAMES // source.channels)  # a file may claim a thousand channels
     n_read = 0
     while len(block := source.read(n_frames, dtype=dtype, always_2d=True)):
-        if dtype == "float32" and not np.isfinite(block).all():
-            second = (n_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / source.samplerate
-            raise InputError(f"{path} has NaN or infinite samples, the first at {second:.3f} s; export it again")
+        if dtype == "float32" and not (sane := np.abs(block) < LOUDEST).all():
+            first = int(np.argmin(sane.all(axis=1)))
+            finite = np.isfinite(block[first]).all()
+            kind = f"samples beyond {LOUDEST:g} times full scale" if finite else "NaN or infinite samples"
+            second = (n_read + first) / source.samplerate
+            raise InputError(f"{path} has {kind}, the first at {second:.3f} s; export it again")
         n_read += len(block)
         yield block
     # the length of an MP3 without a Xing header is a guess from its bit rate, so a shorter one proves nothing

@@ -5,6 +5,7 @@ Exit 0: all done. 1: some items failed, the rest is done and usable. 2: nothing 
 
 import argparse
 import errno
+import io
 import json
 import sys
 import time
@@ -137,6 +138,8 @@ def reason(error: Exception) -> str:
 
 def run(step: Callable[[], int]) -> NoReturn:
     """Run a step's main function and leave the process with its exit code; InputError and OSError become one line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be text in any encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = step()
     except (InputError, OSError) as error:

@@ -58,7 +58,7 @@ def read_metadata(maestro_dir: str | Path) -> list[Recording]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # Excel puts a byte order mark before a CSV it has saved
         rows = _csv_rows(text) if path.suffix == ".csv" else _json_rows(json.loads(text))
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, InputError) as error:
+    except (ValueError, RecursionError, csv.Error, InputError) as error:
         raise InputError(f"{path} is broken: {error}; download it again") from error
     if not rows:
         raise InputError(f"{path} lists no recordings; download it again")
@@ -89,9 +89,19 @@ def inside(maestro_dir: str | Path, filename: str) -> Path:
     """
     posix, windows = PurePosixPath(filename), PureWindowsPath(filename)
     escapes = posix.is_absolute() or windows.anchor or ".." in windows.parts
-    if escapes or not posix.name or "\0" in filename:
+    too_long = len(filename) > 1000 or any(len(part.encode(errors="replace")) > 255 for part in posix.parts)
+    if escapes or too_long or not posix.name or "\0" in filename or not _is_text(filename):
         raise InputError(f"{filename!r} in the metadata does not name a file inside {maestro_dir}")
     return Path(maestro_dir) / posix
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written to a file: JSON can hold halves of characters, which no encoding knows."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:
@@ -135,7 +145,7 @@ def _recording(path: Path, index: int, row: Mapping[str, Any]) -> Recording:
         return InputError(f"{path}, recording {index}: {column} is {row[column]!r}, expected {expected}")
 
     for column in ("canonical_composer", "canonical_title", "midi_filename", "audio_filename"):
-        if not isinstance(row[column], str):
+        if not isinstance(row[column], str) or not _is_text(row[column]):
             raise refuse(column, "text")
         if column.endswith("filename") and not row[column].strip():
             raise refuse(column, "a file name")

@@ -106,7 +106,7 @@ class Manifest:
     def _text(self) -> str:
         files = {name: asdict(self._own[name]) for name in sorted(self._own)}
         record = {"format": FORMAT, "resampler": self.resampler, "files": files}
-        return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(record, indent=1) + "\n"  # in ASCII: a file name need not be text in any encoding
 
 
 def _readable(path: Path, resampler: str) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from atomic import atomic_file, claim, write_text
 from errors import InputError
 from maestro import Recording
-from midi import Performance, load_events, save_events
+from midi import DAMAGED_ARRAYS, Performance, load_events, save_events
 
 FORMAT = 1
 INDEX_NAME, RECORD_NAME = "filenames.csv", "dataset.json"
@@ -127,8 +127,10 @@ class ProcessedFolder:
             with open(self.path / INDEX_NAME, encoding="utf-8", newline="") as handle:
                 kinds = {name: field.type for name, field in Row.__dataclass_fields__.items()}
                 self.rows = [Row(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(handle)]
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise InputError(f"{self.path} is damaged ({error}); preprocess it again with --force") from error
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
+            raise InputError(
+                f"{self.path} is damaged ({' '.join(str(error).split())}); preprocess it again with --force"
+            ) from error
         if not self.rows:
             raise InputError(f"{self.path} holds no recordings")
 
@@ -140,7 +142,7 @@ class ProcessedFolder:
         path = self.path / f"{row.index}.npy"
         try:
             pcm = np.lib.format.open_memmap(path, mode="r")
-        except (OSError, ValueError) as error:
+        except DAMAGED_ARRAYS as error:
             raise InputError(f"{path} is missing or damaged ({error}); preprocess it again with --force") from error
         if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):
             raise InputError(f"{path} does not hold the {row.n_samples} samples that {INDEX_NAME} states")

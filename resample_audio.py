@@ -10,6 +10,7 @@ after an interruption, makes again what has changed since, and leaves the rest a
 """
 
 import argparse
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -118,23 +119,30 @@ def _plan(
     names: list[str], folder: Path, out_dir: Path, audio_hz: int, resampler: str
 ) -> tuple[list[Job], list[Failure]]:
     """One job per file, and the files that cannot be done as they lie."""
-    originals = {(folder / name).resolve() for name in names}
     jobs: dict[Path, Job] = {}
     failures = []
+    originals = {(folder / name).resolve() for name in names if _is_file(folder / name)}
     for name in names:
         try:
             source, target = inside(folder, name), inside(out_dir, resampled_name(name, audio_hz))
             job = Job(name, source, target, audio_hz, resampler)
-        except InputError as error:
+            if not source.is_file():
+                words = f"no such file in {folder}; download it, or choose another split with -s"
+                failures.append(Failure(name, words))
+            elif target.resolve() in originals:
+                failures.append(Failure(name, f"would become {target.name}, which is an original; use --out_dir"))
+            elif (first := jobs.setdefault(target, job)) is not job:
+                words = f"would give the same {target.name} as {first.name}; rename one of them"
+                failures.append(Failure(name, words))
+        except (InputError, OSError) as error:
             failures.append(Failure(name, reason(error)))
-            continue
-        if not job.source.is_file():
-            failures.append(Failure(name, f"no such file in {folder}; download it, or choose another split with -s"))
-        elif job.target.resolve() in originals:
-            failures.append(Failure(name, f"would become {job.target.name}, which is an original; use --out_dir"))
-        elif (first := jobs.setdefault(job.target, job)) is not job:
-            failures.append(Failure(name, f"would give the same {job.target.name} as {first.name}; rename one of them"))
     return list(jobs.values()), failures
+
+
+def _is_file(path: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # a name that is too long, or that no file can have
+        return path.is_file()
+    return False
 
 
 def _split_off_done(

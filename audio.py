@@ -5,6 +5,7 @@ resamplers work in blocks, so that an hour of stereo takes no more memory than a
 """
 
 import filecmp
+import os
 import re
 import wave
 from collections.abc import Iterator
@@ -146,7 +147,8 @@ def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
     with open(path, "rb"):  # libsndfile says only "System error" where permission is missing
         pass
     try:
-        with soundfile.SoundFile(path) as opened:
+        # as bytes where the system's names are bytes: they need not be text in any encoding
+        with soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path)) as opened:
             yield opened
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path} cannot be read as audio: {error.error_string.strip() or 'damaged file'}") from error

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -14,6 +15,7 @@ from typing import Any
 
 from errors import InputError
 
+LONGEST_NAME, LONGEST_PATH = 255, 2000  # bytes; of common file systems, and with room for the folder in front
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration")
 
@@ -89,10 +91,16 @@ def inside(maestro_dir: str | Path, filename: str) -> Path:
     """
     posix, windows = PurePosixPath(filename), PureWindowsPath(filename)
     escapes = posix.is_absolute() or windows.anchor or ".." in windows.parts
-    too_long = len(filename) > 1000 or any(len(part.encode(errors="replace")) > 255 for part in posix.parts)
-    if escapes or too_long or not posix.name or "\0" in filename or not _is_text(filename):
+    if escapes or not posix.name or "\0" in filename or not _can_be_a_name(posix):
         raise InputError(f"{filename!r} in the metadata does not name a file inside {maestro_dir}")
     return Path(maestro_dir) / posix
+
+
+def _can_be_a_name(path: PurePosixPath) -> bool:
+    try:
+        return len(os.fsencode(path)) <= LONGEST_PATH and all(len(os.fsencode(p)) <= LONGEST_NAME for p in path.parts)
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_text(text: str) -> bool:

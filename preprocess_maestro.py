@@ -36,6 +36,7 @@ from processed_folder import (
     begin_folder,
     finish_folder,
     finished,
+    product_names,
     write_recording,
 )
 
@@ -80,7 +81,9 @@ def main(argv: list[str] | None = None) -> int:
             begin_folder(folder, Config(preprocess_config=made_from).as_dict(), force=args.force)
         known = {job.key: _finished(job) for job in jobs}  # may refuse: before any work
         pending = [job for job in workers.in_shard(jobs, args.shard) if not known[job.key]]
-        _remove_leftovers(pending)
+        for folder in folders:
+            indices = [job.recording.index for job in pending if job.folder == folder]
+            remove_leftovers(folder, product_names(indices))
         failures = []
         for job, outcome in _with_progress(
             workers.work(_try, pending, n_jobs=args.jobs, backend=args.backend), pending
@@ -137,13 +140,6 @@ def _paths_or_none(job: Job) -> tuple[Path, ...]:
         return _paths(job)
     except InputError:
         return ()
-
-
-def _remove_leftovers(pending: list[Job]) -> None:
-    """Remove what a killed run left half written."""
-    for folder in {job.folder for job in pending}:
-        indices = [job.recording.index for job in pending if job.folder == folder]
-        remove_leftovers(folder, {f"{index}.{kind}" for index in indices for kind in ("npy", "npz", "json")})
 
 
 def _with_progress(outcomes, pending: list[Job]):

@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     done: dict[str, Entry] = {}
     with only_run(out_dir, workers.shard_name(args.shard)):
-        for folder in {job.target.parent for job in jobs}:
-            remove_leftovers(folder, {job.target.name for job in jobs})
         shard = workers.shard_name(args.shard)
         record = Manifest(out_dir, args.hz, args.resampler, shard=shard, force=args.force)
+        for folder in {out_dir, *(job.target.parent for job in jobs)}:
+            remove_leftovers(folder, {record.path.name, *(job.target.name for job in jobs)})
         pending, skipped, refused = _split_off_done(jobs, record, force=args.force, verify=args.verify)
         failures += refused
         outcomes = workers.work(_resample_one, pending, n_jobs=args.jobs, backend=args.backend)

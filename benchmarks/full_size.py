@@ -112,15 +112,14 @@ def write_sparse_folder(folder: Path, rows: list[dict[str, str]], piece: Path) -
     processed_folder.finish_folder(folder, table)
 
 
-def run(script: str, *arguments: str | Path) -> tuple[float, dict, float]:
-    """A step as its users run it: seconds, its result, and the largest memory of any process so far in MB."""
+def run(script: str, *arguments: str | Path) -> tuple[float, dict]:
+    """A step as its users run it: seconds and its result."""
     started = time.perf_counter()
     command = [sys.executable, ROOT / script, *map(str, arguments), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{script} ended with {done.returncode}: {done.stderr[-2000:]}")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return time.perf_counter() - started, json.loads(done.stdout), peak
+    return time.perf_counter() - started, json.loads(done.stdout)
 
 
 def tools(folder: Path, rows: list[dict[str, str]], jobs: int) -> None:
@@ -129,12 +128,11 @@ def tools(folder: Path, rows: list[dict[str, str]], jobs: int) -> None:
     values = {"maestro_dir": folder / "maestro", "out_dir": folder / "data", "split": "all"}
     settings = [part for k, v in values.items() for part in ("--set", f"preprocess_config.{k}={v}")]
     for script, arguments in (("resample_audio.py", ("-d", folder / "maestro")), ("preprocess_maestro.py", settings)):
-        first, result, peak = run(script, *arguments, "-j", jobs)
-        again, _, _ = run(script, *arguments, "-j", jobs)
+        first, result = run(script, *arguments, "-j", jobs)
+        again, _ = run(script, *arguments, "-j", jobs)
         count = result.get("files", result.get("recordings"))
         assert count == len(rows) and not result["failures"], result
-        print(f"{script} -j {jobs}: {count} recordings of 1 s in {first:.1f} s, found done in {again:.1f} s, "
-              f"largest process {peak:.0f} MB")  # fmt: skip
+        print(f"{script} -j {jobs}: {count} recordings of 1 s in {first:.1f} s, found done in {again:.1f} s")
 
 
 def crops(folder: Path, rows: list[dict[str, str]], piece: Path) -> None:
@@ -152,8 +150,9 @@ def crops(folder: Path, rows: list[dict[str, str]], piece: Path) -> None:
     each = (time.perf_counter() - started) / 3000
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     hours = sum(row.duration for row in opened.rows) / 3600
-    print(f"opening {len(rows)} recordings ({hours:.0f} h): {1000 * opening:.0f} ms; 3,000 crops of 0.5 s from all over: "
-          f"{1 / each:.0f} a second in one process, {after - before:.0f} MB more in memory")  # fmt: skip
+    rate = f"{1 / each:.0f} a second in one process, {after - before:.0f} MB more in memory"
+    print(f"opening {len(rows)} recordings ({hours:.0f} h): {1000 * opening:.0f} ms")
+    print(f"3,000 crops of 0.5 s from all over: {rate}")
 
 
 def main() -> None:
@@ -175,10 +174,10 @@ def main() -> None:
         crops(folder, rows, folder / "maestro/one.midi")
         if args.sparse_hours:
             hours = write_sparse_wavs(folder / "sparse_wavs", rows, args.sparse_hours)
-            seconds, result, peak = run("resample_audio.py", "-d", folder / "sparse_wavs", "-j", args.jobs)
+            seconds, result = run("resample_audio.py", "-d", folder / "sparse_wavs", "-j", args.jobs)
             assert not result["failures"]
-            print(f"resample_audio.py -j {args.jobs}: {hours:.1f} h in {seconds:.1f} s ({3600 * hours / seconds:.0f} x "
-                  f"real time), largest process {peak:.0f} MB; 200 h would take {200 / hours * seconds / 60:.1f} min")  # fmt: skip
+            rate = f"{hours:.1f} h in {seconds:.1f} s, {3600 * hours / seconds:.0f} x real time"
+            print(f"resample_audio.py -j {args.jobs}: {rate}; 200 h would take {200 / hours * seconds / 60:.1f} min")
 
 
 if __name__ == "__main__":

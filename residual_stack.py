@@ -44,18 +44,19 @@ def gate(summed: Tensor, frames: Tensor, ramp: Tensor, hidden: Tensor) -> None:
 
     Sample i of frame f gets (1 - ramp[i]) * frames[f] + ramp[i] * frames[f + 1].
     """
-    tanh_half, sigmoid_half = (summed + _upsampled(frames, ramp)).chunk(2, dim=-1)
+    tanh_half, sigmoid_half = (summed + upsampled(frames, ramp)).chunk(2, dim=-1)
     hidden.copy_(torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half))
 
 
 def gate_backward(summed: Tensor, frames: Tensor, ramp: Tensor, grad_hidden: Tensor, grad_summed: Tensor) -> None:
     """Write the gradient with respect to `gate`'s summed [F, hop, B, 2R] into grad_summed; the rest as there."""
-    tanh_half, sigmoid_half = (summed + _upsampled(frames, ramp)).chunk(2, dim=-1)
+    tanh_half, sigmoid_half = (summed + upsampled(frames, ramp)).chunk(2, dim=-1)
     t, s = torch.tanh(tanh_half), torch.sigmoid(sigmoid_half)
     grad_summed.copy_(torch.cat([grad_hidden * s * (1 - t * t), grad_hidden * t * s * (1 - s)], dim=-1))
 
 
-def _upsampled(frames: Tensor, ramp: Tensor) -> Tensor:
+def upsampled(frames: Tensor, ramp: Tensor) -> Tensor:
+    """[F + 1, B, C] -> [F, hop, B, C], as `gate` sees it."""
     now = frames[:-1].unsqueeze(1)  # [F, 1, B, 2R]
     return now + (frames[1:].unsqueeze(1) - now) * ramp.view(1, -1, 1, 1)
 

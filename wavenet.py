@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import logistic_mixture
 from config import CondWavenetConfig, WavenetConfig
-from residual_stack import Gates, LayerWeights, residual_stack, run_layers
+from residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsampled
 
 N_CODES = 256
 SILENT_CODE = 128
@@ -234,6 +234,21 @@ class Decoder(nn.Module):
         layers = run_layers(*self._stack_inputs(history, context, excitation))
         for i, (x, _, _) in enumerate(layers):
             caches.fill(i, x[:, : self.config.n_residual_channels].unflatten(0, (samples.shape[1], len(samples))))
+
+    def conditioning_ratios(
+        self, samples: Tensor, context: Tensor, excitation: Tensor | None = None, previous: Tensor | None = None
+    ) -> list[Tensor]:
+        """For every layer, how much conditioning moves its gate over time against how much past samples do: a ratio of
+        standard deviations (arguments as in `forward`, without gradients)."""
+        x, frames, ramp, layers = self._stack_inputs(self._history(samples, previous), context, excitation)
+        ratios, n_channels = [], self.config.n_residual_channels
+        for i, (given, summed, _) in enumerate(run_layers(x, frames, ramp, layers)):
+            cond, past = upsampled(frames[:, :, i], ramp).flatten(0, 2).float(), summed.float()
+            if layers[i].riders is not None:
+                of_riders = F.linear(given[:, n_channels:], layers[i].riders.to(given.dtype)).float()
+                cond, past = cond + of_riders, past - of_riders
+            ratios.append(cond.std(dim=0).square().mean().sqrt() / past.std(dim=0).square().mean().sqrt())
+        return ratios
 
     def _history(self, samples: Tensor, previous: Tensor | None) -> Tensor:
         """The samples [B, T] with those before them, time-first: [K + T, B]."""

@@ -1,0 +1,61 @@
+"""What the machine can do at best, measured: the limits that other benchmarks compare themselves with.
+
+python -m benchmarks.limits
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def seconds_per_call(function: Callable[[], object], device: torch.device, at_least: float = 0.5) -> float:
+    """Time of one call, the best of three stretches of `at_least` seconds, after two calls to warm up."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(2):
+        function()
+    wait()
+    best = float("inf")
+    for _ in range(3):
+        began, calls = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - began) < at_least or not calls:
+            function()
+            wait()
+            calls += 1
+        best = min(best, elapsed / calls)
+    return best
+
+
+def matrix_product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations per second of a large matrix product, a multiplication and an addition counting two."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = torch.randn(n, n, device=device).to(dtype), torch.randn(n, n, device=device).to(dtype)
+    return 2 * n**3 / seconds_per_call(lambda: a @ b, device)
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second read and written by a copy far larger than the caches."""
+    a = torch.zeros(2**28 if device.type == "cuda" else 2**26, device=device)
+    b = torch.empty_like(a)
+    return 2 * a.numel() * a.element_size() / seconds_per_call(lambda: b.copy_(a), device)
+
+
+def processor(device: torch.device) -> str:
+    """The name of what is measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
+    return f"{', '.join(sorted(names))}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(processor(here))
+    for kind in (torch.float32, torch.bfloat16):
+        print(f"matrix products in {kind}: {matrix_product_rate(kind, here) / 1e9:.0f} GFLOP/s")
+    print(f"copy: {copy_bandwidth(here) / 1e9:.0f} GB/s")

@@ -1,0 +1,78 @@
+"""Whether the fast step learns as the obvious one does: both from the same weights, on the same crops.
+
+    python -m benchmarks.loss_curves -c config_train.json --steps 200 --out docs/loss_curves.png
+
+Needs the processed folder of the config. Prints the mean loss of the last fifth of the steps for each.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+import train
+from benchmarks.plain import plain_update
+from checkpoint import build_model
+from cli import choose_device, note, parser, run
+from config import load_config
+from dataset import batches, micro_batches
+from distributed import ALONE
+from hardware import choose_precision, keep_freed_memory
+from report import save_figure
+from residual_stack import Gates, compiled_gates
+from training_state import Run, choose_micro_batch, make_optimizer
+from validation import crops_of
+
+
+def main() -> int:
+    """Train twice, draw both; returns the exit code."""
+    arguments = parser(__doc__, config="config_train.json")
+    arguments.add_argument("--steps", type=int, default=200)
+    arguments.add_argument("--out", type=Path, default=Path("docs/loss_curves.png"))
+    args = arguments.parse_args()
+    given = ["train_config.warmup_steps=20", *args.overrides, f"train_config.steps={args.steps}"]
+    config = load_config(args.config, train.NEEDS, given)
+    device = choose_device(config.train_config.device)
+    keep_freed_memory()
+    precision = choose_precision("auto", device)
+    fast = f"{str(precision).removeprefix('torch.')}, own backward pass, compiled gates"
+    curves = {name: learn(config, device, kind) for name, kind in (("Conv1d, float32", None), (fast, precision))}
+    figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
+    ax = figure.subplots()
+    for (name, losses), color in zip(curves.items(), ("#d95f02", "#007878"), strict=True):
+        ax.plot(range(1, len(losses) + 1), losses, color=color, linewidth=1, label=name)
+    ax.set(xlabel="step", ylabel="training loss, nats per sample")
+    ax.legend(frameon=False)
+    ax.grid(color="0.9")
+    save_figure(args.out, figure)
+    last = max(1, args.steps // 5)
+    result = {name: sum(losses[-last:]) / last for name, losses in curves.items()}
+    print(json.dumps(result) if args.as_json else "\n".join(f"{name}: {loss:.4f}" for name, loss in result.items()))
+    return 0
+
+
+def learn(config, device: torch.device, precision: torch.dtype | None) -> list[float]:
+    """The loss of each step; without a precision by the obvious implementation."""
+    settings, data = config.train_config, config.data_config
+    torch.manual_seed(settings.seed)
+    model = build_model(config).to(device)
+    crops = crops_of(data.dataset_path, data, model, settings.seed)
+    micro_batch = choose_micro_batch(settings, ALONE, device, crops.n_frames * crops.hop)
+    state = Run(config, Path(), device, model, build_model(config).to(device), make_optimizer(model, settings),
+                precision=precision or torch.float32, micro_batch=micro_batch)  # fmt: skip
+    if precision:
+        model.decoder.gates = compiled_gates(device) or Gates()
+    indices = micro_batches(range(settings.steps), settings.batch_size, micro_batch, 0, 1)
+    loader, losses = batches(crops, indices, data.n_workers), []
+    for _ in range(settings.steps):
+        passes = [next(loader) for _ in range(settings.batch_size // micro_batch)]
+        losses.append(train.update(state, passes)[0].item() if precision else plain_update(state, passes))
+        state.step += 1
+        if state.step % 20 == 0:
+            note(f"step {state.step}: {losses[-1]:.3f}")
+    return losses
+
+
+if __name__ == "__main__":
+    run(main)

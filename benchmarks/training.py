@@ -1,0 +1,185 @@
+"""How many samples a second a training step takes in: the obvious implementation, then each switch on top of the last.
+
+    python -m benchmarks.training
+    python -m benchmarks.training --json --config reference demo --batch 4
+
+All rows are of one run. `vs_plain` is the ratio to the obvious implementation (`benchmarks/plain.py`: Conv1d, float32,
+everything at audio rate) at its better batch size; `limit_fraction` the share of the rate of large matrix products in
+the same number format, measured in the same run; `bandwidth_fraction` the share of the copy bandwidth that writing the
+layers' results once and reading them once takes.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+
+import train
+from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
+from benchmarks.plain import plain_update
+from checkpoint import build_model
+from cli import choose_device
+from conditioning import N_EXCITATION, n_features
+from config import Config, load_config
+from distributed import ALONE
+from hardware import choose_precision, keep_freed_memory, training_bytes
+from residual_stack import Gates, compiled_gates
+from training_state import Run, choose_micro_batch, make_optimizer
+
+CONFIGS = {
+    "reference": "config_train_nv_wavenet.json",  # nv-wavenet's reference size, categorical
+    "default": "config_train.json",
+    "demo": "demo/config_train.json",
+    "paper": "config_train_paper.json",
+}
+
+
+def main() -> None:
+    """Measure and print a table, or JSON."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--config", nargs="+", choices=CONFIGS, default=["reference", "default", "demo"])
+    arguments.add_argument("--batch", type=int, default=4, help="crops per step (default 4)")
+    arguments.add_argument("--seconds", type=float, default=6.0, help="time to measure each row for (default 6)")
+    arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--json", action="store_true")
+    args = arguments.parse_args()
+    device = choose_device(args.device)
+    limits = {kind: matrix_product_rate(kind, device) for kind in (torch.float32, torch.bfloat16)}
+    bandwidth = copy_bandwidth(device)
+    rows = [row for name in args.config for row in measure_config(name, args, device, limits, bandwidth)]
+    if args.json:
+        print(json.dumps(rows))
+        return
+    print(f"{processor(device)}; matrix products {limits[torch.float32] / 1e9:.0f} GFLOP/s in float32, "
+          f"{limits[torch.bfloat16] / 1e9:.0f} in bfloat16; copy {bandwidth / 1e9:.0f} GB/s")  # fmt: skip
+    print("| config | variant | batch | samples/s | vs plain | of the matrix-product rate | of the bandwidth |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['config']} | {row['variant']} | {row['batch']} x {row['crop_seconds']:g} s | "
+              f"{row['samples_per_second']:,.0f} | {row['vs_plain']:.2f} | {row['limit_fraction']:.0%} | "
+              f"{row['bandwidth_fraction']:.0%} |")  # fmt: skip
+
+
+def measure_config(
+    name: str, args: argparse.Namespace, device: torch.device, limits: dict[torch.dtype, float], bandwidth: float
+) -> list[dict]:
+    """The rows of one config."""
+    config = load_config(CONFIGS[name], train.NEEDS, [f"train_config.batch_size={args.batch}"])
+    crop_samples = round(config.data_config.segment_length * config.data_config.midi_hz) * (
+        config.data_config.audio_hz // config.data_config.midi_hz
+    )
+    found, rows = {}, []
+    for variant, batch, precision, once, recompute in variants(args.batch, device):
+        state = make_run(config, device, precision, crop_samples)
+        keep_freed_memory(variant != "plain")
+        if once is None:
+            found[variant, batch] = time_plain(state, batch, crop_samples, args.seconds)
+        else:
+            state.model.decoder.gates = dataclasses.replace(once, recompute=recompute)
+            found[variant, batch] = time_step(state, crop_samples, args.seconds)
+        rate = found[variant, batch]
+        kept = training_bytes(state.model, 1, precision, recompute=recompute)
+        kept -= training_bytes(state.model, 0, precision, recompute=recompute)
+        rows.append(
+            {
+                "config": name,
+                "variant": variant,
+                "batch": batch,
+                "crop_seconds": config.data_config.segment_length,
+                "samples_per_second": rate,
+                "limit_fraction": rate * step_operations(state) / limits[precision],
+                "bandwidth_fraction": 2 * rate * kept / bandwidth,
+            }
+        )
+    best = max(row["samples_per_second"] for row in rows if row["variant"] == "plain")
+    return [{**row, "vs_plain": row["samples_per_second"] / best} for row in rows]
+
+
+def variants(batch: int, device: torch.device) -> list[tuple[str, int, torch.dtype, Gates | None, bool]]:
+    """Name, batch, number format, gates (None: the obvious implementation) and activation checkpointing of each row."""
+    rows = [("plain", size, torch.float32, None, False) for size in sorted({1, batch})]
+    if device.type == "cpu":
+        rows.append(("plain, freed memory kept", batch, torch.float32, None, False))
+    rows.append(("float32", batch, torch.float32, Gates(), False))
+    if choose_precision("auto", device) == torch.bfloat16:
+        rows.append(("bfloat16", batch, torch.bfloat16, Gates(), False))
+        if compiled := compiled_gates(device):
+            rows.append(("bfloat16, compiled", batch, torch.bfloat16, compiled, False))
+            rows.append(("bfloat16, compiled, activation checkpointing", batch, torch.bfloat16, compiled, True))
+    return rows
+
+
+def make_run(config: Config, device: torch.device, precision: torch.dtype, crop_samples: int) -> Run:
+    """A run that begins and has no folder."""
+    torch.manual_seed(0)
+    model = build_model(config).to(device)
+    settings = config.train_config
+    micro_batch = choose_micro_batch(settings, ALONE, device, crop_samples)
+    return Run(config, Path(), device, model, build_model(config).to(device), make_optimizer(model, settings),
+               precision=precision, micro_batch=micro_batch)  # fmt: skip
+
+
+def make_batch(state: Run, size: int, crop_samples: int) -> dict[str, torch.Tensor]:
+    """Crops of noise: how long a step takes does not depend on what they hold."""
+    data, model, generator = state.config.data_config, state.model, torch.Generator().manual_seed(0)
+    low, high = (-3000, 3000) if model.decoder.mixture else (0, 256)
+    history = torch.randint(low, high, (size, model.decoder.taps + crop_samples), generator=generator)
+    frames = sum(model.margins) + crop_samples // model.hop
+    batch = {"history": history, "samples": history[:, model.decoder.taps :].clone(),
+             "features": torch.rand(size, n_features(data.features), frames, generator=generator)}  # fmt: skip
+    if data.excitation:
+        batch["excitation"] = torch.randn(size, N_EXCITATION, crop_samples, generator=generator)
+    return batch
+
+
+def time_step(state: Run, crop_samples: int, seconds: float) -> float:
+    """Samples per second of `train.update`."""
+    n_passes = state.config.train_config.batch_size // state.micro_batch
+    passes = [make_batch(state, state.micro_batch, crop_samples) for _ in range(n_passes)]
+    return (
+        state.config.train_config.batch_size
+        * crop_samples
+        / seconds_per_step(lambda: train.update(state, passes), state.device, seconds)
+    )
+
+
+def time_plain(state: Run, batch_size: int, crop_samples: int, seconds: float) -> float:
+    """Samples per second of a step of the obvious implementation."""
+    passes = [make_batch(state, batch_size, crop_samples)]
+    return batch_size * crop_samples / seconds_per_step(lambda: plain_update(state, passes), state.device, seconds)
+
+
+def seconds_per_step(step, device: torch.device, seconds: float) -> float:
+    """Mean time of a step, after two to warm up."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(2):
+        step()
+    wait()
+    began, n = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds or not n:
+        step()
+        n += 1
+    wait()
+    return (time.perf_counter() - began) / n
+
+
+def step_operations(state: Run) -> float:
+    """Floating-point operations per sample of a training step that the model cannot do without: those of its matrix
+    products at audio rate, three times (forward, and the gradients of inputs and weights)."""
+    decoder = state.model.decoder
+    per_sample = sum(math.prod(layer.dilated.weight.shape) for layer in decoder.layers)
+    per_sample += sum(math.prod(layer.residual.weight.shape) for layer in decoder.layers if layer.residual)
+    per_sample += sum(math.prod(part.weight.shape) for part in (decoder.skip, decoder.hidden, decoder.output))
+    return 3 * 2 * per_sample
+
+
+if __name__ == "__main__":
+    main()

@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> int:
             for remark in (*outcome[1].dropped, *outcome[1].warnings):
                 note(f"{job.recording.audio_filename}: {remark}")
         failures.sort(key=lambda failure: failure.item)
+        if args.shard:  # other shards have gone on meanwhile
+            known |= {job.key: _finished(job) for job in jobs if not known[job.key]}
         if args.shard and sum(map(bool, known.values())) + len(failures) < len(jobs):
             note("other shards are not done: the table and the card are written by the last one, or without --shard")
         else:

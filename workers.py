@@ -22,7 +22,8 @@ BACKENDS = ("loky", "dask", "ray")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every step that works on many files."""
-    parser.add_argument("-j", "--jobs", type=int, default=1, help="files at once, at most one per core (default 1)")
+    help_ = "files at once, at most one per core (default 1; with another backend: as many as it can)"
+    parser.add_argument("-j", "--jobs", type=int, default=1, help=help_)
     parser.add_argument(
         "--backend",
         choices=BACKENDS,
@@ -64,7 +65,7 @@ def work(function: Callable[[J], R], jobs: Iterable[J], *, n_jobs: int, backend:
     Raises InputError if the backend is not there or a worker was killed.
     """
     jobs = list(jobs)
-    n_jobs = min(n_jobs, max(len(jobs), 1))
+    n_jobs = min(n_jobs, max(len(jobs), 1)) if backend == "loky" or n_jobs > 1 else -1
     if backend == "loky" and n_jobs == 1:  # no process to start and to feed
         yield from map(function, jobs)
         return

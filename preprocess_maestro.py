@@ -12,6 +12,7 @@ outlasts it) is told as a warning and noted there.
 
 import contextlib
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,7 @@ def _finish(folder: Path, done: list[Done], made_from: PreprocessConfig, failed:
     rows, facts = [row for row, _ in done], [facts for _, facts in done]
     numbers = dataset_card.card(rows, facts, Config(preprocess_config=made_from).as_dict(), failed)
     text = json.dumps(numbers, indent=1, ensure_ascii=False) + "\n"
+    text = re.sub(r"\[[\d\s.,-]*\]", lambda counts: " ".join(counts[0].split()), text)  # a histogram on one line
     card, picture = folder / CARD_NAME, folder / CARD_PICTURE_NAME
     same = card.is_file() and picture.is_file() and card.read_bytes() == text.encode()
     if not same:

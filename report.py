@@ -263,7 +263,7 @@ def card_figure(card: dict, title: str = "") -> Figure:
     width, recordings = card["peak_histogram"]["bin_db"], card["peak_histogram"]["recordings"]
     edges = width * (np.arange(len(recordings)) - len(recordings))
     axes["peak"].bar(edges, recordings, width=0.9 * width, align="edge", color="#d95f02")
-    axes["peak"].set(xlabel="peak level in dB below full scale (lowest bar: and less)", ylabel="recordings")
+    axes["peak"].set(xlabel="peak level in dBFS (lowest bar: and less)", ylabel="recordings")
     axes["peak"].yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(_printable(title), x=0.01, ha="left", fontsize=13, weight="bold", parse_math=False)
     return figure

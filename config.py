@@ -222,6 +222,27 @@ class InferenceConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """evaluate.py."""
+
+    model_filename: str = key("checkpoint: a run folder, a step folder or a .safetensors file")
+    test_dir: str = key("folder of test clips made by preprocess_audio.py", "test")
+    output_dir: str = key("where scores, wavs, pictures and the listening page go", "evaluation")
+    mode: str = key(
+        "free (from silence) or primed (teacher_length of the truth, then autoregressive; only what follows is scored)",
+        "free",
+        of=("free", "primed"),
+    )
+    teacher_length: float = key("seconds of truth before the model takes over in mode primed", 2.0, above=0)
+    temperature: float = key("1: the model's own distribution; less: less noise, less variety", 1.0, above=0, high=10)
+    seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
+    batch_size: int = key("clips generated side by side", 8, low=1)
+    counterfactuals: bool = key("also change one thing of a phrase at a time: pitch, velocity, pedal", True)
+    drift_dir: str = key("folder of long test clips (60 s) to look for drift in; empty: none", "")
+    device: str = key("auto, cpu, cuda or cuda:N", "auto")
+
+
+@dataclass
 class Config:
     """All blocks of one config file; a block that is absent and not needed is None."""
 
@@ -232,6 +253,7 @@ class Config:
     train_config: TrainConfig | None = None
     dist_config: DistConfig | None = None
     inference_config: InferenceConfig | None = None
+    evaluate_config: EvaluateConfig | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved config as plain JSON values, absent blocks left out."""

@@ -58,6 +58,11 @@ def finish_clips(folder: Path, names: list[str]) -> None:
             path.unlink()
 
 
+def clip_source(name: str) -> str:
+    """The recording that a clip of this name was cut from (see `write_clip`)."""
+    return name.split("_", 2)[-1].rpartition("_")[0]
+
+
 def clip_paths(folder: str | Path) -> list[Path]:
     """The wavs of all test clips of a folder, by name. Raises InputError if there are none."""
     folder = Path(folder)

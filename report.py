@@ -7,6 +7,7 @@ import html
 import os
 import urllib.parse
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,17 +54,18 @@ def clip_figure(
     *,
     title: str = "",
     handover_seconds: float | None = None,
+    extra: Callable[[Axes], None] | None = None,
 ) -> Figure:
     """The notes of a clip above the spectrograms of its recording and of the model's output, on one time axis.
 
     `truth` and `output` are int16 [T]; one that is None has no row. Decibels are relative to the loudest point of
     the truth (of the output if there is no truth or only silence), the same for both. `handover_seconds` marks where
-    the model stops hearing the recording.
+    the model stops hearing the recording. `extra` draws one more row at the bottom.
     """
     given = (("recording", truth), ("model output", output))
     sounds = {name: x if len(x) else np.zeros(1, np.int16) for name, x in given if x is not None}
-    figure = Figure(figsize=(WIDTH_INCHES, 3.8 + 2.4 * len(sounds)), dpi=DPI, layout="constrained")
-    heights = [2.9, 0.32] + [2.4] * len(sounds)
+    heights = [2.9, 0.32] + [2.4] * len(sounds) + [2.0] * (extra is not None)
+    figure = Figure(figsize=(WIDTH_INCHES, 0.58 + sum(heights)), dpi=DPI, layout="constrained")
     axes = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
     bar = {"pad": 0.012, "fraction": 0.02, "aspect": 24}
     notes = _draw_roll(axes[0], performance, seconds)
@@ -72,16 +74,19 @@ def clip_figure(
 
     powers = {name: _spectrogram(x[: max(1, round(seconds * audio_hz))], audio_hz) for name, x in sounds.items()}
     reference = next((power.max() for power in powers.values() if power.max() > 0), 1.0)
-    for ax, (name, power) in zip(axes[2:], powers.items(), strict=True):
+    spectra = axes[2 : 2 + len(sounds)]
+    for ax, (name, power) in zip(spectra, powers.items(), strict=True):
         image = _draw_spectrogram(ax, power / reference, min(seconds, len(sounds[name]) / audio_hz), audio_hz, name)
     if sounds:
         of = "recording" if truth is not None and powers["recording"].max() > 0 else "output"
         figure.colorbar(
-            image, ax=axes[2:], label=f"dB relative to the {of}'s peak", **bar | {"aspect": 24 * len(sounds)}
+            image, ax=spectra, label=f"dB relative to the {of}'s peak", **bar | {"aspect": 24 * len(sounds)}
         )
 
+    if extra is not None:
+        extra(axes[-1])
     if handover_seconds is not None:
-        _mark_handover(axes, handover_seconds, seconds)
+        _mark_handover(axes[: 2 + len(sounds)], handover_seconds, seconds)
     _finish_time_axis(axes, seconds)
     figure.align_ylabels([axes[0], *axes[2:]])
     # A title is often a file name, where a dollar sign starts no formula.

@@ -5,6 +5,7 @@ a decoder that listens does worse. Several processes share the crops.
 """
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +83,8 @@ def load_validation(config: Config, model: WaveNet, world: World = ALONE) -> Val
     )
 
 
-def partners(recordings: list[int]) -> list[int]:
-    """For each crop, given the recordings they are of, the next one of another recording; if all are one, the next."""
+def partners(recordings: Sequence[Hashable]) -> list[int]:
+    """For each crop or clip, given the recordings they are of, the next one of another; if all are one, the next."""
     n, found = len(recordings), []
     for i in range(n):
         following = [(i + k) % n for k in range(1, n)]

@@ -1,4 +1,4 @@
-"""The yardstick of the training benchmark is the same function as the model, and the benchmark says what it promises."""
+"""The training benchmark's yardstick is the same function as the model, and the benchmark says what it promises."""
 
 import json
 

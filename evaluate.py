@@ -1,0 +1,304 @@
+"""Step 6: a checkpoint and test clips -> how far the model obeys its MIDI, in numbers between a floor and a ceiling.
+
+    python evaluate.py -c config_evaluate.json
+    python evaluate.py -c config_evaluate.json --json > scores.json
+
+Teacher-forced: the likelihood of the recordings with their own MIDI, another clip's and none, from paired passes.
+Free-running: clips generated from their MIDI alone, scored beside the recordings themselves (the ceiling) and against
+another clip (the floor). The F1 of the notes heard needs a transcriber: see requirements-transcribe.txt. With
+drift_dir, also a minute at a time. Clips that an earlier run generated are not generated again.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import checkpoint
+import drift
+from atomic import claim, write_text
+from audio import read_pcm, write_wav
+from cli import Failure, choose_device, finish, note, parser, progress, run
+from config import Config, DataConfig, EvaluateConfig, load_config
+from counterfactual import Counterfactuals, counterfactuals
+from dataset import clip_source
+from errors import InputError
+from evaluation_report import clip_picture, summary_figure, table
+from likelihood import Paired, conditioning_ratios, paired_likelihood
+from midi import Performance
+from pieces import Piece, clip_pieces
+from report import Entry, clip_figure, listening_page, save_figure
+from scores import bootstrap_interval, chroma_similarity, mean, multi_resolution_stft, onset_agreement
+from synthesis import synthesize
+from transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
+from validation import partners
+from wavenet import WaveNet
+
+RECORD_NAME, RESULT_NAME, SUMMARY_NAME, PAGE_NAME = "evaluate.json", "scores.json", "summary.png", "index.html"
+DRIFT_NAME = "drift"  # the folder of the long clips, in the output folder
+PRODUCTS = ("*.wav", "*.png", RESULT_NAME, PAGE_NAME)
+NOT_HEARD = ("test_dir", "output_dir", "batch_size", "device", "counterfactuals", "drift_dir")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measure of one clip: the model's, the recording's own, and the model's against another clip."""
+
+    value: float
+    ceiling: float
+    floor: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All that is known of one clip; `heard` is None without a transcriber."""
+
+    piece: Piece
+    output: np.ndarray  # int16 [T]
+    everywhere: Paired
+    at_onsets: Paired
+    ratios: list[float]  # of conditioning to past samples, per layer
+    measures: dict[str, Score]
+    heard: Notes | None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the step; returns the exit code."""
+    args = parser(__doc__, config="config_evaluate.json").parse_args(argv)
+    config = load_config(args.config, ("evaluate_config",), args.overrides)
+    settings = config.evaluate_config
+    weights = checkpoint.find_weights(settings.model_filename)  # once: a training that runs may add a checkpoint
+    model, theirs, step = checkpoint.load_model(weights, choose_device(settings.device))
+    for block in checkpoint.MODEL_BLOCKS:  # a config may repeat the model's blocks, but not contradict them
+        if getattr(config, block) and (wrong := checkpoint.differences(config, theirs, (block,))):
+            raise InputError(f"{args.config} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
+    data = theirs.data_config
+    pieces, failures = _clips(settings, data)
+    long_pieces, long_failures = clip_pieces(settings.drift_dir, data) if settings.drift_dir else ([], [])
+    transcriber = _transcriber()
+    folder = Path(settings.output_dir)
+    for where, given in ((folder, pieces), (folder / DRIFT_NAME, long_pieces)):
+        if given:
+            claim(where, RECORD_NAME, _record(settings, theirs, weights, step, given), PRODUCTS, force=args.force)
+
+    player = _Player(model, data, settings)
+    outputs = _outputs(player, pieces, folder, _primed_frames(settings, data))
+    scored = list(progress(_scores(model, data, pieces, outputs, transcriber, settings), len(pieces), "clip"))
+    changes = counterfactuals(player, data.audio_hz) if settings.counterfactuals else None
+    drifts = _drifts(player, long_pieces, folder / DRIFT_NAME, transcriber)
+
+    result = _result(scored, changes, drifts, transcriber)
+    result |= {"model": str(settings.model_filename), "step": step, "mode": settings.mode, "output_dir": str(folder)}
+    whole = Config(**{name: getattr(theirs, name) for name in checkpoint.MODEL_BLOCKS}, evaluate_config=settings)
+    write_text(folder / RESULT_NAME, json.dumps({**result, "config": whole.as_dict()}, indent=2) + "\n")
+    _write_pictures(folder, scored, result, settings, data)
+    listen = f"\nlisten and look: {folder / PAGE_NAME}; {folder / SUMMARY_NAME}; all numbers: {folder / RESULT_NAME}"
+    failures += long_failures
+    return finish(table(result) + listen, result, failures, len(scored), as_json=args.as_json)
+
+
+def _clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
+    """The test clips that can be scored; those that teacher_length leaves nothing of as failures."""
+    pieces, failures = clip_pieces(settings.test_dir, data)
+    primed = _primed_frames(settings, data)
+    short = [piece for piece in pieces if piece.n_frames <= primed]
+    why = f"is not longer than teacher_length = {settings.teacher_length:g} s; lower evaluate_config.teacher_length"
+    failures += [Failure(piece.name, why) for piece in short]
+    pieces = [piece for piece in pieces if piece.n_frames > primed]
+    if len(pieces) < 2:
+        raise InputError(
+            f"{settings.test_dir} holds {len(pieces)} usable clips, expected two or more (each is also given another's "
+            "MIDI); cut more with preprocess_audio.py"
+        )
+    return pieces, failures
+
+
+def _primed_frames(settings: EvaluateConfig, data: DataConfig) -> int:
+    """How many frames of a clip are given to the model; what follows is its own, and scored."""
+    return max(1, round(settings.teacher_length * data.midi_hz)) if settings.mode == "primed" else 0
+
+
+def _transcriber() -> Transcriber | None:
+    try:
+        return Transcriber()
+    except ImportError as error:
+        note(f"no transcriber ({error}), so no F1; to have it: {INSTALL}")
+        return None
+
+
+def _record(settings: EvaluateConfig, theirs: Config, weights: Path, step: int, pieces: list[Piece]) -> dict[str, Any]:
+    """All that the samples depend on: it tells whose results a folder holds."""
+    with open(weights, "rb") as handle:  # a model trained anew has the same config and step
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    clips = {}
+    for piece in pieces:  # clips cut anew may have the same names
+        played = piece.performance
+        events = (played.onset, played.offset, played.pitch, played.velocity, *played.pedals.values())
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in (piece.truth, *events)))
+        clips[piece.name] = digest.hexdigest()
+    return {
+        "evaluate_config": {name: value for name, value in vars(settings).items() if name not in NOT_HEARD},
+        "model": theirs.as_dict(),
+        "step": step,
+        "weights_sha256": sha256,
+        "clips": clips,
+    }
+
+
+class _Player:
+    """The model as something that turns performances into audio, with the settings of this evaluation."""
+
+    def __init__(self, model: WaveNet, data: DataConfig, settings: EvaluateConfig) -> None:
+        self.model, self.data, self.settings = model, data, settings
+
+    def __call__(self, performances: list[Performance], seconds: float) -> np.ndarray:
+        """int16 [B, T], free-running. All use the same uniforms, so that they differ by their notes alone."""
+        note(f"generating {len(performances)} phrases of {seconds:g} s")
+        return self.generate(performances, round(seconds * self.data.midi_hz), [0] * len(performances))
+
+    def generate(
+        self, performances: list[Performance], n_frames: int, streams: list[int], prefix: np.ndarray | None = None
+    ) -> np.ndarray:
+        """int16 [B, n_frames * hop], in batches; prefix: int16 [B, P * hop] that is taken as given."""
+        size, sounds = self.settings.batch_size, []
+        for first in range(0, len(performances), size):
+            part = slice(first, first + size)
+            blocks = synthesize(
+                self.model, performances[part], n_frames, self.data, streams=streams[part], seed=self.settings.seed,
+                prefix=None if prefix is None else prefix[part], temperature=self.settings.temperature,
+            )  # fmt: skip
+            sounds.append(np.concatenate(list(blocks), axis=1))
+        return np.concatenate(sounds)
+
+
+def _outputs(player: _Player, pieces: list[Piece], folder: Path, primed_frames: int) -> list[np.ndarray]:
+    """What the model makes of every piece, int16 [n_frames * hop]; from its wav where an earlier run wrote that."""
+    hop, hz, size = player.model.hop, player.data.audio_hz, player.settings.batch_size
+    todo = [piece for piece in pieces if not (folder / f"{piece.name}.wav").is_file()]
+    todo.sort(key=lambda piece: piece.n_frames)  # a batch lasts as long as its longest piece
+    for first in range(0, len(todo), size):
+        batch = todo[first : first + size]
+        note(f"generating {len(batch)} of {len(pieces)} pieces, {batch[-1].n_frames / player.data.midi_hz:g} s each")
+        prefix = np.stack([piece.truth[: primed_frames * hop] for piece in batch]) if primed_frames else None
+        sounds = player.generate([piece.performance for piece in batch], batch[-1].n_frames,
+                                 [piece.stream for piece in batch], prefix)  # fmt: skip
+        for piece, sound in zip(batch, sounds, strict=True):
+            write_wav(folder / f"{piece.name}_truth.wav", piece.truth, hz)
+            write_wav(folder / f"{piece.name}.wav", sound[: piece.n_frames * hop], hz)
+    return [read_pcm(folder / f"{piece.name}.wav", hz) for piece in pieces]
+
+
+def _scores(
+    model: WaveNet, data: DataConfig, pieces: list[Piece], outputs: list[np.ndarray], transcriber: Transcriber | None,
+    settings: EvaluateConfig,
+) -> Iterator[Scored]:  # fmt: skip
+    """Likelihoods and scores of every clip."""
+    start, hz = _primed_frames(settings, data) / data.midi_hz, data.audio_hz
+    for piece, output, k in zip(pieces, outputs, partners([clip_source(piece.name) for piece in pieces]), strict=True):
+        other = pieces[k]
+        own, at_onsets = paired_likelihood(model, piece.truth, piece.performance, other.performance, data)
+        sound, truth, wrong = (pcm[round(start * hz) :] for pcm in (output, piece.truth, other.truth))
+        pairs = ((sound, truth), (truth, truth), (sound, wrong))
+        measures = {
+            "chroma": Score(*(chroma_similarity(*pair, hz) for pair in pairs)),
+            "onsets": Score(*(onset_agreement(*pair, hz) for pair in pairs)),
+            "mrstft": Score(*(multi_resolution_stft(*pair) for pair in pairs)),
+        }
+        heard = None
+        if transcriber is not None:
+            end = len(piece.truth) / hz
+            notes, others = (played_notes(one.performance, start, end) for one in (piece, other))
+            heard = transcriber.notes(output, hz).between(start, end)
+            ceiling = transcriber.notes(piece.truth, hz).between(start, end)
+            pairs = ((notes, heard), (notes, ceiling), (others, heard))
+            measures["f1"] = Score(*(note_f1(*pair) for pair in pairs))
+            measures["f1_offsets"] = Score(*(note_f1(*pair, with_offsets=True) for pair in pairs))
+        ratios = conditioning_ratios(model, piece.truth, piece.performance, data)
+        yield Scored(piece, output, own, at_onsets, ratios, measures, heard)
+
+
+def _drifts(
+    player: _Player, pieces: list[Piece], folder: Path, transcriber: Transcriber | None
+) -> dict[str, drift.Drift]:
+    """Generate every long clip, and some seconds beyond its end, and measure what has become of it."""
+    hz, midi_hz, found = player.data.audio_hz, player.data.midi_hz, {}
+    tail_frames = math.ceil(drift.TAIL_SECONDS * midi_hz)
+    stretched = [
+        replace(piece, performance=drift.ending(piece.performance, piece.n_frames / midi_hz),
+                n_frames=piece.n_frames + tail_frames) for piece in pieces
+    ]  # fmt: skip
+    for piece, sound in zip(stretched, _outputs(player, stretched, folder, 0), strict=True):
+        found[piece.name] = drift.measure(sound, piece.truth, piece.performance, hz, transcriber)
+        figure = clip_figure(piece.performance, piece.n_frames / midi_hz, hz, piece.truth, sound, title=piece.name)
+        save_figure(folder / f"{piece.name}.png", figure)
+    return found
+
+
+def _result(
+    scored: list[Scored], changes: Counterfactuals | None, drifts: dict[str, drift.Drift],
+    transcriber: Transcriber | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Means over the clips with their intervals, and every clip's own numbers, as plain JSON values."""
+    result: dict[str, Any] = {"clips": len(scored), "transcriber": transcriber.name if transcriber else None}
+    for suffix, parts in (("", [one.everywhere for one in scored]), ("_onsets", [one.at_onsets for one in scored])):
+        weights = np.array([part.n_samples for part in parts])
+        for name in ("true", "shuffled", "null", "gap", "gap_null"):
+            key = name + suffix if name.startswith("gap") else f"nll_{name}{suffix}"
+            values = np.array([getattr(part, name) for part in parts])
+            result[key], result[f"{key}_interval"] = mean(values, weights), bootstrap_interval(values, weights)
+    for name in ("f1", "f1_offsets", "chroma", "onsets", "mrstft"):
+        scores = [one.measures[name] for one in scored if name in one.measures]
+        result[name] = mean([score.value for score in scores])
+        result[f"{name}_interval"] = bootstrap_interval([score.value for score in scores])
+        result[f"{name}_ceiling"] = mean([score.ceiling for score in scores])
+        result[f"{name}_floor"] = mean([score.floor for score in scores])
+    result["conditioning_ratios"] = [mean(same) for same in zip(*(one.ratios for one in scored), strict=True)]
+    result["counterfactuals"] = asdict(changes) if changes else None
+    result["drift"] = {name: asdict(one) for name, one in drifts.items()}
+    result["per_clip"] = [_clip_result(one) for one in scored]
+    return _plain(result)
+
+
+def _clip_result(one: Scored) -> dict[str, Any]:
+    values = {"clip": one.piece.name, "likelihood": asdict(one.everywhere), "likelihood_onsets": asdict(one.at_onsets)}
+    return values | {name: asdict(score) for name, score in one.measures.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists and nan as null: JSON has no word for what is not known."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_pictures(
+    folder: Path, scored: list[Scored], result: dict[str, Any], settings: EvaluateConfig, data: DataConfig
+) -> None:
+    """A picture per clip, one of all, and the page to listen to."""
+    entries, start = [], _primed_frames(settings, data) / data.midi_hz
+    for one in scored:
+        name, seconds = one.piece.name, len(one.piece.truth) / data.audio_hz
+        notes = played_notes(one.piece.performance, start, seconds)
+        words = f"chroma {one.measures['chroma'].value:.2f}"
+        if f1 := one.measures.get("f1"):
+            words = f"F1 {f1.value:.2f} (recording {f1.ceiling:.2f}), {words}"
+        figure = clip_picture(one.piece.performance, data.audio_hz, one.piece.truth, one.output, notes, one.heard,
+                              title=f"{name}: {words}", handover_seconds=start or None)  # fmt: skip
+        save_figure(folder / f"{name}.png", figure)
+        sounds = [("output", f"{name}.wav"), ("recording", f"{name}_truth.wav")]
+        entries.append(Entry(name, f"{name}.png", sounds, f"{words}; gap {one.everywhere.gap:.3f} nats per sample"))
+    save_figure(folder / SUMMARY_NAME, summary_figure(result))
+    facts = {"model": f"{result['model']}, step {result['step']}", "mode": settings.mode, "seed": str(settings.seed),
+             "temperature": f"{settings.temperature:g}", "transcriber": result["transcriber"] or "none"}  # fmt: skip
+    listening_page(folder / PAGE_NAME, "midi2wave: evaluation", entries, facts)
+
+
+if __name__ == "__main__":
+    run(main)

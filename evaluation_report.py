@@ -1,0 +1,188 @@
+"""What evaluate.py shows: one table of all numbers, a picture of every clip and one of them all.
+
+Table and summary are made from the plain values of scores.json, and can be made again from the file.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from midi import Performance
+from report import DPI, WIDTH_INCHES, clip_figure
+from transcription import Notes, matched
+
+LIKELIHOODS = (
+    ("nll_true", "NLL, own MIDI"),
+    ("nll_shuffled", "NLL, another clip's MIDI"),
+    ("nll_null", "NLL, no MIDI"),
+    ("gap", "gap: another's - own"),
+    ("gap_null", "gap: none - own"),
+    ("gap_onsets", "gap, 50 ms after onsets"),
+    ("gap_null_onsets", "gap to none, 50 ms after onsets"),
+)
+SCORES = (
+    ("f1", "F1 of the notes heard"),
+    ("f1_offsets", "F1, ends of notes too"),
+    ("chroma", "chroma similarity"),
+    ("onsets", "onset agreement"),
+    ("mrstft", "STFT distance (less is better)"),
+)
+TEAL, ORANGE, GREY = "#007878", "#d95f02", "0.55"
+
+
+def table(result: dict[str, Any]) -> str:
+    """All numbers of a result as text, one measure a line."""
+    lines = [f"{result['clips']} clips, {result['mode']}, step {result['step']} of {result['model']}", ""]
+    lines.append(f"{'nats per sample':34}{'mean':>9}   95 % interval")
+    for key, name in LIKELIHOODS:
+        lines.append(f"{name:34}{_number(result[key], 4):>9}   {_interval(result[f'{key}_interval'], 4)}")
+    lines += ["", f"{'generated audio':34}{'mean':>9}   {'95 % interval':20}{'ceiling':>9}{'floor':>9}"]
+    for key, name in SCORES:
+        if key.startswith("f1") and result["transcriber"] is None:
+            continue
+        row = f"{name:34}{_number(result[key]):>9}   {_interval(result[f'{key}_interval']):20}"
+        lines.append(f"{row}{_number(result[f'{key}_ceiling']):>9}{_number(result[f'{key}_floor']):>9}")
+    heard = f"heard by {result['transcriber']}" if result["transcriber"] else "no transcriber is installed: no F1"
+    lines += [f"(ceiling: the recordings themselves; floor: against another clip; {heard})", ""]
+    ratios = result["conditioning_ratios"]
+    lines.append(f"{'conditioning / past in the gates':34}{_number(float(np.median(ratios))):>9}   "
+                 f"{min(ratios):.3f} .. {max(ratios):.3f} over {len(ratios)} layers")  # fmt: skip
+    return "\n".join([*lines, *_counterfactual_lines(result["counterfactuals"]), *_drift_lines(result["drift"])])
+
+
+def _counterfactual_lines(changes: dict[str, Any] | None) -> Iterator[str]:
+    if changes is None:
+        return
+    yield ""
+    yield f"{'one thing changed, dB':34}{'mean':>9}   {'worst':>8}   right direction"
+    names = {
+        "semitone": "note moved by a semitone",
+        "velocity": "velocity 110 against 30",
+        "pedal": "after release: pedal",
+    }
+    for key, name in names.items():
+        effect = changes[key]
+        yield f"{name:34}{effect['db']:>9.1f}   {effect['lowest_db']:>8.1f}   {effect['right']:.0%}"
+    yield f"{'elsewhere, when a note is moved':34}{changes['elsewhere_db']:>9.1f}"
+
+
+def _drift_lines(drifts: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for name, one in drifts.items():
+        silent = one["silent_after_seconds"]
+        ends = "not silent" if silent is None else f"silent {silent:g} s"
+        yield ""
+        yield f"long clip {name}"
+        yield (f"  level {one['level_difference_db']:+.1f} dB (worst 10 s {one['worst_window_db']:+.1f} dB); "
+               f"{ends} after the last note, {one['tail_db']:.0f} dBFS in the sixth second")  # fmt: skip
+        if one["f1_first"] is not None:
+            yield (f"  F1 of the first and last 10 s: {_number(one['f1_first'])}, {_number(one['f1_last'])} "
+                   f"(ceilings {_number(one['f1_first_ceiling'])}, {_number(one['f1_last_ceiling'])})")  # fmt: skip
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(interval: list[float | None], digits: int = 3) -> str:
+    low, high = interval
+    return "-" if low is None else f"{low:.{digits}f} .. {high:.{digits}f}"
+
+
+def clip_picture(
+    performance: Performance,
+    audio_hz: int,
+    truth: np.ndarray,
+    output: np.ndarray,
+    played: Notes,
+    heard: Notes | None,
+    *,
+    title: str,
+    handover_seconds: float | None = None,
+) -> Figure:
+    """`report.clip_figure` of a clip, and below it what was heard in the output: right, missing and invented notes."""
+    seconds = len(truth) / audio_hz
+    extra = None if heard is None else lambda ax: _draw_heard(ax, played, heard, seconds)
+    return clip_figure(
+        performance, seconds, audio_hz, truth, output, title=title, handover_seconds=handover_seconds, extra=extra
+    )
+
+
+def _draw_heard(ax: Axes, played: Notes, heard: Notes, seconds: float) -> None:
+    """One row of a clip's picture: the notes of the MIDI that were heard, those that were not, and false ones."""
+    hit, right = matched(played, heard)
+    kinds = (
+        (played, ~hit, "0.6", f"not heard: {np.sum(~hit)}"),
+        (heard, ~right, ORANGE, f"not in the MIDI: {np.sum(~right)}"),
+        (heard, right, TEAL, f"right: {np.sum(right)}"),
+    )
+    for notes, kept, colour, label in kinds:
+        ends = np.minimum(np.maximum(notes.offset, notes.onset + seconds / 200), seconds)
+        points = np.stack([notes.onset, notes.pitch, ends, notes.pitch], axis=1)[kept].reshape(-1, 2, 2)
+        ax.add_collection(LineCollection(points, colors=colour, linewidths=3, label=label))
+    pitches = np.concatenate([played.pitch, heard.pitch, [60]])
+    low, high = pitches.min() - 2, pitches.max() + 2
+    cs = [pitch for pitch in range(low, high + 1) if pitch % 12 == 0]
+    ax.set_yticks(cs, [f"C{pitch // 12 - 1}" for pitch in cs])
+    ax.grid(axis="y", color="0.9")
+    ax.set(ylim=(low, high + (high - low) / 5), ylabel="heard")  # room for the legend
+    ax.legend(loc="upper right", fontsize=8, ncols=3, framealpha=0.8)
+
+
+def summary_figure(result: dict[str, Any]) -> Figure:
+    """All clips of an evaluation: likelihoods, scores between floor and ceiling, and every layer's conditioning."""
+    figure = Figure(figsize=(WIDTH_INCHES, 7.5), dpi=DPI, layout="constrained")
+    top, bottom = figure.subfigures(2, 1)
+    likelihood_ax, layer_ax = top.subplots(1, 2, width_ratios=[3, 2])
+    _draw_likelihoods(likelihood_ax, result)
+    _draw_layers(layer_ax, result["conditioning_ratios"])
+    shown = [(key, name) for key, name in SCORES if result[key] is not None and key != "f1_offsets"]
+    for ax, (key, name) in zip(np.atleast_1d(bottom.subplots(1, len(shown))), shown, strict=True):
+        _draw_score(ax, result, key, name)
+    title = f"step {result['step']} of {result['model']}, {result['mode']}, {result['clips']} clips"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, weight="bold", parse_math=False)
+    return figure
+
+
+def _draw_likelihoods(ax: Axes, result: dict[str, Any]) -> None:
+    """What the own MIDI is worth in each clip, everywhere and after onsets, and the means with their intervals."""
+    clips = result["per_clip"]
+    for offset, key, colour, label in ((-0.15, "likelihood", TEAL, "all samples"),
+                                       (0.15, "likelihood_onsets", ORANGE, "50 ms after onsets")):  # fmt: skip
+        values = [c[key]["shuffled"] - c[key]["true"] if c[key]["true"] is not None else np.nan for c in clips]
+        name = "gap" if key == "likelihood" else "gap_onsets"
+        ax.bar(np.arange(len(clips)) + offset, values, 0.28, color=colour, label=f"{label}: {_number(result[name])}")
+    ax.axhline(0, color="0.2", linewidth=0.8)
+    ax.set_xticks(range(len(clips)), [str(i + 1) for i in range(len(clips))])
+    ax.set(xlabel="clip", ylabel="nats per sample", title="Gap: another clip's MIDI against its own")
+    ax.legend(frameon=False, fontsize=9)
+
+
+def _draw_layers(ax: Axes, ratios: list[float]) -> None:
+    ax.plot(range(1, len(ratios) + 1), ratios, ".-", color=TEAL)
+    ax.set(xlabel="layer", title="Conditioning / past samples in the gates")
+    ax.set_ylim(0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_score(ax: Axes, result: dict[str, Any], key: str, name: str) -> None:
+    """One measure of every clip between its floor and its ceiling."""
+    scores = [clip[key] for clip in result["per_clip"]]
+    x = np.arange(len(scores)) + 1
+    columns = {kind: np.array([s[kind] if s[kind] is not None else np.nan for s in scores], dtype=float)
+               for kind in ("value", "ceiling", "floor")}  # fmt: skip
+    ax.vlines(x, columns["floor"], columns["ceiling"], color="0.85", linewidth=6)
+    ax.plot(
+        x, columns["ceiling"], "_", color="0.2", markersize=9, label=f"ceiling {_number(result[f'{key}_ceiling'], 2)}"
+    )
+    ax.plot(x, columns["floor"], "_", color=ORANGE, markersize=9, label=f"floor {_number(result[f'{key}_floor'], 2)}")
+    ax.plot(x, columns["value"], "o", color=TEAL, markersize=5, label=f"model {_number(result[key], 2)}")
+    ax.set(xlabel="clip", title=name)
+    ax.title.set_fontsize(10)
+    if key != "mrstft":
+        ax.set_ylim(min(-0.02, np.nanmin([*columns["value"], *columns["floor"], 0]) - 0.05), 1.05)
+    ax.legend(fontsize=8, framealpha=0.8)

@@ -1,0 +1,107 @@
+"""What a model owes to its MIDI, by teacher forcing: the likelihood of a recording with its own notes, with those of
+another one and with none, and how much the notes move each layer's gate.
+
+The three likelihoods are of the very same samples, so that their differences are paired. They tell whether the decoder
+listens, not whether it plays: that is heard only when it runs freely (scores.py, transcription.py).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config import DataConfig
+from midi import PEDALS, Performance
+from synthesis import conditioning, to_samples
+from wavenet import WaveNet
+
+BLOCK_SECONDS = 0.5  # of audio in one parallel pass: memory does not grow with a clip's length
+ONSET_SECONDS = 0.05
+RATIO_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean negative log-likelihood of the same samples under three conditions, in nats per sample."""
+
+    n_samples: int
+    true: float
+    shuffled: float  # given the notes of another clip
+    null: float  # given no notes
+
+    @property
+    def gap(self) -> float:
+        """What the right notes are worth against wrong ones."""
+        return self.shuffled - self.true
+
+    @property
+    def gap_null(self) -> float:
+        """What the right notes are worth against none."""
+        return self.null - self.true
+
+
+def no_notes() -> Performance:
+    """The null condition: a piano on which no note has ever been played, and no pedal moved."""
+    nothing = np.empty(0)
+    none = np.empty(0, dtype=np.int64)
+    return Performance(nothing, nothing, none, none, {pedal: np.empty((0, 2)) for pedal in PEDALS})
+
+
+@torch.inference_mode()
+def paired_likelihood(
+    model: WaveNet, pcm: np.ndarray, own: Performance, other: Performance, data: DataConfig
+) -> tuple[Paired, Paired]:
+    """The likelihoods of a clip, int16 [N * hop]: over all its samples, and over the first 50 ms after each onset.
+
+    Onsets are those of the clip's own notes. The first receptive field is not scored (of a clip shorter than two, the
+    first half): there the decoder sees silence where the recording has had a past. Without an onset in what is scored
+    the second one has no samples, and nan.
+    """
+    device, hop = next(model.parameters()).device, model.hop
+    n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
+    given = conditioning([own, other, no_notes()], data, device)
+    samples = to_samples(model, pcm[None]).to(device)
+    after_onset = torch.from_numpy(_after_onsets(own, len(pcm), data.audio_hz))
+    sums, counts = np.zeros((2, 3)), np.zeros(2, dtype=int)
+    first, block = min(warmup, n_frames // 2), max(warmup, round(BLOCK_SECONDS * data.midi_hz))
+    for start in range(first, n_frames, block):
+        stop, begin = min(start + block, n_frames), max(0, start - warmup)
+        context, excitation = given.block(model, begin, stop - begin)
+        here = samples[:, begin * hop : stop * hop].expand(3, -1)
+        params = model.decoder(here, context, excitation, _before(model, samples, begin * hop).expand(3, -1))
+        nll = -model.log_likelihood(params, here)[:, (start - begin) * hop :].double().cpu()  # [3, T]
+        mask = after_onset[start * hop : stop * hop]
+        sums += torch.stack([nll.sum(dim=1), nll[:, mask].sum(dim=1)]).numpy()
+        counts += [nll.shape[1], int(mask.sum())]
+    means = sums / np.where(counts, counts, np.nan)[:, None]
+    everywhere, at_onsets = (Paired(int(n), *map(float, row)) for n, row in zip(counts, means, strict=True))
+    return everywhere, at_onsets
+
+
+def _after_onsets(performance: Performance, n_samples: int, audio_hz: int) -> np.ndarray:
+    """Which samples lie within ONSET_SECONDS after a note's onset: bool [n_samples]."""
+    marked, reach = np.zeros(n_samples, dtype=bool), round(ONSET_SECONDS * audio_hz)
+    for first in np.rint(performance.onset * audio_hz).astype(int):
+        marked[max(0, first) : max(0, first + reach)] = True
+    return marked
+
+
+def _before(model: WaveNet, samples: Tensor, first: int) -> Tensor:
+    """The samples that the input layer's taps see before sample `first`, with silence before the start: [B, K]."""
+    taps = model.decoder.taps
+    silence = samples.new_full((len(samples), taps), model.decoder.silence)
+    return torch.cat([silence, samples[:, :first]], dim=1)[:, -taps:]
+
+
+@torch.inference_mode()
+def conditioning_ratios(model: WaveNet, pcm: np.ndarray, own: Performance, data: DataConfig) -> list[float]:
+    """`Decoder.conditioning_ratios` of the end of a clip, int16 [N * hop]: half a second after a receptive field."""
+    device = next(model.parameters()).device
+    n_frames, warmup = len(pcm) // model.hop, math.ceil(model.decoder.receptive_field / model.hop)
+    begin = max(0, n_frames - round(RATIO_SECONDS * data.midi_hz) - warmup)
+    context, excitation = conditioning([own], data, device).block(model, begin, n_frames - begin)
+    samples = to_samples(model, pcm[None]).to(device)
+    here, before = samples[:, begin * model.hop :], _before(model, samples, begin * model.hop)
+    return torch.stack(model.decoder.conditioning_ratios(here, context, excitation, before)).tolist()

@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         pending = [job for job in workers.in_shard(jobs, args.shard) if not known[job.key]]
         for folder in folders:
             indices = [job.recording.index for job in pending if job.folder == folder]
-            remove_leftovers(folder, product_names(indices))
+            remove_leftovers(folder, product_names(indices, shared=not args.shard))
         failures = []
         for job, outcome in _with_progress(
             workers.work(_try, pending, n_jobs=args.jobs, backend=args.backend), pending

@@ -57,10 +57,10 @@ def begin_folder(folder: Path, made_from: dict[str, Any], *, force: bool) -> Non
     claim(folder, RECORD_NAME, record, PRODUCTS, force=force)
 
 
-def product_names(indices: list[int]) -> set[str]:
-    """The names of the files that hold these recordings, and of those about all of them."""
+def product_names(indices: list[int], *, shared: bool) -> set[str]:
+    """The names of the files that hold these recordings, and with `shared` of those about all of them."""
     recordings = {f"{index}.{suffix}" for index in indices for suffix in ("npy", "npz", "json")}
-    return recordings | {INDEX_NAME, RECORD_NAME, CARD_NAME, CARD_PICTURE_NAME}
+    return recordings | ({INDEX_NAME, RECORD_NAME, CARD_NAME, CARD_PICTURE_NAME} if shared else set())
 
 
 def finished(folder: Path, recording: Recording, sources: Sources) -> tuple[Row, dict[str, Any]] | None:

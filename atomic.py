@@ -7,6 +7,7 @@ with `.partial`, so that a leftover of a killed process is recognised and never 
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,14 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path, names: set[str]) -> None:
+    """Remove the half-written asides of `names` that a killed run left; for whoever alone works on the folder."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        whole = re.fullmatch(r"\.(.+)\.\d+\.partial", path.name)
+        if whole and whole[1] in names:
+            path.unlink(missing_ok=True)
+
+
 def clear_leftovers(folder: Path) -> None:
     """Remove what processes that were killed while writing left aside in a folder that is ours alone."""
     for path in folder.glob(".*.partial"):
@@ -90,6 +99,19 @@ def write_text(path: str | Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def refuse_foreign(folder: Path, record_name: str) -> None:
+    """InputError if `folder` is a file, or holds files that are not ours (no record of that name)."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, expected a folder")
+    if (folder / record_name).is_file() or not folder.is_dir():
+        return
+    if any(not p.name.startswith(".") for p in folder.iterdir()):
+        raise InputError(
+            f"{folder} exists and is not empty, and this command did not make it (no {record_name}); "
+            "choose another folder"
+        )
+
+
 def claim(
     folder: str | Path, record_name: str, record: dict[str, Any], products: tuple[str, ...], *, force: bool
 ) -> None:
@@ -101,8 +123,7 @@ def claim(
     files is always refused: `force` may remove what the same step made before, nothing else.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file, expected a folder")
+    refuse_foreign(folder, record_name)
     path, text = folder / record_name, json.dumps(record, indent=2, sort_keys=True) + "\n"
     if path.is_file():
         made = [file for pattern in products for file in folder.glob(pattern)]
@@ -114,9 +135,4 @@ def claim(
             )
         for old in made:
             old.unlink()
-    elif folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
-        raise InputError(
-            f"{folder} exists and is not empty, and this command did not make it (no {record_name}); "
-            "choose another folder"
-        )
     write_text(path, text)

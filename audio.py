@@ -4,6 +4,8 @@ One form of audio walks through the project: int16 PCM, mono, at a rate the conf
 resamplers work in blocks, so that an hour of stereo takes no more memory than a second, beyond what is returned.
 """
 
+import filecmp
+import os
 import re
 import wave
 from collections.abc import Iterator
@@ -25,8 +27,10 @@ RESAMPLERS = ("soxr_hq", "soxr_vhq", "soxr_mq", "soxr_lq", "soxr_qq", "kaiser_be
 
 MU = 255
 FULL_SCALE = 32768  # int16 samples per unit amplitude
+LOUDEST = 1e6  # amplitudes from here on are no sound, and would overflow in the resampler
 BLOCK_FRAMES = 65536
 MAX_WAV_SAMPLES = (2**32 - 64) // 2  # the sizes in a wav header are 32-bit byte counts
+SILENCE_DB, SILENCE_SECONDS = -60, 0.02  # a stretch of this length is silent if its RMS lies below that
 UNKNOWN_BYTES = 0x7FFFF000  # encoders that write to a pipe put this or more where the data size is not known yet
 
 
@@ -49,7 +53,11 @@ def read_pcm(path: str | Path, audio_hz: int) -> np.ndarray:
     with _open(path) as source:
         if source.samplerate != audio_hz:
             raise InputError(f"{path} is at {source.samplerate} Hz, expected {audio_hz}; run resample_audio.py first")
-        return np.concatenate([to_pcm(block)[0] for block in _mono_blocks(path, source)])
+        pcm = bytearray()  # grows in place: blocks put together at the end would be there twice
+        for block in _blocks(path, source):
+            exact = block.dtype == np.int16 and source.channels == 1
+            pcm += (block[:, 0] if exact else to_pcm(_mono(block))[0]).tobytes()
+    return np.frombuffer(pcm, dtype=np.int16)
 
 
 def to_pcm(samples: np.ndarray) -> tuple[np.ndarray, int]:
@@ -63,6 +71,21 @@ def write_wav(path: str | Path, pcm: np.ndarray, audio_hz: int) -> None:
     """Write int16 [T] as a 16-bit mono wav, atomically. Raises OSError (full disk, no permission)."""
     with atomic_file(path) as aside, _wav_writer(aside, audio_hz) as target:
         target.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
+
+
+def silence(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
+    """int16 [T] -> which of its whole stretches of SILENCE_SECONDS are silent, bool [blocks].
+
+    SILENCE_DB is relative to a full-scale square wave. The noise of a quiet room lies lower, the softest notes higher.
+    """
+    size = max(1, round(SILENCE_SECONDS * audio_hz))
+    limit = 10 ** (SILENCE_DB / 10) * FULL_SCALE**2 * size
+    stretches = pcm[: len(pcm) // size * size].reshape(-1, size)
+    silent = np.empty(len(stretches), dtype=bool)
+    for first in range(0, len(stretches), 4096):  # in blocks: as floats an hour would be 230 MB
+        block = stretches[first : first + 4096].astype(np.float32)
+        silent[first : first + 4096] = np.einsum("ij,ij->i", block, block) < limit
+    return silent
 
 
 def mu_law_encode(pcm: np.ndarray) -> np.ndarray:
@@ -82,12 +105,15 @@ def mu_law_decode(codes: np.ndarray) -> np.ndarray:
     return to_pcm(amplitude)[0]
 
 
-def resample_file(source: str | Path, target: str | Path, audio_hz: int, resampler: str = "soxr_hq") -> Resampled:
+def resample_file(
+    source: str | Path, target: str | Path, audio_hz: int, resampler: str = "soxr_hq", *, replace: bool = True
+) -> Resampled:
     """Convert any audio file that libsndfile reads to a 16-bit mono wav at `audio_hz`, atomically.
 
     Channels are averaged before resampling. The soxr resamplers stream; the kaiser ones (resampy) hold the whole file.
-    A file at `audio_hz` already is only mixed down. Raises InputError as `read_pcm` does, OSError if writing fails;
-    in both cases `target` stays as it was.
+    A file at `audio_hz` already is only mixed down. Without `replace` a `target` that exists must come out the same to
+    the byte. Raises InputError if it does not and as `read_pcm` does, OSError if writing fails; in all these cases
+    `target` stays as it was.
     """
     if resampler not in RESAMPLERS:
         raise InputError(f"unknown resampler {resampler!r}; expected one of {', '.join(RESAMPLERS)}")
@@ -95,18 +121,21 @@ def resample_file(source: str | Path, target: str | Path, audio_hz: int, resampl
     peak = 0.0
     with _open(source) as opened:
         source_hz, channels = opened.samplerate, opened.channels
-        blocks = _resampled_blocks(_mono_blocks(source, opened), source_hz, audio_hz, resampler)
-        with atomic_file(target) as aside, _wav_writer(aside, audio_hz) as wav:
-            for block in blocks:
-                pcm, clipped_here = to_pcm(block)
-                n_samples += len(pcm)
-                n_clipped += clipped_here
-                peak = max(peak, float(np.abs(block).max(initial=0.0)))
-                if n_samples > MAX_WAV_SAMPLES:
-                    raise InputError(f"{source} is too long for a wav file at {audio_hz} Hz; cut it into parts")
-                wav.writeframesraw(pcm.tobytes())
+        blocks = _resampled_blocks(map(_mono, _blocks(source, opened)), source_hz, audio_hz, resampler)
+        with atomic_file(target) as aside:
+            with _wav_writer(aside, audio_hz) as wav:
+                for block in blocks:
+                    pcm, clipped_here = to_pcm(block)
+                    n_samples += len(pcm)
+                    n_clipped += clipped_here
+                    peak = max(peak, float(np.abs(block).max(initial=0.0)))
+                    if n_samples > MAX_WAV_SAMPLES:
+                        raise InputError(f"{source} is too long for a wav file at {audio_hz} Hz; cut it into parts")
+                    wav.writeframesraw(pcm.tobytes())
             if not n_samples:
                 raise InputError(f"{source} is too short to give a sample at {audio_hz} Hz")
+            if not replace and Path(target).exists() and not filecmp.cmp(aside, target, shallow=False):
+                raise InputError(f"{target} exists and is not what would be made here; make it again with --force")
     return Resampled(n_samples / audio_hz, peak, n_clipped, source_hz, channels)
 
 
@@ -118,27 +147,47 @@ def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
     with open(path, "rb"):  # libsndfile says only "System error" where permission is missing
         pass
     try:
-        with soundfile.SoundFile(path) as opened:
+        # as bytes where the system's names are bytes: they need not be text in any encoding
+        with soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path)) as opened:
             yield opened
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path} cannot be read as audio: {error.error_string.strip() or 'damaged file'}") from error
 
 
-def _mono_blocks(path: str | Path, source: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """An open file as float32 blocks [<= BLOCK_FRAMES], channels averaged. InputError: truncated, empty, not finite."""
+def _blocks(path: str | Path, source: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """An open file as blocks [<= BLOCK_FRAMES, channels]: int16 if it holds that, else float32 amplitudes.
+
+    Raises InputError: truncated, empty, not finite.
+    """
     _check_data_size(path, source)
+    # libsndfile takes five times as long to hand out 16-bit samples as amplitudes as it takes to hand them out as are
+    dtype = "int16" if source.subtype == "PCM_16" else "float32"
+    n_frames = max(1, BLOCK_FRAMES // source.channels)  # a file may claim a thousand channels
     n_read = 0
-    while len(block := source.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):  # [frames, channels]
-        if not np.isfinite(block).all():
-            second = (n_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / source.samplerate
-            raise InputError(f"{path} has NaN or infinite samples, the first at {second:.3f} s; export it again")
+    while len(block := source.read(n_frames, dtype=dtype, always_2d=True)):
+        if dtype == "float32" and not (sane := np.abs(block) < LOUDEST).all():
+            first = int(np.argmin(sane.all(axis=1)))
+            finite = np.isfinite(block[first]).all()
+            kind = f"samples beyond {LOUDEST:g} times full scale" if finite else "NaN or infinite samples"
+            second = (n_read + first) / source.samplerate
+            raise InputError(f"{path} has {kind}, the first at {second:.3f} s; export it again")
         n_read += len(block)
-        yield block.mean(axis=1)
+        yield block
     # the length of an MP3 without a Xing header is a guess from its bit rate, so a shorter one proves nothing
     if n_read < source.frames and source.format != "MP3":
         raise InputError(f"{path} is truncated: {n_read} of {source.frames} frames; copy it again")
     if not n_read:
         raise InputError(f"{path} is empty: it has no samples")
+
+
+def _mono(block: np.ndarray) -> np.ndarray:
+    """A block of `_blocks` -> float32 amplitudes [frames], channels averaged."""
+    n_channels = block.shape[1]
+    total = block[:, 0].astype(np.float32)
+    for channel in range(1, n_channels):  # numpy's mean over so short an axis takes longer than the resampling
+        total += block[:, channel]
+    total *= np.float32(1 / (n_channels * (FULL_SCALE if block.dtype == np.int16 else 1)))
+    return total
 
 
 def _check_data_size(path: str | Path, source: soundfile.SoundFile) -> None:

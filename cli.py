@@ -5,6 +5,7 @@ Exit 0: all done. 1: some items failed, the rest is done and usable. 2: nothing 
 
 import argparse
 import errno
+import io
 import json
 import sys
 import time
@@ -83,6 +84,31 @@ def progress(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
             note(f"{done} of {total} {unit}s")
 
 
+def progress_in_hours(
+    items: Iterable[T], total: float, share: Callable[[T], float], seconds: Callable[[T], float]
+) -> Iterator[T]:
+    """Pass items on while telling hours of audio done, how many times real time that is, and the time left.
+
+    `share` is an item's part of `total`, in any unit that grows with the work (bytes, seconds); `seconds` its audio.
+    """
+    started = noted = time.monotonic()
+    done, hours = 0.0, 0.0
+    with tqdm(total=1.0, bar_format="{l_bar}{bar}| {postfix}", disable=not sys.stderr.isatty()) as bar:
+        for item in items:
+            done, hours = done + share(item), hours + seconds(item) / 3600
+            now = time.monotonic()
+            elapsed, part = max(now - started, 1e-3), min(1.0, done / total) if total else 1.0
+            left = elapsed * (1 - part) / part if part else 0.0
+            words = f"{hours:.2f} of {hours / part if part else 0:.2f} h, {hours * 3600 / elapsed:.0f} x real time, "
+            words += f"{left / 60:.1f} min left"
+            bar.set_postfix_str(words, refresh=False)
+            bar.update(part - bar.n)
+            if bar.disable and now - noted > SECONDS_BETWEEN_NOTES:
+                noted = now
+                note(words)
+            yield item
+
+
 def finish(summary: str, result: dict[str, Any], failures: list[Failure], done: int, *, as_json: bool) -> int:
     """Print the outcome of a step over many items and return its exit code.
 
@@ -112,6 +138,8 @@ def reason(error: Exception) -> str:
 
 def run(step: Callable[[], int]) -> NoReturn:
     """Run a step's main function and leave the process with its exit code; InputError and OSError become one line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be text in any encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = step()
     except (InputError, OSError) as error:

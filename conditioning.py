@@ -22,6 +22,7 @@ N_EXCITATION = 6
 DAMPED_SECONDS = 0.04  # a damper on the string: time to fall to 1/e
 # How fast the first partial of each key decays, in 1/s; higher partials decay faster.
 FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + LOWEST_PITCH - 60) / 24)
+ANCHOR_FRAMES = 8  # of which one costs sines and exponentials, the others a complex product for each partial
 SILENT = math.log(1000)  # nepers: a partial that has fallen by 60 dB is left out
 
 
@@ -47,6 +48,7 @@ class NoteConditioning:
         self.audio_hz, self.midi_hz, self.hop = audio_hz, midi_hz, audio_hz // midi_hz
         self.key = performance.pitch - LOWEST_PITCH
         self.velocity = performance.velocity
+        self.level = (performance.velocity / 127).astype(np.float32)
         # A pedal that never comes up holds its notes for ever; a year is as good and fits into whole numbers.
         self.onset, self.end = performance.onset, np.minimum(sounding_offset(performance), 3e7)
         self.onset_frame = self._frame(self.onset)
@@ -72,26 +74,12 @@ class NoteConditioning:
 
     def _key_rows(self, name: str, first: int, n: int) -> np.ndarray:
         rows = np.zeros((N_PITCHES, n), dtype=np.float32)
+        velocity = name in ("onset", "held_velocity")
+        age = _ages(ONSET_AGE_SECONDS if name == "onset_age" else RELEASE_AGE_SECONDS, self.midi_hz)
+        start = self.end_frame if name == "release_age" else self.onset_frame
+        stop = {"onset": self.onset_frame + 1, "held_velocity": np.minimum(self.next_frame, self.end_frame)}
         # Only the notes in the range, and of each key the last one before it, can matter: a re-strike ends a state.
-        for i in np.flatnonzero((self.onset_frame < first + n) & (self.next_frame > first)):
-            on, end, until = self.onset_frame[i], self.end_frame[i], self.next_frame[i]
-            if name == "onset":
-                until = on + 1
-            elif name == "held_velocity":
-                until = min(until, end)
-            elif name == "release_age":
-                on = end
-            a, b = max(on, first), min(until, first + n)
-            if a >= b:
-                continue
-            if name in ("onset", "held_velocity"):
-                value = self.velocity[i] / 127
-            else:
-                seconds = ONSET_AGE_SECONDS if name == "onset_age" else RELEASE_AGE_SECONDS
-                value = np.exp(-(np.arange(a, b) - on) / (seconds * self.midi_hz))
-            row = rows[self.key[i], a - first : b - first]
-            # Of two strokes of one key in one frame the louder one counts, never their sum.
-            row[:] = np.maximum(row, value)
+        _add_states(rows, first, self.key, start, stop.get(name, self.next_frame), self.level, velocity, age)
         return rows
 
     def _pedal_rows(self, first: int, n: int) -> np.ndarray:
@@ -119,6 +107,26 @@ class NoteConditioning:
         return out
 
 
+@functools.lru_cache(maxsize=16)
+def _ages(seconds: float, midi_hz: int) -> np.ndarray:
+    """exp(-age / seconds) for ages of 0, 1, ... frames, as long as float32 can tell it from 0."""
+    return np.exp(-np.arange(math.ceil(104 * seconds * midi_hz) + 1) / (seconds * midi_hz)).astype(np.float32)
+
+
+@numba.njit(cache=True)
+def _add_states(rows, first, key, start, stop, level, velocity, age):
+    """Write into rows [88, n] what each note is from its start to its stop frame: its level, or its age's value."""
+    n = rows.shape[1]
+    for i in range(len(key)):
+        a, b = max(start[i], first) - first, min(stop[i], first + n) - first  # stop may be the largest number
+        row = rows[key[i]]
+        for f in range(a, b):
+            since = f + first - start[i]
+            value = level[i] if velocity else age[since] if since < len(age) else np.float32(0)
+            # Of two strokes of one key in one frame the louder one counts, never their sum.
+            row[f] = max(row[f], value)
+
+
 def _next_of_same(key: np.ndarray, onset_frame: np.ndarray) -> np.ndarray:
     """For each note the onset frame of the next note of its key, or the end of time."""
     result = np.full(len(key), np.iinfo(np.int64).max)
@@ -130,7 +138,8 @@ def _next_of_same(key: np.ndarray, onset_frame: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4 * N_PITCHES)
 def _string(pitch: int, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
-    """A key's audible partials: turn (rad/s), decay (1/s), level, channel, and cosine and sine over one frame [P, hop].
+    """A key's audible partials: turn (rad/s), decay (1/s), level, channel; cosine and sine over one frame [P, hop], and
+    what they are after one, complex [P].
 
     The cosine and sine carry the decay inside the frame; an oscillation within any frame is a blend of the two.
     """
@@ -144,28 +153,46 @@ def _string(pitch: int, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
     level = (1 / np.sqrt(np.bincount(PARTIAL_CHANNEL)[PARTIAL_CHANNEL]))[audible]
     oscillation = np.exp(np.outer(1j * turn - decay, np.arange(hop) / audio_hz))
     cosine, sine = oscillation.real.astype(np.float32), oscillation.imag.astype(np.float32)
-    return turn, decay, level, PARTIAL_CHANNEL[audible], cosine, sine
+    step = np.exp((1j * turn - decay) * hop / audio_hz)
+    return turn, decay, level, PARTIAL_CHANNEL[audible], cosine, sine, step
 
 
 @numba.njit(cache=True)
-def _add_note(out, first, hop, audio_hz, onset, end, gone, loudness, turn, decay, level, channel, cosine, sine):
+def _add_note(out, first, hop, audio_hz, onset, end, gone, loudness, turn, decay, level, channel, cosine, sine, step):
     """Add one note to out [6, n * hop], whose first sample is first * hop.
 
-    Phase and envelope are set anew in float64 at every frame: the result is the same whatever block a frame is in.
+    Phase and envelope are set anew in float64 at every frame whose number is a multiple of ANCHOR_FRAMES, also if that
+    lies before `first`, and turned from there on: the result is the same whatever block a frame is in.
     """
     damper = np.empty(hop, dtype=np.float32)
-    for f in range(out.shape[1] // hop):
-        start = (first + f) * hop / audio_hz
-        if start >= gone or start + hop / audio_hz <= onset:
-            continue
-        begin = max(0, math.ceil(onset * audio_hz) - (first + f) * hop)
-        for i in range(hop):
-            released = start + i / audio_hz - end
-            damper[i] = math.exp(-released / DAMPED_SECONDS) if released > 0 else 1.0
+    state = np.empty(len(turn), dtype=np.complex128)
+    last = first + out.shape[1] // hop
+    sounding = max(first, math.floor(onset * audio_hz / hop) - 1)  # one early: no rounding may lose a frame
+    for f in range(sounding - sounding % ANCHOR_FRAMES, last):
+        start = f * hop / audio_hz
+        if start >= gone:
+            break
+        if f % ANCHOR_FRAMES == 0:
+            for p in range(len(turn)):
+                amplitude = loudness * level[p] * math.exp(-decay[p] * (start - onset))
+                phase = turn[p] * (start - onset)
+                state[p] = complex(amplitude * math.cos(phase), amplitude * math.sin(phase))
+        if f >= first and start + hop / audio_hz > onset:
+            begin = min(max(0, math.ceil(onset * audio_hz) - f * hop), hop)
+            released = start + (hop - 1) / audio_hz > end
+            for i in range(hop if released else 0):
+                since = start + i / audio_hz - end
+                damper[i] = math.exp(-since / DAMPED_SECONDS) if since > 0 else 1.0
+            for p in range(len(turn)):
+                re, im = np.float32(state[p].real), np.float32(state[p].imag)
+                # slices, whose indices from 0 on the compiler can take several at a time
+                row = out[channel[p], (f - first) * hop + begin : (f - first + 1) * hop]
+                cosines, sines, dampers = cosine[p, begin:], sine[p, begin:], damper[begin:]
+                if released:
+                    for i in range(len(row)):
+                        row[i] += (re * sines[i] + im * cosines[i]) * dampers[i]
+                else:
+                    for i in range(len(row)):
+                        row[i] += re * sines[i] + im * cosines[i]
         for p in range(len(turn)):
-            amplitude = loudness * level[p] * math.exp(-decay[p] * (start - onset))
-            phase = turn[p] * (start - onset)
-            re, im = np.float32(amplitude * math.cos(phase)), np.float32(amplitude * math.sin(phase))
-            row = out[channel[p], f * hop : (f + 1) * hop]
-            for i in range(begin, hop):
-                row[i] += (re * sine[p, i] + im * cosine[p, i]) * damper[i]
+            state[p] *= step[p]

@@ -42,7 +42,11 @@ class PreprocessConfig:
     """preprocess_maestro.py and preprocess_audio.py."""
 
     maestro_dir: str = key("folder with the MAESTRO metadata file and the year folders", "")
-    split: str = key("split to process", "train", of=("train", "validation", "test", "all"))
+    split: str = key(
+        "split to process; all: out_dir/train, out_dir/validation and out_dir/test (preprocess_audio.py: clips of any)",
+        "train",
+        of=("train", "validation", "test", "all"),
+    )
     out_dir: str = key("processed folder to write (preprocess_maestro.py)", "")
     resampled_dir: str = key("where resample_audio.py --out_dir wrote; empty: beside the originals", "")
     audio_dir: str = key("folder of audio + MIDI pairs with equal stems, instead of maestro_dir", "")
@@ -72,6 +76,12 @@ class DataConfig:
         of=(*FEATURES, *FEATURE_PRESETS),
     )
     excitation: bool = key("add the note-synchronous excitation at audio rate to the conditioning", True)
+    max_silence: float = key(
+        "largest part of a crop that may be silent (20 ms below -60 dBFS); others are drawn again; 1: any",
+        1.0,
+        low=0,
+        high=1,
+    )
     n_workers: int = key("processes that read crops; 0: none", 1, low=0, high=256)
 
     def check(self) -> None:

@@ -1,23 +1,11 @@
-"""The processed folder and the test clips: their formats, writers and readers, and the crops that training is fed with.
-
-    dataset.json        format version, the config it was made from
-    filenames.csv       one row per recording, in the order of the metadata
-    {index}.npy         int16 PCM, mono, memory-mapped when read
-    {index}.npz         note and pedal events in seconds
-    {index}.json        the recording's row; written last, so that its presence means: this recording is whole
+"""Test clips, and the crops of a processed folder (`processed_folder.py`) that training is fed with.
 
 Test clips are pairs of clip_{number}_{source}_{start}s.wav and .npz in a folder with a clips.json.
-
-Audio is stored once as 16-bit PCM and MIDI as events: features, crop length and output can change without
-preprocessing again.
 """
 
-import csv
-import io
-import json
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,77 +14,17 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import audio
-from atomic import atomic_file, claim, write_text
+from atomic import claim
 from conditioning import NoteConditioning
 from config import DataConfig
 from errors import InputError
-from maestro import Recording
 from midi import Performance, load_events, save_events
+from processed_folder import ProcessedFolder
 
-FORMAT = 1
-INDEX_NAME, RECORD_NAME, CLIPS_RECORD_NAME = "filenames.csv", "dataset.json", "clips.json"
+CLIPS_RECORD_NAME = "clips.json"
+CACHED_RECORDINGS = 500  # whose notes a process keeps: about 200 MB of MAESTRO, where each takes 2 ms to read
+LEAST_HEARD_DRAWS = 100  # after so many silent crops in a row one is taken as it is
 CLIP_FILES = ("clip_*.wav", "clip_*.npz", "clip_*.png")
-
-
-@dataclass(frozen=True)
-class Row:
-    """What filenames.csv says of a recording."""
-
-    index: int
-    audio_filename: str
-    midi_filename: str
-    split: str
-    year: int
-    duration: float  # seconds of audio
-    n_samples: int
-    n_notes: int  # those that begin within the audio
-    composer: str
-    title: str
-
-
-def begin_folder(folder: Path, made_from: dict[str, Any], *, force: bool) -> None:
-    """Claim a folder for writing. Raises InputError if it holds something else (see `atomic.claim`)."""
-    record = {"format": FORMAT, "made_from": made_from}
-    claim(folder, RECORD_NAME, record, ("[0-9]*.npy", "[0-9]*.npz", "[0-9]*.json", INDEX_NAME), force=force)
-
-
-def finished(folder: Path, recording: Recording) -> Row | None:
-    """The row of a recording that is whole in the folder already, else None.
-
-    Raises InputError if another recording stands under its index: the metadata have changed since that was written.
-    """
-    try:
-        row = Row(**json.loads((folder / f"{recording.index}.json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-    for name in ("audio_filename", "midi_filename", "split"):
-        there, expected = getattr(row, name), getattr(recording, name)
-        if there != expected:
-            raise InputError(
-                f"{folder} holds another recording under index {recording.index} "
-                f"({name} {there!r} instead of {expected!r}); use --force or another folder"
-            )
-    return row
-
-
-def write_recording(folder: Path, row: Row, pcm: np.ndarray, performance: Performance) -> None:
-    """Write one recording: pcm int16 [T], its events, and last its row."""
-    samples = np.ascontiguousarray(pcm.astype(np.int16, casting="safe"))
-    with atomic_file(folder / f"{row.index}.npy") as aside, open(aside, "wb") as handle:
-        # What np.save does, but by Python's write, whose OSErrors say that the disk is full.
-        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(samples))
-        handle.write(samples.data)
-    save_events(folder / f"{row.index}.npz", performance)
-    write_text(folder / f"{row.index}.json", json.dumps(asdict(row), ensure_ascii=False))
-
-
-def finish_folder(folder: Path, rows: list[Row]) -> None:
-    """Write filenames.csv: from here on the folder can be opened."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    write_text(folder / INDEX_NAME, table.getvalue())
 
 
 @dataclass(frozen=True)
@@ -149,48 +77,6 @@ def read_clip(path: Path, audio_hz: int) -> Clip:
     return Clip(path.stem, load_events(path.with_suffix(".npz")), audio.read_pcm(path, audio_hz))
 
 
-class ProcessedFolder:
-    """A processed folder opened for reading. Raises InputError if it is not one, or not whole."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path, self._pcm = Path(path), {}
-        if not (self.path / INDEX_NAME).is_file():
-            raise InputError(
-                f"{self.path} is not a processed folder (no {INDEX_NAME}); run preprocess_maestro.py first"
-            )
-        try:
-            record = json.loads((self.path / RECORD_NAME).read_text(encoding="utf-8"))
-            if record["format"] != FORMAT:
-                raise InputError(f"{self.path} has format {record['format']}, expected {FORMAT}; preprocess it again")
-            self.audio_hz = int(record["made_from"]["preprocess_config"]["audio_hz"])
-            with open(self.path / INDEX_NAME, encoding="utf-8", newline="") as handle:
-                kinds = {name: field.type for name, field in Row.__dataclass_fields__.items()}
-                self.rows = [Row(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(handle)]
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise InputError(f"{self.path} is damaged ({error}); preprocess it again with --force") from error
-        if not self.rows:
-            raise InputError(f"{self.path} holds no recordings")
-
-    def pcm(self, position: int) -> np.ndarray:
-        """The audio of the recording at this position of `rows`: int16 [T], memory-mapped."""
-        if position in self._pcm:
-            return self._pcm[position]
-        row = self.rows[position]
-        path = self.path / f"{row.index}.npy"
-        try:
-            pcm = np.lib.format.open_memmap(path, mode="r")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is missing or damaged ({error}); preprocess it again with --force") from error
-        if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):
-            raise InputError(f"{path} does not hold the {row.n_samples} samples that {INDEX_NAME} states")
-        self._pcm[position] = pcm
-        return pcm
-
-    def performance(self, position: int) -> Performance:
-        """The note and pedal events of the recording at this position of `rows`."""
-        return load_events(self.path / f"{self.rows[position].index}.npz")
-
-
 class Crops(Dataset):
     """Crops of a processed folder, without end. Which crop an index means is a pure function of (seed, index).
 
@@ -230,15 +116,30 @@ class Crops(Dataset):
         self.cumulative = np.cumsum(np.maximum(starts, 0))
 
     def where(self, index: int) -> tuple[int, int]:
-        """The position in `folder.rows` and the first frame of a crop."""
-        draw = np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[index, 0, 0, 0]))
+        """The position in `folder.rows` and the first frame of a crop: the first draw that is not too silent."""
+        for attempt in range(LEAST_HEARD_DRAWS):
+            position, frame = self._draw(index, attempt)
+            if self.config.max_silence >= 1 or self._silence(position, frame) <= self.config.max_silence:
+                break
+        return position, frame
+
+    def _draw(self, index: int, attempt: int) -> tuple[int, int]:
+        draw = np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[index, 0, 0, attempt]))
         at = int(draw.integers(self.cumulative[-1]))
         position = int(np.searchsorted(self.cumulative, at, side="right"))
         return position, at - int(self.cumulative[position - 1]) if position else at
 
+    def _silence(self, position: int, frame: int) -> float:
+        """The silent part of the crop that begins there, in 0..1."""
+        crop = self.folder.pcm(position)[frame * self.hop : (frame + self.n_frames) * self.hop]
+        silent = audio.silence(crop, self.config.audio_hz)
+        return float(silent.mean()) if len(silent) else 0.0
+
     def conditioning(self, position: int) -> NoteConditioning:
         """The conditioning of a whole recording, to be asked for ranges of frames."""
         if position not in self._notes:
+            if len(self._notes) == CACHED_RECORDINGS:
+                del self._notes[next(iter(self._notes))]
             performance, config = self.folder.performance(position), self.config
             self._notes[position] = NoteConditioning(
                 performance, config.features, audio_hz=config.audio_hz, midi_hz=config.midi_hz

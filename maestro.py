@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -14,6 +15,7 @@ from typing import Any
 
 from errors import InputError
 
+LONGEST_NAME, LONGEST_PATH = 255, 2000  # bytes; of common file systems, and with room for the folder in front
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration")
 
@@ -58,7 +60,7 @@ def read_metadata(maestro_dir: str | Path) -> list[Recording]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # Excel puts a byte order mark before a CSV it has saved
         rows = _csv_rows(text) if path.suffix == ".csv" else _json_rows(json.loads(text))
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, InputError) as error:
+    except (ValueError, RecursionError, csv.Error, InputError) as error:
         raise InputError(f"{path} is broken: {error}; download it again") from error
     if not rows:
         raise InputError(f"{path} lists no recordings; download it again")
@@ -77,6 +79,8 @@ def select_split(recordings: list[Recording], split: str) -> list[Recording]:
 def resampled_name(audio_filename: str, audio_hz: int) -> str:
     """Where the resampled audio of a file lies: "2008/x.flac" at 16000 Hz -> "2008/x_16000.wav"."""
     path = PurePosixPath(audio_filename)
+    if not path.name:
+        raise InputError(f"{audio_filename!r} in the metadata does not name a file")
     return str(path.with_name(f"{path.stem}_{audio_hz}.wav"))
 
 
@@ -87,9 +91,25 @@ def inside(maestro_dir: str | Path, filename: str) -> Path:
     """
     posix, windows = PurePosixPath(filename), PureWindowsPath(filename)
     escapes = posix.is_absolute() or windows.anchor or ".." in windows.parts
-    if escapes or not posix.name or "\0" in filename:
+    if escapes or not posix.name or "\0" in filename or not _can_be_a_name(posix):
         raise InputError(f"{filename!r} in the metadata does not name a file inside {maestro_dir}")
     return Path(maestro_dir) / posix
+
+
+def _can_be_a_name(path: PurePosixPath) -> bool:
+    try:
+        return len(os.fsencode(path)) <= LONGEST_PATH and all(len(os.fsencode(p)) <= LONGEST_NAME for p in path.parts)
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written to a file: JSON can hold halves of characters, which no encoding knows."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:
@@ -133,7 +153,7 @@ def _recording(path: Path, index: int, row: Mapping[str, Any]) -> Recording:
         return InputError(f"{path}, recording {index}: {column} is {row[column]!r}, expected {expected}")
 
     for column in ("canonical_composer", "canonical_title", "midi_filename", "audio_filename"):
-        if not isinstance(row[column], str):
+        if not isinstance(row[column], str) or not _is_text(row[column]):
             raise refuse(column, "text")
         if column.endswith("filename") and not row[column].strip():
             raise refuse(column, "a file name")

@@ -6,6 +6,8 @@ files hold the pedal on a track without notes. File format: "Standard MIDI Files
 """
 
 import contextlib
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections import Counter
@@ -34,6 +36,9 @@ _DEFAULT_TEMPO = 500_000  # microseconds per quarter note until the file says ot
 _FRAME_RATES = {24: 24.0, 25: 25.0, 29: 30_000 / 1001, 30: 30.0}  # SMPTE; "29" means 29.97
 _SYSTEM_COMMON_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}  # these do not belong into files, but stray ones can be stepped over
 _FORMAT = "midi2wave note events 1"
+# What NumPy's and zipfile's readers raise for damaged bytes, which may ask for a password or for a huge array.
+DAMAGED_ARRAYS = (ValueError, TypeError, LookupError, OSError, EOFError, RuntimeError, MemoryError, ArithmeticError)
+DAMAGED_ARRAYS += (SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error)
 _NOTE_ARRAYS = ("onset", "offset", "pitch", "velocity")
 
 
@@ -388,9 +393,11 @@ def load_events(path: str | Path) -> Performance:
             )
         if len({getattr(performance, name).shape for name in _NOTE_ARRAYS}) > 1 or performance.onset.ndim != 1:
             raise ValueError("its note arrays differ in length")
+        if not (np.isfinite(performance.onset) & (np.abs(performance.pitch - 64.5) < N_PITCHES / 2)).all():
+            raise ValueError("its notes are not those of a piano")
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such file of note events; preprocess the data again") from None
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED_ARRAYS as error:
         why = " ".join(str(error).split())
         raise InputError(f"{path}: not a whole file of note events ({why}); preprocess the data again") from error
     return performance

@@ -40,12 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     args_parser.add_argument("-d", "--dir", type=Path, required=True, help="where the clips go")
     args = args_parser.parse_args(argv)
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
-    pairs = _maestro_pairs(config) if config.maestro_dir else _folder_pairs(config)
+    pairs, failures = _maestro_pairs(config) if config.maestro_dir else (_folder_pairs(config), [])
     dataset.begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
 
-    names, failures = [], []
+    names: list[str] = []
     rng = np.random.default_rng(config.seed)
-    quota = math.ceil(config.n_clips / len(pairs))
+    quota = math.ceil(config.n_clips / max(1, len(pairs)))
     for pair in progress([pairs[i] for i in rng.permutation(len(pairs))], len(pairs), "recording"):
         try:
             count = min(quota, config.n_clips - len(names))
@@ -79,16 +79,20 @@ def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws:
     return names
 
 
-def _maestro_pairs(config: PreprocessConfig) -> list[Pair]:
+def _maestro_pairs(config: PreprocessConfig) -> tuple[list[Pair], list[Failure]]:
+    """Audio and MIDI of a split, and the recordings whose names lead out of the folder."""
     recordings = select_split(read_metadata(config.maestro_dir), config.split)
     if not recordings:
         raise InputError(f"the metadata in {config.maestro_dir} lists no recordings of split {config.split!r}")
     audio_dir = config.resampled_dir or config.maestro_dir
-    pairs = []
+    pairs, failures = [], []
     for r in recordings:
-        audio_path = inside(audio_dir, resampled_name(r.audio_filename, config.audio_hz))
-        pairs.append(Pair(Path(r.audio_filename).stem, audio_path, inside(config.maestro_dir, r.midi_filename)))
-    return pairs
+        try:
+            audio_path = inside(audio_dir, resampled_name(r.audio_filename, config.audio_hz))
+            pairs.append(Pair(Path(r.audio_filename).stem, audio_path, inside(config.maestro_dir, r.midi_filename)))
+        except InputError as error:
+            failures.append(Failure(r.audio_filename, reason(error)))
+    return pairs, failures
 
 
 def _folder_pairs(config: PreprocessConfig) -> list[Pair]:

@@ -251,6 +251,29 @@ def curves_figure(metrics: list[dict]) -> Figure:
     return figure
 
 
+def card_figure(card: dict, title: str = "") -> Figure:
+    """The histograms of a dataset card (`dataset_card.card`): notes per key and velocity, recordings per peak level."""
+    figure = Figure(figsize=(WIDTH_INCHES, 6), dpi=DPI, layout="constrained")
+    axes = figure.subplot_mosaic([["pitch", "pitch"], ["velocity", "peak"]])
+    low, counts = card["pitch_histogram"]["lowest_pitch"], card["pitch_histogram"]["notes"]
+    keys = np.arange(low, low + len(counts))
+    black = np.isin(keys % 12, (1, 3, 6, 8, 10))
+    axes["pitch"].bar(keys, counts, width=0.9, color=np.where(black, "0.35", "#007878"))
+    cs = [key for key in keys if key % 12 == 0]
+    axes["pitch"].set_xticks(cs, [f"C{key // 12 - 1}" for key in cs])
+    axes["pitch"].set(xlabel="key", ylabel="notes", xlim=(low - 1, low + len(counts)))
+    velocities = card["velocity_histogram"]
+    axes["velocity"].bar(np.arange(len(velocities)), velocities, width=1.0, color="#007878")
+    axes["velocity"].set(xlabel="velocity", ylabel="notes", xlim=(0, len(velocities)))
+    width, recordings = card["peak_histogram"]["bin_db"], card["peak_histogram"]["recordings"]
+    edges = width * (np.arange(len(recordings)) - len(recordings))
+    axes["peak"].bar(edges, recordings, width=0.9 * width, align="edge", color="#d95f02")
+    axes["peak"].set(xlabel="peak level in dBFS (lowest bar: and less)", ylabel="recordings")
+    axes["peak"].yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(_printable(title), x=0.01, ha="left", fontsize=13, weight="bold", parse_math=False)
+    return figure
+
+
 def save_figure(path: str | Path, figure: Figure) -> None:
     """Write a figure as PNG, 1200 pixels wide, atomically. Raises OSError (full disk, no permission)."""
     with atomic_file(path) as aside, warnings.catch_warnings():

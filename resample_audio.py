@@ -3,22 +3,28 @@
     python resample_audio.py -d maestro-v3.0.0                  # what the metadata lists -> 2008/NAME_16000.wav
     python resample_audio.py -d maestro-v3.0.0 -s test -j 4     # one split, four processes
     python resample_audio.py -d recordings --out_dir mono       # no metadata: every audio file below, same tree
+    python resample_audio.py -d maestro-v3.0.0 --shard 2/8      # one of eight jobs of a batch scheduler
 
-Originals are never touched. A file that is done is not done again, so the same command goes on after an interruption.
+Originals are never touched. What is done is noted in resampled_16000.json (`manifest.py`): the same command goes on
+after an interruption, makes again what has changed since, and leaves the rest alone.
 """
 
 import argparse
+import contextlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import joblib
-
+import manifest
+import workers
+from atomic import remove_leftovers
 from audio import AUDIO_SUFFIXES, RESAMPLERS, Resampled, resample_file
-from cli import Failure, finish, note, parser, progress, reason, run
+from cli import Failure, finish, note, parser, progress_in_hours, reason, run
 from errors import InputError
+from folder_lock import only_run
 from maestro import SPLITS, find_metadata, inside, read_metadata, resampled_name, select_split
+from manifest import Entry, Manifest
 
 
 @dataclass(frozen=True)
@@ -28,28 +34,43 @@ class Job:
     name: str
     source: Path
     target: Path
+    audio_hz: int
+    resampler: str
+    replace: bool = False  # what exists; otherwise it must come out the same
+    size: int = 0  # bytes of the source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Resample a folder; returns the exit code. InputError where nothing can be done."""
     args = _arguments(argv)
+    out_dir = args.out_dir or args.dir
     names = _listed_files(args.dir, args.split, args.hz)
-    jobs, failures = _plan(names, args.dir, args.out_dir or args.dir, args.hz)
-    pending, skipped, stale = _split_off_done(jobs, force=args.force)
-    failures += stale
-
+    jobs, failures = _plan(names, args.dir, out_dir, args.hz, args.resampler)
+    jobs, failures = workers.in_shard(jobs, args.shard), workers.in_shard(failures, args.shard)
     started = time.monotonic()
-    resampled: dict[str, Resampled] = {}
-    for job, outcome in _resample(pending, args.hz, args.resampler, args.jobs):
-        if isinstance(outcome, str):
-            failures.append(Failure(job.name, outcome))
-            continue
-        resampled[job.name] = outcome
-        if outcome.n_clipped:
-            note(f"clipped: {job.name}: {outcome.n_clipped} samples above full scale (peak {outcome.peak:.3f})")
-
-    result = _result(resampled, skipped, time.monotonic() - started, args.hz)
-    return finish(_summary(result), result, failures, len(resampled) + skipped, as_json=args.as_json)
+    done: dict[str, Entry] = {}
+    with only_run(out_dir, workers.shard_name(args.shard)):
+        shard = workers.shard_name(args.shard)
+        record = Manifest(out_dir, args.hz, args.resampler, shard=shard, force=args.force)
+        for folder in {out_dir, *(job.target.parent for job in jobs)}:
+            remove_leftovers(folder, {record.path.name, *(job.target.name for job in jobs)})
+        pending, skipped, refused = _split_off_done(jobs, record, force=args.force, verify=args.verify)
+        failures += refused
+        outcomes = workers.work(_resample_one, pending, n_jobs=args.jobs, backend=args.backend)
+        try:
+            for job, outcome in _with_progress(outcomes, pending):
+                if isinstance(outcome, str):
+                    failures.append(Failure(job.name, outcome))
+                    continue
+                done[job.name] = outcome
+                record.add(job.name, outcome)
+                if outcome.n_clipped:
+                    peak = f"(peak {outcome.peak:.3f})"
+                    note(f"clipped: {job.name}: {outcome.n_clipped} samples above full scale {peak}")
+        finally:  # also for who interrupts
+            failures += _save(record)
+    result = _result(done, skipped, time.monotonic() - started, args.hz)
+    return finish(_summary(result), result, failures, len(done) + skipped, as_json=args.as_json)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,13 +84,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument(
         "-r", "--resampler", choices=RESAMPLERS, default="soxr_hq", help="soxr_* stream, kaiser_* hold a whole file"
     )
-    made.add_argument("-j", "--jobs", type=int, default=1, help="files at once, at most one per core (default 1)")
+    made.add_argument("--verify", action="store_true", help="compare the checksums of all that is done already")
+    workers.add_arguments(made)
     args = made.parse_args(argv)
     if not 1000 <= args.hz <= 384000:
         raise InputError(f"--hz is {args.hz}, expected 1000 to 384000")
-    if args.jobs < 1:
-        raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
-    args.jobs = min(args.jobs, joblib.cpu_count())
+    workers.check_arguments(args)
     return args
 
 
@@ -95,52 +115,88 @@ def _listed_files(folder: Path, split: str, audio_hz: int) -> list[str]:
     return names
 
 
-def _plan(names: list[str], folder: Path, out_dir: Path, audio_hz: int) -> tuple[list[Job], list[Failure]]:
+def _plan(
+    names: list[str], folder: Path, out_dir: Path, audio_hz: int, resampler: str
+) -> tuple[list[Job], list[Failure]]:
     """One job per file, and the files that cannot be done as they lie."""
-    originals = {(folder / name).resolve() for name in names}
     jobs: dict[Path, Job] = {}
     failures = []
+    originals = {(folder / name).resolve() for name in names if _is_file(folder / name)}
     for name in names:
         try:
-            job = Job(name, inside(folder, name), inside(out_dir, resampled_name(name, audio_hz)))
-        except InputError as error:
+            source, target = inside(folder, name), inside(out_dir, resampled_name(name, audio_hz))
+            job = Job(name, source, target, audio_hz, resampler)
+            if not source.is_file():
+                words = f"no such file in {folder}; download it, or choose another split with -s"
+                failures.append(Failure(name, words))
+            elif target.resolve() in originals:
+                failures.append(Failure(name, f"would become {target.name}, which is an original; use --out_dir"))
+            elif (first := jobs.setdefault(target, job)) is not job:
+                words = f"would give the same {target.name} as {first.name}; rename one of them"
+                failures.append(Failure(name, words))
+        except (InputError, OSError) as error:
             failures.append(Failure(name, reason(error)))
-            continue
-        if not job.source.is_file():
-            failures.append(Failure(name, f"no such file in {folder}; download it, or choose another split with -s"))
-        elif job.target.resolve() in originals:
-            failures.append(Failure(name, f"would become {job.target.name}, which is an original; use --out_dir"))
-        elif (first := jobs.setdefault(job.target, job)) is not job:
-            failures.append(Failure(name, f"would give the same {job.target.name} as {first.name}; rename one of them"))
     return list(jobs.values()), failures
 
 
-def _split_off_done(jobs: list[Job], *, force: bool) -> tuple[list[Job], int, list[Failure]]:
-    """Jobs still to do, how many are done, and those whose result is older than the original."""
-    if force:
-        return jobs, 0, []
-    pending = [job for job in jobs if not job.target.exists()]
-    existing = [job for job in jobs if job.target.exists()]
-    stale = [job for job in existing if job.target.stat().st_mtime < job.source.stat().st_mtime]
-    remedy = "exists and is older than the original; make it again with --force"
-    return pending, len(existing) - len(stale), [Failure(job.name, f"{job.target} {remedy}") for job in stale]
+def _is_file(path: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # a name that is too long, or that no file can have
+        return path.is_file()
+    return False
 
 
-def _resample(jobs: list[Job], audio_hz: int, resampler: str, n_jobs: int) -> list[tuple[Job, Resampled | str]]:
-    """Do the jobs, in parallel, with progress on stderr; for each the outcome or the reason why there is none."""
-    parallel = joblib.Parallel(n_jobs=min(n_jobs, max(len(jobs), 1)), return_as="generator_unordered")
-    outcomes = parallel(joblib.delayed(_resample_one)(job, audio_hz, resampler) for job in jobs)
-    return list(progress(outcomes, len(jobs), "file"))
+def _split_off_done(
+    jobs: list[Job], record: Manifest, *, force: bool, verify: bool
+) -> tuple[list[Job], int, list[Failure]]:
+    """Jobs still to do, how many are done, and those whose result is not known to be ours."""
+    pending, failures, skipped = [], [], 0
+    for job in jobs:
+        job = replace(job, size=job.source.stat().st_size)
+        standing = record.standing(job.name, job.source, job.target, verify=verify)
+        if force or standing == manifest.CHANGED:
+            pending.append(replace(job, replace=True))
+        elif standing == manifest.DONE:
+            skipped += 1
+        elif standing == manifest.FOREIGN:
+            remedy = "is not what this command wrote, says the manifest; remove it, or make it again with --force"
+            failures.append(Failure(job.name, f"{job.target} {remedy}"))
+        elif standing == manifest.UNKNOWN and job.target.stat().st_mtime < job.source.stat().st_mtime:
+            remedy = "exists and is older than the original; make it again with --force"
+            failures.append(Failure(job.name, f"{job.target} {remedy}"))
+        else:
+            pending.append(job)
+    pending.sort(key=lambda job: -job.size)  # the longest first, so that no process is left with one at the end
+    return pending, skipped, failures
 
 
-def _resample_one(job: Job, audio_hz: int, resampler: str) -> tuple[Job, Resampled | str]:
+def _save(record: Manifest) -> list[Failure]:
     try:
-        return job, resample_file(job.source, job.target, audio_hz, resampler)
+        record.save()
+    except OSError as error:
+        return [Failure(str(record.path), reason(error))]
+    return []
+
+
+def _with_progress(outcomes: Iterable[tuple[Job, Entry | str]], jobs: list[Job]) -> Iterable[tuple[Job, Entry | str]]:
+    return progress_in_hours(
+        outcomes,
+        total=sum(job.size for job in jobs),
+        share=lambda outcome: outcome[0].size,
+        seconds=lambda outcome: 0.0 if isinstance(outcome[1], str) else outcome[1].seconds,
+    )
+
+
+def _resample_one(job: Job) -> tuple[Job, Entry | str]:
+    """Do one job; returns it with its entry for the manifest, or with the reason why there is none."""
+    try:
+        state = manifest.state(job.source)
+        made: Resampled = resample_file(job.source, job.target, job.audio_hz, job.resampler, replace=job.replace)
+        return job, manifest.entry(job.target, made, state)
     except (InputError, OSError) as error:
         return job, reason(error)
 
 
-def _result(resampled: dict[str, Resampled], skipped: int, elapsed_seconds: float, audio_hz: int) -> dict:
+def _result(resampled: dict[str, Entry], skipped: int, elapsed_seconds: float, audio_hz: int) -> dict:
     seconds = sum(outcome.seconds for outcome in resampled.values())
     return {
         "audio_hz": audio_hz,

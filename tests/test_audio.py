@@ -234,3 +234,33 @@ def test_maestro_clip(tmp_path):
     wanted = np.abs(np.fft.rfft(source, 3 * len(pcm)))[: 7 * len(pcm) // 16] / 3
     got = np.abs(np.fft.rfft(pcm / 32768))[: len(wanted)]
     assert np.linalg.norm(got - wanted) < 0.002 * np.linalg.norm(wanted)
+
+
+def response_db(frequencies: list[float], source_hz: int) -> list[float]:
+    """Level of a tone after resampling to 16 kHz, in dB of what it was, before it becomes 16-bit; RMS of the middle."""
+    levels = []
+    for frequency in frequencies:
+        sound = tone(frequency, source_hz, 2.0).astype(np.float32)
+        pieces = (sound[first : first + 10_000] for first in range(0, len(sound), 10_000))
+        out = np.concatenate(list(audio._resampled_blocks(pieces, source_hz, 16000, "soxr_hq"))).astype(np.float64)
+        middle = out[len(out) // 4 : -len(out) // 4]
+        levels.append(10 * np.log10(np.mean(middle**2) / (0.9**2 / 2) + 1e-20))
+    return levels
+
+
+@pytest.mark.parametrize("source_hz", [44100, 48000, 96000])
+def test_the_default_resampler_is_flat_to_7200_hz_and_keeps_aliases_100_db_down(source_hz):
+    flat = response_db([20, 440, 4000, 6000, 7000, 7200], source_hz)
+    assert max(map(abs, flat)) < 0.1
+    aliases = response_db([8800, 9000, 10_000, 12_345, 15_900, 16_100, 20_000, 0.49 * source_hz], source_hz)
+    assert max(aliases) < -100
+
+
+@pytest.mark.parametrize("source_hz", [8000, 11025])
+def test_upsampling_makes_no_images(source_hz):
+    sound = tone(0.4 * source_hz, source_hz, 2.0).astype(np.float32)
+    out = np.concatenate(list(audio._resampled_blocks(iter([sound]), source_hz, 16000, "soxr_hq"))).astype(np.float64)
+    middle = out[len(out) // 4 : len(out) // 4 + 15_000] * np.blackman(15_000)
+    spectrum = np.abs(np.fft.rfft(middle))
+    own = np.abs(np.fft.rfftfreq(15_000, 1 / 16000) - 0.4 * source_hz) < 30
+    assert 20 * np.log10(spectrum[~own].max() / spectrum.max()) < -100

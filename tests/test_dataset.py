@@ -11,11 +11,13 @@ import torch
 
 import audio
 import dataset
+import processed_folder
 from conditioning import NoteConditioning
 from config import DataConfig
-from dataset import Crops, ProcessedFolder, Row, batches
+from dataset import Crops, batches
 from errors import InputError
 from midi import Performance
+from processed_folder import ProcessedFolder, Row
 
 AUDIO_HZ, MIDI_HZ, HOP = 4000, 250, 16
 MADE_FROM = {"preprocess_config": {"audio_hz": AUDIO_HZ}}
@@ -36,7 +38,7 @@ def make_performance(seed: int, seconds: float) -> Performance:
 
 def write_folder(folder: Path, lengths: list[int]) -> list[np.ndarray]:
     """A processed folder with recordings of these many samples; returns their audio."""
-    dataset.begin_folder(folder, MADE_FROM, force=False)
+    processed_folder.begin_folder(folder, MADE_FROM, force=False)
     rows, sounds = [], []
     for index, n_samples in enumerate(lengths):
         pcm = np.random.default_rng(index).integers(-20000, 20000, n_samples).astype(np.int16)
@@ -44,10 +46,10 @@ def write_folder(folder: Path, lengths: list[int]) -> list[np.ndarray]:
         row = Row(
             index, f"2004/é {index}.wav", f"{index}.midi", "train", 2004, seconds, n_samples, 12, 'A "B", C', "D\nE"
         )
-        dataset.write_recording(folder, row, pcm, make_performance(index, seconds))
+        processed_folder.write_recording(folder, row, pcm, make_performance(index, seconds))
         rows.append(row)
         sounds.append(pcm)
-    dataset.finish_folder(folder, rows)
+    processed_folder.finish_folder(folder, rows)
     return sounds
 
 
@@ -72,20 +74,20 @@ def test_a_folder_comes_back_as_written(folder):
     assert opened.audio_hz == AUDIO_HZ and [row.n_samples for row in opened.rows] == [500, 4000, 1603]
     assert opened.rows[1] == Row(1, "2004/é 1.wav", "1.midi", "train", 2004, 1.0, 4000, 12, 'A "B", C', "D\nE")
     for position, row in enumerate(opened.rows):
-        assert dataset.finished(folder, row) == row
+        assert processed_folder.finished(folder, row, {}) == (row, {})
         pcm = opened.pcm(position)
         assert isinstance(pcm, np.memmap) and pcm.dtype == np.int16 and not pcm.flags.writeable
         assert np.array_equal(pcm, np.random.default_rng(position).integers(-20000, 20000, row.n_samples))
         there, made = opened.performance(position), make_performance(position, row.duration)
         assert np.array_equal(there.onset, made.onset) and np.array_equal(there.pedals[64], made.pedals[64])
-    assert dataset.finished(folder, dataclasses.replace(opened.rows[0], index=3)) is None
+    assert processed_folder.finished(folder, dataclasses.replace(opened.rows[0], index=3), {}) is None
     assert not list(folder.glob(".*"))
 
 
 def test_only_int16_is_written(tmp_path):
     row = Row(0, "", "", "train", 2004, 1.0, 4, 12, "", "")
     with pytest.raises(TypeError):
-        dataset.write_recording(tmp_path, row, np.zeros(4), make_performance(0, 1.0))
+        processed_folder.write_recording(tmp_path, row, np.zeros(4), make_performance(0, 1.0))
     assert not any(tmp_path.iterdir())
 
 
@@ -93,34 +95,34 @@ def test_a_row_is_written_last(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dataset, "save_events", full)
+    monkeypatch.setattr(processed_folder, "save_events", full)
     row = Row(0, "", "", "train", 2004, 1.0, 4, 12, "", "")
     with pytest.raises(OSError, match="No space"):
-        dataset.write_recording(tmp_path, row, np.zeros(4, dtype=np.int16), make_performance(0, 1.0))
-    assert dataset.finished(tmp_path, row) is None
+        processed_folder.write_recording(tmp_path, row, np.zeros(4, dtype=np.int16), make_performance(0, 1.0))
+    assert processed_folder.finished(tmp_path, row, {}) is None
 
 
 def test_a_damaged_row_means_that_the_recording_is_not_finished(folder):
     row = ProcessedFolder(folder).rows[0]
     for text in ("", "{", "[]", '{"index": 0}'):
         (folder / "0.json").write_text(text)
-        assert dataset.finished(folder, row) is None
+        assert processed_folder.finished(folder, row, {}) is None
 
 
 @pytest.mark.parametrize("name", ["audio_filename", "midi_filename", "split"])
 def test_another_recording_under_an_index_is_not_taken_for_finished(folder, name):
     recording = dataclasses.replace(ProcessedFolder(folder).rows[1], **{name: "other"})
     with pytest.raises(InputError, match=f"another recording under index 1 .{name} .*'other'.* --force"):
-        dataset.finished(folder, recording)
+        processed_folder.finished(folder, recording, {})
 
 
 def test_a_folder_of_other_contents_is_not_taken(folder, tmp_path):
-    dataset.begin_folder(folder, MADE_FROM, force=False)  # going on with the same config
+    processed_folder.begin_folder(folder, MADE_FROM, force=False)  # going on with the same config
     assert ProcessedFolder(folder).rows
     with pytest.raises(InputError, match="another config"):
-        dataset.begin_folder(folder, {"preprocess_config": {"audio_hz": 8000}}, force=False)
+        processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": 8000}}, force=False)
     (folder / "mine.txt").write_text("keep")
-    dataset.begin_folder(folder, {"preprocess_config": {"audio_hz": 8000}}, force=True)
+    processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": 8000}}, force=True)
     assert {p.name for p in folder.iterdir()} == {"dataset.json", "mine.txt"}
 
 
@@ -328,3 +330,31 @@ def test_clips_come_back_by_name_and_damage_is_refused(tmp_path):
     (folder / "clip_001_x_1.500s.npz").unlink()
     with pytest.raises(InputError, match=r"clip_001_x_1\.500s\.npz"):
         dataset.read_clip(paths[1], AUDIO_HZ)
+
+
+def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_path):
+    (sound,) = write_folder(tmp_path / "data", [40_000])
+    path = tmp_path / "data/0.npy"
+    sound[10_000:] = 3  # three quarters of the recording: 20 dB below the limit
+    np.save(path, sound)
+    plain, capped = make_crops(tmp_path / "data"), make_crops(tmp_path / "data", max_silence=0.25)
+    half = make_crops(tmp_path / "data", max_silence=0.5)
+    silent = [audio.silence(plain[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() for i in range(200)]
+    assert 100 < sum(part > 0.25 for part in silent) < 180
+    for i, part in enumerate(silent):
+        assert (capped.where(i) == plain.where(i)) == (part <= 0.25)
+        assert audio.silence(capped[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() <= 0.25
+        assert half.where(i) == plain.where(i) or part > 0.5
+    everything = make_crops(tmp_path / "data", max_silence=0.0)
+    np.save(path, np.zeros_like(sound))
+    everything.folder._pcm.clear()
+    assert len(everything[3]["samples"]) == 800  # a silent data set still gives crops
+
+
+def test_only_so_many_recordings_are_kept_in_memory(tmp_path, monkeypatch):
+    write_folder(tmp_path / "data", [4000] * 5)
+    reference = make_crops(tmp_path / "data")
+    monkeypatch.setattr(dataset, "CACHED_RECORDINGS", 2)
+    crops = make_crops(tmp_path / "data")
+    assert all(equal(crops[i], reference[i]) for i in range(60))
+    assert len(crops._notes) == 2

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mido
 import numpy as np
+import odd_midi
 import pytest
 
 import midi
@@ -397,3 +398,9 @@ def test_small_real_performances_agree_with_mido():
 def test_all_real_performances_agree_with_mido():
     for path in REAL:
         agrees_with_mido(path)
+
+
+@pytest.mark.skipif(not real_files("odd-midi"), reason="shared/data/odd-midi is not here")
+def test_the_table_of_odd_files_is_up_to_date():
+    page = (Path(__file__).resolve().parents[1] / "docs/robustness.md").read_text(encoding="utf-8")
+    assert odd_midi.markdown(odd_midi.rows(DATA / "odd-midi")) in page, "run: python -m tests.odd_midi FOLDER"

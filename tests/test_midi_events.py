@@ -1,11 +1,13 @@
 """Performances once they are read: what pedals do to the sound, clips, saving and loading."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import midi
+from conditioning import NoteConditioning
 from errors import InputError
 from midi import SOFT, SOSTENUTO, SUSTAIN, Performance
 
@@ -182,3 +184,39 @@ def test_files_that_are_not_whole_events_are_refused(tmp_path):
             midi.load_events(path)
     with pytest.raises(InputError, match="no such file"):
         midi.load_events(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"pitch": 500}, {"pitch": 20}, {"pitch": -1}, {"onset": np.nan}, {"onset": np.inf}]
+)
+def test_stored_events_that_no_piano_plays_are_refused(tmp_path, changed):
+    """What is computed from them indexes by key: this must not be left to chance."""
+    midi.save_events(tmp_path / "x.npz", made([(0, 1, 21), (1, 2, 108)]))
+    assert midi.load_events(tmp_path / "x.npz").pitch.tolist() == [21, 108]
+    arrays = dict(np.load(tmp_path / "x.npz"))
+    for name, value in changed.items():
+        arrays[name][0] = value
+    np.savez(tmp_path / "y.npz", **arrays)
+    with pytest.raises(InputError, match="not those of a piano"):
+        midi.load_events(tmp_path / "y.npz")
+
+
+def test_a_piece_of_twenty_million_seconds_takes_no_memory(tmp_path):
+    """The longest pause that a file can write, at the slowest tempo, between two notes."""
+    pause = b"\xff\xff\xff\x7f\xff\x06\x00"
+    body = (
+        b"\x00\xff\x51\x03\xff\xff\xff\x00\x90\x3c\x40\x01\x3c\x00"
+        + pause
+        + b"\x00\x3c\x40\x01\x3c\x00\x00\xff\x2f\x00"
+    )
+    body = body.replace(b"\x00\x3c\x40", b"\x00\x90\x3c\x40")
+    path = tmp_path / "long.mid"
+    path.write_bytes(b"MThd\0\0\0\6\0\0\0\1\0\xc8MTrk" + len(body).to_bytes(4, "big") + body)
+    tracemalloc.start()
+    piece = midi.read_midi(path)
+    notes = NoteConditioning(piece, ["note_state"], audio_hz=16000, midi_hz=250)
+    last = int(piece.onset[-1] * 250)
+    assert piece.onset[-1] > 2e7 and notes.features(last - 2, 5)[:88].any() and notes.excitation(last, 5).any()
+    midi.clip(piece, piece.onset[-1] - 1, piece.onset[-1] + 1, margin=midi.CLIP_MARGIN_SECONDS)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()

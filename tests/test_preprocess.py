@@ -10,6 +10,7 @@ import midi
 import preprocess_audio
 import preprocess_maestro
 import report
+from processed_folder import ProcessedFolder
 
 CLIP_SECONDS = 0.5
 
@@ -26,7 +27,7 @@ def test_metadata_in_another_order_are_refused(tmp_path):
     refused(call(preprocess_maestro, *arguments), "holds another recording under index 0", "2004/1.wav", "--force")
     assert files(tmp_path / "train") == before
     assert call(preprocess_maestro, *arguments, "--force").code == 0
-    assert [row.audio_filename for row in dataset.ProcessedFolder(tmp_path / "train").rows] == [
+    assert [row.audio_filename for row in ProcessedFolder(tmp_path / "train").rows] == [
         "2004/1.wav",
         "2004/0.wav",
     ]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import dataset
+import processed_folder
 import train
 from config import config_from_dict
 from midi import PEDALS, Performance
@@ -40,13 +40,15 @@ def play(performance, seconds, rng):
 
 def make_folder(folder, seed, count, seconds=12.0):
     rng, rows = np.random.default_rng(seed), []
-    dataset.begin_folder(folder, {"preprocess_config": {"audio_hz": AUDIO_HZ}}, force=False)
+    processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": AUDIO_HZ}}, force=False)
     for index in range(count):
         performance = melody(rng, seconds)
         pcm = play(performance, seconds, rng)
-        rows.append(dataset.Row(index, "", "", "train", 2000, seconds, len(pcm), len(performance.onset), "", ""))
-        dataset.write_recording(folder, rows[-1], pcm, performance)
-    dataset.finish_folder(folder, rows)
+        rows.append(
+            processed_folder.Row(index, "", "", "train", 2000, seconds, len(pcm), len(performance.onset), "", "")
+        )
+        processed_folder.write_recording(folder, rows[-1], pcm, performance)
+    processed_folder.finish_folder(folder, rows)
 
 
 def share_of_right_pitches(sounds, performances):

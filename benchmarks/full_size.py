@@ -1,0 +1,184 @@
+"""MAESTRO's full shape without its 100 GB: do the tools hold at 1,276 recordings, and what do they cost beyond audio?
+
+    python -m benchmarks.full_size                                        # metadata of the same shape, made here
+    python -m benchmarks.full_size maestro-v3.0.0/maestro-v3.0.0.csv      # the official metadata
+    python -m benchmarks.full_size --sparse_hours 20                      # also resample 20 hours of silence, really
+
+Three parts. (1) Every recording as a second of stereo with a few notes: resampled, preprocessed in one run over all
+splits, run again. (2) A processed folder whose 1,276 recordings have their real lengths (23 GB of holes, no disk): how
+long it takes to open, to take the first crops, and what a process that has taken 3,000 crops holds in memory. (3) With
+--sparse_hours, wavs of real length that are one hole each, through resample_audio.py: what it reads costs no disk,
+what it writes is real.
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import soundfile
+
+import midi
+import processed_folder
+from benchmarks.data import write_midi
+from cli import note
+from config import Config, DataConfig, PreprocessConfig
+from dataset import Crops
+from maestro import COLUMNS, SPLITS
+from processed_folder import ProcessedFolder, Row
+
+ROOT = Path(__file__).resolve().parents[1]
+COUNTS = dict(zip(SPLITS, (962, 137, 177), strict=True))  # of version 3
+MEAN_SECONDS = 561  # 199 hours in 1,276 recordings
+
+
+def made_metadata() -> list[dict[str, str]]:
+    """Rows of the shape of version 3: its counts, lengths like its own, ten years."""
+    rng, rows = np.random.default_rng(0), []
+    for split, count in COUNTS.items():
+        for seconds in rng.gamma(2.0, MEAN_SECONDS / 2, count) + 45:
+            year, number = 2004 + len(rows) % 10, len(rows)
+            names = {"midi_filename": f"{year}/made_{number}.midi", "audio_filename": f"{year}/made_{number}.wav"}
+            rows.append({"canonical_composer": f"Composer {number % 60}", "canonical_title": f"Piece {number}",
+                         "split": split, "year": str(year), **names, "duration": str(seconds)})  # fmt: skip
+    return rows
+
+
+def write_metadata(folder: Path, rows: list[dict[str, str]]) -> None:
+    """The metadata file of a MAESTRO folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "maestro-v3.0.0.csv", "w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_tiny(folder: Path, rows: list[dict[str, str]]) -> None:
+    """Every recording as one second of 44.1 kHz stereo and the beginning of a performance."""
+    write_metadata(folder, [{**row, "duration": "1.0"} for row in rows])
+    write_midi(folder / "one.midi", np.random.default_rng(0))
+    piece, sound = (folder / "one.midi").read_bytes(), np.random.default_rng(0).uniform(-0.3, 0.3, (44100, 2))
+    for row in rows:
+        (folder / row["audio_filename"]).parent.mkdir(exist_ok=True)
+        (folder / row["midi_filename"]).write_bytes(piece)
+        soundfile.write(folder / row["audio_filename"], sound, 44100, subtype="PCM_16")
+
+
+def write_sparse_wavs(folder: Path, rows: list[dict[str, str]], hours: float) -> float:
+    """Wavs of real length, 44.1 and 48 kHz stereo, that are one hole each; returns their hours."""
+    total, kept = 0.0, []
+    for i, row in enumerate(rows):
+        if total >= hours * 3600:
+            break
+        hz, seconds = (44100, 48000)[i % 2], float(row["duration"])
+        path = folder / row["audio_filename"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.zeros((0, 2)), hz, subtype="PCM_16")
+        size = round(seconds * hz) * 4
+        header = bytearray(path.read_bytes())
+        header[4:8], header[40:44] = (36 + size).to_bytes(4, "little"), size.to_bytes(4, "little")
+        path.write_bytes(header)
+        os.truncate(path, 44 + size)
+        total += seconds
+        kept.append(row)
+    write_metadata(folder, kept)
+    return total / 3600
+
+
+def write_sparse_folder(folder: Path, rows: list[dict[str, str]], piece: Path) -> None:
+    """A processed folder with recordings of real length: headers, holes, and the notes of one performance."""
+    made_from = Config(preprocess_config=PreprocessConfig()).as_dict()
+    processed_folder.begin_folder(folder, made_from, force=False)
+    performance, table = midi.read_midi(piece), []
+    midi.save_events(folder / "0.npz", performance)
+    for i, row in enumerate(rows):
+        n_samples = int(float(row["duration"]) * 16000)
+        header = {"descr": "<i2", "fortran_order": False, "shape": (n_samples,)}
+        with open(folder / f"{i}.npy", "wb") as handle:
+            np.lib.format.write_array_header_1_0(handle, header)
+            handle.truncate(handle.tell() + 2 * n_samples)
+        if i:
+            os.link(folder / "0.npz", folder / f"{i}.npz")
+        names = (row["audio_filename"], row["midi_filename"], row["split"], int(row["year"]))
+        table.append(Row(i, *names, n_samples / 16000, n_samples, len(performance.onset), "", ""))
+    processed_folder.finish_folder(folder, table)
+
+
+def run(script: str, *arguments: str | Path) -> tuple[float, dict]:
+    """A step as its users run it: seconds and its result."""
+    started = time.perf_counter()
+    command = [sys.executable, ROOT / script, *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{script} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return time.perf_counter() - started, json.loads(done.stdout)
+
+
+def tools(folder: Path, rows: list[dict[str, str]], jobs: int) -> None:
+    """Part 1."""
+    write_tiny(folder / "maestro", rows)
+    values = {"maestro_dir": folder / "maestro", "out_dir": folder / "data", "split": "all"}
+    settings = [part for k, v in values.items() for part in ("--set", f"preprocess_config.{k}={v}")]
+    for script, arguments in (("resample_audio.py", ("-d", folder / "maestro")), ("preprocess_maestro.py", settings)):
+        first, result = run(script, *arguments, "-j", jobs)
+        again, _ = run(script, *arguments, "-j", jobs)
+        count = result.get("files", result.get("recordings"))
+        assert count == len(rows) and not result["failures"], result
+        print(f"{script} -j {jobs}: {count} recordings of 1 s in {first:.1f} s, found done in {again:.1f} s")
+
+
+def crops(folder: Path, rows: list[dict[str, str]], piece: Path) -> None:
+    """Part 2."""
+    write_sparse_folder(folder / "sparse", rows, piece)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    started = time.perf_counter()
+    opened = ProcessedFolder(folder / "sparse")
+    data = Crops(opened, DataConfig(), margins=(63, 64), n_previous=1024, codes=False, seed=0)
+    opening = time.perf_counter() - started
+    data[3000]  # compiles
+    started = time.perf_counter()
+    for i in range(3000):
+        data[i]
+    each = (time.perf_counter() - started) / 3000
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    hours = sum(row.duration for row in opened.rows) / 3600
+    rate = f"{1 / each:.0f} a second in one process, {after - before:.0f} MB more in memory"
+    print(f"opening {len(rows)} recordings ({hours:.0f} h): {1000 * opening:.0f} ms")
+    print(f"3,000 crops of 0.5 s from all over: {rate}")
+
+
+def main() -> None:
+    """Run all parts and print what they took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("metadata", nargs="?", type=Path, help="a MAESTRO csv; default: one of the same shape")
+    parser.add_argument("--sparse_hours", type=float, default=0.0, help="part 3 (default: left out)")
+    parser.add_argument("-j", "--jobs", type=int, default=joblib.cpu_count(), help="processes (default: cores)")
+    parser.add_argument("--dir", type=Path, help="where the files go meanwhile")
+    args = parser.parse_args()
+    rows = made_metadata()
+    if args.metadata:
+        with open(args.metadata, encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+    with tempfile.TemporaryDirectory(dir=args.dir) as name:
+        folder = Path(name)
+        note(f"{len(rows)} recordings, {sum(float(row['duration']) for row in rows) / 3600:.1f} h")
+        tools(folder, rows, args.jobs)
+        crops(folder, rows, folder / "maestro/one.midi")
+        if args.sparse_hours:
+            hours = write_sparse_wavs(folder / "sparse_wavs", rows, args.sparse_hours)
+            seconds, result = run("resample_audio.py", "-d", folder / "sparse_wavs", "-j", args.jobs)
+            assert not result["failures"]
+            rate = f"{hours:.1f} h in {seconds:.1f} s, {3600 * hours / seconds:.0f} x real time"
+            print(f"resample_audio.py -j {args.jobs}: {rate}; 200 h would take {200 / hours * seconds / 60:.1f} min")
+
+
+if __name__ == "__main__":
+    main()

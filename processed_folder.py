@@ -1,0 +1,160 @@
+"""The processed folder: its format, its writer and its reader.
+
+    dataset.json        format version, the config it was made from
+    filenames.csv       one row per recording, in the order of the metadata
+    {index}.npy         int16 PCM, mono, memory-mapped when read
+    {index}.npz         note and pedal events in seconds
+    {index}.json        the recording's row, the state of the files it was made from, and what was found out about it;
+                        written last, so that its presence means: this recording is whole
+    dataset_card.json   what all of them hold, dataset_card.png its picture (`dataset_card.py`)
+
+Audio is stored once as 16-bit PCM and MIDI as events: features, crop length and output can change without
+preprocessing again.
+"""
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atomic import atomic_file, claim, write_text
+from errors import InputError
+from maestro import Recording
+from midi import DAMAGED_ARRAYS, Performance, load_events, save_events
+
+FORMAT = 1
+INDEX_NAME, RECORD_NAME = "filenames.csv", "dataset.json"
+CARD_NAME, CARD_PICTURE_NAME = "dataset_card.json", "dataset_card.png"
+PRODUCTS = ("[0-9]*.npy", "[0-9]*.npz", "[0-9]*.json", INDEX_NAME, CARD_NAME, CARD_PICTURE_NAME)
+
+
+Sources = dict[str, list[int]]  # "audio" and "midi" -> size in bytes and time of change
+
+
+@dataclass(frozen=True)
+class Row:
+    """What filenames.csv says of a recording."""
+
+    index: int
+    audio_filename: str
+    midi_filename: str
+    split: str
+    year: int
+    duration: float  # seconds of audio
+    n_samples: int
+    n_notes: int  # those that begin within the audio
+    composer: str
+    title: str
+
+
+def begin_folder(folder: Path, made_from: dict[str, Any], *, force: bool) -> None:
+    """Claim a folder for writing. Raises InputError if it holds something else (see `atomic.claim`)."""
+    record = {"format": FORMAT, "made_from": made_from}
+    claim(folder, RECORD_NAME, record, PRODUCTS, force=force)
+
+
+def product_names(indices: list[int], *, shared: bool) -> set[str]:
+    """The names of the files that hold these recordings, and with `shared` of those about all of them."""
+    recordings = {f"{index}.{suffix}" for index in indices for suffix in ("npy", "npz", "json")}
+    return recordings | ({INDEX_NAME, RECORD_NAME, CARD_NAME, CARD_PICTURE_NAME} if shared else set())
+
+
+def finished(folder: Path, recording: Recording, sources: Sources) -> tuple[Row, dict[str, Any]] | None:
+    """Row and facts of a recording that is whole in the folder already, made from files as they are now; else None.
+
+    Raises InputError if another recording stands under its index: the metadata have changed since that was written.
+    """
+    try:
+        stored = json.loads((folder / f"{recording.index}.json").read_text(encoding="utf-8"))
+        facts, made_from = stored.pop("facts"), stored.pop("sources")
+        row = Row(**stored)
+        size = (folder / f"{recording.index}.npy").stat().st_size - 2 * row.n_samples
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    for name in ("audio_filename", "midi_filename", "split"):
+        there, expected = getattr(row, name), getattr(recording, name)
+        if there != expected:
+            raise InputError(
+                f"{folder} holds another recording under index {recording.index} "
+                f"({name} {there!r} instead of {expected!r}); use --force or another folder"
+            )
+    whole = 0 < size < 1024 and (folder / f"{recording.index}.npz").is_file() and isinstance(facts, dict)
+    # sources that are gone since, to save space perhaps, have not changed
+    return (row, facts) if whole and made_from == {**made_from, **sources} else None
+
+
+def write_recording(
+    folder: Path,
+    row: Row,
+    pcm: np.ndarray,
+    performance: Performance,
+    facts: dict[str, Any] | None = None,
+    sources: Sources | None = None,
+) -> None:
+    """Write one recording: pcm int16 [T], its events, and last its row with what else is known about it."""
+    samples = np.ascontiguousarray(pcm.astype(np.int16, casting="safe", copy=False))
+    (folder / f"{row.index}.json").unlink(missing_ok=True)  # of what is to be replaced nothing may look whole
+    with atomic_file(folder / f"{row.index}.npy") as aside, open(aside, "wb") as handle:
+        # What np.save does, but by Python's write, whose OSErrors say that the disk is full.
+        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(samples))
+        handle.write(samples.data)
+    save_events(folder / f"{row.index}.npz", performance)
+    stored = {**asdict(row), "sources": sources or {}, "facts": facts or {}}
+    write_text(folder / f"{row.index}.json", json.dumps(stored, ensure_ascii=False))
+
+
+def finish_folder(folder: Path, rows: list[Row]) -> None:
+    """Write filenames.csv: from here on the folder can be opened."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(Row.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_text(folder / INDEX_NAME, table.getvalue())
+
+
+class ProcessedFolder:
+    """A processed folder opened for reading. Raises InputError if it is not one, or not whole."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self._pcm = Path(path), {}
+        if not (self.path / INDEX_NAME).is_file():
+            raise InputError(
+                f"{self.path} is not a processed folder (no {INDEX_NAME}); run preprocess_maestro.py first"
+            )
+        try:
+            record = json.loads((self.path / RECORD_NAME).read_text(encoding="utf-8"))
+            if record["format"] != FORMAT:
+                raise InputError(f"{self.path} has format {record['format']}, expected {FORMAT}; preprocess it again")
+            self.audio_hz = int(record["made_from"]["preprocess_config"]["audio_hz"])
+            with open(self.path / INDEX_NAME, encoding="utf-8", newline="") as handle:
+                kinds = {name: field.type for name, field in Row.__dataclass_fields__.items()}
+                self.rows = [Row(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(handle)]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
+            raise InputError(
+                f"{self.path} is damaged ({' '.join(str(error).split())}); preprocess it again with --force"
+            ) from error
+        if not self.rows:
+            raise InputError(f"{self.path} holds no recordings")
+
+    def pcm(self, position: int) -> np.ndarray:
+        """The audio of the recording at this position of `rows`: int16 [T], memory-mapped."""
+        if position in self._pcm:
+            return self._pcm[position]
+        row = self.rows[position]
+        path = self.path / f"{row.index}.npy"
+        try:
+            pcm = np.lib.format.open_memmap(path, mode="r")
+        except DAMAGED_ARRAYS as error:
+            raise InputError(f"{path} is missing or damaged ({error}); preprocess it again with --force") from error
+        if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):
+            raise InputError(f"{path} does not hold the {row.n_samples} samples that {INDEX_NAME} states")
+        self._pcm[position] = pcm
+        return pcm
+
+    def performance(self, position: int) -> Performance:
+        """The note and pedal events of the recording at this position of `rows`."""
+        return load_events(self.path / f"{self.rows[position].index}.npz")

@@ -1,0 +1,359 @@
+"""Vector instructions for numba: packed matrix products, the gate's nonlinearity, exponentials, flags between threads.
+
+numba compiles through LLVM, whose vector types take any width: 16 lanes become one AVX-512 register, two of AVX2, four
+of NEON. Written out like this the products keep their sums in registers; loops that LLVM vectorises by itself do not.
+Weights are packed (`packing.py`) so that lanes are output rows: no sum across lanes is ever needed.
+"""
+
+import sys
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+PANEL = 4  # row blocks of 16 whose sums are held in registers together
+COLUMNS = 4  # inputs that share one reading of the weights
+_I32, _F32 = ir.IntType(32), ir.FloatType()
+_V32, _VF = ir.VectorType(_I32, LANES), ir.VectorType(_F32, LANES)
+
+
+class _BFloat16(ir.types._BaseFloatType):
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+
+_BFloat16._create_instance()
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 pairs with float32 sums (AVX512-BF16)."""
+    features = llvmlite.binding.get_host_cpu_features()
+    return bool(features.get("avx512bf16") and features.get("avx512f"))
+
+
+def _data(context, builder, kind, value, offset, element):
+    """Pointer to value[offset] as a pointer to LLVM's `element`."""
+    array = context.make_array(kind)(context, builder, value)
+    return builder.bitcast(builder.gep(array.data, [offset]), ir.PointerType(element))
+
+
+def _load(builder, pointer, index, element, align=4):
+    place = builder.bitcast(builder.gep(pointer, [index]), ir.PointerType(element))
+    return builder.load(place, align=align)
+
+
+def _splat(builder, scalar, kind):
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(_V32, [0] * LANES))
+
+
+def _call(builder, name, result, arguments):
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def _fma(builder, a, b, c):
+    return _call(builder, "llvm.fmuladd.v16f32", _VF, [a, b, c])
+
+
+def _float(value):
+    return ir.Constant(_VF, [float(value)] * LANES)
+
+
+def _int(value):
+    return ir.Constant(_V32, [value] * LANES)
+
+
+def _multiply_add(builder, form, w, pair, total):
+    """total + w * x for one step of the inner loop: an input in float32, two neighbouring ones in bfloat16."""
+    if form == "float32":
+        return _fma(builder, builder.bitcast(w, _VF), pair, total)
+    if form == "dot":
+        kind = ir.VectorType(_BFloat16(), 2 * LANES)
+        arguments = [total, builder.bitcast(w, kind), builder.bitcast(pair, kind)]
+        return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _VF, arguments)
+    low = builder.bitcast(builder.shl(w, _int(16)), _VF)
+    high = builder.bitcast(builder.and_(w, _int(0xFFFF0000)), _VF)
+    return _fma(builder, high, pair[1], _fma(builder, low, pair[0], total))
+
+
+def _inputs(builder, form, x, index):
+    """The input(s) of one step in all lanes; x points to float32, or to bfloat16 pairs as 32-bit words."""
+    if form == "float32":
+        return _splat(builder, _load(builder, x, index, _F32), _VF)
+    if form == "dot":
+        return _splat(builder, _load(builder, x, index, _I32), _V32)
+    first = builder.shl(index, ir.Constant(index.type, 1))
+    second = builder.add(first, ir.Constant(index.type, 1))
+    return [_splat(builder, _load(builder, x, i, _F32), _VF) for i in (first, second)]
+
+
+def _kernel(builder, form, n_blocks, n_columns, y, y_step, w, x, x_step, steps):
+    """Add one panel's products to n_columns outputs; y, w and x are pointers, the steps count inner-loop rounds."""
+    # Few sums would wait for each other's latency: split the inputs over independent ones.
+    n_splits = max(1, 8 // (n_blocks * n_columns))
+    word = steps.type
+
+    def number(value):
+        return ir.Constant(word, value)
+
+    def place(column, block):
+        offset = builder.add(builder.mul(number(column), y_step), number(block * LANES))
+        return builder.bitcast(builder.gep(y, [offset]), ir.PointerType(_VF))
+
+    sums = {}
+    for column in range(n_columns):
+        for block in range(n_blocks):
+            for split in range(n_splits):
+                start = builder.load(place(column, block), align=4) if split == 0 else _float(0)
+                sums[column, block, split] = cgutils.alloca_once_value(builder, start)
+                builder.store(start, sums[column, block, split])
+    with cgutils.for_range(builder, builder.udiv(steps, number(n_splits))) as loop:
+        for split in range(n_splits):
+            step = builder.add(builder.mul(loop.index, number(n_splits)), number(split))
+            row = builder.mul(step, number(n_blocks * LANES))
+            weights = [_load(builder, w, builder.add(row, number(b * LANES)), _V32) for b in range(n_blocks)]
+            for column in range(n_columns):
+                given = _inputs(builder, form, x, builder.add(builder.mul(number(column), x_step), step))
+                for block in range(n_blocks):
+                    total = sums[column, block, split]
+                    updated = _multiply_add(builder, form, weights[block], given, builder.load(total))
+                    builder.store(updated, total)
+    for column in range(n_columns):
+        for block in range(n_blocks):
+            total = builder.load(sums[column, block, 0])
+            for split in range(1, n_splits):
+                total = builder.fadd(total, builder.load(sums[column, block, split]))
+            builder.store(total, place(column, block), align=4)
+
+
+@intrinsic(prefer_literal=True)
+def _panel(typingctx, y, y0, y_step, w, w0, x, x0, x_step, inputs, n_blocks, n_columns):
+    """One call of `_kernel`; n_blocks and n_columns are literals."""
+    if not (isinstance(n_blocks, types.Literal) and isinstance(n_columns, types.Literal)):
+        return None
+    form = {("float32", "float32"): "float32", ("uint16", "uint16"): "dot", ("uint16", "float32"): "widen"}[
+        w.dtype.name, x.dtype.name
+    ]
+    blocks, columns = n_blocks.literal_value, n_columns.literal_value
+
+    def generate(context, builder, signature, arguments):
+        y, y0, y_step, w, w0, x, x0, x_step, inputs, _, _ = arguments
+        kinds = signature.args
+        one = ir.Constant(inputs.type, 1)
+        y = _data(context, builder, kinds[0], y, y0, _F32)
+        w = _data(context, builder, kinds[3], w, w0, _I32)
+        x = _data(context, builder, kinds[5], x, x0, _I32 if form == "dot" else _F32)
+        steps = inputs if form == "float32" else builder.lshr(inputs, one)
+        x_step = x_step if form == "float32" else builder.lshr(x_step, one)
+        _kernel(builder, form, blocks, columns, y, y_step, w, x, x_step, steps)
+        return context.get_dummy_value()
+
+    word = types.intp
+    signature = types.void(y, word, word, w, word, x, word, word, word, n_blocks, n_columns)
+    return signature, generate
+
+
+@njit(nogil=True)
+def multiply(y, y0, y_step, w, w0, blocks, inputs, x, x0, x_step, columns):
+    """y[c] += W x[c] for the columns c: y float32 [columns, 16 * blocks], x [columns, inputs], each from an offset.
+
+    W lies packed at w[w0:]: panels of 4, 2 and 1 row blocks, in each all inputs one after the other, in bfloat16 in
+    pairs. inputs: a multiple of 16.
+    """
+    block = 0
+    while block < blocks:
+        left = blocks - block
+        wide = 4 if left >= 4 else 2 if left >= 2 else 1
+        at, row = w0 + block * 16 * inputs, y0 + block * 16
+        column = 0
+        while column < columns:
+            to, of = row + column * y_step, x0 + column * x_step
+            if columns - column >= 4:
+                if wide == 4:
+                    _panel(y, to, y_step, w, at, x, of, x_step, inputs, 4, 4)
+                elif wide == 2:
+                    _panel(y, to, y_step, w, at, x, of, x_step, inputs, 2, 4)
+                else:
+                    _panel(y, to, y_step, w, at, x, of, x_step, inputs, 1, 4)
+                column += 4
+            else:
+                if wide == 4:
+                    _panel(y, to, y_step, w, at, x, of, x_step, inputs, 4, 1)
+                elif wide == 2:
+                    _panel(y, to, y_step, w, at, x, of, x_step, inputs, 2, 1)
+                else:
+                    _panel(y, to, y_step, w, at, x, of, x_step, inputs, 1, 1)
+                column += 1
+        block += wide
+
+
+def _exp(builder, x):
+    """e^x of 16 lanes, |x| <= 87: 2^n by the exponent's bits times a polynomial on [-ln 2 / 2, ln 2 / 2].
+
+    Taylor's terms up to the 7th; the reduced argument keeps its digits by subtracting ln 2 in two parts (Cody and
+    Waite). Largest relative error 2e-7, see tests/test_samplers_simd.py.
+    """
+    n = _call(builder, "llvm.rint.v16f32", _VF, [builder.fmul(x, _float(1.44269504))])
+    r = _fma(builder, n, _float(-0.693145751953125), x)
+    r = _fma(builder, n, _float(-1.42860682030941723e-6), r)
+    total = _float(1 / 5040)
+    for factorial in (720, 120, 24, 6, 2, 1, 1):
+        total = _fma(builder, total, r, _float(1 / factorial))
+    bits = builder.shl(builder.fptosi(n, _V32), _int(23))
+    return builder.bitcast(builder.add(builder.bitcast(total, _V32), bits), _VF)
+
+
+def _clip(builder, x, low, high):
+    x = builder.select(builder.fcmp_ordered("<", x, _float(high)), x, _float(high))
+    return builder.select(builder.fcmp_ordered(">", x, _float(low)), x, _float(low))
+
+
+def _store_rounded(context, builder, kind, value, offset, vector):
+    """Store 16 float32 lanes as they are, or rounded to the nearest bfloat16."""
+    if kind.dtype == types.float32:
+        builder.store(vector, _data(context, builder, kind, value, offset, _VF), align=4)
+        return
+    short = ir.VectorType(ir.IntType(16), LANES)
+    bits = builder.bitcast(vector, _V32)
+    odd = builder.and_(builder.lshr(bits, _int(16)), _int(1))
+    bits = builder.add(bits, builder.add(odd, _int(0x7FFF)))
+    rounded = builder.trunc(builder.lshr(bits, _int(16)), short)
+    builder.store(rounded, _data(context, builder, kind, value, offset, short), align=2)
+
+
+@intrinsic
+def gate16(typingctx, out, out0, a, a0, b0):
+    """out[out0:][:16] = tanh(a[a0:][:16]) * sigmoid(a[b0:][:16]), in out's type: float32, or bfloat16 as uint16.
+
+    With p = e^-2a and q = e^-b it is (1 - p) / ((1 + p)(1 + q)): two exponentials and one division. Largest absolute
+    error 3e-7, see tests/test_samplers_simd.py.
+    """
+
+    def generate(context, builder, signature, arguments):
+        out, out0, a, a0, b0 = arguments
+        tanh_half = builder.load(_data(context, builder, signature.args[2], a, a0, _VF), align=4)
+        sigmoid_half = builder.load(_data(context, builder, signature.args[2], a, b0, _VF), align=4)
+        p = _exp(builder, builder.fmul(_clip(builder, tanh_half, -10, 10), _float(-2)))
+        q = _exp(builder, builder.fmul(_clip(builder, sigmoid_half, -40, 40), _float(-1)))
+        one = _float(1)
+        below = builder.fmul(builder.fadd(one, p), builder.fadd(one, q))
+        result = builder.fdiv(builder.fsub(one, p), below)
+        _store_rounded(context, builder, signature.args[0], out, out0, result)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, a, types.intp, types.intp), generate
+
+
+@intrinsic
+def round16(typingctx, out, out0, x, x0):
+    """out[out0:][:16] = x[x0:][:16] in out's type: float32, or rounded to bfloat16 as uint16."""
+
+    def generate(context, builder, signature, arguments):
+        out, out0, x, x0 = arguments
+        vector = builder.load(_data(context, builder, signature.args[2], x, x0, _VF), align=4)
+        _store_rounded(context, builder, signature.args[0], out, out0, vector)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, x, types.intp), generate
+
+
+@intrinsic
+def relu16(typingctx, out, out0, x, x0):
+    """out[out0:][:16] = max(x[x0:][:16], 0) in out's type: float32, or rounded to bfloat16 as uint16."""
+
+    def generate(context, builder, signature, arguments):
+        out, out0, x, x0 = arguments
+        vector = builder.load(_data(context, builder, signature.args[2], x, x0, _VF), align=4)
+        positive = builder.select(builder.fcmp_ordered(">", vector, _float(0)), vector, _float(0))
+        _store_rounded(context, builder, signature.args[0], out, out0, positive)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, x, types.intp), generate
+
+
+@intrinsic
+def exp16(typingctx, out, out0, x, x0, shift):
+    """out[out0:][:16] = e^(x[x0:][:16] - shift), float32; differences below -87 count as -87."""
+
+    def generate(context, builder, signature, arguments):
+        out, out0, x, x0, shift = arguments
+        vector = builder.load(_data(context, builder, signature.args[2], x, x0, _VF), align=4)
+        vector = builder.fsub(vector, _splat(builder, shift, _VF))
+        result = _exp(builder, _clip(builder, vector, -87, 87))
+        builder.store(result, _data(context, builder, signature.args[0], out, out0, _VF), align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, x, types.intp, types.float32), generate
+
+
+@intrinsic
+def publish(typingctx, flags, index, value):
+    """flags[index] = value, int64: who sees the value also sees all that this thread wrote before."""
+
+    def generate(context, builder, signature, arguments):
+        flags, index, value = arguments
+        place = _data(context, builder, signature.args[0], flags, index, ir.IntType(64))
+        builder.store_atomic(value, place, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(flags, types.intp, types.int64), generate
+
+
+@intrinsic
+def observe(typingctx, flags, index):
+    """flags[index], int64, as another thread published it last."""
+
+    def generate(context, builder, signature, arguments):
+        flags, index = arguments
+        place = _data(context, builder, signature.args[0], flags, index, ir.IntType(64))
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(flags, types.intp), generate
+
+
+@intrinsic
+def _pause(typingctx):
+    """Tell the core that this is a waiting loop, where it has a word for that."""
+
+    def generate(context, builder, signature, arguments):
+        if llvmlite.binding.get_process_triple().startswith(("x86_64", "i686")):
+            _call(builder, "llvm.x86.sse2.pause", ir.VoidType(), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def _yield(typingctx):
+    """Let another thread have the core."""
+
+    def generate(context, builder, signature, arguments):
+        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+        _call(builder, name, _I32, [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+SPINS = 2000  # rounds of waiting before the core is offered to others: longer than any wait while all threads run
+
+
+@njit(nogil=True)
+def await_flag(flags, index, value, stop):
+    """Wait until flags[index] >= value; True if that happened, False if somebody set flags[stop]."""
+    spins = 0
+    while observe(flags, index) < value:
+        spins += 1
+        if spins < SPINS:
+            _pause()
+        else:
+            if observe(flags, stop) != 0:
+                return False
+            _yield()
+    return True

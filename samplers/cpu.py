@@ -11,6 +11,7 @@ What makes it fast, in the order of effect:
 - Weights in bfloat16 halve the memory that has to be read.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -355,7 +356,7 @@ class _Teams:
         n_streams = len(caches.recent)
         n_teams = min(n_threads, n_streams)
         bounds = [n_streams * i // n_teams for i in range(n_teams + 1)]
-        self.streams = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        self.streams = [slice(a, b) for a, b in itertools.pairwise(bounds)]
         self.sizes = [n_threads * (i + 1) // n_teams - n_threads * i // n_teams for i in range(n_teams)]
         bfloat16 = weights == "bfloat16"
         rounded = bfloat16 and has_bfloat16() and not portable

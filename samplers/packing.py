@@ -5,6 +5,7 @@ holds its inputs one after the other, so that the inner loop of `simd.multiply` 
 are padded with zeros to multiples of 16, which adds nothing to any sum.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ def pack(matrix: np.ndarray, cuts: np.ndarray | None = None, *, bfloat16: bool =
     inputs = matrix.shape[1]
     cuts = [0, len(matrix) // LANES] if cuts is None else cuts
     panels = []
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for begin, end in itertools.pairwise(cuts):
         block = int(begin)
         while block < end:
             left = int(end) - block

@@ -12,285 +12,20 @@ What makes it fast, in the order of effect:
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from samplers.packing import MOST_AHEAD, Weights, conditioning_layer, n_side, pack_decoder, to_bfloat16
-from samplers.simd import await_flag, exp16, gate16, has_bfloat16, multiply, publish, relu16, round16
+from samplers.kernel import FLAG, Block, Team, play
+from samplers.packing import MOST_AHEAD, Weights, aligned, conditioning_layer, n_side, pack_decoder, to_bfloat16
+from samplers.simd import has_bfloat16
 from wavenet import Caches, Conditioning, WaveNet
 
+NOT_YET = -(2**62)  # a flag before anything was done
 FIRST_FRAMES, MOST_FRAMES = 1, 64  # a block is small at first, for the first sound to come early
-FLAG = 8  # int64 words from one thread's flag to the next: a cache line each
-
-
-class Team(NamedTuple):
-    """What the threads that play the same S streams share. `inputs` are float32, or bfloat16 as uint16."""
-
-    recent: np.ndarray  # [S, K], int64: the last samples, oldest first
-    ring: np.ndarray  # inputs [sum of ring rows * S * R]: row t % rows of a layer holds its input at time t
-    ahead: np.ndarray  # float32 [L * MOST_AHEAD * S * 2R]: gates without the newest tap, slot t % ahead of a layer
-    x: np.ndarray  # float32 [S * R]
-    gated: np.ndarray  # inputs [L * S * R]
-    skip: np.ndarray  # float32 [S * skip]
-    middle: np.ndarray  # float32 [S * middle]
-    params: np.ndarray  # float32 [S * P]
-    scratch: np.ndarray  # inputs [threads, S * max(skip, middle)]: each thread's own
-    mass: np.ndarray  # float32 [256]
-    flags: np.ndarray  # int64 [(threads + 1) * FLAG]: how far each thread is; the last one tells all to stop
-
-
-class Block(NamedTuple):
-    """What a stretch of T samples is made from, and where they go."""
-
-    frames: np.ndarray  # float32 [F, L, S, 2R]: the projected conditioning
-    side: np.ndarray  # float32 [T * S * E]
-    uniforms: np.ndarray  # float32 [T, S, U]
-    given: np.ndarray  # int64 [T or 0, S]: samples that are heard instead of the drawn ones
-    drawn: np.ndarray  # int64 [T, S]
-    params: np.ndarray  # float32 [T or 0, S, P]
-
-
-@njit(nogil=True)
-def _prepare(weights, team, block, layer, start, i, n, n_streams, hop, linear):
-    """Leave in team.ahead all of a layer's gates for the samples start + i .. + n - 1 but the newest tap."""
-    width = 2 * weights.residual_bias.shape[1]
-    slots, rows = weights.ahead[layer], weights.ring_rows[layer]
-    first = (layer * MOST_AHEAD + (start + i) % slots) * n_streams * width
-    for j in range(n):
-        frame = (i + j) // hop if block.frames.shape[0] > 1 else 0
-        ramp = np.float32((i + j) % hop) / np.float32(hop)
-        for s in range(n_streams):
-            to = first + (j * n_streams + s) * width
-            now = block.frames[frame, layer, s]
-            if linear:
-                after = block.frames[frame + 1, layer, s]
-                for c in range(width):
-                    team.ahead[to + c] = now[c] + (after[c] - now[c]) * ramp
-            else:
-                for c in range(width):
-                    team.ahead[to + c] = now[c]
-    residual, blocks, columns = width // 2, width // 16, n * n_streams
-    if block.side.shape[0]:
-        inputs = weights.side.shape[0] // (weights.dilations.shape[0] * width)
-        of = layer * width * inputs
-        multiply(team.ahead, first, width, weights.side, of, blocks, inputs,
-                 block.side, i * n_streams * inputs, inputs, columns)  # fmt: skip
-    for k in range(weights.n_taps - 1):
-        # These n rows never wrap: n divides the dilation, and the stretch begins at a multiple of n or ends at one.
-        row = weights.ring_start[layer] + (start + i + k * weights.dilations[layer]) % rows
-        of = (layer * (weights.n_taps - 1) + k) * width * residual
-        multiply(team.ahead, first, width, weights.past, of, blocks, residual,
-                 team.ring, row * n_streams * residual, residual, columns)  # fmt: skip
-
-
-@njit(nogil=True)
-def _embed(weights, team, n_streams):
-    """The first layer's input, from the last samples."""
-    residual, taps = weights.residual_bias.shape[1], weights.n_taps
-    for s in range(n_streams):
-        x = team.x[s * residual : (s + 1) * residual]
-        x[:] = weights.embedding_bias
-        for k in range(taps):
-            sample = team.recent[s, k]
-            if weights.n_mixtures == 0:
-                row = weights.embedding[k * 256 + sample]
-                for c in range(residual):
-                    x[c] += row[c]
-            else:
-                amplitude = np.float32(sample) / np.float32(32768)
-                size = np.log1p(np.float32(255) * abs(amplitude)) / np.float32(math.log(256))
-                companded = size if sample >= 0 else -size
-                loud, quiet = weights.embedding[2 * k], weights.embedding[2 * k + 1]
-                for c in range(residual):
-                    x[c] += amplitude * loud[c] + companded * quiet[c]
-
-
-@njit(nogil=True)
-def _layer(weights, team, layer, time, n_streams):
-    """One layer's newest tap, gate and residual product."""
-    residual, last = weights.residual_bias.shape[1], weights.dilations.shape[0] - 1
-    width, columns = 2 * residual, n_streams * residual
-    row = (weights.ring_start[layer] + time % weights.ring_rows[layer]) * columns
-    for c in range(0, columns, 16):
-        round16(team.ring, row + c, team.x, c)
-    gates = (layer * MOST_AHEAD + time % weights.ahead[layer]) * n_streams * width
-    at = layer * 3 * residual * residual
-    multiply(team.ahead, gates, width, weights.chain, at, width // 16, residual, team.ring, row, residual, n_streams)
-    out = layer * columns
-    for s in range(n_streams):
-        for c in range(0, residual, 16):
-            a = gates + s * width + c
-            gate16(team.gated, out + s * residual + c, team.ahead, a, a + residual)
-    if layer == last:
-        return
-    for s in range(n_streams):
-        for c in range(residual):
-            team.x[s * residual + c] += weights.residual_bias[layer, c]
-    multiply(team.x, 0, residual, weights.chain, at + width * residual, residual // 16, residual,
-             team.gated, out, residual, n_streams)  # fmt: skip
-
-
-@njit(nogil=True)
-def _start(y, bias, cuts, thread, n_streams):
-    """Set this thread's rows to the bias."""
-    width = bias.shape[0]
-    for s in range(n_streams):
-        for c in range(cuts[thread] * 16, cuts[thread + 1] * 16):
-            y[s * width + c] = bias[c]
-
-
-@njit(nogil=True)
-def _rows(y, width, w, w0, inputs, cuts, thread, x, x0, n_streams):
-    """Add this thread's rows of a product."""
-    begin, end = cuts[thread], cuts[thread + 1]
-    multiply(y, begin * 16, width, w, w0 + begin * 16 * inputs, end - begin, inputs, x, x0, inputs, n_streams)
-
-
-@njit(nogil=True)
-def _dense(y, w, bias, cuts, thread, x, n_inputs, scratch, n_streams):
-    """This thread's rows of W relu(x) + bias."""
-    for c in range(0, n_streams * n_inputs, 16):
-        relu16(scratch, c, x, c)
-    _start(y, bias, cuts, thread, n_streams)
-    _rows(y, bias.shape[0], w, 0, n_inputs, cuts, thread, scratch, 0, n_streams)
-
-
-@njit(nogil=True)
-def _draw_code(logits, uniform, temperature, mass):
-    """Inverse of the cumulative distribution in code order, as `logistic_mixture.from_cumulative` does."""
-    n = logits.shape[0]
-    if temperature != 1:
-        for c in range(n):
-            logits[c] /= temperature
-    largest = logits[0]
-    for c in range(1, n):
-        largest = max(largest, logits[c])
-    for c in range(0, n, 16):
-        exp16(mass, c, logits, c, largest)
-    total = 0.0
-    for c in range(n):
-        total += np.float64(mass[c])
-    threshold = np.float32(uniform * np.float32(total))
-    below, code = 0.0, 0
-    for c in range(n):
-        below += np.float64(mass[c])
-        if np.float32(below) > threshold:
-            break
-        code = min(c + 1, n - 1)
-    return code
-
-
-@njit(nogil=True)
-def _draw_amplitude(params, n, uniforms, temperature):
-    """Component, then the logistic's quantile, as `logistic_mixture.sample` does."""
-    largest = params[0]
-    for k in range(1, n):
-        largest = max(largest, params[k])
-    total = 0.0
-    for k in range(n):
-        total += np.float64(np.exp((params[k] - largest) / temperature))
-    threshold = uniforms[0] * np.float32(total)
-    below, chosen = 0.0, 0
-    for k in range(n):
-        below += np.float64(np.exp((params[k] - largest) / temperature))
-        if np.float32(below) > threshold:
-            break
-        chosen = min(k + 1, n - 1)
-    scale = np.exp(max(params[2 * n + chosen], np.float32(-12)) + np.log(temperature))
-    quantile = np.log(uniforms[1] / (np.float32(1) - uniforms[1]))
-    amplitude = params[n + chosen] + scale * quantile
-    value = np.floor(amplitude * np.float32(32768) + np.float32(0.5))
-    return np.int64(min(max(value, np.float32(-32768)), np.float32(32767)))
-
-
-@njit(nogil=True)
-def _draw(weights, team, block, i, n_streams, temperature):
-    """Draw the samples of all streams, and make them (or the given ones) the newest."""
-    width = weights.output_bias.shape[0]
-    for s in range(n_streams):
-        params = team.params[s * width : s * width + weights.n_params]
-        if block.params.shape[0]:
-            block.params[i, s, :] = params
-        if weights.n_mixtures:
-            sample = _draw_amplitude(params, weights.n_mixtures, block.uniforms[i, s], temperature)
-        else:
-            sample = _draw_code(params, block.uniforms[i, s, 0], temperature, team.mass)
-        block.drawn[i, s] = sample
-        for k in range(weights.n_taps - 1):
-            team.recent[s, k] = team.recent[s, k + 1]
-        team.recent[s, weights.n_taps - 1] = block.given[i, s] if block.given.shape[0] else sample
-
-
-@njit(nogil=True)
-def _meet(flags, thread, n_threads, value):
-    """Wait until all threads of the team are as far; False if they were told to stop."""
-    publish(flags, thread * FLAG, value)
-    for other in range(n_threads):
-        if other != thread and not await_flag(flags, other * FLAG, value, n_threads * FLAG):
-            return False
-    return True
-
-
-@njit(nogil=True, cache=True)
-def play(weights, team, block, thread, n_threads, start, hop, linear, temperature):
-    """Sample block.drawn.shape[0] samples from absolute time `start` on; every thread of the team calls it.
-
-    A thread's flag counts its phases: 1: the first samples are prepared, 2 + l: layer l is done, then skip, middle and
-    output product.
-    """
-    n_samples, n_streams = block.drawn.shape
-    n_layers, residual = weights.dilations.shape[0], weights.residual_bias.shape[1]
-    skip, middle = weights.skip_bias.shape[0], weights.hidden_bias.shape[0]
-    flags, scratch = team.flags, team.scratch[thread]
-    phases, helpers = n_layers + 8, max(1, n_threads - 1)
-    helper = thread - 1 if n_threads > 1 else 0  # -1: this thread leads, and helpers prepare
-    for layer in range(n_layers):
-        if layer % helpers == helper:
-            n = min(weights.ahead[layer] - start % weights.ahead[layer], n_samples)
-            _prepare(weights, team, block, layer, start, 0, n, n_streams, hop, linear)
-    if n_threads > 1 and not _meet(flags, thread, n_threads, start * phases + 1):
-        return
-    for i in range(n_samples):
-        time = start + i
-        epoch = time * phases
-        _start(team.skip, weights.skip_bias, weights.skip_cuts, thread, n_streams)
-        if thread == 0:
-            _embed(weights, team, n_streams)
-        for layer in range(n_layers):
-            if thread == 0:
-                _layer(weights, team, layer, time, n_streams)
-                publish(flags, 0, epoch + 2 + layer)
-            elif not await_flag(flags, 0, epoch + 2 + layer, n_threads * FLAG):
-                return
-            _rows(team.skip, skip, weights.skip, layer * skip * residual, residual, weights.skip_cuts, thread,
-                  team.gated, layer * n_streams * residual, n_streams)  # fmt: skip
-            after = time + 1
-            if layer % helpers == helper and after % weights.ahead[layer] == 0 and i + 1 < n_samples:
-                n = min(weights.ahead[layer], n_samples - i - 1)
-                _prepare(weights, team, block, layer, start, i + 1, n, n_streams, hop, linear)
-        if n_threads > 1 and not _meet(flags, thread, n_threads, epoch + n_layers + 2):
-            return
-        _dense(team.middle, weights.hidden, weights.hidden_bias, weights.hidden_cuts, thread, team.skip, skip, scratch,
-               n_streams)  # fmt: skip
-        if n_threads > 1 and not _meet(flags, thread, n_threads, epoch + n_layers + 3):
-            return
-        if weights.output_cuts[thread + 1] > weights.output_cuts[thread]:
-            _dense(team.params, weights.output, weights.output_bias, weights.output_cuts, thread, team.middle, middle,
-                   scratch, n_streams)  # fmt: skip
-        if thread != 0:
-            publish(flags, thread * FLAG, epoch + n_layers + 4)
-            continue
-        for other in range(1, n_threads):
-            if not await_flag(flags, other * FLAG, epoch + n_layers + 4, n_threads * FLAG):
-                return
-        _draw(weights, team, block, i, n_streams, temperature)
 
 
 def _inputs(values: np.ndarray, bfloat16: bool) -> np.ndarray:
@@ -299,15 +34,14 @@ def _inputs(values: np.ndarray, bfloat16: bool) -> np.ndarray:
 
 def _team(weights: Weights, n_threads: int, caches: Caches, streams: slice, bfloat16_inputs: bool) -> Team:
     """Fresh state of the streams of one team, going on from caches."""
-    n_layers, residual = weights.residual_bias.shape
-    skip, middle, n_params = len(weights.skip_bias), len(weights.hidden_bias), len(weights.output_bias)
+    n_layers, residual, skip, middle = weights.n_layers, weights.n_residual, weights.n_skip, weights.n_middle
     n_streams = len(range(*streams.indices(len(caches.recent))))
     rings = []
     for layer in caches.layers:
         rows = layer[:, streams].to("cpu", torch.float32).numpy()
         rings.append(np.pad(rows, ((0, 0), (0, 0), (0, residual - rows.shape[2]))).reshape(-1))
     kind = np.uint16 if bfloat16_inputs else np.float32
-    return Team(
+    arrays = dict(
         recent=caches.recent[streams].cpu().numpy().astype(np.int64),
         ring=_inputs(np.concatenate(rings), bfloat16_inputs),
         ahead=np.zeros(n_layers * MOST_AHEAD * n_streams * 2 * residual, np.float32),
@@ -315,11 +49,12 @@ def _team(weights: Weights, n_threads: int, caches: Caches, streams: slice, bflo
         gated=np.zeros(n_layers * n_streams * residual, kind),
         skip=np.zeros(n_streams * skip, np.float32),
         middle=np.zeros(n_streams * middle, np.float32),
-        params=np.zeros(n_streams * n_params, np.float32),
+        params=np.zeros(n_streams * weights.n_outputs, np.float32),
         scratch=np.zeros((n_threads, n_streams * max(skip, middle)), kind),
         mass=np.zeros(256, np.float32),
-        flags=np.zeros((n_threads + 1) * FLAG, np.int64),
+        flags=np.array([NOT_YET] * (n_threads * FLAG) + [0] * FLAG),
     )
+    return Team(**{name: aligned(array) for name, array in arrays.items()})
 
 
 class _Inputs:
@@ -377,11 +112,23 @@ class _Teams:
             n_streams = len(team.recent)
             params.append(np.zeros((n_samples if keep_params else 0, n_streams, weights.n_params), np.float32))
             drawn.append(np.zeros((n_samples, n_streams), np.int64))
-            own_side = np.ascontiguousarray(side[:, part]).reshape(-1)
-            block = Block(np.ascontiguousarray(frames[:, :, part]), own_side, np.ascontiguousarray(uniforms[:, part]),
-                          np.ascontiguousarray(given[:, part]), drawn[-1], params[-1])  # fmt: skip
-            jobs += [(weights, team, block, thread, size, start, self.hop, self.linear, np.float32(temperature))
-                     for thread in range(size)]  # fmt: skip
+            block = Block(
+                frames=np.ascontiguousarray(frames[:, :, part]),
+                side=np.ascontiguousarray(side[:, part]),
+                uniforms=np.ascontiguousarray(uniforms[:, part]),
+                given=np.ascontiguousarray(given[:, part]),
+                drawn=drawn[-1],
+                params=params[-1],
+                n_samples=n_samples,
+                n_streams=n_streams,
+                start=start,
+                hop=self.hop if len(frames) > 1 else n_samples + 1,
+                linear=self.linear,
+                is_given=len(given) > 0,
+                keep_params=keep_params,
+                temperature=np.float32(temperature),
+            )
+            jobs += [(weights, team, block, thread, size) for thread in range(size)]
         for done in [self.pool.submit(play, *job) for job in jobs]:
             done.result()
         return np.concatenate(drawn, axis=1), np.concatenate(params, axis=1)

@@ -14,6 +14,8 @@ import torch
 from samplers.simd import LANES, PANEL
 from wavenet import N_CODES, Decoder
 
+CACHE_LINE = 64  # bytes
+SIDE_STEP = 8  # the audio-rate inputs are padded to multiples of this: as many sums `simd` splits a product into
 MOST_AHEAD = 16  # samples whose products with the past are taken together at most
 
 
@@ -44,8 +46,14 @@ class Weights(NamedTuple):
     skip_cuts: np.ndarray  # [threads + 1], int64: which row blocks of the skip product each thread takes
     hidden_cuts: np.ndarray
     output_cuts: np.ndarray
+    n_layers: int
     n_taps: int
-    n_params: int
+    n_residual: int  # R
+    n_skip: int  # S
+    n_middle: int  # A
+    n_side: int  # E
+    n_outputs: int  # P
+    n_params: int  # P without padding
     n_mixtures: int  # 0: categorical
 
 
@@ -63,6 +71,15 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
     """bfloat16 bits as uint16 -> float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The same values where a cache line begins: a register's worth that straddles two lines takes twice as long."""
+    raw = np.empty(array.nbytes + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    result = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    result[...] = array
+    return result
 
 
 def pack(matrix: np.ndarray, cuts: np.ndarray | None = None, *, bfloat16: bool = False) -> np.ndarray:
@@ -116,7 +133,8 @@ def n_side(decoder: Decoder) -> int:
     """Audio-rate inputs of every gate: the excitation, and the context if it is upsampled before projecting."""
     layer = decoder.layers[0]
     n_excitation = layer.excitation.in_features if layer.excitation is not None else 0
-    return padded(n_excitation + (0 if decoder.upsampling.commutes else layer.cond.in_features))
+    n = n_excitation + (0 if decoder.upsampling.commutes else layer.cond.in_features)
+    return -(-n // SIDE_STEP) * SIDE_STEP
 
 
 def _side(layer, n: int, commutes: bool) -> np.ndarray:
@@ -168,7 +186,7 @@ def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights
     side_inputs = n_side(decoder)
     sides = [pack(_side(layer, side_inputs, decoder.upsampling.commutes)) for layer in layers] if side_inputs else []
     dilations = np.array([layer.dilation for layer in layers])
-    return Weights(
+    arrays = dict(
         embedding=_pad(_array(decoder.input.weight).T, taps * per_tap, residual),
         embedding_bias=_pad_bias(decoder.input.bias, residual),
         chain=flat(chain_parts),
@@ -190,7 +208,14 @@ def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights
         skip_cuts=skip_cuts,
         hidden_cuts=hidden_cuts,
         output_cuts=output_cuts,
+        n_layers=len(layers),
         n_taps=taps,
+        n_residual=residual,
+        n_skip=skip,
+        n_middle=middle,
+        n_side=side_inputs,
+        n_outputs=padded(n_params),
         n_params=n_params,
         n_mixtures=config.n_mixtures if decoder.mixture else 0,
     )  # fmt: skip
+    return Weights(**{n: aligned(a) if isinstance(a, np.ndarray) else a for n, a in arrays.items()})

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 LANES = 16
 PANEL = 4  # row blocks of 16 whose sums are held in registers together
-COLUMNS = 4  # inputs that share one reading of the weights
+PREFETCH = 512  # 32-bit words that weights are asked for ahead of their use: 2 KB, a few hundred cycles
 _I32, _F32 = ir.IntType(32), ir.FloatType()
 _V32, _VF = ir.VectorType(_I32, LANES), ir.VectorType(_F32, LANES)
 
@@ -36,10 +36,28 @@ def has_bfloat16() -> bool:
     return bool(features.get("avx512bf16") and features.get("avx512f"))
 
 
-def _data(context, builder, kind, value, offset, element):
-    """Pointer to value[offset] as a pointer to LLVM's `element`."""
-    array = context.make_array(kind)(context, builder, value)
-    return builder.bitcast(builder.gep(array.data, [offset]), ir.PointerType(element))
+@intrinsic
+def borrow(typingctx, fields):
+    """A named tuple of arrays (and numbers) as one of pointers to their first elements.
+
+    numba counts references to arrays, with atomic instructions that threads would fight over; pointers it leaves alone.
+    """
+    kinds = [types.CPointer(kind.dtype) if isinstance(kind, types.Array) else kind for kind in fields.types]
+    result = types.NamedTuple(kinds, fields.instance_class)
+
+    def generate(context, builder, signature, arguments):
+        values = cgutils.unpack_tuple(builder, arguments[0])
+        for i, kind in enumerate(fields.types):
+            if isinstance(kind, types.Array):
+                values[i] = context.make_array(kind)(context, builder, values[i]).data
+        return context.make_tuple(builder, result, values)
+
+    return result(fields), generate
+
+
+def _at(builder, pointer, offset, element):
+    """Pointer to pointer[offset] as a pointer to LLVM's `element`."""
+    return builder.bitcast(builder.gep(pointer, [offset]), ir.PointerType(element))
 
 
 def _load(builder, pointer, index, element, align=4):
@@ -67,6 +85,13 @@ def _float(value):
 
 def _int(value):
     return ir.Constant(_V32, [value] * LANES)
+
+
+def _prefetch(builder, pointer):
+    byte = builder.bitcast(pointer, ir.PointerType(ir.IntType(8)))
+    kind = ir.FunctionType(ir.VoidType(), [byte.type, _I32, _I32, _I32])
+    read, keep, data = ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [byte, read, keep, data])
 
 
 def _multiply_add(builder, form, w, pair, total):
@@ -118,6 +143,8 @@ def _kernel(builder, form, n_blocks, n_columns, y, y_step, w, x, x_step, steps):
             step = builder.add(builder.mul(loop.index, number(n_splits)), number(split))
             row = builder.mul(step, number(n_blocks * LANES))
             weights = [_load(builder, w, builder.add(row, number(b * LANES)), _V32) for b in range(n_blocks)]
+            for b in range(n_blocks):
+                _prefetch(builder, builder.gep(w, [builder.add(row, number(b * LANES + PREFETCH))]))
             for column in range(n_columns):
                 given = _inputs(builder, form, x, builder.add(builder.mul(number(column), x_step), step))
                 for block in range(n_blocks):
@@ -144,11 +171,10 @@ def _panel(typingctx, y, y0, y_step, w, w0, x, x0, x_step, inputs, n_blocks, n_c
 
     def generate(context, builder, signature, arguments):
         y, y0, y_step, w, w0, x, x0, x_step, inputs, _, _ = arguments
-        kinds = signature.args
         one = ir.Constant(inputs.type, 1)
-        y = _data(context, builder, kinds[0], y, y0, _F32)
-        w = _data(context, builder, kinds[3], w, w0, _I32)
-        x = _data(context, builder, kinds[5], x, x0, _I32 if form == "dot" else _F32)
+        y = _at(builder, y, y0, _F32)
+        w = _at(builder, w, w0, _I32)
+        x = _at(builder, x, x0, _I32 if form == "dot" else _F32)
         steps = inputs if form == "float32" else builder.lshr(inputs, one)
         x_step = x_step if form == "float32" else builder.lshr(x_step, one)
         _kernel(builder, form, blocks, columns, y, y_step, w, x, x_step, steps)
@@ -164,7 +190,7 @@ def multiply(y, y0, y_step, w, w0, blocks, inputs, x, x0, x_step, columns):
     """y[c] += W x[c] for the columns c: y float32 [columns, 16 * blocks], x [columns, inputs], each from an offset.
 
     W lies packed at w[w0:]: panels of 4, 2 and 1 row blocks, in each all inputs one after the other, in bfloat16 in
-    pairs. inputs: a multiple of 16.
+    pairs. inputs: a multiple of 16. Up to four columns share one reading of the weights.
     """
     block = 0
     while block < blocks:
@@ -182,6 +208,14 @@ def multiply(y, y0, y_step, w, w0, blocks, inputs, x, x0, x_step, columns):
                 else:
                     _panel(y, to, y_step, w, at, x, of, x_step, inputs, 1, 4)
                 column += 4
+            elif columns - column >= 2:
+                if wide == 4:
+                    _panel(y, to, y_step, w, at, x, of, x_step, inputs, 4, 2)
+                elif wide == 2:
+                    _panel(y, to, y_step, w, at, x, of, x_step, inputs, 2, 2)
+                else:
+                    _panel(y, to, y_step, w, at, x, of, x_step, inputs, 1, 2)
+                column += 2
             else:
                 if wide == 4:
                     _panel(y, to, y_step, w, at, x, of, x_step, inputs, 4, 1)
@@ -214,17 +248,17 @@ def _clip(builder, x, low, high):
     return builder.select(builder.fcmp_ordered(">", x, _float(low)), x, _float(low))
 
 
-def _store_rounded(context, builder, kind, value, offset, vector):
+def _store_rounded(builder, kind, pointer, offset, vector):
     """Store 16 float32 lanes as they are, or rounded to the nearest bfloat16."""
     if kind.dtype == types.float32:
-        builder.store(vector, _data(context, builder, kind, value, offset, _VF), align=4)
+        builder.store(vector, _at(builder, pointer, offset, _VF), align=4)
         return
     short = ir.VectorType(ir.IntType(16), LANES)
     bits = builder.bitcast(vector, _V32)
     odd = builder.and_(builder.lshr(bits, _int(16)), _int(1))
     bits = builder.add(bits, builder.add(odd, _int(0x7FFF)))
     rounded = builder.trunc(builder.lshr(bits, _int(16)), short)
-    builder.store(rounded, _data(context, builder, kind, value, offset, short), align=2)
+    builder.store(rounded, _at(builder, pointer, offset, short), align=2)
 
 
 @intrinsic
@@ -237,14 +271,14 @@ def gate16(typingctx, out, out0, a, a0, b0):
 
     def generate(context, builder, signature, arguments):
         out, out0, a, a0, b0 = arguments
-        tanh_half = builder.load(_data(context, builder, signature.args[2], a, a0, _VF), align=4)
-        sigmoid_half = builder.load(_data(context, builder, signature.args[2], a, b0, _VF), align=4)
+        tanh_half = builder.load(_at(builder, a, a0, _VF), align=4)
+        sigmoid_half = builder.load(_at(builder, a, b0, _VF), align=4)
         p = _exp(builder, builder.fmul(_clip(builder, tanh_half, -10, 10), _float(-2)))
         q = _exp(builder, builder.fmul(_clip(builder, sigmoid_half, -40, 40), _float(-1)))
         one = _float(1)
         below = builder.fmul(builder.fadd(one, p), builder.fadd(one, q))
         result = builder.fdiv(builder.fsub(one, p), below)
-        _store_rounded(context, builder, signature.args[0], out, out0, result)
+        _store_rounded(builder, signature.args[0], out, out0, result)
         return context.get_dummy_value()
 
     return types.void(out, types.intp, a, types.intp, types.intp), generate
@@ -256,11 +290,52 @@ def round16(typingctx, out, out0, x, x0):
 
     def generate(context, builder, signature, arguments):
         out, out0, x, x0 = arguments
-        vector = builder.load(_data(context, builder, signature.args[2], x, x0, _VF), align=4)
-        _store_rounded(context, builder, signature.args[0], out, out0, vector)
+        vector = builder.load(_at(builder, x, x0, _VF), align=4)
+        _store_rounded(builder, signature.args[0], out, out0, vector)
         return context.get_dummy_value()
 
     return types.void(out, types.intp, x, types.intp), generate
+
+
+@intrinsic
+def copy16(typingctx, y, y0, x, x0):
+    """y[y0:][:16] = x[x0:][:16], float32."""
+
+    def generate(context, builder, signature, arguments):
+        y, y0, x, x0 = arguments
+        builder.store(builder.load(_at(builder, x, x0, _VF), align=4), _at(builder, y, y0, _VF), align=4)
+        return context.get_dummy_value()
+
+    return types.void(y, types.intp, x, types.intp), generate
+
+
+@intrinsic
+def add16(typingctx, y, y0, x, x0, factor):
+    """y[y0:][:16] += factor * x[x0:][:16], float32."""
+
+    def generate(context, builder, signature, arguments):
+        y, y0, x, x0, factor = arguments
+        place, given = _at(builder, y, y0, _VF), builder.load(_at(builder, x, x0, _VF), align=4)
+        total = _fma(builder, given, _splat(builder, factor, _VF), builder.load(place, align=4))
+        builder.store(total, place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(y, types.intp, x, types.intp, types.float32), generate
+
+
+@intrinsic
+def blend16(typingctx, y, y0, x, a0, b0, ramp):
+    """y[y0:][:16] = a + (b - a) * ramp of a = x[a0:][:16] and b = x[b0:][:16], float32."""
+
+    def generate(context, builder, signature, arguments):
+        y, y0, x, a0, b0, ramp = arguments
+        a = builder.load(_at(builder, x, a0, _VF), align=4)
+        b = builder.load(_at(builder, x, b0, _VF), align=4)
+        blended = _fma(builder, builder.fsub(b, a), _splat(builder, ramp, _VF), a)
+        builder.store(blended, _at(builder, y, y0, _VF), align=4)
+        return context.get_dummy_value()
+
+    return types.void(y, types.intp, x, types.intp, types.intp, types.float32), generate
 
 
 @intrinsic
@@ -269,9 +344,9 @@ def relu16(typingctx, out, out0, x, x0):
 
     def generate(context, builder, signature, arguments):
         out, out0, x, x0 = arguments
-        vector = builder.load(_data(context, builder, signature.args[2], x, x0, _VF), align=4)
+        vector = builder.load(_at(builder, x, x0, _VF), align=4)
         positive = builder.select(builder.fcmp_ordered(">", vector, _float(0)), vector, _float(0))
-        _store_rounded(context, builder, signature.args[0], out, out0, positive)
+        _store_rounded(builder, signature.args[0], out, out0, positive)
         return context.get_dummy_value()
 
     return types.void(out, types.intp, x, types.intp), generate
@@ -283,13 +358,39 @@ def exp16(typingctx, out, out0, x, x0, shift):
 
     def generate(context, builder, signature, arguments):
         out, out0, x, x0, shift = arguments
-        vector = builder.load(_data(context, builder, signature.args[2], x, x0, _VF), align=4)
+        vector = builder.load(_at(builder, x, x0, _VF), align=4)
         vector = builder.fsub(vector, _splat(builder, shift, _VF))
         result = _exp(builder, _clip(builder, vector, -87, 87))
-        builder.store(result, _data(context, builder, signature.args[0], out, out0, _VF), align=4)
+        builder.store(result, _at(builder, out, out0, _VF), align=4)
         return context.get_dummy_value()
 
     return types.void(out, types.intp, x, types.intp, types.float32), generate
+
+
+@intrinsic
+def sum16(typingctx, x, x0):
+    """The sum of x[x0:][:16], taken in float64."""
+
+    def generate(context, builder, signature, arguments):
+        wide = ir.VectorType(ir.DoubleType(), LANES)
+        vector = builder.load(_at(builder, arguments[0], arguments[1], _VF), align=4)
+        name, zero = "llvm.vector.reduce.fadd.v16f64", ir.Constant(ir.DoubleType(), 0.0)
+        kind = ir.FunctionType(ir.DoubleType(), [ir.DoubleType(), wide])
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(function, [zero, builder.fpext(vector, wide)], fastmath=("reassoc",))
+
+    return types.float64(x, types.intp), generate
+
+
+@intrinsic
+def max16(typingctx, x, x0):
+    """The largest of x[x0:][:16], float32."""
+
+    def generate(context, builder, signature, arguments):
+        vector = builder.load(_at(builder, arguments[0], arguments[1], _VF), align=4)
+        return _call(builder, "llvm.vector.reduce.fmax.v16f32", _F32, [vector])
+
+    return types.float32(x, types.intp), generate
 
 
 @intrinsic
@@ -298,7 +399,7 @@ def publish(typingctx, flags, index, value):
 
     def generate(context, builder, signature, arguments):
         flags, index, value = arguments
-        place = _data(context, builder, signature.args[0], flags, index, ir.IntType(64))
+        place = _at(builder, flags, index, ir.IntType(64))
         builder.store_atomic(value, place, "release", 8)
         return context.get_dummy_value()
 
@@ -311,7 +412,7 @@ def observe(typingctx, flags, index):
 
     def generate(context, builder, signature, arguments):
         flags, index = arguments
-        place = _data(context, builder, signature.args[0], flags, index, ir.IntType(64))
+        place = _at(builder, flags, index, ir.IntType(64))
         return builder.load_atomic(place, "acquire", 8)
 
     return types.int64(flags, types.intp), generate

@@ -1,7 +1,7 @@
 """The kernel of the CPU engine: one team of threads samples some streams.
 
 Functions take `borrow`ed tuples, whose fields are pointers: every index below is counted in elements, and shapes stand
-beside the fields of `packing.Weights`, `Team` and `Block`. R, S, A and P are padded channels, E padded inputs.
+beside the fields of `packing.Weights`, `Team` and `Block`. R, S, A and P are padded channels.
 """
 
 import math

@@ -15,7 +15,6 @@ from samplers.simd import LANES, PANEL
 from wavenet import N_CODES, Decoder
 
 CACHE_LINE = 64  # bytes
-SIDE_STEP = 8  # the audio-rate inputs are padded to multiples of this: as many sums `simd` splits a product into
 MOST_AHEAD = 16  # samples whose products with the past are taken together at most
 
 
@@ -133,8 +132,7 @@ def n_side(decoder: Decoder) -> int:
     """Audio-rate inputs of every gate: the excitation, and the context if it is upsampled before projecting."""
     layer = decoder.layers[0]
     n_excitation = layer.excitation.in_features if layer.excitation is not None else 0
-    n = n_excitation + (0 if decoder.upsampling.commutes else layer.cond.in_features)
-    return -(-n // SIDE_STEP) * SIDE_STEP
+    return n_excitation + (0 if decoder.upsampling.commutes else layer.cond.in_features)
 
 
 def _side(layer, n: int, commutes: bool) -> np.ndarray:

@@ -119,9 +119,11 @@ def _inputs(builder, form, x, index):
 
 
 def _kernel(builder, form, n_blocks, n_columns, y, y_step, w, x, x_step, steps):
-    """Add one panel's products to n_columns outputs; y, w and x are pointers, the steps count inner-loop rounds."""
-    # Few sums would wait for each other's latency: split the inputs over independent ones.
-    n_splits = max(1, 8 // (n_blocks * n_columns))
+    """Add one panel's products to n_columns outputs; y, w and x are pointers, the steps count inner-loop rounds.
+
+    Every sum runs through the inputs in order, whatever the panel and the number of columns: samples are the same bit
+    for bit however streams and rows are dealt to threads.
+    """
     word = steps.type
 
     def number(value):
@@ -129,34 +131,40 @@ def _kernel(builder, form, n_blocks, n_columns, y, y_step, w, x, x_step, steps):
 
     def place(column, block):
         offset = builder.add(builder.mul(number(column), y_step), number(block * LANES))
-        return builder.bitcast(builder.gep(y, [offset]), ir.PointerType(_VF))
+        return _at(builder, y, offset, _VF)
 
     sums = {}
     for column in range(n_columns):
         for block in range(n_blocks):
-            for split in range(n_splits):
-                start = builder.load(place(column, block), align=4) if split == 0 else _float(0)
-                sums[column, block, split] = cgutils.alloca_once_value(builder, start)
-                builder.store(start, sums[column, block, split])
-    with cgutils.for_range(builder, builder.udiv(steps, number(n_splits))) as loop:
-        for split in range(n_splits):
-            step = builder.add(builder.mul(loop.index, number(n_splits)), number(split))
-            row = builder.mul(step, number(n_blocks * LANES))
-            weights = [_load(builder, w, builder.add(row, number(b * LANES)), _V32) for b in range(n_blocks)]
-            for b in range(n_blocks):
-                _prefetch(builder, builder.gep(w, [builder.add(row, number(b * LANES + PREFETCH))]))
-            for column in range(n_columns):
-                given = _inputs(builder, form, x, builder.add(builder.mul(number(column), x_step), step))
-                for block in range(n_blocks):
-                    total = sums[column, block, split]
-                    updated = _multiply_add(builder, form, weights[block], given, builder.load(total))
-                    builder.store(updated, total)
+            sums[column, block] = cgutils.alloca_once_value(builder, builder.load(place(column, block), align=4))
+    with cgutils.for_range(builder, steps) as loop:
+        row = builder.mul(loop.index, number(n_blocks * LANES))
+        weights = [_load(builder, w, builder.add(row, number(b * LANES)), _V32) for b in range(n_blocks)]
+        for b in range(n_blocks):
+            _prefetch(builder, builder.gep(w, [builder.add(row, number(b * LANES + PREFETCH))]))
+        for column in range(n_columns):
+            given = _inputs(builder, form, x, builder.add(builder.mul(number(column), x_step), loop.index))
+            for block in range(n_blocks):
+                total = sums[column, block]
+                builder.store(_multiply_add(builder, form, weights[block], given, builder.load(total)), total)
     for column in range(n_columns):
         for block in range(n_blocks):
-            total = builder.load(sums[column, block, 0])
-            for split in range(1, n_splits):
-                total = builder.fadd(total, builder.load(sums[column, block, split]))
-            builder.store(total, place(column, block), align=4)
+            builder.store(builder.load(sums[column, block]), place(column, block), align=4)
+
+
+def _panel_function(module, form, n_blocks, n_columns, kinds):
+    """`_kernel` as a function of its own: inlined at every product the code would outgrow the instruction cache."""
+    name = f"midi2wave_panel_{form}_{n_blocks}_{n_columns}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block())
+    y, y_step, w, x, x_step, steps = function.args
+    _kernel(builder, form, n_blocks, n_columns, y, y_step, w, x, x_step, steps)
+    builder.ret_void()
+    return function
 
 
 @intrinsic(prefer_literal=True)
@@ -167,17 +175,21 @@ def _panel(typingctx, y, y0, y_step, w, w0, x, x0, x_step, inputs, n_blocks, n_c
     form = {("float32", "float32"): "float32", ("uint16", "uint16"): "dot", ("uint16", "float32"): "widen"}[
         w.dtype.name, x.dtype.name
     ]
-    blocks, columns = n_blocks.literal_value, n_columns.literal_value
 
     def generate(context, builder, signature, arguments):
         y, y0, y_step, w, w0, x, x0, x_step, inputs, _, _ = arguments
         one = ir.Constant(inputs.type, 1)
-        y = _at(builder, y, y0, _F32)
-        w = _at(builder, w, w0, _I32)
-        x = _at(builder, x, x0, _I32 if form == "dot" else _F32)
-        steps = inputs if form == "float32" else builder.lshr(inputs, one)
-        x_step = x_step if form == "float32" else builder.lshr(x_step, one)
-        _kernel(builder, form, blocks, columns, y, y_step, w, x, x_step, steps)
+        given = [
+            _at(builder, y, y0, _F32),
+            y_step,
+            _at(builder, w, w0, _I32),
+            _at(builder, x, x0, _I32 if form == "dot" else _F32),
+            x_step if form == "float32" else builder.lshr(x_step, one),
+            inputs if form == "float32" else builder.lshr(inputs, one),
+        ]
+        kinds = [argument.type for argument in given]
+        sizes = n_blocks.literal_value, n_columns.literal_value
+        builder.call(_panel_function(builder.module, form, *sizes, kinds), given)
         return context.get_dummy_value()
 
     word = types.intp
@@ -190,7 +202,7 @@ def multiply(y, y0, y_step, w, w0, blocks, inputs, x, x0, x_step, columns):
     """y[c] += W x[c] for the columns c: y float32 [columns, 16 * blocks], x [columns, inputs], each from an offset.
 
     W lies packed at w[w0:]: panels of 4, 2 and 1 row blocks, in each all inputs one after the other, in bfloat16 in
-    pairs. inputs: a multiple of 16. Up to four columns share one reading of the weights.
+    pairs. inputs: even in bfloat16. Up to four columns share one reading of the weights.
     """
     block = 0
     while block < blocks:

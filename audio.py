@@ -4,9 +4,10 @@ One form of audio walks through the project: int16 PCM, mono, at a rate the conf
 resamplers work in blocks, so that an hour of stereo takes no more memory than a second, beyond what is returned.
 """
 
+import os
 import re
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ MU = 255
 FULL_SCALE = 32768  # int16 samples per unit amplitude
 BLOCK_FRAMES = 65536
 MAX_WAV_SAMPLES = (2**32 - 64) // 2  # the sizes in a wav header are 32-bit byte counts
+WAV_HEADER_BYTES = 44  # as `_wav_writer` makes it
 UNKNOWN_BYTES = 0x7FFFF000  # encoders that write to a pipe put this or more where the data size is not known yet
 
 
@@ -63,6 +65,35 @@ def write_wav(path: str | Path, pcm: np.ndarray, audio_hz: int) -> None:
     """Write int16 [T] as a 16-bit mono wav, atomically. Raises OSError (full disk, no permission)."""
     with atomic_file(path) as aside, _wav_writer(aside, audio_hz) as target:
         target.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
+
+
+@contextmanager
+def wav_stream(path: str | Path, audio_hz: int, interrupted: str | Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends int16 [n] to a 16-bit mono wav, which appears at `path` when it is complete.
+
+    Of an interruption by the user (KeyboardInterrupt) remains what was written so far, as a valid wav at
+    `interrupted`; of any other failure nothing. Raises OSError (full disk, no permission).
+    """
+    n_samples = 0
+
+    def append(pcm: np.ndarray) -> None:
+        nonlocal n_samples
+        wav.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
+        n_samples += len(pcm)
+
+    with atomic_file(path) as aside:
+        try:
+            with _wav_writer(aside, audio_hz) as wav:
+                yield append
+        except KeyboardInterrupt:
+            if n_samples:
+                os.replace(aside, interrupted)
+            raise
+
+
+def map_wav(path: str | Path) -> np.ndarray:
+    """int16 [T], memory-mapped, of a wav that `write_wav` or `wav_stream` wrote."""
+    return np.memmap(path, "<i2", mode="r", offset=WAV_HEADER_BYTES)
 
 
 def mu_law_encode(pcm: np.ndarray) -> np.ndarray:

@@ -22,10 +22,10 @@ from torch import Tensor
 from samplers.kernel import FLAG, Block, Team, play
 from samplers.packing import MOST_AHEAD, Weights, aligned, conditioning_layer, n_side, pack_decoder, to_bfloat16
 from samplers.simd import has_bfloat16
-from wavenet import Caches, Conditioning, WaveNet
+from wavenet import Caches, Conditioning, WaveNet, prime
 
 NOT_YET = -(2**62)  # a flag before anything was done
-FIRST_FRAMES, MOST_FRAMES = 1, 64  # a block is small at first, for the first sound to come early
+FIRST_FRAMES, MOST_FRAMES = 1, 128  # a block is small at first, for the first sound to come early
 
 
 def _inputs(values: np.ndarray, bfloat16: bool) -> np.ndarray:
@@ -62,7 +62,8 @@ class _Inputs:
 
     def __init__(self, model: WaveNet, conditioning: Conditioning) -> None:
         self.model, self.conditioning, self.decoder = model, conditioning, model.decoder
-        self.weight, self.bias = conditioning_layer(model.decoder)
+        device = model.decoder.input.weight.device
+        self.weight, self.bias = (part.to(device) for part in conditioning_layer(model.decoder))
         self.n_side = n_side(model.decoder)
 
     def stretch(self, first: int, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,8 +81,8 @@ class _Inputs:
         side = np.zeros((n_samples, n_streams, self.n_side), np.float32)
         if parts:
             joined = torch.cat(parts, dim=-1)
-            side[..., : joined.shape[-1]] = joined.numpy()
-        return frames.numpy(), side
+            side[..., : joined.shape[-1]] = joined.cpu().numpy()
+        return frames.cpu().numpy(), side
 
 
 class _Teams:
@@ -155,22 +156,18 @@ def generate(
     portable: bool = False,
 ) -> Iterator[Tensor]:
     """`wavenet.generate` by this engine; see `samplers.generate`."""
-    caches, first = Caches(model.decoder, n_streams), 0
+    caches, first = prime(model, conditioning, n_streams, n_frames, prefix)
     if prefix is not None:
-        first = prefix.shape[1] // model.hop
-        if prefix.shape[1] != first * model.hop or not 0 < first <= n_frames:
-            raise ValueError(f"a prefix of {prefix.shape[1]} samples is not a whole number of frames up to {n_frames}")
-        context, excitation = conditioning.block(model, 0, first)
-        model.decoder.fill(caches, prefix, context, excitation)
         yield prefix
+    device = caches.recent.device
     inputs, teams = _Inputs(model, conditioning), _Teams(model, caches, threads, weights, portable)
     given, count = np.zeros((0, n_streams), np.int64), FIRST_FRAMES
     try:
         while first < n_frames:
             count = min(count, n_frames - first)
-            draws = uniforms(first * model.hop, count * model.hop).transpose(0, 1).numpy()
+            draws = uniforms(first * model.hop, count * model.hop).transpose(0, 1).cpu().numpy()
             drawn, _ = teams.play(first * model.hop, *inputs.stretch(first, count), draws, given, temperature, False)
-            yield torch.from_numpy(drawn.T)
+            yield torch.from_numpy(drawn.T).to(device)
             first += count
             count = min(2 * count, MOST_FRAMES)
     finally:

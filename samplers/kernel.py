@@ -5,6 +5,8 @@ beside the fields of `packing.Weights`, `Team` and `Block`. R, S, A and P are pa
 """
 
 import math
+import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -251,8 +253,8 @@ def _meet(flags, thread, n_threads, value):
     return True
 
 
-@njit(nogil=True, cache=True)
-def play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
+@njit(nogil=True)
+def _play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
     """Sample one block; every thread of the team calls it.
 
     A thread's flag counts phases, those of sample t from t * phases on: layer l is done (l), its rows of the skip
@@ -304,3 +306,19 @@ def play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
             if not await_flag(flags, other * FLAG, epoch + n_layers + 2, stop):
                 return
         _draw(weights, team, block, i)
+
+
+def _compiled(sources: int):
+    """`_play` with a cache on disk that knows `sources`: numba itself watches the file of the function only."""
+
+    def play(weights, team, block, thread, n_threads):
+        sources  # noqa: B018 - enclosed values are part of the cache's key
+        _play(weights, team, block, thread, n_threads)
+
+    try:
+        return njit(nogil=True, cache=True)(play)
+    except RuntimeError:  # no folder that can be written to
+        return njit(nogil=True)(play)
+
+
+play = _compiled(zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))))

@@ -6,8 +6,8 @@ What makes it fast, in the order of effect:
 - Only the newest tap of a gate depends on the sample before. The older taps of a layer with dilation d, the
   conditioning and the excitation are known d samples ahead: their products are taken for up to 16 samples together.
 - Streams are dealt to threads, which then need not talk. A stream that has several threads gets one for the chain of
-  layers; the others follow it through the skip products and prepare the next samples. Per sample the team meets three
-  times, not once per layer.
+  layers; the others follow it through the skip products. Per sample the team meets three times, not once per layer, and
+  what moves between the cores is the layers' outputs only.
 - Weights in bfloat16 halve the memory that has to be read.
 """
 

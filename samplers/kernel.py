@@ -29,6 +29,7 @@ from samplers.simd import (
     sum16,
 )
 
+TOLD = 2  # layers of which the helpers hear together: every flag costs the chain an exchange of cache lines
 FLAG = 8  # int64 words from one thread's flag to the next: a cache line each
 
 
@@ -253,45 +254,57 @@ def _meet(flags, thread, n_threads, value):
     return True
 
 
+@njit(nogil=True, forceinline=True)
+def _prepare_next(weights, team, block, i):
+    """Prepare all layers for whose gates the sample i begins a new stretch, or all at the block's first."""
+    for layer in range(weights.n_layers):
+        into = (block.start + i) % weights.ahead[layer]
+        if into == 0 or i == 0:
+            _prepare(weights, team, block, layer, i, min(weights.ahead[layer] - into, block.n_samples - i))
+
+
+@njit(nogil=True, forceinline=True)
+def _lead(weights, team, block, i, epoch):
+    """The chain of layers, and what the next sample's gates need: none of it is shared with the helpers but `gated`."""
+    n_layers, n_streams = weights.n_layers, block.n_streams
+    _embed(weights, team, n_streams)
+    for layer in range(n_layers):
+        _layer(weights, team, layer, block.start + i, n_streams)
+        if (layer + 1) % TOLD == 0 or layer + 1 == n_layers:
+            publish(team.flags, 0, epoch + layer)
+        if layer + 1 < n_layers:
+            _residual(weights, team, layer, n_streams)
+    if i + 1 < block.n_samples:
+        _prepare_next(weights, team, block, i + 1)
+
+
 @njit(nogil=True)
 def _play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
-    """Sample one block; every thread of the team calls it.
+    """Sample one block; every thread of the team calls it, and the first one leads.
 
     A thread's flag counts phases, those of sample t from t * phases on: layer l is done (l), its rows of the skip
-    product, of the middle, of the output, and, before a block's first sample, the first gates are prepared.
+    product, of the middle, of the output.
     """
     weights, team, block = borrow(weight_arrays), borrow(team_arrays), borrow(block_arrays)
     n_layers, residual, n_streams = weights.n_layers, weights.n_residual, block.n_streams
     skip, middle, flags, stop = weights.n_skip, weights.n_middle, team.flags, n_threads * FLAG
-    scratch0 = thread * n_streams * max(skip, middle)
-    phases, helpers = n_layers + 4, max(1, n_threads - 1)
-    helper = thread - 1 if n_threads > 1 else 0  # -1: this thread leads, and helpers prepare
-    for i in range(-1, block.n_samples):
-        time = block.start + i
-        epoch = time * phases
-        if i >= 0:
-            _start(team.skip, skip, weights.skip_bias, weights.skip_cuts, thread, n_streams)
-            if thread == 0:
-                _embed(weights, team, n_streams)
-        for layer in range(n_layers):
-            if i >= 0:
-                if thread == 0:
-                    _layer(weights, team, layer, time, n_streams)
-                    publish(flags, 0, epoch + layer)
-                    if layer + 1 < n_layers:
-                        _residual(weights, team, layer, n_streams)
-                elif not await_flag(flags, 0, epoch + layer, stop):
-                    return
+    scratch0, phases = thread * n_streams * max(skip, middle), n_layers + 3
+    if thread == 0:
+        _prepare_next(weights, team, block, 0)
+    for i in range(block.n_samples):
+        epoch = (block.start + i) * phases
+        if thread == 0:
+            _lead(weights, team, block, i, epoch)
+        _start(team.skip, skip, weights.skip_bias, weights.skip_cuts, thread, n_streams)
+        for first in range(0, n_layers, TOLD):
+            end = min(first + TOLD, n_layers)
+            if thread != 0 and not await_flag(flags, 0, epoch + end - 1, stop):
+                return
+            for layer in range(first, end):
                 _rows(team.skip, skip, weights.skip, layer * skip * residual, residual, weights.skip_cuts, thread,
                       team.gated, layer * n_streams * residual, n_streams)  # fmt: skip
-            ahead, after = weights.ahead[layer], time + 1
-            if layer % helpers == helper and i + 1 < block.n_samples and (after % ahead == 0 or i < 0):
-                _prepare(weights, team, block, layer, i + 1, min(ahead - after % ahead, block.n_samples - i - 1))
-        reached = epoch + n_layers + (0 if i >= 0 else 3)
-        if n_threads > 1 and not _meet(flags, thread, n_threads, reached):
+        if n_threads > 1 and not _meet(flags, thread, n_threads, epoch + n_layers):
             return
-        if i < 0:
-            continue
         _dense(team.middle, middle, weights.hidden, weights.hidden_bias, weights.hidden_cuts, thread, team.skip, skip,
                team.scratch, scratch0, n_streams)  # fmt: skip
         if n_threads > 1 and not _meet(flags, thread, n_threads, epoch + n_layers + 1):

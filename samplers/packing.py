@@ -153,12 +153,8 @@ def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights
     middle, n_params = padded(config.n_out_channels), decoder.output.out_features
     n = config.n_residual_channels
 
-    # The first thread has the chain of layers to itself; the others take the past and most of the skip product.
-    chain, all_skip, all_past = 3 * residual**2, residual * skip, 2 * (taps - 1) * residual**2
-    fair = (1.5 * chain + all_skip + all_past) / n_threads
-    first = 0.0 if n_threads > 1 else 1.0
-    first = max(first, (fair - 1.5 * chain) / all_skip)
-    skip_cuts = _shares(skip // LANES, [first] + [(1 - first) / max(1, n_threads - 1)] * (n_threads - 1))
+    # The first thread has the chain of layers to itself and prepares the next samples; the skip product is the others'.
+    skip_cuts = _shares(skip // LANES, [1.0] if n_threads == 1 else [0.0] + [1.0] * (n_threads - 1))
     hidden_cuts = _shares(middle // LANES, [1.0] * n_threads)
     output_blocks = padded(n_params) // LANES
     alone = output_blocks < 2 * n_threads + 2  # not worth another exchange

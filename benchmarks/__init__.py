@@ -1,0 +1,1 @@
+"""Measurements, one module each; run as `python -m benchmarks.NAME`."""

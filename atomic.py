@@ -4,11 +4,11 @@ A reader, or a rerun after a crash or on a full disk, never meets half a file. T
 with `.partial`, so that a leftover of a killed process is recognised and never read.
 """
 
+import contextlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def _sync(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to; on success it becomes `path` in one step, on any failure nothing is left.
 
@@ -42,7 +42,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Like `atomic_file` for a whole folder that must not exist yet (a checkpoint)."""
     path = Path(path)
@@ -57,6 +57,31 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while writing left aside in a folder that is ours alone."""
+    for path in folder.glob(".*.partial"):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def point(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to a neighbour in the same folder, in one step; where there are none, do without."""
+    aside = _aside(link)
+    if not link.is_symlink():  # nothing, or a folder, where the run was copied by something that follows links
+        remove(link)
+    with contextlib.suppress(NotImplementedError, PermissionError):
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(target.name)
+        os.replace(aside, link)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -3,6 +3,7 @@
     step_00002000/
         weights.safetensors   the weights to use (the average, if one is kept), with step and config in the metadata
         training.pt           raw weights, optimiser state and step, for going on; loadable with weights_only=True
+    latest, best              links to the newest one and to the one with the lowest validation loss
 
 A .safetensors file alone is a complete model: nothing in it is executed when it is loaded.
 """
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
-from atomic import atomic_folder
+from atomic import atomic_folder, point
 from cli import note, reason
 from conditioning import N_EXCITATION, n_features
 from config import Config, config_from_dict
@@ -28,6 +29,7 @@ from wavenet import WaveNet
 
 FORMAT = "midi2wave checkpoint 1"
 WEIGHTS_NAME, TRAINING_NAME = "weights.safetensors", "training.pt"
+LATEST_NAME, BEST_NAME = "latest", "best"
 STEP_FOLDER = re.compile(r"step_\d{8,}")
 MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
 MODEL_DATA_KEYS = ("audio_hz", "midi_hz", "features", "excitation")  # of data_config, those that shape the model
@@ -50,10 +52,19 @@ def build_model(config: Config) -> WaveNet:
 
 
 def save(
-    run_folder: Path, step: int, weights: dict[str, torch.Tensor], training: dict[str, Any], config: Config, keep: int
+    run_folder: Path,
+    step: int,
+    weights: dict[str, torch.Tensor],
+    training: dict[str, Any],
+    config: Config,
+    keep: int,
+    *,
+    keep_every: int = 0,
+    best_step: int = -1,
 ) -> Path:
-    """Save one checkpoint atomically and remove all but the newest `keep`. Raises OSError (full disk).
+    """Save one checkpoint atomically, point `latest` and `best` to theirs. Raises OSError (full disk).
 
+    Removed are then all but the newest `keep`, those of every `keep_every` steps (0: none) and the best one.
     Checkpoints of later steps go too: a run saves before one only if it could not go on from there.
     """
     folder = run_folder / f"step_{step:08d}"
@@ -63,9 +74,16 @@ def save(
         _write_training(aside / TRAINING_NAME, {**training, "step": step})
         if folder.exists():
             shutil.rmtree(folder)
+    best = run_folder / f"step_{best_step:08d}"
+    for name, target in ((LATEST_NAME, folder), (BEST_NAME, best)):
+        if target.is_dir():
+            point(run_folder / name, target)
     found = step_folders(run_folder)
     newer = found.index(folder) + 1
-    for other in found[: max(0, newer - keep)] + found[newer:]:
+    for other in found[: max(0, newer - keep)]:
+        if other != best and not (keep_every and step_of(other) % keep_every == 0):
+            shutil.rmtree(other)
+    for other in found[newer:]:
         shutil.rmtree(other)
     return folder
 
@@ -83,7 +101,12 @@ def _write_training(path: Path, training: dict[str, Any]) -> None:
 def step_folders(run_folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     found = [p for p in run_folder.glob("step_*") if STEP_FOLDER.fullmatch(p.name)] if run_folder.is_dir() else []
-    return sorted(found, key=lambda p: int(p.name[5:]))
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint's folder, by its name."""
+    return int(folder.name.removeprefix("step_"))
 
 
 def find_weights(path: str | Path) -> Path:
@@ -135,17 +158,19 @@ def fit_weights(model: WaveNet, weights: dict[str, torch.Tensor], path: str | Pa
     model.load_state_dict(weights)
 
 
-def load_training(run_folder: Path) -> tuple[dict[str, Any], Config] | None:
+def load_training(run_folder: Path, *, quiet: bool = False) -> tuple[dict[str, Any], Config] | None:
     """State and config of the newest whole checkpoint of a run, None if the run is new; damaged ones are skipped.
 
-    Raises InputError if there are checkpoints, but all damaged: starting anew is for the user to decide.
+    It says so unless it is `quiet`. Raises InputError if there are checkpoints, but all damaged: starting anew is for
+    the user to decide.
     """
     for folder in reversed(step_folders(run_folder)):
         try:
             _, config, _ = load_weights(folder)
             return torch.load(folder / TRAINING_NAME, map_location="cpu", weights_only=True), config
         except (InputError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            note(f"checkpoint {folder} cannot be used ({reason(error)}); trying the one before")
+            if not quiet:
+                note(f"checkpoint {folder} cannot be used ({reason(error)}); trying the one before")
     if step_folders(run_folder):
         raise InputError(f"no checkpoint in {run_folder} can be used; begin anew with --force, or elsewhere")
     return None

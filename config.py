@@ -134,7 +134,13 @@ class TrainConfig:
 
     output_directory: str = key("run folder: checkpoints, metrics.jsonl, TensorBoard events, config")
     steps: int = key("optimiser steps", 350_000, low=1)
-    batch_size: int = key("crops per step", 16, low=1)
+    batch_size: int = key("crops per step, of all processes together", 16, low=1)
+    micro_batch_size: int = key(
+        "crops that a process passes through the model at once; it adds up the gradients of its share of batch_size. "
+        "0: all of them on CUDA, as many as fit the caches on a CPU",
+        0,
+        low=0,
+    )
     learning_rate: float = key("peak learning rate of AdamW", 5e-4, above=0)
     final_learning_rate: float = key("learning rate at the last step, reached by a cosine", 1e-5, low=0)
     warmup_steps: int = key("steps of linear warm-up", 1000, low=0)
@@ -152,18 +158,37 @@ class TrainConfig:
     seed: int = key("seed of weights and crops", 0, low=0, high=LARGEST_SEED)
     checkpoint_path: str = key("start from the weights of this checkpoint (a new run, step 0); empty: random", "")
     iters_per_checkpoint: int = key("steps between checkpoints", 2000, low=1)
-    keep_checkpoints: int = key("checkpoints kept", 3, low=1)
+    keep_checkpoints: int = key("newest checkpoints kept; the best by validation is kept beside them", 3, low=1)
+    keep_every: int = key("keep the checkpoints of every so many steps for good; 0: none", 0, low=0)
     iters_per_log: int = key("steps between log lines", 50, low=1)
     iters_per_validation: int = key("steps between validations", 1000, low=1)
     validation_crops: int = key("crops per validation, always the same ones", 128, low=2)
     iters_per_sample: int = key("steps between logged audio and pictures; 0: never", 10_000, low=0)
     device: str = key("auto, cpu, cuda or cuda:N", "auto")
+    precision: str = key(
+        "of the matrix products; weights, optimiser and likelihood are float32 always. auto: bfloat16 where the "
+        "processor multiplies it faster (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX), float32 elsewhere",
+        "auto",
+        of=("auto", "float32", "bfloat16"),
+    )
+    compile: bool = key("fuse the gates by torch.compile, where it finds a compiler: faster after some seconds", True)
+    activation_checkpointing: bool = key(
+        "compute the layers' sums twice instead of keeping them: about half the memory, a little slower", False
+    )
 
     def check(self) -> None:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected less than steps = {self.steps}")
         if self.ema_decay >= 1:
             raise ValueError(f"ema_decay = {self.ema_decay}: expected less than 1")
+
+
+@dataclass
+class DistConfig:
+    """Training by several processes, started by torchrun."""
+
+    backend: str = key("auto (nccl on CUDA, gloo on CPUs), gloo or nccl", "auto", of=("auto", "gloo", "nccl"))
+    timeout_minutes: float = key("how long a process waits for the others before it gives up", 30.0, above=0)
 
 
 @dataclass
@@ -208,6 +233,7 @@ class Config:
     wavenet_config: WavenetConfig | None = None
     cond_wavenet_config: CondWavenetConfig | None = None
     train_config: TrainConfig | None = None
+    dist_config: DistConfig | None = None
     inference_config: InferenceConfig | None = None
 
     def as_dict(self) -> dict[str, Any]:

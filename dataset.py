@@ -16,7 +16,7 @@ import csv
 import io
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ class ProcessedFolder:
 
 
 class Crops(Dataset):
-    """Crops of a processed folder. Which crop an index means is a pure function of (seed, rank, index).
+    """Crops of a processed folder, without end. Which crop an index means is a pure function of (seed, index).
 
     Recordings are chosen by length, so that every frame of the data set is as likely as any other. In front of a crop
     may stand `warmup_frames` more, which are there for the decoder's receptive field and are not to be scored.
@@ -202,8 +202,6 @@ class Crops(Dataset):
         n_previous: int,
         codes: bool,
         seed: int,
-        indices: range,
-        rank: int = 0,
         warmup_frames: int = 0,
         history_noise: Callable[[int], float] | None = None,
     ) -> None:
@@ -214,7 +212,7 @@ class Crops(Dataset):
             )
         self.folder, self.config = folder, config
         self.margins, self.n_previous, self.codes = margins, n_previous, codes
-        self.seed, self.indices, self.rank, self.history_noise = seed, indices, rank, history_noise
+        self.seed, self.history_noise = seed, history_noise
         self.hop, self._notes = config.audio_hz // config.midi_hz, {}
         self.n_frames = warmup_frames + max(1, round(config.segment_length * config.midi_hz))
         starts = [row.n_samples // self.hop - self.n_frames + 1 for row in folder.rows]
@@ -226,12 +224,9 @@ class Crops(Dataset):
             )
         self.cumulative = np.cumsum(np.maximum(starts, 0))
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
     def where(self, index: int) -> tuple[int, int]:
         """The position in `folder.rows` and the first frame of a crop."""
-        draw = np.random.Generator(np.random.Philox(key=[self.seed, self.rank], counter=[index, 0, 0, 0]))
+        draw = np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[index, 0, 0, 0]))
         at = int(draw.integers(self.cumulative[-1]))
         position = int(np.searchsorted(self.cumulative, at, side="right"))
         return position, at - int(self.cumulative[position - 1]) if position else at
@@ -254,15 +249,15 @@ class Crops(Dataset):
         if not largest:
             return pcm
         # The lowest word of the counter runs on while numbers are drawn: every crop has it for itself.
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, self.rank], counter=[0, index, 1, 0]))
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[0, index, 1, 0]))
         amplitude = pcm.astype(np.float32) / audio.FULL_SCALE
         level = rng.uniform(0, largest) * np.sqrt(np.mean(amplitude**2))
         return audio.to_pcm(amplitude + level * rng.standard_normal(len(pcm), dtype=np.float32))[0]
 
-    def __getitem__(self, item: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One crop: samples [T], history [M + T] (what the decoder sees, with M samples before the crop), features
         [F, left + N + right], excitation [E, T]."""
-        position, frame = self.where(self.indices[item])
+        position, frame = self.where(index)
         first, n_samples = frame * self.hop, self.n_frames * self.hop
         pcm = np.zeros(self.n_previous + n_samples, dtype=np.int16)  # before a recording's first sample stands silence
         known = self.folder.pcm(position)[max(0, first - self.n_previous) : first + n_samples]
@@ -270,7 +265,7 @@ class Crops(Dataset):
         notes, (left, right) = self.conditioning(position), self.margins
         crop = {
             "samples": self._samples(pcm[self.n_previous :]),
-            "history": self._samples(self._corrupted(pcm, self.indices[item])),
+            "history": self._samples(self._corrupted(pcm, index)),
             "features": torch.from_numpy(notes.features(frame - left, left + self.n_frames + right)),
         }
         if self.config.excitation:
@@ -282,17 +277,30 @@ def _ignore_interrupts(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def micro_batches(steps: range, batch_size: int, micro_batch_size: int, rank: int, size: int) -> Iterator[list[int]]:
+    """The crops of one of `size` processes, in the order in which it passes them through the model.
+
+    Step s is made of the crops [s * batch_size, (s + 1) * batch_size), however many processes there are; each takes an
+    equal stretch of them.
+    """
+    share = batch_size // size
+    for step in steps:
+        first = step * batch_size + rank * share
+        for begin in range(first, first + share, micro_batch_size):
+            yield list(range(begin, begin + micro_batch_size))
+
+
 def batches(
-    crops: Crops, batch_size: int, n_workers: int, *, pin_memory: bool = False
+    crops: Crops, indices: Iterable[list[int]], n_workers: int, *, pin_memory: bool = False
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of crops in the order of their indices, read ahead by worker processes.
+    """Batches of the crops of these indices, read ahead by worker processes.
 
     The workers leave SIGINT to the process that they work for. Raises InputError where a recording turns out to be
     damaged.
     """
     loader = DataLoader(
         crops,
-        batch_size=batch_size,
+        batch_sampler=indices,
         num_workers=n_workers,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_interrupts,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import logistic_mixture
 from config import CondWavenetConfig, WavenetConfig
+from residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsampled
 
 N_CODES = 256
 SILENT_CODE = 128
@@ -98,9 +99,13 @@ class Upsampling(nn.Module):
             return out[..., self.hop : -self.hop].permute(2, 0, 1)
         if self.kind == "repeat":
             return frames.repeat_interleave(self.hop, dim=0)
-        ramp = (torch.arange(self.hop, device=frames.device, dtype=frames.dtype) / self.hop).view(1, -1, 1, 1)
         now, step = frames[:-1].unsqueeze(1), (frames[1:] - frames[:-1]).unsqueeze(1)
-        return torch.addcmul(now, step, ramp).flatten(0, 1)
+        return torch.addcmul(now, step, self.ramp(frames).view(1, -1, 1, 1)).flatten(0, 1)
+
+    def ramp(self, like: Tensor) -> Tensor:
+        """The share of the next frame in each sample of a frame, [hop]: 0 where nothing is left to interpolate."""
+        ramp = torch.arange(self.hop, device=like.device, dtype=like.dtype) / self.hop
+        return ramp if self.kind == "linear" else torch.zeros_like(ramp)
 
 
 class ResidualLayer(nn.Module):
@@ -134,6 +139,7 @@ class Decoder(nn.Module):
     def __init__(self, config: WavenetConfig, n_excitation: int, upsampling: Upsampling) -> None:
         super().__init__()
         self.config, self.upsampling, self.taps = config, upsampling, config.kernel_size
+        self.gates = Gates()  # how the parallel pass computes them; training may choose otherwise
         self.mixture = config.output == "logistic_mixture"
         residual = config.n_residual_channels
         per_tap = 2 if self.mixture else N_CODES
@@ -196,11 +202,13 @@ class Decoder(nn.Module):
             context = self.upsampling(context)
         return context, None if excitation is None else excitation.permute(2, 0, 1)
 
-    def head(self, hidden: list[Tensor]) -> Tensor:
-        """What the layers' gates let through, [..., R] each, -> distribution parameters [..., P]."""
-        skip = self.skip(torch.cat(hidden, dim=-1))
-        params = self.output(torch.relu(self.hidden(torch.relu(skip))))
-        return params * self.units if self.mixture else params
+    def head(self, hidden: Tensor) -> Tensor:
+        """What the layers' gates let through, [..., L * R] -> distribution parameters [..., P]."""
+        last = torch.relu(self.hidden(torch.relu(self.skip(hidden))))
+        if not self.mixture:
+            return self.output(last)
+        with torch.autocast(last.device.type, enabled=False):  # means need more than bfloat16's eight bits
+            return self.output(last.to(self.units.dtype)) * self.units
 
     def forward(
         self,
@@ -215,38 +223,64 @@ class Decoder(nn.Module):
         [B, E, T]; previous: [B, K] samples before the first one (default silence). Returns [B, P, T]; the output at t
         never sees samples[t].
         """
-        return self.head(list(self._hidden(samples, context, excitation, previous))).permute(1, 2, 0)
+        x, *given = self._stack_inputs(self._history(samples, previous), context, excitation)
+        hidden = residual_stack(x, *given, self.gates)
+        return self.head(hidden.flatten(1)).unflatten(0, (samples.shape[1], len(samples))).permute(1, 2, 0)
 
     def fill(self, caches: "Caches", samples: Tensor, context: Tensor, excitation: Tensor | None) -> None:
         """Leave in empty caches what the cached sampler needs to go on after samples [B, T] (see `forward`)."""
-        for _ in self._hidden(samples, context, excitation, None, caches):
-            pass  # each layer's output serves the next one only: no more than one is held
+        history = self._history(samples, None)
+        caches.recent = history[-self.taps :].t().clone()
+        layers = run_layers(*self._stack_inputs(history, context, excitation))
+        for i, (x, _, _) in enumerate(layers):
+            caches.fill(i, x[:, : self.config.n_residual_channels].unflatten(0, (samples.shape[1], len(samples))))
 
-    def _hidden(
-        self,
-        samples: Tensor,
-        context: Tensor,
-        excitation: Tensor | None,
-        previous: Tensor | None,
-        caches: "Caches | None" = None,
-    ) -> Iterator[Tensor]:
-        """What each layer's gate lets through, [T, B, R], layer by layer."""
+    def conditioning_ratios(
+        self, samples: Tensor, context: Tensor, excitation: Tensor | None = None, previous: Tensor | None = None
+    ) -> list[Tensor]:
+        """For every layer, how much conditioning moves its gate over time against how much past samples do: a ratio of
+        standard deviations (arguments as in `forward`, without gradients)."""
+        x, frames, ramp, layers = self._stack_inputs(self._history(samples, previous), context, excitation)
+        ratios, n_channels = [], self.config.n_residual_channels
+        for i, (given, summed, _) in enumerate(run_layers(x, frames, ramp, layers)):
+            cond, past = upsampled(frames[:, :, i], ramp).flatten(0, 2).float(), summed.float()
+            if layers[i].riders is not None:
+                of_riders = F.linear(given[:, n_channels:], layers[i].riders.to(given.dtype)).float()
+                cond, past = cond + of_riders, past - of_riders
+            ratios.append(cond.std(dim=0).square().mean().sqrt() / past.std(dim=0).square().mean().sqrt())
+        return ratios
+
+    def _history(self, samples: Tensor, previous: Tensor | None) -> Tensor:
+        """The samples [B, T] with those before them, time-first: [K + T, B]."""
         if previous is None:
             previous = samples.new_full((samples.shape[0], self.taps), self.silence)
-        history = torch.cat([previous, samples], dim=1).t()  # [K + T, B]
+        return torch.cat([previous, samples], dim=1).t()
+
+    def _stack_inputs(
+        self, history: Tensor, context: Tensor, excitation: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, list[LayerWeights]]:
+        """What the residual stack is given: its first input with the riders, frames, ramp and weights."""
         context, excitation = self.prepare(context, excitation)
-        x = self.embed(history[:-1].unfold(0, self.taps, 1))  # [T, B, R]
-        if caches is not None:
-            caches.recent = history[-self.taps :].t().clone()
-        for i, layer in enumerate(self.layers):
-            if caches is not None:
-                caches.fill(i, x)
-            padded = F.pad(x, (0, 0, 0, 0, layer.history, 0))
-            taps = torch.cat([padded[k * layer.dilation :][: len(x)] for k in range(self.taps)], dim=-1)
-            hidden = layer.gate(taps, self.layer_conditioning(layer, context, excitation))
-            yield hidden
-            if layer.residual is not None:
-                x = x + layer.residual(hidden)
+        n_frames, riders = (len(history) - self.taps) // self.upsampling.hop, []
+        biases = torch.cat([layer.cond.bias for layer in self.layers])
+        if self.upsampling.commutes:
+            frames = F.linear(context, torch.cat([layer.cond.weight for layer in self.layers]), biases)
+            frames = torch.cat([frames, frames[-1:]])[: n_frames + 1]  # repetition needs no frame after the last
+        else:  # at audio rate already; the biases stay
+            riders.append((context, [layer.cond.weight for layer in self.layers]))
+            frames = biases.to(context.dtype).expand(n_frames + 1, history.shape[1], -1)
+        if excitation is not None:
+            riders.append((excitation, [layer.excitation.weight for layer in self.layers]))
+        with torch.autocast(history.device.type, enabled=False):  # a product of 4, whose inputs have 16 bits
+            x = self.embed(history[:-1].unfold(0, self.taps, 1))  # [T, B, R]
+        x = torch.cat([x.to(frames.dtype), *(values.to(frames.dtype) for values, _ in riders)], dim=-1).flatten(0, 1)
+        weights = [torch.cat(of_layer, dim=1) for of_layer in zip(*(each for _, each in riders), strict=True)]
+        layers = [
+            LayerWeights(layer.dilation, layer.dilated.weight, weights[i] if weights else None,
+                         *((None, None) if layer.residual is None else (layer.residual.weight, layer.residual.bias)))
+            for i, layer in enumerate(self.layers)
+        ]  # fmt: skip
+        return x, frames.unflatten(-1, (len(layers), -1)), self.upsampling.ramp(frames), layers
 
 
 class WaveNet(nn.Module):
@@ -285,7 +319,9 @@ class WaveNet(nn.Module):
         """params [B, P, T], samples [B, T] -> log-probability of each sample in nats, [B, T], float32."""
         if self.decoder.mixture:
             return logistic_mixture.log_likelihood(params, samples)
-        return -F.cross_entropy(params if params.dtype == torch.float64 else params.float(), samples, reduction="none")
+        logits = params if params.dtype == torch.float64 else params.float()
+        by_time = logits.permute(2, 0, 1).flatten(0, 1)  # as the decoder left them: classes side by side
+        return -F.cross_entropy(by_time, samples.t().flatten(), reduction="none").unflatten(0, samples.shape[::-1]).t()
 
     def draw(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """params [B, P, T], uniforms [B, T, U] -> samples, int64 [B, T] (16-bit values or codes)."""
@@ -330,7 +366,7 @@ class Caches:
             ring[time % len(ring)] = x
             if layer.residual is not None:
                 x = x + layer.residual(hidden[-1])
-        return decoder.head(hidden)
+        return decoder.head(torch.cat(hidden, dim=-1))
 
     def push(self, samples: Tensor) -> None:
         """Append the newest samples [B]."""

@@ -46,8 +46,9 @@ class Step:
             ring.index_copy_(0, self.time % len(ring), x.unsqueeze(0))
             if layer.residual is not None:
                 x = x + layer.residual(hidden[-1])
+        params = self.decoder.head(torch.cat(hidden, dim=-1))
         uniforms = self.uniforms.index_select(0, self.position).transpose(0, 1)  # [B, 1, U]
-        drawn = self.model.draw(self.decoder.head(hidden).unsqueeze(-1), uniforms, self.temperature)[:, 0]
+        drawn = self.model.draw(params.unsqueeze(-1), uniforms, self.temperature)[:, 0]
         self.drawn.index_copy_(0, self.position, drawn.unsqueeze(0))
         self.recent.copy_(torch.cat([self.recent[:, 1:], drawn.unsqueeze(1)], dim=1))
         self.time += 1

@@ -1,4 +1,4 @@
-"""The processed folder comes back as written or is refused; crops are slices of it, chosen by seed, rank and index."""
+"""The processed folder comes back as written or is refused; crops are slices of it, chosen by seed and index."""
 
 import dataclasses
 import json
@@ -57,10 +57,10 @@ def folder(tmp_path) -> Path:
     return tmp_path / "data"
 
 
-def make_crops(folder, *, seed=1, rank=0, n=40, n_previous=10, codes=False, noise=None, **config) -> Crops:
+def make_crops(folder, *, seed=1, n_previous=10, codes=False, noise=None, **config) -> Crops:
     config = {"audio_hz": AUDIO_HZ, "midi_hz": MIDI_HZ, "segment_length": 0.2, **config}
     return Crops(ProcessedFolder(folder), DataConfig(**config), margins=MARGINS, n_previous=n_previous, codes=codes,
-                 seed=seed, indices=range(n), rank=rank, history_noise=noise)  # fmt: skip
+                 seed=seed, history_noise=noise)  # fmt: skip
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -188,9 +188,9 @@ def test_damaged_events(folder):
 
 def test_a_crop_is_a_slice_of_its_recording_and_of_its_conditioning(tmp_path):
     sounds = write_folder(tmp_path / "data", [1700, 900])
-    crops = make_crops(tmp_path / "data", n=60, n_previous=150)
+    crops = make_crops(tmp_path / "data", n_previous=150)
     begun_in_silence = 0
-    for i in range(len(crops)):
+    for i in range(60):
         position, frame = crops.where(i)
         crop, first = crops[i], frame * HOP
         padded = np.concatenate([np.zeros(150, dtype=np.int16), sounds[position]])  # silence before the first sample
@@ -203,7 +203,7 @@ def test_a_crop_is_a_slice_of_its_recording_and_of_its_conditioning(tmp_path):
         assert np.array_equal(crop["features"], whole[:, frame : frame + 3 + 50 + 2])
         assert np.array_equal(crop["excitation"], excitation[:, first : first + 800])
         begun_in_silence += first < 150
-    assert 0 < begun_in_silence < len(crops)
+    assert 0 < begun_in_silence < 60
     assert {crops.where(i)[0] for i in range(60)} == {0, 1}
 
 
@@ -220,17 +220,24 @@ def test_without_excitation_there_is_none(folder):
     assert set(make_crops(folder, excitation=False)[0]) == {"samples", "history", "features"}
 
 
-def test_crops_are_a_pure_function_of_seed_rank_and_index(folder):
+def test_crops_are_a_pure_function_of_seed_and_index(folder):
     crops, again = make_crops(folder), make_crops(folder)
-    backwards = {i: again[i] for i in reversed(range(len(again)))}
-    assert all(equal(crops[i], backwards[i]) for i in range(len(crops)))
+    backwards = {i: again[i] for i in reversed(range(40))}
+    assert all(equal(crops[i], backwards[i]) for i in range(40))
     places = [crops.where(i) for i in range(40)]
     assert len(set(places)) > 30
-    assert places != [make_crops(folder, rank=1).where(i) for i in range(40)]
     assert places != [make_crops(folder, seed=2).where(i) for i in range(40)]
-    later = make_crops(folder)
-    later.indices = range(30, 40)  # where a resumed run goes on
-    assert len(later) == 10 and equal(later[0], crops[30])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_processes_share_the_crops_of_a_step(size, micro_batch_size):
+    shares = [list(dataset.micro_batches(range(3, 6), 8, micro_batch_size, rank, size)) for rank in range(size)]
+    assert all(len(batch) == micro_batch_size for share in shares for batch in share)
+    passes = 8 // size // micro_batch_size
+    for i, step in enumerate(range(3, 6)):
+        taken = [index for share in shares for batch in share[i * passes : (i + 1) * passes] for index in batch]
+        assert taken == list(range(step * 8, (step + 1) * 8))  # each once, the same ones whatever the number
 
 
 def test_every_frame_is_as_likely_as_any_other(tmp_path):
@@ -283,8 +290,8 @@ def test_noise_is_on_the_history_only_and_new_for_every_crop(folder):
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_batches_are_the_same_with_and_without_workers(folder):
-    crops = make_crops(folder, n=10)
-    alone, helped = (list(batches(crops, 4, n_workers)) for n_workers in (0, 2))
+    crops, indices = make_crops(folder), [[7, 1, 2, 3], [4, 5, 6, 0], [8, 9]]
+    alone, helped = (list(batches(crops, indices, n_workers)) for n_workers in (0, 2))
     assert [len(batch["samples"]) for batch in alone] == [4, 4, 2]
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
     assert torch.equal(alone[1]["samples"][2], crops[6]["samples"])
@@ -295,7 +302,7 @@ def test_damage_met_while_reading_is_one_line_also_from_a_worker(folder, n_worke
     for index in range(3):
         (folder / f"{index}.npy").write_bytes(b"")
     with pytest.raises(InputError) as caught:
-        list(batches(make_crops(folder), 4, n_workers))
+        list(batches(make_crops(folder), [list(range(40))], n_workers))
     message = str(caught.value)
     assert message.startswith(str(folder)) and "missing or damaged" in message and "\n" not in message
     del caught

@@ -11,8 +11,8 @@ import config
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {"resample_audio", "preprocess_maestro", "preprocess_audio", "train", "inference", "demo"}
-MODEL = {"wavenet", "logistic_mixture"}
-ON_THE_MODEL = {"checkpoint", "synthesis"}
+MODEL = {"wavenet", "residual_stack", "logistic_mixture"}
+ON_THE_MODEL = {"checkpoint", "hardware", "synthesis", "training_log", "training_state", "validation"}
 MODULES = {path.stem for path in ROOT.glob("*.py")}
 SHARED = MODULES - STEPS - MODEL - ON_THE_MODEL
 

@@ -1,5 +1,6 @@
-"""The training loop's own rules: schedules, skipped steps, what it refuses to begin with."""
+"""The training loop's own rules: schedules, skipped steps, what it keeps and says, what it refuses to begin with."""
 
+import contextlib
 import errno
 import itertools
 import math
@@ -7,13 +8,33 @@ import math
 import pytest
 import torch
 
+import checkpoint
+import dataset
 import train
-from config import TrainConfig
+import training_log
+import training_state
+import validation
+from config import TrainConfig, load_config
+from distributed import World
 from errors import InputError
+from training_log import TrainingLog
+from training_state import Run, begin
 
 
 def settings(**changes):
     return TrainConfig(**{"output_directory": "run", "steps": 100, "batch_size": 4, "warmup_steps": 10, **changes})
+
+
+def road_config(road, folder, *overrides):
+    """The config of the tiny road, with a run folder of its own and gates that need no compiler."""
+    own = [f"train_config.output_directory={folder}", "train_config.compile=false"]
+    return load_config(road.config, train.NEEDS, [*own, *overrides])
+
+
+def run_to_the_end(state):
+    with contextlib.closing(TrainingLog(state.folder, state.step)) as log:
+        train.train(state, log)
+    return log
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
@@ -33,20 +54,31 @@ def make_state(tmp_path):
     """A run whose model is one weight."""
     model = torch.nn.Linear(1, 1, bias=False)
     average = torch.nn.Linear(1, 1, bias=False)
-    average.load_state_dict(model.state_dict())
-    config = train.Config(train_config=settings(learning_rate=0.1, warmup_steps=0, ema_decay=0.5))
-    return train.Run(config, tmp_path, torch.device("cpu"), model, average, torch.optim.SGD(model.parameters(), lr=0.1))
+    average.load_state_dict({"weight": model.weight + 1})
+    config = train_settings(learning_rate=0.1, warmup_steps=0, ema_decay=0.5)
+    optimizer = training_state.make_optimizer(model, config.train_config)
+    return Run(config, tmp_path, torch.device("cpu"), model, average, optimizer)
 
 
-def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path, monkeypatch):
+def train_settings(**changes):
+    return training_state.Config(train_config=settings(**changes))
+
+
+def loss_of_weight(monkeypatch, factor=1.0):
+    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_, **__: model.weight.sum(dim=1) * factor)
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path, monkeypatch, factor):
     state = make_state(tmp_path)
-    before = state.model.weight.detach().clone()
-    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum(dim=1) * math.nan)
-    loss, norm = train.update(state, {})
-    assert not math.isfinite(loss) and not math.isfinite(norm)
-    assert torch.equal(state.model.weight, before) and torch.equal(state.average.weight, before)
-    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum(dim=1))
-    train.update(state, {})
+    before, average = state.model.weight.detach().clone(), state.average.weight.clone()
+    loss_of_weight(monkeypatch, factor)
+    report = train.Report(*train.update(state, [{}]).tolist())
+    assert not report.finite
+    assert torch.equal(state.model.weight, before) and torch.equal(state.average.weight, average)
+    assert not any(value.any() for value in state.optimizer.state[state.model.weight].values())
+    loss_of_weight(monkeypatch)
+    assert train.Report(*train.update(state, [{}]).tolist()).finite
     assert not torch.equal(state.model.weight, before)
 
 
@@ -54,9 +86,25 @@ def test_the_average_follows_the_weights(tmp_path, monkeypatch):
     state = make_state(tmp_path)
     state.step = 1000  # past the quick start of the average
     start = state.average.weight.item()
-    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_: model.weight.sum(dim=1))
-    train.update(state, {})
+    loss_of_weight(monkeypatch)
+    train.update(state, [{}])
     assert state.average.weight.item() == pytest.approx((start + state.model.weight.item()) / 2)
+
+
+def test_passes_add_up_to_the_batch(road, tmp_path):
+    """In float64, lest rounding hide a mistake."""
+    overrides = [f"train_config.{name}" for name in ("batch_size=4", "gradient_clip=1e9", "precision=float32")]
+    config, gradients, losses = road_config(road, tmp_path, *overrides), [], []
+    for size in (4, 2, 1):
+        state = begin(config, force=True)
+        state.model.double()
+        crops = validation.crops_of(config.data_config.dataset_path, config.data_config, state.model, 0)
+        passes = [{name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+                  for batch in dataset.batches(crops, dataset.micro_batches(range(1), 4, size, 0, 1), 0)]  # fmt: skip
+        losses.append(train.update(state, passes)[0].item())
+        gradients.append(torch.cat([p.grad.flatten() for p in state.model.parameters()]))
+    assert losses[1:] == pytest.approx([losses[0]] * 2, abs=1e-7)  # the sum of the passes' losses is kept in float32
+    assert all((g - gradients[0]).abs().max() < 1e-12 for g in gradients[1:])
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
@@ -69,97 +117,150 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 
 def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(road, tmp_path, monkeypatch, capsys):
-    config = train.load_config(road.config, train.NEEDS, [f"train_config.output_directory={tmp_path}"])
-    state, original, losses = train.begin(config, force=False), train.negative_log_likelihood, iter(range(100))
-    monkeypatch.setattr(
-        train,
-        "negative_log_likelihood",
-        lambda *given: original(*given) * (math.nan if given[0] is state.model and next(losses) == 1 else 1),
-    )
-    with train.SummaryWriter(str(tmp_path)) as board:
-        train.train(state, board)
+    state, original, losses = begin(road_config(road, tmp_path), force=False), train.negative_log_likelihood, []
+
+    def damaged(*given, **options):
+        losses.append(given)
+        return original(*given, **options) * (math.nan if len(losses) == 2 else 1)
+
+    monkeypatch.setattr(train, "negative_log_likelihood", damaged)
+    log = run_to_the_end(state)
     said = [line for line in capsys.readouterr().err.splitlines() if "was skipped" in line]
     assert len(said) == 1 and said[0].startswith("step 1 was skipped")
     assert said[0].count(".wav at ") == 2  # both crops of the batch
     assert state.step == state.saved_step == 4
+    assert math.isfinite(log.newest["loss"])
 
 
 def test_the_curves_end_with_the_last_validation(road, tmp_path, monkeypatch):
-    config, drawn = train.load_config(road.config, train.NEEDS, [f"train_config.output_directory={tmp_path}"]), []
-    original = train.curves_figure
-    monkeypatch.setattr(train, "curves_figure", lambda metrics: drawn.append(metrics) or original(metrics))
-    state = train.begin(config, force=False)
-    with train.SummaryWriter(str(tmp_path)) as board:
-        train.train(state, board)
+    drawn, original = [], training_log.curves_figure
+    monkeypatch.setattr(training_log, "curves_figure", lambda metrics: drawn.append(metrics) or original(metrics))
+    run_to_the_end(begin(road_config(road, tmp_path), force=False))
     assert drawn[-1][-1]["step"] == 4 and "validation_nll" in drawn[-1][-1]
     assert (tmp_path / "curves.png").is_file()
 
 
+def test_every_metric_is_logged(road, tmp_path):
+    log = run_to_the_end(begin(road_config(road, tmp_path), force=False))
+    assert log.newest.keys() >= {"loss", "gradient_norm", "clip_rate", "learning_rate", "samples_per_second",
+                                 "data_wait", "validation_nll", "validation_gap", "conditioning_ratio",
+                                 "conditioning_ratio/layer_01"}  # fmt: skip
+    assert 0 <= log.newest["data_wait"] <= 1 and 0 <= log.newest["clip_rate"] <= 1
+    assert log.newest["conditioning_ratio/layer_00"] > 0
+
+
+def test_the_conditioning_ratio_is_zero_where_the_midi_is_not_heard(road, tmp_path):
+    state = begin(road_config(road, tmp_path), force=False)
+    with torch.no_grad():
+        for layer in state.model.decoder.layers[:1]:
+            layer.cond.weight.zero_()
+            layer.excitation.weight.zero_()
+    ratios = validation.conditioning_ratios(state.model, state.validation.crops, state.device)
+    assert ratios[0] < 1e-6 < 1e-2 < ratios[1]
+
+
 def test_ten_skipped_steps_in_a_row_end_the_run(road, tmp_path, monkeypatch):
-    overrides = [f"train_config.output_directory={tmp_path}", "train_config.steps=20"]
-    state = train.begin(train.load_config(road.config, train.NEEDS, overrides), force=False)
-    monkeypatch.setattr(train, "update", lambda *_: (math.nan, 1.0))
-    with train.SummaryWriter(str(tmp_path)) as board, pytest.raises(InputError, match="ten steps in a row"):
-        train.train(state, board)
-    assert state.step == 9
+    state = begin(road_config(road, tmp_path, "train_config.steps=20"), force=False)
+    monkeypatch.setattr(train, "update", lambda *_, **__: torch.tensor([math.nan, 1.0, math.nan, 0.0]))
+    with pytest.raises(InputError, match="ten steps in a row"):
+        run_to_the_end(state)
+    assert state.step == 10
 
 
 def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(road, tmp_path, monkeypatch, capsys):
-    config = train.load_config(road.config, train.NEEDS, [f"train_config.output_directory={tmp_path}"])
-    state, original, full = train.begin(config, force=False), train.checkpoint.save, [True, False]
+    best = "train_config.iters_per_validation=100"  # else the first validation saves too
+    state, original, full = begin(road_config(road, tmp_path, best), force=False), checkpoint.save, [True, False]
 
-    def save(*arguments):
+    def save(*arguments, **options):
         if full.pop(0):
             raise OSError(errno.ENOSPC, "No space left on device", "weights.safetensors")
-        return original(*arguments)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(train.checkpoint, "save", save)
-    with train.SummaryWriter(str(tmp_path)) as board:
-        train.train(state, board)
+    monkeypatch.setattr(checkpoint, "save", save)
+    run_to_the_end(state)
     assert "step 2 could not be saved: the disk is full" in capsys.readouterr().err
-    assert [folder.name for folder in train.checkpoint.step_folders(tmp_path)] == ["step_00000004"]
+    assert [folder.name for folder in checkpoint.step_folders(tmp_path)] == ["step_00000004"]
 
     full[:] = [True, True, True]
-    more = train.begin(
-        train.load_config(
-            road.config, train.NEEDS, [f"train_config.output_directory={tmp_path}", "train_config.steps=5"]
-        ),
-        force=False,
-    )
-    with train.SummaryWriter(str(tmp_path)) as board, pytest.raises(InputError, match="step 5 is not saved"):
-        train.train(more, board)
+    with pytest.raises(InputError, match="step 5 is not saved"):
+        run_to_the_end(begin(road_config(road, tmp_path, "train_config.steps=5"), force=False))
 
 
 def test_only_a_run_s_folder_is_taken(tmp_path):
     (tmp_path / "diary.txt").write_text("mine")
     with pytest.raises(InputError, match="not the folder of a run"):
-        train._claim_run(tmp_path, force=True)
+        training_state._claim_run(tmp_path, force=True)
     with pytest.raises(InputError, match="is a file"):
-        train._claim_run(tmp_path / "diary.txt", force=False)
+        training_state._claim_run(tmp_path / "diary.txt", force=False)
 
 
-def test_a_validation_crop_s_partner_is_of_another_recording_where_there_is_one(road):
-    config = train.load_config(road.config, train.NEEDS, ["train_config.validation_crops=12"])
-    for path, several in ((road.folder / "train", True), (road.folder / "validation", False)):
-        config.data_config.validation_path = str(path)
-        model = train.checkpoint.build_model(config)
-        validation = train.load_validation(config, model)
-        crops = train._crops(config, model, str(path), train.VALIDATION_SEED, range(12))
-        recording = [crops.where(i)[0] for i in range(12)]
-        assert (len(set(recording)) > 1) == several
-        for i, k in enumerate(validation.partner.tolist()):
-            assert recording[k] != recording[i] if several else k != i
-        assert validation.warmup_samples >= model.decoder.receptive_field
+def test_the_best_checkpoint_by_validation_is_kept_beside_the_newest(road, tmp_path, monkeypatch):
+    losses = iter([5.0, 3.0, 4.0, 4.5, 4.2])
+    monkeypatch.setattr(train, "validate", lambda *_: {"validation_nll": next(losses), "validation_gap": 0.0})
+    every = [f"train_config.{name}=1" for name in ("iters_per_validation", "iters_per_checkpoint", "keep_checkpoints")]
+    run_to_the_end(begin(road_config(road, tmp_path, *every, "train_config.steps=4"), force=False))
+    assert [folder.name[-1] for folder in checkpoint.step_folders(tmp_path)] == ["2", "4"]
+    assert checkpoint.load_weights(tmp_path / "best")[2] == 2 and checkpoint.load_weights(tmp_path / "latest")[2] == 4
+    state = begin(road_config(road, tmp_path, *every, "train_config.steps=5"), force=False)
+    assert state.best == (3.0, 2)  # also known after going on
+    run_to_the_end(state)
+    assert checkpoint.load_weights(tmp_path / "best")[2] == 2
 
 
-def test_the_gap_is_that_of_the_partner_s_midi(road, monkeypatch):
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    def choose(size, crop_samples=8000, **changes):
+        return training_state.choose_micro_batch(settings(**changes), World(0, size), torch.device("cpu"), crop_samples)
+
+    assert choose(1, batch_size=16) == choose(2, batch_size=16) == 2
+    assert choose(1, batch_size=9) == 1 and choose(1, 4000, batch_size=9) == 3
+    assert choose(2, batch_size=16, micro_batch_size=8) == 8
+    with pytest.raises(InputError, match="batch_size = 16: expected a multiple of the 3 processes"):
+        choose(3, batch_size=16)
+    with pytest.raises(InputError, match="micro_batch_size = 3: expected a divisor of the 8 crops"):
+        choose(2, batch_size=16, micro_batch_size=3)
+
+
+def test_a_run_without_a_compiler_says_so_and_goes_on(road, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training_state, "compiled_gates", lambda *_, **__: None)
+    begin(road_config(road, tmp_path, "train_config.compile=true"), force=False)
+    assert "finds no compiler here: training goes on without it" in capsys.readouterr().err
+
+
+def test_an_allocation_that_fails_says_what_to_lower(monkeypatch):
+    with pytest.raises(InputError, match=r"micro_batch_size.*segment_length.*activation_checkpointing"), \
+            train.explained_memory():  # fmt: skip
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="another"), train.explained_memory():
+        raise RuntimeError("another")
+
+
+def test_a_validation_crop_s_partner_is_of_another_recording_where_there_is_one():
+    assert validation.partners([0, 0, 1, 0]) == [2, 2, 3, 2]
+    assert validation.partners([4, 4, 4]) == [1, 2, 0]
+
+
+def test_processes_share_the_validation_crops(road):
+    config = load_config(road.config, train.NEEDS, ["train_config.validation_crops=7"])
+    config.data_config.validation_path = str(road.folder / "train")
+    model = checkpoint.build_model(config)
+    whole, *parts = (validation.load_validation(config, model, World(rank, size)) for rank, size in
+                     ((0, 1), (0, 2), (1, 2)))  # fmt: skip
+    assert [len(whole), *map(len, parts)] == [7, 4, 3]
+    assert whole.warmup_samples >= model.decoder.receptive_field
+    for rank, part in enumerate(parts):
+        assert all(torch.equal(part.crops[name], whole.crops[name][rank::2]) for name in whole.crops)
+        assert all(torch.equal(part.of_partners[name], whole.of_partners[name][rank::2]) for name in whole.of_partners)
+
+
+def test_the_gap_is_that_of_the_partner_s_midi(road, tmp_path, monkeypatch):
     """With a likelihood that only counts the notes in the features, the gap is the difference of the counts."""
-    config = train.load_config(road.config, train.NEEDS, ["train_config.validation_crops=6"])
-    state = train.begin(config, force=False)
-    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, batch, *_: batch["features"].sum(dim=(1, 2)))
-    result = train.validate(state)
-    notes = state.validation.crops["features"].sum(dim=(1, 2))
-    gap = notes[state.validation.partner] - notes
+    state = begin(road_config(road, tmp_path, "train_config.validation_crops=6"), force=False)
+    monkeypatch.setattr(validation, "negative_log_likelihood", lambda model, batch, *_: batch["features"].sum((1, 2)))
+    result = validation.validate(state.model, state.validation, 4, state.device)
+    notes, of_partners = (given["features"].sum(dim=(1, 2)) for given in (state.validation.crops,
+                                                                          state.validation.of_partners))  # fmt: skip
+    gap = of_partners - notes
+    assert gap.abs().max() > 0
     assert result["validation_nll"] == pytest.approx(notes.mean().item())
     assert result["validation_gap"] == pytest.approx(gap.mean().item(), abs=1e-3)
     assert result["validation_gap_error"] == pytest.approx(gap.std().item() / 6**0.5, rel=1e-4)

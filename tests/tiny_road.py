@@ -113,7 +113,7 @@ def write_config(folder: Path) -> Path:
                                 "lookahead_ms": 4.0},
         "train_config": {"output_directory": f"{folder}/run", "steps": 4, "batch_size": 2, "warmup_steps": 1,
                          "iters_per_checkpoint": 2, "iters_per_log": 1, "iters_per_validation": 2,
-                         "validation_crops": 2, "iters_per_sample": 0, "device": "cpu"},
+                         "validation_crops": 2, "iters_per_sample": 0, "device": "cpu", "compile": False},
         "inference_config": {"model_filename": f"{folder}/run", "test_dir": f"{folder}/test",
                              "output_dir": f"{folder}/output", "teacher_length": PRIMED_SECONDS, "tail_seconds": 0.1,
                              "device": "cpu"},

@@ -1,0 +1,80 @@
+"""What the machine that trains can do, and how it is asked to: number formats, memory."""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+
+import torch
+
+from errors import InputError
+from wavenet import WaveNet
+
+GIB = 2**30
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The number format of matrix products that a config names; auto is bfloat16 where the processor has it."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
+    else:  # torch has no public question for these
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large blocks that are freed for the next ones.
+
+    By default it returns each of them to the system and asks for fresh pages at the next step of the same size, which
+    costs a training step on a CPU up to a third of its time. Elsewhere than on glibc nothing happens.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, GIB)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def training_bytes(model: WaveNet, n_samples: int, precision: torch.dtype, *, recompute: bool) -> int:
+    """An estimate of the memory that training takes: the weights' part, and `n_samples` in one pass (B * T)."""
+    decoder, size = model.decoder, precision.itemsize
+    n_layers, residual = len(decoder.layers), decoder.config.n_residual_channels
+    riders = 0 if decoder.layers[0].excitation is None else decoder.layers[0].excitation.in_features
+    # Kept for the backward pass: each layer's input, its sums unless they are computed again, what its gate lets
+    # through; there, the gradient of the latter. Then the head: skip sum and hidden layer before and after their ReLU.
+    channels = n_layers * ((residual + riders) + (0 if recompute else 2 * residual) + 2 * residual)
+    channels += 4 * (decoder.config.n_skip_channels + decoder.config.n_out_channels)
+    n_params = decoder.output.out_features
+    likelihood = 4 * (25 * n_params // 3 if decoder.mixture else 4 * n_params)  # float32 steps of the log-likelihood
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    # Weights, gradients, two moments and the average in float32, and the gradients' copy while they are clipped.
+    return 6 * weights + n_samples * (channels * size + likelihood)
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that is free on a device, None if that can't be known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(ValueError, OSError, AttributeError), open("/proc/meminfo", encoding="ascii") as lines:
+        values = dict(line.split(":") for line in lines)
+        return int(values["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+@contextlib.contextmanager
+def explained_memory() -> Iterator[None]:
+    """Turn an allocation that failed into an InputError that says what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        failed = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        if not failed:
+            raise
+        raise InputError(
+            "out of memory; lower train_config.micro_batch_size (the loss stays the same) or "
+            "data_config.segment_length, or set train_config.activation_checkpointing=true"
+        ) from error

@@ -1,0 +1,115 @@
+"""The residual stack's own backward pass is what autograd finds for the obvious implementation."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from residual_stack import Gates, LayerWeights, compiled_gates, residual_stack, run_layers
+
+HOP, N_FRAMES, BATCH, R = 4, 5, 3, 6
+T = N_FRAMES * HOP
+
+
+def make(taps=2, riders=2, dilations=(1, 2, 16, 32), dtype=torch.float64, seed=0):
+    """Inputs and layers; the largest dilations reach beyond the crop for three taps, the last one also for two."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return (0.5 * torch.randn(*shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
+
+    layers = []
+    for i, dilation in enumerate(dilations):
+        last = i == len(dilations) - 1
+        layers.append(LayerWeights(dilation, random(2 * R, taps * R), random(2 * R, riders) if riders else None,
+                                   None if last else random(R, R), None if last else random(R)))  # fmt: skip
+    return random(T * BATCH, R + riders), random(N_FRAMES + 1, BATCH, len(layers), 2 * R), layers
+
+
+def obvious(x, frames, ramp, layers):
+    """Padded Conv1d over [B, C, T], conditioning at audio rate."""
+    n_taps = layers[0].taps.shape[1] // R
+    audio, riders = x.unflatten(0, (T, BATCH)).permute(1, 2, 0).tensor_split([R], dim=1)
+    hidden = []
+    for i, layer in enumerate(layers):
+        weight = layer.taps.unflatten(1, (n_taps, R)).permute(0, 2, 1)
+        summed = F.conv1d(F.pad(audio, (layer.dilation * (n_taps - 1), 0)), weight, dilation=layer.dilation)
+        if layer.riders is not None:
+            summed = summed + F.conv1d(riders, layer.riders[..., None])
+        at = torch.arange(T) // HOP
+        blend = ramp[torch.arange(T) % HOP].view(-1, 1, 1)
+        cond = (1 - blend) * frames[at, :, i] + blend * frames[at + 1, :, i]  # [T, B, 2R]
+        tanh_half, sigmoid_half = (summed + cond.permute(1, 2, 0)).chunk(2, dim=1)
+        hidden.append(torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half))
+        if layer.residual is not None:
+            audio = audio + F.conv1d(hidden[-1], layer.residual[..., None], layer.bias)
+    return torch.stack(hidden).permute(3, 1, 0, 2).flatten(0, 1)
+
+
+def ramp_of(kind, dtype=torch.float64):
+    return torch.arange(HOP, dtype=dtype) / HOP if kind == "linear" else torch.zeros(HOP, dtype=dtype)
+
+
+def gradients(function, x, frames, ramp, layers, *given):
+    leaves = [x, frames, *(t for layer in layers for t in layer.tensors() if t is not None)]
+    out = function(x, frames, ramp, layers, *given)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return out.detach(), torch.autograd.grad((out * weights.sin()).sum(), leaves)
+
+
+@pytest.mark.parametrize("taps", [2, 3])
+@pytest.mark.parametrize("riders", [0, 2])
+@pytest.mark.parametrize("kind", ["linear", "repeat"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_values_and_gradients_are_those_of_the_obvious_implementation(taps, riders, kind, recompute):
+    given = make(taps, riders)
+    given = (*given[:2], ramp_of(kind), given[2])
+    expected, expected_grads = gradients(obvious, *given)
+    found, found_grads = gradients(residual_stack, *given, Gates(recompute=recompute))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for a, b in zip(found_grads, expected_grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_the_gradient_can_be_taken_twice():
+    x, frames, layers = make()
+    out = residual_stack(x, frames, ramp_of("linear"), layers)
+    first = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    assert torch.equal(*first, *torch.autograd.grad(out.sum(), x))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_in_bfloat16_it_is_the_same_but_for_rounding(recompute):
+    x, frames, layers = make()
+    expected, expected_grads = gradients(obvious, x, frames, ramp_of("linear"), layers)
+    low = (x.detach().bfloat16().requires_grad_(), frames.detach().bfloat16().requires_grad_())
+    found, found_grads = gradients(residual_stack, *low, ramp_of("linear", torch.bfloat16), layers,
+                                   Gates(recompute=recompute))  # fmt: skip
+    assert found.dtype == torch.bfloat16 and all(g.dtype == torch.float64 for g in found_grads[2:])
+    for a, b in zip((found, *found_grads), (expected, *expected_grads), strict=True):
+        assert (a.double() - b).norm() < 0.02 * b.norm()
+
+
+def test_layer_by_layer_without_gradients_it_is_the_same():
+    x, frames, layers = make(taps=3)
+    ramp = ramp_of("linear")
+    with torch.no_grad():
+        expected = residual_stack(x, frames, ramp, layers)
+        one_by_one = [(given.clone(), hidden.clone()) for given, _, hidden in run_layers(x, frames, ramp, layers)]
+    assert torch.equal(torch.stack([hidden for _, hidden in one_by_one], dim=1), expected)
+    assert torch.equal(one_by_one[0][0], x)
+    assert all(torch.equal(given[:, R:], x[:, R:]) for given, _ in one_by_one)  # the riders ride along unchanged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_gates_are_the_same_but_for_rounding(dtype):
+    gates = compiled_gates()
+    if gates is None:
+        pytest.skip("no C++ compiler here")
+    x, frames, layers = make()
+    expected, expected_grads = gradients(obvious, x, frames, ramp_of("linear"), layers)
+    x, frames = (given.detach().to(dtype).requires_grad_() for given in (x, frames))
+    found, found_grads = gradients(residual_stack, x, frames, ramp_of("linear", dtype), layers, gates)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    for a, b in zip((found, *found_grads), (expected, *expected_grads), strict=True):
+        assert (a.double() - b).norm() < tolerance * b.norm()

@@ -1,0 +1,191 @@
+"""Everything that training changes, and its road to the disk and back: a run that begins, goes on, or is saved.
+
+A run folder holds config.json, checkpoints (`checkpoint.py`) and the log (`training_log.py`). What a step does is a
+pure function of the state and the step's number: crops, noise and learning rate are drawn from no generator that would
+have to be stored, so that a run that goes on from a checkpoint repeats the lost steps bit for bit.
+"""
+
+import copy
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import checkpoint
+from atomic import clear_leftovers, remove, write_text
+from cli import choose_device, note, reason
+from config import Config, TrainConfig
+from distributed import ALONE, World, local_device
+from errors import InputError
+from hardware import choose_precision
+from residual_stack import Gates, compiled_gates
+from training_log import METRICS_NAME
+from validation import Validation, crops_of, load_validation
+from wavenet import WaveNet
+
+CONFIG_NAME = "config.json"
+CACHED_SAMPLES = 16384  # of one pass on a CPU: tensors of more leave its caches between one operation and the next
+
+
+@dataclass
+class Run:
+    """A run: what training changes (model, average, optimizer, step, best), and what it needs to do so."""
+
+    config: Config
+    folder: Path
+    device: torch.device
+    model: WaveNet
+    average: WaveNet  # exponential moving average of the weights: validated, sampled from and shipped
+    optimizer: torch.optim.Optimizer
+    validation: Validation | None = None
+    world: World = ALONE
+    precision: torch.dtype = torch.float32
+    micro_batch: int = 1  # crops in one pass
+    step: int = 0
+    saved_step: int = -1
+    best: tuple[float, int] = (math.inf, -1)  # lowest validation_nll, and its step
+
+    def __post_init__(self) -> None:
+        self.called = self.world.wrapped(self.model, self.device)  # how the model is called in training
+
+
+def begin(config: Config, *, force: bool, world: World = ALONE) -> Run:
+    """A new run, or an old one as its newest checkpoint left it. Raises InputError where the two do not fit."""
+    settings, data = config.train_config, config.data_config
+    folder, device = Path(settings.output_directory), choose_device(local_device(settings.device))
+    torch.manual_seed(settings.seed)
+    model = checkpoint.build_model(config).to(device)
+    if settings.checkpoint_path and (force or not checkpoint.step_folders(folder)):
+        weights, theirs, _ = checkpoint.load_weights(settings.checkpoint_path)
+        if wrong := checkpoint.differences(config, theirs):
+            raise InputError(f"{settings.checkpoint_path} holds another model: {'; '.join(wrong)}")
+        checkpoint.fit_weights(model, weights, settings.checkpoint_path)
+    crops = crops_of(data.dataset_path, data, model, settings.seed)  # says what is wrong before anything is touched
+    validation = load_validation(config, model, world) if data.validation_path else None
+    micro_batch = choose_micro_batch(settings, world, device, crops.n_frames * crops.hop)
+    if world.writes:
+        _claim_run(folder, force=force)
+    world.wait()
+    stored = checkpoint.load_training(folder, quiet=not world.writes)
+    if stored and (wrong := checkpoint.differences(config, stored[1])):
+        raise InputError(
+            f"{folder} holds a run with another model: {'; '.join(wrong)}; choose another output_directory"
+        )
+    if stored:
+        checkpoint.fit_weights(model, stored[0]["model"], folder)
+    average = copy.deepcopy(model).requires_grad_(False).eval()
+    optimizer = make_optimizer(model, settings)
+    precision = choose_precision(settings.precision, device)
+    state = Run(config, folder, device, model, average, optimizer, validation, world, precision, micro_batch)
+    if stored:
+        _go_on(state, stored[0])
+    if world.writes:
+        write_text(folder / CONFIG_NAME, json.dumps(config.as_dict(), indent=2) + "\n")
+    model.decoder.gates = _gates(settings, device, speaks=world.writes)
+    return state
+
+
+def choose_micro_batch(settings: TrainConfig, world: World, device: torch.device, crop_samples: int) -> int:
+    """How many crops go through the model at once. Raises InputError if batch_size can't be shared out like that."""
+    if settings.batch_size % world.size:
+        raise InputError(
+            f"train_config.batch_size = {settings.batch_size}: expected a multiple of the {world.size} processes"
+        )
+    share = settings.batch_size // world.size
+    if settings.micro_batch_size:
+        if share % settings.micro_batch_size:
+            raise InputError(
+                f"train_config.micro_batch_size = {settings.micro_batch_size}: expected a divisor of the "
+                f"{share} crops of a process (batch_size / processes)"
+            )
+        return settings.micro_batch_size
+    fits = share if device.type == "cuda" else max(1, CACHED_SAMPLES // crop_samples)
+    return max(n for n in range(1, share + 1) if share % n == 0 and n <= fits)
+
+
+def make_optimizer(model: torch.nn.Module, settings: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with decay of the matrices only; fused, so that a step can be skipped without asking the device."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+def save(state: Run) -> str | None:
+    """Save a checkpoint; if that is not possible (full disk), say and return why.
+
+    Raises InputError if the weights are not finite any more.
+    """
+    if not all(torch.isfinite(p).all() for p in state.model.parameters()):
+        raise InputError(
+            f"the weights of step {state.step} are not finite: not saved; lower train_config.learning_rate"
+        )
+    if not state.world.writes:
+        state.saved_step = state.step
+        return None
+    training = {
+        "model": state.model.state_dict(),
+        "average": state.average.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "best": list(state.best),
+    }
+    settings = state.config.train_config
+    try:
+        checkpoint.save(
+            state.folder,
+            state.step,
+            state.average.state_dict(),
+            training,
+            state.config,
+            keep=settings.keep_checkpoints,
+            keep_every=settings.keep_every,
+            best_step=state.best[1],
+        )
+    except OSError as error:
+        note(f"the checkpoint of step {state.step} could not be saved: {reason(error)}")
+        return reason(error)
+    state.saved_step = state.step
+    return None
+
+
+def _go_on(state: Run, stored: dict) -> None:
+    """Take over what a checkpoint holds beside the weights."""
+    settings = state.config.train_config
+    state.average.load_state_dict(stored["average"])
+    state.optimizer.load_state_dict(stored["optimizer"])
+    for group, decay in zip(state.optimizer.param_groups, (settings.weight_decay, 0.0), strict=True):
+        group["weight_decay"], group["fused"] = decay, True  # the config's and ours, not the stored ones
+    state.step = state.saved_step = stored["step"]
+    state.best = tuple(stored.get("best", state.best))
+    if state.step > settings.steps:
+        raise InputError(f"{state.folder} is at step {state.step} already; raise train_config.steps = {settings.steps}")
+    if state.world.writes:
+        note(f"going on from step {state.step} of {state.folder}")
+
+
+def _gates(settings: TrainConfig, device: torch.device, *, speaks: bool) -> Gates:
+    if settings.compile:
+        gates = compiled_gates(device, recompute=settings.activation_checkpointing)
+        if gates:
+            return gates
+        if speaks:
+            note("torch.compile finds no compiler here: training goes on without it, slower "
+                 "(train_config.compile=false silences this)")  # fmt: skip
+    return Gates(recompute=settings.activation_checkpointing)
+
+
+def _claim_run(folder: Path, *, force: bool) -> None:
+    """Make sure that the folder is new or a run's; `force` removes that run's checkpoints, links and metrics."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"train_config.output_directory: {folder} is a file, expected a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
+        raise InputError(f"{folder} is not empty and not the folder of a run; choose another output_directory")
+    clear_leftovers(folder)
+    if force:
+        for old in checkpoint.step_folders(folder):
+            shutil.rmtree(old)
+        for name in (METRICS_NAME, checkpoint.LATEST_NAME, checkpoint.BEST_NAME):
+            remove(folder / name)

@@ -1,0 +1,144 @@
+"""What a training asks of its model now and then: how likely unseen crops are, and what of that is owed to the MIDI.
+
+The crops are always the same ones, each with a partner of another recording: with the partner's MIDI instead of its own
+a decoder that listens does worse. Several processes share the crops.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from config import Config, DataConfig
+from dataset import Crops, ProcessedFolder
+from distributed import ALONE, World
+from wavenet import WaveNet
+
+SEED = 2**40  # no run's seed: the validation crops are the same in every run
+
+
+def crops_of(
+    path: str, data: DataConfig, model: WaveNet, seed: int, *, warmup_frames: int = 0, history_noise=None
+) -> Crops:
+    """The crops of a processed folder as this model needs them (`dataset.Crops`)."""
+    return Crops(
+        ProcessedFolder(path),
+        data,
+        margins=model.margins,
+        n_previous=model.decoder.taps,
+        codes=not model.decoder.mixture,
+        seed=seed,
+        warmup_frames=warmup_frames,
+        history_noise=history_noise,
+    )
+
+
+def negative_log_likelihood(
+    model: WaveNet,
+    batch: dict[str, Tensor],
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+    warmup_samples: int = 0,
+    called: nn.Module | None = None,
+) -> Tensor:
+    """Mean over each crop but its first `warmup_samples`, in nats per sample: [B], float32.
+
+    `called` is the model as it must be called, where it is wrapped. Products are in `precision`.
+    """
+    here = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
+    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        params = (called or model)(history, here["features"], here.get("excitation"), previous)
+    return -model.log_likelihood(params, here["samples"])[:, warmup_samples:].mean(dim=1)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One process's share of the validation crops."""
+
+    crops: dict[str, Tensor]  # as a batch of all of them
+    of_partners: dict[str, Tensor]  # the partners' features and excitation, in the same order
+    warmup_samples: int
+
+    def __len__(self) -> int:
+        return len(self.crops["samples"])
+
+
+def load_validation(config: Config, model: WaveNet, world: World = ALONE) -> Validation:
+    """Read this process's validation crops. Raises InputError for what is wrong with their folder."""
+    n = config.train_config.validation_crops
+    warmup_frames = math.ceil(model.decoder.receptive_field / model.hop)
+    path, data = config.data_config.validation_path, config.data_config
+    crops = crops_of(path, data, model, SEED, warmup_frames=warmup_frames)
+    partner = partners([crops.where(i)[0] for i in range(n)])
+    own = [crops[i] for i in range(world.rank, n, world.size)]
+    others = [crops[partner[i]] for i in range(world.rank, n, world.size)]
+    given = [name for name in ("features", "excitation") if name in crops[0]]
+    return Validation(
+        {name: torch.stack([item[name] for item in own]) for name in crops[0]},
+        {name: torch.stack([item[name] for item in others]) for name in given},
+        warmup_frames * model.hop,
+    )
+
+
+def partners(recordings: list[int]) -> list[int]:
+    """For each crop, given the recordings they are of, the next one of another recording; if all are one, the next."""
+    n, found = len(recordings), []
+    for i in range(n):
+        following = [(i + k) % n for k in range(1, n)]
+        found.append(next((k for k in following if recordings[k] != recordings[i]), following[0]))
+    return found
+
+
+@torch.inference_mode()
+def validate(
+    model: WaveNet,
+    validation: Validation,
+    batch_size: int,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+    world: World = ALONE,
+) -> dict[str, float]:
+    """Likelihood of the validation crops with their own MIDI and with their partner's; how strong the MIDI is inside.
+
+    The results are of all processes' crops, the same on each of them.
+    """
+    own, other, ratios = [], [], []
+    for chosen in torch.arange(len(validation)).split(batch_size):
+        batch = {name: value[chosen] for name, value in validation.crops.items()}
+        swapped = batch | {name: value[chosen] for name, value in validation.of_partners.items()}
+        for results, given in ((own, batch), (other, swapped)):
+            results.append(negative_log_likelihood(model, given, device, precision, validation.warmup_samples))
+        if not ratios:
+            ratios = conditioning_ratios(model, batch, device, precision)
+    own = torch.cat(own).double().cpu()
+    gap = torch.cat(other).double().cpu() - own
+    sums = torch.stack([torch.tensor(float(len(own))).double(), own.sum(), gap.sum(), (gap**2).sum()])
+    count, own_sum, gap_sum, gap_squares = world.total(sums.to(device, torch.float64)).tolist()
+    mean_gap = gap_sum / count
+    variance = max(0.0, gap_squares - count * mean_gap**2) / (count - 1)
+    return {
+        "validation_nll": own_sum / count,
+        "validation_nll_shuffled": own_sum / count + mean_gap,
+        "validation_gap": mean_gap,
+        "validation_gap_error": math.sqrt(variance / count),  # standard error, paired by crop
+        "conditioning_ratio": sorted(ratios)[len(ratios) // 2],
+        **{f"conditioning_ratio/layer_{i:02d}": ratio for i, ratio in enumerate(ratios)},
+    }
+
+
+@torch.inference_mode()
+def conditioning_ratios(
+    model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype = torch.float32
+) -> list[float]:
+    """For every layer, how much the MIDI moves its gate against how much the past samples do.
+
+    A ratio of standard deviations over time, in the first crop of a batch; 0: this layer does not hear the MIDI.
+    """
+    here = {name: value[:1].to(device) for name, value in batch.items()}
+    previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
+    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        context = model.context(here["features"])
+        ratios = model.decoder.conditioning_ratios(history, context, here.get("excitation"), previous)
+    return torch.stack(ratios).tolist()

@@ -105,19 +105,33 @@ class _Teams:
         self.linear, self.hop = model.decoder.upsampling.kind == "linear", model.hop
         self.pool = ThreadPoolExecutor(sum(self.sizes), thread_name_prefix="sampler")
 
-    def play(self, start, frames, side, uniforms, given, temperature, keep_params) -> tuple[np.ndarray, np.ndarray]:
-        """drawn [T, B] and, if they are kept, params [T, B, P]."""
+    def play(
+        self,
+        start: int,
+        frames: np.ndarray,
+        side: np.ndarray,
+        uniforms: np.ndarray,
+        *,
+        temperature: float,
+        given: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sample the T samples from `start` on: drawn [T, B], int64, and, if samples are given, params [T, B, P].
+
+        frames [F, L, B, 2R] and side [T, B, E] as `_Inputs` makes them, uniforms [T, B, U], given [T, B], int64.
+        """
+        is_given = given is not None
+        heard = given if is_given else np.zeros((0, side.shape[1]), np.int64)
         drawn, params, jobs = [], [], []
         n_samples = len(side)
         for weights, team, size, part in zip(self.weights, self.teams, self.sizes, self.streams, strict=True):
             n_streams = len(team.recent)
-            params.append(np.zeros((n_samples if keep_params else 0, n_streams, weights.n_params), np.float32))
+            params.append(np.zeros((n_samples if is_given else 0, n_streams, weights.n_params), np.float32))
             drawn.append(np.zeros((n_samples, n_streams), np.int64))
             block = Block(
                 frames=np.ascontiguousarray(frames[:, :, part]),
                 side=np.ascontiguousarray(side[:, part]),
                 uniforms=np.ascontiguousarray(uniforms[:, part]),
-                given=np.ascontiguousarray(given[:, part]),
+                given=np.ascontiguousarray(heard[:, part]),
                 drawn=drawn[-1],
                 params=params[-1],
                 n_samples=n_samples,
@@ -125,8 +139,8 @@ class _Teams:
                 start=start,
                 hop=self.hop if len(frames) > 1 else n_samples + 1,
                 linear=self.linear,
-                is_given=len(given) > 0,
-                keep_params=keep_params,
+                is_given=is_given,
+                keep_params=is_given,
                 temperature=np.float32(temperature),
             )
             jobs += [(weights, team, block, thread, size) for thread in range(size)]
@@ -155,18 +169,22 @@ def generate(
     weights: str = "float32",
     portable: bool = False,
 ) -> Iterator[Tensor]:
-    """`wavenet.generate` by this engine; see `samplers.generate`."""
+    """`wavenet.generate` by this engine; see `samplers.generate`.
+
+    portable: bfloat16 weights are widened and multiplied in float32 also where the processor multiplies bfloat16.
+    """
     caches, first = prime(model, conditioning, n_streams, n_frames, prefix)
     if prefix is not None:
         yield prefix
     device = caches.recent.device
     inputs, teams = _Inputs(model, conditioning), _Teams(model, caches, threads, weights, portable)
-    given, count = np.zeros((0, n_streams), np.int64), FIRST_FRAMES
+    count = FIRST_FRAMES
     try:
         while first < n_frames:
             count = min(count, n_frames - first)
             draws = uniforms(first * model.hop, count * model.hop).transpose(0, 1).cpu().numpy()
-            drawn, _ = teams.play(first * model.hop, *inputs.stretch(first, count), draws, given, temperature, False)
+            stretch = inputs.stretch(first, count)
+            drawn, _ = teams.play(first * model.hop, *stretch, draws, temperature=temperature)
             yield torch.from_numpy(drawn.T).to(device)
             first += count
             count = min(2 * count, MOST_FRAMES)
@@ -195,10 +213,10 @@ def replay(
     drawn, params = [], []
     try:
         for start in range(0, samples.shape[1], MOST_FRAMES * model.hop):
-            part = samples[:, start : start + MOST_FRAMES * model.hop].numpy().T
-            draws = uniforms(start, len(part)).transpose(0, 1).numpy()
+            part = samples[:, start : start + MOST_FRAMES * model.hop].cpu().numpy().T
+            draws = uniforms(start, len(part)).transpose(0, 1).cpu().numpy()
             stretch = inputs.stretch(start // model.hop, len(part) // model.hop)
-            codes, values = teams.play(start, *stretch, draws, part, temperature, True)
+            codes, values = teams.play(start, *stretch, draws, temperature=temperature, given=part)
             drawn.append(torch.from_numpy(codes))
             params.append(torch.from_numpy(values))
     finally:

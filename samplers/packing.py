@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from samplers.simd import LANES, PANEL
-from wavenet import N_CODES, Decoder
+from wavenet import Decoder
 
 CACHE_LINE = 64  # bytes
 MOST_AHEAD = 16  # samples whose products with the past are taken together at most
@@ -146,58 +146,75 @@ def _shares(n_blocks: int, shares: list[float]) -> np.ndarray:
     return np.rint(np.cumsum([0.0, *shares]) / sum(shares) * n_blocks).astype(np.int64)
 
 
+def _cuts(skip: int, middle: int, outputs: int, n_threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows of the skip, middle and output product each thread of a team takes.
+
+    The first thread has the chain of layers to itself and prepares the next samples: the skip product is the others'.
+    Few outputs are not worth an exchange between cores.
+    """
+    followers = [1.0] * (n_threads - 1)
+    few = outputs // LANES < 2 * n_threads + 2
+    return (
+        _shares(skip // LANES, [0.0 if followers else 1.0, *followers]),
+        _shares(middle // LANES, [1.0, *followers]),
+        _shares(outputs // LANES, [1.0] + [0.0] * len(followers) if few else [1.0, *followers]),
+    )
+
+
+def _layer_matrices(decoder: Decoder) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """The matrices of `Weights.chain`, `past` and `skip`, padded, layer after layer."""
+    n = decoder.config.n_residual_channels
+    residual, skip = padded(n), padded(decoder.config.n_skip_channels)
+    chain, past, skips = [], [], []
+    for i, layer in enumerate(decoder.layers):
+        taps = np.split(_array(layer.dilated.weight), layer.taps, axis=1)
+        nothing = layer.residual is None  # the last layer has no residual product
+        chain.append(_gate_rows(taps[-1], residual))
+        chain.append(_pad(np.zeros((0, 0)) if nothing else _array(layer.residual.weight), residual, residual))
+        past += [_gate_rows(weight, residual) for weight in taps[:-1]]
+        skips.append(_pad(_array(decoder.skip.weight)[:, i * n : (i + 1) * n], skip, residual))
+    return chain, past, skips
+
+
+def _output_layer(decoder: Decoder) -> tuple[np.ndarray, np.ndarray]:
+    """Weight [P, A] and bias [P] of the last product, the means' unit (`wavenet.MEAN_UNIT`) included."""
+    n_params = decoder.output.out_features
+    units = _array(decoder.units) if decoder.mixture else np.ones(n_params, np.float32)
+    weight, bias = _array(decoder.output.weight) * units[:, None], _pad_bias(decoder.output.bias, n_params) * units
+    return _pad(weight, padded(n_params), padded(weight.shape[1])), _pad(bias[None], 1, padded(n_params))[0]
+
+
 def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights:
     """All arrays of a decoder for a team of n_threads threads."""
     config, taps, layers = decoder.config, decoder.taps, decoder.layers
-    residual, skip = padded(config.n_residual_channels), padded(config.n_skip_channels)
-    middle, n_params = padded(config.n_out_channels), decoder.output.out_features
-    n = config.n_residual_channels
-
-    # The first thread has the chain of layers to itself and prepares the next samples; the skip product is the others'.
-    skip_cuts = _shares(skip // LANES, [1.0] if n_threads == 1 else [0.0] + [1.0] * (n_threads - 1))
-    hidden_cuts = _shares(middle // LANES, [1.0] * n_threads)
-    output_blocks = padded(n_params) // LANES
-    alone = output_blocks < 2 * n_threads + 2  # not worth another exchange
-    output_cuts = _shares(output_blocks, [1.0] + [0.0 if alone else 1.0] * (n_threads - 1))
+    residual, skip, middle = map(padded, (config.n_residual_channels, config.n_skip_channels, config.n_out_channels))
+    output, output_bias = _output_layer(decoder)
+    skip_cuts, hidden_cuts, output_cuts = _cuts(skip, middle, len(output), n_threads)
 
     def flat(matrices: list[np.ndarray], cuts: np.ndarray | None = None) -> np.ndarray:
-        kind = np.uint16 if bfloat16 else np.float32
-        return np.concatenate([np.zeros(0, kind), *(pack(m, cuts, bfloat16=bfloat16) for m in matrices)])
+        return np.concatenate([pack(matrix, cuts, bfloat16=bfloat16) for matrix in matrices])
 
-    chain_parts, past_parts, skips = [], [], []
-    for i, layer in enumerate(layers):
-        tap_weights = np.split(_array(layer.dilated.weight), taps, axis=1)
-        chain_parts.append(_gate_rows(tap_weights[-1], residual))
-        last = layer.residual is None
-        chain_parts.append(_pad(_array(layer.residual.weight) if not last else np.zeros((0, 0)), residual, residual))
-        past_parts += [_gate_rows(weight, residual) for weight in tap_weights[:-1]]
-        skips.append(_pad(_array(decoder.skip.weight)[:, i * n : (i + 1) * n], skip, residual))
-    output, output_bias = _array(decoder.output.weight), _pad_bias(decoder.output.bias, padded(n_params))
-    if decoder.mixture:
-        units = _array(decoder.units)
-        output, output_bias = output * units[:, None], output_bias * _pad(units[None], 1, len(output_bias))[0]
-    per_tap = 2 if decoder.mixture else N_CODES
-    side_inputs = n_side(decoder)
-    sides = [pack(_side(layer, side_inputs, decoder.upsampling.commutes)) for layer in layers] if side_inputs else []
-    dilations = np.array([layer.dilation for layer in layers])
+    chain, past, skips = _layer_matrices(decoder)
+    inputs = n_side(decoder)
+    sides = [pack(_side(layer, inputs, decoder.upsampling.commutes)) for layer in layers] if inputs else []
+    residual_biases = [None if layer.residual is None else layer.residual.bias for layer in layers]
+    dilations = np.array([layer.dilation for layer in layers], np.int64)
     arrays = dict(
-        embedding=_pad(_array(decoder.input.weight).T, taps * per_tap, residual),
+        embedding=_pad(_array(decoder.input.weight).T, decoder.input.in_features, residual),
         embedding_bias=_pad_bias(decoder.input.bias, residual),
-        chain=flat(chain_parts),
-        past=flat(past_parts),
+        chain=flat(chain),
+        past=flat(past),
         side=np.concatenate([np.zeros(0, np.float32), *sides]),
-        residual_bias=np.stack([
-            _pad_bias(None if layer.residual is None else layer.residual.bias, residual) for layer in layers
-        ]),
+        residual_bias=np.stack([_pad_bias(bias, residual) for bias in residual_biases]),
         skip=flat(skips, skip_cuts),
         skip_bias=_pad_bias(decoder.skip.bias, skip),
         hidden=flat([_pad(_array(decoder.hidden.weight), middle, skip)], hidden_cuts),
         hidden_bias=_pad_bias(decoder.hidden.bias, middle),
-        output=flat([_pad(output, padded(n_params), middle)], output_cuts),
+        output=flat([output], output_cuts),
         output_bias=output_bias,
         dilations=dilations,
         ahead=np.minimum(dilations, MOST_AHEAD),
-        ring_start=np.concatenate([[0], np.cumsum(dilations * (taps - 1))[:-1]]),
+        ring_start=np.cumsum(dilations * (taps - 1)) - dilations * (taps - 1),
         ring_rows=dilations * (taps - 1),
         skip_cuts=skip_cuts,
         hidden_cuts=hidden_cuts,
@@ -207,9 +224,9 @@ def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights
         n_residual=residual,
         n_skip=skip,
         n_middle=middle,
-        n_side=side_inputs,
-        n_outputs=padded(n_params),
-        n_params=n_params,
+        n_side=inputs,
+        n_outputs=len(output),
+        n_params=decoder.output.out_features,
         n_mixtures=config.n_mixtures if decoder.mixture else 0,
-    )  # fmt: skip
+    )
     return Weights(**{n: aligned(a) if isinstance(a, np.ndarray) else a for n, a in arrays.items()})

@@ -424,8 +424,11 @@ def prime(
         first = prefix.shape[1] // model.hop
         if prefix.shape[1] != first * model.hop or not 0 < first <= n_frames:
             raise ValueError(f"a prefix of {prefix.shape[1]} samples is not a whole number of frames up to {n_frames}")
-        context, excitation = conditioning.block(model, 0, first)
-        model.decoder.fill(caches, prefix, context, excitation)
+        # What lies further back than the receptive field is not heard any more.
+        begin = max(0, first - -(-(model.decoder.receptive_field + model.decoder.taps) // model.hop))
+        context, excitation = conditioning.block(model, begin, first - begin)
+        model.decoder.fill(caches, prefix[:, begin * model.hop :], context, excitation)
+        caches.layers = [ring.roll(begin * model.hop, dims=0) for ring in caches.layers]  # to rows of absolute time
     return caches, first
 
 

@@ -14,17 +14,20 @@ from torch import Tensor
 import wavenet
 from config import SAMPLER_WEIGHTS, SAMPLERS
 from errors import InputError
-from wavenet import Conditioning, WaveNet
+from wavenet import Conditioning, Decoder, WaveNet
 
 MOST_HELPERS = 3  # beyond, the chain of layers, which one thread walks, sets the pace of a stream
+# Multiply-adds of the skip product below which a helper, whose work it is, costs more than it saves (the demo's size).
+WORTH_A_HELPER = 100_000
 
 
-def n_threads(wanted: int, n_streams: int) -> int:
-    """How many threads to sample n_streams on; wanted = 0: as many cores as there are and the streams can use."""
+def n_threads(wanted: int, n_streams: int, decoder: Decoder) -> int:
+    """How many threads to sample n_streams on; wanted = 0: as many as there are cores and as help."""
     if wanted:
         return wanted
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, (1 + MOST_HELPERS) * n_streams)
+    helped = decoder.skip.weight.numel() >= WORTH_A_HELPER
+    return min(cores, (1 + MOST_HELPERS if helped else 1) * n_streams)
 
 
 def generate(
@@ -63,5 +66,5 @@ def generate(
         return cuda.generate(model, conditioning, uniforms, n_streams, n_frames, **given)
     from samplers import cpu  # numba takes a moment to import
 
-    count = n_threads(threads, n_streams)
+    count = n_threads(threads, n_streams, model.decoder)
     return cpu.generate(model, conditioning, uniforms, n_streams, n_frames, threads=count, weights=weights, **given)

@@ -14,7 +14,7 @@ from checkpoint import build_model
 from config import load_config
 from errors import InputError
 from samplers import cpu, cuda
-from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
+from wavenet import Caches, Conditioning, WaveNet, generate, prime, seeded_uniforms
 
 N_FRAMES = 14
 
@@ -72,6 +72,21 @@ def test_numba_is_the_reference(
     else:
         assert torch.equal(drawn[:, new], expected[:, new])
         assert torch.equal(played, expected)
+
+
+@pytest.mark.parametrize("kernel_size", [2, 3])
+def test_of_a_long_prefix_only_what_is_still_heard_is_played(kernel_size):
+    model = make_model("logistic_mixture", kernel_size, "transposed")
+    conditioning, n_frames = make_conditioning(model, 2), 31
+    prefix = torch.from_numpy(np.random.default_rng(0).integers(-9999, 9999, (2, n_frames * model.hop)))
+    whole = Caches(model.decoder, 2)
+    with torch.inference_mode():
+        model.decoder.fill(whole, prefix, *conditioning.block(model, 0, n_frames))
+    caches, first = prime(model, conditioning, 2, 40, prefix)
+    assert model.decoder.receptive_field < (n_frames - 10) * model.hop and first == n_frames
+    assert torch.equal(caches.recent, whole.recent)
+    for ring, expected in zip(caches.layers, whole.layers, strict=True):
+        torch.testing.assert_close(ring, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +267,10 @@ def test_torch_is_the_reference_itself():
 
 def test_threads_are_no_more_than_cores_or_use(monkeypatch):
     monkeypatch.setattr(samplers.os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
-    assert [samplers.n_threads(wanted, n) for wanted, n in ((0, 1), (0, 3), (0, 100), (5, 1))] == [4, 12, 64, 5]
+    small, large = make_model().decoder, make_model(n_residual_channels=64, n_skip_channels=256).decoder
+    cases = ((0, 1), (0, 3), (0, 100), (5, 1))
+    assert [samplers.n_threads(wanted, n, large) for wanted, n in cases] == [4, 12, 64, 5]
+    assert [samplers.n_threads(wanted, n, small) for wanted, n in cases] == [1, 3, 64, 5]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from samplers.simd import (
     gate16,
     max16,
     multiply,
+    prefetch_write,
     publish,
     relu16,
     round16,
@@ -30,6 +31,7 @@ from samplers.simd import (
 )
 
 TOLD = 2  # layers of which the helpers hear together: every flag costs the chain an exchange of cache lines
+CLAIMED = 2  # layers ahead of which the chain takes its outputs' cache lines back from the helpers
 FLAG = 8  # int64 words from one thread's flag to the next: a cache line each
 
 
@@ -38,7 +40,9 @@ class Team(NamedTuple):
 
     recent: np.ndarray  # [S, K], int64: the last samples, oldest first
     ring: np.ndarray  # inputs [sum of ring rows * S * R]: row t % rows of a layer holds its input at time t
-    ahead: np.ndarray  # float32 [L * MOST_AHEAD * S * 2R]: gates without the newest tap, slot t % ahead of a layer
+    ahead: (
+        np.ndarray
+    )  # float32 [L * MOST_AHEAD * S * 2R]: all of the gates but the newest tap; in slot (t + phase) % ahead
     x: np.ndarray  # float32 [S * R]
     gated: np.ndarray  # inputs [L * S * R]
     skip: np.ndarray  # float32 [S * skip]
@@ -73,7 +77,8 @@ def _prepare(weights, team, block, layer, i, n):
     """Leave in team.ahead all of a layer's gates for the block's samples i .. i + n - 1 but the newest tap."""
     residual, n_streams, time = weights.n_residual, block.n_streams, block.start + i
     width = 2 * residual
-    first = (layer * MOST_AHEAD + time % weights.ahead[layer]) * n_streams * width
+    slot = (time + weights.phase[layer]) % weights.ahead[layer]
+    first = (layer * MOST_AHEAD + slot) * n_streams * width
     to = first
     for j in range(i, i + n):
         frame = (j // block.hop * weights.n_layers + layer) * n_streams * width
@@ -90,7 +95,6 @@ def _prepare(weights, team, block, layer, i, n):
         multiply(team.ahead, first, width, weights.side, layer * width * inputs, blocks, inputs,
                  block.side, i * n_streams * inputs, inputs, columns)  # fmt: skip
     for k in range(weights.n_taps - 1):
-        # These n rows never wrap: n divides the dilation, and the stretch begins at a multiple of n or ends at one.
         row = weights.ring_start[layer] + (time + k * weights.dilations[layer]) % weights.ring_rows[layer]
         of = (layer * (weights.n_taps - 1) + k) * width * residual
         multiply(team.ahead, first, width, weights.past, of, blocks, residual,
@@ -128,7 +132,7 @@ def _layer(weights, team, layer, time, n_streams):
     row = (weights.ring_start[layer] + time % weights.ring_rows[layer]) * columns
     for c in range(0, columns, 16):
         round16(team.ring, row + c, team.x, c)
-    gates = (layer * MOST_AHEAD + time % weights.ahead[layer]) * n_streams * width
+    gates = (layer * MOST_AHEAD + (time + weights.phase[layer]) % weights.ahead[layer]) * n_streams * width
     at = layer * 3 * residual * residual
     multiply(team.ahead, gates, width, weights.chain, at, width // 16, residual, team.ring, row, residual, n_streams)
     out = layer * columns
@@ -256,11 +260,16 @@ def _meet(flags, thread, n_threads, value):
 
 @njit(nogil=True, forceinline=True)
 def _prepare_next(weights, team, block, i):
-    """Prepare all layers for whose gates the sample i begins a new stretch, or all at the block's first."""
+    """Prepare all layers for whose gates the sample i begins a new stretch, or all at the block's first.
+
+    A stretch ends where the layer's slots, its ring or the block do.
+    """
+    time = block.start + i
     for layer in range(weights.n_layers):
-        into = (block.start + i) % weights.ahead[layer]
-        if into == 0 or i == 0:
-            _prepare(weights, team, block, layer, i, min(weights.ahead[layer] - into, block.n_samples - i))
+        ahead, dilation = weights.ahead[layer], weights.dilations[layer]
+        into, turn = (time + weights.phase[layer]) % ahead, time % dilation
+        if into == 0 or turn == 0 or i == 0:
+            _prepare(weights, team, block, layer, i, min(ahead - into, dilation - turn, block.n_samples - i))
 
 
 @njit(nogil=True, forceinline=True)
@@ -268,7 +277,11 @@ def _lead(weights, team, block, i, epoch):
     """The chain of layers, and what the next sample's gates need: none of it is shared with the helpers but `gated`."""
     n_layers, n_streams = weights.n_layers, block.n_streams
     _embed(weights, team, n_streams)
+    width = n_streams * weights.n_residual
     for layer in range(n_layers):
+        if layer + CLAIMED < n_layers:
+            for c in range(0, width, 16):
+                prefetch_write(team.gated, (layer + CLAIMED) * width + c)
         _layer(weights, team, layer, block.start + i, n_streams)
         if (layer + 1) % TOLD == 0 or layer + 1 == n_layers:
             publish(team.flags, 0, epoch + layer)

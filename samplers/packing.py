@@ -40,6 +40,7 @@ class Weights(NamedTuple):
     output_bias: np.ndarray  # [P]
     dilations: np.ndarray  # [L], int64
     ahead: np.ndarray  # [L], int64: samples whose products with the past can be taken together
+    phase: np.ndarray  # [L], int64: where their stretches begin, not all at once
     ring_start: np.ndarray  # [L], int64: where each layer's ring begins, in rows
     ring_rows: np.ndarray  # [L], int64
     skip_cuts: np.ndarray  # [threads + 1], int64: which row blocks of the skip product each thread takes
@@ -214,6 +215,8 @@ def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights
         output_bias=output_bias,
         dilations=dilations,
         ahead=np.minimum(dilations, MOST_AHEAD),
+        # Stretches of layers with the shortest dilations end with their rings, and begin there.
+        phase=np.where(dilations > MOST_AHEAD, 5 * np.arange(len(layers)) % MOST_AHEAD, 0),
         ring_start=np.cumsum(dilations * (taps - 1)) - dilations * (taps - 1),
         ring_rows=dilations * (taps - 1),
         skip_cuts=skip_cuts,

@@ -87,11 +87,12 @@ def _int(value):
     return ir.Constant(_V32, [value] * LANES)
 
 
-def _prefetch(builder, pointer):
+def _prefetch(builder, pointer, *, write=False):
+    """Ask for a cache line, to read it or to have it alone."""
     byte = builder.bitcast(pointer, ir.PointerType(ir.IntType(8)))
     kind = ir.FunctionType(ir.VoidType(), [byte.type, _I32, _I32, _I32])
-    read, keep, data = ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [byte, read, keep, data])
+    hints = [ir.Constant(_I32, value) for value in (int(write), 3, 1)]  # 3: keep it, 1: data
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [byte, *hints])
 
 
 def _multiply_add(builder, form, w, pair, total):
@@ -307,6 +308,17 @@ def round16(typingctx, out, out0, x, x0):
         return context.get_dummy_value()
 
     return types.void(out, types.intp, x, types.intp), generate
+
+
+@intrinsic
+def prefetch_write(typingctx, x, x0):
+    """Ask for the cache line of x[x0], which is about to be written and lies in another core's cache."""
+
+    def generate(context, builder, signature, arguments):
+        _prefetch(builder, builder.gep(arguments[0], [arguments[1]]), write=True)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp), generate
 
 
 @intrinsic

@@ -34,13 +34,8 @@ from wavenet import WaveNet
 
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
 PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", PAGE_NAME)
-NOT_HEARD = (
-    "output_dir",
-    "batch_size",
-    "device",
-    "max_seconds",
-    "sampler_threads",
-)  # settings that leave the samples as they are
+# settings that leave the samples as they are
+NOT_HEARD = ("output_dir", "batch_size", "device", "max_seconds", "sampler_threads")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -198,8 +193,9 @@ def _stream(
                     append(row[: max(0, piece.n_frames * model.hop - done)])
                 done += block.shape[1]
     except KeyboardInterrupt:
-        for path in filter(Path.is_file, unfinished):
-            note(f"kept {done / data.audio_hz:.2f} s in {path}")
+        for piece, path in zip(pieces, unfinished, strict=True):
+            if path.is_file():
+                note(f"kept {min(done, piece.n_frames * model.hop) / data.audio_hz:.2f} s in {path}")
         raise
     for path in unfinished:
         path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import filecmp
 import os
 import re
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ LOUDEST = 1e6  # amplitudes from here on are no sound, and would overflow in the
 BLOCK_FRAMES = 65536
 MAX_WAV_SAMPLES = (2**32 - 64) // 2  # the sizes in a wav header are 32-bit byte counts
 SILENCE_DB, SILENCE_SECONDS = -60, 0.02  # a stretch of this length is silent if its RMS lies below that
+WAV_HEADER_BYTES = 44  # as `_wav_writer` makes it
 UNKNOWN_BYTES = 0x7FFFF000  # encoders that write to a pipe put this or more where the data size is not known yet
 
 
@@ -86,6 +87,35 @@ def silence(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
         block = stretches[first : first + 4096].astype(np.float32)
         silent[first : first + 4096] = np.einsum("ij,ij->i", block, block) < limit
     return silent
+
+
+@contextmanager
+def wav_stream(path: str | Path, audio_hz: int, interrupted: str | Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends int16 [n] to a 16-bit mono wav, which appears at `path` when it is complete.
+
+    Of an interruption by the user (KeyboardInterrupt) remains what was written so far, as a valid wav at
+    `interrupted`; of any other failure nothing. Raises OSError (full disk, no permission).
+    """
+    n_samples = 0
+
+    def append(pcm: np.ndarray) -> None:
+        nonlocal n_samples
+        wav.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
+        n_samples += len(pcm)
+
+    with atomic_file(path) as aside:
+        try:
+            with _wav_writer(aside, audio_hz) as wav:
+                yield append
+        except KeyboardInterrupt:
+            if n_samples:
+                os.replace(aside, interrupted)
+            raise
+
+
+def map_wav(path: str | Path) -> np.ndarray:
+    """int16 [T], memory-mapped, of a wav that `write_wav` or `wav_stream` wrote."""
+    return np.memmap(path, "<i2", mode="r", offset=WAV_HEADER_BYTES)
 
 
 def mu_law_encode(pcm: np.ndarray) -> np.ndarray:

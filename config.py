@@ -21,6 +21,8 @@ FEATURE_PRESETS = {
     "paper_v1": ("held_velocity",),  # arXiv 1810.12247v1: the velocity for as long as key or pedal hold the note
     "paper_v5": ("onset",),  # arXiv 1810.12247v5: the velocity in the frame of the onset only
 }
+SAMPLERS = ("auto", "torch", "numba", "cuda")
+SAMPLER_WEIGHTS = ("float32", "bfloat16")
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 LARGEST_SEED = 2**63 - 1  # what NumPy's and PyTorch's generators both take
 
@@ -219,6 +221,17 @@ class InferenceConfig:
     tail_seconds: float = key("sound after the last note of a MIDI file (--midi)", 2.0, low=0)
     max_seconds: float = key("refuse MIDI files that would sound longer than this (--midi)", 3600.0, above=0)
     device: str = key("auto, cpu, cuda or cuda:N", "auto")
+    sampler: str = key(
+        "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph); auto: numba",
+        "auto",
+        of=SAMPLERS,
+    )
+    sampler_threads: int = key("threads of sampler numba; 0: as many cores as help", 0, low=0, high=1024)
+    sampler_weights: str = key(
+        "bfloat16 makes sampler numba up to twice as fast; the samples are then near the reference's, not the same",
+        "float32",
+        of=SAMPLER_WEIGHTS,
+    )
 
 
 @dataclass

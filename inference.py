@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 import checkpoint
 from atomic import claim, write_text
-from audio import write_wav
+from audio import map_wav, wav_stream, write_wav
 from cli import SECONDS_BETWEEN_NOTES, Failure, choose_device, finish, note, parser, run
 from config import Config, DataConfig, InferenceConfig, load_config
 from errors import InputError
@@ -33,7 +34,8 @@ from wavenet import WaveNet
 
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
 PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", PAGE_NAME)
-NOT_HEARD = ("output_dir", "batch_size", "device", "max_seconds")  # settings that leave the samples as they are
+# settings that leave the samples as they are
+NOT_HEARD = ("output_dir", "batch_size", "device", "max_seconds", "sampler_threads")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -143,49 +145,87 @@ def _generate(
     model: WaveNet, pieces: list[Piece], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
 ) -> None:
     """Generate one batch and write its wavs and pictures, and in mode teacher_forced the likelihoods."""
-    n_frames = max(piece.n_frames for piece in pieces)
-    performances, streams = [piece.performance for piece in pieces], [piece.stream for piece in pieces]
-    prefix_frames = max(1, round(settings.teacher_length * data.midi_hz)) if mode == "primed" else 0
-    handover = prefix_frames / data.midi_hz if mode == "primed" else None
+    handover = None
+    for piece in pieces:
+        save_events(folder / f"{piece.name}.npz", piece.performance)
     if mode == "teacher_forced":
-        outputs = []
         for piece in pieces:  # one by one: the clips may differ in length, and a parallel pass needs no company
             output, nll = teacher_forced(model, [piece.performance], piece.truth[None], data, streams=[piece.stream],
                                          seed=settings.seed, temperature=settings.temperature)  # fmt: skip
-            outputs.append(output[0])
             write_text(folder / f"{piece.name}.json", json.dumps({"nll": nll}) + "\n")
+            write_wav(folder / f"{piece.name}.wav", output[0], data.audio_hz)
     else:
-        prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
-        blocks = synthesize(model, performances, n_frames, data, streams=streams, seed=settings.seed, prefix=prefix,
-                            temperature=settings.temperature)  # fmt: skip
-        outputs = np.concatenate(list(_with_speed(blocks, n_frames * model.hop, len(pieces), data.audio_hz)), axis=1)
-    for piece, output in zip(pieces, outputs, strict=True):
-        pcm = output[: piece.n_frames * model.hop]
-        save_events(folder / f"{piece.name}.npz", piece.performance)
-        write_wav(folder / f"{piece.name}.wav", pcm, data.audio_hz)
+        handover = _stream(model, pieces, mode, settings, data, folder)
+    for piece in pieces:
         if piece.truth is not None:
             write_wav(folder / f"{piece.name}_truth.wav", piece.truth, data.audio_hz)
-        figure = clip_figure(piece.performance, piece.n_frames / data.midi_hz, data.audio_hz, piece.truth, pcm,
+        output = map_wav(folder / f"{piece.name}.wav")
+        figure = clip_figure(piece.performance, piece.n_frames / data.midi_hz, data.audio_hz, piece.truth, output,
                              title=piece.name, handover_seconds=handover)  # fmt: skip
         save_figure(folder / f"{piece.name}.png", figure)
 
 
-def _with_speed(blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_hz: int) -> Iterator[np.ndarray]:
-    """Pass blocks on under a bar that counts samples of all streams, or with a line now and then off a terminal."""
+def _stream(
+    model: WaveNet, pieces: list[Piece], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
+) -> float | None:
+    """Generate one batch into its wavs, block by block; returns the seconds at which the model took over, if primed.
+
+    Stopped by Ctrl-C, it keeps what there is of every piece in NAME.interrupted.wav, which no rerun takes for finished.
+    """
+    n_frames = max(piece.n_frames for piece in pieces)
+    prefix_frames = max(1, round(settings.teacher_length * data.midi_hz)) if mode == "primed" else 0
+    prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
+    blocks = synthesize(model, [piece.performance for piece in pieces], n_frames, data,
+                        streams=[piece.stream for piece in pieces], seed=settings.seed, prefix=prefix,
+                        temperature=settings.temperature, sampler=settings.sampler, threads=settings.sampler_threads,
+                        weights=settings.sampler_weights)  # fmt: skip
+    unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0
+    try:
+        with ExitStack() as files:
+            files.callback(blocks.close)
+            wavs = [
+                files.enter_context(wav_stream(folder / f"{piece.name}.wav", data.audio_hz, left))
+                for piece, left in zip(pieces, unfinished, strict=True)
+            ]
+            total = (n_frames - prefix_frames) * model.hop * len(pieces)
+            for block in _with_speed(blocks, total, len(pieces), data.audio_hz, has_prefix=prefix is not None):
+                for piece, append, row in zip(pieces, wavs, block, strict=True):
+                    append(row[: max(0, piece.n_frames * model.hop - done)])
+                done += block.shape[1]
+    except KeyboardInterrupt:
+        for piece, path in zip(pieces, unfinished, strict=True):
+            if path.is_file():
+                note(f"kept {min(done, piece.n_frames * model.hop) / data.audio_hz:.2f} s in {path}")
+        raise
+    for path in unfinished:
+        path.unlink(missing_ok=True)
+    return prefix_frames / data.midi_hz if prefix_frames else None
+
+
+def _with_speed(
+    blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_hz: int, *, has_prefix: bool
+) -> Iterator[np.ndarray]:
+    """Pass blocks on under a bar that counts samples of all streams, or with a line now and then off a terminal.
+
+    total: samples to be generated; a prefix, the first block, was not and does not count.
+    """
+    if has_prefix:
+        yield next(blocks)
     on_terminal, started, done = sys.stderr.isatty(), time.monotonic(), 0
     noted = started
-    with tqdm(total=total * n_streams, unit="sample", unit_scale=True, dynamic_ncols=True, mininterval=1,
+    with tqdm(total=total, unit="sample", unit_scale=True, dynamic_ncols=True, mininterval=1,
               disable=not on_terminal) as bar:  # fmt: skip
         for block in blocks:
             yield block
             done += block.size
             now = time.monotonic()
-            speed = f"{done / audio_hz / (now - started):.2f} x real time"
-            bar.set_postfix_str(speed, refresh=False)
+            rate = done / (now - started)
+            bar.set_postfix_str(f"{rate / audio_hz:.2f} x real time", refresh=False)
             bar.update(block.size)
             if not on_terminal and now - noted > SECONDS_BETWEEN_NOTES:
                 noted = now
-                note(f"{done / (total * n_streams):.0%} of {n_streams} pieces, {speed}")
+                share = f"{done / total:.0%} of {n_streams} pieces"
+                note(f"{share}, {rate:,.0f} samples/s, {rate / audio_hz:.2f} x real time")
 
 
 def _write_page(

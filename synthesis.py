@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+import samplers
 from audio import mu_law_decode, mu_law_encode
 from conditioning import NoteConditioning
 from config import DataConfig
 from midi import Performance
-from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
+from wavenet import Conditioning, WaveNet, seeded_uniforms
 
 
 def conditioning(performances: list[Performance], config: DataConfig, device: torch.device) -> Conditioning:
@@ -43,14 +44,17 @@ def synthesize(
     seed: int,
     prefix: np.ndarray | None = None,
     temperature: float = 1.0,
+    sampler: str = "auto",
+    threads: int = 0,
+    weights: str = "float32",
 ) -> Iterator[np.ndarray]:
     """Generate n_frames * hop samples for each performance; yields int16 blocks [B, n], the prefix first.
 
     prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself. A model of mu-law
-    codes hears and returns it rounded to the codes.
+    codes hears and returns it rounded to the codes. sampler, threads, weights: see `samplers.generate`.
     """
     device = next(model.parameters()).device
-    blocks = generate(
+    blocks = samplers.generate(
         model,
         conditioning(performances, config, device),
         seeded_uniforms(seed, streams, model.uniforms_per_sample, device),
@@ -58,6 +62,9 @@ def synthesize(
         n_frames,
         prefix=None if prefix is None else to_samples(model, prefix).to(device),
         temperature=temperature,
+        sampler=sampler,
+        threads=threads,
+        weights=weights,
     )
     for block in blocks:
         yield to_pcm(model, block)

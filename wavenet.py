@@ -412,6 +412,27 @@ def seeded_uniforms(seed: int, streams: list[int], per_sample: int, device="cpu"
 
 
 @torch.inference_mode()
+def prime(
+    model: WaveNet, conditioning: Conditioning, n_streams: int, n_frames: int, prefix: Tensor | None
+) -> tuple[Caches, int]:
+    """What a cached sampler starts from: caches that have heard the prefix, and the first frame to generate.
+
+    Raises ValueError for a prefix that is not [B, P * hop] with 0 < P <= n_frames.
+    """
+    caches, first = Caches(model.decoder, n_streams), 0
+    if prefix is not None:
+        first = prefix.shape[1] // model.hop
+        if prefix.shape[1] != first * model.hop or not 0 < first <= n_frames:
+            raise ValueError(f"a prefix of {prefix.shape[1]} samples is not a whole number of frames up to {n_frames}")
+        # What lies further back than the receptive field is not heard any more.
+        begin = max(0, first - -(-(model.decoder.receptive_field + model.decoder.taps) // model.hop))
+        context, excitation = conditioning.block(model, begin, first - begin)
+        model.decoder.fill(caches, prefix[:, begin * model.hop :], context, excitation)
+        caches.layers = [ring.roll(begin * model.hop, dims=0) for ring in caches.layers]  # to rows of absolute time
+    return caches, first
+
+
+@torch.inference_mode()
 def generate(
     model: WaveNet,
     conditioning: Conditioning,
@@ -429,14 +450,9 @@ def generate(
     that are taken as given (teacher-forced) before the model goes on by itself. Yields int64 blocks [B, n] (16-bit
     values or codes), the prefix first.
     """
-    decoder, first = model.decoder, 0
-    caches = Caches(decoder, n_streams)
+    decoder = model.decoder
+    caches, first = prime(model, conditioning, n_streams, n_frames, prefix)
     if prefix is not None:
-        first = prefix.shape[1] // model.hop
-        if prefix.shape[1] != first * model.hop or not 0 < first <= n_frames:
-            raise ValueError(f"a prefix of {prefix.shape[1]} samples is not a whole number of frames up to {n_frames}")
-        context, excitation = conditioning.block(model, 0, first)
-        decoder.fill(caches, prefix, context, excitation)
         yield prefix
     while first < n_frames:
         count = min(block_frames, n_frames - first)

@@ -41,6 +41,12 @@ def test_the_bridge_stands_on_the_model_and_nothing_stands_on_it():
     assert not any(imports(module, {"nv_wavenet_bridge"}) for module in MODULES)
 
 
+def test_the_samplers_stand_on_the_model_and_the_model_not_on_them():
+    for room in (ROOT / "samplers").glob("*.py"):
+        assert imports(f"samplers/{room.stem}") <= SHARED | MODEL
+    assert not any(imports(module, {"samplers"}) for module in SHARED | MODEL)
+
+
 def test_the_table_of_config_keys_is_up_to_date():
     written = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
     assert written == config.table() + "\n", "run: python config.py > docs/configs.md"

@@ -1,0 +1,272 @@
+"""How fast every engine samples, beside PyTorch's sampler and the limits of the processor, all in one run.
+
+    python -m benchmarks.sampling            a table; some two minutes
+    python -m benchmarks.sampling --json     the rows as one JSON list; limits and start-up times on stderr
+
+A row counts whole calls of `samplers.generate` after the first block, conditioning included, with random weights of the
+config's sizes. Its limit is the time in which the threads could do the multiply-adds of a sample, or read the weights
+that it needs once, whichever takes longer; both rates are measured here, the reading at the size that it has. Weights
+of older taps count as often as the engine must read them: once for up to 16 samples.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from tqdm import tqdm
+
+import samplers
+import wavenet
+from checkpoint import build_model
+from cli import note
+from config import Config, load_config
+from midi import Performance
+from samplers.packing import aligned, pack, pack_decoder, to_bfloat16
+from samplers.simd import borrow, has_bfloat16, multiply
+from synthesis import conditioning
+from wavenet import WaveNet, seeded_uniforms
+
+CONFIGS = {
+    "reference": "config_train_nv_wavenet.json",  # nv-wavenet's size
+    "default": "config_train.json",
+    "demo": "demo/config_train.json",
+}
+SECONDS = 1.0  # of measuring per repetition
+REPEATS = 2  # the best counts: anything else that runs here only makes it slower
+START_OPTION = "--time-of-first-block"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row to measure."""
+
+    engine: str
+    threads: int
+    streams: int
+    weights: str
+
+
+def cases() -> list[Case]:
+    """The rows of one config; PyTorch first, with as many threads as it takes by itself."""
+    rows = [Case("torch", torch.get_num_threads(), streams, "float32") for streams in (1, 4, 16)]
+    for weights in ("float32", "bfloat16"):
+        for streams in (1, 4, 16):
+            rows += [Case("numba", threads, streams, weights) for threads in (1, 2)]
+    return rows
+
+
+class Product(NamedTuple):
+    """Arrays of one matrix product."""
+
+    y: np.ndarray
+    w: np.ndarray
+    x: np.ndarray
+
+
+@njit(nogil=True)
+def _multiply_often(arrays, rows, inputs, columns, repeats):
+    p = borrow(arrays)
+    for _ in range(repeats):
+        multiply(p.y, 0, rows, p.w, 0, rows // 16, inputs, p.x, 0, inputs, columns)
+
+
+@njit(nogil=True, fastmath=True)
+def _read_often(values, repeats):
+    total = np.float32(0)
+    for _ in range(repeats):
+        for i in range(values.shape[0]):
+            total += values[i]
+    return total
+
+
+def _best(function, repeats: int, *arguments) -> float:
+    """Shortest time of a call in seconds, after one that compiles."""
+    function(*arguments, 1)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        function(*arguments, repeats)
+        times.append(time.perf_counter() - started)
+    return min(times) / repeats
+
+
+def multiply_rate(weights: str) -> float:
+    """Multiply-adds per second of one thread on operands that its first-level cache holds."""
+    rows, inputs, columns = 64, 64, 16
+    rng = np.random.default_rng(0)
+    matrix, x = rng.standard_normal((rows, inputs)).astype(np.float32), rng.standard_normal((columns, inputs))
+    x = to_bfloat16(x) if weights == "bfloat16" and has_bfloat16() else x.astype(np.float32)
+    product = Product(np.zeros((columns, rows), np.float32),
+                      aligned(pack(matrix, bfloat16=weights == "bfloat16")), aligned(x))  # fmt: skip
+    return rows * inputs * columns / _best(_multiply_often, 2000, product, rows, inputs, columns)
+
+
+def read_rate(n_bytes: int, threads: int) -> float:
+    """Bytes per second and thread when each reads n_bytes of its own again and again."""
+    arrays = [aligned(np.zeros(max(1024, n_bytes // 4), np.float32)) for _ in range(threads)]
+    repeats = max(1, int(2e9 / arrays[0].nbytes))
+    with ThreadPoolExecutor(threads) as pool:
+        return arrays[0].nbytes / max(pool.map(lambda array: _best(_read_often, repeats, array), arrays))
+
+
+def limit(model: WaveNet, case: Case, rates: dict[str, float], reading: dict[tuple[int, int], float]) -> float:
+    """The most samples per second of all streams that a case's threads could make."""
+    packed = pack_decoder(model.decoder, 1, bfloat16=case.weights == "bfloat16")
+    once = [packed.chain, packed.skip, packed.hidden, packed.output]
+    per_layer = packed.past.nbytes + packed.side.nbytes
+    n_bytes = sum(array.nbytes for array in once) + per_layer * float(np.mean(1 / packed.ahead))
+    multiplies = sum(array.size for array in [*once, packed.past, packed.side])
+    share = case.threads / min(case.threads, case.streams)  # threads of a stream, or 1
+    key = (round(n_bytes / share), case.threads)
+    if key not in reading:
+        reading[key] = read_rate(*key)
+    streams = case.streams / min(case.threads, case.streams)  # that a thread or team plays
+    seconds = max(n_bytes / share / reading[key], multiplies * streams / share / rates[case.weights])
+    return case.streams / seconds
+
+
+def performance(seed: int, seconds: float) -> Performance:
+    """Notes all over the keyboard, ten a second."""
+    rng = np.random.default_rng(seed)
+    onset = np.sort(rng.uniform(0, seconds, round(10 * seconds)))
+    return Performance(onset, onset + 0.4, rng.integers(21, 109, len(onset)), rng.integers(30, 110, len(onset)), {})
+
+
+def speed(model: WaveNet, config: Config, case: Case) -> float:
+    """Samples per second of all streams together."""
+    data, best = config.data_config, 0.0
+    performances = [performance(stream, 120) for stream in range(case.streams)]
+    for _ in range(REPEATS):
+        given = conditioning(performances, data, torch.device("cpu"))
+        uniforms = seeded_uniforms(0, list(range(case.streams)), model.uniforms_per_sample)
+        arguments = (model, given, uniforms, case.streams, 120 * data.midi_hz)
+        if case.engine == "torch":  # its usual blocks take seconds
+            blocks = wavenet.generate(*arguments, block_frames=2)
+        else:
+            blocks = samplers.generate(*arguments, sampler=case.engine, threads=case.threads, weights=case.weights)
+        next(blocks)
+        done = 0
+        started = time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < SECONDS:
+            done += next(blocks).numel()
+        best = max(best, done / elapsed)
+        blocks.close()
+    return best
+
+
+def build(name: str) -> tuple[WaveNet, Config]:
+    """A model of a config's sizes with random weights."""
+    config = load_config(CONFIGS[name], ())
+    torch.manual_seed(0)
+    return build_model(config).eval(), config
+
+
+def measure() -> list[dict[str, object]]:
+    """All rows; the limits' ingredients go to stderr as they are found."""
+    rates = {weights: multiply_rate(weights) for weights in ("float32", "bfloat16")}
+    for weights, rate in rates.items():
+        note(f"multiply-adds of one thread, {weights}: {rate / 1e9:.0f} G/s")
+    rows, reading = [], {}
+    with tqdm(total=len(CONFIGS) * len(cases()), disable=not sys.stderr.isatty()) as bar:
+        for name in CONFIGS:
+            model, config = build(name)
+            torch_speeds = {}
+            for case in cases():
+                measured = speed(model, config, case)
+                if case.engine == "torch":
+                    torch_speeds[case.streams] = measured
+                rows.append({
+                    **vars(case),
+                    "output": config.wavenet_config.output,
+                    "config": name,
+                    "samples_per_second": round(measured),
+                    "realtime": round(measured / config.data_config.audio_hz, 3),
+                    "vs_torch": round(measured / torch_speeds[case.streams], 2),
+                    "limit_fraction": round(measured / limit(model, case, rates, reading), 3),
+                })  # fmt: skip
+                bar.update()
+    for (n_bytes, threads), rate in sorted(reading.items()):
+        note(f"reading {n_bytes / 1e6:.2f} MB a thread, {threads} at once: {rate / 1e9:.0f} GB/s each")
+    return rows
+
+
+def first_block(prefix_seconds: float = 2.0) -> None:
+    """Say how long after the call a primed model of the reference size gives its first new audio."""
+    model, config = build("reference")
+    data = config.data_config
+    prefix = torch.full((1, round(prefix_seconds * data.midi_hz) * model.hop), 128)
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        blocks = samplers.generate(model, conditioning([performance(0, 10)], data, torch.device("cpu")),
+                                   seeded_uniforms(0, [0], 1), 1, 10 * data.midi_hz, prefix=prefix)  # fmt: skip
+        next(blocks)
+        given = time.perf_counter()
+        next(blocks)
+        note(f"first block of a primed model: {1e3 * (time.perf_counter() - started):.0f} ms after the call, of which "
+             f"{1e3 * (given - started):.0f} ms for {prefix_seconds:g} s of prefix")  # fmt: skip
+        blocks.close()
+
+
+def start_up() -> list[float]:
+    """Seconds from the start of a process to its first block, twice: the second time the compiled code is there."""
+    command = [sys.executable, "-m", "benchmarks.sampling", START_OPTION]
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        subprocess.run(command, check=True, cwd=Path(__file__).resolve().parents[1])
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def machine() -> str:
+    """The processor in words."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{name}, {os.cpu_count()} cores, {'with' if has_bfloat16() else 'without'} AVX512-BF16"
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """The rows as Markdown."""
+    titles = ["config", "output", "engine", "threads", "streams", "weights", "samples/s", "x real time", "x torch"]
+    lines = ["| " + " | ".join([*titles, "of limit"]) + " |", "|---" * (len(titles) + 1) + "|"]
+    for row in rows:
+        lines.append(
+            f"| {row['config']} | {row['output']} | {row['engine']} | {row['threads']} | {row['streams']} "
+            f"| {row['weights']} | {row['samples_per_second']:,} | {row['realtime']:.2f} | {row['vs_torch']:.1f} "
+            f"| {row['limit_fraction']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--json", dest="as_json", action="store_true", help="print the rows as one JSON list")
+    arguments.add_argument(START_OPTION, dest="only_start", action="store_true", help=argparse.SUPPRESS)
+    args = arguments.parse_args()
+    if args.only_start:
+        model, config = build("reference")
+        given = conditioning([performance(0, 1)], config.data_config, torch.device("cpu"))
+        next(samplers.generate(model, given, seeded_uniforms(0, [0], 1), 1, 4))
+        return
+    note(machine())
+    rows = measure()
+    first_block()
+    note("start of a process to its first block: " + ", then ".join(f"{seconds:.1f} s" for seconds in start_up()))
+    print(json.dumps(rows) if args.as_json else table(rows))
+
+
+if __name__ == "__main__":
+    main()

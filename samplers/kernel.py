@@ -1,0 +1,350 @@
+"""The kernel of the CPU engine: one team of threads samples some streams.
+
+Functions take `borrow`ed tuples, whose fields are pointers: every index below is counted in elements, and shapes stand
+beside the fields of `packing.Weights`, `Team` and `Block`. R, S, A and P are padded channels.
+"""
+
+import math
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from samplers.packing import MOST_AHEAD
+from samplers.simd import (
+    add16,
+    await_flag,
+    blend16,
+    borrow,
+    copy16,
+    exp16,
+    gate16,
+    max16,
+    multiply,
+    prefetch_write,
+    publish,
+    relu16,
+    round16,
+    sum16,
+)
+
+TOLD = 2  # layers of which the helpers hear together: every flag costs the chain an exchange of cache lines
+CLAIMED = 2  # layers ahead of which the chain takes its outputs' cache lines back from the helpers
+FLAG = 8  # int64 words from one thread's flag to the next: a cache line each
+
+
+class Team(NamedTuple):
+    """What the threads that play the same S streams share. `inputs` are float32, or bfloat16 as uint16."""
+
+    recent: np.ndarray  # [S, K], int64: the last samples, oldest first
+    ring: np.ndarray  # inputs [sum of ring rows * S * R]: row t % rows of a layer holds its input at time t
+    ahead: (
+        np.ndarray
+    )  # float32 [L * MOST_AHEAD * S * 2R]: all of the gates but the newest tap; in slot (t + phase) % ahead
+    x: np.ndarray  # float32 [S * R]
+    gated: np.ndarray  # inputs [L * S * R]
+    skip: np.ndarray  # float32 [S * skip]
+    middle: np.ndarray  # float32 [S * middle]
+    params: np.ndarray  # float32 [S * P]
+    scratch: np.ndarray  # inputs [threads, S * max(skip, middle)]: each thread's own
+    mass: np.ndarray  # float32 [256]
+    flags: np.ndarray  # int64 [(threads + 1) * FLAG]: how far each thread is; the last one tells all to stop
+
+
+class Block(NamedTuple):
+    """What a stretch of T samples is made from, and where they go."""
+
+    frames: np.ndarray  # float32 [F, L, S, 2R]: the projected conditioning
+    side: np.ndarray  # float32 [T, S, E]
+    uniforms: np.ndarray  # float32 [T, S, U]
+    given: np.ndarray  # int64 [T or 0, S]: samples that are heard instead of the drawn ones
+    drawn: np.ndarray  # int64 [T, S]
+    params: np.ndarray  # float32 [T or 0, S, P]
+    n_samples: int
+    n_streams: int
+    start: int  # absolute time of the first sample
+    hop: int  # samples per frame; of one frame for all: more than T
+    linear: bool  # whether samples lie between their frame and the next
+    is_given: bool
+    keep_params: bool
+    temperature: float
+
+
+@njit(nogil=True, forceinline=True)
+def _prepare(weights, team, block, layer, i, n):
+    """Leave in team.ahead all of a layer's gates for the block's samples i .. i + n - 1 but the newest tap."""
+    residual, n_streams, time = weights.n_residual, block.n_streams, block.start + i
+    width = 2 * residual
+    slot = (time + weights.phase[layer]) % weights.ahead[layer]
+    first = (layer * MOST_AHEAD + slot) * n_streams * width
+    to = first
+    for j in range(i, i + n):
+        frame = (j // block.hop * weights.n_layers + layer) * n_streams * width
+        after = frame + weights.n_layers * n_streams * width
+        ramp = np.float32(j % block.hop) / np.float32(block.hop)
+        for c in range(0, n_streams * width, 16):
+            if block.linear:
+                blend16(team.ahead, to + c, block.frames, frame + c, after + c, ramp)
+            else:
+                copy16(team.ahead, to + c, block.frames, frame + c)
+        to += n_streams * width
+    blocks, columns, inputs = width // 16, n * n_streams, weights.n_side
+    if inputs:
+        multiply(team.ahead, first, width, weights.side, layer * width * inputs, blocks, inputs,
+                 block.side, i * n_streams * inputs, inputs, columns)  # fmt: skip
+    for k in range(weights.n_taps - 1):
+        row = weights.ring_start[layer] + (time + k * weights.dilations[layer]) % weights.ring_rows[layer]
+        of = (layer * (weights.n_taps - 1) + k) * width * residual
+        multiply(team.ahead, first, width, weights.past, of, blocks, residual,
+                 team.ring, row * n_streams * residual, residual, columns)  # fmt: skip
+
+
+@njit(nogil=True, forceinline=True)
+def _embed(weights, team, n_streams):
+    """The first layer's input, from the last samples."""
+    residual, taps = weights.n_residual, weights.n_taps
+    for s in range(n_streams):
+        for c in range(0, residual, 16):
+            copy16(team.x, s * residual + c, weights.embedding_bias, c)
+        for k in range(taps):
+            sample = team.recent[s * taps + k]
+            if weights.n_mixtures == 0:
+                row = (k * 256 + sample) * residual
+                for c in range(0, residual, 16):
+                    add16(team.x, s * residual + c, weights.embedding, row + c, np.float32(1))
+            else:
+                amplitude = np.float32(sample) / np.float32(32768)
+                size = np.log1p(np.float32(255) * abs(amplitude)) / np.float32(math.log(256))
+                companded = size if sample >= 0 else -size
+                row = 2 * k * residual
+                for c in range(0, residual, 16):
+                    add16(team.x, s * residual + c, weights.embedding, row + c, amplitude)
+                    add16(team.x, s * residual + c, weights.embedding, row + residual + c, companded)
+
+
+@njit(nogil=True, forceinline=True)
+def _layer(weights, team, layer, time, n_streams):
+    """One layer's newest tap, gate and residual product."""
+    residual = weights.n_residual
+    width, columns = 2 * residual, n_streams * residual
+    row = (weights.ring_start[layer] + time % weights.ring_rows[layer]) * columns
+    for c in range(0, columns, 16):
+        round16(team.ring, row + c, team.x, c)
+    gates = (layer * MOST_AHEAD + (time + weights.phase[layer]) % weights.ahead[layer]) * n_streams * width
+    at = layer * 3 * residual * residual
+    multiply(team.ahead, gates, width, weights.chain, at, width // 16, residual, team.ring, row, residual, n_streams)
+    out = layer * columns
+    for s in range(n_streams):
+        for c in range(0, residual, 16):
+            a = gates + s * width + c
+            gate16(team.gated, out + s * residual + c, team.ahead, a, a + residual)
+
+
+@njit(nogil=True, forceinline=True)
+def _residual(weights, team, layer, n_streams):
+    """The next layer's input."""
+    residual = weights.n_residual
+    for s in range(n_streams):
+        for c in range(0, residual, 16):
+            add16(team.x, s * residual + c, weights.residual_bias, layer * residual + c, np.float32(1))
+    at = (3 * layer + 2) * residual * residual
+    multiply(team.x, 0, residual, weights.chain, at, residual // 16, residual,
+             team.gated, layer * n_streams * residual, residual, n_streams)  # fmt: skip
+
+
+@njit(nogil=True, forceinline=True)
+def _start(y, width, bias, cuts, thread, n_streams):
+    """Set this thread's rows to the bias."""
+    for s in range(n_streams):
+        for c in range(cuts[thread] * 16, cuts[thread + 1] * 16, 16):
+            copy16(y, s * width + c, bias, c)
+
+
+@njit(nogil=True, forceinline=True)
+def _rows(y, width, w, w0, inputs, cuts, thread, x, x0, n_streams):
+    """Add this thread's rows of a product."""
+    begin, end = cuts[thread], cuts[thread + 1]
+    multiply(y, begin * 16, width, w, w0 + begin * 16 * inputs, end - begin, inputs, x, x0, inputs, n_streams)
+
+
+@njit(nogil=True, forceinline=True)
+def _dense(y, width, w, bias, cuts, thread, x, n_inputs, scratch, scratch0, n_streams):
+    """This thread's rows of W relu(x) + bias."""
+    for c in range(0, n_streams * n_inputs, 16):
+        relu16(scratch, scratch0 + c, x, c)
+    _start(y, width, bias, cuts, thread, n_streams)
+    _rows(y, width, w, 0, n_inputs, cuts, thread, scratch, scratch0, n_streams)
+
+
+@njit(nogil=True, forceinline=True)
+def _draw_code(logits, first, uniform, temperature, mass):
+    """Inverse of the cumulative distribution in code order, as `logistic_mixture.from_cumulative` does."""
+    if temperature != 1:
+        for c in range(first, first + 256):
+            logits[c] = logits[c] / temperature
+    largest = logits[first]
+    for c in range(0, 256, 16):
+        largest = max(largest, max16(logits, first + c))
+    total = 0.0
+    for c in range(0, 256, 16):
+        exp16(mass, c, logits, first + c, largest)
+        total += sum16(mass, c)
+    threshold = uniform * np.float32(total)
+    below, c = 0.0, 0
+    while c < 240:  # the 16 codes with the wanted one among them, then that one
+        through = below + sum16(mass, c)
+        if np.float32(through) > threshold:
+            break
+        below, c = through, c + 16
+    while c < 255:
+        below += np.float64(mass[c])
+        if np.float32(below) > threshold:
+            break
+        c += 1
+    return c
+
+
+@njit(nogil=True, forceinline=True)
+def _draw_amplitude(params, first, n, choice, quantile, temperature):
+    """Component, then the logistic's quantile, as `logistic_mixture.sample` does."""
+    largest = params[first]
+    for k in range(1, n):
+        largest = max(largest, params[first + k])
+    total = 0.0
+    for k in range(n):
+        total += np.float64(np.exp((params[first + k] - largest) / temperature))
+    threshold = choice * np.float32(total)
+    below, chosen = 0.0, 0
+    while chosen < n - 1:
+        below += np.float64(np.exp((params[first + chosen] - largest) / temperature))
+        if np.float32(below) > threshold:
+            break
+        chosen += 1
+    scale = np.exp(max(params[first + 2 * n + chosen], np.float32(-12)) + np.log(temperature))
+    amplitude = params[first + n + chosen] + scale * np.log(quantile / (np.float32(1) - quantile))
+    value = np.floor(amplitude * np.float32(32768) + np.float32(0.5))
+    return np.int64(min(max(value, np.float32(-32768)), np.float32(32767)))
+
+
+@njit(nogil=True, forceinline=True)
+def _draw(weights, team, block, i):
+    """Draw the samples of all streams, and make them (or the given ones) the newest."""
+    taps, n_streams = weights.n_taps, block.n_streams
+    for s in range(n_streams):
+        at, first = i * n_streams + s, s * weights.n_outputs
+        if block.keep_params:
+            for p in range(weights.n_params):
+                block.params[at * weights.n_params + p] = team.params[first + p]
+        if weights.n_mixtures:
+            sample = _draw_amplitude(team.params, first, weights.n_mixtures, block.uniforms[2 * at],
+                                     block.uniforms[2 * at + 1], block.temperature)  # fmt: skip
+        else:
+            sample = _draw_code(team.params, first, block.uniforms[at], block.temperature, team.mass)
+        block.drawn[at] = sample
+        for k in range(taps - 1):
+            team.recent[s * taps + k] = team.recent[s * taps + k + 1]
+        team.recent[s * taps + taps - 1] = block.given[at] if block.is_given else sample
+
+
+@njit(nogil=True)
+def _meet(flags, thread, n_threads, value):
+    """Wait until all threads of the team are as far; False if they were told to stop."""
+    publish(flags, thread * FLAG, value)
+    for other in range(n_threads):
+        if other != thread and not await_flag(flags, other * FLAG, value, n_threads * FLAG):
+            return False
+    return True
+
+
+@njit(nogil=True, forceinline=True)
+def _prepare_next(weights, team, block, i):
+    """Prepare all layers for whose gates the sample i begins a new stretch, or all at the block's first.
+
+    A stretch ends where the layer's slots, its ring or the block do.
+    """
+    time = block.start + i
+    for layer in range(weights.n_layers):
+        ahead, dilation = weights.ahead[layer], weights.dilations[layer]
+        into, turn = (time + weights.phase[layer]) % ahead, time % dilation
+        if into == 0 or turn == 0 or i == 0:
+            _prepare(weights, team, block, layer, i, min(ahead - into, dilation - turn, block.n_samples - i))
+
+
+@njit(nogil=True, forceinline=True)
+def _lead(weights, team, block, i, epoch):
+    """The chain of layers, and what the next sample's gates need: none of it is shared with the helpers but `gated`."""
+    n_layers, n_streams = weights.n_layers, block.n_streams
+    _embed(weights, team, n_streams)
+    width = n_streams * weights.n_residual
+    for layer in range(n_layers):
+        if layer + CLAIMED < n_layers:
+            for c in range(0, width, 16):
+                prefetch_write(team.gated, (layer + CLAIMED) * width + c)
+        _layer(weights, team, layer, block.start + i, n_streams)
+        if (layer + 1) % TOLD == 0 or layer + 1 == n_layers:
+            publish(team.flags, 0, epoch + layer)
+        if layer + 1 < n_layers:
+            _residual(weights, team, layer, n_streams)
+    if i + 1 < block.n_samples:
+        _prepare_next(weights, team, block, i + 1)
+
+
+@njit(nogil=True)
+def _play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
+    """Sample one block; every thread of the team calls it, and the first one leads.
+
+    A thread's flag counts phases, those of sample t from t * phases on: layer l is done (l), its rows of the skip
+    product, of the middle, of the output.
+    """
+    weights, team, block = borrow(weight_arrays), borrow(team_arrays), borrow(block_arrays)
+    n_layers, residual, n_streams = weights.n_layers, weights.n_residual, block.n_streams
+    skip, middle, flags, stop = weights.n_skip, weights.n_middle, team.flags, n_threads * FLAG
+    scratch0, phases = thread * n_streams * max(skip, middle), n_layers + 3
+    if thread == 0:
+        _prepare_next(weights, team, block, 0)
+    for i in range(block.n_samples):
+        epoch = (block.start + i) * phases
+        if thread == 0:
+            _lead(weights, team, block, i, epoch)
+        _start(team.skip, skip, weights.skip_bias, weights.skip_cuts, thread, n_streams)
+        for first in range(0, n_layers, TOLD):
+            end = min(first + TOLD, n_layers)
+            if thread != 0 and not await_flag(flags, 0, epoch + end - 1, stop):
+                return
+            for layer in range(first, end):
+                _rows(team.skip, skip, weights.skip, layer * skip * residual, residual, weights.skip_cuts, thread,
+                      team.gated, layer * n_streams * residual, n_streams)  # fmt: skip
+        if n_threads > 1 and not _meet(flags, thread, n_threads, epoch + n_layers):
+            return
+        _dense(team.middle, middle, weights.hidden, weights.hidden_bias, weights.hidden_cuts, thread, team.skip, skip,
+               team.scratch, scratch0, n_streams)  # fmt: skip
+        if n_threads > 1 and not _meet(flags, thread, n_threads, epoch + n_layers + 1):
+            return
+        if weights.output_cuts[thread + 1] > weights.output_cuts[thread]:
+            _dense(team.params, weights.n_outputs, weights.output, weights.output_bias, weights.output_cuts, thread,
+                   team.middle, middle, team.scratch, scratch0, n_streams)  # fmt: skip
+        if thread != 0:
+            publish(flags, thread * FLAG, epoch + n_layers + 2)
+            continue
+        for other in range(1, n_threads):
+            if not await_flag(flags, other * FLAG, epoch + n_layers + 2, stop):
+                return
+        _draw(weights, team, block, i)
+
+
+def _compiled(sources: int):
+    """`_play` with a cache on disk that knows `sources`: numba itself watches the file of the function only."""
+
+    def play(weights, team, block, thread, n_threads):
+        sources  # noqa: B018 - enclosed values are part of the cache's key
+        _play(weights, team, block, thread, n_threads)
+
+    try:
+        return njit(nogil=True, cache=True)(play)
+    except RuntimeError:  # no folder that can be written to
+        return njit(nogil=True)(play)
+
+
+play = _compiled(zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))))

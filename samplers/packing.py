@@ -1,0 +1,235 @@
+"""A decoder as the contiguous arrays that the CPU engine reads: the one owner of their layout.
+
+Every matrix is cut into blocks of 16 output rows, one per lane, and these into panels of up to four blocks; a panel
+holds its inputs one after the other, so that the inner loop of `simd.multiply` reads memory straight ahead. Channels
+are padded with zeros to multiples of 16, which adds nothing to any sum.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from samplers.simd import LANES, PANEL
+from wavenet import Decoder
+
+CACHE_LINE = 64  # bytes
+MOST_AHEAD = 16  # samples whose products with the past are taken together at most
+
+
+class Weights(NamedTuple):
+    """The arrays; `matrices` are float32, or bfloat16 as uint16. Lengths in channels are padded ones.
+
+    chain: per layer the gate's newest tap [2R, R], then the residual product [R, R]: what each sample must wait for.
+    past: per layer the gate's older taps, oldest first, each [2R, R]. side: per layer the products with the audio-rate
+    inputs [2R, E], always float32. skip: per layer [S, R]. hidden: [A, S]. output: [P, A].
+    """
+
+    embedding: np.ndarray  # [K * (256 or 2), R], float32, not cut
+    embedding_bias: np.ndarray  # [R]
+    chain: np.ndarray
+    past: np.ndarray
+    side: np.ndarray
+    residual_bias: np.ndarray  # [L, R]
+    skip: np.ndarray
+    skip_bias: np.ndarray  # [S]
+    hidden: np.ndarray
+    hidden_bias: np.ndarray  # [A]
+    output: np.ndarray
+    output_bias: np.ndarray  # [P]
+    dilations: np.ndarray  # [L], int64
+    ahead: np.ndarray  # [L], int64: samples whose products with the past can be taken together
+    phase: np.ndarray  # [L], int64: where their stretches begin, not all at once
+    ring_start: np.ndarray  # [L], int64: where each layer's ring begins, in rows
+    ring_rows: np.ndarray  # [L], int64
+    skip_cuts: np.ndarray  # [threads + 1], int64: which row blocks of the skip product each thread takes
+    hidden_cuts: np.ndarray
+    output_cuts: np.ndarray
+    n_layers: int
+    n_taps: int
+    n_residual: int  # R
+    n_skip: int  # S
+    n_middle: int  # A
+    n_side: int  # E
+    n_outputs: int  # P
+    n_params: int  # P without padding
+    n_mixtures: int  # 0: categorical
+
+
+def padded(n: int) -> int:
+    """n rounded up to whole lanes."""
+    return -(-n // LANES) * LANES
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """float32 -> bfloat16 bits as uint16, rounded to nearest, ties to even."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 bits as uint16 -> float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The same values where a cache line begins: a register's worth that straddles two lines takes twice as long."""
+    raw = np.empty(array.nbytes + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    result = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    result[...] = array
+    return result
+
+
+def pack(matrix: np.ndarray, cuts: np.ndarray | None = None, *, bfloat16: bool = False) -> np.ndarray:
+    """float32 [rows, inputs], both multiples of 16 -> one flat array, panel after panel.
+
+    cuts: bounds in row blocks that no panel crosses, so that each thread's rows lie together.
+    """
+    inputs = matrix.shape[1]
+    cuts = [0, len(matrix) // LANES] if cuts is None else cuts
+    panels = []
+    for begin, end in itertools.pairwise(cuts):
+        block = int(begin)
+        while block < end:
+            left = int(end) - block
+            wide = PANEL if left >= PANEL else 2 if left >= 2 else 1
+            rows = matrix[block * LANES : (block + wide) * LANES]
+            # bfloat16 inputs go in pairs, as the processor multiplies them
+            panels.append(rows.reshape(len(rows), inputs // 2, 2).swapaxes(0, 1) if bfloat16 else rows.T)
+            block += wide
+    flat = np.concatenate([np.ascontiguousarray(panel).reshape(-1) for panel in panels])
+    return to_bfloat16(flat) if bfloat16 else flat
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+def _pad(matrix: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    result = np.zeros((rows, columns), dtype=np.float32)
+    result[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return result
+
+
+def _pad_bias(bias: torch.Tensor | None, n: int) -> np.ndarray:
+    return np.zeros(n, dtype=np.float32) if bias is None else _pad(_array(bias)[None], 1, n)[0]
+
+
+def _gate_rows(weight: np.ndarray, columns: int) -> np.ndarray:
+    """[2R, n] -> [2R, n] padded: the tanh half and the sigmoid half each to whole lanes."""
+    return np.concatenate([_pad(half, padded(len(half)), columns) for half in np.split(weight, 2)])
+
+
+def conditioning_layer(decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
+    """The layers' conditioning products as one: weight [L * 2R, C] and bias [L * 2R], gate halves padded."""
+    weights = [_gate_rows(_array(layer.cond.weight), layer.cond.in_features) for layer in decoder.layers]
+    biases = [_gate_rows(_array(layer.cond.bias)[:, None], 1)[:, 0] for layer in decoder.layers]
+    return torch.from_numpy(np.concatenate(weights)), torch.from_numpy(np.concatenate(biases))
+
+
+def n_side(decoder: Decoder) -> int:
+    """Audio-rate inputs of every gate: the excitation, and the context if it is upsampled before projecting."""
+    layer = decoder.layers[0]
+    n_excitation = layer.excitation.in_features if layer.excitation is not None else 0
+    return n_excitation + (0 if decoder.upsampling.commutes else layer.cond.in_features)
+
+
+def _side(layer, n: int, commutes: bool) -> np.ndarray:
+    parts = [] if layer.excitation is None else [_array(layer.excitation.weight)]
+    parts += [] if commutes else [_array(layer.cond.weight)]
+    return _gate_rows(np.concatenate(parts, axis=1), n)
+
+
+def _shares(n_blocks: int, shares: list[float]) -> np.ndarray:
+    """Bounds that split n_blocks row blocks in proportion to the shares."""
+    return np.rint(np.cumsum([0.0, *shares]) / sum(shares) * n_blocks).astype(np.int64)
+
+
+def _cuts(skip: int, middle: int, outputs: int, n_threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows of the skip, middle and output product each thread of a team takes.
+
+    The first thread has the chain of layers to itself and prepares the next samples: the skip product is the others'.
+    Few outputs are not worth an exchange between cores.
+    """
+    followers = [1.0] * (n_threads - 1)
+    few = outputs // LANES < 2 * n_threads + 2
+    return (
+        _shares(skip // LANES, [0.0 if followers else 1.0, *followers]),
+        _shares(middle // LANES, [1.0, *followers]),
+        _shares(outputs // LANES, [1.0] + [0.0] * len(followers) if few else [1.0, *followers]),
+    )
+
+
+def _layer_matrices(decoder: Decoder) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """The matrices of `Weights.chain`, `past` and `skip`, padded, layer after layer."""
+    n = decoder.config.n_residual_channels
+    residual, skip = padded(n), padded(decoder.config.n_skip_channels)
+    chain, past, skips = [], [], []
+    for i, layer in enumerate(decoder.layers):
+        taps = np.split(_array(layer.dilated.weight), layer.taps, axis=1)
+        nothing = layer.residual is None  # the last layer has no residual product
+        chain.append(_gate_rows(taps[-1], residual))
+        chain.append(_pad(np.zeros((0, 0)) if nothing else _array(layer.residual.weight), residual, residual))
+        past += [_gate_rows(weight, residual) for weight in taps[:-1]]
+        skips.append(_pad(_array(decoder.skip.weight)[:, i * n : (i + 1) * n], skip, residual))
+    return chain, past, skips
+
+
+def _output_layer(decoder: Decoder) -> tuple[np.ndarray, np.ndarray]:
+    """Weight [P, A] and bias [P] of the last product, the means' unit (`wavenet.MEAN_UNIT`) included."""
+    n_params = decoder.output.out_features
+    units = _array(decoder.units) if decoder.mixture else np.ones(n_params, np.float32)
+    weight, bias = _array(decoder.output.weight) * units[:, None], _pad_bias(decoder.output.bias, n_params) * units
+    return _pad(weight, padded(n_params), padded(weight.shape[1])), _pad(bias[None], 1, padded(n_params))[0]
+
+
+def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights:
+    """All arrays of a decoder for a team of n_threads threads."""
+    config, taps, layers = decoder.config, decoder.taps, decoder.layers
+    residual, skip, middle = map(padded, (config.n_residual_channels, config.n_skip_channels, config.n_out_channels))
+    output, output_bias = _output_layer(decoder)
+    skip_cuts, hidden_cuts, output_cuts = _cuts(skip, middle, len(output), n_threads)
+
+    def flat(matrices: list[np.ndarray], cuts: np.ndarray | None = None) -> np.ndarray:
+        return np.concatenate([pack(matrix, cuts, bfloat16=bfloat16) for matrix in matrices])
+
+    chain, past, skips = _layer_matrices(decoder)
+    inputs = n_side(decoder)
+    sides = [pack(_side(layer, inputs, decoder.upsampling.commutes)) for layer in layers] if inputs else []
+    residual_biases = [None if layer.residual is None else layer.residual.bias for layer in layers]
+    dilations = np.array([layer.dilation for layer in layers], np.int64)
+    arrays = dict(
+        embedding=_pad(_array(decoder.input.weight).T, decoder.input.in_features, residual),
+        embedding_bias=_pad_bias(decoder.input.bias, residual),
+        chain=flat(chain),
+        past=flat(past),
+        side=np.concatenate([np.zeros(0, np.float32), *sides]),
+        residual_bias=np.stack([_pad_bias(bias, residual) for bias in residual_biases]),
+        skip=flat(skips, skip_cuts),
+        skip_bias=_pad_bias(decoder.skip.bias, skip),
+        hidden=flat([_pad(_array(decoder.hidden.weight), middle, skip)], hidden_cuts),
+        hidden_bias=_pad_bias(decoder.hidden.bias, middle),
+        output=flat([output], output_cuts),
+        output_bias=output_bias,
+        dilations=dilations,
+        ahead=np.minimum(dilations, MOST_AHEAD),
+        # Stretches of layers with the shortest dilations end with their rings, and begin there.
+        phase=np.where(dilations > MOST_AHEAD, 5 * np.arange(len(layers)) % MOST_AHEAD, 0),
+        ring_start=np.cumsum(dilations * (taps - 1)) - dilations * (taps - 1),
+        ring_rows=dilations * (taps - 1),
+        skip_cuts=skip_cuts,
+        hidden_cuts=hidden_cuts,
+        output_cuts=output_cuts,
+        n_layers=len(layers),
+        n_taps=taps,
+        n_residual=residual,
+        n_skip=skip,
+        n_middle=middle,
+        n_side=inputs,
+        n_outputs=len(output),
+        n_params=decoder.output.out_features,
+        n_mixtures=config.n_mixtures if decoder.mixture else 0,
+    )
+    return Weights(**{n: aligned(a) if isinstance(a, np.ndarray) else a for n, a in arrays.items()})

@@ -1,0 +1,41 @@
+"""Models and conditioning for the tests of samplers: odd sizes, outputs that hear all they depend on."""
+
+import numpy as np
+import torch
+
+from config import CondWavenetConfig, WavenetConfig
+from wavenet import Conditioning, WaveNet
+
+HOP, N_FEATURES, REACH = 12, 5, 64
+
+
+def make_model(output="categorical", kernel_size=2, upsampling="linear", n_excitation=3, **sizes) -> WaveNet:
+    """A model whose layers are no multiples of any vector; `sizes` replace keys of wavenet_config."""
+    torch.manual_seed(1)
+    config = {"n_mixtures": 3, "n_layers": 7, "max_dilation": 32, "n_residual_channels": 20, "n_skip_channels": 37,
+              "n_out_channels": 50, "n_cond_channels": 7} | sizes  # fmt: skip
+    cond = CondWavenetConfig(n_layers=2, max_dilation=2, n_residual_channels=6, n_skip_channels=6, lookahead_ms=4.0,
+                             upsampling=upsampling)  # fmt: skip
+    model = WaveNet(WavenetConfig(output=output, kernel_size=kernel_size, **config), cond, n_features=N_FEATURES,
+                    n_excitation=n_excitation, audio_hz=3000, midi_hz=250)  # fmt: skip
+    with torch.no_grad():
+        torch.nn.init.normal_(model.decoder.output.weight, std=0.5)
+        if upsampling == "transposed":
+            torch.nn.init.normal_(model.decoder.upsampling.window.weight, std=0.3)
+    return model.eval()
+
+
+def make_conditioning(model: WaveNet, n_streams: int, n_frames: int = 600) -> Conditioning:
+    """Random conditioning that exists for any frame, a stream's own whatever its neighbours are."""
+    layer = model.decoder.layers[0].excitation
+    n_excitation = 0 if layer is None else layer.in_features
+    features, excitation = [], []
+    for stream in range(n_streams):
+        rng = np.random.default_rng(stream)
+        features.append(rng.random((N_FEATURES, n_frames + 2 * REACH), dtype=np.float32))
+        excitation.append(rng.standard_normal((n_excitation, n_frames * model.hop), dtype=np.float32))
+    features, excitation = torch.from_numpy(np.stack(features)), torch.from_numpy(np.stack(excitation))
+    return Conditioning(
+        lambda first, n: features[..., first + REACH : first + REACH + n],
+        lambda first, n: excitation[..., first * model.hop : (first + n) * model.hop] if n_excitation else None,
+    )

@@ -8,11 +8,12 @@
 A .safetensors file alone is a complete model: nothing in it is executed when it is loaded.
 """
 
+import hashlib
 import json
 import pickle
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from atomic import atomic_folder, point
-from cli import note, reason
+from cli import choose_device, note, reason
 from conditioning import N_EXCITATION, n_features
-from config import Config, config_from_dict
+from config import Config, SamplingKeys, config_from_dict
 from errors import InputError
 from wavenet import WaveNet
 
@@ -143,6 +144,28 @@ def load_model(path: str | Path, device: torch.device) -> tuple[WaveNet, Config,
     model = build_model(config)
     fit_weights(model, weights, path)
     return model.to(device).eval(), config, step
+
+
+@dataclass(frozen=True)
+class Player:
+    """A trained model that is to generate, and what tells whose results are its own."""
+
+    model: WaveNet
+    config: Config  # that of its training
+    step: int
+    sha256: str  # of the weights' file: a model trained anew has the same config and step
+
+
+def load_player(settings: SamplingKeys, given: Config, source: str) -> Player:
+    """The model that a command's settings name. Raises InputError where the command's config `given`, of the file
+    `source`, contradicts the model's: it may repeat its blocks, no more."""
+    weights = find_weights(settings.model_filename)  # once: a training that runs may add a checkpoint
+    model, config, step = load_model(weights, choose_device(settings.device))
+    for block in MODEL_BLOCKS:
+        if getattr(given, block) and (wrong := differences(given, config, (block,))):
+            raise InputError(f"{source} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
+    with open(weights, "rb") as handle:
+        return Player(model, config, step, hashlib.file_digest(handle, "sha256").hexdigest())
 
 
 def fit_weights(model: WaveNet, weights: dict[str, torch.Tensor], path: str | Path) -> None:

@@ -201,26 +201,16 @@ class DistConfig:
     timeout_minutes: float = key("how long a process waits for the others before it gives up", 30.0, above=0)
 
 
-@dataclass
-class InferenceConfig:
-    """inference.py."""
+@dataclass(kw_only=True)
+class SamplingKeys:
+    """What every block says of sampling."""
 
     model_filename: str = key("checkpoint: a run folder, a step folder or a .safetensors file")
     test_dir: str = key("folder of test clips made by preprocess_audio.py", "test")
-    output_dir: str = key("where wavs, pictures and the listening page go", "output")
-    mode: str = key(
-        "teacher_forced (one parallel pass), primed (teacher_length of the truth, then autoregressive) or free "
-        "(from silence)",
-        "primed",
-        of=("teacher_forced", "primed", "free"),
-    )
     teacher_length: float = key("seconds of truth before the model takes over in mode primed", 2.0, above=0)
     temperature: float = key("1: the model's own distribution; less: less noise, less variety", 1.0, above=0, high=10)
     seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
     batch_size: int = key("clips generated side by side", 8, low=1)
-    tail_seconds: float = key("sound after the last note of a MIDI file (--midi)", 2.0, low=0)
-    max_seconds: float = key("refuse MIDI files that would sound longer than this (--midi)", 3600.0, above=0)
-    device: str = key("auto, cpu, cuda or cuda:N", "auto")
     sampler: str = key(
         "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph); auto: numba",
         "auto",
@@ -232,27 +222,40 @@ class InferenceConfig:
         "float32",
         of=SAMPLER_WEIGHTS,
     )
+    device: str = key("auto, cpu, cuda or cuda:N", "auto")
+
+    def engine(self) -> dict[str, Any]:
+        """The keyword arguments of `samplers.generate` that choose the engine."""
+        return {"sampler": self.sampler, "threads": self.sampler_threads, "weights": self.sampler_weights}
 
 
-@dataclass
-class EvaluateConfig:
+@dataclass(kw_only=True)
+class InferenceConfig(SamplingKeys):
+    """inference.py."""
+
+    output_dir: str = key("where wavs, pictures and the listening page go", "output")
+    mode: str = key(
+        "teacher_forced (one parallel pass), primed (teacher_length of the truth, then autoregressive) or free "
+        "(from silence)",
+        "primed",
+        of=("teacher_forced", "primed", "free"),
+    )
+    tail_seconds: float = key("sound after the last note of a MIDI file (--midi)", 2.0, low=0)
+    max_seconds: float = key("refuse MIDI files that would sound longer than this (--midi)", 3600.0, above=0)
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(SamplingKeys):
     """evaluate.py."""
 
-    model_filename: str = key("checkpoint: a run folder, a step folder or a .safetensors file")
-    test_dir: str = key("folder of test clips made by preprocess_audio.py", "test")
     output_dir: str = key("where scores, wavs, pictures and the listening page go", "evaluation")
     mode: str = key(
         "free (from silence) or primed (teacher_length of the truth, then autoregressive; only what follows is scored)",
         "free",
         of=("free", "primed"),
     )
-    teacher_length: float = key("seconds of truth before the model takes over in mode primed", 2.0, above=0)
-    temperature: float = key("1: the model's own distribution; less: less noise, less variety", 1.0, above=0, high=10)
-    seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
-    batch_size: int = key("clips generated side by side", 8, low=1)
     counterfactuals: bool = key("also change one thing of a phrase at a time: pitch, velocity, pedal", True)
     drift_dir: str = key("folder of long test clips (60 s) to look for drift in; empty: none", "")
-    device: str = key("auto, cpu, cuda or cuda:N", "auto")
 
 
 @dataclass

@@ -23,7 +23,7 @@ import checkpoint
 import drift
 from atomic import claim, write_text
 from audio import read_pcm, write_wav
-from cli import Failure, choose_device, finish, note, parser, progress, run
+from cli import Failure, finish, note, parser, progress, run
 from config import Config, DataConfig, EvaluateConfig, load_config
 from counterfactual import Counterfactuals, counterfactuals
 from dataset import clip_source
@@ -42,7 +42,7 @@ from wavenet import WaveNet
 RECORD_NAME, RESULT_NAME, SUMMARY_NAME, PAGE_NAME = "evaluate.json", "scores.json", "summary.png", "index.html"
 DRIFT_NAME = "drift"  # the folder of the long clips, in the output folder
 PRODUCTS = ("*.wav", "*.png", RESULT_NAME, PAGE_NAME)
-NOT_HEARD = ("test_dir", "output_dir", "batch_size", "device", "counterfactuals", "drift_dir")
+NOT_HEARD = ("test_dir", "output_dir", "batch_size", "device", "sampler_threads", "counterfactuals", "drift_dir")
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser(__doc__, config="config_evaluate.json").parse_args(argv)
     config = load_config(args.config, ("evaluate_config",), args.overrides)
     settings = config.evaluate_config
-    weights = checkpoint.find_weights(settings.model_filename)  # once: a training that runs may add a checkpoint
-    model, theirs, step = checkpoint.load_model(weights, choose_device(settings.device))
-    for block in checkpoint.MODEL_BLOCKS:  # a config may repeat the model's blocks, but not contradict them
-        if getattr(config, block) and (wrong := checkpoint.differences(config, theirs, (block,))):
-            raise InputError(f"{args.config} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
+    loaded = checkpoint.load_player(settings, config, args.config)
+    model, theirs, step = loaded.model, loaded.config, loaded.step
     data = theirs.data_config
     pieces, failures = _clips(settings, data)
     long_pieces, long_failures = clip_pieces(settings.drift_dir, data) if settings.drift_dir else ([], [])
@@ -84,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(settings.output_dir)
     for where, given in ((folder, pieces), (folder / DRIFT_NAME, long_pieces)):
         if given:
-            claim(where, RECORD_NAME, _record(settings, theirs, weights, step, given), PRODUCTS, force=args.force)
+            claim(where, RECORD_NAME, _record(settings, loaded, given), PRODUCTS, force=args.force)
 
     player = _Player(model, data, settings)
     outputs = _outputs(player, pieces, folder, _primed_frames(settings, data))
@@ -131,10 +128,8 @@ def _transcriber() -> Transcriber | None:
         return None
 
 
-def _record(settings: EvaluateConfig, theirs: Config, weights: Path, step: int, pieces: list[Piece]) -> dict[str, Any]:
+def _record(settings: EvaluateConfig, loaded: checkpoint.Player, pieces: list[Piece]) -> dict[str, Any]:
     """All that the samples depend on: it tells whose results a folder holds."""
-    with open(weights, "rb") as handle:  # a model trained anew has the same config and step
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
     clips = {}
     for piece in pieces:  # clips cut anew may have the same names
         played = piece.performance
@@ -143,9 +138,9 @@ def _record(settings: EvaluateConfig, theirs: Config, weights: Path, step: int, 
         clips[piece.name] = digest.hexdigest()
     return {
         "evaluate_config": {name: value for name, value in vars(settings).items() if name not in NOT_HEARD},
-        "model": theirs.as_dict(),
-        "step": step,
-        "weights_sha256": sha256,
+        "model": loaded.config.as_dict(),
+        "step": loaded.step,
+        "weights_sha256": loaded.sha256,
         "clips": clips,
     }
 
@@ -171,6 +166,7 @@ class _Player:
             blocks = synthesize(
                 self.model, performances[part], n_frames, self.data, streams=streams[part], seed=self.settings.seed,
                 prefix=None if prefix is None else prefix[part], temperature=self.settings.temperature,
+                **self.settings.engine(),
             )  # fmt: skip
             sounds.append(np.concatenate(list(blocks), axis=1))
         return np.concatenate(sounds)

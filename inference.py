@@ -7,7 +7,6 @@ mode teacher_forced: one parallel pass, every sample drawn given the true ones b
 of truth, then the model goes on by itself. free: from silence. MIDI files are always played free.
 """
 
-import hashlib
 import json
 import sys
 import time
@@ -23,9 +22,8 @@ from tqdm import tqdm
 import checkpoint
 from atomic import claim, write_text
 from audio import map_wav, wav_stream, write_wav
-from cli import SECONDS_BETWEEN_NOTES, Failure, choose_device, finish, note, parser, run
-from config import Config, DataConfig, InferenceConfig, load_config
-from errors import InputError
+from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
+from config import DataConfig, InferenceConfig, load_config
 from midi import load_events, save_events
 from pieces import Piece, clip_pieces, midi_pieces
 from report import Entry, clip_figure, listening_page, save_figure
@@ -48,19 +46,15 @@ def main(argv: list[str] | None = None) -> int:
     settings = config.inference_config
     if args.out:
         settings.output_dir = args.out
-    weights = checkpoint.find_weights(settings.model_filename)  # once: a training that runs may add a checkpoint
-    model, theirs, step = checkpoint.load_model(weights, choose_device(settings.device))
-    for block in checkpoint.MODEL_BLOCKS:  # a config may repeat the model's blocks, but not contradict them
-        if getattr(config, block) and (wrong := checkpoint.differences(config, theirs, (block,))):
-            raise InputError(f"{args.config} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
-    data = theirs.data_config
+    player = checkpoint.load_player(settings, config, args.config)
+    model, data, step = player.model, player.config.data_config, player.step
     mode = "free" if args.midi else settings.mode
     folder = Path(settings.output_dir)
     pieces, failures = (
         midi_pieces(args.midi, settings, data, settings.max_seconds) if args.midi else _clip_pieces(settings, data)
     )
     if pieces:
-        record = _record(settings, theirs, weights, step, mode)
+        record = _record(settings, player, mode)
         claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
         taken = {piece.name for piece in pieces if _is_taken(folder, piece)}
         remedy = "choose another folder, or use --force"
@@ -80,16 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     return finish(summary, result, failures, len(pieces), as_json=args.as_json)
 
 
-def _record(settings: InferenceConfig, theirs: Config, weights: Path, step: int, mode: str) -> dict[str, Any]:
+def _record(settings: InferenceConfig, player: checkpoint.Player, mode: str) -> dict[str, Any]:
     """All that the samples depend on, besides the clips and MIDI files: it tells whose results a folder holds."""
     heard = {name: value for name, value in vars(settings).items() if name not in NOT_HEARD}
-    with open(weights, "rb") as handle:  # a model trained anew has the same config and step
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
     return {
         "inference_config": heard,
-        "model": theirs.as_dict(),
-        "step": step,
-        "weights_sha256": sha256,
+        "model": player.config.as_dict(),
+        "step": player.step,
+        "weights_sha256": player.sha256,
         "mode": mode,
     }
 
@@ -177,8 +169,7 @@ def _stream(
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
     blocks = synthesize(model, [piece.performance for piece in pieces], n_frames, data,
                         streams=[piece.stream for piece in pieces], seed=settings.seed, prefix=prefix,
-                        temperature=settings.temperature, sampler=settings.sampler, threads=settings.sampler_threads,
-                        weights=settings.sampler_weights)  # fmt: skip
+                        temperature=settings.temperature, **settings.engine())  # fmt: skip
     unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0
     try:
         with ExitStack() as files:

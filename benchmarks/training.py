@@ -3,16 +3,18 @@
     python -m benchmarks.training
     python -m benchmarks.training --json --config reference demo --batch 4
 
-All rows are of one run. `vs_plain` is the ratio to the obvious implementation (`benchmarks/plain.py`: Conv1d, float32,
-everything at audio rate) at its better batch size; `limit_fraction` the share of the rate of large matrix products in
-the same number format, measured in the same run; `bandwidth_fraction` the share of the copy bandwidth that writing the
-layers' results once and reading them once takes.
+The rows of a config and the limits above them are of one run. `vs_plain` is the ratio to the obvious implementation
+(`benchmarks/plain.py`: Conv1d, float32, everything at audio rate) at its better batch size, `limit_fraction` the share
+of the rate of large matrix products in the same number format, `bandwidth_fraction` that of the copy bandwidth which
+writing the results of the layers once and reading them once takes.
 """
 
 import argparse
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -47,6 +49,10 @@ def main() -> None:
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--json", action="store_true")
     args = arguments.parse_args()
+    if len(args.config) > 1:  # each in a process of its own: memory that one has got from the system serves the next
+        found = [in_process_of_its_own(name, args) for name in args.config]
+        print("\n".join(found) if not args.json else json.dumps([row for out in found for row in json.loads(out)]))
+        return
     device = choose_device(args.device)
     limits = {kind: matrix_product_rate(kind, device) for kind in (torch.float32, torch.bfloat16)}
     bandwidth = copy_bandwidth(device)
@@ -62,6 +68,13 @@ def main() -> None:
         print(f"| {row['config']} | {row['variant']} | {row['batch']} x {row['crop_seconds']:g} s | "
               f"{row['samples_per_second']:,.0f} | {row['vs_plain']:.2f} | {row['limit_fraction']:.0%} | "
               f"{row['bandwidth_fraction']:.0%} |")  # fmt: skip
+
+
+def in_process_of_its_own(name: str, args: argparse.Namespace) -> str:
+    """What this benchmark prints for one config."""
+    given = ["--config", name, "--batch", args.batch, "--seconds", args.seconds, "--device", args.device]
+    command = [sys.executable, "-m", "benchmarks.training", *map(str, given), *(["--json"] if args.json else [])]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def measure_config(

@@ -1,6 +1,6 @@
 """The CPU engine: the cached sampler as one numba kernel, for any number of streams on any number of threads.
 
-What makes it fast, in the order of effect:
+What makes it fast:
 
 - Weights are read straight ahead by products whose sums stay in registers (`simd.multiply`), and once for all streams.
 - Only the newest tap of a gate depends on the sample before. The older taps of a layer with dilation d, the

@@ -80,5 +80,6 @@ def joined(config: DistConfig, device: torch.device) -> Iterator[World]:
                          f"({str(error).splitlines()[0]}); see dist_config.backend") from error  # fmt: skip
     try:
         yield world
+        world.wait()  # nobody takes the connections down while another one still uses them
     finally:
         dist.destroy_process_group()

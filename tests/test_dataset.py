@@ -303,12 +303,13 @@ def test_batches_are_the_same_with_and_without_workers(folder):
 def test_damage_met_while_reading_is_one_line_also_from_a_worker(folder, n_workers):
     for index in range(3):
         (folder / f"{index}.npy").write_bytes(b"")
+    before = multiprocessing.active_children()
     with pytest.raises(InputError) as caught:
         list(batches(make_crops(folder), [list(range(40))], n_workers))
     message = str(caught.value)
     assert message.startswith(str(folder)) and "missing or damaged" in message and "\n" not in message
     del caught
-    assert not multiprocessing.active_children()  # no worker is left to be waited for
+    assert set(multiprocessing.active_children()) <= set(before)  # no worker is left to be waited for
 
 
 def test_clips_come_back_by_name_and_damage_is_refused(tmp_path):

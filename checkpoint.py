@@ -10,6 +10,7 @@ A .safetensors file alone is a complete model: nothing in it is executed when it
 
 import hashlib
 import json
+import os
 import pickle
 import re
 import shutil
@@ -21,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
-from atomic import atomic_folder, point
+from atomic import atomic_folder, point, remove
 from cli import choose_device, note, reason
 from conditioning import N_EXCITATION, n_features
 from config import Config, SamplingKeys, config_from_dict
@@ -69,12 +70,23 @@ def save(
     Checkpoints of later steps go too: a run saves before one only if it could not go on from there.
     """
     folder = run_folder / f"step_{step:08d}"
+    replaced = run_folder / f".{folder.name}.replaced.partial"
     with atomic_folder(folder) as aside:
         metadata = {"format": FORMAT, "step": str(step), "config": json.dumps(config.as_dict())}
         (aside / WEIGHTS_NAME).write_bytes(serialize({k: v.contiguous() for k, v in weights.items()}, metadata))
         _write_training(aside / TRAINING_NAME, {**training, "step": step})
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, replaced)
+    try:
+        _tidy(run_folder, folder, keep, keep_every, best_step)
+        remove(replaced)
+    except OSError as error:
+        note(f"{folder} is saved, but {run_folder} could not be tidied up: {reason(error)}")
+    return folder
+
+
+def _tidy(run_folder: Path, folder: Path, keep: int, keep_every: int, best_step: int) -> None:
+    """Links to the newest and the best checkpoint; removes what is not to be kept."""
     best = run_folder / f"step_{best_step:08d}"
     for name, target in ((LATEST_NAME, folder), (BEST_NAME, best)):
         if target.is_dir():
@@ -86,7 +98,6 @@ def save(
             shutil.rmtree(other)
     for other in found[newer:]:
         shutil.rmtree(other)
-    return folder
 
 
 def _write_training(path: Path, training: dict[str, Any]) -> None:
@@ -131,6 +142,8 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
                 raise InputError(f"{path} is not a midi2wave checkpoint (its metadata says {metadata.get('format')!r})")
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
             config, step = config_from_dict(json.loads(metadata["config"]), str(path)), int(metadata["step"])
+    except PermissionError:  # no damage
+        raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} is damaged or truncated ({error})") from error
     if missing := [name for name in MODEL_BLOCKS if getattr(config, name) is None]:
@@ -191,6 +204,8 @@ def load_training(run_folder: Path, *, quiet: bool = False) -> tuple[dict[str, A
         try:
             _, config, _ = load_weights(folder)
             return torch.load(folder / TRAINING_NAME, map_location="cpu", weights_only=True), config
+        except PermissionError:  # no damage
+            raise
         except (InputError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             if not quiet:
                 note(f"checkpoint {folder} cannot be used ({reason(error)}); trying the one before")

@@ -180,7 +180,8 @@ class Crops(Dataset):
 
 
 def _ignore_interrupts(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def micro_batches(steps: range, batch_size: int, micro_batch_size: int, rank: int, size: int) -> Iterator[list[int]]:
@@ -201,8 +202,8 @@ def batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches of the crops of these indices, read ahead by worker processes.
 
-    The workers leave SIGINT to the process that they work for. Raises InputError where a recording turns out to be
-    damaged.
+    The workers leave SIGINT and SIGTERM to the process that they work for. Raises InputError where a recording turns
+    out to be damaged.
     """
     loader = DataLoader(
         crops,

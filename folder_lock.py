@@ -20,6 +20,11 @@ except ImportError:  # Windows
 
 LOCK_NAME = ".midi2wave.lock"
 
+_held: set[int] = set()  # open lock files of this process
+if hasattr(os, "register_at_fork"):
+    # A lock lives as long as any process has the file open: forked helpers must not outlive a killed run with it.
+    os.register_at_fork(after_in_child=lambda: [os.close(handle) for handle in _held])
+
 
 @contextlib.contextmanager
 def only_run(folder: Path, shard: str = "") -> Iterator[None]:
@@ -43,7 +48,8 @@ def _hold(held: contextlib.ExitStack, folder: Path, name: str, *, shared: bool) 
     except OSError as error:  # a read-only folder: what is done can still be found so
         note(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
         return
-    held.callback(os.close, handle)
+    _held.add(handle)
+    held.callback(_release, handle)
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -52,3 +58,8 @@ def _hold(held: contextlib.ExitStack, folder: Path, name: str, *, shared: bool) 
         ) from None
     except OSError as error:
         note(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
+
+
+def _release(handle: int) -> None:
+    _held.discard(handle)
+    os.close(handle)

@@ -35,13 +35,22 @@ class World:
         """The model as it must be called for its gradients to become the mean over all processes."""
         if self.size == 1:
             return model
-        return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        devices = [device] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes, on each of them; on CUDA the host does not wait for it."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
+        return values
+
+    def gathered(self, value: object) -> list:
+        """The values that all processes give, in the order of their ranks, on each of them."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
         return values
 
     def wait(self) -> None:
@@ -54,9 +63,16 @@ ALONE = World()
 
 
 def local_device(device: str) -> str:
-    """The device name of this process: with several of them on one machine, each takes the CUDA device of its place."""
-    place = os.environ.get("LOCAL_RANK")
-    return f"cuda:{place}" if place and device in ("auto", "cuda") and torch.cuda.is_available() else device
+    """The device name of this process: with several of them on one machine, each takes the CUDA device of its place.
+
+    Raises InputError if there is none left for it.
+    """
+    place, there = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+    if not place or device not in ("auto", "cuda") or not there:
+        return device
+    if int(place) >= there:
+        raise InputError(f"process {place} finds {there} CUDA devices; start at most as many with --nproc_per_node")
+    return f"cuda:{place}"
 
 
 @contextlib.contextmanager
@@ -81,5 +97,11 @@ def joined(config: DistConfig, device: torch.device) -> Iterator[World]:
     try:
         yield world
         world.wait()  # nobody takes the connections down while another one still uses them
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("Connection closed by peer", "Connection reset", "NCCL")):
+            raise
+        raise InputError(
+            f"process {world.rank} lost the others; the message of the one that ended first says why"
+        ) from error
     finally:
         dist.destroy_process_group()

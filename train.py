@@ -30,7 +30,7 @@ from config import TrainConfig, load_config
 from dataset import Crops, batches, micro_batches
 from errors import InputError
 from hardware import GIB, available_bytes, explained_memory, keep_freed_memory, training_bytes
-from process_group import joined, local_device
+from process_group import ALONE, World, joined, local_device
 from training_log import TrainingLog
 from training_state import Run, begin, save
 from validation import crops_of, negative_log_likelihood, validate
@@ -38,6 +38,7 @@ from validation import crops_of, negative_log_likelihood, validate
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config", "dist_config")
 STEPS_BEFORE_FORECAST = 50
 SKIPS_BEFORE_GIVING_UP = 10
+IMPATIENT_SECONDS = 1.0  # two signals within this time are one: a group of processes gets it, and a parent hands it on
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{args.config}: data_config.dataset_path is empty; make one with preprocess_maestro.py")
     keep_freed_memory()
     device = choose_device(local_device(config.train_config.device))
-    with joined(config.dist_config, device) as world, explained_memory():
-        state = begin(config, force=args.force, world=world)
+    with joined(config.dist_config, device) as world, explained_memory(), contextlib.ExitStack() as held:
+        state = begin(config, force=args.force, world=world, held=held)
         log = TrainingLog(state.folder, state.step) if world.writes else None
-        with contextlib.closing(log) if log else contextlib.nullcontext(), stop_signals() as stop:
+        with contextlib.closing(log) if log else contextlib.nullcontext(), stop_signals(world) as stop:
             train(state, log, stop)
     if log:
         elapsed = time.monotonic() - started
@@ -62,14 +63,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a question that the loop asks between two steps; a second one acts at once."""
+def stop_signals(world: World = ALONE) -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a question that the loop asks between two steps; a later one acts at once.
+
+    Under torchrun none does: it hands on to its processes what a terminal has sent them already.
+    """
     received = []
 
     def receive(number: int, _frame: object) -> None:
-        if received:
+        if received and world.size == 1 and time.monotonic() - received[0] > IMPATIENT_SECONDS:
             signal.default_int_handler(number, None)
-        received.append(number)
+        received.append(time.monotonic())
 
     old = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -109,12 +113,15 @@ def train(state: Run, log: TrainingLog | None, stop: Callable[[], bool] = lambda
             stopped = stopped or report.stopping > 0
         bar.update()
         meter.step()  # validation, samples and checkpoints are not training time
+        if state.step == first + 1:
+            starting = meter.seconds  # compiling, and workers that begin
         if log and state.step % settings.iters_per_log == 0 and meter.losses:
             metrics = meter.read(n_samples) | {"learning_rate": learning_rate(state.step - 1, settings)}
             log.metrics(state.step, **metrics)
             bar.set_postfix(loss=f"{metrics['loss']:.3f}", samples_per_s=f"{metrics['samples_per_second']:.0f}")
         if log and state.step == first + STEPS_BEFORE_FORECAST:
-            note(forecast(settings.steps - state.step, meter.seconds / STEPS_BEFORE_FORECAST))
+            steps_timed = STEPS_BEFORE_FORECAST - 1
+            note(forecast(settings.steps - state.step, (meter.seconds - starting) / steps_timed))
         _now_and_then(state, log)
         if stopped or (world.size == 1 and stop()):  # several must stop after the same step
             break
@@ -201,9 +208,9 @@ class Reports:
         """Take a step's report from the device."""
         event = None
         if self.late:
+            event, stream = torch.cuda.Event(), torch.cuda.current_stream(values.device)
             values = values.to("cpu", non_blocking=True)  # into pinned memory; whole once the event has passed
-            event = torch.cuda.Event()
-            event.record()
+            event.record(stream)
         self.pending.append((step, values, event))
 
     def ready(self, *, everything: bool = False) -> Iterator[tuple[int, Report]]:
@@ -280,6 +287,7 @@ def _skip(state: Run, step: int, report: Report, skipped: int, crops: Crops) -> 
         who = f" (process {world.rank})" if world.size > 1 else ""
         note(f"step {step} was skipped{who}: its loss or gradient is not finite; its crops: {', '.join(names)}")
     if skipped + 1 == SKIPS_BEFORE_GIVING_UP:
+        save(state)  # the weights are those of the last good step
         raise InputError("ten steps in a row without a finite gradient; lower train_config.learning_rate")
     return skipped + 1
 

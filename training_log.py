@@ -13,8 +13,8 @@ from atomic import write_text
 from audio import write_wav
 from cli import note, reason
 from config import DataConfig
-from dataset import ProcessedFolder
 from midi import CLIP_MARGIN_SECONDS, clip
+from processed_folder import ProcessedFolder
 from report import clip_figure, curves_figure, save_figure
 from synthesis import synthesize
 from wavenet import WaveNet
@@ -35,7 +35,7 @@ class TrainingLog:
         write_text(folder / METRICS_NAME, "".join(json.dumps(metrics) + "\n" for metrics in kept))
         for metrics in kept:
             self.newest |= {name: value for name, value in metrics.items() if name != "step"}
-        self.board: SummaryWriter | None = SummaryWriter(str(folder), purge_step=step)
+        self.board: SummaryWriter | None = SummaryWriter(str(folder), purge_step=step + 1)
 
     def _lines(self) -> list[dict[str, float]]:
         path, lines = self.folder / METRICS_NAME, []

@@ -5,6 +5,7 @@ pure function of the state and the step's number: crops, noise and learning rate
 have to be stored, so that a run that goes on from a checkpoint repeats the lost steps bit for bit.
 """
 
+import contextlib
 import copy
 import json
 import math
@@ -19,6 +20,7 @@ from atomic import clear_leftovers, remove, write_text
 from cli import choose_device, note, reason
 from config import Config, TrainConfig
 from errors import InputError
+from folder_lock import only_run
 from hardware import choose_precision
 from process_group import ALONE, World, local_device
 from residual_stack import Gates, compiled_gates
@@ -52,8 +54,11 @@ class Run:
         self.called = self.world.wrapped(self.model, self.device)  # how the model is called in training
 
 
-def begin(config: Config, *, force: bool, world: World = ALONE) -> Run:
-    """A new run, or an old one as its newest checkpoint left it. Raises InputError where the two do not fit."""
+def begin(config: Config, *, force: bool, world: World = ALONE, held: contextlib.ExitStack | None = None) -> Run:
+    """A new run, or an old one as its newest checkpoint left it; `held` then keeps other runs out of its folder.
+
+    Raises InputError where config and folder do not fit, or another run is working on it.
+    """
     settings, data = config.train_config, config.data_config
     folder, device = Path(settings.output_directory), choose_device(local_device(settings.device))
     torch.manual_seed(settings.seed)
@@ -67,7 +72,10 @@ def begin(config: Config, *, force: bool, world: World = ALONE) -> Run:
     validation = load_validation(config, model, world) if data.validation_path else None
     micro_batch = choose_micro_batch(settings, world, device, crops.n_frames * crops.hop)
     if world.writes:
-        _claim_run(folder, force=force)
+        _check_folder(folder)
+        if held:
+            held.enter_context(only_run(folder))
+        _clear(folder, force=force)
     world.wait()
     stored = checkpoint.load_training(folder, quiet=not world.writes)
     if stored and (wrong := checkpoint.differences(config, stored[1])):
@@ -77,11 +85,14 @@ def begin(config: Config, *, force: bool, world: World = ALONE) -> Run:
     if stored:
         checkpoint.fit_weights(model, stored[0]["model"], folder)
     average = copy.deepcopy(model).requires_grad_(False).eval()
+    average.decoder.gates = Gates(recompute=True)  # it needs no sums for a backward pass
     optimizer = make_optimizer(model, settings)
     precision = choose_precision(settings.precision, device)
     state = Run(config, folder, device, model, average, optimizer, validation, world, precision, micro_batch)
     if stored:
         _go_on(state, stored[0])
+    if len(set(world.gathered((state.step, state.best)))) > 1:
+        raise InputError(f"the processes found different checkpoints in {folder}: it must be one that all of them see")
     if world.writes:
         write_text(folder / CONFIG_NAME, json.dumps(config.as_dict(), indent=2) + "\n")
     model.decoder.gates = _gates(settings, device, speaks=world.writes)
@@ -177,12 +188,17 @@ def _gates(settings: TrainConfig, device: torch.device, *, speaks: bool) -> Gate
     return Gates(recompute=settings.activation_checkpointing)
 
 
-def _claim_run(folder: Path, *, force: bool) -> None:
-    """Make sure that the folder is new or a run's; `force` removes that run's checkpoints, links and metrics."""
+def _check_folder(folder: Path) -> None:
+    """Make sure that the folder is new or a run's."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"train_config.output_directory: {folder} is a file, expected a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
+    foreign = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    if foreign and not (folder / CONFIG_NAME).is_file():
         raise InputError(f"{folder} is not empty and not the folder of a run; choose another output_directory")
+
+
+def _clear(folder: Path, *, force: bool) -> None:
+    """Remove what killed runs left aside; `force` removes the run's checkpoints, links and metrics too."""
     clear_leftovers(folder)
     if force:
         for old in checkpoint.step_folders(folder):

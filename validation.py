@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from config import Config, DataConfig
-from dataset import Crops, ProcessedFolder
+from dataset import Crops
+from errors import InputError
 from process_group import ALONE, World
+from processed_folder import ProcessedFolder
 from wavenet import WaveNet
 
 SEED = 2**40  # no run's seed: the validation crops are the same in every run
@@ -69,6 +71,10 @@ class Validation:
 def load_validation(config: Config, model: WaveNet, world: World = ALONE) -> Validation:
     """Read this process's validation crops. Raises InputError for what is wrong with their folder."""
     n = config.train_config.validation_crops
+    if n < world.size:
+        raise InputError(
+            f"train_config.validation_crops = {n}: expected at least one for each of {world.size} processes"
+        )
     warmup_frames = math.ceil(model.decoder.receptive_field / model.hop)
     path, data = config.data_config.validation_path, config.data_config
     crops = crops_of(path, data, model, SEED, warmup_frames=warmup_frames)
@@ -103,7 +109,7 @@ def validate(
 ) -> dict[str, float]:
     """Likelihood of the validation crops with their own MIDI and with their partner's; how strong the MIDI is inside.
 
-    The results are of all processes' crops, the same on each of them.
+    The likelihoods are of all processes' crops, the same on each of them; the ratios are of this one's first crop.
     """
     own, other, ratios = [], [], []
     for chosen in torch.arange(len(validation)).split(batch_size):

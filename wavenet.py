@@ -247,7 +247,8 @@ class Decoder(nn.Module):
             if layers[i].riders is not None:
                 of_riders = F.linear(given[:, n_channels:], layers[i].riders.to(given.dtype)).float()
                 cond, past = cond + of_riders, past - of_riders
-            ratios.append(cond.std(dim=0).square().mean().sqrt() / past.std(dim=0).square().mean().sqrt())
+            moved = [part.std(dim=0).square().mean().sqrt() for part in (cond, past)]
+            ratios.append(moved[0] / moved[1].clamp(min=1e-6))  # of silence the past may not move at all
         return ratios
 
     def _history(self, samples: Tensor, previous: Tensor | None) -> Tensor:

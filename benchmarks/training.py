@@ -85,16 +85,15 @@ def measure_config(
     crop_samples = round(config.data_config.segment_length * config.data_config.midi_hz) * (
         config.data_config.audio_hz // config.data_config.midi_hz
     )
-    found, rows = {}, []
+    rows = []
     for variant, batch, precision, once, recompute in variants(args.batch, device):
         state = make_run(config, device, precision, crop_samples)
         keep_freed_memory(variant != "plain")
         if once is None:
-            found[variant, batch] = time_plain(state, batch, crop_samples, args.seconds)
+            rate = time_plain(state, batch, crop_samples, args.seconds)
         else:
             state.model.decoder.gates = dataclasses.replace(once, recompute=recompute)
-            found[variant, batch] = time_step(state, crop_samples, args.seconds)
-        rate = found[variant, batch]
+            rate = time_step(state, crop_samples, args.seconds)
         kept = training_bytes(state.model, 1, precision, recompute=recompute)
         kept -= training_bytes(state.model, 0, precision, recompute=recompute)
         rows.append(

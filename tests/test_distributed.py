@@ -14,6 +14,7 @@ from tiny_road import ROOT, settings
 
 import checkpoint
 from config import DistConfig
+from errors import InputError
 from process_group import ALONE, joined, local_device
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -51,9 +52,12 @@ def test_a_process_without_torchrun_is_alone(monkeypatch):
 
 def test_each_process_takes_the_device_of_its_place(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [local_device(name) for name in ("auto", "cuda", "cuda:3", "cpu")] == ["cuda:1", "cuda:1", "cuda:3", "cpu"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="process 1 finds 1 CUDA devices"):
+        local_device("auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert local_device("auto") == "auto"
 
 
@@ -101,7 +105,8 @@ def test_two_processes_stop_after_the_same_step(road, tmp_path):
     running = started(*TORCHRUN, ROOT / "train.py", "-c", road.config, *settings(
         f"train_config.output_directory={folder}", "train_config.steps=100000", "train_config.batch_size=4",
         "train_config.iters_per_checkpoint=5", "train_config.validation_crops=2"))  # fmt: skip
-    os.kill(workers(running, folder)[0], signal.SIGTERM)
+    for pid in workers(running, folder)[:1] * 2:  # twice, as a group's signal that torchrun hands on
+        os.kill(pid, signal.SIGTERM)
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
     assert "the same command goes on from there" in err and "step " in out

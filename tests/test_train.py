@@ -4,6 +4,8 @@ import contextlib
 import errno
 import itertools
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -213,11 +215,56 @@ def test_half_a_line_of_metrics_is_passed_over(road, tmp_path):
 
 
 def test_only_a_run_s_folder_is_taken(tmp_path):
+    (tmp_path / ".config.json.17.partial").write_text("{")  # a kill during the very first write leaves no more
+    training_state._check_folder(tmp_path)
     (tmp_path / "diary.txt").write_text("mine")
     with pytest.raises(InputError, match="not the folder of a run"):
-        training_state._claim_run(tmp_path, force=True)
+        training_state._check_folder(tmp_path)
     with pytest.raises(InputError, match="is a file"):
-        training_state._claim_run(tmp_path / "diary.txt", force=False)
+        training_state._check_folder(tmp_path / "diary.txt")
+
+
+def test_a_second_training_in_the_same_folder_is_refused(road, tmp_path):
+    with contextlib.ExitStack() as held:
+        begin(road_config(road, tmp_path), force=False, held=held)
+        with pytest.raises(InputError, match="another run is working on"), contextlib.ExitStack() as other:
+            begin(road_config(road, tmp_path), force=True, held=other)
+    with contextlib.ExitStack() as held:
+        begin(road_config(road, tmp_path), force=False, held=held)
+
+
+def test_signals_at_once_are_one_and_a_later_one_is_impatience(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    with train.stop_signals() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        now[0] += 10
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    with train.stop_signals(World(0, 2)) as stop:  # torchrun hands on what the terminal has sent already
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            now[0] += 10
+        assert stop()
+
+
+def test_fewer_validation_crops_than_processes_are_refused(road):
+    config = load_config(road.config, train.NEEDS, ["train_config.validation_crops=2"])
+    with pytest.raises(InputError, match="validation_crops = 2: expected at least one for each of 3 processes"):
+        validation.load_validation(config, checkpoint.build_model(config), World(0, 3))
+
+
+def test_a_saved_checkpoint_counts_as_saved_even_if_old_ones_cannot_be_removed(road, tmp_path, monkeypatch, capsys):
+    def stuck(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "step_00000002")
+
+    monkeypatch.setattr(checkpoint, "_tidy", stuck)
+    run_to_the_end(begin(road_config(road, tmp_path, "train_config.keep_checkpoints=1"), force=False))
+    assert "is saved, but" in capsys.readouterr().err
+    assert checkpoint.load_weights(tmp_path)[2] == 4
 
 
 def test_the_best_checkpoint_by_validation_is_kept_beside_the_newest(road, tmp_path, monkeypatch):

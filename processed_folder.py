@@ -15,6 +15,7 @@ preprocessing again.
 import csv
 import io
 import json
+from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from atomic import atomic_file, claim, write_text
-from errors import InputError
+from errors import EXHAUSTED, InputError
 from maestro import Recording
 from midi import DAMAGED_ARRAYS, Performance, load_events, save_events
 
@@ -30,7 +31,7 @@ FORMAT = 1
 INDEX_NAME, RECORD_NAME = "filenames.csv", "dataset.json"
 CARD_NAME, CARD_PICTURE_NAME = "dataset_card.json", "dataset_card.png"
 PRODUCTS = ("[0-9]*.npy", "[0-9]*.npz", "[0-9]*.json", INDEX_NAME, CARD_NAME, CARD_PICTURE_NAME)
-
+MAPPED_RECORDINGS = 128  # kept open at a time, each a file descriptor: a process has 1,024 on many systems, 256 on some
 
 Sources = dict[str, list[int]]  # "audio" and "midi" -> size in bytes and time of change
 
@@ -120,7 +121,8 @@ class ProcessedFolder:
     """A processed folder opened for reading. Raises InputError if it is not one, or not whole."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path, self._pcm = Path(path), {}
+        self.path = Path(path)
+        self._pcm: OrderedDict[int, np.ndarray] = OrderedDict()  # the least recently used first
         if not (self.path / INDEX_NAME).is_file():
             raise InputError(
                 f"{self.path} is not a processed folder (no {INDEX_NAME}); run preprocess_maestro.py first"
@@ -134,6 +136,8 @@ class ProcessedFolder:
                 kinds = {name: field.type for name, field in Row.__dataclass_fields__.items()}
                 self.rows = [Row(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(handle)]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
+            if getattr(error, "errno", None) in EXHAUSTED:
+                raise
             raise InputError(
                 f"{self.path} is damaged ({' '.join(str(error).split())}); preprocess it again with --force"
             ) from error
@@ -141,18 +145,26 @@ class ProcessedFolder:
             raise InputError(f"{self.path} holds no recordings")
 
     def pcm(self, position: int) -> np.ndarray:
-        """The audio of the recording at this position of `rows`: int16 [T], memory-mapped."""
+        """The audio of the recording at this position of `rows`: int16 [T], memory-mapped.
+
+        Raises InputError if it is damaged, and OSError if the process may open no more files.
+        """
         if position in self._pcm:
+            self._pcm.move_to_end(position)
             return self._pcm[position]
         row = self.rows[position]
         path = self.path / f"{row.index}.npy"
         try:
             pcm = np.lib.format.open_memmap(path, mode="r")
         except DAMAGED_ARRAYS as error:
+            if getattr(error, "errno", None) in EXHAUSTED:
+                raise
             raise InputError(f"{path} is missing or damaged ({error}); preprocess it again with --force") from error
         if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):
             raise InputError(f"{path} does not hold the {row.n_samples} samples that {INDEX_NAME} states")
         self._pcm[position] = pcm
+        if len(self._pcm) > MAPPED_RECORDINGS:
+            self._pcm.popitem(last=False)
         return pcm
 
     def performance(self, position: int) -> Performance:

@@ -1,8 +1,11 @@
 """The processed folder comes back as written or is refused; crops are slices of it, chosen by seed and index."""
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +189,45 @@ def test_damaged_events(folder):
         path.write_bytes(spoilt)
         with pytest.raises(InputError, match=r"1\.npz"):
             ProcessedFolder(folder).performance(1)
+
+
+@contextlib.contextmanager
+def few_files(more: int):
+    """No more than so many files beyond those that are open now."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+def test_more_recordings_than_a_process_may_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    sounds = write_folder(tmp_path / "data", [20 + i for i in range(200)])
+    opened = ProcessedFolder(tmp_path / "data")
+    held = opened.pcm(0)
+    with few_files(processed_folder.MAPPED_RECORDINGS + 20):
+        for position in (*range(200), *range(200)):
+            assert np.array_equal(opened.pcm(position), sounds[position])
+        recent = opened.pcm(199)
+        assert opened.pcm(199) is recent
+    assert np.array_equal(held, sounds[0])  # closed by whoever holds it, not under their hands
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+def test_too_many_open_files_are_not_called_damage(folder):
+    opened = ProcessedFolder(folder)
+    for read in (lambda: opened.pcm(1), lambda: opened.performance(1), lambda: ProcessedFolder(folder)):
+        with few_files(1), contextlib.ExitStack() as others:
+            with contextlib.suppress(OSError):
+                while True:
+                    others.enter_context(open(os.devnull))
+            with pytest.raises(OSError, match="Too many open files"):
+                read()
+    assert opened.pcm(1).shape == (4000,)
 
 
 def test_a_crop_is_a_slice_of_its_recording_and_of_its_conditioning(tmp_path):

@@ -31,6 +31,7 @@ FORMAT = 1
 INDEX_NAME, RECORD_NAME = "filenames.csv", "dataset.json"
 CARD_NAME, CARD_PICTURE_NAME = "dataset_card.json", "dataset_card.png"
 PRODUCTS = ("[0-9]*.npy", "[0-9]*.npz", "[0-9]*.json", INDEX_NAME, CARD_NAME, CARD_PICTURE_NAME)
+LONGEST_SECONDS, MOST_COUNTED = 1e9, 2**40  # no recording has more; sums of these are numbers still
 MAPPED_RECORDINGS = 128  # kept open at a time, each a file descriptor: a process has 1,024 on many systems, 256 on some
 
 Sources = dict[str, list[int]]  # "audio" and "midi" -> size in bytes and time of change
@@ -70,11 +71,12 @@ def finished(folder: Path, recording: Recording, sources: Sources) -> tuple[Row,
     Raises InputError if another recording stands under its index: the metadata have changed since that was written.
     """
     try:
-        stored = json.loads((folder / f"{recording.index}.json").read_text(encoding="utf-8"))
-        facts, made_from = stored.pop("facts"), stored.pop("sources")
-        row = Row(**stored)
+        text = (folder / f"{recording.index}.json").read_text(encoding="utf-8")
+        row, facts, made_from = _stored(json.loads(text))
         size = (folder / f"{recording.index}.npy").stat().st_size - 2 * row.n_samples
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if row.index != recording.index:
         return None
     for name in ("audio_filename", "midi_filename", "split"):
         there, expected = getattr(row, name), getattr(recording, name)
@@ -83,9 +85,28 @@ def finished(folder: Path, recording: Recording, sources: Sources) -> tuple[Row,
                 f"{folder} holds another recording under index {recording.index} "
                 f"({name} {there!r} instead of {expected!r}); use --force or another folder"
             )
-    whole = 0 < size < 1024 and (folder / f"{recording.index}.npz").is_file() and isinstance(facts, dict)
+    whole = 0 < size < 1024 and (folder / f"{recording.index}.npz").is_file()
     # sources that are gone since, to save space perhaps, have not changed
     return (row, facts) if whole and made_from == {**made_from, **sources} else None
+
+
+def _stored(stored: Any) -> tuple[Row, dict[str, Any], dict[str, Any]]:
+    """Row, facts and sources as `write_recording` stored them. Raises TypeError, ValueError or KeyError if not.
+
+    What the facts must hold is `dataset_card.facts_from`'s to know.
+    """
+    json.dumps(stored, ensure_ascii=False).encode()  # JSON can hold halves of characters, which no file can
+    if not isinstance(stored, dict):
+        raise TypeError("not what was stored of a recording")
+    facts, made_from = stored.pop("facts"), stored.pop("sources")
+    row = Row(**stored)
+    kinds = {name: field.type for name, field in Row.__dataclass_fields__.items()}
+    right = all(type(getattr(row, name)) is kind for name, kind in kinds.items())
+    if not (right and isinstance(facts, dict) and isinstance(made_from, dict)):
+        raise TypeError("not what was stored of a recording")
+    if not (0 < row.duration < LONGEST_SECONDS and row.n_samples > 0 and 0 <= row.n_notes < MOST_COUNTED):
+        raise ValueError("not the numbers of a recording")
+    return row, facts, made_from
 
 
 def write_recording(

@@ -107,9 +107,22 @@ def test_a_row_is_written_last(tmp_path, monkeypatch):
 
 def test_a_damaged_row_means_that_the_recording_is_not_finished(folder):
     row = ProcessedFolder(folder).rows[0]
-    for text in ("", "{", "[]", '{"index": 0}'):
+    for text in ("", "{", "[]", "3", '"x"', "null", '{"index": 0}'):
         (folder / "0.json").write_text(text)
         assert processed_folder.finished(folder, row, {}) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sources": []}, {"sources": "x"}, {"facts": []}, {"duration": "x"}, {"duration": float("nan")},
+     {"duration": -1.0}, {"duration": 10**400}, {"n_samples": 500.0}, {"n_samples": True}, {"n_notes": None},
+     {"year": "2004"}, {"title": "\ud800"}, {"composer": 3}, {"index": 1}, {"audio_filename": 3}, {"more": 1}],
+)  # fmt: skip
+def test_a_row_of_other_kinds_means_that_the_recording_is_not_finished(folder, wrong):
+    row = ProcessedFolder(folder).rows[0]
+    stored = json.loads((folder / "0.json").read_text(encoding="utf-8"))
+    (folder / "0.json").write_text(json.dumps({**stored, **wrong}))
+    assert processed_folder.finished(folder, row, {}) is None
 
 
 @pytest.mark.parametrize("name", ["audio_filename", "midi_filename", "split"])

@@ -1,6 +1,7 @@
 """Preprocessing where the metadata changed meanwhile, and what a test clip holds beyond its audio."""
 
 import errno
+import json
 
 import numpy as np
 import pytest
@@ -83,6 +84,24 @@ def broken_for(number: str, reader, error: OSError):
         return reader(path, *arguments)
 
     return read
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"dropped": ["hello"]}, {"dropped": ["hello: many"]}, {"dropped": "x: 1"}, {"warnings": [3]}, {"peak": "1"},
+     {"peak": float("nan")}, {"late_ms": [None]}, {"late_ms": 3}, {"pitches": ["1"] * 88}, {"velocities": [0.5] * 128},
+     {"pedal_events": [1]}, {"silent_seconds": True}, {"midi_outlasts_seconds": 10**400}, {"more": 1}],
+)  # fmt: skip
+def test_facts_of_other_kinds_are_found_out_again(tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(report, "save_figure", lambda path, _: path.write_bytes(b"a picture"))
+    write_maestro(tmp_path / "maestro", ["train"])
+    arguments = ("-c", write_config(tmp_path))
+    assert call(preprocess_maestro, *arguments).code == 0
+    before, path = files(tmp_path / "train"), tmp_path / "train/0.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**stored, "facts": {**stored["facts"], **wrong}}), encoding="utf-8")
+    assert call(preprocess_maestro, *arguments).code == 0
+    assert files(tmp_path / "train") == before
 
 
 def test_a_clip_keeps_the_notes_of_its_margins_and_shows_its_own(tmp_path, monkeypatch):

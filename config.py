@@ -49,7 +49,7 @@ class PreprocessConfig:
         "train",
         of=("train", "validation", "test", "all"),
     )
-    out_dir: str = key("processed folder to write (preprocess_maestro.py)", "")
+    out_dir: str = key("processed folder to write (preprocess_maestro.py); with split all the parent of three", "")
     resampled_dir: str = key("where resample_audio.py --out_dir wrote; empty: beside the originals", "")
     audio_dir: str = key("folder of audio + MIDI pairs with equal stems, instead of maestro_dir", "")
     audio_hz: int = key("sample rate in Hz", 16000, low=1000, high=192000)

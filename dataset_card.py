@@ -6,6 +6,7 @@ reading them again. It holds nothing of the moment or the machine but the versio
 
 import math
 import platform
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import alignment
 from audio import FULL_SCALE, SILENCE_DB, SILENCE_SECONDS, silence
 from maestro import Recording
 from midi import LOWEST_PITCH, N_PITCHES, PEDALS, Performance
-from processed_folder import FORMAT, Row
+from processed_folder import FORMAT, LONGEST_SECONDS, MOST_COUNTED, Row
 
 DURATION_TOLERANCE = 0.05  # seconds between the metadata and the audio
 LONG_SILENCE_SECONDS = 10.0
@@ -135,7 +136,17 @@ def _spread(values: Any) -> dict[str, float]:
 def facts_from(stored: dict[str, Any]) -> Facts:
     """Facts as they were stored (`dataclasses.asdict`). Raises TypeError or ValueError if they are none."""
     made = Facts(**stored)
-    if len(made.pitches) != N_PITCHES or len(made.velocities) != 128 or stored != asdict(made):
+    lists = (made.pitches, made.velocities, made.late_ms, made.dropped, made.warnings)
+    if not all(isinstance(values, list) for values in lists) or stored.keys() != asdict(made).keys():
+        raise TypeError("not the facts of a recording")
+    counts = [*made.pitches, *made.velocities, made.pedal_events]
+    seconds = [made.silent_seconds, made.longest_silence_seconds, made.midi_outlasts_seconds]
+    right = len(made.pitches) == N_PITCHES and len(made.velocities) == 128
+    right &= all(type(count) is int and 0 <= count < MOST_COUNTED for count in counts)
+    right &= all(type(each) in (int, float) and 0 <= each < LONGEST_SECONDS for each in (*seconds, made.peak))
+    right &= all(type(lag) in (int, float) and abs(lag) < LONGEST_SECONDS for lag in made.late_ms)
+    right &= all(isinstance(line, str) for line in (*made.dropped, *made.warnings))
+    if not (right and all(re.fullmatch(r".+: [0-9]{1,12}", line) for line in made.dropped)):
         raise ValueError("not the facts of a recording")
     return made
 

@@ -1,4 +1,8 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can mend this, and the errors of the system that no file is to blame for."""
+
+import errno
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the errno of an OSError: too many open files, or no memory
 
 
 class InputError(Exception):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from atomic import atomic_file
-from errors import InputError
+from errors import EXHAUSTED, InputError
 
 SUSTAIN, SOSTENUTO, SOFT = 64, 66, 67  # controller numbers
 PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
@@ -398,6 +398,8 @@ def load_events(path: str | Path) -> Performance:
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such file of note events; preprocess the data again") from None
     except DAMAGED_ARRAYS as error:
+        if getattr(error, "errno", None) in EXHAUSTED:
+            raise
         why = " ".join(str(error).split())
         raise InputError(f"{path}: not a whole file of note events ({why}); preprocess the data again") from error
     return performance

@@ -11,6 +11,7 @@ outlasts it) is told as a warning and noted there.
 """
 
 import contextlib
+import errno
 import json
 import re
 from dataclasses import asdict, dataclass, replace
@@ -40,6 +41,8 @@ from processed_folder import (
     product_names,
     write_recording,
 )
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errno of an OSError that ends the run
 
 Done = tuple[Row, Facts]
 
@@ -158,6 +161,10 @@ def _try(job: Job) -> tuple[Job, Done | str]:
     """Do one recording; returns it with what came out, or with the reason why nothing did."""
     try:
         return job, _process(job)
+    except OSError as error:
+        if error.errno in NO_ROOM:  # nor for the recordings after it
+            raise
+        return job, reason(error)
     except InputError as error:
         return job, reason(error)
 

@@ -4,8 +4,8 @@
     filenames.csv       one row per recording, in the order of the metadata
     {index}.npy         int16 PCM, mono, memory-mapped when read
     {index}.npz         note and pedal events in seconds
-    {index}.json        the recording's row, the state of the files it was made from, and what was found out about it;
-                        written last, so that its presence means: this recording is whole
+    {index}.json        the recording's row, the states of the files it was made from and of the two above, and what was
+                        found out about it; written last, so that its presence means: this recording is whole
     dataset_card.json   what all of them hold, dataset_card.png its picture (`dataset_card.py`)
 
 Audio is stored once as 16-bit PCM and MIDI as events: features, crop length and output can change without
@@ -15,6 +15,8 @@ preprocessing again.
 import csv
 import io
 import json
+import zlib
+from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from atomic import atomic_file, claim, write_text
-from errors import InputError
+from errors import EXHAUSTED, InputError
 from maestro import Recording
 from midi import DAMAGED_ARRAYS, Performance, load_events, save_events
 
@@ -30,7 +32,9 @@ FORMAT = 1
 INDEX_NAME, RECORD_NAME = "filenames.csv", "dataset.json"
 CARD_NAME, CARD_PICTURE_NAME = "dataset_card.json", "dataset_card.png"
 PRODUCTS = ("[0-9]*.npy", "[0-9]*.npz", "[0-9]*.json", INDEX_NAME, CARD_NAME, CARD_PICTURE_NAME)
-
+LONGEST_SECONDS, MOST_COUNTED = 1e9, 2**40  # no recording has more; sums of these are numbers still
+HEADER_BYTES = 128  # of an .npy with one axis, whatever its length
+MAPPED_RECORDINGS = 128  # kept open at a time, each a file descriptor: a process has 1,024 on many systems, 256 on some
 
 Sources = dict[str, list[int]]  # "audio" and "midi" -> size in bytes and time of change
 
@@ -69,11 +73,12 @@ def finished(folder: Path, recording: Recording, sources: Sources) -> tuple[Row,
     Raises InputError if another recording stands under its index: the metadata have changed since that was written.
     """
     try:
-        stored = json.loads((folder / f"{recording.index}.json").read_text(encoding="utf-8"))
-        facts, made_from = stored.pop("facts"), stored.pop("sources")
-        row = Row(**stored)
-        size = (folder / f"{recording.index}.npy").stat().st_size - 2 * row.n_samples
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        text = (folder / f"{recording.index}.json").read_text(encoding="utf-8")
+        row, facts, made_from, files = _stored(json.loads(text))
+        if row.index != recording.index:
+            return None
+        whole = _whole(folder, row, files)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, InputError):
         return None
     for name in ("audio_filename", "midi_filename", "split"):
         there, expected = getattr(row, name), getattr(recording, name)
@@ -82,9 +87,47 @@ def finished(folder: Path, recording: Recording, sources: Sources) -> tuple[Row,
                 f"{folder} holds another recording under index {recording.index} "
                 f"({name} {there!r} instead of {expected!r}); use --force or another folder"
             )
-    whole = 0 < size < 1024 and (folder / f"{recording.index}.npz").is_file() and isinstance(facts, dict)
     # sources that are gone since, to save space perhaps, have not changed
     return (row, facts) if whole and made_from == {**made_from, **sources} else None
+
+
+def _file_states(folder: Path, index: int) -> dict[str, int]:
+    """What tells whether audio and notes are those that were written: sizes, and of the notes a checksum too.
+
+    A checksum of the audio would make a rerun read all of it again: 23 GB of MAESTRO.
+    """
+    events = (folder / f"{index}.npz").read_bytes()
+    audio_bytes = (folder / f"{index}.npy").stat().st_size
+    return {"npy_bytes": audio_bytes, "npz_bytes": len(events), "npz_crc32": zlib.crc32(events)}
+
+
+def _whole(folder: Path, row: Row, files: dict[str, int] | None) -> bool:
+    """Whether audio and notes are as they were written. Raises OSError or InputError where they cannot be read."""
+    if files is None:  # the row is from before they were kept
+        load_events(folder / f"{row.index}.npz")
+    elif files != _file_states(folder, row.index):
+        return False
+    return (folder / f"{row.index}.npy").stat().st_size == HEADER_BYTES + 2 * row.n_samples
+
+
+def _stored(stored: Any) -> tuple[Row, dict[str, Any], dict[str, Any], dict[str, int] | None]:
+    """Row, facts, sources and states of files as `write_recording` stored them.
+
+    Raises TypeError, ValueError or KeyError if they are none.
+    What the facts must hold is `dataset_card.facts_from`'s to know.
+    """
+    json.dumps(stored, ensure_ascii=False).encode()  # JSON can hold halves of characters, which no file can
+    if not isinstance(stored, dict):
+        raise TypeError("not what was stored of a recording")
+    facts, made_from, files = stored.pop("facts"), stored.pop("sources"), stored.pop("files", None)
+    row = Row(**stored)
+    kinds = {name: field.type for name, field in Row.__dataclass_fields__.items()}
+    right = all(type(getattr(row, name)) is kind for name, kind in kinds.items())
+    if not (right and isinstance(facts, dict) and isinstance(made_from, dict)):
+        raise TypeError("not what was stored of a recording")
+    if not (0 < row.duration < LONGEST_SECONDS and row.n_samples > 0 and 0 <= row.n_notes < MOST_COUNTED):
+        raise ValueError("not the numbers of a recording")
+    return row, facts, made_from, files
 
 
 def write_recording(
@@ -95,20 +138,26 @@ def write_recording(
     facts: dict[str, Any] | None = None,
     sources: Sources | None = None,
 ) -> None:
-    """Write one recording: pcm int16 [T], its events, and last its row with what else is known about it."""
+    """Write one recording: pcm int16 [T], its events, and last its row with what else is known about it.
+
+    Where it replaces one, filenames.csv goes first: the folder cannot be opened until `finish_folder`.
+    """
     samples = np.ascontiguousarray(pcm.astype(np.int16, casting="safe", copy=False))
+    if (folder / f"{row.index}.npy").exists():  # until all are written anew, audio and notes may not fit each other
+        (folder / INDEX_NAME).unlink(missing_ok=True)
     (folder / f"{row.index}.json").unlink(missing_ok=True)  # of what is to be replaced nothing may look whole
     with atomic_file(folder / f"{row.index}.npy") as aside, open(aside, "wb") as handle:
         # What np.save does, but by Python's write, whose OSErrors say that the disk is full.
         np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(samples))
         handle.write(samples.data)
     save_events(folder / f"{row.index}.npz", performance)
-    stored = {**asdict(row), "sources": sources or {}, "facts": facts or {}}
+    states = _file_states(folder, row.index)
+    stored = {**asdict(row), "sources": sources or {}, "files": states, "facts": facts or {}}
     write_text(folder / f"{row.index}.json", json.dumps(stored, ensure_ascii=False))
 
 
 def finish_folder(folder: Path, rows: list[Row]) -> None:
-    """Write filenames.csv: from here on the folder can be opened."""
+    """Write filenames.csv: from here on the folder can be opened, until `write_recording` replaces one."""
     table = io.StringIO()
     writer = csv.DictWriter(table, list(Row.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
@@ -120,7 +169,8 @@ class ProcessedFolder:
     """A processed folder opened for reading. Raises InputError if it is not one, or not whole."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path, self._pcm = Path(path), {}
+        self.path = Path(path)
+        self._pcm: OrderedDict[int, np.ndarray] = OrderedDict()  # the least recently used first
         if not (self.path / INDEX_NAME).is_file():
             raise InputError(
                 f"{self.path} is not a processed folder (no {INDEX_NAME}); run preprocess_maestro.py first"
@@ -134,6 +184,8 @@ class ProcessedFolder:
                 kinds = {name: field.type for name, field in Row.__dataclass_fields__.items()}
                 self.rows = [Row(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(handle)]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
+            if getattr(error, "errno", None) in EXHAUSTED:
+                raise
             raise InputError(
                 f"{self.path} is damaged ({' '.join(str(error).split())}); preprocess it again with --force"
             ) from error
@@ -141,18 +193,26 @@ class ProcessedFolder:
             raise InputError(f"{self.path} holds no recordings")
 
     def pcm(self, position: int) -> np.ndarray:
-        """The audio of the recording at this position of `rows`: int16 [T], memory-mapped."""
+        """The audio of the recording at this position of `rows`: int16 [T], memory-mapped.
+
+        Raises InputError if it is damaged, and OSError if the process may open no more files.
+        """
         if position in self._pcm:
+            self._pcm.move_to_end(position)
             return self._pcm[position]
         row = self.rows[position]
         path = self.path / f"{row.index}.npy"
         try:
             pcm = np.lib.format.open_memmap(path, mode="r")
         except DAMAGED_ARRAYS as error:
+            if getattr(error, "errno", None) in EXHAUSTED:
+                raise
             raise InputError(f"{path} is missing or damaged ({error}); preprocess it again with --force") from error
         if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):
             raise InputError(f"{path} does not hold the {row.n_samples} samples that {INDEX_NAME} states")
         self._pcm[position] = pcm
+        if len(self._pcm) > MAPPED_RECORDINGS:
+            self._pcm.popitem(last=False)
         return pcm
 
     def performance(self, position: int) -> Performance:

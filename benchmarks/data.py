@@ -123,12 +123,12 @@ def yardsticks(paths: list[Path], folder: Path) -> dict[str, float]:
     return rates
 
 
-def peak_megabytes(folder: Path) -> float:
-    """Memory of a process that resamples one hour of 48 kHz stereo; NaN where the system does not tell (not Linux)."""
+def peak_megabytes(folder: Path, seconds: int = 3600) -> float:
+    """Memory of a process that resamples an hour of 48 kHz stereo, or less; NaN where the system does not tell it."""
     hour = folder / "hour/hour.wav"
     hour.parent.mkdir()
     with soundfile.SoundFile(hour, "w", 48000, 2, "PCM_16") as target:
-        for _ in range(3600):
+        for _ in range(seconds):
             target.write(np.zeros((48000, 2), dtype=np.int16))
     # its own high-water mark: the one in rusage begins with that of the process that it was forked from
     code = "import sys, resample_audio; resample_audio.main(sys.argv[1:]); print(open('/proc/self/status').read())"
@@ -178,23 +178,23 @@ def features_milliseconds(performance: Performance) -> float:
     return 1000 * seconds / (500 * 0.5)
 
 
-def disk_rates(folder: Path) -> tuple[float, float]:
-    """MB/s of writing 1 GB with a sync at the end, and of reading it again from the disk."""
+def disk_rates(folder: Path, megabytes: int = 1024) -> tuple[float, float]:
+    """MB/s of writing a gigabyte, or less, with a sync at the end, and of reading it again from the disk."""
     path, block = folder / "gigabyte", os.urandom(1 << 20)
     started = time.perf_counter()
     with open(path, "wb") as handle:
-        for _ in range(1024):
+        for _ in range(megabytes):
             handle.write(block)
         handle.flush()
         os.fsync(handle.fileno())
-        written = 1024 / (time.perf_counter() - started)
+        written = megabytes / (time.perf_counter() - started)
         if hasattr(os, "posix_fadvise"):  # out of the page cache
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     started = time.perf_counter()
     with open(path, "rb", buffering=0) as handle:
         while handle.read(1 << 20):
             pass
-    read = 1024 / (time.perf_counter() - started)
+    read = megabytes / (time.perf_counter() - started)
     path.unlink()
     return written, read
 

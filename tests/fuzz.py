@@ -211,6 +211,51 @@ def check_processed(data: bytes, box: Path) -> None:
             each.write_bytes(content)
 
 
+def preprocess(folder: Path) -> int:
+    """Run preprocess_maestro.py on a folder with a recording of ours, which is made first; returns its exit code."""
+    source = folder / "maestro"
+    if not source.is_dir():
+        (source / "2004").mkdir(parents=True)
+        (source / "maestro-v3.0.0.csv").write_bytes(metadata_csv())
+        (source / "2004/0.midi").write_bytes(midi_seeds()[0])
+        (source / "2004/0_16000.wav").write_bytes(sounds([("WAV", "PCM_16")])[0])
+        for path in (source / "2004").iterdir():
+            os.utime(path, ns=(10**18, 10**18))  # what is stored of them must be the same in every folder
+    options = [f"--set=preprocess_config.maestro_dir={source}", f"--set=preprocess_config.out_dir={folder}/data"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return preprocess_maestro.main(options)
+
+
+def check_stored(data: bytes, box: Path) -> None:
+    """What is known of a recording that was done replaced: it is believed, done again or refused, and whole after."""
+    stored = box / "stored/data/0.json"
+    if not stored.is_file():
+        assert preprocess(box / "stored") == 0
+    whole = stored.read_bytes()
+    stored.write_bytes(data)
+    try:
+        assert preprocess(box / "stored") == 0
+        assert len(ProcessedFolder(stored.parent).pcm(0)) == 800
+    finally:
+        stored.write_bytes(whole)
+
+
+def stored_seeds() -> list[bytes]:
+    """What is known of a recording that was done: whole, of another, or with one value replaced."""
+    save, report.save_figure = report.save_figure, lambda path, _: path.write_bytes(b"a picture")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            assert preprocess(Path(folder)) == 0
+            stored = json.loads((Path(folder) / "data/0.json").read_bytes())
+    finally:
+        report.save_figure = save
+    others = ([], {}, "x", ["hello"], None, -1, float("nan"), 10**400)
+    made = [{**stored, name: other} for name in stored for other in others]
+    made += [{**stored, "facts": {**stored["facts"], name: other}} for name in stored["facts"] for other in others]
+    made += [stored, *({**stored, name: "another"} for name in ("audio_filename", "midi_filename", "split"))] * 10
+    return [json.dumps(values).encode() for values in made]
+
+
 def processed_seeds() -> list[bytes]:
     """Every file of a processed folder, with its number in front."""
     with tempfile.TemporaryDirectory() as folder:
@@ -226,7 +271,8 @@ def targets() -> dict[str, Target]:
         "flac": Target(sounds([("FLAC", "PCM_16"), ("OGG", "VORBIS")]), check_audio, 0.15, EXTREME),
         "csv": Target([metadata_csv()], check_metadata("maestro-v3.0.0.csv"), 0.08, TEXTS),
         "json": Target(metadata_jsons(), check_metadata("maestro-v3.0.0.json"), 0.08, TEXTS),
-        "processed": Target(processed_seeds(), check_processed, 0.14, EXTREME + TEXTS),
+        "processed": Target(processed_seeds(), check_processed, 0.08, EXTREME + TEXTS),
+        "stored": Target(stored_seeds(), check_stored, 0.06, TEXTS),
     }
 
 

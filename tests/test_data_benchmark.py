@@ -1,7 +1,11 @@
 """The benchmark of the data road runs and says what it promises; its numbers are no test's business."""
 
+import importlib.util
 import json
 import sys
+
+import numpy as np
+import soundfile
 
 from benchmarks import data, full_size
 
@@ -24,6 +28,22 @@ def test_the_benchmark_gives_its_nine_numbers(tmp_path, monkeypatch, capsys):
     assert numbers.pop("resample_vs_earlier") is None  # nothing to compare with
     assert all(value > 0 for value in numbers.values())
     assert not any(tmp_path.iterdir())
+
+
+def test_the_measures_of_memory_and_of_the_other_resamplers(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "FILE_SECONDS", 1)
+    paths = []
+    for hz in (44100, 48000):
+        paths.append(tmp_path / f"{hz}.wav")
+        soundfile.write(paths[-1], np.random.default_rng(0).uniform(-0.1, 0.1, (hz, 2)), hz, subtype="PCM_16")
+    rates = data.yardsticks(paths, tmp_path)
+    assert rates.keys() - {"librosa kaiser_fast", "librosa soxr_hq", "sox", "ffmpeg"} == {"ours"}
+    assert all(rate > 0 for rate in rates.values())
+    assert ("librosa kaiser_fast" in rates) == (importlib.util.find_spec("librosa") is not None)
+    assert 10 < data.peak_megabytes(tmp_path, seconds=1) < 2000
+    written, read = data.disk_rates(tmp_path, megabytes=1)
+    assert written > 0 and read > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"44100.wav", "48000.wav", "yardstick.wav"}
 
 
 def test_the_full_shape_in_small(tmp_path, monkeypatch, capsys):

@@ -1,8 +1,11 @@
 """The processed folder comes back as written or is refused; crops are slices of it, chosen by seed and index."""
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -102,11 +105,73 @@ def test_a_row_is_written_last(tmp_path, monkeypatch):
     assert processed_folder.finished(tmp_path, row, {}) is None
 
 
+@pytest.mark.parametrize("interrupted", ["atomic_file", "save_events", "write_text"])
+def test_a_folder_in_which_a_recording_is_being_replaced_cannot_be_opened(folder, monkeypatch, interrupted):
+    rows = ProcessedFolder(folder).rows
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(processed_folder, interrupted, killed)
+        with pytest.raises(KeyboardInterrupt):
+            processed_folder.write_recording(folder, rows[1], np.zeros(4000, np.int16), make_performance(9, 1.0))
+    with pytest.raises(InputError, match="not a processed folder"):
+        ProcessedFolder(folder)
+    processed_folder.write_recording(folder, rows[1], np.zeros(4000, np.int16), make_performance(9, 1.0))
+    processed_folder.finish_folder(folder, rows)
+    assert not ProcessedFolder(folder).pcm(1).any()
+
+
+def test_a_recording_that_comes_to_others_leaves_their_folder_open(folder):
+    row = dataclasses.replace(ProcessedFolder(folder).rows[0], index=3)
+    processed_folder.write_recording(folder, row, np.zeros(500, np.int16), make_performance(9, 1.0))
+    assert len(ProcessedFolder(folder).rows) == 3
+
+
 def test_a_damaged_row_means_that_the_recording_is_not_finished(folder):
     row = ProcessedFolder(folder).rows[0]
-    for text in ("", "{", "[]", '{"index": 0}'):
+    for text in ("", "{", "[]", "3", '"x"', "null", '{"index": 0}'):
         (folder / "0.json").write_text(text)
         assert processed_folder.finished(folder, row, {}) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sources": []}, {"sources": "x"}, {"facts": []}, {"duration": "x"}, {"duration": float("nan")},
+     {"duration": -1.0}, {"duration": 10**400}, {"n_samples": 500.0}, {"n_samples": 501}, {"n_notes": None},
+     {"year": "2004"}, {"title": "\ud800"}, {"composer": 3}, {"index": 1}, {"audio_filename": 3}, {"more": 1}],
+)  # fmt: skip
+def test_a_row_of_other_kinds_means_that_the_recording_is_not_finished(folder, wrong):
+    row = ProcessedFolder(folder).rows[0]
+    stored = json.loads((folder / "0.json").read_text(encoding="utf-8"))
+    (folder / "0.json").write_text(json.dumps({**stored, **wrong}))
+    assert processed_folder.finished(folder, row, {}) is None
+
+
+def test_damaged_audio_or_notes_mean_that_the_recording_is_not_finished(folder):
+    row = ProcessedFolder(folder).rows[0]
+    for suffix in ("npy", "npz"):
+        path = folder / f"0.{suffix}"
+        whole = path.read_bytes()
+        spoilt = [b"", whole[:-1], whole + b"\0"]
+        if suffix == "npz":
+            spoilt.append(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+        for damaged in spoilt:
+            path.write_bytes(damaged)
+            assert processed_folder.finished(folder, row, {}) is None
+        path.write_bytes(whole)
+        assert processed_folder.finished(folder, row, {}) == (row, {})
+
+
+def test_recordings_from_before_the_states_of_the_files_were_kept_stay_finished(folder):
+    row, path = ProcessedFolder(folder).rows[0], folder / "0.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    del stored["files"]
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    assert processed_folder.finished(folder, row, {}) == (row, {})
+    (folder / "0.npz").write_bytes((folder / "0.npz").read_bytes()[:100])
+    assert processed_folder.finished(folder, row, {}) is None
 
 
 @pytest.mark.parametrize("name", ["audio_filename", "midi_filename", "split"])
@@ -186,6 +251,45 @@ def test_damaged_events(folder):
         path.write_bytes(spoilt)
         with pytest.raises(InputError, match=r"1\.npz"):
             ProcessedFolder(folder).performance(1)
+
+
+@contextlib.contextmanager
+def few_files(more: int):
+    """No more than so many files beyond those that are open now."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+def test_more_recordings_than_a_process_may_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    sounds = write_folder(tmp_path / "data", [20 + i for i in range(200)])
+    opened = ProcessedFolder(tmp_path / "data")
+    held = opened.pcm(0)
+    with few_files(processed_folder.MAPPED_RECORDINGS + 20):
+        for position in (*range(200), *range(200)):
+            assert np.array_equal(opened.pcm(position), sounds[position])
+        recent = opened.pcm(199)
+        assert opened.pcm(199) is recent
+    assert np.array_equal(held, sounds[0])  # closed by whoever holds it, not under their hands
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+def test_too_many_open_files_are_not_called_damage(folder):
+    opened = ProcessedFolder(folder)
+    for read in (lambda: opened.pcm(1), lambda: opened.performance(1), lambda: ProcessedFolder(folder)):
+        with few_files(1), contextlib.ExitStack() as others:
+            with contextlib.suppress(OSError):
+                while True:
+                    others.enter_context(open(os.devnull))
+            with pytest.raises(OSError, match="Too many open files"):
+                read()
+    assert opened.pcm(1).shape == (4000,)
 
 
 def test_a_crop_is_a_slice_of_its_recording_and_of_its_conditioning(tmp_path):

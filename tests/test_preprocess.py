@@ -1,8 +1,23 @@
 """Preprocessing where the metadata changed meanwhile, and what a test clip holds beyond its audio."""
 
+import errno
+import json
+
 import numpy as np
+import pytest
 from test_report import made, pixels
-from tiny_road import SECONDS, call, files, refused, settings, write_audio, write_config, write_maestro, write_midi
+from tiny_road import (
+    SECONDS,
+    call,
+    failed,
+    files,
+    refused,
+    settings,
+    write_audio,
+    write_config,
+    write_maestro,
+    write_midi,
+)
 
 import audio
 import dataset
@@ -31,6 +46,62 @@ def test_metadata_in_another_order_are_refused(tmp_path):
         "2004/1.wav",
         "2004/0.wav",
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error", "2004/0_16000.wav"), "Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied", "2004/0_16000.wav"), "no permission for 2004/0_16000.wav"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "2004/0_16000.wav"), "No such file"),
+    ],
+)
+@pytest.mark.parametrize("reader", ["read_pcm", "read_midi", "state"])
+def test_a_recording_that_the_disk_does_not_give_is_left_out(tmp_path, monkeypatch, reader, error, words):
+    write_maestro(tmp_path / "maestro", ["train", "train"])
+    arguments = ("-c", write_config(tmp_path), "--json")
+    with monkeypatch.context() as broken:
+        broken.setattr(preprocess_maestro, reader, broken_for("0", getattr(preprocess_maestro, reader), error))
+        failed(call(preprocess_maestro, *arguments), 1, **{"0": words})
+    assert [row.audio_filename for row in ProcessedFolder(tmp_path / "train").rows] == ["2004/1.wav"]
+    assert call(preprocess_maestro, *arguments).code == 0
+    assert len(ProcessedFolder(tmp_path / "train").rows) == 2
+
+
+def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
+    write_maestro(tmp_path / "maestro", ["train", "train"])
+    full = OSError(errno.ENOSPC, "No space left on device", "0.npy")
+    monkeypatch.setattr(preprocess_maestro, "read_pcm", broken_for("0", preprocess_maestro.read_pcm, full))
+    refused(call(preprocess_maestro, "-c", write_config(tmp_path)), "the disk is full (0.npy)")
+
+
+def broken_for(number: str, reader, error: OSError):
+    """`reader`, but for the recording of this number an error of the disk."""
+
+    def read(path, *arguments):
+        if path.name.startswith(number):
+            raise error
+        return reader(path, *arguments)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"dropped": ["hello"]}, {"dropped": ["hello: many"]}, {"dropped": "x: 1"}, {"warnings": [3]}, {"peak": "1"},
+     {"peak": float("nan")}, {"late_ms": [None]}, {"late_ms": 3}, {"pitches": ["1"] * 88}, {"velocities": [0.5] * 128},
+     {"pedal_events": [1]}, {"silent_seconds": True}, {"midi_outlasts_seconds": 10**400}, {"more": 1}],
+)  # fmt: skip
+def test_facts_of_other_kinds_are_found_out_again(tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(report, "save_figure", lambda path, _: path.write_bytes(b"a picture"))
+    write_maestro(tmp_path / "maestro", ["train"])
+    arguments = ("-c", write_config(tmp_path))
+    assert call(preprocess_maestro, *arguments).code == 0
+    before, path = files(tmp_path / "train"), tmp_path / "train/0.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**stored, "facts": {**stored["facts"], **wrong}}), encoding="utf-8")
+    assert call(preprocess_maestro, *arguments).code == 0
+    assert files(tmp_path / "train") == before
 
 
 def test_a_clip_keeps_the_notes_of_its_margins_and_shows_its_own(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ after an interruption, makes again what has changed since, and leaves the rest a
 import argparse
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,15 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     out_dir = args.out_dir or args.dir
     names = _listed_files(args.dir, args.split, args.hz)
-    jobs, failures = _plan(names, args.dir, out_dir, args.hz, args.resampler)
-    jobs, failures = workers.in_shard(jobs, args.shard), workers.in_shard(failures, args.shard)
+    # The names are dealt, whatever lies there: shards that start while files come and go must agree who does which.
+    planned = workers.in_shard(_plan(names, args.dir, out_dir, args.hz, args.resampler), args.shard)
+    jobs = [item for item in planned if isinstance(item, Job)]
+    failures = [item for item in planned if isinstance(item, Failure)]
     started = time.monotonic()
     done: dict[str, Entry] = {}
+    products: defaultdict[Path, set[str]] = defaultdict(set)
     with only_run(out_dir, workers.shard_name(args.shard)):
         shard = workers.shard_name(args.shard)
         record = Manifest(out_dir, args.hz, args.resampler, shard=shard, force=args.force)
-        for folder in {out_dir, *(job.target.parent for job in jobs)}:
-            remove_leftovers(folder, {record.path.name, *(job.target.name for job in jobs)})
+        for path in (record.path, *(job.target for job in jobs)):
+            products[path.parent].add(path.name)
+        for folder, ours in products.items():  # another shard may be writing a file of the same name elsewhere
+            remove_leftovers(folder, ours)
         pending, skipped, refused = _split_off_done(jobs, record, force=args.force, verify=args.verify)
         failures += refused
         outcomes = workers.work(_resample_one, pending, n_jobs=args.jobs, backend=args.backend)
@@ -115,28 +121,26 @@ def _listed_files(folder: Path, split: str, audio_hz: int) -> list[str]:
     return names
 
 
-def _plan(
-    names: list[str], folder: Path, out_dir: Path, audio_hz: int, resampler: str
-) -> tuple[list[Job], list[Failure]]:
-    """One job per file, and the files that cannot be done as they lie."""
-    jobs: dict[Path, Job] = {}
-    failures = []
+def _plan(names: list[str], folder: Path, out_dir: Path, audio_hz: int, resampler: str) -> list[Job | Failure]:
+    """For each name its job, or why it cannot be done as it lies."""
+    first: dict[Path, str] = {}
+    planned: list[Job | Failure] = []
     originals = {(folder / name).resolve() for name in names if _is_file(folder / name)}
     for name in names:
+        words = ""
         try:
             source, target = inside(folder, name), inside(out_dir, resampled_name(name, audio_hz))
-            job = Job(name, source, target, audio_hz, resampler)
-            if not source.is_file():
-                words = f"no such file in {folder}; download it, or choose another split with -s"
-                failures.append(Failure(name, words))
+            if target in first:
+                words = f"would give the same {target.name} as {first[target]}; rename one of them"
             elif target.resolve() in originals:
-                failures.append(Failure(name, f"would become {target.name}, which is an original; use --out_dir"))
-            elif (first := jobs.setdefault(target, job)) is not job:
-                words = f"would give the same {target.name} as {first.name}; rename one of them"
-                failures.append(Failure(name, words))
+                words = f"would become {target.name}, which is an original; use --out_dir"
+            elif not source.is_file():
+                words = f"no such file in {folder}; download it, or choose another split with -s"
+            first.setdefault(target, name)
         except (InputError, OSError) as error:
-            failures.append(Failure(name, reason(error)))
-    return list(jobs.values()), failures
+            words = reason(error)
+        planned.append(Failure(name, words) if words else Job(name, source, target, audio_hz, resampler))
+    return planned
 
 
 def _is_file(path: Path) -> bool:

@@ -151,6 +151,29 @@ def test_shards_together_make_what_one_run_makes(tmp_path):
     refused(call(preprocess_maestro, *run["data"][1:], "--shard", "1/3", "--force"), "--force with --shard")
 
 
+def test_a_shard_leaves_the_half_written_files_of_another_alone(tmp_path):
+    """d2/01 belongs to shard 2; that shard 1 makes a d1/01 of its own does not make it a leftover."""
+    for name in ("d1/01", "d1/02", "d1/03", "d2/01", "d2/02", "d2/03"):
+        write_audio(tmp_path / f"{name}.wav", [], seconds=0.1, audio_hz=44100)
+    running, left = (tmp_path / name for name in ("d2/.01_16000.wav.4242.partial", "d2/.02_16000.wav.4242.partial"))
+    for path in (running, left):
+        path.write_bytes(b"half")
+    assert call(resample_audio, "-d", tmp_path, "--shard", "1/2").code == 0
+    assert running.exists() and not left.exists()
+
+
+def test_shards_agree_who_does_which_while_files_come(tmp_path):
+    """A file that appears between the starts of two shards moves no other from one to the other."""
+    late = write_data(tmp_path / "maestro", 4, 0.2) / "2004/0.wav"
+    late.rename(tmp_path / "0.wav")
+    run = steps(tmp_path)["audio"][1:]
+    first = call(resample_audio, *run, "--shard", "1/2", "--json").result
+    assert [failure["item"] for failure in first["failures"]] == ["2004/0.wav"]
+    (tmp_path / "0.wav").rename(late)
+    assert call(resample_audio, *run, "--shard", "2/2").code == 0
+    assert {path.name for path in (tmp_path / "audio/2004").iterdir()} == {f"{i}_16000.wav" for i in (1, 2, 3)}
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
 def test_impossible_shards(tmp_path, shard):
     refused(call(resample_audio, "-d", tmp_path, f"--shard={shard}"), f"--shard is {shard}", "expected I/N")

@@ -60,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             products[path.parent].add(path.name)
         for folder, ours in products.items():  # another shard may be writing a file of the same name elsewhere
             remove_leftovers(folder, ours)
-        pending, skipped, refused = _split_off_done(jobs, record, force=args.force, verify=args.verify)
-        failures += refused
+        pending, skipped = _split_off_done(jobs, record, force=args.force, verify=args.verify)
         outcomes = workers.work(_resample_one, pending, n_jobs=args.jobs, backend=args.backend)
         try:
             for job, outcome in _with_progress(outcomes, pending):
@@ -149,28 +148,20 @@ def _is_file(path: Path) -> bool:
     return False
 
 
-def _split_off_done(
-    jobs: list[Job], record: Manifest, *, force: bool, verify: bool
-) -> tuple[list[Job], int, list[Failure]]:
-    """Jobs still to do, how many are done, and those whose result is not known to be ours."""
-    pending, failures, skipped = [], [], 0
+def _split_off_done(jobs: list[Job], record: Manifest, *, force: bool, verify: bool) -> tuple[list[Job], int]:
+    """Jobs still to do, and how many are done. An output that no entry fits must come out the same again."""
+    pending, skipped = [], 0
     for job in jobs:
         job = replace(job, size=job.source.stat().st_size)
-        standing = record.standing(job.name, job.source, job.target, verify=verify)
-        if force or standing == manifest.CHANGED:
+        standing = record.standing(job.name, job.source, job.target, verify=verify) if not force else manifest.CHANGED
+        if standing == manifest.CHANGED:
             pending.append(replace(job, replace=True))
         elif standing == manifest.DONE:
             skipped += 1
-        elif standing == manifest.FOREIGN:
-            remedy = "is not what this command wrote, says the manifest; remove it, or make it again with --force"
-            failures.append(Failure(job.name, f"{job.target} {remedy}"))
-        elif standing == manifest.UNKNOWN and job.target.stat().st_mtime < job.source.stat().st_mtime:
-            remedy = "exists and is older than the original; make it again with --force"
-            failures.append(Failure(job.name, f"{job.target} {remedy}"))
         else:
             pending.append(job)
     pending.sort(key=lambda job: -job.size)  # the longest first, so that no process is left with one at the end
-    return pending, skipped, failures
+    return pending, skipped
 
 
 def _save(record: Manifest) -> list[Failure]:
@@ -195,7 +186,7 @@ def _resample_one(job: Job) -> tuple[Job, Entry | str]:
     try:
         state = manifest.state(job.source)
         made: Resampled = resample_file(job.source, job.target, job.audio_hz, job.resampler, replace=job.replace)
-        return job, manifest.entry(job.target, made, state)
+        return job, manifest.entry(job.target, made, state, job.resampler)
     except (InputError, OSError) as error:
         return job, reason(error)
 

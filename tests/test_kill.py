@@ -116,8 +116,12 @@ def test_killed_while_changed_sources_are_made_again(tmp_path):
 def test_asides_of_a_killed_run_are_removed_and_foreign_ones_are_not(tmp_path):
     write_data(tmp_path / "maestro", 1, 0.2)
     run = steps(tmp_path)
-    leftovers = ["audio/2004/.0_16000.wav.123.partial", "data/train/.0.npy.77.partial", "data/train/.0.json.77.partial"]
-    foreign = ["audio/2004/.9_16000.wav.123.partial", "audio/2004/.0_16000.wav.partial"]
+    leftovers = [
+        "audio/2004/.0_16000.wav.123-0123abcd.partial",
+        "data/train/.0.npy.77-0123abcd.partial",
+        "data/train/.0.json.77-0123abcd.partial",
+    ]
+    foreign = ["audio/2004/.9_16000.wav.123-0123abcd.partial", "audio/2004/.0_16000.wav.partial"]
     for name in [*leftovers, *foreign]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"half")
@@ -182,7 +186,9 @@ def test_a_shard_leaves_the_half_written_files_of_another_alone(tmp_path):
     """d2/01 belongs to shard 2; that shard 1 makes a d1/01 of its own does not make it a leftover."""
     for name in ("d1/01", "d1/02", "d1/03", "d2/01", "d2/02", "d2/03"):
         write_audio(tmp_path / f"{name}.wav", [], seconds=0.1, audio_hz=44100)
-    running, left = (tmp_path / name for name in ("d2/.01_16000.wav.4242.partial", "d2/.02_16000.wav.4242.partial"))
+    running, left = (
+        tmp_path / name for name in ("d2/.01_16000.wav.4242-0123abcd.partial", "d2/.02_16000.wav.4242-0123abcd.partial")
+    )
     for path in (running, left):
         path.write_bytes(b"half")
     assert call(resample_audio, "-d", tmp_path, "--shard", "1/2").code == 0

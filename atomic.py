@@ -103,9 +103,9 @@ def refuse_foreign(folder: Path, record_name: str) -> None:
     """InputError if `folder` is a file, or holds files that are not ours (no record of that name)."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder")
-    if (folder / record_name).is_file() or not folder.is_dir():
-        return
-    if any(not p.name.startswith(".") for p in folder.iterdir()):
+    # Listed before the record is looked for: whoever else claims the folder now writes the record first.
+    others = folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir())
+    if others and not (folder / record_name).is_file():
         raise InputError(
             f"{folder} exists and is not empty, and this command did not make it (no {record_name}); "
             "choose another folder"

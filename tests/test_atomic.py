@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,21 @@ def test_a_folder_of_foreign_files_is_refused(tmp_path):
         with pytest.raises(InputError, match=r"is not empty, .* choose another folder"):
             claim(tmp_path, "record.json", RECORD, PRODUCTS, force=force)
     assert names(tmp_path) == {"thesis.txt", "a.wav"}
+
+
+def test_two_shards_that_claim_a_new_folder_together(tmp_path, monkeypatch):
+    """The other one's record and first product appear just before the folder is listed."""
+    iterdir = Path.iterdir
+
+    def late(folder):
+        monkeypatch.setattr(Path, "iterdir", iterdir)
+        claim(folder, "record.json", RECORD, PRODUCTS, force=False)
+        (folder / "a.wav").write_text("done")
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    claim(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
+    assert names(tmp_path) == {"record.json", "a.wav"}
 
 
 def test_a_record_from_which_nothing_was_made_binds_nobody(tmp_path):

@@ -11,6 +11,7 @@ after an interruption, makes again what has changed since, and leaves the rest a
 
 import argparse
 import contextlib
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -113,11 +114,30 @@ def _listed_files(folder: Path, split: str, audio_hz: int) -> list[str]:
         # hidden files are half-written ones, or the resource forks that macOS strews beside real files
         if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
-    names = [path.as_posix() for path in audio if not path.stem.endswith(f"_{audio_hz}")]
+    results = _noted_results(folder)
+    sources = [path for path in audio if not path.stem.endswith(f"_{audio_hz}")]
+    names = [path.as_posix() for path in sources if path not in results]
     if not names:
-        outputs = f" but {len(audio)} that end in _{audio_hz}, taken for results of this command" if audio else ""
+        n_ours = sum(path in results for path in sources)
+        outputs = f" but {len(audio) - n_ours} that end in _{audio_hz}" if len(audio) > n_ours else ""
+        outputs += f"{' and' if outputs else ' but'} {n_ours} that a manifest lists" if n_ours else ""
+        outputs += ", taken for results of this command" if outputs else ""
         raise InputError(f"{folder} holds no audio files{outputs}; looked for {' '.join(AUDIO_SUFFIXES)}")
+    if len(names) < len(sources):
+        note(f"left out: {len(sources) - len(names)} files that were made here at another rate, say the manifests")
     return names
+
+
+def _noted_results(folder: Path) -> set[Path]:
+    """What was made, at any rate, of the files below `folder` and lies there too, relative to it."""
+    results = set()
+    for path in folder.rglob("resampled_*.json"):
+        audio_hz = re.match(r"resampled_(\d+)\.", path.name)
+        with contextlib.suppress(InputError, OSError):  # the one that counts for this run is read again, with words
+            for name in manifest.read(path) if audio_hz else ():
+                if _is_file(folder / name):
+                    results.add(path.parent.relative_to(folder) / resampled_name(name, int(audio_hz[1])))
+    return results
 
 
 def _plan(names: list[str], folder: Path, out_dir: Path, audio_hz: int, resampler: str) -> list[Job | Failure]:

@@ -100,6 +100,29 @@ def test_an_output_that_nobody_noted_waits_for_force(tmp_path, capsys):
     assert soundfile.info(source).samplerate == 44100
 
 
+@pytest.mark.parametrize("out_dir", ["in", "in/deep/mono"])
+def test_another_rate_is_made_of_the_originals_only(tmp_path, capsys, out_dir):
+    """Results are told from originals by the manifests: a recording may be called take_16000.wav by its owner."""
+    for name in ("a", "deep/b"):
+        sound(tmp_path / f"in/{name}.wav")
+    arguments = ("-d", tmp_path / "in", "--out_dir", tmp_path / out_dir)
+    assert result_of(capsys, *arguments)[1]["files"] == 2
+    sound(tmp_path / "in/take_16000.wav")
+    assert resample_audio.main([*map(str, arguments), "--hz", "22050"]) == 0
+    assert "left out: 2 files that were made here at another rate" in capsys.readouterr().err
+    made = [path.relative_to(tmp_path / out_dir).as_posix() for path in (tmp_path / out_dir).rglob("*_22050.wav")]
+    assert sorted(made) == ["a_22050.wav", "deep/b_22050.wav", "take_16000_22050.wav"]
+    code, result = result_of(capsys, *arguments)
+    assert (code, result["files"], result["already_done"]) == (0, 0, 2)
+
+
+def test_results_without_their_originals_may_be_resampled_again(tmp_path, capsys):
+    sound(tmp_path / "in/a.wav")
+    assert result_of(capsys, "-d", tmp_path / "in", "--out_dir", tmp_path / "mono")[0] == 0
+    assert result_of(capsys, "-d", tmp_path / "mono", "--hz", "8000")[1]["files"] == 1
+    assert (tmp_path / "mono/a_16000_8000.wav").is_file()
+
+
 def change(path: Path) -> None:
     sound(path, seconds=0.1 + soundfile.info(path).duration)
 

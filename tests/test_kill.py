@@ -226,6 +226,16 @@ def test_a_worker_that_is_killed_is_told_in_one_line():
         list(workers.work(_die, range(8), n_jobs=2, backend="loky"))
 
 
+def test_more_jobs_than_cores_are_brought_down_with_a_word(tmp_path, monkeypatch):
+    write_audio(tmp_path / "a.wav", [], seconds=0.1, audio_hz=44100)
+    monkeypatch.setattr(workers.joblib, "cpu_count", lambda: 3)
+    assert "--jobs" not in call(resample_audio, "-d", tmp_path, "-j", "3").err
+    assert (
+        "--jobs 4 is more than the cores there are; 3 files at once"
+        in call(resample_audio, "-d", tmp_path, "-j", "4").err
+    )
+
+
 def test_a_backend_that_is_not_installed(tmp_path):
     for backend, package in (("dask", "distributed"), ("ray", "ray")):
         try:

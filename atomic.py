@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from errors import InputError
 
 
 def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Processes of several hosts that share a folder may have the same number.
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 def _sync(path: Path) -> None:
@@ -49,7 +51,6 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
         yield aside
@@ -63,7 +64,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path, names: set[str]) -> None:
     """Remove the half-written asides of `names` that a killed run left; for whoever alone works on the folder."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        whole = re.fullmatch(r"\.(.+)\.\d+\.partial", path.name)
+        whole = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial", path.name)
         if whole and whole[1] in names:
             path.unlink(missing_ok=True)
 
@@ -88,7 +89,6 @@ def point(link: Path, target: Path) -> None:
     if not link.is_symlink():  # nothing, or a folder, where the run was copied by something that follows links
         remove(link)
     with contextlib.suppress(NotImplementedError, PermissionError):
-        aside.unlink(missing_ok=True)
         aside.symlink_to(target.name)
         os.replace(aside, link)
 
@@ -103,9 +103,9 @@ def refuse_foreign(folder: Path, record_name: str) -> None:
     """InputError if `folder` is a file, or holds files that are not ours (no record of that name)."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder")
-    if (folder / record_name).is_file() or not folder.is_dir():
-        return
-    if any(not p.name.startswith(".") for p in folder.iterdir()):
+    # Listed before the record is looked for: whoever else claims the folder now writes the record first.
+    others = folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir())
+    if others and not (folder / record_name).is_file():
         raise InputError(
             f"{folder} exists and is not empty, and this command did not make it (no {record_name}); "
             "choose another folder"

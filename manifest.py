@@ -3,8 +3,10 @@
     resampled_16000.json                    in the folder of the outputs; one for each rate
     resampled_16000.shard-2-of-8.json       what a run with --shard 2/8 wrote; all of them count as one
 
-It is written every few seconds and at the end. What a killed run had finished after that has no entry: it is made again
-and must come out the same, so that nothing is ever taken for done, or replaced, on the strength of its name.
+Where several of them speak of one output, an older run's entry is recognised by its not fitting what lies there.
+
+It is written every few seconds and at the end. What a killed run had finished after that has no entry that fits: it is
+made again and must come out the same, so that nothing is ever taken for done, or replaced, on the strength of its name.
 """
 
 import contextlib
@@ -19,9 +21,9 @@ from atomic import write_text
 from audio import Resampled
 from errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 SECONDS_BETWEEN_SAVES = 5.0
-DONE, CHANGED, UNKNOWN, MISSING, FOREIGN = "done", "changed", "unknown", "missing", "foreign"
+DONE, CHANGED, UNKNOWN, MISSING = "done", "changed", "unknown", "missing"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Entry:
 
     source_bytes: int
     source_mtime_ns: int
+    resampler: str
     source_hz: int
     channels: int
     seconds: float
@@ -39,9 +42,9 @@ class Entry:
     sha256: str
 
 
-def entry(target: Path, resampled: Resampled, source_state: tuple[int, int]) -> Entry:
+def entry(target: Path, resampled: Resampled, source_state: tuple[int, int], resampler: str) -> Entry:
     """The entry of a finished output. `source_state` is `state(source)` from before it was read."""
-    return Entry(*source_state, resampled.source_hz, resampled.channels, resampled.seconds, resampled.peak,
+    return Entry(*source_state, resampler, resampled.source_hz, resampled.channels, resampled.seconds, resampled.peak,
                  resampled.n_clipped, target.stat().st_size, sha256(target))  # fmt: skip
 
 
@@ -61,33 +64,49 @@ class Manifest:
     """The manifests of one folder and rate, open for one run, which writes its own only."""
 
     def __init__(self, folder: Path, audio_hz: int, resampler: str, *, shard: str = "", force: bool = False) -> None:
-        """Read what is there. InputError: damaged, or made with another resampler (both give way to `force`)."""
+        """Read what is there. InputError: damaged, or all made with another resampler (both give way to `force`)."""
         self.path = folder / f"resampled_{audio_hz}{'.' * bool(shard)}{shard}.json"
         self.resampler, self._saved = resampler, time.monotonic()
         self._own: dict[str, Entry] = {}
-        self._others: dict[str, Entry] = {}
+        self._others: list[dict[str, Entry]] = []
         for path in sorted(folder.glob(f"resampled_{audio_hz}*.json")):
             if path == self.path or path.name.startswith(f"resampled_{audio_hz}."):
-                entries = {} if force and not _readable(path, resampler) else _read(path, resampler)
-                (self._own if path == self.path else self._others).update(entries)
+                entries = {} if force and not _readable(path) else read(path)
+                if path == self.path:
+                    self._own = entries
+                else:
+                    self._others.append(entries)
         self._written = self._text() if self.path.is_file() else None
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._own or name in self._others
+        made_with = {made.resampler for entries in (self._own, *self._others) for made in entries.values()}
+        if made_with and resampler not in made_with and not force:
+            raise InputError(self._refusal(", ".join(sorted(made_with))))
 
     def standing(self, name: str, source: Path, target: Path, *, verify: bool = False) -> str:
-        """How an output stands: MISSING; UNKNOWN (exists without an entry); FOREIGN (exists, but is not what the entry
-        says); CHANGED (ours, but the source has changed since); DONE. `verify` compares its checksum too.
+        """How an output stands: MISSING; UNKNOWN (exists, but no entry fits it); CHANGED (ours, but the source has
+        changed since); DONE. `verify` compares its checksum too. InputError if it was made with another resampler.
         """
         if not target.exists():
             return MISSING
-        known = self._own.get(name) or self._others.get(name)
-        if known is None:
+        n_bytes, now = target.stat().st_size, state(source)
+        entries = [made[name] for made in (self._own, *self._others) if name in made]
+        known = [made for made in entries if made.bytes == n_bytes]
+        changed = not any(_source_state(made) == now for made in known)
+        # Before it is replaced, on demand, and to tell entries apart, every byte is compared; else its size will do.
+        several = len({made.sha256 for made in known}) > 1 or any(made.resampler != self.resampler for made in known)
+        if known and (changed or verify or several):
+            digest = sha256(target)
+            known = [made for made in known if made.sha256 == digest]
+        if not known:
             return UNKNOWN
-        changed = state(source) != (known.source_bytes, known.source_mtime_ns)
-        # Before it is replaced, and on demand, every byte is compared; to be left alone, its size will do.
-        suspect = target.stat().st_size != known.bytes or ((changed or verify) and sha256(target) != known.sha256)
-        return FOREIGN if suspect else CHANGED if changed else DONE
+        if all(made.resampler != self.resampler for made in known):
+            raise InputError(self._refusal(known[0].resampler))
+        return DONE if any(_source_state(made) == now for made in known) else CHANGED
+
+    def _refusal(self, made_with: str) -> str:
+        return (
+            f"the outputs there were made with -r {made_with} ({self.path}); use that one again, another --out_dir, or "
+            "--force to make them again"
+        )
 
     def add(self, name: str, made: Entry) -> None:
         """Enter a finished output, and write the manifest if that was not done lately."""
@@ -105,24 +124,29 @@ class Manifest:
 
     def _text(self) -> str:
         files = {name: asdict(self._own[name]) for name in sorted(self._own)}
-        record = {"format": FORMAT, "resampler": self.resampler, "files": files}
+        record = {"format": FORMAT, "files": files}
         return json.dumps(record, indent=1) + "\n"  # in ASCII: a file name need not be text in any encoding
 
 
-def _readable(path: Path, resampler: str) -> bool:
+def _source_state(made: Entry) -> tuple[int, int]:
+    return made.source_bytes, made.source_mtime_ns
+
+
+def _readable(path: Path) -> bool:
     try:
-        _read(path, resampler)
+        read(path)
     except InputError:
         return False
     return True
 
 
-def _read(path: Path, resampler: str) -> dict[str, Entry]:
+def read(path: Path) -> dict[str, Entry]:
+    """The entries of one manifest by the names of their sources. Raises InputError if it is damaged."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']} instead of {FORMAT}")
-        made_with, kinds = record["resampler"], {name: field.type for name, field in Entry.__dataclass_fields__.items()}
+        kinds = {name: field.type for name, field in Entry.__dataclass_fields__.items()}
         entries = {}
         for name, values in record["files"].items():
             if values.keys() != kinds.keys() or any(type(value) is not kinds[k] for k, value in values.items()):
@@ -130,9 +154,4 @@ def _read(path: Path, resampler: str) -> dict[str, Entry]:
             entries[name] = Entry(**values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); make everything again with --force, or remove it") from error
-    if made_with != resampler:
-        raise InputError(
-            f"the outputs there were made with -r {made_with} ({path}); use that one again, another --out_dir, or "
-            "--force to make them again"
-        )
     return entries

@@ -11,7 +11,9 @@ after an interruption, makes again what has changed since, and leaves the rest a
 
 import argparse
 import contextlib
+import re
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,17 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     out_dir = args.out_dir or args.dir
     names = _listed_files(args.dir, args.split, args.hz)
-    jobs, failures = _plan(names, args.dir, out_dir, args.hz, args.resampler)
-    jobs, failures = workers.in_shard(jobs, args.shard), workers.in_shard(failures, args.shard)
+    # The names are dealt, whatever lies there: shards that start while files come and go must agree who does which.
+    planned = workers.in_shard(_plan(names, args.dir, out_dir, args.hz, args.resampler), args.shard)
+    jobs = [item for item in planned if isinstance(item, Job)]
+    failures = [item for item in planned if isinstance(item, Failure)]
     started = time.monotonic()
     done: dict[str, Entry] = {}
+    products: defaultdict[Path, set[str]] = defaultdict(set)
     with only_run(out_dir, workers.shard_name(args.shard)):
         shard = workers.shard_name(args.shard)
         record = Manifest(out_dir, args.hz, args.resampler, shard=shard, force=args.force)
-        for folder in {out_dir, *(job.target.parent for job in jobs)}:
-            remove_leftovers(folder, {record.path.name, *(job.target.name for job in jobs)})
-        pending, skipped, refused = _split_off_done(jobs, record, force=args.force, verify=args.verify)
-        failures += refused
+        for path in (record.path, *(job.target for job in jobs)):
+            products[path.parent].add(path.name)
+        for folder, ours in products.items():  # another shard may be writing a file of the same name elsewhere
+            remove_leftovers(folder, ours)
+        pending, skipped = _split_off_done(jobs, record, force=args.force, verify=args.verify)
         outcomes = workers.work(_resample_one, pending, n_jobs=args.jobs, backend=args.backend)
         try:
             for job, outcome in _with_progress(outcomes, pending):
@@ -108,35 +114,52 @@ def _listed_files(folder: Path, split: str, audio_hz: int) -> list[str]:
         # hidden files are half-written ones, or the resource forks that macOS strews beside real files
         if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
-    names = [path.as_posix() for path in audio if not path.stem.endswith(f"_{audio_hz}")]
+    results = _noted_results(folder)
+    sources = [path for path in audio if not path.stem.endswith(f"_{audio_hz}")]
+    names = [path.as_posix() for path in sources if path not in results]
     if not names:
-        outputs = f" but {len(audio)} that end in _{audio_hz}, taken for results of this command" if audio else ""
+        n_ours = sum(path in results for path in sources)
+        outputs = f" but {len(audio) - n_ours} that end in _{audio_hz}" if len(audio) > n_ours else ""
+        outputs += f"{' and' if outputs else ' but'} {n_ours} that a manifest lists" if n_ours else ""
+        outputs += ", taken for results of this command" if outputs else ""
         raise InputError(f"{folder} holds no audio files{outputs}; looked for {' '.join(AUDIO_SUFFIXES)}")
+    if len(names) < len(sources):
+        note(f"left out: {len(sources) - len(names)} files that were made here at another rate, say the manifests")
     return names
 
 
-def _plan(
-    names: list[str], folder: Path, out_dir: Path, audio_hz: int, resampler: str
-) -> tuple[list[Job], list[Failure]]:
-    """One job per file, and the files that cannot be done as they lie."""
-    jobs: dict[Path, Job] = {}
-    failures = []
+def _noted_results(folder: Path) -> set[Path]:
+    """What was made, at any rate, of the files below `folder` and lies there too, relative to it."""
+    results = set()
+    for path in folder.rglob("resampled_*.json"):
+        audio_hz = re.match(r"resampled_(\d+)\.", path.name)
+        with contextlib.suppress(InputError, OSError):  # the one that counts for this run is read again, with words
+            for name in manifest.read(path) if audio_hz else ():
+                if _is_file(folder / name):
+                    results.add(path.parent.relative_to(folder) / resampled_name(name, int(audio_hz[1])))
+    return results
+
+
+def _plan(names: list[str], folder: Path, out_dir: Path, audio_hz: int, resampler: str) -> list[Job | Failure]:
+    """For each name its job, or why it cannot be done as it lies."""
+    first: dict[Path, str] = {}
+    planned: list[Job | Failure] = []
     originals = {(folder / name).resolve() for name in names if _is_file(folder / name)}
     for name in names:
+        words = ""
         try:
             source, target = inside(folder, name), inside(out_dir, resampled_name(name, audio_hz))
-            job = Job(name, source, target, audio_hz, resampler)
-            if not source.is_file():
-                words = f"no such file in {folder}; download it, or choose another split with -s"
-                failures.append(Failure(name, words))
+            if target in first:
+                words = f"would give the same {target.name} as {first[target]}; rename one of them"
             elif target.resolve() in originals:
-                failures.append(Failure(name, f"would become {target.name}, which is an original; use --out_dir"))
-            elif (first := jobs.setdefault(target, job)) is not job:
-                words = f"would give the same {target.name} as {first.name}; rename one of them"
-                failures.append(Failure(name, words))
+                words = f"would become {target.name}, which is an original; use --out_dir"
+            elif not source.is_file():
+                words = f"no such file in {folder}; download it, or choose another split with -s"
+            first.setdefault(target, name)
         except (InputError, OSError) as error:
-            failures.append(Failure(name, reason(error)))
-    return list(jobs.values()), failures
+            words = reason(error)
+        planned.append(Failure(name, words) if words else Job(name, source, target, audio_hz, resampler))
+    return planned
 
 
 def _is_file(path: Path) -> bool:
@@ -145,28 +168,20 @@ def _is_file(path: Path) -> bool:
     return False
 
 
-def _split_off_done(
-    jobs: list[Job], record: Manifest, *, force: bool, verify: bool
-) -> tuple[list[Job], int, list[Failure]]:
-    """Jobs still to do, how many are done, and those whose result is not known to be ours."""
-    pending, failures, skipped = [], [], 0
+def _split_off_done(jobs: list[Job], record: Manifest, *, force: bool, verify: bool) -> tuple[list[Job], int]:
+    """Jobs still to do, and how many are done. An output that no entry fits must come out the same again."""
+    pending, skipped = [], 0
     for job in jobs:
         job = replace(job, size=job.source.stat().st_size)
-        standing = record.standing(job.name, job.source, job.target, verify=verify)
-        if force or standing == manifest.CHANGED:
+        standing = record.standing(job.name, job.source, job.target, verify=verify) if not force else manifest.CHANGED
+        if standing == manifest.CHANGED:
             pending.append(replace(job, replace=True))
         elif standing == manifest.DONE:
             skipped += 1
-        elif standing == manifest.FOREIGN:
-            remedy = "is not what this command wrote, says the manifest; remove it, or make it again with --force"
-            failures.append(Failure(job.name, f"{job.target} {remedy}"))
-        elif standing == manifest.UNKNOWN and job.target.stat().st_mtime < job.source.stat().st_mtime:
-            remedy = "exists and is older than the original; make it again with --force"
-            failures.append(Failure(job.name, f"{job.target} {remedy}"))
         else:
             pending.append(job)
     pending.sort(key=lambda job: -job.size)  # the longest first, so that no process is left with one at the end
-    return pending, skipped, failures
+    return pending, skipped
 
 
 def _save(record: Manifest) -> list[Failure]:
@@ -191,7 +206,7 @@ def _resample_one(job: Job) -> tuple[Job, Entry | str]:
     try:
         state = manifest.state(job.source)
         made: Resampled = resample_file(job.source, job.target, job.audio_hz, job.resampler, replace=job.replace)
-        return job, manifest.entry(job.target, made, state)
+        return job, manifest.entry(job.target, made, state, job.resampler)
     except (InputError, OSError) as error:
         return job, reason(error)
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import joblib
 
+from cli import note
 from errors import InputError
 
 J = TypeVar("J")
@@ -29,17 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=BACKENDS,
         default="loky",
         help="who does them: processes of this machine (loky, default), or the dask or ray cluster that "
-        "DASK_SCHEDULER_ADDRESS or RAY_ADDRESS names, where this code and the data must lie under the same paths",
+        "DASK_SCHEDULER_ADDRESS or RAY_ADDRESS names, where this code and the data must lie under the same paths; "
+        "both untested, and ray tells what is done, and notes it for a rerun, only when all is",
     )
     parser.add_argument("--shard", metavar="I/N", default="", help="only the I-th of N equal parts of the files")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse impossible values with InputError; -j becomes at most the number of cores."""
+    """Refuse impossible values with InputError; -j becomes at most the number of cores, with a line that says so."""
     if args.jobs < 1:
         raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
-    if args.backend == "loky":
-        args.jobs = min(args.jobs, joblib.cpu_count())
+    if args.backend == "loky" and args.jobs > joblib.cpu_count():
+        note(f"--jobs {args.jobs} is more than the cores there are; {joblib.cpu_count()} files at once")
+        args.jobs = joblib.cpu_count()
     if args.shard:
         whole = re.fullmatch(r"(\d{1,6})/(\d{1,6})", args.shard)
         if not whole or not 1 <= int(whole[1]) <= int(whole[2]):

@@ -2,11 +2,12 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 import atomic
-from atomic import atomic_file, atomic_folder, claim, write_text
+from atomic import atomic_file, atomic_folder, claim, clear_leftovers, remove_leftovers, write_text
 from errors import InputError
 
 RECORD = {"b": 1, "a": ["é", None]}
@@ -67,11 +68,35 @@ def test_a_folder_with_contents_is_never_replaced(tmp_path):
 
 
 def test_leftovers_of_a_killed_process_do_not_get_into_a_new_folder(tmp_path):
-    leftover = tmp_path / f".step.{os.getpid()}.partial"
-    write_text(leftover / "old", "x")
-    with atomic_folder(tmp_path / "step") as aside:
-        (aside / "new").write_text("x")
-    assert names(tmp_path / "step") == {"new"} and names(tmp_path) == {"step"}
+    left = atomic_folder(tmp_path / "step")
+    aside = left.__enter__()  # and never left
+    write_text(aside / "old", "x")
+    with atomic_folder(tmp_path / "step") as again:
+        write_text(again / "new", "x")
+    assert names(tmp_path / "step") == {"new"} and names(tmp_path) == {"step", aside.name}
+    clear_leftovers(tmp_path)
+    assert names(tmp_path) == {"step"}
+
+
+def test_two_hosts_with_a_process_of_one_number_write_asides_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic.os, "getpid", lambda: 7)
+    with atomic_file(tmp_path / "x") as first:
+        with atomic_file(tmp_path / "x") as second:
+            assert first != second
+            second.write_text("second")
+        first.write_text("first")
+    assert (tmp_path / "x").read_text() == "first" and names(tmp_path) == {"x"}
+
+
+def test_leftovers_are_told_by_the_name_of_what_they_would_have_become(tmp_path):
+    left = []
+    for name in ("a.wav", "b.wav", "a.wav.wav"):
+        file = atomic_file(tmp_path / name)
+        left.append((file, file.__enter__()))
+        left[-1][1].write_text("half")
+    (tmp_path / ".a.wav.partial").write_text("of somebody else")
+    remove_leftovers(tmp_path, {"a.wav"})
+    assert names(tmp_path) == {".a.wav.partial", left[1][1].name, left[2][1].name}
 
 
 def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
@@ -114,6 +139,21 @@ def test_a_folder_of_foreign_files_is_refused(tmp_path):
         with pytest.raises(InputError, match=r"is not empty, .* choose another folder"):
             claim(tmp_path, "record.json", RECORD, PRODUCTS, force=force)
     assert names(tmp_path) == {"thesis.txt", "a.wav"}
+
+
+def test_two_shards_that_claim_a_new_folder_together(tmp_path, monkeypatch):
+    """The other one's record and first product appear just before the folder is listed."""
+    iterdir = Path.iterdir
+
+    def late(folder):
+        monkeypatch.setattr(Path, "iterdir", iterdir)
+        claim(folder, "record.json", RECORD, PRODUCTS, force=False)
+        (folder / "a.wav").write_text("done")
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    claim(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
+    assert names(tmp_path) == {"record.json", "a.wav"}
 
 
 def test_a_record_from_which_nothing_was_made_binds_nobody(tmp_path):

@@ -82,7 +82,7 @@ def test_the_newest_are_kept(tmp_path):
         save_step(tmp_path, step, keep=3)
     assert steps(tmp_path) == [10, 100_000_000, 100_000_001]
     (tmp_path / "step_last").mkdir()
-    (tmp_path / ".step_00000011.1.partial").mkdir()
+    (tmp_path / ".step_00000011.1-0123abcd.partial").mkdir()
     assert steps(tmp_path) == [10, 100_000_000, 100_000_001] and load_weights(tmp_path)[2] == 100_000_001
     assert step_folders(tmp_path / "nowhere") == []
 

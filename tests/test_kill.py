@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_road import ROOT, call, command, files, melody, refused, settings, write_audio, write_midi
+from tiny_road import ROOT, call, command, files, melody, refused, settings, times, write_audio, write_midi
 
 import folder_lock
 import maestro
@@ -86,11 +86,42 @@ def test_killed_at_any_moment_the_rerun_gives_the_same_bytes(tmp_path, step):
     assert halfway >= 2, "only ever killed before or after the work: nothing was tried"
 
 
+@pytest.mark.slow
+def test_killed_while_changed_sources_are_made_again(tmp_path):
+    """Some results are of the new sources by then, and the manifest tells of the old ones only."""
+    source, out = write_data(tmp_path / "maestro", 8, 3.0), tmp_path / "audio"
+    run = steps(tmp_path)["audio"]
+    assert command(*run).code == 0
+    shutil.copytree(out, tmp_path / "old")
+    old = files(out)
+    write_data(source, 8, 6.0)
+    assert command(*run).code == 0
+    whole = files(out)
+    halfway = 0
+    for n_done in (1, 2, 3, 5):
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "old", out)
+        before = times(out)
+        process = subprocess.Popen([sys.executable, ROOT / run[0], *run[1:]], stderr=subprocess.DEVNULL)
+        while process.poll() is None and sum((out / n).stat().st_mtime_ns != before[n] for n in before) < n_done:
+            time.sleep(0.001)
+        process.kill()
+        killed, now, record = process.wait() == -signal.SIGKILL, files(out), "resampled_16000.json"
+        halfway += killed and now[record] == old[record] and now != old
+        assert command(*run).code == 0
+        assert files(out) == whole
+    assert halfway >= 2, "only ever killed before or after the work: nothing was tried"
+
+
 def test_asides_of_a_killed_run_are_removed_and_foreign_ones_are_not(tmp_path):
     write_data(tmp_path / "maestro", 1, 0.2)
     run = steps(tmp_path)
-    leftovers = ["audio/2004/.0_16000.wav.123.partial", "data/train/.0.npy.77.partial", "data/train/.0.json.77.partial"]
-    foreign = ["audio/2004/.9_16000.wav.123.partial", "audio/2004/.0_16000.wav.partial"]
+    leftovers = [
+        "audio/2004/.0_16000.wav.123-0123abcd.partial",
+        "data/train/.0.npy.77-0123abcd.partial",
+        "data/train/.0.json.77-0123abcd.partial",
+    ]
+    foreign = ["audio/2004/.9_16000.wav.123-0123abcd.partial", "audio/2004/.0_16000.wav.partial"]
     for name in [*leftovers, *foreign]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"half")
@@ -151,6 +182,31 @@ def test_shards_together_make_what_one_run_makes(tmp_path):
     refused(call(preprocess_maestro, *run["data"][1:], "--shard", "1/3", "--force"), "--force with --shard")
 
 
+def test_a_shard_leaves_the_half_written_files_of_another_alone(tmp_path):
+    """d2/01 belongs to shard 2; that shard 1 makes a d1/01 of its own does not make it a leftover."""
+    for name in ("d1/01", "d1/02", "d1/03", "d2/01", "d2/02", "d2/03"):
+        write_audio(tmp_path / f"{name}.wav", [], seconds=0.1, audio_hz=44100)
+    running, left = (
+        tmp_path / name for name in ("d2/.01_16000.wav.4242-0123abcd.partial", "d2/.02_16000.wav.4242-0123abcd.partial")
+    )
+    for path in (running, left):
+        path.write_bytes(b"half")
+    assert call(resample_audio, "-d", tmp_path, "--shard", "1/2").code == 0
+    assert running.exists() and not left.exists()
+
+
+def test_shards_agree_who_does_which_while_files_come(tmp_path):
+    """A file that appears between the starts of two shards moves no other from one to the other."""
+    late = write_data(tmp_path / "maestro", 4, 0.2) / "2004/0.wav"
+    late.rename(tmp_path / "0.wav")
+    run = steps(tmp_path)["audio"][1:]
+    first = call(resample_audio, *run, "--shard", "1/2", "--json").result
+    assert [failure["item"] for failure in first["failures"]] == ["2004/0.wav"]
+    (tmp_path / "0.wav").rename(late)
+    assert call(resample_audio, *run, "--shard", "2/2").code == 0
+    assert {path.name for path in (tmp_path / "audio/2004").iterdir()} == {f"{i}_16000.wav" for i in (1, 2, 3)}
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
 def test_impossible_shards(tmp_path, shard):
     refused(call(resample_audio, "-d", tmp_path, f"--shard={shard}"), f"--shard is {shard}", "expected I/N")
@@ -168,6 +224,16 @@ def _die(job: int) -> int:
 def test_a_worker_that_is_killed_is_told_in_one_line():
     with pytest.raises(InputError, match="a worker process was killed, perhaps for lack of memory"):
         list(workers.work(_die, range(8), n_jobs=2, backend="loky"))
+
+
+def test_more_jobs_than_cores_are_brought_down_with_a_word(tmp_path, monkeypatch):
+    write_audio(tmp_path / "a.wav", [], seconds=0.1, audio_hz=44100)
+    monkeypatch.setattr(workers.joblib, "cpu_count", lambda: 3)
+    assert "--jobs" not in call(resample_audio, "-d", tmp_path, "-j", "3").err
+    assert (
+        "--jobs 4 is more than the cores there are; 3 files at once"
+        in call(resample_audio, "-d", tmp_path, "-j", "4").err
+    )
 
 
 def test_a_backend_that_is_not_installed(tmp_path):

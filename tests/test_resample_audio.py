@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_maestro_splits_and_resuming(tmp_path, capsys):
     assert (folder / "2004/2_16000.wav").stat().st_mtime_ns != before
 
 
-def test_an_output_older_than_its_source_waits_for_force(tmp_path, capsys):
+def test_an_output_that_nobody_noted_waits_for_force(tmp_path, capsys):
     source = sound(tmp_path / "a.wav")
     target = tmp_path / "a_16000.wav"
     target.write_bytes(b"precious")
@@ -92,11 +93,92 @@ def test_an_output_older_than_its_source_waits_for_force(tmp_path, capsys):
     code, result = result_of(capsys, "-d", tmp_path)
     assert code == 2
     assert result["failures"][0]["item"] == "a.wav"
-    assert "older than the original; make it again with --force" in result["failures"][0]["reason"]
+    assert "exists and is not what would be made here" in result["failures"][0]["reason"]
     assert target.read_bytes() == b"precious"
     assert result_of(capsys, "-d", tmp_path, "--force")[0] == 0
     assert len(audio.read_pcm(target, 16000)) == 3200
     assert soundfile.info(source).samplerate == 44100
+
+
+@pytest.mark.parametrize("out_dir", ["in", "in/deep/mono"])
+def test_another_rate_is_made_of_the_originals_only(tmp_path, capsys, out_dir):
+    """Results are told from originals by the manifests: a recording may be called take_16000.wav by its owner."""
+    for name in ("a", "deep/b"):
+        sound(tmp_path / f"in/{name}.wav")
+    arguments = ("-d", tmp_path / "in", "--out_dir", tmp_path / out_dir)
+    assert result_of(capsys, *arguments)[1]["files"] == 2
+    sound(tmp_path / "in/take_16000.wav")
+    assert resample_audio.main([*map(str, arguments), "--hz", "22050"]) == 0
+    assert "left out: 2 files that were made here at another rate" in capsys.readouterr().err
+    made = [path.relative_to(tmp_path / out_dir).as_posix() for path in (tmp_path / out_dir).rglob("*_22050.wav")]
+    assert sorted(made) == ["a_22050.wav", "deep/b_22050.wav", "take_16000_22050.wav"]
+    code, result = result_of(capsys, *arguments)
+    assert (code, result["files"], result["already_done"]) == (0, 0, 2)
+
+
+def test_results_without_their_originals_may_be_resampled_again(tmp_path, capsys):
+    sound(tmp_path / "in/a.wav")
+    assert result_of(capsys, "-d", tmp_path / "in", "--out_dir", tmp_path / "mono")[0] == 0
+    assert result_of(capsys, "-d", tmp_path / "mono", "--hz", "8000")[1]["files"] == 1
+    assert (tmp_path / "mono/a_16000_8000.wav").is_file()
+
+
+def change(path: Path) -> None:
+    sound(path, seconds=0.1 + soundfile.info(path).duration)
+
+
+def test_the_manifest_of_an_older_shard_does_not_stand_in_the_way(tmp_path, capsys):
+    for name in ("a", "b"):
+        sound(tmp_path / f"{name}.wav")
+    for shard in ("1/2", "2/2"):
+        assert result_of(capsys, "-d", tmp_path, "--shard", shard)[0] == 0
+    change(tmp_path / "a.wav")
+    assert result_of(capsys, "-d", tmp_path)[1]["files"] == 1
+    for arguments in (["--shard", "1/2"], ["--verify"], []):
+        code, result = result_of(capsys, "-d", tmp_path, *arguments)
+        assert (code, result["files"], result["already_done"]) == (0, 0, 1 if "--shard" in arguments else 2)
+
+
+def test_another_resampler_by_force_after_shards(tmp_path, capsys):
+    """What was made with which one is known output by output, so that old shards bind nobody."""
+    for name in ("a", "b"):
+        sound(tmp_path / f"{name}.wav")
+        assert result_of(capsys, "-d", tmp_path, "--shard", "1/1")[0] == 0
+    with pytest.raises(InputError, match=r"made with -r soxr_hq .*--force"):
+        resample_audio.main(["-d", str(tmp_path), "-r", "soxr_mq", "--shard", "2/2"])
+    assert result_of(capsys, "-d", tmp_path, "-r", "soxr_mq", "--force")[1]["files"] == 2
+    for arguments in ([], ["--verify"], ["--shard", "1/1"]):
+        code, result = result_of(capsys, "-d", tmp_path, "-r", "soxr_mq", *arguments)
+        assert (code, result["already_done"]) == (0, 2)
+    with pytest.raises(InputError, match=r"made with -r soxr_mq .*--force"):
+        resample_audio.main(["-d", str(tmp_path)])
+
+
+def test_killed_between_the_output_and_its_entry(tmp_path, capsys):
+    """A changed source was made again, but the manifest still tells of what was there before."""
+    source = sound(tmp_path / "a.wav")
+    assert result_of(capsys, "-d", tmp_path)[0] == 0
+    record = (tmp_path / "resampled_16000.json").read_bytes()
+    change(source)
+    os.utime(source, ns=(time.time_ns() + 10**12,) * 2)  # the clock of another machine
+    assert result_of(capsys, "-d", tmp_path)[0] == 0
+    whole, output = (tmp_path / "resampled_16000.json").read_bytes(), (tmp_path / "a_16000.wav").read_bytes()
+    (tmp_path / "resampled_16000.json").write_bytes(record)
+    assert result_of(capsys, "-d", tmp_path)[0] == 0
+    assert (tmp_path / "resampled_16000.json").read_bytes() == whole
+    assert (tmp_path / "a_16000.wav").read_bytes() == output
+
+
+def test_a_result_that_was_changed_is_not_replaced(tmp_path, capsys):
+    source = sound(tmp_path / "a.wav")
+    assert result_of(capsys, "-d", tmp_path)[0] == 0
+    output = tmp_path / "a_16000.wav"
+    edited = output.read_bytes()[:-2] + b"??"
+    output.write_bytes(edited)
+    change(source)
+    code, result = result_of(capsys, "-d", tmp_path)
+    assert code == 2 and "is not what would be made here" in result["failures"][0]["reason"]
+    assert output.read_bytes() == edited
 
 
 def test_one_bad_file_does_not_stop_the_others(tmp_path, capsys):

@@ -13,7 +13,7 @@ What makes it fast:
 
 import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import numpy as np
 import torch
@@ -144,14 +144,20 @@ class _Teams:
                 temperature=np.float32(temperature),
             )
             jobs += [(weights, team, block, thread, size) for thread in range(size)]
-        for done in [self.pool.submit(play, *job) for job in jobs]:
-            done.result()
+        done, _ = wait([self.pool.submit(play, *job) for job in jobs], return_when=FIRST_EXCEPTION)
+        if failed := [job for job in done if job.exception()]:
+            self.stop()  # or the others of the team would wait for it for ever
+            failed[0].result()
         return np.concatenate(drawn, axis=1), np.concatenate(params, axis=1)
 
-    def close(self) -> None:
-        """Stop threads that may wait for one another, and leave."""
+    def stop(self) -> None:
+        """Tell all threads to leave what they are doing: each does within a sample, also if it waits for another."""
         for team in self.teams:
             team.flags[-FLAG] = 1
+
+    def close(self) -> None:
+        """Stop all threads, and wait for them."""
+        self.stop()
         self.pool.shutdown()
 
 

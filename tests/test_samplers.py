@@ -13,7 +13,7 @@ import samplers
 from checkpoint import build_model
 from config import load_config
 from errors import InputError
-from samplers import cpu, cuda
+from samplers import cpu, cuda, kernel
 from wavenet import Caches, Conditioning, WaveNet, generate, prime, seeded_uniforms
 
 N_FRAMES = 14
@@ -199,6 +199,29 @@ def test_memory_does_not_grow_with_the_piece():
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_a_thread_that_fails_ends_the_others(monkeypatch):
+    """A helper fails before its first sample: the leader, who waits for it, must be told."""
+
+    def broken(weights, team, block, thread, size):
+        if thread == 1:
+            raise OSError("no memory for this thread")
+        kernel.play(weights, team, block, thread, size)
+
+    monkeypatch.setattr(cpu, "play", broken)
+    model, caught = make_model(), []
+
+    def run() -> None:
+        try:
+            joined(cpu.generate(model, *sources(model, 1), 1, 4, threads=2))
+        except OSError as error:
+            caught.append(str(error))
+
+    watched = threading.Thread(target=run, daemon=True)
+    watched.start()
+    watched.join(60)  # compiling is included
+    assert not watched.is_alive() and caught == ["no memory for this thread"] and not sampler_threads()
 
 
 def sampler_threads() -> list[threading.Thread]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from compiling import kept_njit
 from samplers.packing import MOST_AHEAD
 from samplers.simd import (
     add16,
@@ -40,9 +41,7 @@ class Team(NamedTuple):
 
     recent: np.ndarray  # [S, K], int64: the last samples, oldest first
     ring: np.ndarray  # inputs [sum of ring rows * S * R]: row t % rows of a layer holds its input at time t
-    ahead: (
-        np.ndarray
-    )  # float32 [L * MOST_AHEAD * S * 2R]: all of the gates but the newest tap; in slot (t + phase) % ahead
+    ahead: np.ndarray  # float32 [L * MOST_AHEAD * S * 2R]: gates but for the newest tap, in slot (t + phase) % ahead
     x: np.ndarray  # float32 [S * R]
     gated: np.ndarray  # inputs [L * S * R]
     skip: np.ndarray  # float32 [S * skip]
@@ -341,10 +340,7 @@ def _compiled(sources: int):
         sources  # noqa: B018 - enclosed values are part of the cache's key
         _play(weights, team, block, thread, n_threads)
 
-    try:
-        return njit(nogil=True, cache=True)(play)
-    except RuntimeError:  # no folder that can be written to
-        return njit(nogil=True)(play)
+    return kept_njit(play, nogil=True)
 
 
 play = _compiled(zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))))

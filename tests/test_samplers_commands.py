@@ -110,7 +110,7 @@ from samplers import cpu, kernel
 from wavenet import seeded_uniforms
 model = make_model()
 next(cpu.generate(model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1), 1, 4, threads=1))
-print(sum(kernel.play.stats.cache_hits.values()), sum(kernel.play.stats.cache_misses.values()))
+print(sum(kernel.play.dispatcher.stats.cache_hits.values()), sum(kernel.play.dispatcher.stats.cache_misses.values()))
 """
 
 

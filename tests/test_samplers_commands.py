@@ -1,6 +1,7 @@
 """Sampling as its user meets it: wavs that grow while they are made, Ctrl-C, and compiled code that is found again."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -114,8 +115,8 @@ print(sum(kernel.play.dispatcher.stats.cache_hits.values()), sum(kernel.play.dis
 """
 
 
-def start(**environment: str) -> str:
-    done = subprocess.run([sys.executable, "-c", START, str(ROOT)], capture_output=True, text=True, check=False,
+def start(program: str, **environment: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program, str(ROOT)], capture_output=True, text=True, check=False,
                           env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -123,4 +124,29 @@ def start(**environment: str) -> str:
 
 @pytest.mark.slow
 def test_compiled_code_is_found_again_by_the_next_process(tmp_path):
-    assert [start(NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)] == ["0 1", "1 0"]
+    assert [start(START, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)] == ["0 1", "1 0"]
+
+
+SANE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.path.insert(0, sys.argv[1] + "/tests")
+import torch
+from sampler_models import make_conditioning, make_model
+from samplers import cpu
+from wavenet import generate, seeded_uniforms
+model = make_model()
+arguments = (model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1))
+samples = torch.cat(list(generate(*arguments, 1, 8)), dim=1)
+exact = cpu.replay(*arguments, samples)
+assert torch.equal(exact[0], samples)
+rounded = cpu.replay(*arguments, samples, weights="bfloat16")
+print(((rounded[1] - exact[1]).abs().max() / exact[1].abs().max()).item())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="nehalem is a processor of this family")
+def test_code_for_an_older_processor_does_not_ask_for_bfloat16(tmp_path):
+    older = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
+    assert 1e-5 < float(start(SANE, NUMBA_CACHE_DIR=str(tmp_path), **older)) < 0.03

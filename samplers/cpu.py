@@ -26,6 +26,7 @@ from wavenet import Caches, Conditioning, WaveNet, prime
 
 NOT_YET = -(2**62)  # a flag before anything was done
 FIRST_FRAMES, MOST_FRAMES = 1, 128  # a block is small at first, for the first sound to come early
+LEAST_LARGEST_FRAMES = 8  # of many streams blocks are smaller, but not below that
 
 
 def _inputs(values: np.ndarray, bfloat16: bool) -> np.ndarray:
@@ -184,7 +185,7 @@ def generate(
         yield prefix
     device = caches.recent.device
     inputs, teams = _Inputs(model, conditioning), _Teams(model, caches, threads, weights, portable)
-    count = FIRST_FRAMES
+    count, most = FIRST_FRAMES, max(LEAST_LARGEST_FRAMES, MOST_FRAMES // n_streams)
     try:
         while first < n_frames:
             count = min(count, n_frames - first)
@@ -193,7 +194,7 @@ def generate(
             drawn, _ = teams.play(first * model.hop, *stretch, draws, temperature=temperature)
             yield torch.from_numpy(drawn.T).to(device)
             first += count
-            count = min(2 * count, MOST_FRAMES)
+            count = min(2 * count, most)
     finally:
         teams.close()
 

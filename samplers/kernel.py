@@ -24,6 +24,7 @@ from samplers.simd import (
     gate16,
     max16,
     multiply,
+    observe,
     prefetch_write,
     publish,
     relu16,
@@ -306,6 +307,8 @@ def _play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
     for i in range(block.n_samples):
         epoch = (block.start + i) * phases
         if thread == 0:
+            if observe(flags, stop) != 0:  # the others wait for this thread, and look while they wait
+                return
             _lead(weights, team, block, i, epoch)
         _start(team.skip, skip, weights.skip_bias, weights.skip_cuts, thread, n_streams)
         for first in range(0, n_layers, TOLD):

@@ -87,7 +87,7 @@ def test_ctrl_c_in_a_real_process(road, tmp_path):
     nothing_half_written(out)
 
 
-def test_a_stream_that_fails_leaves_nothing(tmp_path):
+def test_a_stream_that_fails_leaves_nothing_but_the_longest_that_was_interrupted(tmp_path, capsys):
     path, left = tmp_path / "a.wav", tmp_path / "a.interrupted.wav"
     with pytest.raises(ZeroDivisionError), audio.wav_stream(path, HZ, left) as append:
         append(np.zeros(10, np.int16))
@@ -95,6 +95,13 @@ def test_a_stream_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), audio.wav_stream(path, HZ, left):
         raise KeyboardInterrupt
     assert files(tmp_path) == {}
+    for n, kept in ((5, 5), (3, 5), (9, 9)):
+        with pytest.raises(KeyboardInterrupt), audio.wav_stream(path, HZ, left) as append:
+            append(np.full(n, n, np.int16))
+            raise KeyboardInterrupt
+        assert np.array_equal(audio.map_wav(left), [kept] * kept)
+        assert ("is longer and stays" in capsys.readouterr().err) == (n < kept)
+    left.unlink()
     with audio.wav_stream(path, HZ, left) as append:
         append(np.arange(7, dtype=np.int16))
         append(np.arange(3, dtype=np.int16))

@@ -18,6 +18,7 @@ import soundfile
 import soxr
 
 from atomic import atomic_file
+from cli import note
 from errors import InputError
 
 # What libsndfile reads, in the order of preference where files differ only in their suffix.
@@ -94,7 +95,8 @@ def wav_stream(path: str | Path, audio_hz: int, interrupted: str | Path) -> Iter
     """Yield a function that appends int16 [n] to a 16-bit mono wav, which appears at `path` when it is complete.
 
     Of an interruption by the user (KeyboardInterrupt) remains what was written so far, as a valid wav at
-    `interrupted`; of any other failure nothing. Raises OSError (full disk, no permission).
+    `interrupted`, unless a longer one is there already; of any other failure nothing. Raises OSError (full disk, no
+    permission).
     """
     n_samples = 0
 
@@ -108,9 +110,15 @@ def wav_stream(path: str | Path, audio_hz: int, interrupted: str | Path) -> Iter
             with _wav_writer(aside, audio_hz) as wav:
                 yield append
         except KeyboardInterrupt:
-            if n_samples:
+            if n_samples and _is_larger(Path(interrupted), aside):
+                note(f"{interrupted}, of an earlier run, is longer and stays as it is")
+            elif n_samples:
                 os.replace(aside, interrupted)
             raise
+
+
+def _is_larger(path: Path, other: Path) -> bool:
+    return path.is_file() and path.stat().st_size > other.stat().st_size
 
 
 def map_wav(path: str | Path) -> np.ndarray:

@@ -7,9 +7,9 @@ a crop or a block equals the same stretch of the whole, bit for bit.
 import functools
 import math
 
-import numba
 import numpy as np
 
+from compiling import kept_njit
 from config import FEATURE_PRESETS
 from midi import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, sounding_offset
 
@@ -113,7 +113,7 @@ def _ages(seconds: float, midi_hz: int) -> np.ndarray:
     return np.exp(-np.arange(math.ceil(104 * seconds * midi_hz) + 1) / (seconds * midi_hz)).astype(np.float32)
 
 
-@numba.njit(cache=True)
+@kept_njit
 def _add_states(rows, first, key, start, stop, level, velocity, age):
     """Write into rows [88, n] what each note is from its start to its stop frame: its level, or its age's value."""
     n = rows.shape[1]
@@ -157,7 +157,7 @@ def _string(pitch: int, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
     return turn, decay, level, PARTIAL_CHANNEL[audible], cosine, sine, step
 
 
-@numba.njit(cache=True)
+@kept_njit
 def _add_note(out, first, hop, audio_hz, onset, end, gone, loudness, turn, decay, level, channel, cosine, sine, step):
     """Add one note to out [6, n * hop], whose first sample is first * hop.
 

@@ -212,11 +212,17 @@ class SamplingKeys:
     seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
     batch_size: int = key("clips generated side by side", 8, low=1)
     sampler: str = key(
-        "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph); auto: numba",
+        "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph, not yet run on a GPU); "
+        "auto: numba",
         "auto",
         of=SAMPLERS,
     )
-    sampler_threads: int = key("threads of sampler numba; 0: as many cores as help", 0, low=0, high=1024)
+    sampler_threads: int = key(
+        "threads of sampler numba, no more than there are cores (0: as many as help); torch and cuda ignore it",
+        0,
+        low=0,
+        high=1024,
+    )
     sampler_weights: str = key(
         "bfloat16 makes sampler numba up to twice as fast; the samples are then near the reference's, not the same",
         "float32",

@@ -31,7 +31,7 @@ from errors import InputError
 from evaluation_report import clip_picture, summary_figure, table
 from likelihood import Paired, conditioning_ratios, paired_likelihood
 from midi import Performance
-from pieces import Piece, clip_pieces
+from pieces import Piece, clip_pieces, primed_frames
 from report import Entry, clip_figure, listening_page, save_figure
 from scores import bootstrap_interval, chroma_similarity, mean, multi_resolution_stft, onset_agreement
 from synthesis import synthesize
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             claim(where, RECORD_NAME, _record(settings, loaded, given), PRODUCTS, force=args.force)
 
     player = _Player(model, data, settings)
-    outputs = _outputs(player, pieces, folder, _primed_frames(settings, data))
+    outputs = _outputs(player, pieces, folder, primed_frames(settings, data))
     scored = list(progress(_scores(model, data, pieces, outputs, transcriber, settings), len(pieces), "clip"))
     changes = counterfactuals(player, data.audio_hz) if settings.counterfactuals else None
     drifts = _drifts(player, long_pieces, folder / DRIFT_NAME, transcriber)
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 def _clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
     """The test clips that can be scored; those that teacher_length leaves nothing of as failures."""
     pieces, failures = clip_pieces(settings.test_dir, data)
-    primed = _primed_frames(settings, data)
+    primed = primed_frames(settings, data)
     short = [piece for piece in pieces if piece.n_frames <= primed]
     why = f"is not longer than teacher_length = {settings.teacher_length:g} s; lower evaluate_config.teacher_length"
     failures += [Failure(piece.name, why) for piece in short]
@@ -113,11 +113,6 @@ def _clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[Piece], lis
             "MIDI); cut more with preprocess_audio.py"
         )
     return pieces, failures
-
-
-def _primed_frames(settings: EvaluateConfig, data: DataConfig) -> int:
-    """How many frames of a clip are given to the model; what follows is its own, and scored."""
-    return max(1, round(settings.teacher_length * data.midi_hz)) if settings.mode == "primed" else 0
 
 
 def _transcriber() -> Transcriber | None:
@@ -172,7 +167,7 @@ class _Player:
         return np.concatenate(sounds)
 
 
-def _outputs(player: _Player, pieces: list[Piece], folder: Path, primed_frames: int) -> list[np.ndarray]:
+def _outputs(player: _Player, pieces: list[Piece], folder: Path, n_given: int) -> list[np.ndarray]:
     """What the model makes of every piece, int16 [n_frames * hop]; from its wav where an earlier run wrote that."""
     hop, hz, size = player.model.hop, player.data.audio_hz, player.settings.batch_size
     todo = [piece for piece in pieces if not (folder / f"{piece.name}.wav").is_file()]
@@ -180,7 +175,7 @@ def _outputs(player: _Player, pieces: list[Piece], folder: Path, primed_frames: 
     for first in range(0, len(todo), size):
         batch = todo[first : first + size]
         note(f"generating {len(batch)} of {len(pieces)} pieces, {batch[-1].n_frames / player.data.midi_hz:g} s each")
-        prefix = np.stack([piece.truth[: primed_frames * hop] for piece in batch]) if primed_frames else None
+        prefix = np.stack([piece.truth[: n_given * hop] for piece in batch]) if n_given else None
         sounds = player.generate([piece.performance for piece in batch], batch[-1].n_frames,
                                  [piece.stream for piece in batch], prefix)  # fmt: skip
         for piece, sound in zip(batch, sounds, strict=True):
@@ -194,7 +189,7 @@ def _scores(
     settings: EvaluateConfig,
 ) -> Iterator[Scored]:  # fmt: skip
     """Likelihoods and scores of every clip."""
-    start, hz = _primed_frames(settings, data) / data.midi_hz, data.audio_hz
+    start, hz = primed_frames(settings, data) / data.midi_hz, data.audio_hz
     for piece, output, k in zip(pieces, outputs, partners([clip_source(piece.name) for piece in pieces]), strict=True):
         other = pieces[k]
         own, at_onsets = paired_likelihood(model, piece.truth, piece.performance, other.performance, data)
@@ -278,7 +273,7 @@ def _write_pictures(
     folder: Path, scored: list[Scored], result: dict[str, Any], settings: EvaluateConfig, data: DataConfig
 ) -> None:
     """A picture per clip, one of all, and the page to listen to."""
-    entries, start = [], _primed_frames(settings, data) / data.midi_hz
+    entries, start = [], primed_frames(settings, data) / data.midi_hz
     for one in scored:
         name, seconds = one.piece.name, len(one.piece.truth) / data.audio_hz
         notes = played_notes(one.piece.performance, start, seconds)

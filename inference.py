@@ -25,7 +25,7 @@ from audio import map_wav, wav_stream, write_wav
 from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
 from config import DataConfig, InferenceConfig, load_config
 from midi import load_events, save_events
-from pieces import Piece, clip_pieces, midi_pieces
+from pieces import Piece, clip_pieces, midi_pieces, primed_frames
 from report import Entry, clip_figure, listening_page, save_figure
 from synthesis import synthesize, teacher_forced
 from wavenet import WaveNet
@@ -97,7 +97,7 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
 def _clip_pieces(settings: InferenceConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
     """The test clips, named by the mode; those that teacher_length leaves nothing of as failures."""
     pieces, failures = clip_pieces(settings.test_dir, data)
-    primed = settings.teacher_length * data.midi_hz if settings.mode == "primed" else 0
+    primed = primed_frames(settings, data)
     remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
     for piece in pieces:
         if primed >= piece.n_frames:
@@ -165,7 +165,7 @@ def _stream(
     Stopped by Ctrl-C, it keeps what there is of every piece in NAME.interrupted.wav, which no rerun takes for finished.
     """
     n_frames = max(piece.n_frames for piece in pieces)
-    prefix_frames = max(1, round(settings.teacher_length * data.midi_hz)) if mode == "primed" else 0
+    prefix_frames = primed_frames(settings, data) if mode == "primed" else 0
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
     blocks = synthesize(model, [piece.performance for piece in pieces], n_frames, data,
                         streams=[piece.stream for piece in pieces], seed=settings.seed, prefix=prefix,
@@ -184,9 +184,9 @@ def _stream(
                     append(row[: max(0, piece.n_frames * model.hop - done)])
                 done += block.shape[1]
     except KeyboardInterrupt:
-        for piece, path in zip(pieces, unfinished, strict=True):
+        for path in unfinished:
             if path.is_file():
-                note(f"kept {min(done, piece.n_frames * model.hop) / data.audio_hz:.2f} s in {path}")
+                note(f"kept {len(map_wav(path)) / data.audio_hz:.2f} s in {path}")
         raise
     for path in unfinished:
         path.unlink(missing_ok=True)

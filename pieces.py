@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cli import Failure, note, reason
-from config import DataConfig, InferenceConfig
+from config import DataConfig, EvaluateConfig, InferenceConfig
 from dataset import clip_paths, read_clip
 from errors import InputError
 from midi import Performance, read_midi, sounding_offset
@@ -43,10 +43,18 @@ def midi_pieces(
             if path.stem in {piece.name for piece in pieces}:
                 raise InputError(f"another file of the name {path.stem} stands before it; rename one of them")
             # Rounding noise must not add a frame.
-            pieces.append(Piece(path.stem, number, performance, math.ceil(seconds * data.midi_hz - 1e-6)))
+            n_frames = math.ceil(seconds * data.midi_hz - 1e-6)
+            if n_frames < 1:
+                raise InputError("ends as it begins; raise inference_config.tail_seconds to hear it")
+            pieces.append(Piece(path.stem, number, performance, n_frames))
         except InputError as error:
             failures.append(Failure(str(path), reason(error)))
     return pieces, failures
+
+
+def primed_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) -> int:
+    """How many frames of a clip the model is given in mode primed; what follows is its own."""
+    return max(1, round(settings.teacher_length * data.midi_hz)) if settings.mode == "primed" else 0
 
 
 def clip_pieces(folder: str | Path, data: DataConfig) -> tuple[list[Piece], list[Failure]]:

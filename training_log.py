@@ -98,7 +98,8 @@ class TrainingLog:
         truth = pcm[round(start * data.audio_hz) :][: n_frames * hop]
         prefix = truth[None, : round(SAMPLE_PRIMED_SECONDS * data.midi_hz) * hop]
         events = clip(performance, start, start + SAMPLE_SECONDS, CLIP_MARGIN_SECONDS)
-        blocks = synthesize(model, [events], n_frames, data, streams=[0], seed=0, prefix=prefix)
+        # One thread: the other cores are busy with training.
+        blocks = synthesize(model, [events], n_frames, data, streams=[0], seed=0, prefix=prefix, threads=1)
         output = torch.cat([torch.from_numpy(block[0].copy()) for block in blocks])
         figure = clip_figure(events, SAMPLE_SECONDS, data.audio_hz, truth, output.numpy(), title=f"step {step}",
                              handover_seconds=SAMPLE_PRIMED_SECONDS)  # fmt: skip

@@ -22,12 +22,15 @@ WORTH_A_HELPER = 100_000
 
 
 def n_threads(wanted: int, n_streams: int, decoder: Decoder) -> int:
-    """How many threads to sample n_streams on; wanted = 0: as many as there are cores and as help."""
-    if wanted:
-        return wanted
+    """How many threads to sample n_streams on; wanted = 0: as many as help, never more than there are cores.
+
+    Threads that wait for one another on the same core are many times slower than one. Raises InputError if wanted < 0.
+    """
+    if wanted < 0:
+        raise InputError(f"threads = {wanted}: expected 0 (as many as help) or more")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    helped = decoder.skip.weight.numel() >= WORTH_A_HELPER
-    return min(cores, (1 + MOST_HELPERS if helped else 1) * n_streams)
+    helped = wanted > 0 or decoder.skip.weight.numel() >= WORTH_A_HELPER
+    return min(cores, wanted or cores, (1 + MOST_HELPERS if helped else 1) * n_streams)
 
 
 def generate(
@@ -45,9 +48,9 @@ def generate(
 ) -> Iterator[Tensor]:
     """`wavenet.generate` by the engine of that name: the same arguments and the same samples, in int64 blocks [B, n].
 
-    threads: of the numba engine, 0: all that help. weights: float32, or bfloat16, which is faster and not exact (numba
-    only). The blocks' sizes are the engine's own; the first one after the prefix is small. Raises InputError if the
-    engine cannot do what is asked for.
+    threads: of the numba engine, at most as many as there are cores; 0: all that help. weights: float32, or bfloat16,
+    which is faster and not exact (numba only). Blocks are as large as the engine likes; the first one after the prefix
+    is small. Raises InputError if the engine cannot do what is asked for.
     """
     if sampler not in SAMPLERS:
         raise InputError(f"sampler {sampler!r} is unknown; expected one of {', '.join(SAMPLERS)}")

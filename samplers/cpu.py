@@ -13,7 +13,7 @@ What makes it fast:
 
 import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from wavenet import Caches, Conditioning, WaveNet, prime
 
 NOT_YET = -(2**62)  # a flag before anything was done
 FIRST_FRAMES, MOST_FRAMES = 1, 128  # a block is small at first, for the first sound to come early
+LEAST_LARGEST_FRAMES = 8  # of many streams blocks are smaller, but not below that
 
 
 def _inputs(values: np.ndarray, bfloat16: bool) -> np.ndarray:
@@ -144,14 +145,20 @@ class _Teams:
                 temperature=np.float32(temperature),
             )
             jobs += [(weights, team, block, thread, size) for thread in range(size)]
-        for done in [self.pool.submit(play, *job) for job in jobs]:
-            done.result()
+        done, _ = wait([self.pool.submit(play, *job) for job in jobs], return_when=FIRST_EXCEPTION)
+        if failed := [job for job in done if job.exception()]:
+            self.stop()  # or the others of the team would wait for it for ever
+            failed[0].result()
         return np.concatenate(drawn, axis=1), np.concatenate(params, axis=1)
 
-    def close(self) -> None:
-        """Stop threads that may wait for one another, and leave."""
+    def stop(self) -> None:
+        """Tell all threads to leave what they are doing: each does within a sample, also if it waits for another."""
         for team in self.teams:
             team.flags[-FLAG] = 1
+
+    def close(self) -> None:
+        """Stop all threads, and wait for them."""
+        self.stop()
         self.pool.shutdown()
 
 
@@ -178,7 +185,7 @@ def generate(
         yield prefix
     device = caches.recent.device
     inputs, teams = _Inputs(model, conditioning), _Teams(model, caches, threads, weights, portable)
-    count = FIRST_FRAMES
+    count, most = FIRST_FRAMES, max(LEAST_LARGEST_FRAMES, MOST_FRAMES // n_streams)
     try:
         while first < n_frames:
             count = min(count, n_frames - first)
@@ -187,7 +194,7 @@ def generate(
             drawn, _ = teams.play(first * model.hop, *stretch, draws, temperature=temperature)
             yield torch.from_numpy(drawn.T).to(device)
             first += count
-            count = min(2 * count, MOST_FRAMES)
+            count = min(2 * count, most)
     finally:
         teams.close()
 

@@ -6,6 +6,7 @@ position, rings and the drawn samples live there. The arithmetic is that of `wav
 tests run it on the CPU, uncaptured.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 
@@ -55,6 +56,11 @@ class Step:
         self.position += 1
 
 
+def _current(device: torch.device) -> contextlib.AbstractContextManager:
+    """Within it streams and graphs are those of this GPU, which need not be the first one."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 def _capture(step: Step, n_steps: int) -> Callable[[], None]:
     """n_steps runs as one call: a graph on a GPU, a loop elsewhere."""
 
@@ -101,7 +107,8 @@ def generate(
     step = Step(model, caches, BLOCK_FRAMES * hop, temperature)
     step.time.fill_(first * hop)
     n_steps = math.gcd(hop, MOST_STEPS)
-    several = _capture(step, n_steps)
+    with _current(step.time.device):
+        several = _capture(step, n_steps)
     while first < n_frames:
         count = min(BLOCK_FRAMES, n_frames - first)
         context, excitation = decoder.prepare(*conditioning.block(model, first, count))
@@ -109,7 +116,8 @@ def generate(
             step.cond[: count * hop, i] = decoder.layer_conditioning(layer, context, excitation)
         step.uniforms[: count * hop] = uniforms(first * hop, count * hop).transpose(0, 1)
         step.position.zero_()
-        for _ in range(count * hop // n_steps):
-            several()
+        with _current(step.time.device):  # not over the yield: callers have their own current device
+            for _ in range(count * hop // n_steps):
+                several()
         yield step.drawn[: count * hop].t().clone()
         first += count

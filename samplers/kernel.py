@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from compiling import kept_njit
 from samplers.packing import MOST_AHEAD
 from samplers.simd import (
     add16,
@@ -23,6 +24,7 @@ from samplers.simd import (
     gate16,
     max16,
     multiply,
+    observe,
     prefetch_write,
     publish,
     relu16,
@@ -40,9 +42,7 @@ class Team(NamedTuple):
 
     recent: np.ndarray  # [S, K], int64: the last samples, oldest first
     ring: np.ndarray  # inputs [sum of ring rows * S * R]: row t % rows of a layer holds its input at time t
-    ahead: (
-        np.ndarray
-    )  # float32 [L * MOST_AHEAD * S * 2R]: all of the gates but the newest tap; in slot (t + phase) % ahead
+    ahead: np.ndarray  # float32 [L * MOST_AHEAD * S * 2R]: gates but for the newest tap, in slot (t + phase) % ahead
     x: np.ndarray  # float32 [S * R]
     gated: np.ndarray  # inputs [L * S * R]
     skip: np.ndarray  # float32 [S * skip]
@@ -307,6 +307,8 @@ def _play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
     for i in range(block.n_samples):
         epoch = (block.start + i) * phases
         if thread == 0:
+            if observe(flags, stop) != 0:  # the others wait for this thread, and look while they wait
+                return
             _lead(weights, team, block, i, epoch)
         _start(team.skip, skip, weights.skip_bias, weights.skip_cuts, thread, n_streams)
         for first in range(0, n_layers, TOLD):
@@ -341,10 +343,7 @@ def _compiled(sources: int):
         sources  # noqa: B018 - enclosed values are part of the cache's key
         _play(weights, team, block, thread, n_threads)
 
-    try:
-        return njit(nogil=True, cache=True)(play)
-    except RuntimeError:  # no folder that can be written to
-        return njit(nogil=True)(play)
+    return kept_njit(play, nogil=True)
 
 
 play = _compiled(zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))))

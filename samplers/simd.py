@@ -10,7 +10,8 @@ import sys
 import llvmlite.binding
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import cgutils, config
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 LANES = 16
@@ -31,9 +32,12 @@ _BFloat16._create_instance()
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 pairs with float32 sums (AVX512-BF16)."""
-    features = llvmlite.binding.get_host_cpu_features()
-    return bool(features.get("avx512bf16") and features.get("avx512f"))
+    """Whether numba compiles for a processor that multiplies bfloat16 pairs with float32 sums (AVX512-BF16).
+
+    That is this processor, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say.
+    """
+    features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    return {"+avx512bf16", "+avx512f"} <= set(features.split(","))
 
 
 @intrinsic

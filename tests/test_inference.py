@@ -108,3 +108,19 @@ def test_pieces_are_made_by_length_and_shown_as_given(road, tmp_path, monkeypatc
         samples.append([audio.read_pcm(out / f"{name}.wav", HZ) for name in seconds])
     assert batches[:2] == [(3, [1, 3]), (10, [2, 0])]
     assert all(np.array_equal(a, b) for a, b in zip(*samples, strict=True))
+
+
+def test_a_clip_that_ends_within_half_a_frame_of_the_truth_is_refused(road, tmp_path):
+    """Rounded to frames teacher_length is all of it, though it is a little less."""
+    clip = min(dataset.clip_paths(road.folder / "test"), key=lambda path: path.name)
+    frames = len(dataset.read_clip(clip, HZ).pcm) // (HZ // 250)
+    overrides = settings(f"inference_config.teacher_length={(frames - 0.4) / 250}")
+    made = call(inference, "-c", road.config, "--out", tmp_path / "out", *overrides)
+    assert made.code == 2 and f"{clip.stem}: has" in made.err and "nothing is left" in made.err
+
+
+def test_a_note_without_length_is_a_piece_or_said_to_be_none(road, tmp_path):
+    song = write_midi(tmp_path / "song.mid", [(0.0, 0.0, 60, 90)])
+    arguments = ("-c", road.config, "--out", tmp_path / "out", *settings("inference_config.tail_seconds=0"))
+    made = call(inference, *arguments, "--midi", song)
+    assert made.code == 2 and "song.mid: ends as it begins; raise inference_config.tail_seconds" in made.err

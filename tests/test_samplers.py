@@ -13,7 +13,7 @@ import samplers
 from checkpoint import build_model
 from config import load_config
 from errors import InputError
-from samplers import cpu, cuda
+from samplers import cpu, cuda, kernel
 from wavenet import Caches, Conditioning, WaveNet, generate, prime, seeded_uniforms
 
 N_FRAMES = 14
@@ -59,7 +59,7 @@ def test_numba_is_the_reference(
     arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
     given = {"prefix": prefix, "temperature": temperature}
     expected = joined(generate(*arguments, **given))
-    played = joined(samplers.generate(*arguments, sampler="numba", threads=threads, **given))
+    played = joined(cpu.generate(*arguments, threads=threads, **given))
     assert played.dtype == expected.dtype and played.shape == expected.shape
     drawn, params = cpu.replay(model, conditioning, uniforms, expected, temperature=temperature, threads=threads)
     reference = parallel(model, expected, conditioning)
@@ -184,6 +184,8 @@ def test_blocks_begin_small_and_grow():
     conditioning, uniforms = sources(model, 1)
     blocks = [block.shape[1] // model.hop for block in samplers.generate(model, conditioning, uniforms, 1, 300)]
     assert blocks[:4] == [1, 2, 4, 8] and max(blocks) == cpu.MOST_FRAMES and sum(blocks) == 300
+    many = samplers.generate(model, *sources(model, 5), 5, 100)
+    assert max(block.shape[1] // model.hop for block in many) == cpu.MOST_FRAMES // 5
 
 
 def test_memory_does_not_grow_with_the_piece():
@@ -201,6 +203,43 @@ def test_memory_does_not_grow_with_the_piece():
     assert peaks[1] < 1.1 * peaks[0]
 
 
+def test_a_thread_that_fails_ends_the_others(monkeypatch):
+    """A helper fails before its first sample: the leader, who waits for it, must be told."""
+
+    def broken(weights, team, block, thread, size):
+        if thread == 1:
+            raise OSError("no memory for this thread")
+        kernel.play(weights, team, block, thread, size)
+
+    monkeypatch.setattr(cpu, "play", broken)
+    model, caught = make_model(), []
+
+    def run() -> None:
+        try:
+            joined(cpu.generate(model, *sources(model, 1), 1, 4, threads=2))
+        except OSError as error:
+            caught.append(str(error))
+
+    watched = threading.Thread(target=run, daemon=True)
+    watched.start()
+    watched.join(60)  # compiling is included
+    assert not watched.is_alive() and caught == ["no memory for this thread"] and not sampler_threads()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_team_leaves_a_block_when_told_to_stop(threads):
+    model = make_model()
+    conditioning, uniforms = sources(model, 1)
+    with torch.inference_mode():
+        teams = cpu._Teams(model, Caches(model.decoder, 1), threads, "float32", False)
+        stretch = cpu._Inputs(model, conditioning).stretch(0, 4)
+    draws = uniforms(0, 4 * model.hop).transpose(0, 1).numpy()
+    teams.stop()
+    drawn, _ = teams.play(0, *stretch, draws, temperature=1.0)
+    teams.close()
+    assert not drawn.any()  # nothing was: silence is code 128
+
+
 def sampler_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("sampler")]
 
@@ -208,7 +247,7 @@ def sampler_threads() -> list[threading.Thread]:
 def test_threads_end_with_the_generator_however_it_ends():
     model = make_model()
     conditioning, uniforms = sources(model, 1)
-    blocks = samplers.generate(model, conditioning, uniforms, 1, 300, threads=2)
+    blocks = cpu.generate(model, conditioning, uniforms, 1, 300, threads=2)
     next(blocks)
     assert len(sampler_threads()) == 2
     blocks.close()
@@ -220,7 +259,7 @@ def test_threads_end_with_the_generator_however_it_ends():
         return uniforms(first, n)
 
     with pytest.raises(KeyboardInterrupt):
-        joined(samplers.generate(model, conditioning, broken, 1, 300, threads=2))
+        joined(cpu.generate(model, conditioning, broken, 1, 300, threads=2))
     assert not sampler_threads()
 
 
@@ -237,7 +276,7 @@ def test_a_team_that_misses_a_thread_is_stopped(monkeypatch):
 
     monkeypatch.setattr(cpu, "ThreadPoolExecutor", Interrupted)
     model = make_model()
-    blocks = samplers.generate(model, *sources(model, 1), 1, 300, threads=2)
+    blocks = cpu.generate(model, *sources(model, 1), 1, 300, threads=2)
     next(blocks)
     with pytest.raises(KeyboardInterrupt):
         next(blocks)
@@ -250,6 +289,7 @@ def test_a_team_that_misses_a_thread_is_stopped(monkeypatch):
         ({"sampler": "nummba"}, "expected one of auto, torch, numba, cuda"),
         ({"weights": "int4"}, "expected one of float32, bfloat16"),
         ({"sampler": "torch", "weights": "bfloat16"}, "choose numba or float32"),
+        ({"threads": -1}, "expected 0"),
         ({"sampler": "cuda"}, "set device to cuda, or choose numba"),
     ],
 )
@@ -257,6 +297,12 @@ def test_what_an_engine_cannot_do_is_said(given, words):
     model = make_model()
     with pytest.raises(InputError, match=words):
         samplers.generate(model, *sources(model, 1), 1, 4, **given)
+
+
+def test_auto_is_numba():
+    model = make_model()
+    arguments = (model, *sources(model, 2), 2, 4)
+    assert torch.equal(joined(samplers.generate(*arguments)), joined(cpu.generate(*arguments, threads=1)))
 
 
 def test_torch_is_the_reference_itself():
@@ -268,9 +314,9 @@ def test_torch_is_the_reference_itself():
 def test_threads_are_no_more_than_cores_or_use(monkeypatch):
     monkeypatch.setattr(samplers.os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
     small, large = make_model().decoder, make_model(n_residual_channels=64, n_skip_channels=256).decoder
-    cases = ((0, 1), (0, 3), (0, 100), (5, 1))
-    assert [samplers.n_threads(wanted, n, large) for wanted, n in cases] == [4, 12, 64, 5]
-    assert [samplers.n_threads(wanted, n, small) for wanted, n in cases] == [1, 3, 64, 5]
+    cases = ((0, 1), (0, 3), (0, 100), (3, 1), (5, 1), (70, 100))
+    assert [samplers.n_threads(wanted, n, large) for wanted, n in cases] == [4, 12, 64, 3, 4, 64]
+    assert [samplers.n_threads(wanted, n, small) for wanted, n in cases] == [1, 3, 64, 3, 4, 64]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Sampling as its user meets it: wavs that grow while they are made, Ctrl-C, and compiled code that is found again."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_ctrl_c_in_a_real_process(road, tmp_path):
     nothing_half_written(out)
 
 
-def test_a_stream_that_fails_leaves_nothing(tmp_path):
+def test_a_stream_that_fails_leaves_nothing_but_the_longest_that_was_interrupted(tmp_path, capsys):
     path, left = tmp_path / "a.wav", tmp_path / "a.interrupted.wav"
     with pytest.raises(ZeroDivisionError), audio.wav_stream(path, HZ, left) as append:
         append(np.zeros(10, np.int16))
@@ -94,6 +95,13 @@ def test_a_stream_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), audio.wav_stream(path, HZ, left):
         raise KeyboardInterrupt
     assert files(tmp_path) == {}
+    for n, kept in ((5, 5), (3, 5), (9, 9)):
+        with pytest.raises(KeyboardInterrupt), audio.wav_stream(path, HZ, left) as append:
+            append(np.full(n, n, np.int16))
+            raise KeyboardInterrupt
+        assert np.array_equal(audio.map_wav(left), [kept] * kept)
+        assert ("is longer and stays" in capsys.readouterr().err) == (n < kept)
+    left.unlink()
     with audio.wav_stream(path, HZ, left) as append:
         append(np.arange(7, dtype=np.int16))
         append(np.arange(3, dtype=np.int16))
@@ -110,12 +118,12 @@ from samplers import cpu, kernel
 from wavenet import seeded_uniforms
 model = make_model()
 next(cpu.generate(model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1), 1, 4, threads=1))
-print(sum(kernel.play.stats.cache_hits.values()), sum(kernel.play.stats.cache_misses.values()))
+print(sum(kernel.play.dispatcher.stats.cache_hits.values()), sum(kernel.play.dispatcher.stats.cache_misses.values()))
 """
 
 
-def start(**environment: str) -> str:
-    done = subprocess.run([sys.executable, "-c", START, str(ROOT)], capture_output=True, text=True, check=False,
+def start(program: str, **environment: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program, str(ROOT)], capture_output=True, text=True, check=False,
                           env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -123,4 +131,29 @@ def start(**environment: str) -> str:
 
 @pytest.mark.slow
 def test_compiled_code_is_found_again_by_the_next_process(tmp_path):
-    assert [start(NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)] == ["0 1", "1 0"]
+    assert [start(START, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)] == ["0 1", "1 0"]
+
+
+SANE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.path.insert(0, sys.argv[1] + "/tests")
+import torch
+from sampler_models import make_conditioning, make_model
+from samplers import cpu
+from wavenet import generate, seeded_uniforms
+model = make_model()
+arguments = (model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1))
+samples = torch.cat(list(generate(*arguments, 1, 8)), dim=1)
+exact = cpu.replay(*arguments, samples)
+assert torch.equal(exact[0], samples)
+rounded = cpu.replay(*arguments, samples, weights="bfloat16")
+print(((rounded[1] - exact[1]).abs().max() / exact[1].abs().max()).item())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="nehalem is a processor of this family")
+def test_code_for_an_older_processor_does_not_ask_for_bfloat16(tmp_path):
+    older = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
+    assert 1e-5 < float(start(SANE, NUMBA_CACHE_DIR=str(tmp_path), **older)) < 0.03

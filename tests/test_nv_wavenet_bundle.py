@@ -214,7 +214,7 @@ def test_a_piece_is_as_long_as_inference_plays_it(world):
     """A length that is a whole number of frames, but for the rounding of the sum, gets no frame more."""
     data = config_from_dict(BLOCKS, "test").data_config
     tails = range(100)  # in frames; the piece itself has 32.5
-    settings = [InferenceConfig("run", tail_seconds=round(0.002 + tail / 250, 3)) for tail in tails]
+    settings = [InferenceConfig(model_filename="run", tail_seconds=round(0.002 + tail / 250, 3)) for tail in tails]
     made = [pieces.midi_pieces([world / "long.mid"], one, data)[0][0] for one in settings]
     assert [piece.n_frames for piece in made] == [33 + tail for tail in tails]
 

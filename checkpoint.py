@@ -30,6 +30,7 @@ from errors import InputError
 from wavenet import WaveNet
 
 FORMAT = "midi2wave checkpoint 1"
+PROJECT_FOLDER = Path(__file__).resolve().parent
 WEIGHTS_NAME, TRAINING_NAME = "weights.safetensors", "training.pt"
 LATEST_NAME, BEST_NAME = "latest", "best"
 STEP_FOLDER = re.compile(r"step_\d{8,}")
@@ -128,8 +129,11 @@ def step_of(folder: Path) -> int:
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights file that a user means by a run folder, a step folder or a file. Raises InputError."""
+    """The weights file that a user means by a run folder, a step folder or a file, here or, as the shipped ones
+    (pretrained/), in the project's folder. Raises InputError."""
     path = Path(path)
+    if not path.exists() and (PROJECT_FOLDER / path).exists():
+        path = PROJECT_FOLDER / path
     if path.is_dir():
         steps = step_folders(path)
         path = (steps[-1] if steps else path) / WEIGHTS_NAME

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from config import DataConfig
-from midi import PEDALS, Performance
+from midi import Performance
 from synthesis import conditioning, to_samples
 from wavenet import WaveNet
 
@@ -29,7 +29,7 @@ class Paired:
     n_samples: int
     true: float
     shuffled: float  # given the notes of another clip
-    null: float  # given no notes
+    null: float  # given the null condition
 
     @property
     def gap(self) -> float:
@@ -40,13 +40,6 @@ class Paired:
     def gap_null(self) -> float:
         """What the right notes are worth against none."""
         return self.null - self.true
-
-
-def no_notes() -> Performance:
-    """The null condition: a piano on which no note has ever been played, and no pedal moved."""
-    nothing = np.empty(0)
-    none = np.empty(0, dtype=np.int64)
-    return Performance(nothing, nothing, none, none, {pedal: np.empty((0, 2)) for pedal in PEDALS})
 
 
 @torch.inference_mode()
@@ -61,7 +54,7 @@ def paired_likelihood(
     """
     device, hop = next(model.parameters()).device, model.hop
     n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
-    given = conditioning([own, other, no_notes()], data, device)
+    given = conditioning([own, other, None], data, device)
     samples = to_samples(model, pcm[None]).to(device)
     after_onset = torch.from_numpy(_after_onsets(own, len(pcm), data.audio_hz))
     sums, counts = np.zeros((2, 3)), np.zeros(2, dtype=int)

@@ -57,6 +57,12 @@ class Performance:
     dropped: tuple[str, ...] = ()  # what the reader left out or repaired, as "what: how many"
 
 
+def no_notes() -> Performance:
+    """A piano on which no note has ever been played, and no pedal moved."""
+    nothing, none = np.empty(0), np.empty(0, dtype=np.int64)
+    return Performance(nothing, nothing, none, none, {pedal: np.empty((0, 2)) for pedal in PEDALS})
+
+
 class _Track(NamedTuple):
     keys: list[tuple[int, int, int, int]]  # (tick, status, pitch, velocity) of note-ons and note-offs
     pedals: list[tuple[int, int, int]]  # (tick, controller, value)

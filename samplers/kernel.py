@@ -38,7 +38,10 @@ FLAG = 8  # int64 words from one thread's flag to the next: a cache line each
 
 
 class Team(NamedTuple):
-    """What the threads that play the same S streams share. `inputs` are float32, or bfloat16 as uint16."""
+    """What the threads that play the same S streams share. `inputs` are float32, or bfloat16 as uint16.
+
+    With guidance every stream counts twice: the first half of the S hear their notes, the second half do not.
+    """
 
     recent: np.ndarray  # [S, K], int64: the last samples, oldest first
     ring: np.ndarray  # inputs [sum of ring rows * S * R]: row t % rows of a layer holds its input at time t
@@ -58,18 +61,20 @@ class Block(NamedTuple):
 
     frames: np.ndarray  # float32 [F, L, S, 2R]: the projected conditioning
     side: np.ndarray  # float32 [T, S, E]
-    uniforms: np.ndarray  # float32 [T, S, U]
-    given: np.ndarray  # int64 [T or 0, S]: samples that are heard instead of the drawn ones
-    drawn: np.ndarray  # int64 [T, S]
-    params: np.ndarray  # float32 [T or 0, S, P]
+    uniforms: np.ndarray  # float32 [T, D, U]
+    given: np.ndarray  # int64 [T or 0, D]: samples that are heard instead of the drawn ones
+    drawn: np.ndarray  # int64 [T, D]
+    params: np.ndarray  # float32 [T or 0, D, P]
     n_samples: int
-    n_streams: int
+    n_streams: int  # S
+    n_drawn: int  # D: S, or with guidance half of it
     start: int  # absolute time of the first sample
     hop: int  # samples per frame; of one frame for all: more than T
     linear: bool  # whether samples lie between their frame and the next
     is_given: bool
     keep_params: bool
     temperature: float
+    guidance: float
 
 
 @njit(nogil=True, forceinline=True)
@@ -229,11 +234,46 @@ def _draw_amplitude(params, first, n, choice, quantile, temperature):
 
 
 @njit(nogil=True, forceinline=True)
+def _lerp(null, own, weight):
+    """As torch.lerp, exact at 0 and 1."""
+    if weight < np.float32(0.5):
+        return null + weight * (own - null)
+    return own - (own - null) * (np.float32(1) - weight)
+
+
+@njit(nogil=True, forceinline=True)
+def _guide(params, own, null, n_params, n_mixtures, guidance):
+    """Leave the guided parameters in the place of a stream's own, as `WaveNet.guide` does."""
+    if n_mixtures == 0:
+        for p in range(n_params):
+            params[own + p] = _lerp(params[null + p], params[own + p], guidance)
+        return
+    n, within, moved = n_mixtures, min(guidance, np.float32(1)), np.float32(0)
+    if guidance > 1:
+        largest = params[own]
+        for k in range(1, n):
+            largest = max(largest, params[own + k])
+        total = np.float32(0)
+        for k in range(n):
+            mass = np.exp(params[own + k] - largest)
+            total += mass
+            moved += mass * (params[own + n + k] - params[null + n + k])
+        moved *= (guidance - within) / total
+    for k in range(n):
+        params[own + k] = _lerp(params[null + k], params[own + k], guidance)
+        params[own + n + k] = _lerp(params[null + n + k], params[own + n + k], within) + moved
+        params[own + 2 * n + k] = _lerp(params[null + 2 * n + k], params[own + 2 * n + k], within)
+
+
+@njit(nogil=True, forceinline=True)
 def _draw(weights, team, block, i):
-    """Draw the samples of all streams, and make them (or the given ones) the newest."""
-    taps, n_streams = weights.n_taps, block.n_streams
-    for s in range(n_streams):
-        at, first = i * n_streams + s, s * weights.n_outputs
+    """Draw the samples of all streams, and make them (or the given ones) the newest of all their rows."""
+    taps, n_drawn = weights.n_taps, block.n_drawn
+    for s in range(n_drawn):
+        at, first = i * n_drawn + s, s * weights.n_outputs
+        if n_drawn < block.n_streams:
+            null = first + n_drawn * weights.n_outputs
+            _guide(team.params, first, null, weights.n_params, weights.n_mixtures, block.guidance)
         if block.keep_params:
             for p in range(weights.n_params):
                 block.params[at * weights.n_params + p] = team.params[first + p]
@@ -243,9 +283,10 @@ def _draw(weights, team, block, i):
         else:
             sample = _draw_code(team.params, first, block.uniforms[at], block.temperature, team.mass)
         block.drawn[at] = sample
-        for k in range(taps - 1):
-            team.recent[s * taps + k] = team.recent[s * taps + k + 1]
-        team.recent[s * taps + taps - 1] = block.given[at] if block.is_given else sample
+        for row in range(s, block.n_streams, n_drawn):
+            for k in range(taps - 1):
+                team.recent[row * taps + k] = team.recent[row * taps + k + 1]
+            team.recent[row * taps + taps - 1] = block.given[at] if block.is_given else sample
 
 
 @njit(nogil=True)

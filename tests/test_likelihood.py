@@ -10,7 +10,8 @@ from test_synthesis import HOP, make
 
 from audio import mu_law_encode
 from conditioning import NoteConditioning
-from likelihood import conditioning_ratios, no_notes, paired_likelihood
+from likelihood import conditioning_ratios, paired_likelihood
+from midi import no_notes
 from synthesis import conditioning
 
 OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])

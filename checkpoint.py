@@ -24,7 +24,7 @@ from safetensors.torch import save as serialize
 
 from atomic import atomic_folder, point, remove
 from cli import choose_device, note, reason
-from conditioning import N_EXCITATION, n_features
+from conditioning import n_excitation, n_features
 from config import Config, SamplingKeys, config_from_dict
 from errors import InputError
 from wavenet import WaveNet
@@ -34,7 +34,13 @@ WEIGHTS_NAME, TRAINING_NAME = "weights.safetensors", "training.pt"
 LATEST_NAME, BEST_NAME = "latest", "best"
 STEP_FOLDER = re.compile(r"step_\d{8,}")
 MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
-MODEL_DATA_KEYS = ("audio_hz", "midi_hz", "features", "excitation")  # of data_config, those that shape the model
+MODEL_DATA_KEYS = (
+    "audio_hz",
+    "midi_hz",
+    "features",
+    "excitation",
+    "excitation_quadrature",
+)  # of data_config, those that shape the model
 
 
 def build_model(config: Config) -> WaveNet:
@@ -45,7 +51,7 @@ def build_model(config: Config) -> WaveNet:
             config.wavenet_config,
             config.cond_wavenet_config,
             n_features=n_features(data.features),
-            n_excitation=N_EXCITATION if data.excitation else 0,
+            n_excitation=n_excitation(data),
             audio_hz=data.audio_hz,
             midi_hz=data.midi_hz,
         )

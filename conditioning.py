@@ -10,15 +10,16 @@ import math
 import numpy as np
 
 from compiling import kept_njit
-from config import FEATURE_PRESETS
-from midi import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, sounding_offset
+from config import FEATURE_PRESETS, DataConfig
+from midi import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, no_notes, sounding_offset
 
 ONSET_AGE_SECONDS = 0.5
 RELEASE_AGE_SECONDS = 0.1
 
 # The partials of a string, grouped into the excitation's channels: 1 | 2 | 3 | 4-5 | 6-8 | 9-16.
 PARTIAL_CHANNEL = np.array([0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5])
-N_EXCITATION = 6
+N_EXCITATION = 6  # twice that in quadrature
+NULL_FEATURE = -1.0  # of the null condition, which is not silence: any value that no feature takes
 DAMPED_SECONDS = 0.04  # a damper on the string: time to fall to 1/e
 # How fast the first partial of each key decays, in 1/s; higher partials decay faster.
 FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + LOWEST_PITCH - 60) / 24)
@@ -31,9 +32,29 @@ def feature_names(names: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(n for name in names for n in FEATURE_PRESETS.get(name, (name,))))
 
 
+def n_excitation(config: DataConfig) -> int:
+    """Channels of the excitation that a model is shown."""
+    return N_EXCITATION * (1 + config.excitation_quadrature) if config.excitation else 0
+
+
 def n_features(names: list[str]) -> int:
     """Rows of the feature matrix: one for each pedal, 88 for everything else."""
     return sum(len(PEDALS) if name == "pedals" else N_PITCHES for name in feature_names(names))
+
+
+class NullConditioning:
+    """No statement about the notes at all: what a model is shown of the crops whose MIDI is dropped."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config, self.hop = config, config.audio_hz // config.midi_hz
+
+    def features(self, first: int, n: int) -> np.ndarray:
+        """As of `NoteConditioning`: float32 [F, n]."""
+        return np.full((n_features(self.config.features), n), NULL_FEATURE, dtype=np.float32)
+
+    def excitation(self, first: int, n: int) -> np.ndarray:
+        """As of `NoteConditioning`: float32 [E, n * hop]."""
+        return np.zeros((n_excitation(self.config), n * self.hop), dtype=np.float32)
 
 
 class NoteConditioning:
@@ -43,8 +64,10 @@ class NoteConditioning:
     conditioning is there when the attack begins.
     """
 
-    def __init__(self, performance: Performance, names: list[str], *, audio_hz: int, midi_hz: int) -> None:
-        self.names = feature_names(names)
+    def __init__(
+        self, performance: Performance, names: list[str], *, audio_hz: int, midi_hz: int, quadrature: bool = False
+    ) -> None:
+        self.names, self.quadrature = feature_names(names), quadrature
         self.audio_hz, self.midi_hz, self.hop = audio_hz, midi_hz, audio_hz // midi_hz
         self.key = performance.pitch - LOWEST_PITCH
         self.velocity = performance.velocity
@@ -92,12 +115,13 @@ class NoteConditioning:
         return rows
 
     def excitation(self, first: int, n: int) -> np.ndarray:
-        """The sounding notes as decaying, slightly inharmonic sinusoids: float32 [6, n * hop].
+        """The sounding notes as decaying, slightly inharmonic sinusoids: float32 [6, n * hop], or [12, n * hop].
 
-        Every partial starts with phase 0 at its note's onset, also if that lies before `first`. It gives the decoder a
+        Every partial starts with phase 0 at its note's onset, also if that lies before `first`; in quadrature its
+        cosine stands six channels further. It gives the decoder a
         source to filter, as source-filter vocoders do for speech (arXiv 1810.11946).
         """
-        out = np.zeros((N_EXCITATION, n * self.hop), dtype=np.float32)
+        out = np.zeros((N_EXCITATION * (1 + self.quadrature), n * self.hop), dtype=np.float32)
         start, stop = first / self.midi_hz, (first + n) / self.midi_hz
         gone = np.minimum(self.onset + SILENT / FUNDAMENTAL_DECAY[self.key], self.end + 10 * DAMPED_SECONDS)
         for i in np.flatnonzero((self.onset < stop) & (gone > start)):
@@ -105,6 +129,22 @@ class NoteConditioning:
             loudness = (self.velocity[i] / 127) ** 1.5
             _add_note(out, first, self.hop, self.audio_hz, self.onset[i], self.end[i], gone[i], loudness, *string)
         return out
+
+
+def conditioning_of(performance: Performance | None, config: DataConfig) -> NoteConditioning | NullConditioning:
+    """The conditioning of a performance as a model of this config is shown it; of None, the null condition.
+
+    A model that was never shown the null condition in training gets silence in its place.
+    """
+    if performance is None and config.conditioning_dropout:
+        return NullConditioning(config)
+    return NoteConditioning(
+        no_notes() if performance is None else performance,
+        config.features,
+        audio_hz=config.audio_hz,
+        midi_hz=config.midi_hz,
+        quadrature=config.excitation_quadrature,
+    )
 
 
 @functools.lru_cache(maxsize=16)
@@ -159,7 +199,7 @@ def _string(pitch: int, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
 
 @kept_njit
 def _add_note(out, first, hop, audio_hz, onset, end, gone, loudness, turn, decay, level, channel, cosine, sine, step):
-    """Add one note to out [6, n * hop], whose first sample is first * hop.
+    """Add one note to out [6 or 12, n * hop], whose first sample is first * hop.
 
     Phase and envelope are set anew in float64 at every frame whose number is a multiple of ANCHOR_FRAMES, also if that
     lies before `first`, and turned from there on: the result is the same whatever block a frame is in.
@@ -194,5 +234,13 @@ def _add_note(out, first, hop, audio_hz, onset, end, gone, loudness, turn, decay
                 else:
                     for i in range(len(row)):
                         row[i] += re * sines[i] + im * cosines[i]
+                if len(out) > N_EXCITATION:
+                    row = out[N_EXCITATION + channel[p], (f - first) * hop + begin : (f - first + 1) * hop]
+                    if released:
+                        for i in range(len(row)):
+                            row[i] += (re * cosines[i] - im * sines[i]) * dampers[i]
+                    else:
+                        for i in range(len(row)):
+                            row[i] += re * cosines[i] - im * sines[i]
         for p in range(len(turn)):
             state[p] *= step[p]

@@ -78,6 +78,16 @@ class DataConfig:
         of=(*FEATURES, *FEATURE_PRESETS),
     )
     excitation: bool = key("add the note-synchronous excitation at audio rate to the conditioning", True)
+    excitation_quadrature: bool = key(
+        "give each channel of the excitation twice, a quarter of a period apart: any phase is then a blend of the two",
+        False,
+    )
+    conditioning_dropout: float = key(
+        "share of the training crops that are shown the null condition instead of their MIDI: what guidance needs",
+        0.0,
+        low=0,
+        high=1,
+    )
     max_silence: float = key(
         "largest part of a crop that may be silent (20 ms below -60 dBFS); others are drawn again; 1: any",
         1.0,
@@ -109,6 +119,14 @@ class WavenetConfig:
     n_skip_channels: int = key("channels of the skip sum", 256, low=1, high=4096)
     n_out_channels: int = key("channels between the two output layers", 256, low=1, high=4096)
     n_cond_channels: int = key("channels of the conditioning that the context stack gives the decoder", 64, low=1)
+    conditioned_layers: str = key(
+        "which layers' gates hear the conditioning: all, or the first alone (to see what the others are worth)",
+        "all",
+        of=("all", "first"),
+    )
+    output_conditioning: bool = key(
+        "add the conditioning to the skip sum too, behind the layers (nv-wavenet has no place for it)", False
+    )
     output_bias: bool = key(
         "biases on the two output layers; false lets nv-wavenet have a categorical model without spare channels",
         True,
@@ -135,6 +153,12 @@ class CondWavenetConfig:
         "from frames to samples: repeat, linear (looks one frame further ahead) or transposed (learned window)",
         "linear",
         of=("repeat", "linear", "transposed"),
+    )
+    n_mels: int = key(
+        "bands of an auxiliary head: from the context alone, the log-mel spectrum of the audio must be told; 0: none",
+        0,
+        low=0,
+        high=256,
     )
 
 
@@ -164,6 +188,14 @@ class TrainConfig:
         high=10,
     )
     final_history_noise: float = key("the same at the last step; in between it falls linearly", 0.03, low=0, high=10)
+    history_dropout: float = key(
+        "share of the crops whose history is nothing but noise: what is to be played stands in the MIDI alone",
+        0.0,
+        low=0,
+        high=1,
+    )
+    mel_loss_weight: float = key("weight of the auxiliary head's loss (cond_wavenet_config.n_mels)", 0.3, low=0)
+    context_learning_rate: float = key("of the context stack, as a factor of the learning rate", 1.0, above=0)
     ema_decay: float = key("decay of the weight average that is validated and shipped; 0: none", 0.9995, low=0, high=1)
     seed: int = key("seed of weights and crops", 0, low=0, high=LARGEST_SEED)
     checkpoint_path: str = key("start from the weights of this checkpoint (a new run, step 0); empty: random", "")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import audio
 from atomic import claim
-from conditioning import NoteConditioning
+from conditioning import NoteConditioning, NullConditioning, conditioning_of
 from config import DataConfig
 from errors import InputError
 from midi import Performance, load_events, save_events
@@ -95,6 +95,8 @@ class Crops(Dataset):
         seed: int,
         warmup_frames: int = 0,
         history_noise: Callable[[int], float] | None = None,
+        history_dropout: float = 0.0,
+        conditioning_dropout: float = 0.0,
     ) -> None:
         if folder.audio_hz != config.audio_hz:
             raise InputError(
@@ -104,6 +106,7 @@ class Crops(Dataset):
         self.folder, self.config = folder, config
         self.margins, self.n_previous, self.codes = margins, n_previous, codes
         self.seed, self.history_noise = seed, history_noise
+        self.history_dropout, self.conditioning_dropout = history_dropout, conditioning_dropout
         self.hop, self._notes = config.audio_hz // config.midi_hz, {}
         self.n_frames = warmup_frames + max(1, round(config.segment_length * config.midi_hz))
         starts = [row.n_samples // self.hop - self.n_frames + 1 for row in folder.rows]
@@ -135,30 +138,38 @@ class Crops(Dataset):
         silent = audio.silence(crop, self.config.audio_hz)
         return float(silent.mean()) if len(silent) else 0.0
 
-    def conditioning(self, position: int) -> NoteConditioning:
+    def conditioning(self, position: int) -> NoteConditioning | NullConditioning:
         """The conditioning of a whole recording, to be asked for ranges of frames."""
         if position not in self._notes:
             if len(self._notes) == CACHED_RECORDINGS:
                 del self._notes[next(iter(self._notes))]
             performance, config = self.folder.performance(position), self.config
-            self._notes[position] = NoteConditioning(
-                performance, config.features, audio_hz=config.audio_hz, midi_hz=config.midi_hz
-            )
+            self._notes[position] = conditioning_of(performance, config)
         return self._notes[position]
 
     def _samples(self, pcm: np.ndarray) -> torch.Tensor:
         return torch.from_numpy((audio.mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
 
     def _corrupted(self, pcm: np.ndarray, index: int) -> np.ndarray:
-        """The crop as the decoder is shown it: with white noise, of a level drawn anew for every crop."""
-        largest = self.history_noise(index) if self.history_noise else 0.0
+        """The crop as the decoder is shown it: with white noise, of a level drawn anew for every crop; or noise alone,
+        up to as loud as the crop."""
+        dropped = self._chosen(index, 2, self.history_dropout)
+        largest = 1.0 if dropped else self.history_noise(index) if self.history_noise else 0.0
         if not largest:
             return pcm
-        # The lowest word of the counter runs on while numbers are drawn: every crop has it for itself.
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[0, index, 1, 0]))
+        rng = self._random(index, 1)
         amplitude = pcm.astype(np.float32) / audio.FULL_SCALE
         level = rng.uniform(0, largest) * np.sqrt(np.mean(amplitude**2))
-        return audio.to_pcm(amplitude + level * rng.standard_normal(len(pcm), dtype=np.float32))[0]
+        noise = level * rng.standard_normal(len(pcm), dtype=np.float32)
+        return audio.to_pcm(noise if dropped else amplitude + noise)[0]
+
+    def _random(self, index: int, purpose: int) -> np.random.Generator:
+        # The lowest word of the counter runs on while numbers are drawn: every crop has it for itself.
+        return np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[0, index, purpose, 0]))
+
+    def _chosen(self, index: int, purpose: int, share: float) -> bool:
+        """Whether this crop is one of a share of all of them."""
+        return share > 0 and self._random(index, purpose).random() < share
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One crop: samples [T], history [M + T] (what the decoder sees, with M samples before the crop), features
@@ -169,6 +180,8 @@ class Crops(Dataset):
         known = self.folder.pcm(position)[max(0, first - self.n_previous) : first + n_samples]
         pcm[len(pcm) - len(known) :] = known
         notes, (left, right) = self.conditioning(position), self.margins
+        if self._chosen(index, 3, self.conditioning_dropout):
+            notes = NullConditioning(self.config)
         crop = {
             "samples": self._samples(pcm[self.n_previous :]),
             "history": self._samples(self._corrupted(pcm, index)),

@@ -11,18 +11,15 @@ import torch
 
 import samplers
 from audio import mu_law_decode, mu_law_encode
-from conditioning import NoteConditioning
+from conditioning import conditioning_of
 from config import DataConfig
-from midi import Performance, no_notes
+from midi import Performance
 from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
 
 
 def conditioning(performances: list[Performance | None], config: DataConfig, device: torch.device) -> Conditioning:
     """Conditioning of a batch of performances, as the model was trained to see it; None is the null condition."""
-    notes = [
-        NoteConditioning(p or no_notes(), config.features, audio_hz=config.audio_hz, midi_hz=config.midi_hz)
-        for p in performances
-    ]
+    notes = [conditioning_of(one, config) for one in performances]
 
     def features(first: int, n: int) -> torch.Tensor:
         return torch.from_numpy(np.stack([one.features(first, n) for one in notes])).to(device)

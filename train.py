@@ -33,7 +33,7 @@ from hardware import GIB, available_bytes, explained_memory, keep_freed_memory, 
 from process_group import ALONE, World, joined, local_device
 from training_log import TrainingLog
 from training_state import Run, begin, save
-from validation import crops_of, negative_log_likelihood, validate
+from validation import crops_of, likelihood_and_mel, validate
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config", "dist_config")
 STEPS_BEFORE_FORECAST = 50
@@ -91,8 +91,15 @@ def train(state: Run, log: TrainingLog | None, stop: Callable[[], bool] = lambda
     settings, data, world = state.config.train_config, state.config.data_config, state.world
     if log:
         note(introduction(state))
-    noise = functools.partial(history_noise, settings)
-    crops = crops_of(data.dataset_path, data, state.model, settings.seed, history_noise=noise)
+    crops = crops_of(
+        data.dataset_path,
+        data,
+        state.model,
+        settings.seed,
+        history_noise=functools.partial(history_noise, settings),
+        history_dropout=settings.history_dropout,
+        conditioning_dropout=data.conditioning_dropout,
+    )
     indices = micro_batches(range(state.step, settings.steps), settings.batch_size, state.micro_batch,
                             world.rank, world.size)  # fmt: skip
     loader = batches(crops, indices, data.n_workers, pin_memory=state.device.type == "cuda")
@@ -157,20 +164,21 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
     """
     settings, parameters = state.config.train_config, list(state.model.parameters())
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, settings)
+        group["lr"] = learning_rate(state.step, settings) * group["factor"]
     state.optimizer.zero_grad(set_to_none=True)
-    own_loss = torch.zeros((), device=state.device)
+    own_loss, own_mel = torch.zeros((), device=state.device), torch.zeros((), device=state.device)
     for i, batch in enumerate(passes):
         more_follow = state.called is not state.model and i < len(passes) - 1
         with state.called.no_sync() if more_follow else contextlib.nullcontext():
-            loss = negative_log_likelihood(state.model, batch, state.device, state.precision, called=state.called)
-            loss = loss.mean() / len(passes)
-            loss.backward()
-            own_loss += loss.detach()
-    sums = torch.stack([own_loss / state.world.size, torch.full_like(own_loss, stopping)])
-    loss, stop = state.world.total(sums).unbind()
+            nll, mel = likelihood_and_mel(state.model, batch, state.device, state.precision, state.called)
+            nll, mel = nll.mean() / len(passes), mel.mean() / len(passes)
+            (nll + settings.mel_loss_weight * mel).backward()
+            own_loss += nll.detach()
+            own_mel += mel.detach()
+    sums = torch.stack([own_loss / state.world.size, own_mel / state.world.size, torch.full_like(own_loss, stopping)])
+    loss, mel, stop = state.world.total(sums).unbind()
     norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
-    finite = torch.isfinite(loss + norm).float()
+    finite = torch.isfinite(loss + mel + norm).float()
     state.optimizer.found_inf, state.optimizer.grad_scale = 1 - finite, None  # a fused optimiser then leaves it
     state.optimizer.step()
     # At the start the average follows quickly, lest it hold on to the random weights.
@@ -180,7 +188,7 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
         steps = torch._foreach_sub(parameters, average)
         torch._foreach_mul_(steps, share)
         torch._foreach_add_(average, steps)
-    return torch.stack([loss, norm, own_loss, stop])
+    return torch.stack([loss, norm, own_loss, stop, mel])
 
 
 @dataclass(frozen=True)
@@ -191,11 +199,12 @@ class Report:
     gradient_norm: float
     own_loss: float
     stopping: float  # how many processes were asked to stop
+    mel_loss: float = 0.0  # of the auxiliary head, before its weight
 
     @property
     def finite(self) -> bool:
         """Whether the step changed anything."""
-        return math.isfinite(self.loss + self.gradient_norm)
+        return math.isfinite(self.loss + self.mel_loss + self.gradient_norm)
 
 
 class Reports:
@@ -228,7 +237,7 @@ class Meter:
     def __init__(self) -> None:
         self.began, self.seconds = time.monotonic(), 0.0
         self.read_at, self.n_steps, self.waited = 0.0, 0, 0.0
-        self.losses, self.norms, self.clipped = [], [], 0
+        self.losses, self.mel_losses, self.norms, self.clipped = [], [], [], 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -241,6 +250,7 @@ class Meter:
         """Count a step's report in, unless it was skipped."""
         if report.finite:
             self.losses.append(report.loss)
+            self.mel_losses.append(report.mel_loss)
             self.norms.append(report.gradient_norm)
             self.clipped += report.gradient_norm > settings.gradient_clip
 
@@ -263,8 +273,10 @@ class Meter:
             "samples_per_second": self.n_steps * n_samples / seconds,
             "data_wait": self.waited / seconds,
         }
+        if any(self.mel_losses):
+            metrics["mel_loss"] = sum(self.mel_losses) / len(self.mel_losses)
         self.read_at, self.n_steps, self.waited = self.seconds, 0, 0.0
-        self.losses, self.norms, self.clipped = [], [], 0
+        self.losses, self.mel_losses, self.norms, self.clipped = [], [], [], 0
         return metrics
 
 

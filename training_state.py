@@ -30,6 +30,7 @@ from wavenet import WaveNet
 
 CONFIG_NAME = "config.json"
 CACHED_SAMPLES = 16384  # of one pass on a CPU: tensors of more leave its caches between one operation and the next
+CONTEXT_PARTS = ("context.", "mel_head.")
 
 
 @dataclass
@@ -118,10 +119,17 @@ def choose_micro_batch(settings: TrainConfig, world: World, device: torch.device
 
 
 def make_optimizer(model: torch.nn.Module, settings: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with decay of the matrices only; fused, so that a step can be skipped without asking the device."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    """AdamW with decay of the matrices only; fused, so that a step can be skipped without asking the device.
+
+    Each group's `factor` of the learning rate is 1, or context_learning_rate for the context stack and its mel head.
+    """
+    groups = []
+    for of_context, factor in ((False, 1.0), (True, settings.context_learning_rate)):
+        names = [name for name, _ in model.named_parameters() if name.startswith(CONTEXT_PARTS) == of_context]
+        of_part = [model.get_parameter(name) for name in names]
+        for decay, part in ((settings.weight_decay, [p for p in of_part if p.ndim > 1]),
+                            (0.0, [p for p in of_part if p.ndim <= 1])):  # fmt: skip
+            groups.append({"params": part, "weight_decay": decay, "factor": factor})
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
@@ -167,8 +175,11 @@ def _go_on(state: Run, stored: dict) -> None:
     settings = state.config.train_config
     state.average.load_state_dict(stored["average"])
     state.optimizer.load_state_dict(stored["optimizer"])
-    for group, decay in zip(state.optimizer.param_groups, (settings.weight_decay, 0.0), strict=True):
-        group["weight_decay"], group["fused"] = decay, True  # the config's and ours, not the stored ones
+    for group, own in zip(
+        state.optimizer.param_groups, make_optimizer(state.model, settings).param_groups, strict=True
+    ):
+        # the config's and ours, not the stored ones
+        group.update(weight_decay=own["weight_decay"], factor=own["factor"], fused=True)
     state.step = state.saved_step = stored["step"]
     state.best = tuple(stored.get("best", state.best))
     if state.step > settings.steps:

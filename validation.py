@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from config import Config, DataConfig
 from dataset import Crops
 from errors import InputError
+from mel import log_mel
 from process_group import ALONE, World
 from processed_folder import ProcessedFolder
 from wavenet import WaveNet
@@ -21,10 +22,8 @@ from wavenet import WaveNet
 SEED = 2**40  # no run's seed: the validation crops are the same in every run
 
 
-def crops_of(
-    path: str, data: DataConfig, model: WaveNet, seed: int, *, warmup_frames: int = 0, history_noise=None
-) -> Crops:
-    """The crops of a processed folder as this model needs them (`dataset.Crops`)."""
+def crops_of(path: str, data: DataConfig, model: WaveNet, seed: int, *, warmup_frames: int = 0, **corruption) -> Crops:
+    """The crops of a processed folder as this model needs them (`dataset.Crops`, also for `corruption`)."""
     return Crops(
         ProcessedFolder(path),
         data,
@@ -33,8 +32,31 @@ def crops_of(
         codes=not model.decoder.mixture,
         seed=seed,
         warmup_frames=warmup_frames,
-        history_noise=history_noise,
+        **corruption,
     )
+
+
+def likelihood_and_mel(
+    model: WaveNet,
+    batch: dict[str, Tensor],
+    device: torch.device,
+    precision: torch.dtype,
+    called: nn.Module,
+) -> tuple[Tensor, Tensor]:
+    """The training's two losses of each crop: `negative_log_likelihood` [B], and how far the auxiliary head is from the
+    log-mel spectrum, in nats of amplitude [B] (0 without a head)."""
+    here = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
+    with_mel = model.mel_head is not None
+    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        found = called(history, here["features"], here.get("excitation"), previous, mel=with_mel)
+    params, told = found if with_mel else (found, None)
+    nll = -model.log_likelihood(params, here["samples"]).mean(dim=1)
+    if not with_mel:
+        return nll, torch.zeros_like(nll)
+    target, first = log_mel(model.decoder.amplitudes(here["samples"]), model.audio_hz, model.hop, told.shape[1])
+    heard = told[..., first : first + target.shape[-1]].float()
+    return nll, (heard - target).abs().mean(dim=(1, 2))
 
 
 def negative_log_likelihood(
@@ -43,16 +65,12 @@ def negative_log_likelihood(
     device: torch.device,
     precision: torch.dtype = torch.float32,
     warmup_samples: int = 0,
-    called: nn.Module | None = None,
 ) -> Tensor:
-    """Mean over each crop but its first `warmup_samples`, in nats per sample: [B], float32.
-
-    `called` is the model as it must be called, where it is wrapped. Products are in `precision`.
-    """
+    """Mean over each crop but its first `warmup_samples`, in nats per sample: [B], float32; products in `precision`."""
     here = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
     previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        params = (called or model)(history, here["features"], here.get("excitation"), previous)
+        params = model(history, here["features"], here.get("excitation"), previous)
     return -model.log_likelihood(params, here["samples"])[:, warmup_samples:].mean(dim=1)
 
 

@@ -23,6 +23,7 @@ from residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsa
 
 N_CODES = 256
 SILENT_CODE = 128
+QUIET_LOG_AMPLITUDE = -5.0  # where the auxiliary head starts: natural logarithm of a band's usual amplitude
 MEAN_UNIT = 0.05  # amplitude by which a mixture's mean moves for an output of 1
 
 
@@ -152,6 +153,15 @@ class Decoder(nn.Module):
         self.hidden = nn.Linear(config.n_skip_channels, config.n_out_channels, config.output_bias)
         n_params = 3 * config.n_mixtures if self.mixture else N_CODES
         self.output = nn.Linear(config.n_out_channels, n_params, config.output_bias)
+        self.output_cond = self.output_excitation = None
+        if config.output_conditioning:
+            self.output_cond = nn.Linear(config.n_cond_channels, config.n_skip_channels, bias=False)
+            if n_excitation:
+                self.output_excitation = nn.Linear(n_excitation, config.n_skip_channels, bias=False)
+        if config.conditioned_layers == "first":
+            for layer in self.layers[1:]:
+                for unheard in filter(None, (layer.cond, layer.excitation)):
+                    unheard.weight.requires_grad_(False).zero_()
         if self.mixture:
             self._start_mixture(config.n_mixtures)
 
@@ -188,12 +198,28 @@ class Decoder(nn.Module):
         companded = torch.sign(amplitude) * torch.log1p(255 * amplitude.abs()) / math.log(256)
         return self.input(torch.stack([amplitude, companded], dim=-1).flatten(-2))
 
+    def amplitudes(self, samples: Tensor) -> Tensor:
+        """Sample values -> float32 of the same shape, full scale 1; codes stand for the middle of their range."""
+        if self.mixture:
+            return samples.float() / 32768
+        companded = (samples.float() + 0.5) / (N_CODES / 2) - 1
+        return companded.sign() * torch.expm1(companded.abs() * math.log(N_CODES)) / (N_CODES - 1)
+
     def layer_conditioning(self, layer: ResidualLayer, context: Tensor, excitation: Tensor | None) -> Tensor:
         """What one layer adds before its gate: [T, B, 2R], from `prepare`'s context and excitation [T, B, E]."""
         cond = layer.cond(context)
         if self.upsampling.commutes:
             cond = self.upsampling(cond)
         return cond if layer.excitation is None else cond + layer.excitation(excitation)
+
+    def output_conditioning(self, context: Tensor, excitation: Tensor | None) -> Tensor | None:
+        """What is added to the skip sum: [T, B, S], from `prepare`'s context and excitation; None: nothing."""
+        if self.output_cond is None:
+            return None
+        cond = self.output_cond(context)
+        if self.upsampling.commutes:
+            cond = self.upsampling(cond)
+        return cond if self.output_excitation is None else cond + self.output_excitation(excitation)
 
     def prepare(self, context: Tensor, excitation: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """[B, C, left + N + right] and [B, E, T] -> time-first, upsampled here if it can't be done after projecting."""
@@ -202,9 +228,11 @@ class Decoder(nn.Module):
             context = self.upsampling(context)
         return context, None if excitation is None else excitation.permute(2, 0, 1)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """What the layers' gates let through, [..., L * R] -> distribution parameters [..., P]."""
-        last = torch.relu(self.hidden(torch.relu(self.skip(hidden))))
+    def head(self, hidden: Tensor, cond: Tensor | None = None) -> Tensor:
+        """What the layers' gates let through, [..., L * R], and the output's conditioning [..., S], if there is one,
+        -> distribution parameters [..., P]."""
+        skip = self.skip(hidden) if cond is None else self.skip(hidden) + cond
+        last = torch.relu(self.hidden(torch.relu(skip)))
         if not self.mixture:
             return self.output(last)
         with torch.autocast(last.device.type, enabled=False):  # means need more than bfloat16's eight bits
@@ -223,15 +251,17 @@ class Decoder(nn.Module):
         [B, E, T]; previous: [B, K] samples before the first one (default silence). Returns [B, P, T]; the output at t
         never sees samples[t].
         """
+        context, excitation = self.prepare(context, excitation)
         x, *given = self._stack_inputs(self._history(samples, previous), context, excitation)
-        hidden = residual_stack(x, *given, self.gates)
-        return self.head(hidden.flatten(1)).unflatten(0, (samples.shape[1], len(samples))).permute(1, 2, 0)
+        hidden, cond = residual_stack(x, *given, self.gates), self.output_conditioning(context, excitation)
+        params = self.head(hidden.flatten(1), None if cond is None else cond.flatten(0, 1))
+        return params.unflatten(0, (samples.shape[1], len(samples))).permute(1, 2, 0)
 
     def fill(self, caches: "Caches", samples: Tensor, context: Tensor, excitation: Tensor | None) -> None:
         """Leave in empty caches what the cached sampler needs to go on after samples [B, T] (see `forward`)."""
         history = self._history(samples, None)
         caches.recent = history[-self.taps :].t().clone()
-        layers = run_layers(*self._stack_inputs(history, context, excitation))
+        layers = run_layers(*self._stack_inputs(history, *self.prepare(context, excitation)))
         for i, (x, _, _) in enumerate(layers):
             caches.fill(i, x[:, : self.config.n_residual_channels].unflatten(0, (samples.shape[1], len(samples))))
 
@@ -240,7 +270,8 @@ class Decoder(nn.Module):
     ) -> list[Tensor]:
         """For every layer, how much conditioning moves its gate over time against how much past samples do: a ratio of
         standard deviations (arguments as in `forward`, without gradients)."""
-        x, frames, ramp, layers = self._stack_inputs(self._history(samples, previous), context, excitation)
+        given = self.prepare(context, excitation)
+        x, frames, ramp, layers = self._stack_inputs(self._history(samples, previous), *given)
         ratios, n_channels = [], self.config.n_residual_channels
         for i, (given, summed, _) in enumerate(run_layers(x, frames, ramp, layers)):
             cond, past = upsampled(frames[:, :, i], ramp).flatten(0, 2).float(), summed.float()
@@ -260,8 +291,8 @@ class Decoder(nn.Module):
     def _stack_inputs(
         self, history: Tensor, context: Tensor, excitation: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, list[LayerWeights]]:
-        """What the residual stack is given: its first input with the riders, frames, ramp and weights."""
-        context, excitation = self.prepare(context, excitation)
+        """What the residual stack is given, from `prepare`'s context and excitation: its first input with the riders,
+        frames, ramp and weights."""
         n_frames, riders = (len(history) - self.taps) // self.upsampling.hop, []
         biases = torch.cat([layer.cond.bias for layer in self.layers])
         if self.upsampling.commutes:
@@ -298,11 +329,15 @@ class WaveNet(nn.Module):
         midi_hz: int,
     ) -> None:
         super().__init__()
-        self.hop = audio_hz // midi_hz
+        self.audio_hz, self.hop = audio_hz, audio_hz // midi_hz
         lookahead_frames = round(cond_config.lookahead_ms * midi_hz / 1000)
         upsampling = Upsampling(cond_config.upsampling, self.hop, config.n_cond_channels)
         self.context = ContextStack(cond_config, n_features, config.n_cond_channels, lookahead_frames)
         self.decoder = Decoder(config, n_excitation, upsampling)
+        self.mel_head = None  # used in training only
+        if cond_config.n_mels:
+            self.mel_head = nn.Conv1d(config.n_cond_channels, cond_config.n_mels, 1)
+            nn.init.constant_(self.mel_head.bias, QUIET_LOG_AMPLITUDE)
 
     @property
     def margins(self) -> tuple[int, int]:
@@ -311,10 +346,24 @@ class WaveNet(nn.Module):
         return self.context.left + up.left, self.context.right + up.right
 
     def forward(
-        self, samples: Tensor, features: Tensor, excitation: Tensor | None = None, previous: Tensor | None = None
-    ) -> Tensor:
-        """samples [B, N * hop], features [B, F, left + N + right], excitation [B, E, N * hop] -> params [B, P, T]."""
-        return self.decoder(samples, self.context(features), excitation, previous)
+        self,
+        samples: Tensor,
+        features: Tensor,
+        excitation: Tensor | None = None,
+        previous: Tensor | None = None,
+        *,
+        mel: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """samples [B, N * hop], features [B, F, left + N + right], excitation [B, E, N * hop] -> params [B, P, T].
+
+        With `mel`, also what the auxiliary head takes the log-mel spectrum to be: [B, n_mels, N] (see `mel.log_mel`).
+        """
+        context = self.context(features)
+        params = self.decoder(samples, context, excitation, previous)
+        if not mel:
+            return params
+        begin = self.decoder.upsampling.left
+        return params, self.mel_head(context[..., begin : begin + samples.shape[1] // self.hop])
 
     def log_likelihood(self, params: Tensor, samples: Tensor) -> Tensor:
         """params [B, P, T], samples [B, T] -> log-probability of each sample in nats, [B, T], float32."""
@@ -331,8 +380,8 @@ class WaveNet(nn.Module):
         return logistic_mixture.from_cumulative(params / temperature, uniforms[..., 0])
 
     def guide(self, params: Tensor, guidance: float) -> Tensor:
-        """Classifier-free guidance: parameters [2B, P, ...] of streams given their notes, then none,
-        -> combined ones [B, P, ...]. At guidance = 1 there are only the former, which stay as they are.
+        """Classifier-free guidance: parameters [2B, P, ...] of streams given their notes, then none, ->
+        combined ones [B, P, ...]. At guidance = 1 there are only the former, which stay as they are.
 
         0 is the null condition, 1 the notes, more goes beyond: the 1 + w of arXiv 2207.12598, equation 6. Of codes the
         logits are combined, and normalised where they are used; of a mixture, see `logistic_mixture.guided`.
@@ -369,8 +418,9 @@ class Caches:
         rows = torch.arange(first, len(x), device=x.device) % len(ring)
         ring[rows] = x[first:]
 
-    def step(self, decoder: Decoder, time: int, cond: Tensor) -> Tensor:
-        """Distribution parameters [B, P] of sample `time`, from cond [L, B, 2R]; remembers the layers' inputs."""
+    def step(self, decoder: Decoder, time: int, cond: Tensor, output_cond: Tensor | None = None) -> Tensor:
+        """Distribution parameters [B, P] of sample `time`, from cond [L, B, 2R] and output_cond [B, S]; remembers the
+        layers' inputs."""
         x, hidden = decoder.embed(self.recent), []
         for layer, ring, layer_cond in zip(decoder.layers, self.layers, cond, strict=True):
             # The row written a whole ring ago, (K - 1) * d steps back, is read before it is written over.
@@ -379,7 +429,7 @@ class Caches:
             ring[time % len(ring)] = x
             if layer.residual is not None:
                 x = x + layer.residual(hidden[-1])
-        return decoder.head(torch.cat(hidden, dim=-1))
+        return decoder.head(torch.cat(hidden, dim=-1), output_cond)
 
     def push(self, samples: Tensor) -> None:
         """Append the newest samples [B]."""
@@ -485,10 +535,12 @@ def generate(
         count = min(block_frames, n_frames - first)
         context, excitation = decoder.prepare(*conditioning.block(model, first, count))
         cond = torch.stack([decoder.layer_conditioning(layer, context, excitation) for layer in decoder.layers], dim=1)
+        of_output = decoder.output_conditioning(context, excitation)
         draws = uniforms(first * model.hop, count * model.hop)
         block = torch.empty(draws.shape[:2], dtype=torch.long, device=draws.device)
         for i in range(block.shape[1]):
-            params = model.guide(caches.step(decoder, first * model.hop + i, cond[i]), guidance)
+            output_cond = None if of_output is None else of_output[i]
+            params = model.guide(caches.step(decoder, first * model.hop + i, cond[i], output_cond), guidance)
             block[:, i] = model.draw(params.unsqueeze(-1), draws[:, i : i + 1], temperature)[:, 0]
             caches.push(block[:, i].repeat(n_rows))
         yield block

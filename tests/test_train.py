@@ -67,7 +67,11 @@ def train_settings(**changes):
 
 
 def loss_of_weight(monkeypatch, factor=1.0):
-    monkeypatch.setattr(train, "negative_log_likelihood", lambda model, *_, **__: model.weight.sum(dim=1) * factor)
+    def losses(model, *_):
+        nll = model.weight.sum(dim=1) * factor
+        return nll, torch.zeros_like(nll)
+
+    monkeypatch.setattr(train, "likelihood_and_mel", losses)
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
@@ -119,13 +123,14 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 
 def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(road, tmp_path, monkeypatch, capsys):
-    state, original, losses = begin(road_config(road, tmp_path), force=False), train.negative_log_likelihood, []
+    state, original, losses = begin(road_config(road, tmp_path), force=False), train.likelihood_and_mel, []
 
-    def damaged(*given, **options):
+    def damaged(*given):
         losses.append(given)
-        return original(*given, **options) * (math.nan if len(losses) == 2 else 1)
+        nll, mel = original(*given)
+        return nll * (math.nan if len(losses) == 2 else 1), mel
 
-    monkeypatch.setattr(train, "negative_log_likelihood", damaged)
+    monkeypatch.setattr(train, "likelihood_and_mel", damaged)
     log = run_to_the_end(state)
     said = [line for line in capsys.readouterr().err.splitlines() if "was skipped" in line]
     assert len(said) == 1 and said[0].startswith("step 1 was skipped")

@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 
 from samplers.kernel import FLAG, Block, Team, play
-from samplers.packing import MOST_AHEAD, Weights, aligned, conditioning_layer, n_side, pack_decoder, to_bfloat16
+from samplers.packing import (
+    MOST_AHEAD,
+    Weights,
+    aligned,
+    conditioning_layer,
+    n_side,
+    pack_decoder,
+    padded,
+    to_bfloat16,
+)
 from samplers.simd import has_bfloat16
 from wavenet import Caches, Conditioning, WaveNet, prime, rows_per_stream
 
@@ -68,23 +77,29 @@ class _Inputs:
         self.weight, self.bias = (part.to(device) for part in conditioning_layer(model.decoder))
         self.n_side = n_side(model.decoder)
 
-    def stretch(self, first: int, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """frames [F, L, B, 2R] and side inputs [T, B, E] (E may be 0) of a range of frames."""
+    def stretch(self, first: int, n_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """frames [F, L, B, 2R], output frames [F, B, S] and side inputs [T, B, E] of a range of frames.
+
+        S and E are 0 without conditioning of the output and without inputs at audio rate.
+        """
         decoder = self.decoder
         context, excitation = self.conditioning.block(self.model, first, n_frames)
         n_layers, n_streams, n_samples = len(decoder.layers), len(context), n_frames * self.model.hop
         parts = [] if excitation is None else [excitation.permute(2, 0, 1)]
         if decoder.upsampling.commutes:
             frames = torch.addmm(self.bias, context.permute(2, 0, 1).flatten(0, 1).float(), self.weight.t())
-            frames = frames.view(-1, n_streams, n_layers, self.weight.shape[0] // n_layers).transpose(1, 2)
+            frames = frames.unflatten(0, (-1, n_streams))
         else:
             parts.append(decoder.prepare(context, None)[0])
-            frames = self.bias.view(1, n_layers, 1, -1).expand(1, -1, n_streams, -1)
+            frames = self.bias.expand(1, n_streams, -1)
+        n_gates = 2 * padded(decoder.config.n_residual_channels) * n_layers
+        frames, output_frames = frames.tensor_split([n_gates], dim=-1)
+        frames = frames.unflatten(-1, (n_layers, -1)).transpose(1, 2)
         side = np.zeros((n_samples, n_streams, self.n_side), np.float32)
         if parts:
             joined = torch.cat(parts, dim=-1)
             side[..., : joined.shape[-1]] = joined.cpu().numpy()
-        return frames.cpu().numpy(), side
+        return frames.cpu().numpy(), output_frames.cpu().numpy(), side
 
 
 class _Teams:
@@ -117,6 +132,7 @@ class _Teams:
         self,
         start: int,
         frames: np.ndarray,
+        output_frames: np.ndarray,
         side: np.ndarray,
         uniforms: np.ndarray,
         *,
@@ -125,8 +141,8 @@ class _Teams:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Sample the T samples from `start` on: drawn [T, B], int64, and, if samples are given, params [T, B, P].
 
-        frames [F, L, B, 2R] and side [T, B, E] as `_Inputs` makes them (with guidance of 2B rows), uniforms [T, B, U],
-        given [T, B], int64.
+        frames, output_frames and side as `_Inputs` makes them (with guidance of 2B rows), uniforms [T, B, U], given
+        [T, B], int64.
         """
         is_given = given is not None
         heard = given if is_given else np.zeros((0, uniforms.shape[1]), np.int64)
@@ -139,6 +155,7 @@ class _Teams:
             drawn.append(np.zeros((n_samples, n_drawn), np.int64))
             block = Block(
                 frames=np.ascontiguousarray(frames[:, :, rows]),
+                output_frames=np.ascontiguousarray(output_frames[:, rows]),
                 side=np.ascontiguousarray(side[:, rows]),
                 uniforms=np.ascontiguousarray(uniforms[:, part]),
                 given=np.ascontiguousarray(heard[:, part]),

@@ -32,6 +32,9 @@ class Step:
         n_streams = n_rows // self.rows_per_stream
         self.rings, self.recent = caches.layers, caches.recent
         self.cond = like.new_zeros(n_samples, len(decoder.layers), n_rows, width)
+        self.output_cond = None
+        if decoder.output_cond is not None:
+            self.output_cond = like.new_zeros(n_samples, n_rows, decoder.config.n_skip_channels)
         self.uniforms = like.new_full((n_samples, n_streams, model.uniforms_per_sample), 0.5, dtype=torch.float32)
         self.drawn = torch.zeros(n_samples, n_streams, dtype=torch.long, device=like.device)
         self.time = torch.zeros(1, dtype=torch.long, device=like.device)  # absolute
@@ -49,7 +52,8 @@ class Step:
             ring.index_copy_(0, self.time % len(ring), x.unsqueeze(0))
             if layer.residual is not None:
                 x = x + layer.residual(hidden[-1])
-        params = self.model.guide(self.decoder.head(torch.cat(hidden, dim=-1)), self.guidance)
+        output_cond = None if self.output_cond is None else self.output_cond.index_select(0, self.position)[0]
+        params = self.model.guide(self.decoder.head(torch.cat(hidden, dim=-1), output_cond), self.guidance)
         uniforms = self.uniforms.index_select(0, self.position).transpose(0, 1)  # [B, 1, U]
         drawn = self.model.draw(params.unsqueeze(-1), uniforms, self.temperature)[:, 0]
         self.drawn.index_copy_(0, self.position, drawn.unsqueeze(0))
@@ -117,6 +121,8 @@ def generate(
         context, excitation = decoder.prepare(*conditioning.block(model, first, count))
         for i, layer in enumerate(decoder.layers):
             step.cond[: count * hop, i] = decoder.layer_conditioning(layer, context, excitation)
+        if step.output_cond is not None:
+            step.output_cond[: count * hop] = decoder.output_conditioning(context, excitation)
         step.uniforms[: count * hop] = uniforms(first * hop, count * hop).transpose(0, 1)
         step.position.zero_()
         with _current(step.time.device):  # not over the yield: callers have their own current device

@@ -60,6 +60,7 @@ class Block(NamedTuple):
     """What a stretch of T samples is made from, and where they go."""
 
     frames: np.ndarray  # float32 [F, L, S, 2R]: the projected conditioning
+    output_frames: np.ndarray  # float32 [F, S, skip]: what the skip sum begins with, if the output is conditioned
     side: np.ndarray  # float32 [T, S, E]
     uniforms: np.ndarray  # float32 [T, D, U]
     given: np.ndarray  # int64 [T or 0, D]: samples that are heard instead of the drawn ones
@@ -172,6 +173,27 @@ def _rows(y, width, w, w0, inputs, cuts, thread, x, x0, n_streams):
     """Add this thread's rows of a product."""
     begin, end = cuts[thread], cuts[thread + 1]
     multiply(y, begin * 16, width, w, w0 + begin * 16 * inputs, end - begin, inputs, x, x0, inputs, n_streams)
+
+
+@njit(nogil=True, forceinline=True)
+def _start_skip(weights, team, block, i, thread):
+    """Set this thread's rows of the skip sum to what stands in it before the layers: the bias and the conditioning."""
+    n_streams, skip, cuts = block.n_streams, weights.n_skip, weights.skip_cuts
+    if not weights.is_output_conditioned:
+        _start(team.skip, skip, weights.skip_bias, cuts, thread, n_streams)
+        return
+    frame = i // block.hop * n_streams * skip
+    after = frame + n_streams * skip
+    ramp = np.float32(i % block.hop) / np.float32(block.hop)
+    for s in range(n_streams):
+        for c in range(s * skip + cuts[thread] * 16, s * skip + cuts[thread + 1] * 16, 16):
+            if block.linear:
+                blend16(team.skip, c, block.output_frames, frame + c, after + c, ramp)
+            else:
+                copy16(team.skip, c, block.output_frames, frame + c)
+    if weights.n_side:
+        _rows(team.skip, skip, weights.skip_side, 0, weights.n_side, cuts, thread,
+              block.side, i * n_streams * weights.n_side, n_streams)  # fmt: skip
 
 
 @njit(nogil=True, forceinline=True)
@@ -351,7 +373,7 @@ def _play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
             if observe(flags, stop) != 0:  # the others wait for this thread, and look while they wait
                 return
             _lead(weights, team, block, i, epoch)
-        _start(team.skip, skip, weights.skip_bias, weights.skip_cuts, thread, n_streams)
+        _start_skip(weights, team, block, i, thread)
         for first in range(0, n_layers, TOLD):
             end = min(first + TOLD, n_layers)
             if thread != 0 and not await_flag(flags, 0, epoch + end - 1, stop):

@@ -22,6 +22,7 @@ from config import Config, TrainConfig
 from errors import InputError
 from folder_lock import only_run
 from hardware import choose_precision
+from mel import window_samples
 from process_group import ALONE, World, local_device
 from residual_stack import Gates, compiled_gates
 from training_log import METRICS_NAME
@@ -70,6 +71,12 @@ def begin(config: Config, *, force: bool, world: World = ALONE, held: contextlib
             raise InputError(f"{settings.checkpoint_path} holds another model: {'; '.join(wrong)}")
         checkpoint.fit_weights(model, weights, settings.checkpoint_path)
     crops = crops_of(data.dataset_path, data, model, settings.seed)  # says what is wrong before anything is touched
+    window = window_samples(data.audio_hz, crops.hop)
+    if model.mel_head is not None and crops.n_frames * crops.hop < window:
+        raise InputError(
+            f"data_config.segment_length = {data.segment_length:g}: expected at least {window / data.audio_hz:g} s, "
+            "the window of the auxiliary head's spectrum; or cond_wavenet_config.n_mels = 0"
+        )
     validation = load_validation(config, model, world) if data.validation_path else None
     micro_batch = choose_micro_batch(settings, world, device, crops.n_frames * crops.hop)
     if world.writes:

@@ -199,10 +199,10 @@ class Decoder(nn.Module):
         return self.input(torch.stack([amplitude, companded], dim=-1).flatten(-2))
 
     def amplitudes(self, samples: Tensor) -> Tensor:
-        """Sample values -> float32 of the same shape, full scale 1; codes stand for the middle of their range."""
+        """Sample values -> float32 of the same shape, full scale 1 (codes as `audio.mu_law_decode`)."""
         if self.mixture:
             return samples.float() / 32768
-        companded = (samples.float() + 0.5) / (N_CODES / 2) - 1
+        companded = 2 * samples.float() / (N_CODES - 1) - 1
         return companded.sign() * torch.expm1(companded.abs() * math.log(N_CODES)) / (N_CODES - 1)
 
     def layer_conditioning(self, layer: ResidualLayer, context: Tensor, excitation: Tensor | None) -> Tensor:

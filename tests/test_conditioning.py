@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from conditioning import N_EXCITATION, NoteConditioning, feature_names, n_features
-from config import FEATURE_PRESETS
+from conditioning import N_EXCITATION, NULL_FEATURE, NoteConditioning, conditioning_of, feature_names, n_features
+from config import FEATURE_PRESETS, DataConfig
 from midi import (
     CLIP_MARGIN_SECONDS,
     LOWEST_PITCH,
@@ -255,6 +255,31 @@ def test_excitation_equals_the_slow_reference(seed):
     np.testing.assert_allclose(fast, slow_excitation(piece, -100, 700), rtol=0, atol=20 * math.exp(-10))
     held = performance([(0.1234567, 9, 45, 100), (0.3, 9, C4, 30)])
     np.testing.assert_allclose(conditioning(held).excitation(0, 500), slow_excitation(held, 0, 500), atol=2e-5)
+
+
+def test_quadrature_adds_the_cosine_of_every_partial():
+    piece = random_performance(3, n_notes=20)
+    plain = conditioning(piece).excitation(-100, 700)
+    both = NoteConditioning(piece, ["onset"], audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ, quadrature=True)
+    given = both.excitation(-100, 700)
+    assert given.shape == (2 * N_EXCITATION, 700 * 64) and np.array_equal(given[:N_EXCITATION], plain)
+    assert given[:, 64 * 300 : 64 * 301].tobytes() == both.excitation(200, 1).tobytes()
+    tone = NoteConditioning(
+        performance([(0, 9, 69, 127)]), ["onset"], audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ, quadrature=True
+    )
+    sine, cosine = tone.excitation(0, 250)[[0, N_EXCITATION]]
+    # sin^2 + cos^2: the envelope of the only partial of its channel, which falls smoothly from 1
+    envelope = np.hypot(sine, cosine)
+    decay = 0.5 * 2 ** ((69 - 60) / 24)
+    np.testing.assert_allclose(envelope, np.exp(-decay * np.arange(len(envelope)) / AUDIO_HZ), atol=1e-4)
+
+
+def test_the_null_condition_is_not_silence_where_it_is_trained():
+    silence = conditioning_of(None, DataConfig())
+    null = conditioning_of(None, DataConfig(conditioning_dropout=0.1))
+    assert not silence.features(0, 5).any() and not silence.excitation(0, 5).any()
+    assert null.features(-3, 5).shape == silence.features(-3, 5).shape and (null.features(-3, 5) == NULL_FEATURE).all()
+    assert null.excitation(-3, 5).shape == (N_EXCITATION, 5 * 64) and not null.excitation(-3, 5).any()
 
 
 def test_excitation_starts_at_the_onset_with_phase_zero():

@@ -62,10 +62,11 @@ def folder(tmp_path) -> Path:
     return tmp_path / "data"
 
 
-def make_crops(folder, *, seed=1, n_previous=10, codes=False, noise=None, **config) -> Crops:
+def make_crops(folder, *, seed=1, n_previous=10, codes=False, noise=None, dropped=(0.0, 0.0), **config) -> Crops:
     config = {"audio_hz": AUDIO_HZ, "midi_hz": MIDI_HZ, "segment_length": 0.2, **config}
     return Crops(ProcessedFolder(folder), DataConfig(**config), margins=MARGINS, n_previous=n_previous, codes=codes,
-                 seed=seed, history_noise=noise)  # fmt: skip
+                 seed=seed, history_noise=noise, history_dropout=dropped[0],
+                 conditioning_dropout=dropped[1])  # fmt: skip
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -377,6 +378,32 @@ def test_no_recording_as_long_as_a_crop(folder):
 def test_another_rate_is_refused(folder):
     with pytest.raises(InputError, match=r"is at 4000 Hz, but data_config.audio_hz = 8000"):
         make_crops(folder, audio_hz=8000)
+
+
+def test_a_share_of_the_crops_has_nothing_but_noise_for_a_history(folder):
+    clean, dropped = make_crops(folder), make_crops(folder, dropped=(0.25, 0.0))
+    changed = 0
+    for i in range(200):
+        own, other = clean[i], dropped[i]
+        assert all(torch.equal(own[name], other[name]) for name in ("samples", "features", "excitation"))
+        history, shown = own["history"].double(), other["history"].double()
+        if not torch.equal(history, shown):
+            changed += 1
+            correlation = (history * shown).sum() / (history.norm() * shown.norm())
+            assert abs(correlation) < 0.2  # 810 independent samples: 0.035 (rms)
+            assert shown.norm() < 1.1 * history.norm()
+    assert 30 < changed < 70  # 50 +- 6
+
+
+def test_a_share_of_the_crops_is_shown_the_null_condition(folder):
+    clean, dropped = make_crops(folder), make_crops(folder, dropped=(0.0, 0.25))
+    null = [i for i in range(200) if not torch.equal(clean[i]["features"], dropped[i]["features"])]
+    assert 30 < len(null) < 70
+    for i in null:
+        assert (dropped[i]["features"] == -1).all() and not dropped[i]["excitation"].any()
+        assert dropped[i]["excitation"].shape == clean[i]["excitation"].shape
+    kept = next(i for i in range(200) if i not in null)
+    assert equal(clean[kept], dropped[kept])
 
 
 def test_noise_is_on_the_history_only_and_new_for_every_crop(folder):

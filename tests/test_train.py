@@ -113,6 +113,45 @@ def test_passes_add_up_to_the_batch(road, tmp_path):
     assert all((g - gradients[0]).abs().max() < 1e-12 for g in gradients[1:])
 
 
+def test_the_mel_head_learns_and_is_logged(road, tmp_path):
+    heads = ["cond_wavenet_config.n_mels=8", "data_config.segment_length=0.1", "train_config.mel_loss_weight=1.0"]
+    state = begin(road_config(road, tmp_path / "with", *heads), force=False)
+    before = state.model.mel_head.weight.detach().clone()
+    log = run_to_the_end(state)
+    assert log.newest["mel_loss"] > 0 and not torch.equal(state.model.mel_head.weight, before)
+    assert "mel_loss" not in run_to_the_end(begin(road_config(road, tmp_path / "without"), force=False)).newest
+    with pytest.raises(InputError, match=r"segment_length = 0.01: expected at least 0.036 s"):
+        begin(road_config(road, tmp_path / "short", *heads[:1], "data_config.segment_length=0.01"), force=False)
+
+
+def test_the_context_stack_alone_is_taught_by_the_mel_loss(road, tmp_path):
+    """Without a loss of the decoder, only the context stack and its head get a gradient."""
+    state = begin(
+        road_config(road, tmp_path, "cond_wavenet_config.n_mels=8", "data_config.segment_length=0.1"), force=False
+    )
+    batch = {name: value[:2] for name, value in state.validation.crops.items()}
+    _, mel = validation.likelihood_and_mel(state.model, batch, state.device, torch.float32, state.model)
+    mel.sum().backward()
+    taught = {name.split(".")[0] for name, p in state.model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert taught == {"context", "mel_head"}
+
+
+def test_the_context_s_learning_rate_is_a_factor_of_the_schedule(road, tmp_path):
+    overrides = (
+        "cond_wavenet_config.n_mels=8",
+        "data_config.segment_length=0.1",
+        "train_config.context_learning_rate=3",
+    )
+    state = begin(road_config(road, tmp_path, *overrides), force=False)
+    rates = {}
+    train.update(state, [{name: value[:2] for name, value in state.validation.crops.items()}])
+    names = {id(p): name.split(".")[0] for name, p in state.model.named_parameters()}
+    for group in state.optimizer.param_groups:
+        rates.update({names[id(p)]: group["lr"] for p in group["params"]})
+    plain = train.learning_rate(0, state.config.train_config)
+    assert rates == {"context": 3 * plain, "mel_head": 3 * plain, "decoder": plain}
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     state = make_state(tmp_path)
     with torch.no_grad():

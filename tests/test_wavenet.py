@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from audio import mu_law_decode
 from config import CondWavenetConfig, WavenetConfig
 from wavenet import Caches, Conditioning, ContextStack, WaveNet, dilations, generate, seeded_uniforms
 
@@ -11,13 +12,14 @@ HOP, N_FEATURES, N_EXCITATION = 16, 5, 2
 N_FRAMES = 12
 
 
-def make_model(output="logistic_mixture", kernel_size=2, upsampling="linear", lookahead_ms=8.0,
-               n_excitation=N_EXCITATION, dtype=torch.float64):  # fmt: skip
+def make_model(output="logistic_mixture", kernel_size=2, upsampling="linear", lookahead_ms=8.0, n_mels=0,
+               n_excitation=N_EXCITATION, dtype=torch.float64, **changes):  # fmt: skip
     torch.manual_seed(1)
     config = WavenetConfig(output=output, n_mixtures=3, n_layers=6, max_dilation=8, kernel_size=kernel_size,
-                           n_residual_channels=8, n_skip_channels=12, n_out_channels=10, n_cond_channels=7)  # fmt: skip
+                           n_residual_channels=8, n_skip_channels=12, n_out_channels=10, n_cond_channels=7,
+                           **changes)  # fmt: skip
     cond = CondWavenetConfig(n_layers=4, max_dilation=4, n_residual_channels=6, n_skip_channels=6,
-                             lookahead_ms=lookahead_ms, upsampling=upsampling)  # fmt: skip
+                             lookahead_ms=lookahead_ms, upsampling=upsampling, n_mels=n_mels)  # fmt: skip
     model = WaveNet(config, cond, n_features=N_FEATURES, n_excitation=n_excitation, audio_hz=4000, midi_hz=250)
     if upsampling == "transposed":
         torch.nn.init.normal_(model.decoder.upsampling.window.weight, std=0.3)
@@ -72,6 +74,64 @@ def test_cached_steps_give_the_parallel_pass(dtype, tolerance, output, kernel_si
             torch.testing.assert_close(caches.step(model.decoder, t, cond[t]), expected[..., t],
                                        rtol=tolerance, atol=tolerance)  # fmt: skip
             caches.push(samples[:, t])
+
+
+@pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
+@pytest.mark.parametrize("upsampling", ["repeat", "linear", "transposed"])
+@pytest.mark.parametrize("n_excitation", [0, N_EXCITATION])
+def test_with_conditioning_at_the_output_cached_steps_give_the_parallel_pass(output, upsampling, n_excitation):
+    model = make_model(output, upsampling=upsampling, n_excitation=n_excitation, output_conditioning=True)
+    conditioning, samples = make_conditioning(n_excitation=n_excitation), random_samples(model)
+    with torch.inference_mode():
+        expected = parallel(model, samples, conditioning)
+        caches = Caches(model.decoder, 2)
+        given = model.decoder.prepare(*conditioning.block(model, 0, N_FRAMES))
+        cond = torch.stack([model.decoder.layer_conditioning(layer, *given) for layer in model.decoder.layers], 1)
+        of_output = model.decoder.output_conditioning(*given)
+        for t in range(samples.shape[1]):
+            params = caches.step(model.decoder, t, cond[t], of_output[t])
+            torch.testing.assert_close(params, expected[..., t], rtol=1e-10, atol=1e-10)
+            caches.push(samples[:, t])
+        model.decoder.output_cond.weight.zero_()
+        assert not torch.allclose(parallel(model, samples, conditioning), expected)
+
+
+def test_the_first_layer_alone_hears_the_conditioning_and_stays_alone():
+    model = make_model(conditioned_layers="first", n_mels=4)
+    conditioning, samples = make_conditioning(), random_samples(model)
+    context, excitation = conditioning.block(model, 0, N_FRAMES)
+    params = model.decoder(samples, context, excitation)
+    params.sum().backward()
+    first, *others = model.decoder.layers
+    assert first.cond.weight.grad.any() and first.excitation.weight.grad.any()
+    for layer in others:
+        assert not layer.cond.weight.any() and layer.cond.weight.grad is None and layer.excitation.weight.grad is None
+    with torch.inference_mode():
+        ratios = model.decoder.conditioning_ratios(samples, context, excitation)
+    assert ratios[0] > 0 and not any(ratios[1:])
+
+
+@pytest.mark.parametrize("upsampling", ["linear", "transposed"])
+def test_the_mel_head_hears_the_context_of_each_frame_and_changes_nothing_else(upsampling):
+    model = make_model(upsampling=upsampling, n_mels=4)
+    conditioning, samples = make_conditioning(), random_samples(model)
+    left, right = model.margins
+    features, excitation = conditioning.features(-left, left + N_FRAMES + right), conditioning.excitation(0, N_FRAMES)
+    with torch.inference_mode():
+        params, told = model(samples, features, excitation, mel=True)
+        assert told.shape == (2, 4, N_FRAMES) and torch.equal(params, model(samples, features, excitation))
+        part = model(samples[:, HOP:], features[..., 1:], excitation[..., HOP:], mel=True)[1]
+        torch.testing.assert_close(part, told[..., 1:])
+        features[..., left + 3] += 1
+        moved = (model(samples, features, excitation, mel=True)[1] - told).abs().amax(dim=(0, 1)) > 1e-9
+        assert moved[3] and not moved[:1].any()  # a look-ahead of two frames
+
+
+def test_amplitudes_are_those_that_the_samples_stand_for():
+    codes, pcm = make_model("categorical").decoder, make_model().decoder
+    every = torch.arange(256)
+    np.testing.assert_allclose(codes.amplitudes(every), mu_law_decode(every.numpy()) / 32768, atol=4e-5)
+    assert pcm.amplitudes(torch.tensor([-32768, 0, 16384])).tolist() == [-1, 0, 0.5]
 
 
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])

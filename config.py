@@ -241,6 +241,13 @@ class SamplingKeys:
     test_dir: str = key("folder of test clips made by preprocess_audio.py", "test")
     teacher_length: float = key("seconds of truth before the model takes over in mode primed", 2.0, above=0)
     temperature: float = key("1: the model's own distribution; less: less noise, less variety", 1.0, above=0, high=10)
+    guidance: float = key(
+        "classifier-free guidance: 1: the model given its MIDI; more: further away from what it plays without; 0: "
+        "without. All but 1 take twice the work, and a model that was trained with conditioning_dropout",
+        1.0,
+        low=0,
+        high=100,
+    )
     seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
     batch_size: int = key("clips generated side by side", 8, low=1)
     sampler: str = key(

@@ -161,7 +161,7 @@ class _Player:
             blocks = synthesize(
                 self.model, performances[part], n_frames, self.data, streams=streams[part], seed=self.settings.seed,
                 prefix=None if prefix is None else prefix[part], temperature=self.settings.temperature,
-                **self.settings.engine(),
+                guidance=self.settings.guidance, **self.settings.engine(),
             )  # fmt: skip
             sounds.append(np.concatenate(list(blocks), axis=1))
         return np.concatenate(sounds)
@@ -287,7 +287,8 @@ def _write_pictures(
         entries.append(Entry(name, f"{name}.png", sounds, f"{words}; gap {one.everywhere.gap:.3f} nats per sample"))
     save_figure(folder / SUMMARY_NAME, summary_figure(result))
     facts = {"model": f"{result['model']}, step {result['step']}", "mode": settings.mode, "seed": str(settings.seed),
-             "temperature": f"{settings.temperature:g}", "transcriber": result["transcriber"] or "none"}  # fmt: skip
+             "temperature": f"{settings.temperature:g}", "guidance": f"{settings.guidance:g}",
+             "transcriber": result["transcriber"] or "none"}  # fmt: skip
     listening_page(folder / PAGE_NAME, "midi2wave: evaluation", entries, facts)
 
 

@@ -143,7 +143,8 @@ def _generate(
     if mode == "teacher_forced":
         for piece in pieces:  # one by one: the clips may differ in length, and a parallel pass needs no company
             output, nll = teacher_forced(model, [piece.performance], piece.truth[None], data, streams=[piece.stream],
-                                         seed=settings.seed, temperature=settings.temperature)  # fmt: skip
+                                         seed=settings.seed, temperature=settings.temperature,
+                                         guidance=settings.guidance)  # fmt: skip
             write_text(folder / f"{piece.name}.json", json.dumps({"nll": nll}) + "\n")
             write_wav(folder / f"{piece.name}.wav", output[0], data.audio_hz)
     else:
@@ -169,7 +170,7 @@ def _stream(
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
     blocks = synthesize(model, [piece.performance for piece in pieces], n_frames, data,
                         streams=[piece.stream for piece in pieces], seed=settings.seed, prefix=prefix,
-                        temperature=settings.temperature, **settings.engine())  # fmt: skip
+                        temperature=settings.temperature, guidance=settings.guidance, **settings.engine())  # fmt: skip
     unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0
     try:
         with ExitStack() as files:
@@ -230,7 +231,7 @@ def _write_page(
         remark = f"NLL of the truth: {nll[piece.name]:.4f} nats per sample" if piece.name in nll else ""
         entries.append(Entry(piece.name, f"{piece.name}.png", wavs, remark))
     facts = {"model": f"{settings.model_filename}, step {step}", "mode": mode, "seed": str(settings.seed),
-             "temperature": f"{settings.temperature:g}"}  # fmt: skip
+             "temperature": f"{settings.temperature:g}", "guidance": f"{settings.guidance:g}"}  # fmt: skip
     if mode == "primed":
         facts["teacher_length"] = f"{settings.teacher_length:g} s"
     listening_page(folder / PAGE_NAME, "midi2wave", entries, facts)

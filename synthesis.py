@@ -14,7 +14,7 @@ from audio import mu_law_decode, mu_law_encode
 from conditioning import conditioning_of
 from config import DataConfig
 from midi import Performance
-from wavenet import Conditioning, WaveNet, seeded_uniforms
+from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
 
 
 def conditioning(performances: list[Performance | None], config: DataConfig, device: torch.device) -> Conditioning:
@@ -32,6 +32,11 @@ def conditioning(performances: list[Performance | None], config: DataConfig, dev
     return Conditioning(features, excitation)
 
 
+def with_null(performances: list[Performance], guidance: float) -> list[Performance | None]:
+    """The performances of the rows that guidance needs: each one, then as often the null condition."""
+    return performances + [None] * ((rows_per_stream(guidance) - 1) * len(performances))
+
+
 def synthesize(
     model: WaveNet,
     performances: list[Performance],
@@ -42,6 +47,7 @@ def synthesize(
     seed: int,
     prefix: np.ndarray | None = None,
     temperature: float = 1.0,
+    guidance: float = 1.0,
     sampler: str = "auto",
     threads: int = 0,
     weights: str = "float32",
@@ -49,17 +55,19 @@ def synthesize(
     """Generate n_frames * hop samples for each performance; yields int16 blocks [B, n], the prefix first.
 
     prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself. A model of mu-law
-    codes hears and returns it rounded to the codes. sampler, threads, weights: see `samplers.generate`.
+    codes hears and returns it rounded to the codes. guidance: see `WaveNet.guide`; sampler, threads, weights: see
+    `samplers.generate`.
     """
     device = next(model.parameters()).device
     blocks = samplers.generate(
         model,
-        conditioning(performances, config, device),
+        conditioning(with_null(performances, guidance), config, device),
         seeded_uniforms(seed, streams, model.uniforms_per_sample, device),
         len(performances),
         n_frames,
         prefix=None if prefix is None else to_samples(model, prefix).to(device),
         temperature=temperature,
+        guidance=guidance,
         sampler=sampler,
         threads=threads,
         weights=weights,
@@ -78,18 +86,21 @@ def teacher_forced(
     streams: list[int],
     seed: int,
     temperature: float = 1.0,
+    guidance: float = 1.0,
 ) -> tuple[np.ndarray, float]:
     """One parallel pass over the truth, int16 [B, N * hop]: every sample is drawn given the true ones before it.
 
-    Returns int16 [B, N * hop] and the mean negative log-likelihood of the truth in nats per sample.
+    Returns int16 [B, N * hop] and the mean negative log-likelihood of the truth in nats per sample. That is the model's
+    own, whatever temperature and guidance the samples are drawn with.
     """
     device = next(model.parameters()).device
     samples = to_samples(model, pcm).to(device)
-    context, excitation = conditioning(performances, config, device).block(model, 0, pcm.shape[1] // model.hop)
-    params = model.decoder(samples, context, excitation)
+    given = conditioning(with_null(performances, guidance), config, device)
+    heard = samples.repeat(rows_per_stream(guidance), 1)
+    params = model.decoder(heard, *given.block(model, 0, pcm.shape[1] // model.hop))
     uniforms = seeded_uniforms(seed, streams, model.uniforms_per_sample, device)(0, pcm.shape[1])
-    drawn = model.draw(params, uniforms, temperature)
-    return to_pcm(model, drawn), -model.log_likelihood(params, samples).mean().item()
+    drawn = model.draw(model.guide(params, guidance), uniforms, temperature)
+    return to_pcm(model, drawn), -model.log_likelihood(params[: len(samples)], samples).mean().item()
 
 
 def to_samples(model: WaveNet, pcm: np.ndarray) -> torch.Tensor:

@@ -379,6 +379,18 @@ class WaveNet(nn.Module):
             return logistic_mixture.sample(params, uniforms, temperature)
         return logistic_mixture.from_cumulative(params / temperature, uniforms[..., 0])
 
+    def guide(self, params: Tensor, guidance: float) -> Tensor:
+        """Classifier-free guidance: parameters [2B, P, ...] of streams given their notes, then none, ->
+        combined ones [B, P, ...]. At guidance = 1 there are only the former, which stay as they are.
+
+        0 is the null condition, 1 the notes, more goes beyond: the 1 + w of arXiv 2207.12598, equation 6. Of codes the
+        logits are combined, and normalised where they are used; of a mixture, see `logistic_mixture.guided`.
+        """
+        if guidance == 1:
+            return params
+        own, null = params.chunk(2)
+        return logistic_mixture.guided(own, null, guidance) if self.decoder.mixture else null.lerp(own, guidance)
+
     @property
     def uniforms_per_sample(self) -> int:
         """U: two for a mixture (component, quantile), one for a categorical."""
@@ -462,15 +474,27 @@ def seeded_uniforms(seed: int, streams: list[int], per_sample: int, device="cpu"
     return uniforms
 
 
+def rows_per_stream(guidance: float) -> int:
+    """How often a stream passes through the decoder: with its notes, and for guidance under the null condition too."""
+    return 1 if guidance == 1 else 2
+
+
 @torch.inference_mode()
 def prime(
-    model: WaveNet, conditioning: Conditioning, n_streams: int, n_frames: int, prefix: Tensor | None
+    model: WaveNet,
+    conditioning: Conditioning,
+    n_streams: int,
+    n_frames: int,
+    prefix: Tensor | None,
+    guidance: float = 1.0,
 ) -> tuple[Caches, int]:
     """What a cached sampler starts from: caches that have heard the prefix, and the first frame to generate.
 
-    Raises ValueError for a prefix that is not [B, P * hop] with 0 < P <= n_frames.
+    With guidance the caches have twice the rows, as conditioning has (`generate`). Raises ValueError for a prefix that
+    is not [B, P * hop] with 0 < P <= n_frames.
     """
-    caches, first = Caches(model.decoder, n_streams), 0
+    n_rows = rows_per_stream(guidance)
+    caches, first = Caches(model.decoder, n_rows * n_streams), 0
     if prefix is not None:
         first = prefix.shape[1] // model.hop
         if prefix.shape[1] != first * model.hop or not 0 < first <= n_frames:
@@ -478,7 +502,7 @@ def prime(
         # What lies further back than the receptive field is not heard any more.
         begin = max(0, first - -(-(model.decoder.receptive_field + model.decoder.taps) // model.hop))
         context, excitation = conditioning.block(model, begin, first - begin)
-        model.decoder.fill(caches, prefix[:, begin * model.hop :], context, excitation)
+        model.decoder.fill(caches, prefix[:, begin * model.hop :].repeat(n_rows, 1), context, excitation)
         caches.layers = [ring.roll(begin * model.hop, dims=0) for ring in caches.layers]  # to rows of absolute time
     return caches, first
 
@@ -493,16 +517,18 @@ def generate(
     *,
     prefix: Tensor | None = None,
     temperature: float = 1.0,
+    guidance: float = 1.0,
     block_frames: int = 16,
 ) -> Iterator[Tensor]:
     """Generate n_frames * hop samples for each stream, block by block: the reference for every faster engine.
 
     uniforms(first, n) -> [B, n, U] for the samples first..first+n-1 (`seeded_uniforms`); prefix: [B, P * hop] samples
-    that are taken as given (teacher-forced) before the model goes on by itself. Yields int64 blocks [B, n] (16-bit
-    values or codes), the prefix first.
+    that are taken as given (teacher-forced) before the model goes on by itself. guidance: see `WaveNet.guide`; if it is
+    not 1, conditioning has 2B rows, the streams' own, then as many of the null condition. Both hear the same samples.
+    Yields int64 blocks [B, n] (16-bit values or codes), the prefix first.
     """
-    decoder = model.decoder
-    caches, first = prime(model, conditioning, n_streams, n_frames, prefix)
+    decoder, n_rows = model.decoder, rows_per_stream(guidance)
+    caches, first = prime(model, conditioning, n_streams, n_frames, prefix, guidance)
     if prefix is not None:
         yield prefix
     while first < n_frames:
@@ -514,8 +540,8 @@ def generate(
         block = torch.empty(draws.shape[:2], dtype=torch.long, device=draws.device)
         for i in range(block.shape[1]):
             output_cond = None if of_output is None else of_output[i]
-            params = caches.step(decoder, first * model.hop + i, cond[i], output_cond)
+            params = model.guide(caches.step(decoder, first * model.hop + i, cond[i], output_cond), guidance)
             block[:, i] = model.draw(params.unsqueeze(-1), draws[:, i : i + 1], temperature)[:, 0]
-            caches.push(block[:, i])
+            caches.push(block[:, i].repeat(n_rows))
         yield block
         first += count

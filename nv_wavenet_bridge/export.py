@@ -44,6 +44,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.midi and args.clips:
         raise InputError("--midi and --clips exclude each other; make two bundles")
     settings = load_config(args.config, ("inference_config",), args.overrides).inference_config
+    if settings.guidance != 1:
+        raise InputError(
+            f"inference_config.guidance = {settings.guidance:g}: with guidance every stream passes twice through the "
+            "decoder, nv-wavenet has one pass; set guidance = 1"
+        )
     source = args.checkpoint or settings.model_filename
     _check_target(args.out, args.force)
     model, theirs, step = checkpoint.load_model(source, choose_device(settings.device))

@@ -31,6 +31,11 @@ def obstacles(config: WavenetConfig) -> list[str]:
         )
     if config.kernel_size != 2:
         found.append(f"kernel_size = {config.kernel_size}: nv-wavenet's layers have two taps; set kernel_size = 2")
+    if config.output_conditioning:
+        found.append(
+            "output_conditioning = true: nv-wavenet conditions its layers only, nothing is added to the skip sum; set "
+            "output_conditioning = false"
+        )
     sizes = {"n_residual_channels": MAX_R, "n_skip_channels": MAX_S, "n_out_channels": MAX_A}
     for name, largest in sizes.items():
         if (value := getattr(config, name)) > largest:

@@ -45,6 +45,7 @@ def generate(
     weights: str = "float32",
     prefix: Tensor | None = None,
     temperature: float = 1.0,
+    guidance: float = 1.0,
 ) -> Iterator[Tensor]:
     """`wavenet.generate` by the engine of that name: the same arguments and the same samples, in int64 blocks [B, n].
 
@@ -58,7 +59,7 @@ def generate(
         raise InputError(f"weights {weights!r} are unknown; expected one of {', '.join(SAMPLER_WEIGHTS)}")
     if weights != "float32" and sampler not in ("auto", "numba"):
         raise InputError(f"sampler {sampler} has no {weights} weights; choose numba or float32")
-    given = {"prefix": prefix, "temperature": temperature}
+    given = {"prefix": prefix, "temperature": temperature, "guidance": guidance}
     if sampler == "torch":
         return wavenet.generate(model, conditioning, uniforms, n_streams, n_frames, **given)
     if sampler == "cuda":

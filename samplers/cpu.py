@@ -20,9 +20,18 @@ import torch
 from torch import Tensor
 
 from samplers.kernel import FLAG, Block, Team, play
-from samplers.packing import MOST_AHEAD, Weights, aligned, conditioning_layer, n_side, pack_decoder, to_bfloat16
+from samplers.packing import (
+    MOST_AHEAD,
+    Weights,
+    aligned,
+    conditioning_layer,
+    n_side,
+    pack_decoder,
+    padded,
+    to_bfloat16,
+)
 from samplers.simd import has_bfloat16
-from wavenet import Caches, Conditioning, WaveNet, prime
+from wavenet import Caches, Conditioning, WaveNet, prime, rows_per_stream
 
 NOT_YET = -(2**62)  # a flag before anything was done
 FIRST_FRAMES, MOST_FRAMES = 1, 128  # a block is small at first, for the first sound to come early
@@ -33,17 +42,18 @@ def _inputs(values: np.ndarray, bfloat16: bool) -> np.ndarray:
     return to_bfloat16(values) if bfloat16 else np.ascontiguousarray(values, dtype=np.float32)
 
 
-def _team(weights: Weights, n_threads: int, caches: Caches, streams: slice, bfloat16_inputs: bool) -> Team:
-    """Fresh state of the streams of one team, going on from caches."""
+def _team(weights: Weights, n_threads: int, caches: Caches, rows: slice | np.ndarray, bfloat16_inputs: bool) -> Team:
+    """Fresh state of the rows of one team, going on from caches."""
     n_layers, residual, skip, middle = weights.n_layers, weights.n_residual, weights.n_skip, weights.n_middle
-    n_streams = len(range(*streams.indices(len(caches.recent))))
+    recent = caches.recent[rows].cpu().numpy().astype(np.int64)
+    n_streams = len(recent)
     rings = []
     for layer in caches.layers:
-        rows = layer[:, streams].to("cpu", torch.float32).numpy()
-        rings.append(np.pad(rows, ((0, 0), (0, 0), (0, residual - rows.shape[2]))).reshape(-1))
+        past = layer[:, rows].to("cpu", torch.float32).numpy()
+        rings.append(np.pad(past, ((0, 0), (0, 0), (0, residual - past.shape[2]))).reshape(-1))
     kind = np.uint16 if bfloat16_inputs else np.float32
     arrays = dict(
-        recent=caches.recent[streams].cpu().numpy().astype(np.int64),
+        recent=recent,
         ring=_inputs(np.concatenate(rings), bfloat16_inputs),
         ahead=np.zeros(n_layers * MOST_AHEAD * n_streams * 2 * residual, np.float32),
         x=np.zeros(n_streams * residual, np.float32),
@@ -67,49 +77,62 @@ class _Inputs:
         self.weight, self.bias = (part.to(device) for part in conditioning_layer(model.decoder))
         self.n_side = n_side(model.decoder)
 
-    def stretch(self, first: int, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """frames [F, L, B, 2R] and side inputs [T, B, E] (E may be 0) of a range of frames."""
+    def stretch(self, first: int, n_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """frames [F, L, B, 2R], output frames [F, B, S] and side inputs [T, B, E] of a range of frames.
+
+        S and E are 0 without conditioning of the output and without inputs at audio rate.
+        """
         decoder = self.decoder
         context, excitation = self.conditioning.block(self.model, first, n_frames)
         n_layers, n_streams, n_samples = len(decoder.layers), len(context), n_frames * self.model.hop
         parts = [] if excitation is None else [excitation.permute(2, 0, 1)]
         if decoder.upsampling.commutes:
             frames = torch.addmm(self.bias, context.permute(2, 0, 1).flatten(0, 1).float(), self.weight.t())
-            frames = frames.view(-1, n_streams, n_layers, self.weight.shape[0] // n_layers).transpose(1, 2)
+            frames = frames.unflatten(0, (-1, n_streams))
         else:
             parts.append(decoder.prepare(context, None)[0])
-            frames = self.bias.view(1, n_layers, 1, -1).expand(1, -1, n_streams, -1)
+            frames = self.bias.expand(1, n_streams, -1)
+        n_gates = 2 * padded(decoder.config.n_residual_channels) * n_layers
+        frames, output_frames = frames.tensor_split([n_gates], dim=-1)
+        frames = frames.unflatten(-1, (n_layers, -1)).transpose(1, 2)
         side = np.zeros((n_samples, n_streams, self.n_side), np.float32)
         if parts:
             joined = torch.cat(parts, dim=-1)
             side[..., : joined.shape[-1]] = joined.cpu().numpy()
-        return frames.cpu().numpy(), side
+        return frames.cpu().numpy(), output_frames.cpu().numpy(), side
 
 
 class _Teams:
-    """Streams dealt to teams of threads, and the threads that play them."""
+    """Streams dealt to teams of threads, and the threads that play them. A guided stream's two rows are of one team."""
 
-    def __init__(self, model: WaveNet, caches: Caches, n_threads: int, weights: str, portable: bool) -> None:
-        n_streams = len(caches.recent)
+    def __init__(
+        self, model: WaveNet, caches: Caches, n_threads: int, weights: str, portable: bool, guidance: float = 1.0
+    ) -> None:
+        n_rows = len(caches.recent)
+        n_streams = n_rows // rows_per_stream(guidance)
         n_teams = min(n_threads, n_streams)
         bounds = [n_streams * i // n_teams for i in range(n_teams + 1)]
         self.streams = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+        self.rows = self.streams
+        if n_rows > n_streams:
+            self.rows = [np.r_[part, part.start + n_streams : part.stop + n_streams] for part in self.streams]
         self.sizes = [n_threads * (i + 1) // n_teams - n_threads * i // n_teams for i in range(n_teams)]
         bfloat16 = weights == "bfloat16"
         rounded = bfloat16 and has_bfloat16() and not portable
         packed = {size: pack_decoder(model.decoder, size, bfloat16=bfloat16) for size in set(self.sizes)}
         self.weights = [packed[size] for size in self.sizes]
         self.teams = [
-            _team(w, size, caches, part, rounded)
-            for w, size, part in zip(self.weights, self.sizes, self.streams, strict=True)
+            _team(w, size, caches, rows, rounded)
+            for w, size, rows in zip(self.weights, self.sizes, self.rows, strict=True)
         ]
-        self.linear, self.hop = model.decoder.upsampling.kind == "linear", model.hop
+        self.linear, self.hop, self.guidance = model.decoder.upsampling.kind == "linear", model.hop, guidance
         self.pool = ThreadPoolExecutor(sum(self.sizes), thread_name_prefix="sampler")
 
     def play(
         self,
         start: int,
         frames: np.ndarray,
+        output_frames: np.ndarray,
         side: np.ndarray,
         uniforms: np.ndarray,
         *,
@@ -118,31 +141,36 @@ class _Teams:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Sample the T samples from `start` on: drawn [T, B], int64, and, if samples are given, params [T, B, P].
 
-        frames [F, L, B, 2R] and side [T, B, E] as `_Inputs` makes them, uniforms [T, B, U], given [T, B], int64.
+        frames, output_frames and side as `_Inputs` makes them (with guidance of 2B rows), uniforms [T, B, U], given
+        [T, B], int64.
         """
         is_given = given is not None
-        heard = given if is_given else np.zeros((0, side.shape[1]), np.int64)
+        heard = given if is_given else np.zeros((0, uniforms.shape[1]), np.int64)
         drawn, params, jobs = [], [], []
         n_samples = len(side)
-        for weights, team, size, part in zip(self.weights, self.teams, self.sizes, self.streams, strict=True):
-            n_streams = len(team.recent)
-            params.append(np.zeros((n_samples if is_given else 0, n_streams, weights.n_params), np.float32))
-            drawn.append(np.zeros((n_samples, n_streams), np.int64))
+        dealt = zip(self.weights, self.teams, self.sizes, self.streams, self.rows, strict=True)
+        for weights, team, size, part, rows in dealt:
+            n_drawn = part.stop - part.start
+            params.append(np.zeros((n_samples if is_given else 0, n_drawn, weights.n_params), np.float32))
+            drawn.append(np.zeros((n_samples, n_drawn), np.int64))
             block = Block(
-                frames=np.ascontiguousarray(frames[:, :, part]),
-                side=np.ascontiguousarray(side[:, part]),
+                frames=np.ascontiguousarray(frames[:, :, rows]),
+                output_frames=np.ascontiguousarray(output_frames[:, rows]),
+                side=np.ascontiguousarray(side[:, rows]),
                 uniforms=np.ascontiguousarray(uniforms[:, part]),
                 given=np.ascontiguousarray(heard[:, part]),
                 drawn=drawn[-1],
                 params=params[-1],
                 n_samples=n_samples,
-                n_streams=n_streams,
+                n_streams=len(team.recent),
+                n_drawn=n_drawn,
                 start=start,
                 hop=self.hop if len(frames) > 1 else n_samples + 1,
                 linear=self.linear,
                 is_given=is_given,
                 keep_params=is_given,
                 temperature=np.float32(temperature),
+                guidance=np.float32(self.guidance),
             )
             jobs += [(weights, team, block, thread, size) for thread in range(size)]
         done, _ = wait([self.pool.submit(play, *job) for job in jobs], return_when=FIRST_EXCEPTION)
@@ -172,6 +200,7 @@ def generate(
     *,
     prefix: Tensor | None = None,
     temperature: float = 1.0,
+    guidance: float = 1.0,
     threads: int = 1,
     weights: str = "float32",
     portable: bool = False,
@@ -180,12 +209,12 @@ def generate(
 
     portable: bfloat16 weights are widened and multiplied in float32 also where the processor multiplies bfloat16.
     """
-    caches, first = prime(model, conditioning, n_streams, n_frames, prefix)
+    caches, first = prime(model, conditioning, n_streams, n_frames, prefix, guidance)
     if prefix is not None:
         yield prefix
     device = caches.recent.device
-    inputs, teams = _Inputs(model, conditioning), _Teams(model, caches, threads, weights, portable)
-    count, most = FIRST_FRAMES, max(LEAST_LARGEST_FRAMES, MOST_FRAMES // n_streams)
+    inputs, teams = _Inputs(model, conditioning), _Teams(model, caches, threads, weights, portable, guidance)
+    count, most = FIRST_FRAMES, max(LEAST_LARGEST_FRAMES, MOST_FRAMES // len(caches.recent))
     try:
         while first < n_frames:
             count = min(count, n_frames - first)
@@ -207,16 +236,18 @@ def replay(
     samples: Tensor,
     *,
     temperature: float = 1.0,
+    guidance: float = 1.0,
     threads: int = 1,
     weights: str = "float32",
     portable: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Step through samples [B, N * hop] as given, for comparing engines sample by sample.
 
-    Returns what would have been drawn, int64 [B, N * hop], and the distribution parameters [B, P, N * hop].
+    Returns what would have been drawn, int64 [B, N * hop], and the (guided) distribution parameters [B, P, N * hop].
     """
     inputs = _Inputs(model, conditioning)
-    teams = _Teams(model, Caches(model.decoder, len(samples)), threads, weights, portable)
+    caches = Caches(model.decoder, rows_per_stream(guidance) * len(samples))
+    teams = _Teams(model, caches, threads, weights, portable, guidance)
     drawn, params = [], []
     try:
         for start in range(0, samples.shape[1], MOST_FRAMES * model.hop):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from wavenet import Caches, Conditioning, WaveNet, prime
+from wavenet import Caches, Conditioning, WaveNet, prime, rows_per_stream
 
 BLOCK_FRAMES = 16
 MOST_STEPS = 16  # samples per replay; more gain little, and every one lengthens the capture
@@ -23,13 +23,18 @@ WARM_UP = 3  # runs before the capture, as torch.cuda.graph's documentation asks
 class Step:
     """One sample of every stream, from buffers that stay where they are."""
 
-    def __init__(self, model: WaveNet, caches: Caches, n_samples: int, temperature: float) -> None:
+    def __init__(self, model: WaveNet, caches: Caches, n_samples: int, temperature: float, guidance: float) -> None:
         """n_samples: how many the buffers of a block hold."""
         like, decoder = model.decoder.input.weight, model.decoder
-        n_streams, width = len(caches.recent), 2 * decoder.config.n_residual_channels
-        self.model, self.decoder, self.temperature = model, decoder, temperature
+        n_rows, width = len(caches.recent), 2 * decoder.config.n_residual_channels
+        self.model, self.decoder, self.temperature, self.guidance = model, decoder, temperature, guidance
+        self.rows_per_stream = rows_per_stream(guidance)
+        n_streams = n_rows // self.rows_per_stream
         self.rings, self.recent = caches.layers, caches.recent
-        self.cond = like.new_zeros(n_samples, len(decoder.layers), n_streams, width)
+        self.cond = like.new_zeros(n_samples, len(decoder.layers), n_rows, width)
+        self.output_cond = None
+        if decoder.output_cond is not None:
+            self.output_cond = like.new_zeros(n_samples, n_rows, decoder.config.n_skip_channels)
         self.uniforms = like.new_full((n_samples, n_streams, model.uniforms_per_sample), 0.5, dtype=torch.float32)
         self.drawn = torch.zeros(n_samples, n_streams, dtype=torch.long, device=like.device)
         self.time = torch.zeros(1, dtype=torch.long, device=like.device)  # absolute
@@ -47,11 +52,12 @@ class Step:
             ring.index_copy_(0, self.time % len(ring), x.unsqueeze(0))
             if layer.residual is not None:
                 x = x + layer.residual(hidden[-1])
-        params = self.decoder.head(torch.cat(hidden, dim=-1))
+        output_cond = None if self.output_cond is None else self.output_cond.index_select(0, self.position)[0]
+        params = self.model.guide(self.decoder.head(torch.cat(hidden, dim=-1), output_cond), self.guidance)
         uniforms = self.uniforms.index_select(0, self.position).transpose(0, 1)  # [B, 1, U]
         drawn = self.model.draw(params.unsqueeze(-1), uniforms, self.temperature)[:, 0]
         self.drawn.index_copy_(0, self.position, drawn.unsqueeze(0))
-        self.recent.copy_(torch.cat([self.recent[:, 1:], drawn.unsqueeze(1)], dim=1))
+        self.recent.copy_(torch.cat([self.recent[:, 1:], drawn.repeat(self.rows_per_stream).unsqueeze(1)], dim=1))
         self.time += 1
         self.position += 1
 
@@ -98,13 +104,14 @@ def generate(
     *,
     prefix: Tensor | None = None,
     temperature: float = 1.0,
+    guidance: float = 1.0,
 ) -> Iterator[Tensor]:
     """`wavenet.generate` by this engine; see `samplers.generate`."""
-    caches, first = prime(model, conditioning, n_streams, n_frames, prefix)
+    caches, first = prime(model, conditioning, n_streams, n_frames, prefix, guidance)
     if prefix is not None:
         yield prefix
     decoder, hop = model.decoder, model.hop
-    step = Step(model, caches, BLOCK_FRAMES * hop, temperature)
+    step = Step(model, caches, BLOCK_FRAMES * hop, temperature, guidance)
     step.time.fill_(first * hop)
     n_steps = math.gcd(hop, MOST_STEPS)
     with _current(step.time.device):
@@ -114,6 +121,8 @@ def generate(
         context, excitation = decoder.prepare(*conditioning.block(model, first, count))
         for i, layer in enumerate(decoder.layers):
             step.cond[: count * hop, i] = decoder.layer_conditioning(layer, context, excitation)
+        if step.output_cond is not None:
+            step.output_cond[: count * hop] = decoder.output_conditioning(context, excitation)
         step.uniforms[: count * hop] = uniforms(first * hop, count * hop).transpose(0, 1)
         step.position.zero_()
         with _current(step.time.device):  # not over the yield: callers have their own current device

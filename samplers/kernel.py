@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from compiling import kept_njit
+from samplers.drawing import draw
 from samplers.packing import MOST_AHEAD
 from samplers.simd import (
     add16,
@@ -20,16 +21,13 @@ from samplers.simd import (
     blend16,
     borrow,
     copy16,
-    exp16,
     gate16,
-    max16,
     multiply,
     observe,
     prefetch_write,
     publish,
     relu16,
     round16,
-    sum16,
 )
 
 TOLD = 2  # layers of which the helpers hear together: every flag costs the chain an exchange of cache lines
@@ -38,7 +36,10 @@ FLAG = 8  # int64 words from one thread's flag to the next: a cache line each
 
 
 class Team(NamedTuple):
-    """What the threads that play the same S streams share. `inputs` are float32, or bfloat16 as uint16."""
+    """What the threads that play the same S streams share. `inputs` are float32, or bfloat16 as uint16.
+
+    With guidance every stream counts twice: the first half of the S hear their notes, the second half do not.
+    """
 
     recent: np.ndarray  # [S, K], int64: the last samples, oldest first
     ring: np.ndarray  # inputs [sum of ring rows * S * R]: row t % rows of a layer holds its input at time t
@@ -57,19 +58,22 @@ class Block(NamedTuple):
     """What a stretch of T samples is made from, and where they go."""
 
     frames: np.ndarray  # float32 [F, L, S, 2R]: the projected conditioning
+    output_frames: np.ndarray  # float32 [F, S, skip]: what the skip sum begins with, if the output is conditioned
     side: np.ndarray  # float32 [T, S, E]
-    uniforms: np.ndarray  # float32 [T, S, U]
-    given: np.ndarray  # int64 [T or 0, S]: samples that are heard instead of the drawn ones
-    drawn: np.ndarray  # int64 [T, S]
-    params: np.ndarray  # float32 [T or 0, S, P]
+    uniforms: np.ndarray  # float32 [T, D, U]
+    given: np.ndarray  # int64 [T or 0, D]: samples that are heard instead of the drawn ones
+    drawn: np.ndarray  # int64 [T, D]
+    params: np.ndarray  # float32 [T or 0, D, P]
     n_samples: int
-    n_streams: int
+    n_streams: int  # S
+    n_drawn: int  # D: S, or with guidance half of it
     start: int  # absolute time of the first sample
     hop: int  # samples per frame; of one frame for all: more than T
     linear: bool  # whether samples lie between their frame and the next
     is_given: bool
     keep_params: bool
     temperature: float
+    guidance: float
 
 
 @njit(nogil=True, forceinline=True)
@@ -170,82 +174,33 @@ def _rows(y, width, w, w0, inputs, cuts, thread, x, x0, n_streams):
 
 
 @njit(nogil=True, forceinline=True)
+def _start_skip(weights, team, block, i, thread):
+    """Set this thread's rows of the skip sum to what stands in it before the layers: the bias and the conditioning."""
+    n_streams, skip, cuts = block.n_streams, weights.n_skip, weights.skip_cuts
+    if not weights.is_output_conditioned:
+        _start(team.skip, skip, weights.skip_bias, cuts, thread, n_streams)
+        return
+    frame = i // block.hop * n_streams * skip
+    after = frame + n_streams * skip
+    ramp = np.float32(i % block.hop) / np.float32(block.hop)
+    for s in range(n_streams):
+        for c in range(s * skip + cuts[thread] * 16, s * skip + cuts[thread + 1] * 16, 16):
+            if block.linear:
+                blend16(team.skip, c, block.output_frames, frame + c, after + c, ramp)
+            else:
+                copy16(team.skip, c, block.output_frames, frame + c)
+    if weights.n_side:
+        _rows(team.skip, skip, weights.skip_side, 0, weights.n_side, cuts, thread,
+              block.side, i * n_streams * weights.n_side, n_streams)  # fmt: skip
+
+
+@njit(nogil=True, forceinline=True)
 def _dense(y, width, w, bias, cuts, thread, x, n_inputs, scratch, scratch0, n_streams):
     """This thread's rows of W relu(x) + bias."""
     for c in range(0, n_streams * n_inputs, 16):
         relu16(scratch, scratch0 + c, x, c)
     _start(y, width, bias, cuts, thread, n_streams)
     _rows(y, width, w, 0, n_inputs, cuts, thread, scratch, scratch0, n_streams)
-
-
-@njit(nogil=True, forceinline=True)
-def _draw_code(logits, first, uniform, temperature, mass):
-    """Inverse of the cumulative distribution in code order, as `logistic_mixture.from_cumulative` does."""
-    if temperature != 1:
-        for c in range(first, first + 256):
-            logits[c] = logits[c] / temperature
-    largest = logits[first]
-    for c in range(0, 256, 16):
-        largest = max(largest, max16(logits, first + c))
-    total = 0.0
-    for c in range(0, 256, 16):
-        exp16(mass, c, logits, first + c, largest)
-        total += sum16(mass, c)
-    threshold = uniform * np.float32(total)
-    below, c = 0.0, 0
-    while c < 240:  # the 16 codes with the wanted one among them, then that one
-        through = below + sum16(mass, c)
-        if np.float32(through) > threshold:
-            break
-        below, c = through, c + 16
-    while c < 255:
-        below += np.float64(mass[c])
-        if np.float32(below) > threshold:
-            break
-        c += 1
-    return c
-
-
-@njit(nogil=True, forceinline=True)
-def _draw_amplitude(params, first, n, choice, quantile, temperature):
-    """Component, then the logistic's quantile, as `logistic_mixture.sample` does."""
-    largest = params[first]
-    for k in range(1, n):
-        largest = max(largest, params[first + k])
-    total = 0.0
-    for k in range(n):
-        total += np.float64(np.exp((params[first + k] - largest) / temperature))
-    threshold = choice * np.float32(total)
-    below, chosen = 0.0, 0
-    while chosen < n - 1:
-        below += np.float64(np.exp((params[first + chosen] - largest) / temperature))
-        if np.float32(below) > threshold:
-            break
-        chosen += 1
-    scale = np.exp(max(params[first + 2 * n + chosen], np.float32(-12)) + np.log(temperature))
-    amplitude = params[first + n + chosen] + scale * np.log(quantile / (np.float32(1) - quantile))
-    value = np.floor(amplitude * np.float32(32768) + np.float32(0.5))
-    return np.int64(min(max(value, np.float32(-32768)), np.float32(32767)))
-
-
-@njit(nogil=True, forceinline=True)
-def _draw(weights, team, block, i):
-    """Draw the samples of all streams, and make them (or the given ones) the newest."""
-    taps, n_streams = weights.n_taps, block.n_streams
-    for s in range(n_streams):
-        at, first = i * n_streams + s, s * weights.n_outputs
-        if block.keep_params:
-            for p in range(weights.n_params):
-                block.params[at * weights.n_params + p] = team.params[first + p]
-        if weights.n_mixtures:
-            sample = _draw_amplitude(team.params, first, weights.n_mixtures, block.uniforms[2 * at],
-                                     block.uniforms[2 * at + 1], block.temperature)  # fmt: skip
-        else:
-            sample = _draw_code(team.params, first, block.uniforms[at], block.temperature, team.mass)
-        block.drawn[at] = sample
-        for k in range(taps - 1):
-            team.recent[s * taps + k] = team.recent[s * taps + k + 1]
-        team.recent[s * taps + taps - 1] = block.given[at] if block.is_given else sample
 
 
 @njit(nogil=True)
@@ -310,7 +265,7 @@ def _play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
             if observe(flags, stop) != 0:  # the others wait for this thread, and look while they wait
                 return
             _lead(weights, team, block, i, epoch)
-        _start(team.skip, skip, weights.skip_bias, weights.skip_cuts, thread, n_streams)
+        _start_skip(weights, team, block, i, thread)
         for first in range(0, n_layers, TOLD):
             end = min(first + TOLD, n_layers)
             if thread != 0 and not await_flag(flags, 0, epoch + end - 1, stop):
@@ -333,7 +288,7 @@ def _play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
         for other in range(1, n_threads):
             if not await_flag(flags, other * FLAG, epoch + n_layers + 2, stop):
                 return
-        _draw(weights, team, block, i)
+        draw(weights, team, block, i)
 
 
 def _compiled(sources: int):

@@ -34,6 +34,7 @@ class Weights(NamedTuple):
     residual_bias: np.ndarray  # [L, R]
     skip: np.ndarray
     skip_bias: np.ndarray  # [S]
+    skip_side: np.ndarray  # [S, E], float32: of the audio-rate inputs, if the output is conditioned
     hidden: np.ndarray
     hidden_bias: np.ndarray  # [A]
     output: np.ndarray
@@ -55,6 +56,7 @@ class Weights(NamedTuple):
     n_outputs: int  # P
     n_params: int  # P without padding
     n_mixtures: int  # 0: categorical
+    is_output_conditioned: bool  # the skip sum begins with `Block.output_frames` and side products, not with skip_bias
 
 
 def padded(n: int) -> int:
@@ -123,9 +125,16 @@ def _gate_rows(weight: np.ndarray, columns: int) -> np.ndarray:
 
 
 def conditioning_layer(decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
-    """The layers' conditioning products as one: weight [L * 2R, C] and bias [L * 2R], gate halves padded."""
+    """The layers' conditioning products as one: weight [L * 2R, C] and bias [L * 2R], gate halves padded.
+
+    If the output is conditioned, the S padded rows of that product follow, with the bias of the skip sum.
+    """
     weights = [_gate_rows(_array(layer.cond.weight), layer.cond.in_features) for layer in decoder.layers]
     biases = [_gate_rows(_array(layer.cond.bias)[:, None], 1)[:, 0] for layer in decoder.layers]
+    if decoder.output_cond is not None:
+        skip = padded(decoder.config.n_skip_channels)
+        weights.append(_pad(_array(decoder.output_cond.weight), skip, decoder.output_cond.in_features))
+        biases.append(_pad_bias(decoder.skip.bias, skip))
     return torch.from_numpy(np.concatenate(weights)), torch.from_numpy(np.concatenate(biases))
 
 
@@ -136,10 +145,24 @@ def n_side(decoder: Decoder) -> int:
     return n_excitation + (0 if decoder.upsampling.commutes else layer.cond.in_features)
 
 
-def _side(layer, n: int, commutes: bool) -> np.ndarray:
-    parts = [] if layer.excitation is None else [_array(layer.excitation.weight)]
-    parts += [] if commutes else [_array(layer.cond.weight)]
-    return _gate_rows(np.concatenate(parts, axis=1), n)
+def _side(cond: torch.nn.Linear, excitation: torch.nn.Linear | None, commutes: bool) -> np.ndarray:
+    """The weights of the audio-rate inputs in the order of `n_side`: [rows, E]."""
+    parts = [] if excitation is None else [_array(excitation.weight)]
+    parts += [] if commutes else [_array(cond.weight)]
+    return np.concatenate(parts, axis=1)
+
+
+def _sides(decoder: Decoder, skip_cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`Weights.side` and `skip_side`, packed; empty where there is nothing to multiply."""
+    inputs, commutes = n_side(decoder), decoder.upsampling.commutes
+    nothing = np.zeros(0, np.float32)
+    if not inputs:
+        return nothing, nothing
+    layers = [pack(_gate_rows(_side(one.cond, one.excitation, commutes), inputs)) for one in decoder.layers]
+    if decoder.output_cond is None:
+        return np.concatenate(layers), nothing
+    output = _side(decoder.output_cond, decoder.output_excitation, commutes)
+    return np.concatenate(layers), pack(_pad(output, padded(len(output)), inputs), skip_cuts)
 
 
 def _shares(n_blocks: int, shares: list[float]) -> np.ndarray:
@@ -196,8 +219,7 @@ def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights
         return np.concatenate([pack(matrix, cuts, bfloat16=bfloat16) for matrix in matrices])
 
     chain, past, skips = _layer_matrices(decoder)
-    inputs = n_side(decoder)
-    sides = [pack(_side(layer, inputs, decoder.upsampling.commutes)) for layer in layers] if inputs else []
+    side, skip_side = _sides(decoder, skip_cuts)
     residual_biases = [None if layer.residual is None else layer.residual.bias for layer in layers]
     dilations = np.array([layer.dilation for layer in layers], np.int64)
     arrays = dict(
@@ -205,10 +227,11 @@ def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights
         embedding_bias=_pad_bias(decoder.input.bias, residual),
         chain=flat(chain),
         past=flat(past),
-        side=np.concatenate([np.zeros(0, np.float32), *sides]),
+        side=side,
         residual_bias=np.stack([_pad_bias(bias, residual) for bias in residual_biases]),
         skip=flat(skips, skip_cuts),
         skip_bias=_pad_bias(decoder.skip.bias, skip),
+        skip_side=skip_side,
         hidden=flat([_pad(_array(decoder.hidden.weight), middle, skip)], hidden_cuts),
         hidden_bias=_pad_bias(decoder.hidden.bias, middle),
         output=flat([output], output_cuts),
@@ -227,9 +250,10 @@ def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights
         n_residual=residual,
         n_skip=skip,
         n_middle=middle,
-        n_side=inputs,
+        n_side=n_side(decoder),
         n_outputs=len(output),
         n_params=decoder.output.out_features,
         n_mixtures=config.n_mixtures if decoder.mixture else 0,
+        is_output_conditioned=decoder.output_cond is not None,
     )
     return Weights(**{n: aligned(a) if isinstance(a, np.ndarray) else a for n, a in arrays.items()})

@@ -39,3 +39,15 @@ def make_conditioning(model: WaveNet, n_streams: int, n_frames: int = 600) -> Co
         lambda first, n: features[..., first + REACH : first + REACH + n],
         lambda first, n: excitation[..., first * model.hop : (first + n) * model.hop] if n_excitation else None,
     )
+
+
+def with_null(conditioning: Conditioning) -> Conditioning:
+    """Every stream's own rows, then as many of nothing."""
+
+    def doubled(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else torch.cat([values, torch.zeros_like(values)])
+
+    return Conditioning(
+        lambda first, n: doubled(conditioning.features(first, n)),
+        lambda first, n: doubled(conditioning.excitation(first, n)),
+    )

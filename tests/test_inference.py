@@ -87,6 +87,21 @@ def test_other_modes_have_no_likelihood(road):
     assert "NLL" not in (road.folder / "output/index.html").read_text(encoding="utf-8")
 
 
+def test_guidance_is_heard_and_said(road, tmp_path):
+    song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90)])
+    sounds = {}
+    for guidance in (1, 0, 3):
+        overrides = settings("inference_config.tail_seconds=0", f"inference_config.guidance={guidance}")
+        out = tmp_path / str(guidance)
+        made = call(inference, "-c", road.config, "--out", out, *overrides, "--midi", song)
+        assert made.code == 0 and ("silence stands for no MIDI" in made.err) == (guidance != 1)
+        assert "guidance" in (out / "index.html").read_text(encoding="utf-8")
+        sounds[guidance] = audio.read_pcm(out / "song.wav", HZ)
+    assert all(np.mean(sounds[one] != sounds[1]) > 0.1 for one in (0, 3))
+    overrides = settings("inference_config.guidance=-1")
+    refused(call(inference, "-c", road.config, "--out", tmp_path / "out", *overrides, "--midi", song), "guidance", "-1")
+
+
 def test_pieces_are_made_by_length_and_shown_as_given(road, tmp_path, monkeypatch):
     seconds = {"d": 0.04, "a": 0.008, "c": 0.035, "b": 0.012}
     songs = [write_midi(tmp_path / f"{name}.mid", [(0.0, end, 60, 90)]) for name, end in seconds.items()]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from logistic_mixture import MIN_LOG_SCALE, from_cumulative, log_likelihood, sample, split
+from logistic_mixture import MIN_LOG_SCALE, from_cumulative, guided, log_likelihood, sample, split
 
 BINS = torch.arange(-32768, 32768)
 
@@ -103,3 +103,41 @@ def test_drawing_in_class_order_inverts_the_cumulative_distribution():
 
 def test_scales_below_the_floor_are_the_floor():
     assert split(make_params([0.0], [0.0], [-50.0]))[2].item() == MIN_LOG_SCALE
+
+
+OWN = make_params(*CASES["ordinary"])
+NULL = make_params([0.5, -0.5, 0.0], [0.1, 0.99997, -1.0], [-5.0, -8.0, -2.0])
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.4, 0.5, 1.0, 1.7, 5.0])
+def test_a_guided_mixture_is_a_distribution(guidance):
+    result = guided(OWN, NULL, guidance)
+    assert abs(all_bins(result).exp().sum().item() - 1) < 1e-12
+    scales, own_scales, null_scales = (params.chunk(3, dim=1)[2] for params in (result, OWN, NULL))
+    assert torch.all(scales <= torch.maximum(own_scales, null_scales))
+    assert torch.all(scales >= torch.minimum(own_scales, null_scales))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_guidance_of_one_and_none_are_the_two_mixtures_exactly(dtype):
+    own, null = torch.randn(2, 4, 30, 100, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    assert torch.equal(guided(own, null, 1.0), own)
+    assert torch.equal(guided(own, null, 0.0), null)
+
+
+def test_one_bell_goes_where_the_power_law_has_it():
+    own, null = make_params([0.0], [0.101], [-5.0]), make_params([0.0], [0.1], [-5.0])  # a seventh of a scale apart
+    for guidance in (0.5, 2.0, 3.0):
+        power = torch.softmax(guidance * all_bins(own) + (1 - guidance) * all_bins(null), dim=0)
+        found = all_bins(guided(own, null, guidance)).exp()
+        assert (power * BINS).sum() / 32768 == pytest.approx(0.1 + guidance * 0.001, abs=2e-5)
+        assert 0.5 * (power - found).abs().sum() < 0.01 < 0.5 * (power - all_bins(own).exp()).abs().sum()
+
+
+def test_beyond_one_the_components_keep_their_places():
+    """The second one is never chosen, and says nothing of where the notes move the sound."""
+    own = make_params([0.0, -40.0], [0.3, -0.9], [-5.0, -2.0])
+    null = make_params([0.0, -40.0], [0.2, 0.9], [-6.0, -2.0])
+    logits, means, log_scales = split(guided(own, null, 3.0))
+    assert logits.flatten().tolist() == [0.0, -40.0] and log_scales.flatten().tolist() == [-5.0, -2.0]
+    assert means.flatten().tolist() == pytest.approx([0.5, -0.7])

@@ -169,6 +169,8 @@ def test_refusals_of_pieces_and_folders(world, tmp_path):
     refused(make_bundle(world, out, "--max_seconds", "nan"), "--max_seconds nan")
     refused(make_bundle(world, out, "--max_seconds", "-1"), "at least a conditioning frame, 0.004 s")
     refused(call(export, "-c", world / "config.json", "--clips", tmp_path / "none", "--out", out), "no test clips")
+    guided = make_bundle(world, out, *settings("inference_config.guidance=2"))
+    refused(guided, "inference_config.guidance = 2", "set guidance = 1")
     tail = settings("inference_config.tail_seconds=1e4")
     refused(
         make_bundle(world, out, *tail), "long lasts 10000.1 s", "32-bit index reaches 1398.1 s", "--max_seconds 1398"

@@ -207,6 +207,7 @@ GOOD = {"output": "categorical", "output_bias": False}
     [
         ({"output": "logistic_mixture"}, ["wavenet_config.output = logistic_mixture", "set output = categorical"]),
         ({"kernel_size": 3}, ["wavenet_config.kernel_size = 3", "set kernel_size = 2"]),
+        ({"output_conditioning": True}, ["output_conditioning = true", "set output_conditioning = false"]),
         ({"n_residual_channels": 129}, ["n_residual_channels = 129", "at most 128"]),
         ({"n_skip_channels": 257}, ["n_skip_channels = 257", "at most 256"]),
         ({"n_out_channels": 257}, ["n_out_channels = 257", "at most 256"]),

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from sampler_models import make_conditioning, make_model
+from sampler_models import make_conditioning, make_model, with_null
 
 import samplers
 from checkpoint import build_model
@@ -72,6 +72,38 @@ def test_numba_is_the_reference(
     else:
         assert torch.equal(drawn[:, new], expected[:, new])
         assert torch.equal(played, expected)
+
+
+@pytest.mark.parametrize(
+    ("output", "upsampling", "n_excitation", "threads", "n_streams", "guidance"),
+    [
+        ("categorical", "linear", 3, 1, 1, 1.0),
+        ("categorical", "transposed", 3, 3, 2, 1.0),
+        ("categorical", "repeat", 0, 2, 1, 1.0),
+        ("logistic_mixture", "transposed", 0, 1, 5, 1.0),
+        ("logistic_mixture", "linear", 3, 2, 2, 2.0),
+    ],
+)
+def test_the_output_conditioned_in_every_engine(output, upsampling, n_excitation, threads, n_streams, guidance):
+    model = make_model(output, 2, upsampling, n_excitation, output_conditioning=True, n_skip_channels=70)
+    conditioning, uniforms = sources(model, n_streams)
+    if guidance != 1:
+        conditioning = with_null(conditioning)
+    arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
+    expected = joined(generate(*arguments, guidance=guidance))
+    heard = expected.repeat(1 if guidance == 1 else 2, 1)
+    reference = model.guide(parallel(model, heard, conditioning), guidance)
+    drawn, params = cpu.replay(model, conditioning, uniforms, expected, threads=threads, guidance=guidance)
+    assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
+    assert (drawn - expected).abs().max() <= int(model.decoder.mixture)
+    assert (drawn != expected).float().mean() < 0.01
+    assert torch.equal(joined(cuda.generate(*arguments, guidance=guidance)), expected)
+    for product in filter(None, (model.decoder.output_cond, model.decoder.output_excitation)):
+        kept = product.weight.data.clone()
+        product.weight.data.zero_()  # each one matters, or the test would not see it
+        deaf = model.guide(parallel(model, heard, conditioning), guidance)
+        assert (deaf - reference).abs().max() > 1e-3 * reference.abs().max()
+        product.weight.data.copy_(kept)
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3])

@@ -133,6 +133,25 @@ def test_teacher_forced_on_its_own_output_draws_it_again(output):
     assert np.abs(again.astype(int) - free).max() <= 1 and np.mean(again != free) < 0.02
 
 
+@OUTPUTS
+def test_guided_teacher_forced_and_sampled_agree(output):
+    model, data = make(output)
+    pieces, options = [make_performance(0), make_performance(1)], {"guidance": 4.0, "temperature": 0.9}
+    free = play(model, data, pieces, [3, 4], **options)
+    again, nll = teacher_forced(model, pieces, free, data, streams=[3, 4], seed=5, **options)
+    assert np.abs(again.astype(int) - free).max() <= 1 and np.mean(again != free) < 0.02
+    plain, own_nll = teacher_forced(model, pieces, free, data, streams=[3, 4], seed=5)
+    assert np.mean(plain != free) > 0.1 and nll == pytest.approx(own_nll)  # the likelihood is the model's own
+
+
+@OUTPUTS
+def test_without_guidance_the_notes_are_not_heard(output):
+    model, data = make(output)
+    deaf = play(model, data, [make_performance(0), make_performance(1)], [3, 3], guidance=0.0)
+    assert np.array_equal(deaf[0], deaf[1])
+    assert np.array_equal(deaf[:1], play(model, data, [None], [3]))
+
+
 def test_temperature_narrows_the_output():
     model, data = make()
     pcm, piece = np.zeros((1, N_FRAMES * HOP), dtype=np.int16), [make_performance(0)]

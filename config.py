@@ -188,6 +188,13 @@ class TrainConfig:
         high=10,
     )
     final_history_noise: float = key("the same at the last step; in between it falls linearly", 0.03, low=0, high=10)
+    history_interference: float = key(
+        "sound of another crop on the samples shown as the past: largest level relative to the crop's RMS. What sounds "
+        "there and is not in the MIDI must be ended: alone, a decoder that only continues tones rings for ever",
+        0.0,
+        low=0,
+        high=10,
+    )
     history_dropout: float = key(
         "share of the crops whose history is nothing but noise: what is to be played stands in the MIDI alone",
         0.0,

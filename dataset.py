@@ -95,6 +95,7 @@ class Crops(Dataset):
         seed: int,
         warmup_frames: int = 0,
         history_noise: Callable[[int], float] | None = None,
+        history_interference: float = 0.0,
         history_dropout: float = 0.0,
         conditioning_dropout: float = 0.0,
     ) -> None:
@@ -106,6 +107,7 @@ class Crops(Dataset):
         self.folder, self.config = folder, config
         self.margins, self.n_previous, self.codes = margins, n_previous, codes
         self.seed, self.history_noise = seed, history_noise
+        self.history_interference = history_interference
         self.history_dropout, self.conditioning_dropout = history_dropout, conditioning_dropout
         self.hop, self._notes = config.audio_hz // config.midi_hz, {}
         self.n_frames = warmup_frames + max(1, round(config.segment_length * config.midi_hz))
@@ -151,17 +153,29 @@ class Crops(Dataset):
         return torch.from_numpy((audio.mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
 
     def _corrupted(self, pcm: np.ndarray, index: int) -> np.ndarray:
-        """The crop as the decoder is shown it: with white noise, of a level drawn anew for every crop; or noise alone,
-        up to as loud as the crop."""
+        """The crop as the decoder is shown it: with white noise and another crop's sound, of levels drawn anew for
+        every crop; or noise alone, up to as loud as the crop."""
         dropped = self._chosen(index, 2, self.history_dropout)
         largest = 1.0 if dropped else self.history_noise(index) if self.history_noise else 0.0
-        if not largest:
+        if not largest and not self.history_interference:
             return pcm
         rng = self._random(index, 1)
         amplitude = pcm.astype(np.float32) / audio.FULL_SCALE
-        level = rng.uniform(0, largest) * np.sqrt(np.mean(amplitude**2))
-        noise = level * rng.standard_normal(len(pcm), dtype=np.float32)
-        return audio.to_pcm(noise if dropped else amplitude + noise)[0]
+        loudness = _rms(amplitude)
+        shown = rng.uniform(0, largest) * loudness * rng.standard_normal(len(pcm), dtype=np.float32)
+        if not dropped:
+            shown += amplitude
+            if self.history_interference:
+                shown += rng.uniform(0, self.history_interference) * loudness * self._interference(index, len(pcm))
+        return audio.to_pcm(shown)[0]
+
+    def _interference(self, index: int, n_samples: int) -> np.ndarray:
+        """The sound of another crop, float32 [n_samples] with an RMS of 1, or silence."""
+        position, frame = self._draw(index, LEAST_HEARD_DRAWS)  # one that `where` never takes
+        other = np.zeros(n_samples, dtype=np.float32)
+        known = self.folder.pcm(position)[frame * self.hop :][:n_samples]
+        other[: len(known)] = known
+        return other / max(_rms(other), 1.0)  # in steps of 16 bits
 
     def _random(self, index: int, purpose: int) -> np.random.Generator:
         # The lowest word of the counter runs on while numbers are drawn: every crop has it for itself.
@@ -190,6 +204,10 @@ class Crops(Dataset):
         if self.config.excitation:
             crop["excitation"] = torch.from_numpy(notes.excitation(frame, self.n_frames))
         return crop
+
+
+def _rms(sound: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(sound), dtype=np.float64)))
 
 
 def _ignore_interrupts(_worker: int) -> None:

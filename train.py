@@ -97,6 +97,7 @@ def train(state: Run, log: TrainingLog | None, stop: Callable[[], bool] = lambda
         state.model,
         settings.seed,
         history_noise=functools.partial(history_noise, settings),
+        history_interference=settings.history_interference,
         history_dropout=settings.history_dropout,
         conditioning_dropout=data.conditioning_dropout,
     )

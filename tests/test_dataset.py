@@ -62,10 +62,12 @@ def folder(tmp_path) -> Path:
     return tmp_path / "data"
 
 
-def make_crops(folder, *, seed=1, n_previous=10, codes=False, noise=None, dropped=(0.0, 0.0), **config) -> Crops:
+def make_crops(
+    folder, *, seed=1, n_previous=10, codes=False, noise=None, other=0.0, dropped=(0.0, 0.0), **config
+) -> Crops:
     config = {"audio_hz": AUDIO_HZ, "midi_hz": MIDI_HZ, "segment_length": 0.2, **config}
     return Crops(ProcessedFolder(folder), DataConfig(**config), margins=MARGINS, n_previous=n_previous, codes=codes,
-                 seed=seed, history_noise=noise, history_dropout=dropped[0],
+                 seed=seed, history_noise=noise, history_interference=other, history_dropout=dropped[0],
                  conditioning_dropout=dropped[1])  # fmt: skip
 
 
@@ -378,6 +380,23 @@ def test_no_recording_as_long_as_a_crop(folder):
 def test_another_rate_is_refused(folder):
     with pytest.raises(InputError, match=r"is at 4000 Hz, but data_config.audio_hz = 8000"):
         make_crops(folder, audio_hz=8000)
+
+
+def test_another_crop_s_sound_is_on_the_history_only(folder):
+    clean, disturbed = make_crops(folder), make_crops(folder, other=0.5)
+    sounds = [disturbed.folder.pcm(i).astype(float) for i in range(3)]
+    levels = []
+    for i in range(20):
+        own, shown = clean[i], disturbed[i]
+        assert all(torch.equal(own[name], shown[name]) for name in ("samples", "features", "excitation"))
+        added = (shown["history"] - own["history"]).double().numpy()
+        levels.append(added.std() / own["history"].double().square().mean().sqrt().item())
+        if levels[-1] > 0.02:  # it is a stretch of some recording, scaled: found by correlation
+            best = max(np.abs(np.correlate(sound, added, "valid")).max() / np.linalg.norm(added) for sound in sounds
+                       if len(sound) >= len(added))  # fmt: skip
+            assert best > 0.9 * 20000 / 3**0.5 * len(added) ** 0.5 * 0.9
+    assert 0.15 < np.mean(levels) < 0.35 and max(levels) < 0.52
+    assert equal(disturbed[4], make_crops(folder, other=0.5)[4])
 
 
 def test_a_share_of_the_crops_has_nothing_but_noise_for_a_history(folder):

@@ -305,6 +305,20 @@ def _skip(state: Run, step: int, report: Report, skipped: int, crops: Crops) -> 
     return skipped + 1
 
 
+def _if_deaf(state: Run, found: dict[str, float]) -> str | None:
+    """What to say if the decoder ignores its MIDI: at the second validation of that kind in a row, the fourth, ..."""
+    gap, error = found["validation_gap"], found["validation_gap_error"]
+    state.deaf_validations = state.deaf_validations + 1 if gap < 2 * error else 0
+    count = state.deaf_validations
+    if count < 2 or count & (count - 1):
+        return None
+    return (
+        f"the model does not listen to its MIDI: given the notes of another recording it does as well (gap {gap:.4f} +- "
+        f"{error:.4f} nats, {count} validations in a row). However good the loss, by itself it will not play the "
+        "piece. It may begin to listen with more training; what makes it listen: docs/obeying_the_midi.md"
+    )
+
+
 def _now_and_then(state: Run, log: TrainingLog | None) -> None:
     """What does not happen at every step: validation, samples, checkpoints."""
     settings = state.config.train_config
@@ -317,6 +331,8 @@ def _now_and_then(state: Run, log: TrainingLog | None) -> None:
         if log:
             log.metrics(state.step, **found)
             log.curves()
+            if warning := _if_deaf(state, found):
+                note(warning)
     if improved or state.step % settings.iters_per_checkpoint == 0:
         save(state)
     if log and settings.iters_per_sample and state.step % settings.iters_per_sample == 0:

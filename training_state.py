@@ -51,6 +51,7 @@ class Run:
     step: int = 0
     saved_step: int = -1
     best: tuple[float, int] = (math.inf, -1)  # lowest validation_nll, and its step
+    deaf_validations: int = 0  # in a row, at which the decoder made no use of the MIDI
 
     def __post_init__(self) -> None:
         self.called = self.world.wrapped(self.model, self.device)  # how the model is called in training

@@ -152,6 +152,15 @@ def test_the_context_s_learning_rate_is_a_factor_of_the_schedule(road, tmp_path)
     assert rates == {"context": 3 * plain, "mel_head": 3 * plain, "decoder": plain}
 
 
+def test_a_model_that_ignores_its_midi_is_told_of_in_plain_words(tmp_path):
+    state = make_state(tmp_path)
+    deaf, listens = ({"validation_gap": gap, "validation_gap_error": 0.01} for gap in (0.015, 0.03))
+    said = [train._if_deaf(state, found) for found in [deaf] * 5 + [listens] + [deaf] * 2]
+    assert [bool(words) for words in said] == [False, True, False, True, False, False, False, True]
+    assert "does not listen" in said[1] and "0.0150 +- 0.0100" in said[1] and "4 validations" in said[3]
+    assert "\n" not in said[1]
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     state = make_state(tmp_path)
     with torch.no_grad():
@@ -313,7 +322,8 @@ def test_a_saved_checkpoint_counts_as_saved_even_if_old_ones_cannot_be_removed(r
 
 def test_the_best_checkpoint_by_validation_is_kept_beside_the_newest(road, tmp_path, monkeypatch):
     losses = iter([5.0, 3.0, 4.0, 4.5, 4.2])
-    monkeypatch.setattr(train, "validate", lambda *_: {"validation_nll": next(losses), "validation_gap": 0.0})
+    others = {"validation_gap": 0.0, "validation_gap_error": 0.0}
+    monkeypatch.setattr(train, "validate", lambda *_: {"validation_nll": next(losses), **others})
     every = [f"train_config.{name}=1" for name in ("iters_per_validation", "iters_per_checkpoint", "keep_checkpoints")]
     run_to_the_end(begin(road_config(road, tmp_path, *every, "train_config.steps=4"), force=False))
     assert [folder.name[-1] for folder in checkpoint.step_folders(tmp_path)] == ["2", "4"]

@@ -157,7 +157,7 @@ def test_a_model_that_ignores_its_midi_is_told_of_in_plain_words(tmp_path):
     deaf, listens = ({"validation_gap": gap, "validation_gap_error": 0.01} for gap in (0.015, 0.03))
     said = [train._if_deaf(state, found) for found in [deaf] * 5 + [listens] + [deaf] * 2]
     assert [bool(words) for words in said] == [False, True, False, True, False, False, False, True]
-    assert "does not listen" in said[1] and "0.0150 +- 0.0100" in said[1] and "4 validations" in said[3]
+    assert "ignores its MIDI" in said[1] and "0.0150 +- 0.0100" in said[1] and "4 validations" in said[3]
     assert "\n" not in said[1]
 
 

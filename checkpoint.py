@@ -41,6 +41,8 @@ MODEL_DATA_KEYS = (
     "features",
     "excitation",
     "excitation_quadrature",
+    "tuning_cents",
+    "stiffness",
 )  # of data_config, those that shape the model
 
 

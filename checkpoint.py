@@ -35,13 +35,9 @@ WEIGHTS_NAME, TRAINING_NAME = "weights.safetensors", "training.pt"
 LATEST_NAME, BEST_NAME = "latest", "best"
 STEP_FOLDER = re.compile(r"step_\d{8,}")
 MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
-MODEL_DATA_KEYS = (
-    "audio_hz",
-    "midi_hz",
-    "features",
-    "excitation",
-    "excitation_quadrature",
-)  # of data_config, those that shape the model
+# of data_config, those that shape the model, and those that it has learned to hear
+SHAPE_KEYS = ("audio_hz", "midi_hz", "features", "excitation", "excitation_quadrature")
+MODEL_DATA_KEYS = (*SHAPE_KEYS, "tuning_cents", "stiffness")
 
 
 def build_model(config: Config) -> WaveNet:
@@ -226,7 +222,17 @@ def load_training(run_folder: Path, *, quiet: bool = False) -> tuple[dict[str, A
     return None
 
 
-def differences(ours: Config, theirs: Config, blocks: tuple[str, ...] = MODEL_BLOCKS) -> list[str]:
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(value)} values)"
+
+
+def differences(
+    ours: Config,
+    theirs: Config,
+    blocks: tuple[str, ...] = MODEL_BLOCKS,
+    data_keys: tuple[str, ...] = MODEL_DATA_KEYS,
+) -> list[str]:
     """The keys in which two configs' models differ, as "block.key = ours instead of theirs".
 
     Where the data lies and how it is read may differ: folders are moved, and models tuned to other data.
@@ -234,6 +240,6 @@ def differences(ours: Config, theirs: Config, blocks: tuple[str, ...] = MODEL_BL
     found = []
     for name in blocks:
         a, b = asdict(getattr(ours, name)), asdict(getattr(theirs, name))
-        keys = MODEL_DATA_KEYS if name == "data_config" else a
-        found += [f"{name}.{key} = {a[key]!r} instead of {b[key]!r}" for key in keys if a[key] != b[key]]
+        keys = data_keys if name == "data_config" else a
+        found += [f"{name}.{key} = {_short(a[key])} instead of {_short(b[key])}" for key in keys if a[key] != b[key]]
     return found

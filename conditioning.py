@@ -6,6 +6,7 @@ a crop or a block equals the same stretch of the whole, bit for bit.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,6 +24,8 @@ NULL_FEATURE = -1.0  # of the null condition, which is not silence: any value th
 DAMPED_SECONDS = 0.04  # a damper on the string: time to fall to 1/e
 # How fast the first partial of each key decays, in 1/s; higher partials decay faster.
 FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + LOWEST_PITCH - 60) / 24)
+# Inharmonicity of each key: it grows from the tenor upwards.
+USUAL_STIFFNESS = (2e-4 * 2 ** (np.maximum(0, np.arange(N_PITCHES) + LOWEST_PITCH - 48) / 10)).tolist()
 ANCHOR_FRAMES = 8  # of which one costs sines and exponentials, the others a complex product for each partial
 SILENT = math.log(1000)  # nepers: a partial that has fallen by 60 dB is left out
 
@@ -40,6 +43,12 @@ def n_excitation(config: DataConfig) -> int:
 def n_features(names: list[str]) -> int:
     """Rows of the feature matrix: one for each pedal, 88 for everything else."""
     return sum(len(PEDALS) if name == "pedals" else N_PITCHES for name in feature_names(names))
+
+
+def partial_hz(key: int, cents: float, stiffness: float) -> np.ndarray:
+    """Frequencies of the partials of a key, 0 to 87, of a stiff string: n f sqrt(1 + B n^2) (Fletcher 1964)."""
+    n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
+    return n * 440.0 * 2 ** ((key + LOWEST_PITCH - 69 + cents / 100) / 12) * np.sqrt(1 + stiffness * n**2)
 
 
 class NullConditioning:
@@ -65,9 +74,18 @@ class NoteConditioning:
     """
 
     def __init__(
-        self, performance: Performance, names: list[str], *, audio_hz: int, midi_hz: int, quadrature: bool = False
+        self,
+        performance: Performance,
+        names: list[str],
+        *,
+        audio_hz: int,
+        midi_hz: int,
+        quadrature: bool = False,
+        tuning_cents: Sequence[float] = (),
+        stiffness: Sequence[float] = (),
     ) -> None:
         self.names, self.quadrature = feature_names(names), quadrature
+        self.tuning_cents, self.stiffness = tuning_cents or [0.0] * N_PITCHES, stiffness or USUAL_STIFFNESS
         self.audio_hz, self.midi_hz, self.hop = audio_hz, midi_hz, audio_hz // midi_hz
         self.key = performance.pitch - LOWEST_PITCH
         self.velocity = performance.velocity
@@ -125,7 +143,8 @@ class NoteConditioning:
         start, stop = first / self.midi_hz, (first + n) / self.midi_hz
         gone = np.minimum(self.onset + SILENT / FUNDAMENTAL_DECAY[self.key], self.end + 10 * DAMPED_SECONDS)
         for i in np.flatnonzero((self.onset < stop) & (gone > start)):
-            string = _string(int(self.key[i]) + LOWEST_PITCH, self.audio_hz, self.hop)
+            key = int(self.key[i])
+            string = _string(key, self.tuning_cents[key], self.stiffness[key], self.audio_hz, self.hop)
             loudness = (self.velocity[i] / 127) ** 1.5
             _add_note(out, first, self.hop, self.audio_hz, self.onset[i], self.end[i], gone[i], loudness, *string)
         return out
@@ -144,6 +163,8 @@ def conditioning_of(performance: Performance | None, config: DataConfig) -> Note
         audio_hz=config.audio_hz,
         midi_hz=config.midi_hz,
         quadrature=config.excitation_quadrature,
+        tuning_cents=config.tuning_cents,
+        stiffness=config.stiffness,
     )
 
 
@@ -177,19 +198,16 @@ def _next_of_same(key: np.ndarray, onset_frame: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4 * N_PITCHES)
-def _string(pitch: int, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
+def _string(key: int, cents: float, stiffness: float, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
     """A key's audible partials: turn (rad/s), decay (1/s), level, channel; cosine and sine over one frame [P, hop], and
     what they are after one, complex [P].
 
     The cosine and sine carry the decay inside the frame; an oscillation within any frame is a blend of the two.
     """
-    n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
-    fundamental = 440.0 * 2 ** ((pitch - 69) / 12)
-    stiffness = 2e-4 * 2 ** (max(0, pitch - 48) / 10)  # inharmonicity grows from the tenor upwards
-    frequency = n * fundamental * np.sqrt(1 + stiffness * n**2)
+    n, frequency = np.arange(1, len(PARTIAL_CHANNEL) + 1), partial_hz(key, cents, stiffness)
     audible = frequency < 0.45 * audio_hz
     turn = 2 * math.pi * frequency[audible]
-    decay = FUNDAMENTAL_DECAY[pitch - LOWEST_PITCH] * (1 + 0.5 * (n - 1))[audible]
+    decay = FUNDAMENTAL_DECAY[key] * (1 + 0.5 * (n - 1))[audible]
     level = (1 / np.sqrt(np.bincount(PARTIAL_CHANNEL)[PARTIAL_CHANNEL]))[audible]
     oscillation = np.exp(np.outer(1j * turn - decay, np.arange(hop) / audio_hz))
     cosine, sine = oscillation.real.astype(np.float32), oscillation.imag.astype(np.float32)

@@ -82,6 +82,16 @@ class DataConfig:
         "give each channel of the excitation twice, a quarter of a period apart: any phase is then a blend of the two",
         False,
     )
+    tuning_cents: list[float] = key(
+        "of the excitation's strings: how far each of the 88 keys lies above equal temperament at 440 Hz, in cents "
+        "(measure_tuning.py); empty: nowhere",
+        [],
+    )
+    stiffness: list[float] = key(
+        "of the excitation's strings: each key's B in the frequency n f sqrt(1 + B n^2) of its partial n "
+        "(measure_tuning.py); empty: as of an ordinary piano",
+        [],
+    )
     conditioning_dropout: float = key(
         "share of the training crops that are shown the null condition instead of their MIDI: what guidance needs",
         0.0,
@@ -98,6 +108,10 @@ class DataConfig:
 
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
+        for name, least in (("tuning_cents", -1200.0), ("stiffness", 0.0)):
+            values = getattr(self, name)
+            if len(values) not in (0, 88) or not all(least <= value <= 1200 for value in values):
+                raise ValueError(f"{name}: expected 88 numbers from {least:g} to 1200, or none")
         if not self.features or len(set(self.features)) < len(self.features):
             raise ValueError(f"features = {self.features}: expected one or more different names")
 

@@ -25,7 +25,7 @@ from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
 from benchmarks.plain import plain_update
 from checkpoint import build_model
 from cli import choose_device
-from conditioning import N_EXCITATION, n_features
+from conditioning import n_excitation, n_features
 from config import Config, load_config
 from hardware import choose_precision, keep_freed_memory, training_bytes
 from process_group import ALONE
@@ -144,7 +144,7 @@ def make_batch(state: Run, size: int, crop_samples: int) -> dict[str, torch.Tens
     batch = {"history": history, "samples": history[:, model.decoder.taps :].clone(),
              "features": torch.rand(size, n_features(data.features), frames, generator=generator)}  # fmt: skip
     if data.excitation:
-        batch["excitation"] = torch.randn(size, N_EXCITATION, crop_samples, generator=generator)
+        batch["excitation"] = torch.randn(size, n_excitation(data), crop_samples, generator=generator)
     return batch
 
 

@@ -3,30 +3,41 @@
     python demo.py                                            # makes the demo's data set
     python -m benchmarks.ablation --out ablation --jobs 2
     python -m benchmarks.ablation --out ablation --only "all on" "all off" --seeds 0
-    python -m benchmarks.ablation --out ablation --report docs/obeying_the_midi.md
+    python -m benchmarks.ablation --out ablation --only --report docs/obeying_the_midi.md     # of what is there
 
 Every variant is the config with some keys changed, trained for the same number of steps on the same crops, each run
-with one thread; the CPU seconds that it took stand in the table. Then evaluate.py plays the test clips. A finished run
-is not done again, a stopped one goes on. Needs the transcriber (requirements-transcribe.txt) for the F1.
+with one thread: the same budget in samples, whatever else the machine does; the CPU seconds that it took stand in the
+table (of a training that was stopped and went on, those of its last part, scaled up). Then evaluate.py plays the test
+clips. A finished run is not done again, a stopped one goes on, a failed one is told of at the end. Needs the
+transcriber (requirements-transcribe.txt) for the F1. OUT/NAME_SEED/ holds the run, what it played, what both commands
+said and scores.json.
 """
 
-import argparse
 import json
+import math
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from atomic import write_text
-from cli import note, run
+import train
+from atomic import claim, refuse_foreign, remove, write_text
+from checkpoint import step_folders, step_of
+from cli import Failure, finish, note, parser, reason, run
+from config import Config, load_config
 from errors import InputError
 from report import save_figure
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORD_NAME, TRAINED_NAME, SCORES_NAME = "ablation.json", "trained.json", "scores.json"
 BEGIN, END = "<!-- ablation -->", "<!-- /ablation -->"
+VALIDATIONS = 15  # of every training: the points of its curve
 CLEAN = {"train_config.history_noise": 0, "train_config.final_history_noise": 0,
          "train_config.history_interference": 0, "train_config.history_dropout": 0}  # fmt: skip
 ONSETS = {"data_config.features": '["paper_v5"]'}
@@ -51,133 +62,225 @@ VARIANTS = {
     "context stack learns 3 x as fast": {"train_config.context_learning_rate": 3},
     "all off": ONSETS | NO_EXCITATION | CAUSAL | NO_MEL | CLEAN | ALWAYS,
 }
-COLUMNS = {"nll_true": "NLL", "gap": "gap", "f1": "F1", "chroma": "chroma", "onsets": "onsets"}
+COLUMNS = {"nll_true": "NLL", "gap": "gap", "gap_onsets": "gap at onsets", "f1": "F1", "chroma": "chroma",
+           "onsets": "onsets"}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train and play what is missing, then report on what is there; returns the exit code."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("-c", "--config", default="demo/config_train.json", help="the config that has all on")
+    arguments = parser(__doc__, config="demo/config_train.json")
     arguments.add_argument("--evaluate", default="demo/config_evaluate.json", help="config of evaluate.py")
     arguments.add_argument("--out", type=Path, required=True, help="folder of the runs and their scores")
-    arguments.add_argument("--steps", type=int, default=1500, help="of every run; default: ten CPU minutes on the demo")
+    arguments.add_argument("--steps", type=int, default=2400, help="of every run; default: ten CPU minutes or more")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    arguments.add_argument("--only", nargs="+", metavar="NAME", default=list(VARIANTS), help="variants to train")
+    arguments.add_argument("--only", nargs="*", metavar="NAME", default=list(VARIANTS),
+                           help="variants to train; none: only report on what is there")  # fmt: skip
     arguments.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    arguments.add_argument("--set", nargs="+", default=[], metavar="BLOCK.KEY=VALUE", help="for all variants")
-    arguments.add_argument("--report", type=Path, help="file to put the table into, between its ablation marks")
+    arguments.add_argument("--report", type=Path, help="Markdown file to put table and picture into, between its marks")
     args = arguments.parse_args(argv)
     if unknown := [name for name in args.only if name not in VARIANTS]:
         raise InputError(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(args.jobs) as pool:
-        waiting = [pool.submit(train_and_play, args, name, seed) for seed in args.seeds for name in args.only]
-        for each in waiting:
-            each.result()
-    found = results(args.out)
-    lines = table(found)
-    print("\n".join(lines))
+    if args.steps < 1 or args.jobs < 1:
+        raise InputError(f"--steps {args.steps} --jobs {args.jobs}: expected 1 or more of both")
     if args.report:
-        put(args.report, lines)
-    save_figure(args.out / "gap.png", gap_figure(args.out, found))
-    return 0
+        parts(args.report)  # says what is wrong with it before hours have passed
+    own(args)
+
+    failures = do_all(args)
+    found = results(args.out)
+    picture, lines = args.out / "gap.png", table(found)
+    save_figure(picture, gap_figure(args.out, found))
+    if args.report:
+        picture = args.report.with_name(f"{args.report.stem}_gap.png")
+        save_figure(picture, gap_figure(args.out, found))
+        put(args.report, [*lines, "", f"![Gap over the steps, a line for each variant]({picture.name})"])
+    summary = "\n".join([*lines, "", f"picture: {picture}"])
+    return finish(summary, {"runs": found}, failures, len(found), as_json=args.as_json)
+
+
+def own(args: Namespace) -> None:
+    """Make the folder that of this ablation. Raises InputError for a config that any variant makes impossible, and for
+    a folder of another ablation; `--force` removes the runs there."""
+    configs = {name: config_of(args, name).as_dict() for name in dict.fromkeys(["all on", *args.only])}
+    given = [*overrides(args, evaluating=True), "evaluate_config.model_filename=run"]  # every run's own, later
+    evaluation = load_config(args.evaluate, ("evaluate_config",), given).as_dict()
+    refuse_foreign(args.out, RECORD_NAME)
+    if args.force:
+        for said in args.out.glob("*/train.log"):
+            remove(said.parent)
+    record = {"config": configs["all on"], "evaluate": evaluation, "steps": args.steps}
+    claim(args.out, RECORD_NAME, record, ("*/run/config.json",), force=args.force)
+
+
+def overrides(args: Namespace, *, evaluating: bool) -> list[str]:
+    """What --set gave, for evaluate.py or for train.py."""
+    return [one for one in args.overrides if one.startswith("evaluate_config.") == evaluating]
+
+
+def changes(args: Namespace, name: str) -> list[str]:
+    """A variant, as block.key=value over the config; short trainings have a short warm-up."""
+    given = overrides(args, evaluating=False)
+    warmup = load_config(args.config, train.NEEDS, given).train_config.warmup_steps
+    keys = {"train_config.steps": args.steps, "train_config.warmup_steps": min(warmup, args.steps // 10),
+            "train_config.iters_per_validation": math.ceil(args.steps / VALIDATIONS), **VARIANTS[name]}  # fmt: skip
+    return [*given, *(f"{key}={value}" for key, value in keys.items())]
+
+
+def config_of(args: Namespace, name: str) -> Config:
+    """The whole config of a variant, but for its seed and folder. Raises InputError."""
+    return load_config(args.config, train.NEEDS, changes(args, name))
+
+
+def do_all(args: Namespace) -> list[Failure]:
+    """Do the runs, the first seed's first; returns what became of those that failed."""
+    failures = []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        waiting = {(name, seed): pool.submit(train_and_play, args, name, seed)
+                   for seed in args.seeds for name in args.only}  # fmt: skip
+        try:
+            for (name, seed), one in waiting.items():
+                try:
+                    one.result()
+                except (InputError, OSError) as error:
+                    failures.append(Failure(f"{name}, seed {seed}", reason(error)))
+        except KeyboardInterrupt:  # the commands that run were interrupted too: what waits must not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
 
 
 def stem(name: str, seed: int) -> str:
-    """The name of a run's folder and files."""
+    """The name of a run's folder."""
     return f"{''.join(letter if letter.isalnum() else '_' for letter in name)}_{seed}"
 
 
-def train_and_play(args: argparse.Namespace, name: str, seed: int) -> None:
-    """One run, unless its scores are there; they are written last."""
-    folder, scores = args.out / stem(name, seed), args.out / f"{stem(name, seed)}.json"
-    if scores.is_file():
+def train_and_play(args: Namespace, name: str, seed: int) -> None:
+    """One run, unless its scores are there; they are written last. Raises InputError if it failed or was stopped."""
+    folder = args.out / stem(name, seed)
+    if (folder / SCORES_NAME).is_file():
         return
-    keys = {"train_config.output_directory": folder, "train_config.steps": args.steps, "train_config.seed": seed,
-            "train_config.iters_per_validation": max(1, args.steps // 15), **VARIANTS[name]}  # fmt: skip
-    note(f"{name}, seed {seed}: training")
-    trained, seconds = command("train.py", args.config, *args.set, *(f"{key}={value}" for key, value in keys.items()))
+    folder.mkdir(exist_ok=True)
+    if not (folder / TRAINED_NAME).is_file():
+        note(f"{name}, seed {seed}: training")
+        learn(args, name, seed, folder)
+    trained = json.loads((folder / TRAINED_NAME).read_text(encoding="utf-8"))
     note(f"{name}, seed {seed}: playing")
-    keys = {"model_filename": folder, "output_dir": f"{folder}_played", "counterfactuals": "false"}
-    played, _ = command("evaluate.py", args.evaluate, *(f"evaluate_config.{key}={keys[key]}" for key in keys))
-    kept = {key: played[key] for key in (*COLUMNS, "f1_ceiling", "f1_floor", "gap_onsets")}
-    about = {"variant": name, "seed": seed, "steps": trained["step"], "cpu_seconds": seconds}
-    write_text(scores, json.dumps(about | kept) + "\n")
+    keys = {"model_filename": folder / "run", "output_dir": folder / "played", "counterfactuals": "false"}
+    given = [*overrides(args, evaluating=True), *(f"evaluate_config.{key}={value}" for key, value in keys.items())]
+    # Forced, since a stopped evaluation may have left wavs.
+    played, _ = command("evaluate.py", args.evaluate, given, folder, "--force")
+    about = {"variant": name, "seed": seed, **trained}
+    write_text(folder / SCORES_NAME, json.dumps(about | played) + "\n")
 
 
-def command(script: str, config: str, *overrides: str) -> tuple[dict, float]:
-    """Run one step with one thread; returns its result and the CPU seconds that it and its workers took."""
-    line = [sys.executable, str(ROOT / script), "-c", config, "--json"]
-    line += [word for pair in overrides for word in ("--set", pair)]
+def learn(args: Namespace, name: str, seed: int, folder: Path) -> None:
+    """Train, or go on. Raises InputError unless it comes to its last step."""
+    given = [*changes(args, name), f"train_config.seed={seed}", f"train_config.output_directory={folder / 'run'}"]
+    begun = max((step_of(one) for one in step_folders(folder / "run")), default=0)
+    result, seconds = command("train.py", args.config, given, folder)
+    steps = result["step"]
+    if steps < args.steps:  # exit code 0 all the same: it was asked to stop, and has saved what it had
+        raise InputError(f"stopped at step {steps} of {args.steps}; the same command goes on from there")
+    whole = seconds * steps / (steps - begun) if begun < steps else None
+    write_text(folder / TRAINED_NAME, json.dumps({"steps": steps, "cpu_seconds": whole, "resumed_at": begun}) + "\n")
+
+
+def command(script: str, config: str, given: list[str], folder: Path, *options: str) -> tuple[dict[str, Any], float]:
+    """Run one step with one thread; returns its result and the CPU seconds that it and its workers took.
+
+    What it says goes to a file in `folder`. Raises InputError with its last line if it fails.
+    """
+    line = [sys.executable, str(ROOT / script), "-c", config, "--json", *options]
+    line += [word for pair in given for word in ("--set", pair)]
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | threads,
-                          text=True) as process:  # fmt: skip
-        drained = ThreadPoolExecutor(1).submit(process.stderr.read)  # lest it waits for a full pipe
-        printed, said = process.stdout.read(), drained.result()
+    path = folder / f"{Path(script).stem}.log"
+    with (
+        open(path, "a", encoding="utf-8") as log,
+        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, env=os.environ | threads, text=True) as process,
+    ):
+        printed = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise InputError(f"{script} ended with exit code {process.returncode}: {said.strip().splitlines()[-1:]}")
+        said = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing said"]
+        raise InputError(f"{script} ended with exit code {process.returncode} ({path}): {said[-1]}")
     return json.loads(printed.splitlines()[-1]), used.ru_utime + used.ru_stime
 
 
-def results(folder: Path) -> list[dict]:
+def results(folder: Path) -> list[dict[str, Any]]:
     """The scores of all finished runs, in the order of VARIANTS, then of the seeds."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(f"*/{SCORES_NAME}")]
     names = list(VARIANTS)
     return sorted((one for one in found if one["variant"] in VARIANTS),
                   key=lambda one: (names.index(one["variant"]), one["seed"]))  # fmt: skip
 
 
-def table(found: list[dict]) -> list[str]:
-    """Markdown: of every variant the mean of its seeds, and each seed's F1."""
-    lines = [f"| variant | seeds | steps | CPU minutes | {' | '.join(COLUMNS.values())} | F1 of each seed |",
-             f"|---|---|---|---|{'---|' * len(COLUMNS)}---|"]  # fmt: skip
+def table(found: list[dict[str, Any]]) -> list[str]:
+    """Markdown: of every variant and score the mean of the seeds and, in brackets, each seed's."""
+    lines = [f"| variant | seeds | steps | CPU minutes | {' | '.join(COLUMNS.values())} |",
+             f"|---|---|---|---|{'---|' * len(COLUMNS)}"]  # fmt: skip
     for name in VARIANTS:
         runs = [one for one in found if one["variant"] == name]
         if not runs:
             continue
-        means = [f"{mean([one[key] for one in runs]):.3f}" for key in COLUMNS]
-        each = ", ".join("-" if one["f1"] is None else f"{one['f1']:.3f}" for one in runs)
-        steps = ", ".join(sorted({str(one["steps"]) for one in runs}))
-        minutes = mean([one["cpu_seconds"] / 60 for one in runs])
-        lines.append(f"| {name} | {len(runs)} | {steps} | {minutes:.1f} | {' | '.join(means)} | {each} |")
+        minutes = [None if one["cpu_seconds"] is None else one["cpu_seconds"] / 60 for one in runs]
+        seeds, steps = (", ".join(dict.fromkeys(str(one[key]) for one in runs)) for key in ("seed", "steps"))
+        scores = [mean_and_each([one[key] for one in runs], 3) for key in COLUMNS]
+        cells = [name, seeds, steps, mean_and_each(minutes, 1), *scores]
+        lines.append(f"| {' | '.join(cells)} |")
     if found:
-        ceiling, floor = (mean([one[key] for one in found]) for key in ("f1_ceiling", "f1_floor"))
-        lines += ["", f"F1 of the recordings themselves: {ceiling:.3f}; against another clip: {floor:.3f}."]
+        ceiling, floor, chroma_floor = (mean_and_each([mean([one[key] for one in found])], 3)
+                                        for key in ("f1_ceiling", "f1_floor", "chroma_floor"))  # fmt: skip
+        lines += ["", f"F1 of the recordings themselves (ceiling): {ceiling}. Against another clip (floor): F1 "
+                      f"{floor}, chroma {chroma_floor}. NLL and gaps in nats per sample."]  # fmt: skip
     return lines
 
 
-def mean(values: list[float | None]) -> float:
-    """The mean of what is known; nan of nothing."""
+def mean(values: list[float | None]) -> float | None:
+    """The mean of what is known; None of nothing."""
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else float("nan")
+    return sum(known) / len(known) if known else None
+
+
+def mean_and_each(values: list[float | None], digits: int) -> str:
+    """As in 0.52 (0.50, 0.54), with a dash for what is not known."""
+    average, *each = ("-" if value is None else f"{value:.{digits}f}" for value in (mean(values), *values))
+    return average if len(each) == 1 or average == "-" else f"{average} ({', '.join(each)})"
+
+
+def parts(path: Path) -> tuple[str, str]:
+    """What stands before and behind the marks of a Markdown file. Raises InputError unless they are there once each."""
+    text = path.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        raise InputError(f"{path}: expected the lines {BEGIN} and {END} once each, in this order")
+    return text.split(BEGIN)[0], text.split(END)[1]
 
 
 def put(path: Path, lines: list[str]) -> None:
     """Replace what stands between the marks of a Markdown file."""
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise InputError(f"{path}: expected the lines {BEGIN} and {END} once each")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    before, after = parts(path)
     write_text(path, "\n".join([before + BEGIN, "", *lines, "", END + after]))
 
 
-def gap_figure(folder: Path, found: list[dict]) -> Figure:
-    """The validation gap over the steps, a line for every variant's first seed."""
+def gap_figure(folder: Path, found: list[dict[str, Any]]) -> Figure:
+    """The validation gap over the steps: a line for every variant, the mean of its seeds."""
     figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
     ax = figure.subplots()
-    drawn = {}
-    for one in found:
-        drawn.setdefault(one["variant"], one)
-    for name, one in drawn.items():
-        lines = (folder / stem(name, one["seed"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        points = [(row["step"], row["validation_gap"]) for row in map(json.loads, lines) if "validation_gap" in row]
-        whole = name in ("all on", "all off")
-        ax.plot(*zip(*points, strict=True), label=name, linewidth=2.5 if whole else 1)
+    special = {"all on": {"color": "black", "linewidth": 3}, "all off": {"color": "black", "linestyle": "--"}}
+    for number, name in enumerate(VARIANTS):
+        gaps: dict[int, list[float]] = {}
+        for one in (one for one in found if one["variant"] == name):
+            path = folder / stem(name, one["seed"]) / "run" / "metrics.jsonl"
+            for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+                if "validation_gap" in row:
+                    gaps.setdefault(row["step"], []).append(row["validation_gap"])
+        style = special.get(name, {"color": colormaps["tab20"](number), "linewidth": 1.3})
+        if gaps:
+            ax.plot(list(gaps), [sum(values) / len(values) for values in gaps.values()], label=name, **style)
     ax.set(xlabel="step", ylabel="validation gap, nats per sample")
     ax.grid(color="0.9")
-    ax.legend(frameon=False, fontsize=9)
+    if ax.lines:
+        ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

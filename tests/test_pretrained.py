@@ -7,13 +7,14 @@ import pytest
 import torch
 
 import checkpoint
+from config import load_config
 from counterfactual import counterfactuals
 from midi import PEDALS, Performance
 from scores import level_db
 from synthesis import synthesize
 
 SHIPPED = sorted((Path(__file__).parent.parent / "pretrained").glob("*.safetensors"))
-TEMPERATURE, GUIDANCE = 0.9, 2.0  # of configs/config_play.json
+PLAY = load_config("config_play.json", ("inference_config",), []).inference_config
 
 
 def test_they_are_small_and_their_readme_names_them_and_their_licence():
@@ -36,7 +37,7 @@ def player(request):
 
     def play(performances, seconds):
         blocks = synthesize(model, performances, round(seconds * data.midi_hz), data, streams=[0] * len(performances),
-                            seed=0, temperature=TEMPERATURE, guidance=GUIDANCE)  # fmt: skip
+                            seed=0, temperature=PLAY.temperature, guidance=PLAY.guidance)  # fmt: skip
         return np.concatenate(list(blocks), axis=1)
 
     play.hz = data.audio_hz

@@ -364,7 +364,9 @@ def test_four_seconds_at_full_size(name):
     torch.nn.init.normal_(model.decoder.output.weight, std=0.2)
     rng, n_frames = np.random.default_rng(1), 1000
     features = torch.from_numpy(rng.random((1, model.context.input.in_channels, n_frames + 400), dtype=np.float32))
-    excitation = torch.from_numpy(0.2 * rng.standard_normal((1, 6, n_frames * model.hop), dtype=np.float32))
+    n_excitation = model.decoder.layers[0].excitation.in_features
+    excitation = 0.2 * rng.standard_normal((1, n_excitation, n_frames * model.hop), dtype=np.float32)
+    excitation = torch.from_numpy(excitation)
     conditioning = Conditioning(
         lambda first, n: features[..., first + 200 : first + 200 + n],
         lambda first, n: excitation[..., first * model.hop : (first + n) * model.hop],

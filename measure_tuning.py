@@ -7,14 +7,13 @@ stiff string that fits them (Fletcher 1964): its tuning in cents and its inharmo
 both (data_config.tuning_cents and stiffness). Keys that are not heard get what lies between their neighbours.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 
 from atomic import write_text
-from cli import note, progress, run
+from cli import parser, progress, run
 from conditioning import USUAL_STIFFNESS, partial_hz
 from config import load_config
 from errors import InputError
@@ -31,19 +30,19 @@ SEED = 0
 
 def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = parser(__doc__, config="config_train.json")
     arguments.add_argument("-d", "--data", type=Path, required=True, help="processed folder to measure")
-    arguments.add_argument("-c", "--config", default="config_train.json", help="config to complete")
-    arguments.add_argument("-o", "--out", type=Path, required=True, help="where to write it")
-    arguments.add_argument("--force", action="store_true", help="replace what is there")
+    arguments.add_argument("-o", "--out", type=Path, required=True, help="where to write the completed config")
     args = arguments.parse_args(argv)
-    config = load_config(args.config, ("data_config",), []).as_dict()
+    config = load_config(args.config, ("data_config",), args.overrides).as_dict()
     if args.out.exists() and not args.force:
         raise InputError(f"{args.out} is there already; choose another name, or use --force")
     cents, stiffness, n_heard = fitted(deviations(ProcessedFolder(args.data)))
     config["data_config"] |= {"tuning_cents": cents, "stiffness": stiffness}
     write_text(args.out, json.dumps({name: block for name, block in config.items() if block}, indent=4) + "\n")
-    note(f"{n_heard} of {N_PITCHES} keys measured, {min(cents):+.1f} to {max(cents):+.1f} cents; written: {args.out}")
+    result = {"keys_measured": n_heard, "tuning_cents": cents, "stiffness": stiffness, "config": str(args.out)}
+    said = f"{n_heard} of {N_PITCHES} keys measured, {min(cents):+.1f} to {max(cents):+.1f} cents; written: {args.out}"
+    print(json.dumps(result) if args.as_json else said)
     return 0
 
 

@@ -36,27 +36,30 @@ def crops_of(path: str, data: DataConfig, model: WaveNet, seed: int, *, warmup_f
     )
 
 
-def likelihood_and_mel(
-    model: WaveNet,
-    batch: dict[str, Tensor],
-    device: torch.device,
-    precision: torch.dtype,
-    called: nn.Module,
-) -> tuple[Tensor, Tensor]:
-    """The training's two losses of each crop: `negative_log_likelihood` [B], and how far the auxiliary head is from the
-    log-mel spectrum, in nats of amplitude [B] (0 without a head)."""
+def _passed(
+    model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, called: nn.Module, **options
+) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
+    """The crops' samples [B, T] on the device, and what the model, called as `called`, makes of their histories."""
     here = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
     previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
-    with_mel = model.mel_head is not None
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        found = called(history, here["features"], here.get("excitation"), previous, mel=with_mel)
-    params, told = found if with_mel else (found, None)
-    nll = -model.log_likelihood(params, here["samples"]).mean(dim=1)
-    if not with_mel:
+        return here["samples"], called(history, here["features"], here.get("excitation"), previous, **options)
+
+
+def likelihood_and_mel(
+    model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, called: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """The training's two losses of each crop: `negative_log_likelihood` [B], and how far the auxiliary head is from the
+    log-mel spectrum, in nats of amplitude [B] (0 without a head). `called` is the model as it must be called, where it
+    is wrapped."""
+    if model.mel_head is None:
+        samples, params = _passed(model, batch, device, precision, called)
+        nll = -model.log_likelihood(params, samples).mean(dim=1)
         return nll, torch.zeros_like(nll)
-    target, first = log_mel(model.decoder.amplitudes(here["samples"]), model.audio_hz, model.hop, told.shape[1])
+    samples, (params, told) = _passed(model, batch, device, precision, called, mel=True)
+    target, first = log_mel(model.decoder.amplitudes(samples), model.audio_hz, model.hop, told.shape[1])
     heard = told[..., first : first + target.shape[-1]].float()
-    return nll, (heard - target).abs().mean(dim=(1, 2))
+    return -model.log_likelihood(params, samples).mean(dim=1), (heard - target).abs().mean(dim=(1, 2))
 
 
 def negative_log_likelihood(
@@ -67,11 +70,8 @@ def negative_log_likelihood(
     warmup_samples: int = 0,
 ) -> Tensor:
     """Mean over each crop but its first `warmup_samples`, in nats per sample: [B], float32; products in `precision`."""
-    here = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
-    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        params = model(history, here["features"], here.get("excitation"), previous)
-    return -model.log_likelihood(params, here["samples"])[:, warmup_samples:].mean(dim=1)
+    samples, params = _passed(model, batch, device, precision, model)
+    return -model.log_likelihood(params, samples)[:, warmup_samples:].mean(dim=1)
 
 
 @dataclass(frozen=True)

@@ -51,3 +51,11 @@ def with_null(conditioning: Conditioning) -> Conditioning:
         lambda first, n: doubled(conditioning.features(first, n)),
         lambda first, n: doubled(conditioning.excitation(first, n)),
     )
+
+
+def random_prefix(model, n_streams, n_frames):
+    """Samples to begin with, [B, n_frames * hop]; None for no frames."""
+    if not n_frames:
+        return None
+    low, high = (-20000, 20000) if model.decoder.mixture else (0, 256)
+    return torch.from_numpy(np.random.default_rng(0).integers(low, high, (n_streams, n_frames * model.hop)))

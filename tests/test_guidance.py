@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sampler_models import make_model, with_null
+from sampler_models import make_model, random_prefix, with_null
 from test_samplers import N_FRAMES, joined, parallel, sources
 from test_synthesis import make, make_performance
 
@@ -29,10 +29,7 @@ def test_guidance_in_every_engine(
     """The parallel pass over what the reference played draws it again, and the other engines play it."""
     model = make_model(output, kernel_size, upsampling)
     conditioning, uniforms = sources(model, n_streams)
-    conditioning, prefix = with_null(conditioning), None
-    if prefix_frames:
-        low, high = (-20000, 20000) if model.decoder.mixture else (0, 256)
-        prefix = torch.from_numpy(np.random.default_rng(0).integers(low, high, (n_streams, prefix_frames * model.hop)))
+    conditioning, prefix = with_null(conditioning), random_prefix(model, n_streams, prefix_frames)
     arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
     given = {"prefix": prefix, "temperature": temperature, "guidance": guidance}
     expected = joined(generate(*arguments, **given))

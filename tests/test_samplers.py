@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from sampler_models import make_conditioning, make_model, with_null
+from sampler_models import make_conditioning, make_model, random_prefix, with_null
 
 import samplers
 from checkpoint import build_model
@@ -52,10 +52,7 @@ def test_numba_is_the_reference(
 ):
     model = make_model(output, kernel_size, upsampling, n_excitation)
     conditioning, uniforms = sources(model, n_streams)
-    prefix = None
-    if prefix_frames:
-        low, high = (-20000, 20000) if model.decoder.mixture else (0, 256)
-        prefix = torch.from_numpy(np.random.default_rng(0).integers(low, high, (n_streams, prefix_frames * model.hop)))
+    prefix = random_prefix(model, n_streams, prefix_frames)
     arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
     given = {"prefix": prefix, "temperature": temperature}
     expected = joined(generate(*arguments, **given))

@@ -77,6 +77,13 @@ class DataConfig:
         ["note_state"],
         of=(*FEATURES, *FEATURE_PRESETS),
     )
+    preemphasis: float = key(
+        "a of the pre-emphasis x[t] - a x[t-1] that the model hears and predicts in the place of the samples x[t]: what "
+        "it draws at random is then as music-shaped after de-emphasis as the music itself; 0: none",
+        0.0,
+        low=0,
+        high=0.99,
+    )
     excitation: bool = key("add the note-synchronous excitation at audio rate to the conditioning", True)
     excitation_quadrature: bool = key(
         "give each channel of the excitation twice, a quarter of a period apart: any phase is then a blend of the two",

@@ -17,6 +17,7 @@ import audio
 from atomic import claim
 from conditioning import NoteConditioning, NullConditioning, conditioning_of
 from config import DataConfig
+from emphasis import emphasize
 from errors import InputError
 from midi import Performance, load_events, save_events
 from processed_folder import ProcessedFolder
@@ -149,6 +150,12 @@ class Crops(Dataset):
             self._notes[position] = conditioning_of(performance, config)
         return self._notes[position]
 
+    def _emphasized(self, position: int, first: int, stop: int) -> np.ndarray:
+        """What a recording has of the samples first..stop-1, as the model hears them: int16 [at most stop - first]."""
+        begin = max(0, first)
+        before = min(1, begin)  # the change from it is the first sample's
+        return emphasize(self.folder.pcm(position)[begin - before : stop], self.config.preemphasis)[before:]
+
     def _samples(self, pcm: np.ndarray) -> torch.Tensor:
         return torch.from_numpy((audio.mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
 
@@ -173,7 +180,7 @@ class Crops(Dataset):
         """The sound of another crop, float32 [n_samples] with an RMS of 1, or silence."""
         position, frame = self._draw(index, LEAST_HEARD_DRAWS)  # one that `where` never takes
         other = np.zeros(n_samples, dtype=np.float32)
-        known = self.folder.pcm(position)[frame * self.hop :][:n_samples]
+        known = self._emphasized(position, frame * self.hop, frame * self.hop + n_samples)
         other[: len(known)] = known
         return other / max(_rms(other), 1.0)  # in steps of 16 bits
 
@@ -191,7 +198,7 @@ class Crops(Dataset):
         position, frame = self.where(index)
         first, n_samples = frame * self.hop, self.n_frames * self.hop
         pcm = np.zeros(self.n_previous + n_samples, dtype=np.int16)  # before a recording's first sample stands silence
-        known = self.folder.pcm(position)[max(0, first - self.n_previous) : first + n_samples]
+        known = self._emphasized(position, first - self.n_previous, first + n_samples)
         pcm[len(pcm) - len(known) :] = known
         notes, (left, right) = self.conditioning(position), self.margins
         if self._chosen(index, 3, self.conditioning_dropout):

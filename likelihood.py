@@ -55,7 +55,7 @@ def paired_likelihood(
     device, hop = next(model.parameters()).device, model.hop
     n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
     given = conditioning([own, other, None], data, device)
-    samples = to_samples(model, pcm[None]).to(device)
+    samples = to_samples(model, pcm[None], data).to(device)
     after_onset = torch.from_numpy(_after_onsets(own, len(pcm), data.audio_hz))
     sums, counts = np.zeros((2, 3)), np.zeros(2, dtype=int)
     first, block = min(warmup, n_frames // 2), max(warmup, round(BLOCK_SECONDS * data.midi_hz))
@@ -95,6 +95,6 @@ def conditioning_ratios(model: WaveNet, pcm: np.ndarray, own: Performance, data:
     n_frames, warmup = len(pcm) // model.hop, math.ceil(model.decoder.receptive_field / model.hop)
     begin = max(0, n_frames - round(RATIO_SECONDS * data.midi_hz) - warmup)
     context, excitation = conditioning([own], data, device).block(model, begin, n_frames - begin)
-    samples = to_samples(model, pcm[None]).to(device)
+    samples = to_samples(model, pcm[None], data).to(device)
     here, before = samples[:, begin * model.hop :], _before(model, samples, begin * model.hop)
     return torch.stack(model.decoder.conditioning_ratios(here, context, excitation, before)).tolist()

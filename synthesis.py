@@ -13,6 +13,7 @@ import samplers
 from audio import mu_law_decode, mu_law_encode
 from conditioning import conditioning_of
 from config import DataConfig
+from emphasis import Deemphasis, after_truth, emphasize
 from midi import Performance
 from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
 
@@ -65,15 +66,16 @@ def synthesize(
         seeded_uniforms(seed, streams, model.uniforms_per_sample, device),
         len(performances),
         n_frames,
-        prefix=None if prefix is None else to_samples(model, prefix).to(device),
+        prefix=None if prefix is None else to_samples(model, prefix, config).to(device),
         temperature=temperature,
         guidance=guidance,
         sampler=sampler,
         threads=threads,
         weights=weights,
     )
+    deemphasis = Deemphasis(config.preemphasis)
     for block in blocks:
-        yield to_pcm(model, block)
+        yield deemphasis(to_pcm(model, block))
 
 
 @torch.inference_mode()
@@ -94,21 +96,23 @@ def teacher_forced(
     own, whatever temperature and guidance the samples are drawn with.
     """
     device = next(model.parameters()).device
-    samples = to_samples(model, pcm).to(device)
+    samples = to_samples(model, pcm, config).to(device)
     given = conditioning(with_null(performances, guidance), config, device)
     heard = samples.repeat(rows_per_stream(guidance), 1)
     params = model.decoder(heard, *given.block(model, 0, pcm.shape[1] // model.hop))
     uniforms = seeded_uniforms(seed, streams, model.uniforms_per_sample, device)(0, pcm.shape[1])
     drawn = model.draw(model.guide(params, guidance), uniforms, temperature)
-    return to_pcm(model, drawn), -model.log_likelihood(params[: len(samples)], samples).mean().item()
+    nll = -model.log_likelihood(params[: len(samples)], samples).mean().item()
+    return after_truth(to_pcm(model, drawn), pcm, config.preemphasis), nll
 
 
-def to_samples(model: WaveNet, pcm: np.ndarray) -> torch.Tensor:
-    """int16 [B, T] -> what the model predicts: 16-bit values or mu-law codes, int64 [B, T]."""
-    return torch.from_numpy((pcm if model.decoder.mixture else mu_law_encode(pcm)).astype(np.int64))
+def to_samples(model: WaveNet, pcm: np.ndarray, config: DataConfig) -> torch.Tensor:
+    """int16 [B, T] -> what the model predicts: 16-bit values or mu-law codes, pre-emphasised, int64 [B, T]."""
+    heard = emphasize(pcm, config.preemphasis)
+    return torch.from_numpy((heard if model.decoder.mixture else mu_law_encode(heard)).astype(np.int64))
 
 
 def to_pcm(model: WaveNet, samples: torch.Tensor) -> np.ndarray:
-    """16-bit values or mu-law codes [B, T] -> int16 [B, T]."""
+    """16-bit values or mu-law codes [B, T] -> int16 [B, T], pre-emphasised as they are."""
     values = samples.cpu().numpy()
     return values.astype(np.int16) if model.decoder.mixture else mu_law_decode(values)

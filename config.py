@@ -78,8 +78,8 @@ class DataConfig:
         of=(*FEATURES, *FEATURE_PRESETS),
     )
     preemphasis: float = key(
-        "a of the pre-emphasis x[t] - a x[t-1] that the model hears and predicts in the place of the samples x[t]: what "
-        "it draws at random is then as music-shaped after de-emphasis as the music itself; 0: none",
+        "a of the pre-emphasis x[t] - a x[t-1] that the model hears and predicts in the place of the samples x[t]: the "
+        "noise of what it draws then falls off towards high frequencies as the music does; 0: none",
         0.0,
         low=0,
         high=0.99,
@@ -215,6 +215,13 @@ class TrainConfig:
         0.0,
         low=0,
         high=10,
+    )
+    history_interference_range_db: float = key(
+        "how far below that the softest level lies, all between being as likely in dB: a player's own errors are small "
+        "ones; 0: as likely in amplitude, from silence up",
+        0.0,
+        low=0,
+        high=120,
     )
     history_dropout: float = key(
         "share of the crops whose history is nothing but noise: what is to be played stands in the MIDI alone",

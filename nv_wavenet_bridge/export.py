@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     if pieces:
         _check_sizes(model, pieces, data)
         about = {"checkpoint": str(source), "step": step, "seed": settings.seed, "temperature": settings.temperature,
-                 "audio_hz": data.audio_hz, "model": theirs.as_dict()}  # fmt: skip
+                 "audio_hz": data.audio_hz, "preemphasis": data.preemphasis, "model": theirs.as_dict()}  # fmt: skip
         _write(args.out, model, pieces, data, about)
     result = {"bundle": str(args.out), "pieces": [piece.name for piece in pieces]}
     summary = (

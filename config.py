@@ -89,16 +89,16 @@ class DataConfig:
         "give each channel of the excitation twice, a quarter of a period apart: any phase is then a blend of the two",
         False,
     )
-    tuning_cents: list[float] = key(
-        "of the excitation's strings: how far each of the 88 keys lies above equal temperament at 440 Hz, in cents "
-        "(measure_tuning.py); empty: nowhere",
+    partial_hz: list[float] = key(
+        "of the excitation's strings: frequencies of the 16 partials of each of the 88 keys, key after key "
+        "(measure_strings.py); empty: as of an ordinary piano",
         [],
     )
-    stiffness: list[float] = key(
-        "of the excitation's strings: each key's B in the frequency n f sqrt(1 + B n^2) of its partial n "
-        "(measure_tuning.py); empty: as of an ordinary piano",
-        [],
-    )
+    partial_level: list[float] = key("the same: amplitudes at the onset, for velocity 127", [])
+    partial_decay: list[float] = key("the same: how fast they decay, in 1/s", [])
+    partial_phase: list[float] = key("the same: phases at the onset, in radians", [])
+    velocity_exponent: float = key("the power of the velocity that the excitation's amplitude grows with", 1.5, low=0)
+    damping_seconds: float = key("in which a string under its damper falls to 1/e in the excitation", 0.04, above=0)
     conditioning_dropout: float = key(
         "share of the training crops that are shown the null condition instead of their MIDI: what guidance needs",
         0.0,
@@ -115,10 +115,14 @@ class DataConfig:
 
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
-        for name, least in (("tuning_cents", -1200.0), ("stiffness", 0.0)):
+        limits = {"partial_hz": (1.0, 1e6), "partial_level": (0.0, 1e6), "partial_decay": (0.01, 1e6)}
+        for name, (low, high) in (limits | {"partial_phase": (-10.0, 10.0)}).items():
             values = getattr(self, name)
-            if len(values) not in (0, 88) or not all(least <= value <= 1200 for value in values):
-                raise ValueError(f"{name}: expected 88 numbers from {least:g} to 1200, or none")
+            if len(values) != (88 * 16 if self.partial_hz else 0) or not all(low <= value <= high for value in values):
+                raise ValueError(
+                    f"{name}: expected 88 x 16 numbers from {low:g} to {high:g}, in all four of {', '.join(limits)} and "
+                    "partial_phase, or in none of them"
+                )
         if not self.features or len(set(self.features)) < len(self.features):
             raise ValueError(f"features = {self.features}: expected one or more different names")
 

@@ -183,6 +183,11 @@ def load_player(settings: SamplingKeys, given: Config, source: str) -> Player:
     for block in MODEL_BLOCKS:
         if getattr(given, block) and (wrong := differences(given, config, (block,))):
             raise InputError(f"{source} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
+    if settings.guidance != 1 and not config.data_config.conditional:
+        raise InputError(
+            f"guidance = {settings.guidance:g}: {settings.model_filename} is an unconditional model, which has no MIDI "
+            "to be guided by; set guidance = 1"
+        )
     if settings.guidance != 1 and not config.data_config.conditioning_dropout:
         note("the model was trained without data_config.conditioning_dropout: for guidance, silence stands for no MIDI")
     with open(weights, "rb") as handle:

@@ -153,9 +153,10 @@ class NoteConditioning:
 def conditioning_of(performance: Performance | None, config: DataConfig) -> NoteConditioning | NullConditioning:
     """The conditioning of a performance as a model of this config is shown it; of None, the null condition.
 
-    A model that was never shown the null condition in training gets silence in its place.
+    A model that was never shown the null condition in training gets silence in its place, an unconditional one nothing:
+    features [0, n] and excitation [0, n * hop].
     """
-    if performance is None and config.conditioning_dropout:
+    if not config.conditional or (performance is None and config.conditioning_dropout):
         return NullConditioning(config)
     return NoteConditioning(
         no_notes() if performance is None else performance,

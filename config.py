@@ -73,7 +73,8 @@ class DataConfig:
     midi_hz: int = key("conditioning frames per second; audio_hz must be a multiple of it", 250, low=10, high=2000)
     features: list[str] = key(
         "frame-rate features of the notes: names (onset, held_velocity, onset_age, release_age, pedals) or one preset: "
-        "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset)",
+        "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset); [] with excitation false: an "
+        "unconditional model, which hears no MIDI and has no context stack",
         ["note_state"],
         of=(*FEATURES, *FEATURE_PRESETS),
     )
@@ -119,8 +120,18 @@ class DataConfig:
             values = getattr(self, name)
             if len(values) not in (0, 88) or not all(least <= value <= 1200 for value in values):
                 raise ValueError(f"{name}: expected 88 numbers from {least:g} to 1200, or none")
-        if not self.features or len(set(self.features)) < len(self.features):
-            raise ValueError(f"features = {self.features}: expected one or more different names")
+        if len(set(self.features)) < len(self.features):
+            raise ValueError(f"features = {self.features}: expected different names")
+        if not self.features and (self.excitation or self.conditioning_dropout):
+            raise ValueError(
+                "features = []: expected one or more different names, or for an unconditional model also excitation = "
+                "false and conditioning_dropout = 0"
+            )
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model is shown any MIDI."""
+        return bool(self.features)
 
 
 @dataclass

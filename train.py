@@ -331,7 +331,7 @@ def _now_and_then(state: Run, log: TrainingLog | None) -> None:
         if log:
             log.metrics(state.step, **found)
             log.curves()
-            if warning := _if_deaf(state, found):
+            if "validation_gap" in found and (warning := _if_deaf(state, found)):
                 note(warning)
     if improved or state.step % settings.iters_per_checkpoint == 0:
         save(state)
@@ -354,6 +354,8 @@ def introduction(state: Run) -> str:
         f"{settings.steps - state.step} steps on {state.device} in {str(state.precision).removeprefix('torch.')}, "
         f"about {needed / GIB:.1f} GiB"
     )
+    if not data.conditional:
+        said += "\nan unconditional model: it is shown no MIDI, so validation tells its likelihood and no gap"
     there = available_bytes(state.device)
     if there is not None and needed > there:
         said += (

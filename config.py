@@ -233,6 +233,22 @@ class TrainConfig:
         low=0,
         high=1,
     )
+    scheduled_sampling_passes: int = key(
+        "scheduled sampling: forward passes before each step, from which the model's own samples are drawn that take "
+        "the place of some of those shown as the past; more passes: they go better with one another. 0: off",
+        0,
+        low=0,
+        high=100,
+    )
+    scheduled_sampling: float = key(
+        "share of the past that is the model's own at the last step (with scheduled_sampling_passes)",
+        0.5,
+        low=0,
+        high=1,
+    )
+    scheduled_sampling_patience: int = key(
+        "steps before that share begins to grow from 0, along a line up to the last step", 0, low=0
+    )
     mel_loss_weight: float = key("weight of the auxiliary head's loss (cond_wavenet_config.n_mels)", 0.3, low=0)
     context_learning_rate: float = key("of the context stack, as a factor of the learning rate", 1.0, above=0)
     ema_decay: float = key("decay of the weight average that is validated and shipped; 0: none", 0.9995, low=0, high=1)
@@ -262,6 +278,11 @@ class TrainConfig:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected less than steps = {self.steps}")
         if self.ema_decay >= 1:
             raise ValueError(f"ema_decay = {self.ema_decay}: expected less than 1")
+        if self.scheduled_sampling_passes and self.scheduled_sampling_patience >= self.steps:
+            raise ValueError(
+                f"scheduled_sampling_patience = {self.scheduled_sampling_patience}: expected less than steps = "
+                f"{self.steps}"
+            )
 
 
 @dataclass

@@ -46,6 +46,16 @@ def _passed(
         return here["samples"], called(history, here["features"], here.get("excitation"), previous, **options)
 
 
+@torch.no_grad()
+def drawn(
+    model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, uniforms: Tensor
+) -> Tensor:
+    """The samples that the model draws in the place of the crops' own, each given the history before it: int64 [B, T],
+    by uniforms [B, T, U]."""
+    _, params = _passed(model, batch, device, precision, model)
+    return model.draw(params.float(), uniforms)
+
+
 def likelihood_and_mel(
     model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, called: nn.Module
 ) -> tuple[Tensor, Tensor]:

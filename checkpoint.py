@@ -37,7 +37,7 @@ STEP_FOLDER = re.compile(r"step_\d{8,}")
 MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
 # of data_config, those that shape the model, and those that it has learned to hear
 SHAPE_KEYS = ("audio_hz", "midi_hz", "features", "excitation", "excitation_quadrature")
-MODEL_DATA_KEYS = (*SHAPE_KEYS, "preemphasis", "tuning_cents", "stiffness")
+MODEL_DATA_KEYS = (*SHAPE_KEYS, "sustain_extends_notes", "preemphasis", "tuning_cents", "stiffness")
 
 
 def build_model(config: Config) -> WaveNet:

@@ -83,6 +83,7 @@ class NoteConditioning:
         quadrature: bool = False,
         tuning_cents: Sequence[float] = (),
         stiffness: Sequence[float] = (),
+        sustain_extends_notes: bool = True,
     ) -> None:
         self.names, self.quadrature = feature_names(names), quadrature
         self.tuning_cents, self.stiffness = tuning_cents or [0.0] * N_PITCHES, stiffness or USUAL_STIFFNESS
@@ -91,7 +92,8 @@ class NoteConditioning:
         self.velocity = performance.velocity
         self.level = (performance.velocity / 127).astype(np.float32)
         # A pedal that never comes up holds its notes for ever; a year is as good and fits into whole numbers.
-        self.onset, self.end = performance.onset, np.minimum(sounding_offset(performance), 3e7)
+        end = sounding_offset(performance) if sustain_extends_notes else performance.offset
+        self.onset, self.end = performance.onset, np.minimum(end, 3e7)
         self.onset_frame = self._frame(self.onset)
         # A note shorter than a frame still sounds in the frame of its onset.
         self.end_frame = np.maximum(self._frame(self.end), self.onset_frame + 1)
@@ -166,6 +168,7 @@ def conditioning_of(performance: Performance | None, config: DataConfig) -> Note
         quadrature=config.excitation_quadrature,
         tuning_cents=config.tuning_cents,
         stiffness=config.stiffness,
+        sustain_extends_notes=config.sustain_extends_notes,
     )
 
 

@@ -78,6 +78,11 @@ class DataConfig:
         ["note_state"],
         of=(*FEATURES, *FEATURE_PRESETS),
     )
+    sustain_extends_notes: bool = key(
+        "a note that a pedal holds, sustain or sostenuto, goes on in features and excitation until its damper falls; "
+        "false: it ends with its key, and without the feature pedals the model hears of no pedal at all",
+        True,
+    )
     preemphasis: float = key(
         "a of the pre-emphasis x[t] - a x[t-1] that the model hears and predicts in the place of the samples x[t]: what "
         "it draws at random is then as music-shaped after de-emphasis as the music itself; 0: none",

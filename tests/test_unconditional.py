@@ -17,7 +17,7 @@ import evaluate
 import inference
 import samplers
 import train
-from config import config_from_dict
+from config import config_from_dict, load_config
 from dataset import clip_paths, read_clip
 from nv_wavenet_bridge import check, export
 from samplers import cpu, cuda
@@ -59,6 +59,8 @@ def test_it_has_neither_context_stack_nor_weights_for_conditioning():
     assert not [name for name in names if name.startswith("context") or name.endswith("cond.weight")]
     assert model.margins == (0, 0) and not config.data_config.conditional
     assert make({**NO_MIDI, "features": ["onset"]})[1].data_config.conditional
+    preset = load_config("demo/config_train_unconditional.json", train.NEEDS)
+    assert not preset.data_config.conditional and checkpoint.build_model(preset).margins == (0, 0)
 
 
 @pytest.mark.parametrize(

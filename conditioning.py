@@ -114,6 +114,7 @@ class NoteConditioning:
         strings: Strings | None = None,
         velocity_exponent: float = 1.5,
         damping_seconds: float = 0.04,
+        sustain_extends_notes: bool = True,
     ) -> None:
         self.names, self.quadrature = feature_names(names), quadrature
         self.strings = strings or usual_strings()
@@ -124,7 +125,8 @@ class NoteConditioning:
         self.velocity = performance.velocity
         self.level = (performance.velocity / 127).astype(np.float32)
         # A pedal that never comes up holds its notes for ever; a year is as good and fits into whole numbers.
-        self.onset, self.end = performance.onset, np.minimum(sounding_offset(performance), 3e7)
+        end = sounding_offset(performance) if sustain_extends_notes else performance.offset
+        self.onset, self.end = performance.onset, np.minimum(end, 3e7)
         self.onset_frame = self._frame(self.onset)
         # A note shorter than a frame still sounds in the frame of its onset.
         self.end_frame = np.maximum(self._frame(self.end), self.onset_frame + 1)
@@ -195,9 +197,10 @@ class NoteConditioning:
 def conditioning_of(performance: Performance | None, config: DataConfig) -> NoteConditioning | NullConditioning:
     """The conditioning of a performance as a model of this config is shown it; of None, the null condition.
 
-    A model that was never shown the null condition in training gets silence in its place.
+    A model that was never shown the null condition in training gets silence in its place, an unconditional one nothing:
+    features [0, n] and excitation [0, n * hop].
     """
-    if performance is None and config.conditioning_dropout:
+    if not config.conditional or (performance is None and config.conditioning_dropout):
         return NullConditioning(config)
     return NoteConditioning(
         no_notes() if performance is None else performance,
@@ -208,6 +211,7 @@ def conditioning_of(performance: Performance | None, config: DataConfig) -> Note
         strings=strings_of(config),
         velocity_exponent=config.velocity_exponent,
         damping_seconds=config.damping_seconds,
+        sustain_extends_notes=config.sustain_extends_notes,
     )
 
 

@@ -73,9 +73,15 @@ class DataConfig:
     midi_hz: int = key("conditioning frames per second; audio_hz must be a multiple of it", 250, low=10, high=2000)
     features: list[str] = key(
         "frame-rate features of the notes: names (onset, held_velocity, onset_age, release_age, pedals) or one preset: "
-        "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset)",
+        "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset); [] with excitation false: an "
+        "unconditional model, which hears no MIDI and has no context stack",
         ["note_state"],
         of=(*FEATURES, *FEATURE_PRESETS),
+    )
+    sustain_extends_notes: bool = key(
+        "a note that a pedal holds, sustain or sostenuto, goes on in features and excitation until its damper falls; "
+        "false: it ends with its key, and without the feature pedals the model hears of no pedal at all",
+        True,
     )
     preemphasis: float = key(
         "a of the pre-emphasis x[t] - a x[t-1] that the model hears and predicts in the place of the samples x[t]: the "
@@ -115,16 +121,26 @@ class DataConfig:
 
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
-        limits = {"partial_hz": (1.0, 1e6), "partial_level": (0.0, 1e6), "partial_decay": (0.01, 1e6)}
-        for name, (low, high) in (limits | {"partial_phase": (-10.0, 10.0)}).items():
-            values = getattr(self, name)
+        limits = {"hz": (1.0, 1e6), "level": (0.0, 1e6), "decay": (0.01, 1e6), "phase": (-10.0, 10.0)}
+        for name, (low, high) in limits.items():
+            values = getattr(self, f"partial_{name}")
             if len(values) != (88 * 16 if self.partial_hz else 0) or not all(low <= value <= high for value in values):
                 raise ValueError(
-                    f"{name}: expected 88 x 16 numbers from {low:g} to {high:g}, in all four of {', '.join(limits)} and "
-                    "partial_phase, or in none of them"
+                    f"partial_{name}: expected 88 x 16 numbers from {low:g} to {high:g}, as in the other three of "
+                    f"partial_{', partial_'.join(limits)}, or none in any"
                 )
-        if not self.features or len(set(self.features)) < len(self.features):
-            raise ValueError(f"features = {self.features}: expected one or more different names")
+        if len(set(self.features)) < len(self.features):
+            raise ValueError(f"features = {self.features}: expected different names")
+        if not self.features and (self.excitation or self.conditioning_dropout):
+            raise ValueError(
+                "features = []: expected one or more different names, or for an unconditional model also excitation = "
+                "false and conditioning_dropout = 0"
+            )
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model is shown any MIDI."""
+        return bool(self.features)
 
 
 @dataclass
@@ -233,6 +249,22 @@ class TrainConfig:
         low=0,
         high=1,
     )
+    scheduled_sampling_passes: int = key(
+        "scheduled sampling: forward passes before each step, from which the model's own samples are drawn that take "
+        "the place of some of those shown as the past; more passes: they go better with one another. 0: off",
+        0,
+        low=0,
+        high=100,
+    )
+    scheduled_sampling: float = key(
+        "share of the past that is the model's own at the last step (with scheduled_sampling_passes)",
+        0.5,
+        low=0,
+        high=1,
+    )
+    scheduled_sampling_patience: int = key(
+        "steps before that share begins to grow from 0, along a line up to the last step", 0, low=0
+    )
     mel_loss_weight: float = key("weight of the auxiliary head's loss (cond_wavenet_config.n_mels)", 0.3, low=0)
     context_learning_rate: float = key("of the context stack, as a factor of the learning rate", 1.0, above=0)
     ema_decay: float = key("decay of the weight average that is validated and shipped; 0: none", 0.9995, low=0, high=1)
@@ -262,6 +294,11 @@ class TrainConfig:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected less than steps = {self.steps}")
         if self.ema_decay >= 1:
             raise ValueError(f"ema_decay = {self.ema_decay}: expected less than 1")
+        if self.scheduled_sampling_passes and self.scheduled_sampling_patience >= self.steps:
+            raise ValueError(
+                f"scheduled_sampling_patience = {self.scheduled_sampling_patience}: expected less than steps = "
+                f"{self.steps}"
+            )
 
 
 @dataclass

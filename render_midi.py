@@ -38,8 +38,8 @@ METADATA_NAME, RECORD_NAME = "maestro-v2.0.0.csv", "render.json"
 PRODUCTS = ("*/*.midi", "*/*.flac", "*/*_[0-9]*.wav", METADATA_NAME)
 MIDI_SUFFIXES = (".mid", ".midi")
 YEAR = 2000  # where the MIDI tells none: in this data set the year means the instrument, and there is one
-# FluidSynth begins a note with a block of 64 samples, at whole milliseconds of its clock. At this rate, and with labels in
-# whole milliseconds, a block is one, and every note begins as long after its label as every other, to the sample.
+# FluidSynth begins a note with a block of 64 samples, at whole milliseconds of its clock. At this rate, and with labels
+# in whole milliseconds, a block is one, and every note begins as long after its label as every other, to the sample.
 AUDIO_HZ, TICKS_PER_SECOND = 64000, 1000
 SILENT_DB = -80.0  # of a whole file: the soundfont has no such program
 SOUNDFONTS = ("sf2/FluidR3_GM.sf2", "sf3/MuseScore_General.sf3", "sf3/MuseScore_General_Lite.sf3", "sf2/default-GM.sf2")

@@ -2,11 +2,11 @@
 
     python measure_strings.py -d data/train -c config_train.json -o my_config_train.json
 
-Of every key that is struck often enough its 16 partials are measured: frequency, amplitude, decay and phase at the onset,
-in the sound as the model hears it (with pre-emphasis), and how the amplitude grows with velocity. The config comes out
-with all of them (data_config.partial_hz and so on). Where labels and sound agree to a fraction of a period, strokes of a
-key are added up before they are measured, and what else sounds averages out; where they do not, phases say nothing and
-are left at 0. Keys and partials that are not heard get what lies between their neighbours.
+Of every key that is struck often enough its 16 partials are measured: frequency, amplitude, decay and phase at the
+onset, in the sound as the model hears it (with pre-emphasis), and how the amplitude grows with velocity. The config
+comes out with all of them (data_config.partial_hz and so on). Where labels and sound agree to a fraction of a period,
+strokes of a key are added up before they are measured, and what else sounds averages out; where they do not, phases say
+nothing and are left at 0. Keys and partials that are not heard get what lies between their neighbours.
 """
 
 import json
@@ -220,8 +220,8 @@ def _decay(amplitude: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def _completed(values: np.ndarray, known: np.ndarray, *, logarithmic: bool = True) -> np.ndarray:
-    """Values [88, 16] with those that are not known taken from the keys around, partial by partial; a partial that no key
-    has, from the one below it."""
+    """Values [88, 16] with those that are not known taken from the keys around, partial by partial; of a partial that
+    no key has, from the one below it."""
     known_values = np.log(np.maximum(values, 1e-12)) if logarithmic else values
     completed = np.zeros(values.shape)
     for n in range(N_PARTIALS):
@@ -235,7 +235,7 @@ def _completed(values: np.ndarray, known: np.ndarray, *, logarithmic: bool = Tru
 
 def _channel_gain(level: np.ndarray) -> np.ndarray:
     """What makes a channel of the excitation as loud as 1 in its loudest tenth of the keys, [16]."""
-    power = np.stack([(level[:, PARTIAL_CHANNEL == c] ** 2).sum(axis=1) for c in range(PARTIAL_CHANNEL.max() + 1)])
+    power = np.stack([(level[:, c == PARTIAL_CHANNEL] ** 2).sum(axis=1) for c in range(PARTIAL_CHANNEL.max() + 1)])
     return (1 / np.maximum(np.sqrt(np.percentile(power, 90, axis=1)), 1e-9))[PARTIAL_CHANNEL]
 
 

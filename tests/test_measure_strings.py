@@ -37,7 +37,8 @@ def true_phase(key):
 
 
 def make_folder(folder, strokes=60, late=0.0):
-    """Eight keys, amplitude 3000 / n at velocity 100 and growing with its 1.7th power; `late`: how far labels are off."""
+    """Eight keys, amplitude 3000 / n at velocity 100 and growing with its 1.7th power; `late`: how far off labels are, in
+    seconds at most."""
     rng = np.random.default_rng(0)
     time = np.arange(round(SECONDS * HZ)) / HZ
     processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": HZ}}, force=False)
@@ -117,5 +118,5 @@ def test_too_little_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("key", "values"), [("partial_hz", [440.0] * 88), ("partial_level", [1.0] * 88 * 16)])
 def test_wrong_lists_are_refused(key, values):
-    with pytest.raises(InputError, match="partial_[a-z]*: expected 88 x 16 numbers"):
+    with pytest.raises(InputError, match=r"partial_[a-z]*: expected 88 x 16 numbers"):
         config_from_dict({"data_config": {key: values}}, "test")

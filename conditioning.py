@@ -7,11 +7,13 @@ a crop or a block equals the same stretch of the whole, bit for bit.
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from compiling import kept_njit
 from config import FEATURE_PRESETS, DataConfig
+from global_values import one_hot
 from midi import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, no_notes, sounding_offset
 
 ONSET_AGE_SECONDS = 0.5
@@ -51,15 +53,24 @@ def partial_hz(key: int, cents: float, stiffness: float) -> np.ndarray:
     return n * 440.0 * 2 ** ((key + LOWEST_PITCH - 69 + cents / 100) / 12) * np.sqrt(1 + stiffness * n**2)
 
 
+@dataclass(frozen=True)
+class Untold:
+    """In the place of a performance: nothing is said of its notes, but what is known of its recording."""
+
+    recording: tuple[str, ...]  # as of `Performance`
+
+
 class NullConditioning:
     """No statement about the notes at all: what a model is shown of the crops whose MIDI is dropped."""
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, of_recording: Sequence[float] = ()) -> None:
         self.config, self.hop = config, config.audio_hz // config.midi_hz
+        self.of_recording = np.array(of_recording, dtype=np.float32)  # [G]
 
     def features(self, first: int, n: int) -> np.ndarray:
-        """As of `NoteConditioning`: float32 [F, n]."""
-        return np.full((n_features(self.config.features), n), NULL_FEATURE, dtype=np.float32)
+        """As of `NoteConditioning`: float32 [F + G, n]."""
+        unsaid = np.full((n_features(self.config.features), n), NULL_FEATURE, dtype=np.float32)
+        return np.concatenate([unsaid, _rows(self.of_recording, n)])
 
     def excitation(self, first: int, n: int) -> np.ndarray:
         """As of `NoteConditioning`: float32 [E, n * hop]."""
@@ -83,8 +94,10 @@ class NoteConditioning:
         quadrature: bool = False,
         tuning_cents: Sequence[float] = (),
         stiffness: Sequence[float] = (),
+        of_recording: Sequence[float] = (),
     ) -> None:
         self.names, self.quadrature = feature_names(names), quadrature
+        self.of_recording = np.array(of_recording, dtype=np.float32)  # [G], the same at all times
         self.tuning_cents, self.stiffness = tuning_cents or [0.0] * N_PITCHES, stiffness or USUAL_STIFFNESS
         self.audio_hz, self.midi_hz, self.hop = audio_hz, midi_hz, audio_hz // midi_hz
         self.key = performance.pitch - LOWEST_PITCH
@@ -107,11 +120,12 @@ class NoteConditioning:
         return np.floor(np.asarray(seconds) * self.midi_hz + 1e-6 * self.midi_hz).astype(np.int64)
 
     def features(self, first: int, n: int) -> np.ndarray:
-        """Frame-rate features of the frames first..first+n-1: float32 [F, n], values in 0..1."""
+        """Frame-rate features of the frames first..first+n-1, then what is said of the recording: float32 [F + G, n],
+        values in 0..1."""
         rows = [
             self._pedal_rows(first, n) if name == "pedals" else self._key_rows(name, first, n) for name in self.names
         ]
-        return np.concatenate(rows)
+        return np.concatenate([*rows, _rows(self.of_recording, n)])
 
     def _key_rows(self, name: str, first: int, n: int) -> np.ndarray:
         rows = np.zeros((N_PITCHES, n), dtype=np.float32)
@@ -150,22 +164,32 @@ class NoteConditioning:
         return out
 
 
-def conditioning_of(performance: Performance | None, config: DataConfig) -> NoteConditioning | NullConditioning:
-    """The conditioning of a performance as a model of this config is shown it; of None, the null condition.
+def conditioning_of(
+    performance: Performance | Untold | None, config: DataConfig
+) -> NoteConditioning | NullConditioning:
+    """The conditioning of a performance as a model of this config is shown it; of None or Untold, the null condition.
 
     A model that was never shown the null condition in training gets silence in its place.
     """
-    if performance is None and config.conditioning_dropout:
-        return NullConditioning(config)
+    of_recording = one_hot(performance.recording if performance else (), config.global_values)
+    told = isinstance(performance, Performance)
+    if not told and config.conditioning_dropout:
+        return NullConditioning(config, of_recording)
     return NoteConditioning(
-        no_notes() if performance is None else performance,
+        performance if told else no_notes(),
         config.features,
         audio_hz=config.audio_hz,
         midi_hz=config.midi_hz,
         quadrature=config.excitation_quadrature,
         tuning_cents=config.tuning_cents,
         stiffness=config.stiffness,
+        of_recording=of_recording,
     )
+
+
+def _rows(values: np.ndarray, n: int) -> np.ndarray:
+    """Values [G] that hold at all times, as rows [G, n]."""
+    return np.repeat(values[:, None], n, axis=1)
 
 
 @functools.lru_cache(maxsize=16)

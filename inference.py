@@ -2,9 +2,11 @@
 
     python inference.py -c config_inference.json
     python inference.py -c config_inference.json --midi song.mid --out songs
+    python inference.py -c config_inference.json --midi song.mid --out songs --global year=2009
 
 mode teacher_forced: one parallel pass, every sample drawn given the true ones before it. primed: teacher_length seconds
-of truth, then the model goes on by itself. free: from silence. MIDI files are always played free.
+of truth, then the model goes on by itself. free: from silence. MIDI files are always played free. --global: what a
+model with global conditioning (data_config.global_values) is to take the recording for.
 """
 
 import json
@@ -41,11 +43,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser(__doc__, config="config_inference.json")
     arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
     arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
+    arguments.add_argument("--global", nargs="+", dest="global_values", metavar="COLUMN=VALUE",
+                           help="what the recording is, instead of inference_config.global_values")  # fmt: skip
     args = arguments.parse_args(argv)
     config = load_config(args.config, ("inference_config",), args.overrides)
     settings = config.inference_config
     if args.out:
         settings.output_dir = args.out
+    if args.global_values:
+        settings.global_values = args.global_values
     player = checkpoint.load_player(settings, config, args.config)
     model, data, step = player.model, player.config.data_config, player.step
     mode = "free" if args.midi else settings.mode
@@ -96,7 +102,7 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
 
 def _clip_pieces(settings: InferenceConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
     """The test clips, named by the mode; those that teacher_length leaves nothing of as failures."""
-    pieces, failures = clip_pieces(settings.test_dir, data)
+    pieces, failures = clip_pieces(settings.test_dir, data, settings.global_values)
     primed = primed_frames(settings, data)
     remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
     for piece in pieces:
@@ -108,7 +114,8 @@ def _clip_pieces(settings: InferenceConfig, data: DataConfig) -> tuple[list[Piec
 
 
 def _is_taken(folder: Path, piece: Piece) -> bool:
-    """Whether a result of this name was made of other notes: of another MIDI file, or before this one was edited."""
+    """Whether a result of this name was made of other notes or for another recording: of another MIDI file, or before
+    this one was edited."""
     path = folder / f"{piece.name}.npz"
     if not path.is_file():
         return False
@@ -116,6 +123,7 @@ def _is_taken(folder: Path, piece: Piece) -> bool:
     same = all(
         np.array_equal(getattr(then, name), getattr(now, name)) for name in ("onset", "offset", "pitch", "velocity")
     )
+    same = same and then.recording == now.recording
     return not same or any(not np.array_equal(events, now.pedals[pedal]) for pedal, events in then.pedals.items())
 
 

@@ -1,7 +1,8 @@
 """What is to be generated: pieces from MIDI files or from test clips, for every command that generates."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from cli import Failure, note, reason
 from config import DataConfig, EvaluateConfig, InferenceConfig
 from dataset import clip_paths, read_clip
 from errors import InputError
+from global_values import check_given, told, unsaid
 from midi import Performance, read_midi, sounding_offset
 
 
@@ -27,8 +29,12 @@ class Piece:
 def midi_pieces(
     paths: list[Path], settings: InferenceConfig, data: DataConfig, max_seconds: float = math.inf
 ) -> tuple[list[Piece], list[Failure]]:
-    """A piece per MIDI file, up to tail_seconds after its last sound; files that can't be played as failures."""
+    """A piece per MIDI file, up to tail_seconds after its last sound; files that can't be played as failures.
+
+    Raises InputError for settings.global_values that the model does not know.
+    """
     pieces, failures = [], []
+    check_given(settings.global_values, data.global_values)
     for number, path in enumerate(paths):
         try:
             performance = read_midi(path)
@@ -49,7 +55,7 @@ def midi_pieces(
             pieces.append(Piece(path.stem, number, performance, n_frames))
         except InputError as error:
             failures.append(Failure(str(path), reason(error)))
-    return pieces, failures
+    return _told(pieces, settings.global_values, data), failures
 
 
 def primed_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) -> int:
@@ -57,11 +63,13 @@ def primed_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) 
     return max(1, round(settings.teacher_length * data.midi_hz)) if settings.mode == "primed" else 0
 
 
-def clip_pieces(folder: str | Path, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
+def clip_pieces(folder: str | Path, data: DataConfig, given: Sequence[str] = ()) -> tuple[list[Piece], list[Failure]]:
     """A piece per test clip of a folder, as long as its whole frames; clips that can't be used as failures.
 
-    Raises InputError if there are no clips at all.
+    given: global values, instead of what the clips say of their recordings. Raises InputError if the model does not
+    know them, or if there are no clips at all.
     """
+    check_given(given, data.global_values)
     hop, pieces, failures = data.audio_hz // data.midi_hz, [], []
     for number, path in enumerate(clip_paths(folder)):
         try:
@@ -72,4 +80,16 @@ def clip_pieces(folder: str | Path, data: DataConfig) -> tuple[list[Piece], list
             pieces.append(Piece(clip.name, number, clip.performance, n_frames, clip.pcm[: n_frames * hop]))
         except InputError as error:
             failures.append(Failure(path.stem, reason(error)))
-    return pieces, failures
+    return _told(pieces, given, data), failures
+
+
+def _told(pieces: list[Piece], given: Sequence[str], data: DataConfig) -> list[Piece]:
+    """The pieces with what the model is told of their recordings; says so where that is less than it could be."""
+    known, result = data.global_values, []
+    for piece in pieces:
+        recording = told(piece.performance.recording, given, known)
+        result.append(replace(piece, performance=replace(piece.performance, recording=recording)))
+    if vague := sum(bool(unsaid(piece.performance.recording, known)) for piece in result):
+        note(f"of {vague} of {len(result)} pieces the model is not told all it could be ({', '.join(known)}; see "
+             "docs/global_conditioning.md)")  # fmt: skip
+    return result

@@ -42,9 +42,14 @@ class ContextStack(nn.Module):
     It takes `left` frames before and `right` frames after the ones it returns, computed from the note events like any
     others, so that a crop gives exactly the same context as the whole piece. The look-ahead only says how the receptive
     field lies around a frame.
+
+    Global conditioning (WaveNet, section 2.5): the last G rows of the features say what recording it is as a whole; all
+    zero: unknown. Their linear embedding is added to what the stack gives, and so enters every layer of the decoder.
     """
 
-    def __init__(self, config: CondWavenetConfig, n_features: int, n_out: int, lookahead_frames: int) -> None:
+    def __init__(
+        self, config: CondWavenetConfig, n_features: int, n_out: int, lookahead_frames: int, n_global: int = 0
+    ) -> None:
         super().__init__()
         residual, skip = config.n_residual_channels, config.n_skip_channels
         self.input = nn.Conv1d(n_features, residual, 1)
@@ -53,7 +58,8 @@ class ContextStack(nn.Module):
             self.dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
             self.mix.append(nn.Conv1d(residual, residual + skip, 1))
         self.output = nn.Conv1d(skip, n_out, 1)
-        self.split = (residual, skip)
+        self.of_recording = nn.Conv1d(n_global, n_out, 1, bias=False) if n_global else None
+        self.inputs, self.split = (n_features, n_global), (residual, skip)
         reach = sum(conv.dilation[0] * (config.kernel_size - 1) for conv in self.dilated)
         if lookahead_frames > reach:
             raise ValueError(
@@ -63,9 +69,10 @@ class ContextStack(nn.Module):
         self.left, self.right = reach - lookahead_frames, lookahead_frames
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, F, left + N + right] -> [B, C, N]."""
-        x = self.input(features)
+        """[B, F + G, left + N + right] -> [B, C, N]."""
         n_frames = features.shape[-1] - self.left - self.right
+        features, recording = features.split(self.inputs, dim=1)
+        x = self.input(features)
         total = 0.0
         for dilated, mix in zip(self.dilated, self.mix, strict=True):
             tanh_half, sigmoid_half = dilated(x).chunk(2, dim=1)
@@ -73,7 +80,10 @@ class ContextStack(nn.Module):
             residual, skip = mix(hidden).split(self.split, dim=1)
             x = x[..., -hidden.shape[-1] :] + residual
             total = total + skip[..., -n_frames:]
-        return self.output(torch.relu(total))
+        context = self.output(torch.relu(total))
+        if self.of_recording is None:
+            return context
+        return context + self.of_recording(recording[..., self.left : self.left + n_frames])
 
 
 class Upsampling(nn.Module):
@@ -327,12 +337,13 @@ class WaveNet(nn.Module):
         n_excitation: int,
         audio_hz: int,
         midi_hz: int,
+        n_global: int = 0,
     ) -> None:
         super().__init__()
         self.audio_hz, self.hop = audio_hz, audio_hz // midi_hz
         lookahead_frames = round(cond_config.lookahead_ms * midi_hz / 1000)
         upsampling = Upsampling(cond_config.upsampling, self.hop, config.n_cond_channels)
-        self.context = ContextStack(cond_config, n_features, config.n_cond_channels, lookahead_frames)
+        self.context = ContextStack(cond_config, n_features, config.n_cond_channels, lookahead_frames, n_global)
         self.decoder = Decoder(config, n_excitation, upsampling)
         self.mel_head = None  # used in training only
         if cond_config.n_mels:
@@ -354,7 +365,7 @@ class WaveNet(nn.Module):
         *,
         mel: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """samples [B, N * hop], features [B, F, left + N + right], excitation [B, E, N * hop] -> params [B, P, T].
+        """samples [B, N * hop], features [B, F + G, left + N + right], excitation [B, E, N * hop] -> params [B, P, T].
 
         With `mel`, also what the auxiliary head takes the log-mel spectrum to be: [B, n_mels, N] (see `mel.log_mel`).
         """
@@ -440,7 +451,7 @@ class Caches:
 class Conditioning:
     """Conditioning on demand, so that a piece of any length takes the same memory.
 
-    features(first_frame, n_frames) -> [B, F, n_frames], for any frame, also before the start;
+    features(first_frame, n_frames) -> [B, F + G, n_frames], for any frame, also before the start;
     excitation(first_frame, n_frames) -> [B, E, n_frames * hop] or None.
     """
 

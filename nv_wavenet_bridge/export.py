@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{source} has NaN or infinite weights ({wrong[0]}); use an earlier checkpoint")
     data = theirs.data_config
     pieces, failures = (
-        midi_pieces(args.midi, settings, data) if args.midi else clip_pieces(args.clips or settings.test_dir, data)
+        midi_pieces(args.midi, settings, data)
+        if args.midi
+        else clip_pieces(args.clips or settings.test_dir, data, settings.global_values)
     )
     pieces = _cut(pieces, args.max_seconds, data.midi_hz)
     if pieces:

@@ -45,6 +45,7 @@ class ContextStack(nn.Module):
 
     Global conditioning (WaveNet, section 2.5): the last G rows of the features say what recording it is as a whole; all
     zero: unknown. Their linear embedding is added to what the stack gives, and so enters every layer of the decoder.
+    The stack itself hears them too: how a spectrum dies away depends on note and room together, which no sum can say.
     """
 
     def __init__(
@@ -52,14 +53,14 @@ class ContextStack(nn.Module):
     ) -> None:
         super().__init__()
         residual, skip = config.n_residual_channels, config.n_skip_channels
-        self.input = nn.Conv1d(n_features, residual, 1)
+        self.input = nn.Conv1d(n_features + n_global, residual, 1)
         self.dilated, self.mix = nn.ModuleList(), nn.ModuleList()
         for dilation in dilations(config.n_layers, config.max_dilation):
             self.dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
             self.mix.append(nn.Conv1d(residual, residual + skip, 1))
         self.output = nn.Conv1d(skip, n_out, 1)
         self.of_recording = nn.Conv1d(n_global, n_out, 1, bias=False) if n_global else None
-        self.inputs, self.split = (n_features, n_global), (residual, skip)
+        self.split = (residual, skip)
         reach = sum(conv.dilation[0] * (config.kernel_size - 1) for conv in self.dilated)
         if lookahead_frames > reach:
             raise ValueError(
@@ -70,9 +71,8 @@ class ContextStack(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, F + G, left + N + right] -> [B, C, N]."""
-        n_frames = features.shape[-1] - self.left - self.right
-        features, recording = features.split(self.inputs, dim=1)
         x = self.input(features)
+        n_frames = features.shape[-1] - self.left - self.right
         total = 0.0
         for dilated, mix in zip(self.dilated, self.mix, strict=True):
             tanh_half, sigmoid_half = dilated(x).chunk(2, dim=1)
@@ -83,7 +83,8 @@ class ContextStack(nn.Module):
         context = self.output(torch.relu(total))
         if self.of_recording is None:
             return context
-        return context + self.of_recording(recording[..., self.left : self.left + n_frames])
+        recording = features[:, -self.of_recording.in_channels :, self.left : self.left + n_frames]
+        return context + self.of_recording(recording)
 
 
 class Upsampling(nn.Module):

@@ -142,7 +142,7 @@ def make_batch(state: Run, size: int, crop_samples: int) -> dict[str, torch.Tens
     history = torch.randint(low, high, (size, model.decoder.taps + crop_samples), generator=generator)
     frames = sum(model.margins) + crop_samples // model.hop
     batch = {"history": history, "samples": history[:, model.decoder.taps :].clone(),
-             "features": torch.rand(size, sum(model.context.inputs), frames, generator=generator)}  # fmt: skip
+             "features": torch.rand(size, model.context.input.in_channels, frames, generator=generator)}  # fmt: skip
     if data.excitation:
         batch["excitation"] = torch.randn(size, n_excitation(data), crop_samples, generator=generator)
     return batch

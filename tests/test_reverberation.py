@@ -1,19 +1,17 @@
-"""Decays that are known, from silence to noise; pauses in recordings; a player whose room its global value decides."""
-
-import json
+"""Decays that are known, of notes and of whole recordings; a player whose room its global value decides."""
 
 import numpy as np
 import pytest
-from fake_piano import HZ, performance, play, player
+from fake_piano import HZ, play, player
 from test_global_conditioning import write_years
 from tiny_road import call, refused
 
+import audio
 import reverberation
 from counterfactual import counterfactuals
 from evaluation_report import _counterfactual_lines
-from midi import SUSTAIN
 from processed_folder import ProcessedFolder
-from reverberation import Decay, decay, mean_decay, pauses, recorded_decays
+from reverberation import Decay, decay, fall_rate, fall_rates, mean_decay
 
 VALUES = ["year=2008", "year=2009"]
 RT60 = {"year=2008": 0.3, "year=2009": 0.9}  # seconds
@@ -52,12 +50,16 @@ def test_what_has_no_decay_has_no_slope():
     assert mean_decay([Decay(np.nan, -10.0), Decay(20.0, -30.0)]) == Decay(20.0, -20.0)
 
 
-def test_pauses_begin_with_the_last_damper():
-    piece = performance([(0.5, 3.0, 50, 80), (1.0, 1.2, 60, 80), (4.5, 4.6, 62, 80), (5.0, 5.1, 64, 80)])
-    assert pauses(piece, 7.0) == [(3.0, 4.5), (pytest.approx(5.1), 7.0)]
-    assert pauses(piece, 5.5) == [(3.0, 4.5)]
-    held = performance([(0.5, 0.6, 50, 80), (4.0, 4.1, 52, 80)], [(0.4, 127), (2.0, 0), (3.9, 127)])
-    assert pauses(held, 6.0) == [(2.0, 4.0)]  # the second pedal never comes up
+@pytest.mark.parametrize("rt60", [0.3, 0.6, 1.2])
+def test_the_fall_rate_of_repeated_decays(rt60):
+    bursts = np.concatenate([ringing(rt60, seconds=1.0, release=0.3, seed=seed) for seed in range(10)])
+    assert fall_rate(bursts, HZ) == pytest.approx(60 / rt60, rel=0.25)
+    assert fall_rate(bursts // 8, HZ) == pytest.approx(fall_rate(bursts, HZ), rel=0.05)
+
+
+def test_the_fall_rate_of_nothing():
+    for pcm in (np.zeros(HZ, np.int16), np.zeros(0, np.int16), ringing(0.3)[: HZ // 10]):
+        assert np.isnan(fall_rate(pcm, HZ))
 
 
 def in_the_room(played, seconds):
@@ -95,23 +97,24 @@ def test_a_player_deaf_to_it_shows_none_and_without_values_nothing_is_shown():
     assert not any("global" in line for line in _counterfactual_lines(changes))
 
 
-def test_recordings_show_it_in_their_pauses(tmp_path, monkeypatch):
+def test_recordings_and_files_show_it(tmp_path, monkeypatch):
     folder = ProcessedFolder(write_years(tmp_path / "data", [2008, 2009], lengths=(2 * HZ, 2 * HZ)))
     folder.audio_hz = HZ
-    piece = performance([(0.1, 0.5, 60, 80)])
-    monkeypatch.setattr(folder, "performance", lambda _: piece)
     monkeypatch.setattr(folder, "pcm", lambda position: ringing(RT60[VALUES[position]]))
-    found = dict(recorded_decays(folder, "year"))
-    assert found.keys() == set(VALUES)
-    for value, one in found.items():
-        assert one.db_per_second == pytest.approx(60 / RT60[value], rel=0.15)
-    assert [value for value, _ in recorded_decays(folder, "piano")] == ["piano=3", "piano=3"]
-    piece.pedals[SUSTAIN] = np.array([[0.2, 127.0]])
-    assert list(recorded_decays(folder, "year")) == []
+    (close,), (ambient,) = fall_rates(folder, "year").values()
+    assert close > 2 * ambient
+    assert [len(rates) for rates in fall_rates(folder, "piano").values()] == [2]
 
-
-def test_the_command(tmp_path):
-    folder = write_years(tmp_path / "data", [2008, 2009], lengths=(8000, 12000))
-    made = call(reverberation, folder, "--json")
-    assert made.code == 0 and isinstance(json.loads(made.out), dict)
-    refused(call(reverberation, folder, "--column", "room"), "no whole number in a column 'room'", "index, year")
+    songs = [tmp_path / f"{value}.wav" for value in VALUES]
+    for song, rt60 in zip(songs, RT60.values(), strict=True):
+        audio.write_wav(song, ringing(rt60), HZ)
+    made = call(reverberation, *songs, tmp_path / "data", "--json")
+    assert made.code == 0, made.err
+    numbers = {name: one["fall_db_per_second"] for name, one in made.result.items()}
+    assert [numbers[str(song)] for song in songs] == pytest.approx([close, ambient])
+    assert {f"{tmp_path}/data {value}" for value in VALUES} < numbers.keys()
+    assert [line.split(": ")[0] for line in call(reverberation, *songs).out.splitlines()] == [
+        str(song) for song in songs
+    ]
+    refused(call(reverberation, tmp_path / "data", "--column", "room"), "no whole number in a column 'room'", "year")
+    refused(call(reverberation, songs[0], "--hz", "8000"), "expected 8000")

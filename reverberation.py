@@ -4,8 +4,8 @@
     python reverberation.py close/song.wav ambient/song.wav   # the same MIDI, played for two years
 
 Two measures. Of music of any kind, how fast its level falls where it falls fast: the further away the microphones
-stood, the more of the room they heard, and the slower. Of one note, how the sound dies away after its release; that needs
-a phrase by design, which `counterfactual.py` plays under each value of a model's global conditioning.
+stood, the more of the room they heard, and the slower. Of one note, how the sound dies away after its release; for that
+`counterfactual.py` plays phrases under each value of a model's global conditioning.
 """
 
 import json

@@ -436,8 +436,6 @@ def test_a_model_learns_how_long_a_note_rings_in_each_year(tmp_path):
                   cond_wavenet_config={"n_layers": 3, "max_dilation": 4})  # fmt: skip
     piece = toy_notes(np.random.default_rng(9), 1.0)
     dry, wet = (decay(one, TOY_HZ, piece.offset[0]) for one in both_years(state, piece, piece.offset[0] + 0.8))
-    assert wet.db_per_second == pytest.approx(
-        20 / np.log(10) / FADING[2009], rel=0.6
-    )  # 58 dB/s; of three seeds 60 to 91
-    assert dry.db_per_second > 3 * wet.db_per_second  # 434 dB/s; of three seeds 333 to 524
+    assert wet.db_per_second == pytest.approx(20 / np.log(10) / FADING[2009], rel=0.6)  # 58 dB/s
+    assert dry.db_per_second > 3 * wet.db_per_second  # 434 dB/s
     assert wet.level_db > dry.level_db + 10

@@ -3,15 +3,20 @@
     python inference.py -c config_inference.json
     python inference.py -c config_inference.json --midi song.mid --out songs
     python inference.py -c config_inference.json --midi song.mid --out songs --global year=2009
+    python inference.py -c config_inference.json --seconds 10 --n_pieces 4 --out dreams     # of an unconditional model
+    python inference.py -c config_inference.json --null --seconds 10 --out dreams           # of any, told no notes
 
 mode teacher_forced: one parallel pass, every sample drawn given the true ones before it. primed: teacher_length seconds
-of truth, then the model goes on by itself. free: from silence. MIDI files are always played free. --global: what a
-model with global conditioning (data_config.global_values) is to take the recording for.
+of truth, then the model goes on by itself. free: from silence. MIDI files are always played free. With --seconds a
+piece has no notes: an unconditional model (data_config.features = []) knows none, one that was trained with
+conditioning_dropout plays its null condition (--null). In mode primed each piece goes on from a clip of test_dir.
+--global: what a model with global conditioning (data_config.global_values) is to take the recording for.
 """
 
 import json
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,8 +31,9 @@ from atomic import claim, write_text
 from audio import map_wav, wav_stream, write_wav
 from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
 from config import DataConfig, InferenceConfig, load_config
-from midi import load_events, save_events
-from pieces import Piece, clip_pieces, midi_pieces, primed_frames
+from errors import InputError
+from midi import load_events, no_notes, save_events
+from pieces import Piece, clip_pieces, midi_pieces, primed_frames, timed_pieces
 from report import Entry, clip_figure, listening_page, save_figure
 from synthesis import synthesize, teacher_forced
 from wavenet import WaveNet
@@ -42,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
     arguments = parser(__doc__, config="config_inference.json")
     arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
+    arguments.add_argument("--seconds", type=float, help="play that long without notes, free or primed by clips")
+    arguments.add_argument("--n_pieces", type=int, help="how many pieces of --seconds; default 1")
+    arguments.add_argument("--null", action="store_true", help="of a model that plays MIDI: without saying which notes")
     arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
     arguments.add_argument("--global", nargs="+", dest="global_values", metavar="COLUMN=VALUE",
                            help="what the recording is, instead of inference_config.global_values")  # fmt: skip
@@ -54,13 +63,19 @@ def main(argv: list[str] | None = None) -> int:
         settings.global_values = args.global_values
     player = checkpoint.load_player(settings, config, args.config)
     model, data, step = player.model, player.config.data_config, player.step
+    _check_request(args, settings, data)
     mode = "free" if args.midi else settings.mode
     folder = Path(settings.output_dir)
-    pieces, failures = (
-        midi_pieces(args.midi, settings, data, settings.max_seconds) if args.midi else _clip_pieces(settings, data)
-    )
+    if args.seconds is not None:
+        pieces, failures = timed_pieces(args.seconds, 1 if args.n_pieces is None else args.n_pieces, settings, data)
+    elif args.midi:
+        pieces, failures = midi_pieces(args.midi, settings, data, settings.max_seconds)
+    else:
+        pieces, failures = _clip_pieces(settings, data)
     if pieces:
         record = _record(settings, player, mode)
+        if args.seconds is not None:
+            record["seconds"] = args.seconds
         claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
         taken = {piece.name for piece in pieces if _is_taken(folder, piece)}
         remedy = "choose another folder, or use --force"
@@ -78,6 +93,29 @@ def main(argv: list[str] | None = None) -> int:
               "nll": nll, "mean_nll": mean_nll}  # fmt: skip
     summary = _summary(folder, len(pieces), len(pieces) - len(todo), mean_nll)
     return finish(summary, result, failures, len(pieces), as_json=args.as_json)
+
+
+def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig) -> None:
+    """Refuse what the model cannot play, and options that say nothing together."""
+    timed, source = args.seconds is not None, settings.model_filename
+    if timed and args.midi:
+        raise InputError("--midi and --seconds exclude each other: a MIDI file has its length")
+    if not timed and (args.null or args.n_pieces is not None):
+        raise InputError(f"{'--null' if args.null else '--n_pieces'}: expected --seconds N beside it")
+    if not data.conditional:
+        if args.midi:
+            raise InputError(f"--midi: {source} is an unconditional model and plays no MIDI; give --seconds N instead")
+        if args.null:
+            raise InputError(f"--null: {source} is an unconditional model; --seconds alone is enough")
+    elif timed and not args.null:
+        raise InputError(f"--seconds: {source} plays MIDI; give --midi FILE, or --null for what it plays without")
+    elif args.null and not data.conditioning_dropout:
+        raise InputError(
+            f"--null: {source} knows no null condition, as it was trained without data_config.conditioning_dropout; "
+            "give --midi FILE"
+        )
+    elif args.null and settings.guidance != 1:
+        raise InputError(f"--null: guidance = {settings.guidance:g} leads away from nothing; set guidance = 1")
 
 
 def _record(settings: InferenceConfig, player: checkpoint.Player, mode: str) -> dict[str, Any]:
@@ -117,7 +155,7 @@ def _is_taken(folder: Path, piece: Piece) -> bool:
     """Whether a result of this name was made of other notes or for another recording: of another MIDI file, or before
     this one was edited."""
     path = folder / f"{piece.name}.npz"
-    if not path.is_file():
+    if piece.performance is None or not path.is_file():
         return False
     then, now = load_events(path), piece.performance
     same = all(
@@ -147,7 +185,8 @@ def _generate(
     """Generate one batch and write its wavs and pictures, and in mode teacher_forced the likelihoods."""
     handover = None
     for piece in pieces:
-        save_events(folder / f"{piece.name}.npz", piece.performance)
+        if piece.performance is not None:
+            save_events(folder / f"{piece.name}.npz", piece.performance)
     if mode == "teacher_forced":
         for piece in pieces:  # one by one: the clips may differ in length, and a parallel pass needs no company
             output, nll = teacher_forced(model, [piece.performance], piece.truth[None], data, streams=[piece.stream],
@@ -161,8 +200,8 @@ def _generate(
         if piece.truth is not None:
             write_wav(folder / f"{piece.name}_truth.wav", piece.truth, data.audio_hz)
         output = map_wav(folder / f"{piece.name}.wav")
-        figure = clip_figure(piece.performance, piece.n_frames / data.midi_hz, data.audio_hz, piece.truth, output,
-                             title=piece.name, handover_seconds=handover)  # fmt: skip
+        figure = clip_figure(piece.performance or no_notes(), piece.n_frames / data.midi_hz, data.audio_hz, piece.truth,
+                             output, title=piece.name, handover_seconds=handover)  # fmt: skip
         save_figure(folder / f"{piece.name}.png", figure)
 
 
@@ -176,7 +215,7 @@ def _stream(
     n_frames = max(piece.n_frames for piece in pieces)
     prefix_frames = primed_frames(settings, data) if mode == "primed" else 0
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
-    blocks = synthesize(model, [piece.performance for piece in pieces], n_frames, data,
+    blocks = synthesize(model, [piece.heard for piece in pieces], n_frames, data,
                         streams=[piece.stream for piece in pieces], seed=settings.seed, prefix=prefix,
                         temperature=settings.temperature, guidance=settings.guidance, **settings.engine())  # fmt: skip
     unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cli import Failure, note, reason
+from conditioning import Untold
 from config import DataConfig, EvaluateConfig, InferenceConfig
 from dataset import clip_paths, read_clip
 from errors import InputError
@@ -17,13 +18,22 @@ from midi import Performance, read_midi, sounding_offset
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece to generate; `stream` numbers its source of randomness."""
+    """One piece to generate; `stream` numbers its source of randomness.
+
+    Of a clip there is the truth. A piece without notes (`timed_pieces`) that goes on from a clip may be longer than it.
+    """
 
     name: str
     stream: int
-    performance: Performance
+    performance: Performance | None  # None: played under the null condition, or without any
     n_frames: int
-    truth: np.ndarray | None = None  # int16 [n_frames * hop] where it is a clip
+    truth: np.ndarray | None = None  # int16 [n_frames * hop]
+    recording: tuple[str, ...] = ()  # what is known of it, as of `Performance`
+
+    @property
+    def heard(self) -> Performance | Untold:
+        """What the model is told of it: its notes, or nothing about them."""
+        return self.performance or Untold(self.recording)
 
 
 def midi_pieces(
@@ -83,13 +93,47 @@ def clip_pieces(folder: str | Path, data: DataConfig, given: Sequence[str] = ())
     return _told(pieces, given, data), failures
 
 
+def timed_pieces(
+    seconds: float, n_pieces: int, settings: InferenceConfig, data: DataConfig
+) -> tuple[list[Piece], list[Failure]]:
+    """Pieces without notes, of that length: from silence, or in mode primed each from the beginning of another clip.
+
+    Raises InputError for an impossible length or number, and if there are no clips; those too short are failures.
+    """
+    check_given(settings.global_values, data.global_values)
+    n_frames, primed = round(seconds * data.midi_hz) if math.isfinite(seconds) else 0, primed_frames(settings, data)
+    if settings.mode == "teacher_forced":
+        raise InputError("--seconds: mode teacher_forced takes as long as its clips; set inference_config.mode=free")
+    if n_frames <= primed:
+        given = f" after teacher_length = {settings.teacher_length:g} s" if primed else ""
+        raise InputError(f"--seconds {seconds:g}: expected at least one conditioning frame{given}")
+    if seconds > settings.max_seconds:
+        raise InputError(f"--seconds {seconds:g}: expected at most inference_config.max_seconds; raise it")
+    if n_pieces < 1:
+        raise InputError(f"--n_pieces {n_pieces}: expected 1 or more")
+    if not primed:
+        pieces = [Piece(f"piece_{number:03d}", number, None, n_frames) for number in range(n_pieces)]
+        return _told(pieces, settings.global_values, data), []
+    clips, failures = clip_pieces(settings.test_dir, data, settings.global_values)
+    why = f"is shorter than teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
+    failures += [Failure(clip.name, why) for clip in clips if clip.n_frames < primed]
+    if not (clips := [clip for clip in clips if clip.n_frames >= primed]):
+        return [], failures
+    chosen = [clips[number % len(clips)] for number in range(n_pieces)]
+    return [
+        Piece(f"piece_{number:03d}_{clip.name}", number, None, n_frames, clip.truth, clip.heard.recording)
+        for number, clip in enumerate(chosen)
+    ], failures
+
+
 def _told(pieces: list[Piece], given: Sequence[str], data: DataConfig) -> list[Piece]:
     """The pieces with what the model is told of their recordings; says so where that is less than it could be."""
     known, result = data.global_values, []
     for piece in pieces:
-        recording = told(piece.performance.recording, given, known)
-        result.append(replace(piece, performance=replace(piece.performance, recording=recording)))
-    if vague := sum(bool(unsaid(piece.performance.recording, known)) for piece in result):
+        recording = told(piece.heard.recording, given, known)
+        notes = piece.performance and replace(piece.performance, recording=recording)
+        result.append(replace(piece, performance=notes, recording=recording))
+    if vague := sum(bool(unsaid(piece.recording, known)) for piece in result):
         note(f"of {vague} of {len(result)} pieces the model is not told all it could be ({', '.join(known)}; see "
              "docs/global_conditioning.md)")  # fmt: skip
     return result

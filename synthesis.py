@@ -35,14 +35,14 @@ def conditioning(
     return Conditioning(features, excitation)
 
 
-def with_null(performances: list[Performance | None], guidance: float) -> list[Performance | Untold | None]:
+def with_null(performances: list[Performance | Untold | None], guidance: float) -> list[Performance | Untold | None]:
     """The performances of the rows that guidance needs: each one, then as often the null condition of its recording."""
     return performances + [one and Untold(one.recording) for one in performances] * (rows_per_stream(guidance) - 1)
 
 
 def synthesize(
     model: WaveNet,
-    performances: list[Performance],
+    performances: list[Performance | Untold | None],
     n_frames: int,
     config: DataConfig,
     *,

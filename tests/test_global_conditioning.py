@@ -29,6 +29,7 @@ from global_values import check_given, integer_columns, one_of_each, told
 from likelihood import paired_likelihood
 from midi import PEDALS, Performance, clip, load_events, save_events
 from nv_wavenet_bridge.export import conditioning_blocks
+from pieces import timed_pieces
 from processed_folder import ProcessedFolder, Row
 from reverberation import decay
 from samplers import cuda
@@ -141,6 +142,23 @@ def test_guidance_is_about_the_notes_only():
     assert with_null([of("year=2008")], 2.0)[1:] == [Untold(of("year=2008").recording)]
 
 
+def test_pieces_without_notes_can_be_told_it_too(road):
+    data = make_config(audio_hz=HZ, global_values=["year=2004", "year=2009"]).data_config
+    block = {"model_filename": "", "test_dir": f"{road.folder}/test", "teacher_length": 0.04}
+    for mode, given, expected in (
+        ("free", [], ()),
+        ("free", ["year=2009"], ("year=2009",)),
+        ("primed", [], ("year=2004",)),  # the clip's
+        ("primed", ["year=2009"], ("year=2009",)),
+    ):
+        made = {"inference_config": block | {"mode": mode, "global_values": given}}
+        pieces, _ = timed_pieces(0.1, 2, config_from_dict(made, "it").inference_config, data)
+        assert [piece.heard for piece in pieces] == [Untold(expected)] * 2
+    with pytest.raises(InputError, match="does not know 'year=2011'"):
+        made = {"inference_config": block | {"mode": "free", "global_values": ["year=2011"]}}
+        timed_pieces(0.1, 1, config_from_dict(made, "it").inference_config, data)
+
+
 def test_what_is_exported_to_nv_wavenet_has_it():
     model, data = make("categorical")
     (block,) = conditioning_blocks(model, conditioning([of(value) for value in VALUES], data, CPU), 4)
@@ -248,6 +266,12 @@ def test_impossible_values_in_a_config(values):
         config_from_dict({"data_config": {"global_values": values}}, "it")
     with pytest.raises(InputError, match="expected different ones"):
         config_from_dict({"data_config": {"global_values": ["a=1", "a=1"]}}, "it")
+
+
+def test_an_unconditional_model_has_no_context_to_put_it_into():
+    with pytest.raises(InputError, match="an unconditional model"):
+        block = {"features": [], "excitation": False, "global_values": VALUES}
+        config_from_dict({"data_config": block}, "it")
 
 
 def test_it_shapes_the_model_and_comes_back_with_it(tmp_path):

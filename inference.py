@@ -2,6 +2,7 @@
 
     python inference.py -c config_inference.json
     python inference.py -c config_inference.json --midi song.mid --out songs
+    python inference.py -c config_inference.json --midi song.mid --out songs --global year=2009
     python inference.py -c config_inference.json --seconds 10 --n_pieces 4 --out dreams     # of an unconditional model
     python inference.py -c config_inference.json --null --seconds 10 --out dreams           # of any, told no notes
 
@@ -9,6 +10,7 @@ mode teacher_forced: one parallel pass, every sample drawn given the true ones b
 of truth, then the model goes on by itself. free: from silence. MIDI files are always played free. With --seconds a
 piece has no notes: an unconditional model (data_config.features = []) knows none, one that was trained with
 conditioning_dropout plays its null condition (--null). In mode primed each piece goes on from a clip of test_dir.
+--global: what a model with global conditioning (data_config.global_values) is to take the recording for.
 """
 
 import json
@@ -50,11 +52,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--n_pieces", type=int, help="how many pieces of --seconds; default 1")
     arguments.add_argument("--null", action="store_true", help="of a model that plays MIDI: without saying which notes")
     arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
+    arguments.add_argument("--global", nargs="+", dest="global_values", metavar="COLUMN=VALUE",
+                           help="what the recording is, instead of inference_config.global_values")  # fmt: skip
     args = arguments.parse_args(argv)
     config = load_config(args.config, ("inference_config",), args.overrides)
     settings = config.inference_config
     if args.out:
         settings.output_dir = args.out
+    if args.global_values:
+        settings.global_values = args.global_values
     player = checkpoint.load_player(settings, config, args.config)
     model, data, step = player.model, player.config.data_config, player.step
     _check_request(args, settings, data)
@@ -134,7 +140,7 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
 
 def _clip_pieces(settings: InferenceConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
     """The test clips, named by the mode; those that teacher_length leaves nothing of as failures."""
-    pieces, failures = clip_pieces(settings.test_dir, data)
+    pieces, failures = clip_pieces(settings.test_dir, data, settings.global_values)
     primed = primed_frames(settings, data)
     remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
     for piece in pieces:
@@ -146,7 +152,8 @@ def _clip_pieces(settings: InferenceConfig, data: DataConfig) -> tuple[list[Piec
 
 
 def _is_taken(folder: Path, piece: Piece) -> bool:
-    """Whether a result of this name was made of other notes: of another MIDI file, or before this one was edited."""
+    """Whether a result of this name was made of other notes or for another recording: of another MIDI file, or before
+    this one was edited."""
     path = folder / f"{piece.name}.npz"
     if piece.performance is None or not path.is_file():
         return False
@@ -154,6 +161,7 @@ def _is_taken(folder: Path, piece: Piece) -> bool:
     same = all(
         np.array_equal(getattr(then, name), getattr(now, name)) for name in ("onset", "offset", "pitch", "velocity")
     )
+    same = same and then.recording == now.recording
     return not same or any(not np.array_equal(events, now.pedals[pedal]) for pedal, events in then.pedals.items())
 
 
@@ -207,7 +215,7 @@ def _stream(
     n_frames = max(piece.n_frames for piece in pieces)
     prefix_frames = primed_frames(settings, data) if mode == "primed" else 0
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
-    blocks = synthesize(model, [piece.performance for piece in pieces], n_frames, data,
+    blocks = synthesize(model, [piece.heard for piece in pieces], n_frames, data,
                         streams=[piece.stream for piece in pieces], seed=settings.seed, prefix=prefix,
                         temperature=settings.temperature, guidance=settings.guidance, **settings.engine())  # fmt: skip
     unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0

@@ -11,15 +11,17 @@ import torch
 
 import samplers
 from audio import mu_law_decode, mu_law_encode
-from conditioning import conditioning_of
+from conditioning import Untold, conditioning_of
 from config import DataConfig
 from emphasis import Deemphasis, after_truth, emphasize
 from midi import Performance
 from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
 
 
-def conditioning(performances: list[Performance | None], config: DataConfig, device: torch.device) -> Conditioning:
-    """Conditioning of a batch of performances, as the model was trained to see it; None is the null condition."""
+def conditioning(
+    performances: list[Performance | Untold | None], config: DataConfig, device: torch.device
+) -> Conditioning:
+    """Conditioning of a batch of performances, as the model was trained to see it; None or Untold is the null one."""
     notes = [conditioning_of(one, config) for one in performances]
 
     def features(first: int, n: int) -> torch.Tensor:
@@ -33,14 +35,14 @@ def conditioning(performances: list[Performance | None], config: DataConfig, dev
     return Conditioning(features, excitation)
 
 
-def with_null(performances: list[Performance | None], guidance: float) -> list[Performance | None]:
-    """The performances of the rows that guidance needs: each one, then as often the null condition."""
-    return performances + [None] * ((rows_per_stream(guidance) - 1) * len(performances))
+def with_null(performances: list[Performance | Untold | None], guidance: float) -> list[Performance | Untold | None]:
+    """The performances of the rows that guidance needs: each one, then as often the null condition of its recording."""
+    return performances + [one and Untold(one.recording) for one in performances] * (rows_per_stream(guidance) - 1)
 
 
 def synthesize(
     model: WaveNet,
-    performances: list[Performance | None],
+    performances: list[Performance | Untold | None],
     n_frames: int,
     config: DataConfig,
     *,

@@ -25,7 +25,7 @@ from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
 from benchmarks.plain import plain_update
 from checkpoint import build_model
 from cli import choose_device
-from conditioning import n_excitation, n_features
+from conditioning import n_excitation
 from config import Config, load_config
 from hardware import choose_precision, keep_freed_memory, training_bytes
 from process_group import ALONE
@@ -142,7 +142,7 @@ def make_batch(state: Run, size: int, crop_samples: int) -> dict[str, torch.Tens
     history = torch.randint(low, high, (size, model.decoder.taps + crop_samples), generator=generator)
     frames = sum(model.margins) + crop_samples // model.hop
     batch = {"history": history, "samples": history[:, model.decoder.taps :].clone(),
-             "features": torch.rand(size, n_features(data.features), frames, generator=generator)}  # fmt: skip
+             "features": torch.rand(size, model.context.input.in_channels, frames, generator=generator)}  # fmt: skip
     if data.excitation:
         batch["excitation"] = torch.randn(size, n_excitation(data), crop_samples, generator=generator)
     return batch

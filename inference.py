@@ -2,11 +2,17 @@
 
     python inference.py -c config_inference.json
     python inference.py -c config_inference.json --midi song.mid --out songs
+    python inference.py -c config_inference.json --midi song.mid --out songs --prime recording.flac --prime_seconds 2
 
 mode teacher_forced: one parallel pass, every sample drawn given the true ones before it. primed: teacher_length seconds
-of truth, then the model goes on by itself. free: from silence. MIDI files are always played free.
+of truth, then the model goes on by itself. free: from silence. MIDI files are always played free, or from --prime.
+
+--prime lets the model go on from the first seconds of any audio file, in the place of silence or of a clip's truth. It
+hears them before the piece, as the seconds up to its time 0: time 0 of the MIDI is still the first sample of the wav,
+which holds the whole piece and nothing of the prime. What sounds at the prime's end is in no MIDI: it is to die away.
 """
 
+import hashlib
 import json
 import sys
 import time
@@ -24,8 +30,9 @@ from atomic import claim, write_text
 from audio import map_wav, wav_stream, write_wav
 from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
 from config import DataConfig, InferenceConfig, load_config
+from errors import InputError
 from midi import load_events, save_events
-from pieces import Piece, clip_pieces, midi_pieces, primed_frames
+from pieces import Piece, Prime, clip_pieces, midi_pieces, primed_frames, read_prime
 from report import Entry, clip_figure, listening_page, save_figure
 from synthesis import synthesize, teacher_forced
 from wavenet import WaveNet
@@ -41,20 +48,36 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser(__doc__, config="config_inference.json")
     arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
     arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
+    arguments.add_argument(
+        "--prime", type=Path, metavar="FILE", help="audio that the model hears up to the time 0 of every piece"
+    )
+    arguments.add_argument(
+        "--prime_seconds", type=float, metavar="S", help="how much of the beginning of --prime it hears (default 2)"
+    )
     args = arguments.parse_args(argv)
+    if args.prime_seconds is not None and not args.prime:
+        raise InputError("--prime_seconds says how much of --prime FILE is heard; give that file too")
     config = load_config(args.config, ("inference_config",), args.overrides)
     settings = config.inference_config
     if args.out:
         settings.output_dir = args.out
     player = checkpoint.load_player(settings, config, args.config)
     model, data, step = player.model, player.config.data_config, player.step
-    mode = "free" if args.midi else settings.mode
+    mode, prime = "free" if args.midi else settings.mode, None
+    if args.prime:
+        if mode == "teacher_forced":
+            raise InputError("--prime: mode teacher_forced hears the truth alone; set inference_config.mode=primed")
+        prime = read_prime(args.prime, 2.0 if args.prime_seconds is None else args.prime_seconds, data)
+        settings.mode = mode = "primed"
     folder = Path(settings.output_dir)
     pieces, failures = (
-        midi_pieces(args.midi, settings, data, settings.max_seconds) if args.midi else _clip_pieces(settings, data)
+        midi_pieces(args.midi, settings, data, settings.max_seconds)
+        if args.midi
+        else _clip_pieces(settings, data, 0 if prime else primed_frames(settings, data))
     )
+    pieces = [replace(piece, prime=prime) for piece in pieces]
     if pieces:
-        record = _record(settings, player, mode)
+        record = _record(settings, player, mode, prime)
         claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
         taken = {piece.name for piece in pieces if _is_taken(folder, piece)}
         remedy = "choose another folder, or use --force"
@@ -74,10 +97,11 @@ def main(argv: list[str] | None = None) -> int:
     return finish(summary, result, failures, len(pieces), as_json=args.as_json)
 
 
-def _record(settings: InferenceConfig, player: checkpoint.Player, mode: str) -> dict[str, Any]:
+def _record(settings: InferenceConfig, player: checkpoint.Player, mode: str, prime: Prime | None) -> dict[str, Any]:
     """All that the samples depend on, besides the clips and MIDI files: it tells whose results a folder holds."""
     heard = {name: value for name, value in vars(settings).items() if name not in NOT_HEARD}
-    return {
+    of_prime = {"prime_sha256": hashlib.sha256(prime.pcm).hexdigest()} if prime else {}
+    return of_prime | {
         "inference_config": heard,
         "model": player.config.as_dict(),
         "step": player.step,
@@ -94,10 +118,9 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
     return f"{n_wavs} wavs in {folder}{already}{nll}; listen: {folder / PAGE_NAME}"
 
 
-def _clip_pieces(settings: InferenceConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
-    """The test clips, named by the mode; those that teacher_length leaves nothing of as failures."""
+def _clip_pieces(settings: InferenceConfig, data: DataConfig, primed: int) -> tuple[list[Piece], list[Failure]]:
+    """The test clips, named by the mode; those that so many frames of truth leave nothing of as failures."""
     pieces, failures = clip_pieces(settings.test_dir, data)
-    primed = primed_frames(settings, data)
     remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
     for piece in pieces:
         if primed >= piece.n_frames:
@@ -161,20 +184,25 @@ def _generate(
 def _stream(
     model: WaveNet, pieces: list[Piece], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
 ) -> float | None:
-    """Generate one batch into its wavs, block by block; returns the seconds at which the model took over, if primed.
+    """Generate one batch into its wavs, block by block; returns the seconds of truth before the model's own, if any.
 
     Stopped by Ctrl-C, it keeps what there is of every piece in NAME.interrupted.wav, which no rerun takes for finished.
     """
-    n_frames = max(piece.n_frames for piece in pieces)
-    prefix_frames = primed_frames(settings, data) if mode == "primed" else 0
+    n_frames, prime = max(piece.n_frames for piece in pieces), pieces[0].prime
+    before = len(prime.pcm) // model.hop if prime else 0  # frames that the model hears before frame 0
+    prefix_frames = primed_frames(settings, data) if mode == "primed" and not prime else 0
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
-    blocks = synthesize(model, [piece.performance for piece in pieces], n_frames, data,
-                        streams=[piece.stream for piece in pieces], seed=settings.seed, prefix=prefix,
-                        temperature=settings.temperature, guidance=settings.guidance, **settings.engine())  # fmt: skip
+    blocks = synthesize(model, [piece.performance for piece in pieces], before + n_frames, data,
+                        streams=[piece.stream for piece in pieces], seed=settings.seed,
+                        prefix=np.stack([prime.pcm] * len(pieces)) if prime else prefix,
+                        first_frames=[-before] * len(pieces), temperature=settings.temperature,
+                        guidance=settings.guidance, **settings.engine())  # fmt: skip
     unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0
     try:
         with ExitStack() as files:
             files.callback(blocks.close)
+            if prime:
+                next(blocks)  # the prime itself
             wavs = [
                 files.enter_context(wav_stream(folder / f"{piece.name}.wav", data.audio_hz, left))
                 for piece, left in zip(pieces, unfinished, strict=True)
@@ -232,7 +260,9 @@ def _write_page(
         entries.append(Entry(piece.name, f"{piece.name}.png", wavs, remark))
     facts = {"model": f"{settings.model_filename}, step {step}", "mode": mode, "seed": str(settings.seed),
              "temperature": f"{settings.temperature:g}", "guidance": f"{settings.guidance:g}"}  # fmt: skip
-    if mode == "primed":
+    if prime := pieces[0].prime:
+        facts["prime"] = f"{prime.seconds:g} s of {prime.name}, heard before each piece"
+    elif mode == "primed":
         facts["teacher_length"] = f"{settings.teacher_length:g} s"
     listening_page(folder / PAGE_NAME, "midi2wave", entries, facts)
 

@@ -545,3 +545,9 @@ def generate(
             caches.push(block[:, i].repeat(n_rows))
         yield block
         first += count
+
+
+if __name__ == "__main__":  # what the model of a config costs
+    import cost  # it stands on this module, which otherwise knows nothing of it
+
+    cost.run(cost.main)

@@ -10,6 +10,9 @@ of truth, then the model goes on by itself. free: from silence. MIDI files are a
 --prime lets the model go on from the first seconds of any audio file, in the place of silence or of a clip's truth. It
 hears them before the piece, as the seconds up to its time 0: time 0 of the MIDI is still the first sample of the wav,
 which holds the whole piece and nothing of the prime. What sounds at the prime's end is in no MIDI: it is to die away.
+
+inference_config.fold_seconds cuts what is played free into parts that are generated side by side (`folding.py`), each
+piece for itself; what its seams are like is printed.
 """
 
 import hashlib
@@ -17,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ import numpy as np
 from tqdm import tqdm
 
 import checkpoint
+import folding
 from atomic import claim, write_text
 from audio import map_wav, wav_stream, write_wav
 from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
@@ -38,7 +42,7 @@ from synthesis import synthesize, teacher_forced
 from wavenet import WaveNet
 
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
-PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", PAGE_NAME)
+PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", "*_seams.json", PAGE_NAME)
 # settings that leave the samples as they are
 NOT_HEARD = ("output_dir", "batch_size", "device", "max_seconds", "sampler_threads")
 
@@ -64,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     player = checkpoint.load_player(settings, config, args.config)
     model, data, step = player.model, player.config.data_config, player.step
     mode, prime = "free" if args.midi else settings.mode, None
+    if settings.fold_seconds and (mode != "free" or args.prime):
+        raise InputError("inference_config.fold_seconds: only what is played from silence (--midi or mode free, and no "
+                         "--prime) can be folded; set it to 0, or that mode")  # fmt: skip
     if args.prime:
         if mode == "teacher_forced":
             raise InputError("--prime: mode teacher_forced hears the truth alone; set inference_config.mode=primed")
@@ -75,7 +82,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.midi
         else _clip_pieces(settings, data, 0 if prime else primed_frames(settings, data))
     )
-    pieces = [replace(piece, prime=prime) for piece in pieces]
+    field = model.decoder.receptive_field
+    pieces = [
+        replace(piece, prime=prime, fold=folding.fold_of(piece.n_frames, settings, data, field)) for piece in pieces
+    ]
     if pieces:
         record = _record(settings, player, mode, prime)
         claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
@@ -84,16 +94,17 @@ def main(argv: list[str] | None = None) -> int:
         failures += [Failure(name, f"{folder} holds {name}.wav of other notes; {remedy}") for name in sorted(taken)]
         pieces = [piece for piece in pieces if piece.name not in taken]
     todo = [piece for piece in pieces if not _is_done(folder, piece, mode)]
-    todo.sort(key=lambda piece: piece.n_frames)  # a batch lasts as long as its longest piece
-    for start in range(0, len(todo), settings.batch_size):
-        _generate(model, todo[start : start + settings.batch_size], mode, settings, data, folder)
+    for batch in _batches(todo, settings.batch_size):
+        _generate(model, batch, mode, settings, data, folder)
     nll = {piece.name: _read_nll(folder, piece.name) for piece in pieces} if mode == "teacher_forced" else {}
     mean_nll = float(np.average(list(nll.values()), weights=[piece.n_frames for piece in pieces])) if nll else None
+    seams = {piece.name: _read(folder / f"{piece.name}_seams.json") for piece in pieces if piece.fold}
     if pieces:
         _write_page(folder, pieces, nll, mode, settings, step)
     result = {"output_dir": str(folder), "mode": mode, "step": step, "wavs": [f"{piece.name}.wav" for piece in pieces],
-              "nll": nll, "mean_nll": mean_nll}  # fmt: skip
-    summary = _summary(folder, len(pieces), len(pieces) - len(todo), mean_nll)
+              "nll": nll, "mean_nll": mean_nll, "seams": seams}  # fmt: skip
+    lines = [f"{name}: {folding.words(measured)}" for name, measured in seams.items()]
+    summary = "\n".join([*lines, _summary(folder, len(pieces), len(pieces) - len(todo), mean_nll)])
     return finish(summary, result, failures, len(pieces), as_json=args.as_json)
 
 
@@ -130,6 +141,15 @@ def _clip_pieces(settings: InferenceConfig, data: DataConfig, primed: int) -> tu
     return [replace(piece, name=f"{piece.name}_{settings.mode}") for piece in kept], failures
 
 
+def _batches(pieces: list[Piece], size: int) -> Iterator[list[Piece]]:
+    """What is generated side by side: pieces of about equal length, as a batch lasts as long as its longest one; a
+    folded piece is a batch by itself."""
+    by_length = sorted(pieces, key=lambda piece: piece.n_frames)
+    whole = [piece for piece in by_length if not piece.fold]
+    yield from (whole[start : start + size] for start in range(0, len(whole), size))
+    yield from ([piece] for piece in by_length if piece.fold)
+
+
 def _is_taken(folder: Path, piece: Piece) -> bool:
     """Whether a result of this name was made of other notes: of another MIDI file, or before this one was edited."""
     path = folder / f"{piece.name}.npz"
@@ -145,14 +165,23 @@ def _is_taken(folder: Path, piece: Piece) -> bool:
 def _is_done(folder: Path, piece: Piece, mode: str) -> bool:
     """Whether an earlier run finished this piece: the picture is written last."""
     scored = mode != "teacher_forced" or _read_nll(folder, piece.name) is not None
+    scored = scored and (not piece.fold or _read(folder / f"{piece.name}_seams.json") is not None)
     return scored and (folder / f"{piece.name}.png").is_file()
 
 
 def _read_nll(folder: Path, name: str) -> float | None:
     """The mean negative log-likelihood of a clip in nats per sample, as `_generate` left it; None if it did not."""
     try:
-        return float(json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["nll"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return float(_read(folder / f"{name}.json")["nll"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What an earlier run, or this one, said of a piece in a file of its own; None if it did not."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -170,6 +199,8 @@ def _generate(
                                          guidance=settings.guidance)  # fmt: skip
             write_text(folder / f"{piece.name}.json", json.dumps({"nll": nll}) + "\n")
             write_wav(folder / f"{piece.name}.wav", output[0], data.audio_hz)
+    elif pieces[0].fold:
+        _fold(model, pieces[0], settings, data, folder)
     else:
         handover = _stream(model, pieces, mode, settings, data, folder)
     for piece in pieces:
@@ -222,6 +253,22 @@ def _stream(
     return prefix_frames / data.midi_hz if prefix_frames else None
 
 
+def _fold(model: WaveNet, piece: Piece, settings: InferenceConfig, data: DataConfig, folder: Path) -> None:
+    """Generate the parts of a piece side by side and write it, and what its seams are like."""
+    fold = piece.fold
+    n_parts, n_frames = len(fold.cuts), fold.stream_frames
+    # The same stream of uniforms for all of them: neighbours are to fall in step.
+    blocks = synthesize(model, [piece.performance] * n_parts, n_frames, data, streams=[piece.stream] * n_parts,
+                        seed=settings.seed, first_frames=fold.begins, temperature=settings.temperature,
+                        guidance=settings.guidance, **settings.engine())  # fmt: skip
+    total = n_parts * n_frames * model.hop
+    with closing(blocks):
+        made = list(_with_speed(blocks, total, n_parts, data.audio_hz, has_prefix=False))
+    pcm, agreements = folding.join(np.concatenate(made, axis=1), fold, model.hop)
+    write_wav(folder / f"{piece.name}.wav", pcm, data.audio_hz)
+    write_text(folder / f"{piece.name}_seams.json", json.dumps(folding.seams(pcm, fold, data, agreements)) + "\n")
+
+
 def _with_speed(
     blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_hz: int, *, has_prefix: bool
 ) -> Iterator[np.ndarray]:
@@ -244,7 +291,7 @@ def _with_speed(
             bar.update(block.size)
             if not on_terminal and now - noted > SECONDS_BETWEEN_NOTES:
                 noted = now
-                share = f"{done / total:.0%} of {n_streams} pieces"
+                share = f"{done / total:.0%} of {n_streams} streams"
                 note(f"{share}, {rate:,.0f} samples/s, {rate / audio_hz:.2f} x real time")
 
 

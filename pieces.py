@@ -11,6 +11,7 @@ from cli import Failure, note, reason
 from config import DataConfig, EvaluateConfig, InferenceConfig
 from dataset import clip_paths, read_clip
 from errors import InputError
+from folding import Fold
 from midi import Performance, read_midi, sounding_offset
 
 
@@ -33,6 +34,7 @@ class Piece:
     n_frames: int
     truth: np.ndarray | None = None  # int16 [n_frames * hop] where it is a clip
     prime: Prime | None = None  # what sounds up to its time 0; None: silence
+    fold: Fold | None = None  # the parts that it is generated in; None: in one
 
 
 def midi_pieces(

@@ -100,7 +100,7 @@ def count(config: Config) -> Cost:
         context_parameters=sum(p.numel() for p in model.context.parameters()),
         mel_head_parameters=sum(p.numel() for p in model.mel_head.parameters()) if model.mel_head else 0,
         receptive_field_ms=1000 * model.decoder.receptive_field / data.audio_hz,
-        context_field_ms=1000 * (left + 1 + right) / data.midi_hz,
+        context_field_ms=1000 * (left + 1 + right) / data.midi_hz if data.conditional else 0.0,
         lookahead_ms=1000 * right / data.midi_hz,
         multiply_adds_per_sample=at_audio_rate + at_frame_rate / model.hop,
         conditioning_multiply_adds=at_frame_rate / model.hop,

@@ -75,6 +75,11 @@ def main(argv: list[str] | None = None) -> int:
     loaded = checkpoint.load_player(settings, config, args.config)
     model, theirs, step = loaded.model, loaded.config, loaded.step
     data = theirs.data_config
+    if not data.conditional:
+        raise InputError(
+            f"{settings.model_filename} is an unconditional model: there is no MIDI that it could obey; its "
+            "likelihood: inference.py with inference_config.mode=teacher_forced"
+        )
     pieces, failures = _clips(settings, data)
     long_pieces, long_failures = clip_pieces(settings.drift_dir, data) if settings.drift_dir else ([], [])
     transcriber = _transcriber()

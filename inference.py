@@ -3,9 +3,13 @@
     python inference.py -c config_inference.json
     python inference.py -c config_inference.json --midi song.mid --out songs
     python inference.py -c config_inference.json --midi song.mid --out songs --prime recording.flac --prime_seconds 2
+    python inference.py -c config_inference.json --seconds 10 --n_pieces 4 --out dreams     # of an unconditional model
+    python inference.py -c config_inference.json --null --seconds 10 --out dreams           # of any, told no notes
 
 mode teacher_forced: one parallel pass, every sample drawn given the true ones before it. primed: teacher_length seconds
-of truth, then the model goes on by itself. free: from silence. MIDI files are always played free, or from --prime.
+of truth, then the model goes on by itself. free: from silence. MIDI files are always played free, or from --prime. With
+--seconds a piece has no notes: an unconditional model (data_config.features = []) knows none, one that was trained with
+conditioning_dropout plays its null condition (--null). In mode primed each piece goes on from a clip of test_dir.
 
 --prime lets the model go on from the first seconds of any audio file, in the place of silence or of a clip's truth. It
 hears them before the piece, as the seconds up to its time 0: time 0 of the MIDI is still the first sample of the wav,
@@ -19,6 +23,7 @@ import hashlib
 import json
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -35,8 +40,8 @@ from audio import map_wav, wav_stream, write_wav
 from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
 from config import DataConfig, InferenceConfig, load_config
 from errors import InputError
-from midi import load_events, save_events
-from pieces import Piece, Prime, clip_pieces, midi_pieces, primed_frames, read_prime
+from midi import load_events, no_notes, save_events
+from pieces import Piece, Prime, clip_pieces, midi_pieces, primed_frames, read_prime, timed_pieces
 from report import Entry, clip_figure, listening_page, save_figure
 from synthesis import synthesize, teacher_forced
 from wavenet import WaveNet
@@ -51,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
     arguments = parser(__doc__, config="config_inference.json")
     arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
+    arguments.add_argument("--seconds", type=float, help="play that long without notes, free or primed by clips")
+    arguments.add_argument("--n_pieces", type=int, help="how many pieces of --seconds; default 1")
+    arguments.add_argument("--null", action="store_true", help="of a model that plays MIDI: without saying which notes")
     arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
     arguments.add_argument(
         "--prime", type=Path, metavar="FILE", help="audio that the model hears up to the time 0 of every piece"
@@ -59,35 +67,33 @@ def main(argv: list[str] | None = None) -> int:
         "--prime_seconds", type=float, metavar="S", help="how much of the beginning of --prime it hears (default 2)"
     )
     args = arguments.parse_args(argv)
-    if args.prime_seconds is not None and not args.prime:
-        raise InputError("--prime_seconds says how much of --prime FILE is heard; give that file too")
     config = load_config(args.config, ("inference_config",), args.overrides)
     settings = config.inference_config
     if args.out:
         settings.output_dir = args.out
     player = checkpoint.load_player(settings, config, args.config)
     model, data, step = player.model, player.config.data_config, player.step
-    mode, prime = "free" if args.midi else settings.mode, None
-    if settings.fold_seconds and (mode != "free" or args.prime):
-        raise InputError("inference_config.fold_seconds: only what is played from silence (--midi or mode free, and no "
-                         "--prime) can be folded; set it to 0, or that mode")  # fmt: skip
+    _check_request(args, settings, data)
+    mode, prime, given = "free" if args.midi else settings.mode, None, settings
     if args.prime:
-        if mode == "teacher_forced":
-            raise InputError("--prime: mode teacher_forced hears the truth alone; set inference_config.mode=primed")
         prime = read_prime(args.prime, 2.0 if args.prime_seconds is None else args.prime_seconds, data)
+        given = replace(settings, mode="free")  # of a clip's truth nothing is heard
         settings.mode = mode = "primed"
     folder = Path(settings.output_dir)
-    pieces, failures = (
-        midi_pieces(args.midi, settings, data, settings.max_seconds)
-        if args.midi
-        else _clip_pieces(settings, data, 0 if prime else primed_frames(settings, data))
-    )
+    if args.seconds is not None:
+        pieces, failures = timed_pieces(args.seconds, 1 if args.n_pieces is None else args.n_pieces, given, data)
+    elif args.midi:
+        pieces, failures = midi_pieces(args.midi, settings, data, settings.max_seconds)
+    else:
+        pieces, failures = _clip_pieces(settings, data, primed_frames(given, data))
     field = model.decoder.receptive_field
     pieces = [
         replace(piece, prime=prime, fold=folding.fold_of(piece.n_frames, settings, data, field)) for piece in pieces
     ]
     if pieces:
         record = _record(settings, player, mode, prime)
+        if args.seconds is not None:
+            record["seconds"] = args.seconds
         claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
         taken = {piece.name for piece in pieces if _is_taken(folder, piece)}
         remedy = "choose another folder, or use --force"
@@ -106,6 +112,38 @@ def main(argv: list[str] | None = None) -> int:
     lines = [f"{name}: {folding.words(measured)}" for name, measured in seams.items()]
     summary = "\n".join([*lines, _summary(folder, len(pieces), len(pieces) - len(todo), mean_nll)])
     return finish(summary, result, failures, len(pieces), as_json=args.as_json)
+
+
+def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig) -> None:
+    """Refuse what the model cannot play, and options that say nothing together."""
+    timed, source = args.seconds is not None, settings.model_filename
+    if args.prime_seconds is not None and not args.prime:
+        raise InputError("--prime_seconds says how much of --prime FILE is heard; give that file too")
+    if args.prime and settings.mode == "teacher_forced" and not args.midi:
+        raise InputError("--prime: mode teacher_forced hears the truth alone; set inference_config.mode=primed")
+    if settings.fold_seconds and (args.prime or timed or (settings.mode != "free" and not args.midi)):
+        raise InputError(
+            "inference_config.fold_seconds: only MIDI files and, in mode free, clips can be folded, without --prime; "
+            "set it to 0"
+        )
+    if timed and args.midi:
+        raise InputError("--midi and --seconds exclude each other: a MIDI file has its length")
+    if not timed and (args.null or args.n_pieces is not None):
+        raise InputError(f"{'--null' if args.null else '--n_pieces'}: expected --seconds N beside it")
+    if not data.conditional:
+        if args.midi:
+            raise InputError(f"--midi: {source} is an unconditional model and plays no MIDI; give --seconds N instead")
+        if args.null:
+            raise InputError(f"--null: {source} is an unconditional model; --seconds alone is enough")
+    elif timed and not args.null:
+        raise InputError(f"--seconds: {source} plays MIDI; give --midi FILE, or --null for what it plays without")
+    elif args.null and not data.conditioning_dropout:
+        raise InputError(
+            f"--null: {source} knows no null condition, as it was trained without data_config.conditioning_dropout; "
+            "give --midi FILE"
+        )
+    elif args.null and settings.guidance != 1:
+        raise InputError(f"--null: guidance = {settings.guidance:g} leads away from nothing; set guidance = 1")
 
 
 def _record(settings: InferenceConfig, player: checkpoint.Player, mode: str, prime: Prime | None) -> dict[str, Any]:
@@ -153,7 +191,7 @@ def _batches(pieces: list[Piece], size: int) -> Iterator[list[Piece]]:
 def _is_taken(folder: Path, piece: Piece) -> bool:
     """Whether a result of this name was made of other notes: of another MIDI file, or before this one was edited."""
     path = folder / f"{piece.name}.npz"
-    if not path.is_file():
+    if piece.performance is None or not path.is_file():
         return False
     then, now = load_events(path), piece.performance
     same = all(
@@ -191,7 +229,8 @@ def _generate(
     """Generate one batch and write its wavs and pictures, and in mode teacher_forced the likelihoods."""
     handover = None
     for piece in pieces:
-        save_events(folder / f"{piece.name}.npz", piece.performance)
+        if piece.performance is not None:
+            save_events(folder / f"{piece.name}.npz", piece.performance)
     if mode == "teacher_forced":
         for piece in pieces:  # one by one: the clips may differ in length, and a parallel pass needs no company
             output, nll = teacher_forced(model, [piece.performance], piece.truth[None], data, streams=[piece.stream],
@@ -207,8 +246,8 @@ def _generate(
         if piece.truth is not None:
             write_wav(folder / f"{piece.name}_truth.wav", piece.truth, data.audio_hz)
         output = map_wav(folder / f"{piece.name}.wav")
-        figure = clip_figure(piece.performance, piece.n_frames / data.midi_hz, data.audio_hz, piece.truth, output,
-                             title=piece.name, handover_seconds=handover)  # fmt: skip
+        figure = clip_figure(piece.performance or no_notes(), piece.n_frames / data.midi_hz, data.audio_hz, piece.truth,
+                             output, title=piece.name, handover_seconds=handover)  # fmt: skip
         save_figure(folder / f"{piece.name}.png", figure)
 
 

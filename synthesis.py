@@ -42,7 +42,7 @@ def conditioning(
     return Conditioning(features, excitation)
 
 
-def with_null(performances: list[Performance], guidance: float) -> list[Performance | None]:
+def with_null(performances: list[Performance | None], guidance: float) -> list[Performance | None]:
     """The performances of the rows that guidance needs: each one, then as often the null condition."""
     return performances + [None] * ((rows_per_stream(guidance) - 1) * len(performances))
 
@@ -59,7 +59,7 @@ def dated_uniforms(
 
 def synthesize(
     model: WaveNet,
-    performances: list[Performance],
+    performances: list[Performance | None],
     n_frames: int,
     config: DataConfig,
     *,

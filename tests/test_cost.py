@@ -109,6 +109,12 @@ def short_measurements(monkeypatch):
     monkeypatch.setattr(cost, "TRAINING_SECONDS", 0.01)
 
 
+def test_an_unconditional_model_costs_no_conditioning():
+    found = cost.count(load_config("demo/config_train_unconditional.json", cost.NEEDS))
+    assert (found.context_parameters, found.context_field_ms, found.lookahead_ms) == (0, 0, 0)
+    assert found.conditioning_multiply_adds == 0 < found.multiply_adds_per_sample
+
+
 def test_impossible_models_are_refused():
     refused(call(cost, "-c", "demo/config_train.json", *settings("cond_wavenet_config.lookahead_ms=9000")),
             "look-ahead", "not possible")  # fmt: skip

@@ -18,6 +18,7 @@ import processed_folder
 from conditioning import NoteConditioning
 from config import DataConfig
 from dataset import Crops, batches
+from emphasis import emphasize
 from errors import InputError
 from midi import Performance
 from processed_folder import ProcessedFolder, Row
@@ -63,11 +64,12 @@ def folder(tmp_path) -> Path:
 
 
 def make_crops(
-    folder, *, seed=1, n_previous=10, codes=False, noise=None, other=0.0, dropped=(0.0, 0.0), **config
+    folder, *, seed=1, n_previous=10, codes=False, noise=None, other=0.0, range_db=0.0, dropped=(0.0, 0.0), **config
 ) -> Crops:
     config = {"audio_hz": AUDIO_HZ, "midi_hz": MIDI_HZ, "segment_length": 0.2, **config}
     return Crops(ProcessedFolder(folder), DataConfig(**config), margins=MARGINS, n_previous=n_previous, codes=codes,
-                 seed=seed, history_noise=noise, history_interference=other, history_dropout=dropped[0],
+                 seed=seed, history_noise=noise, history_interference=other,
+                 history_interference_range_db=range_db, history_dropout=dropped[0],
                  conditioning_dropout=dropped[1])  # fmt: skip
 
 
@@ -509,3 +511,25 @@ def test_only_so_many_recordings_are_kept_in_memory(tmp_path, monkeypatch):
     crops = make_crops(tmp_path / "data")
     assert all(equal(crops[i], reference[i]) for i in range(60))
     assert len(crops._notes) == 2
+
+
+def test_crops_are_slices_of_the_emphasized_recording(folder):
+    plain, shown, codes = (make_crops(folder, codes=codes, preemphasis=a) for codes, a in ((0, 0), (0, 0.9), (1, 0.9)))
+    n, at_the_start = plain.n_frames * plain.hop, set()
+    for i in range(200):
+        position, frame = plain.where(i)
+        whole = emphasize(plain.folder.pcm(position), 0.9)
+        before = np.concatenate([np.zeros(10, dtype=np.int16), whole])[frame * plain.hop :][: 10 + n]
+        assert np.array_equal(shown[i]["history"], before) and np.array_equal(shown[i]["samples"], before[10:])
+        at_the_start.add(frame == 0)
+    assert at_the_start == {True, False}
+    assert np.array_equal(codes[3]["history"], audio.mu_law_encode(shown[3]["history"].numpy()))
+
+
+def test_interference_evenly_in_decibels(folder):
+    clean, disturbed = make_crops(folder), make_crops(folder, other=1.0, range_db=40.0)
+    levels = []
+    for i in range(60):
+        added = (disturbed[i]["history"] - clean[i]["history"]).double()
+        levels.append(20 * np.log10((added.std() / clean[i]["history"].double().std()).item()))
+    assert -41 < min(levels) < -33 and -7 < max(levels) < 1 and -24 < np.median(levels) < -16

@@ -223,7 +223,7 @@ def test_clips_are_folded_in_mode_free(road, tmp_path):
 @pytest.mark.parametrize("mode", ["primed", "teacher_forced"])
 def test_what_goes_on_from_something_is_not_folded(road, songs, tmp_path, mode):
     arguments = ("-c", road.config, "--out", tmp_path / "out", *FOLDED, *settings(f"inference_config.mode={mode}"))
-    refused(call(inference, *arguments), "fold_seconds", "mode free")
+    refused(call(inference, *arguments), "fold_seconds", "in mode free")
     clip = next((road.folder / "test").glob("*.wav"))
     refused(call(inference, *arguments, "--midi", songs[1], "--prime", clip), "fold_seconds", "--prime")
     assert not (tmp_path / "out").exists()

@@ -7,6 +7,8 @@ import pytest
 import soundfile
 import torch
 from test_synthesis import HOP, N_FRAMES, make, make_pcm, make_performance, play
+from test_unconditional import NO_MIDI, inference_file, save
+from test_unconditional import make as make_unconditional
 from tiny_road import HZ, call, files, melody, refused, settings, times, write_audio, write_midi
 
 import audio
@@ -166,6 +168,21 @@ def test_primes_that_make_no_sense(road, prime, tmp_path, given, words):
 
 def test_seconds_of_no_prime(road, tmp_path):
     refused(call(inference, "-c", road.config, "--out", tmp_path / "out", "--prime_seconds", "2"), "--prime FILE")
+
+
+def test_an_unconditional_model_goes_on_for_the_seconds_it_is_given(prime, tmp_path):
+    run = save(tmp_path / "run", *make_unconditional({**NO_MIDI, "audio_hz": HZ}))
+    sounds = []
+    for given in ([], ["--prime", prime, "--prime_seconds", "0.05"]):
+        out = tmp_path / f"out{len(given)}"
+        file = inference_file(tmp_path, run, mode="primed" if given else "free")
+        assert call(inference, "-c", file, "--out", out, "--seconds", "0.1", *given).code == 0
+        sounds.append(audio.read_pcm(out / "piece_000.wav", HZ))
+    assert len(sounds[0]) == len(sounds[1]) == 0.1 * HZ and not np.array_equal(*sounds)
+    folded = settings("inference_config.fold_seconds=1", "inference_config.mode=free")
+    refused(
+        call(inference, "-c", file, "--out", tmp_path / "c", "--seconds", "3", *folded), "fold_seconds", "set it to 0"
+    )
 
 
 def test_a_rerun_writes_nothing(road, prime, tmp_path):

@@ -236,13 +236,6 @@ class TrainConfig:
         low=0,
         high=10,
     )
-    history_interference_range_db: float = key(
-        "how far below that the softest level lies, all between being as likely in dB: a player's own errors are small "
-        "ones; 0: as likely in amplitude, from silence up",
-        0.0,
-        low=0,
-        high=120,
-    )
     history_dropout: float = key(
         "share of the crops whose history is nothing but noise: what is to be played stands in the MIDI alone",
         0.0,

@@ -97,7 +97,6 @@ class Crops(Dataset):
         warmup_frames: int = 0,
         history_noise: Callable[[int], float] | None = None,
         history_interference: float = 0.0,
-        history_interference_range_db: float = 0.0,
         history_dropout: float = 0.0,
         conditioning_dropout: float = 0.0,
     ) -> None:
@@ -109,7 +108,7 @@ class Crops(Dataset):
         self.folder, self.config = folder, config
         self.margins, self.n_previous, self.codes = margins, n_previous, codes
         self.seed, self.history_noise = seed, history_noise
-        self.history_interference, self.interference_range_db = history_interference, history_interference_range_db
+        self.history_interference = history_interference
         self.history_dropout, self.conditioning_dropout = history_dropout, conditioning_dropout
         self.hop, self._notes = config.audio_hz // config.midi_hz, {}
         self.n_frames = warmup_frames + max(1, round(config.segment_length * config.midi_hz))
@@ -174,14 +173,8 @@ class Crops(Dataset):
         if not dropped:
             shown += amplitude
             if self.history_interference:
-                shown += self._interference_level(rng) * loudness * self._interference(index, len(pcm))
+                shown += rng.uniform(0, self.history_interference) * loudness * self._interference(index, len(pcm))
         return audio.to_pcm(shown)[0]
-
-    def _interference_level(self, rng: np.random.Generator) -> float:
-        """Relative to the crop's RMS, evenly drawn: in dB, or in amplitude."""
-        share = rng.uniform()
-        softer = 10 ** (-share * self.interference_range_db / 20) if self.interference_range_db else share
-        return self.history_interference * softer
 
     def _interference(self, index: int, n_samples: int) -> np.ndarray:
         """The sound of another crop, float32 [n_samples] with an RMS of 1, or silence."""

@@ -99,7 +99,6 @@ def train(state: Run, log: TrainingLog | None, stop: Callable[[], bool] = lambda
         settings.seed,
         history_noise=functools.partial(history_noise, settings),
         history_interference=settings.history_interference,
-        history_interference_range_db=settings.history_interference_range_db,
         history_dropout=settings.history_dropout,
         conditioning_dropout=data.conditioning_dropout,
     )

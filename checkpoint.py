@@ -36,7 +36,7 @@ LATEST_NAME, BEST_NAME = "latest", "best"
 STEP_FOLDER = re.compile(r"step_\d{8,}")
 MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
 # of data_config, those that shape the model, and those that it has learned to hear
-SHAPE_KEYS = ("audio_hz", "midi_hz", "features", "excitation", "excitation_quadrature")
+SHAPE_KEYS = ("audio_hz", "midi_hz", "features", "excitation", "excitation_quadrature", "global_values")
 STRING_KEYS = ("partial_hz", "partial_level", "partial_decay", "partial_phase", "velocity_exponent", "damping_seconds")
 MODEL_DATA_KEYS = (*SHAPE_KEYS, *STRING_KEYS, "sustain_extends_notes", "preemphasis")
 
@@ -52,6 +52,7 @@ def build_model(config: Config) -> WaveNet:
             n_excitation=n_excitation(data),
             audio_hz=data.audio_hz,
             midi_hz=data.midi_hz,
+            n_global=len(data.global_values),
         )
     except ValueError as error:
         raise InputError(str(error)) from error

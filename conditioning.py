@@ -6,12 +6,14 @@ a crop or a block equals the same stretch of the whole, bit for bit.
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from compiling import kept_njit
 from config import FEATURE_PRESETS, DataConfig
+from global_values import one_hot
 from midi import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, no_notes, sounding_offset
 
 ONSET_AGE_SECONDS = 0.5
@@ -51,6 +53,13 @@ def partial_hz(key: int, cents: float, stiffness: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Untold:
+    """In the place of a performance: nothing is said of its notes, but what is known of its recording."""
+
+    recording: tuple[str, ...]  # as of `Performance`
+
+
+@dataclass(frozen=True)
 class Strings:
     """The partials of every key that the excitation sounds, each float64 [88, 16]: Hz, amplitude at the onset for
     velocity 127, decay in 1/s and phase at the onset in radians."""
@@ -84,12 +93,14 @@ def strings_of(config: DataConfig) -> Strings:
 class NullConditioning:
     """No statement about the notes at all: what a model is shown of the crops whose MIDI is dropped."""
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, of_recording: Sequence[float] = ()) -> None:
         self.config, self.hop = config, config.audio_hz // config.midi_hz
+        self.of_recording = np.array(of_recording, dtype=np.float32)  # [G]
 
     def features(self, first: int, n: int) -> np.ndarray:
-        """As of `NoteConditioning`: float32 [F, n]."""
-        return np.full((n_features(self.config.features), n), NULL_FEATURE, dtype=np.float32)
+        """As of `NoteConditioning`: float32 [F + G, n]."""
+        unsaid = np.full((n_features(self.config.features), n), NULL_FEATURE, dtype=np.float32)
+        return np.concatenate([unsaid, _rows(self.of_recording, n)])
 
     def excitation(self, first: int, n: int) -> np.ndarray:
         """As of `NoteConditioning`: float32 [E, n * hop]."""
@@ -115,8 +126,10 @@ class NoteConditioning:
         velocity_exponent: float = 1.5,
         damping_seconds: float = 0.04,
         sustain_extends_notes: bool = True,
+        of_recording: Sequence[float] = (),
     ) -> None:
         self.names, self.quadrature = feature_names(names), quadrature
+        self.of_recording = np.array(of_recording, dtype=np.float32)  # [G], the same at all times
         self.strings = strings or usual_strings()
         self.velocity_exponent, self.damping_seconds = velocity_exponent, damping_seconds
         self._computed: dict[int, tuple[np.ndarray, ...]] = {}
@@ -142,11 +155,12 @@ class NoteConditioning:
         return np.floor(np.asarray(seconds) * self.midi_hz + 1e-6 * self.midi_hz).astype(np.int64)
 
     def features(self, first: int, n: int) -> np.ndarray:
-        """Frame-rate features of the frames first..first+n-1: float32 [F, n], values in 0..1."""
+        """Frame-rate features of the frames first..first+n-1, then what is said of the recording: float32 [F + G, n],
+        values in 0..1."""
         rows = [
             self._pedal_rows(first, n) if name == "pedals" else self._key_rows(name, first, n) for name in self.names
         ]
-        return np.concatenate(rows)
+        return np.concatenate([*rows, _rows(self.of_recording, n)])
 
     def _key_rows(self, name: str, first: int, n: int) -> np.ndarray:
         rows = np.zeros((N_PITCHES, n), dtype=np.float32)
@@ -194,16 +208,20 @@ class NoteConditioning:
         return self._computed[key]
 
 
-def conditioning_of(performance: Performance | None, config: DataConfig) -> NoteConditioning | NullConditioning:
-    """The conditioning of a performance as a model of this config is shown it; of None, the null condition.
+def conditioning_of(
+    performance: Performance | Untold | None, config: DataConfig
+) -> NoteConditioning | NullConditioning:
+    """The conditioning of a performance as a model of this config is shown it; of None or Untold, the null condition.
 
     A model that was never shown the null condition in training gets silence in its place, an unconditional one nothing:
     features [0, n] and excitation [0, n * hop].
     """
-    if not config.conditional or (performance is None and config.conditioning_dropout):
-        return NullConditioning(config)
+    of_recording = one_hot(performance.recording if performance else (), config.global_values)
+    told = isinstance(performance, Performance)
+    if not config.conditional or (not told and config.conditioning_dropout):
+        return NullConditioning(config, of_recording)
     return NoteConditioning(
-        no_notes() if performance is None else performance,
+        performance if told else no_notes(),
         config.features,
         audio_hz=config.audio_hz,
         midi_hz=config.midi_hz,
@@ -212,7 +230,13 @@ def conditioning_of(performance: Performance | None, config: DataConfig) -> Note
         velocity_exponent=config.velocity_exponent,
         damping_seconds=config.damping_seconds,
         sustain_extends_notes=config.sustain_extends_notes,
+        of_recording=of_recording,
     )
+
+
+def _rows(values: np.ndarray, n: int) -> np.ndarray:
+    """Values [G] that hold at all times, as rows [G, n]."""
+    return np.repeat(values[:, None], n, axis=1)
 
 
 @functools.lru_cache(maxsize=16)

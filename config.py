@@ -7,6 +7,7 @@ one line that names file, block, key and what was expected. `python config.py` p
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -23,6 +24,7 @@ FEATURE_PRESETS = {
 }
 SAMPLERS = ("auto", "torch", "numba", "cuda")
 SAMPLER_WEIGHTS = ("float32", "bfloat16")
+GLOBAL_VALUE = re.compile(r"[^=\s]+=(0|-?[1-9][0-9]{0,17})")  # COLUMN=VALUE
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 LARGEST_SEED = 2**63 - 1  # what NumPy's and PyTorch's generators both take
 
@@ -111,6 +113,11 @@ class DataConfig:
         low=0,
         high=1,
     )
+    global_values: list[str] = key(
+        "global conditioning: the values of integer columns of filenames.csv that the model tells apart, each as "
+        "COLUMN=VALUE, such as year=2008. Training refuses recordings with others; empty: no global conditioning",
+        [],
+    )
     max_silence: float = key(
         "largest part of a crop that may be silent (20 ms below -60 dBFS); others are drawn again; 1: any",
         1.0,
@@ -129,6 +136,12 @@ class DataConfig:
                     f"partial_{name}: expected 88 x 16 numbers from {low:g} to {high:g}, as in the other three of "
                     f"partial_{', partial_'.join(limits)}, or none in any"
                 )
+        if wrong := [value for value in self.global_values if not GLOBAL_VALUE.fullmatch(value)]:
+            raise ValueError(f"global_values: {wrong[0]!r}: expected COLUMN=VALUE with a whole number, e.g. year=2008")
+        if len(set(self.global_values)) < len(self.global_values):
+            raise ValueError(f"global_values = {self.global_values}: expected different ones")
+        if self.global_values and not self.features:
+            raise ValueError("global_values: an unconditional model (features = []) can't be told any; expected []")
         if len(set(self.features)) < len(self.features):
             raise ValueError(f"features = {self.features}: expected different names")
         if not self.features and (self.excitation or self.conditioning_dropout):
@@ -316,6 +329,11 @@ class SamplingKeys:
         1.0,
         low=0,
         high=100,
+    )
+    global_values: list[str] = key(
+        "what the model is told of the recording as a whole, each as COLUMN=VALUE, instead of what a test clip says; "
+        "some of its data_config.global_values",
+        [],
     )
     seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
     batch_size: int = key("clips generated side by side", 8, low=1)

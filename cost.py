@@ -191,8 +191,9 @@ def noise_crops(model: WaveNet, data: DataConfig, n_crops: int, crop_samples: in
     generator, (low, high) = torch.Generator().manual_seed(0), (-3000, 3000) if model.decoder.mixture else (0, 256)
     history = torch.randint(low, high, (n_crops, model.decoder.taps + crop_samples), generator=generator)
     frames = sum(model.margins) + crop_samples // model.hop
+    n_rows = n_features(data.features) + len(data.global_values)
     batch = {"history": history, "samples": history[:, model.decoder.taps :].clone(),
-             "features": torch.rand(n_crops, n_features(data.features), frames, generator=generator)}  # fmt: skip
+             "features": torch.rand(n_crops, n_rows, frames, generator=generator)}  # fmt: skip
     if data.excitation:
         batch["excitation"] = torch.randn(n_crops, n_excitation(data), crop_samples, generator=generator)
     return batch

@@ -4,13 +4,14 @@ A player is anything that turns performances into audio: `play(performances, sec
 its randomness in the same way for each performance, so that they differ by the notes alone.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from audio import FULL_SCALE
 from midi import PEDALS, SUSTAIN, Performance
+from reverberation import Decay, decay, mean_decay
 from scores import level_db
 
 Player = Callable[[list[Performance], float], np.ndarray]
@@ -34,12 +35,13 @@ class Effect:
 
 @dataclass(frozen=True)
 class Counterfactuals:
-    """The effects of moving a note, striking it harder, and holding it with the pedal."""
+    """The effects of moving a note, striking it harder, holding it with the pedal, and of another recording."""
 
     semitone: Effect  # what the two keys' bands gain and lose together when the note moves from one to the other
     elsewhere_db: float  # mean absolute change at the companion's key meanwhile: little
     velocity: Effect  # level at velocity 110 against 30
     pedal: Effect  # level after the keys' release with the pedal down against up
+    decays: dict[str, Decay] = field(default_factory=dict)  # after the keys' release, told each global value
 
 
 def phrase(pitch: int, velocity: int = VELOCITY, *, companion: int | None = None, pedal: bool = False) -> Performance:
@@ -53,8 +55,10 @@ def phrase(pitch: int, velocity: int = VELOCITY, *, companion: int | None = None
     return Performance(np.full(n, ONSET), np.full(n, RELEASE), pitches.astype(np.int64), velocities, pedals)
 
 
-def counterfactuals(play: Player, audio_hz: int, pitches: tuple[int, ...] = PITCHES) -> Counterfactuals:
-    """Play every phrase and its variants, and compare."""
+def counterfactuals(
+    play: Player, audio_hz: int, pitches: tuple[int, ...] = PITCHES, *, values: Sequence[str] = ()
+) -> Counterfactuals:
+    """Play every phrase and its variants, and compare; also told each of some global values."""
     variants = {
         "here": [phrase(p, companion=p + COMPANION) for p in pitches],
         "moved": [phrase(p + 1, companion=p + COMPANION) for p in pitches],
@@ -62,6 +66,7 @@ def counterfactuals(play: Player, audio_hz: int, pitches: tuple[int, ...] = PITC
         "loud": [phrase(p, LOUD) for p in pitches],
         "released": [phrase(p) for p in pitches],
         "held": [phrase(p, pedal=True) for p in pitches],
+        **{value: [replace(phrase(p), recording=(value,)) for p in pitches] for value in values},
     }
     sounds = play([one for group in variants.values() for one in group], SECONDS)
     by_name = dict(zip(variants, sounds.reshape(len(variants), len(pitches), -1), strict=True))
@@ -78,7 +83,8 @@ def counterfactuals(play: Player, audio_hz: int, pitches: tuple[int, ...] = PITC
                 for soft, loud in zip(by_name["soft"], by_name["loud"], strict=True)]  # fmt: skip
     pedal = [_level(held[after]) - _level(released[after])
              for released, held in zip(by_name["released"], by_name["held"], strict=True)]  # fmt: skip
-    return Counterfactuals(_effect(swap), float(np.mean(elsewhere)), _effect(velocity), _effect(pedal))
+    decays = {value: mean_decay([decay(sound, audio_hz, RELEASE) for sound in by_name[value]]) for value in values}
+    return Counterfactuals(_effect(swap), float(np.mean(elsewhere)), _effect(velocity), _effect(pedal), decays)
 
 
 def key_level_db(pcm: np.ndarray, pitch: int, audio_hz: int) -> float:

@@ -19,6 +19,7 @@ from conditioning import NoteConditioning, NullConditioning, conditioning_of
 from config import DataConfig
 from emphasis import emphasize
 from errors import InputError
+from global_values import check_known
 from midi import Performance, load_events, save_events
 from processed_folder import ProcessedFolder
 
@@ -105,6 +106,8 @@ class Crops(Dataset):
                 f"{folder.path} is at {folder.audio_hz} Hz, but data_config.audio_hz = {config.audio_hz}; "
                 "set it, or preprocess again at that rate"
             )
+        for row, recording in zip(folder.rows, folder.recordings, strict=True):
+            check_known(recording, config.global_values, f"{folder.path}: {row.audio_filename}")
         self.folder, self.config = folder, config
         self.margins, self.n_previous, self.codes = margins, n_previous, codes
         self.seed, self.history_noise = seed, history_noise
@@ -194,7 +197,7 @@ class Crops(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One crop: samples [T], history [M + T] (what the decoder sees, with M samples before the crop), features
-        [F, left + N + right], excitation [E, T]."""
+        [F + G, left + N + right], excitation [E, T]."""
         position, frame = self.where(index)
         first, n_samples = frame * self.hop, self.n_frames * self.hop
         pcm = np.zeros(self.n_previous + n_samples, dtype=np.int16)  # before a recording's first sample stands silence
@@ -202,7 +205,7 @@ class Crops(Dataset):
         pcm[len(pcm) - len(known) :] = known
         notes, (left, right) = self.conditioning(position), self.margins
         if self._chosen(index, 3, self.conditioning_dropout):
-            notes = NullConditioning(self.config)
+            notes = NullConditioning(self.config, notes.of_recording)
         crop = {
             "samples": self._samples(pcm[self.n_previous :]),
             "history": self._samples(self._corrupted(pcm, index)),

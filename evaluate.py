@@ -29,6 +29,7 @@ from counterfactual import Counterfactuals, counterfactuals
 from dataset import clip_source
 from errors import InputError
 from evaluation_report import clip_picture, summary_figure, table
+from global_values import one_of_each, told
 from likelihood import Paired, conditioning_ratios, paired_likelihood
 from midi import Performance
 from pieces import Piece, clip_pieces, primed_frames
@@ -81,7 +82,9 @@ def main(argv: list[str] | None = None) -> int:
             "likelihood: inference.py with inference_config.mode=teacher_forced"
         )
     pieces, failures = _clips(settings, data)
-    long_pieces, long_failures = clip_pieces(settings.drift_dir, data) if settings.drift_dir else ([], [])
+    long_pieces, long_failures = ([], [])
+    if settings.drift_dir:
+        long_pieces, long_failures = clip_pieces(settings.drift_dir, data, settings.global_values)
     transcriber = _transcriber()
     folder = Path(settings.output_dir)
     for where, given in ((folder, pieces), (folder / DRIFT_NAME, long_pieces)):
@@ -91,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     player = _Player(model, data, settings)
     outputs = _outputs(player, pieces, folder, primed_frames(settings, data))
     scored = list(progress(_scores(model, data, pieces, outputs, transcriber, settings), len(pieces), "clip"))
-    changes = counterfactuals(player, data.audio_hz) if settings.counterfactuals else None
+    changes = counterfactuals(player, data.audio_hz, values=data.global_values) if settings.counterfactuals else None
     drifts = _drifts(player, long_pieces, folder / DRIFT_NAME, transcriber)
 
     result = _result(scored, changes, drifts, transcriber)
@@ -106,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
     """The test clips that can be scored; those that teacher_length leaves nothing of as failures."""
-    pieces, failures = clip_pieces(settings.test_dir, data)
+    pieces, failures = clip_pieces(settings.test_dir, data, settings.global_values)
     primed = primed_frames(settings, data)
     short = [piece for piece in pieces if piece.n_frames <= primed]
     why = f"is not longer than teacher_length = {settings.teacher_length:g} s; lower evaluate_config.teacher_length"
@@ -134,7 +137,8 @@ def _record(settings: EvaluateConfig, loaded: checkpoint.Player, pieces: list[Pi
     for piece in pieces:  # clips cut anew may have the same names
         played = piece.performance
         events = (played.onset, played.offset, played.pitch, played.velocity, *played.pedals.values())
-        digest = hashlib.sha256(b"".join(array.tobytes() for array in (piece.truth, *events)))
+        recording = "".join(played.recording).encode()
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in (piece.truth, *events)) + recording)
         clips[piece.name] = digest.hexdigest()
     return {
         "evaluate_config": {name: value for name, value in vars(settings).items() if name not in NOT_HEARD},
@@ -150,10 +154,14 @@ class _Player:
 
     def __init__(self, model: WaveNet, data: DataConfig, settings: EvaluateConfig) -> None:
         self.model, self.data, self.settings = model, data, settings
+        self.usual = told(one_of_each(data.global_values), settings.global_values, data.global_values)
 
     def __call__(self, performances: list[Performance], seconds: float) -> np.ndarray:
-        """int16 [B, T], free-running. All use the same uniforms, so that they differ by their notes alone."""
+        """int16 [B, T], free-running. All use the same uniforms, so that they differ by their notes alone, and by what
+        they say of the recording; where they say nothing, it is the usual one."""
         note(f"generating {len(performances)} phrases of {seconds:g} s")
+        performances = [replace(one, recording=told(self.usual, one.recording, self.data.global_values))
+                        for one in performances]  # fmt: skip
         return self.generate(performances, round(seconds * self.data.midi_hz), [0] * len(performances))
 
     def generate(

@@ -69,6 +69,11 @@ def _counterfactual_lines(changes: dict[str, Any] | None) -> Iterator[str]:
         effect = changes[key]
         yield f"{name:34}{effect['db']:>9.1f}   {effect['lowest_db']:>8.1f}   {effect['right']:.0%}"
     yield f"{'elsewhere, when a note is moved':34}{changes['elsewhere_db']:>9.1f}"
+    if changes["decays"]:
+        yield ""
+        yield f"{'global value changed, after release':36}{'decay, dB/s':>12}   {'level, dB':>9}"
+    for value, decay in changes["decays"].items():
+        yield f"{value:36}{_number(decay['db_per_second'], 1):>12}   {_number(decay['level_db'], 1):>9}"
 
 
 def _drift_lines(drifts: dict[str, dict[str, Any]]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
     python inference.py -c config_inference.json
     python inference.py -c config_inference.json --midi song.mid --out songs
+    python inference.py -c config_inference.json --midi song.mid --out songs --global year=2009
     python inference.py -c config_inference.json --midi song.mid --out songs --prime recording.flac --prime_seconds 2
     python inference.py -c config_inference.json --seconds 10 --n_pieces 4 --out dreams     # of an unconditional model
     python inference.py -c config_inference.json --null --seconds 10 --out dreams           # of any, told no notes
@@ -10,6 +11,7 @@ mode teacher_forced: one parallel pass, every sample drawn given the true ones b
 of truth, then the model goes on by itself. free: from silence. MIDI files are always played free, or from --prime. With
 --seconds a piece has no notes: an unconditional model (data_config.features = []) knows none, one that was trained with
 conditioning_dropout plays its null condition (--null). In mode primed each piece goes on from a clip of test_dir.
+--global: what a model with global conditioning (data_config.global_values) is to take the recording for.
 
 --prime lets the model go on from the first seconds of any audio file, in the place of silence or of a clip's truth. It
 hears them before the piece, as the seconds up to its time 0: time 0 of the MIDI is still the first sample of the wav,
@@ -60,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--n_pieces", type=int, help="how many pieces of --seconds; default 1")
     arguments.add_argument("--null", action="store_true", help="of a model that plays MIDI: without saying which notes")
     arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
+    arguments.add_argument("--global", nargs="+", dest="global_values", metavar="COLUMN=VALUE",
+                           help="what the recording is, instead of inference_config.global_values")  # fmt: skip
     arguments.add_argument(
         "--prime", type=Path, metavar="FILE", help="audio that the model hears up to the time 0 of every piece"
     )
@@ -71,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = config.inference_config
     if args.out:
         settings.output_dir = args.out
+    if args.global_values:
+        settings.global_values = args.global_values
     player = checkpoint.load_player(settings, config, args.config)
     model, data, step = player.model, player.config.data_config, player.step
     _check_request(args, settings, data)
@@ -169,7 +175,7 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
 
 def _clip_pieces(settings: InferenceConfig, data: DataConfig, primed: int) -> tuple[list[Piece], list[Failure]]:
     """The test clips, named by the mode; those that so many frames of truth leave nothing of as failures."""
-    pieces, failures = clip_pieces(settings.test_dir, data)
+    pieces, failures = clip_pieces(settings.test_dir, data, settings.global_values)
     remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
     for piece in pieces:
         if primed >= piece.n_frames:
@@ -189,7 +195,8 @@ def _batches(pieces: list[Piece], size: int) -> Iterator[list[Piece]]:
 
 
 def _is_taken(folder: Path, piece: Piece) -> bool:
-    """Whether a result of this name was made of other notes: of another MIDI file, or before this one was edited."""
+    """Whether a result of this name was made of other notes or for another recording: of another MIDI file, or before
+    this one was edited."""
     path = folder / f"{piece.name}.npz"
     if piece.performance is None or not path.is_file():
         return False
@@ -197,6 +204,7 @@ def _is_taken(folder: Path, piece: Piece) -> bool:
     same = all(
         np.array_equal(getattr(then, name), getattr(now, name)) for name in ("onset", "offset", "pitch", "velocity")
     )
+    same = same and then.recording == now.recording
     return not same or any(not np.array_equal(events, now.pedals[pedal]) for pedal, events in then.pedals.items())
 
 
@@ -262,7 +270,7 @@ def _stream(
     before = len(prime.pcm) // model.hop if prime else 0  # frames that the model hears before frame 0
     prefix_frames = primed_frames(settings, data) if mode == "primed" and not prime else 0
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
-    blocks = synthesize(model, [piece.performance for piece in pieces], before + n_frames, data,
+    blocks = synthesize(model, [piece.heard for piece in pieces], before + n_frames, data,
                         streams=[piece.stream for piece in pieces], seed=settings.seed,
                         prefix=np.stack([prime.pcm] * len(pieces)) if prime else prefix,
                         first_frames=[-before] * len(pieces), temperature=settings.temperature,
@@ -297,7 +305,7 @@ def _fold(model: WaveNet, piece: Piece, settings: InferenceConfig, data: DataCon
     fold = piece.fold
     n_parts, n_frames = len(fold.cuts), fold.stream_frames
     # The same stream of uniforms for all of them: neighbours are to fall in step.
-    blocks = synthesize(model, [piece.performance] * n_parts, n_frames, data, streams=[piece.stream] * n_parts,
+    blocks = synthesize(model, [piece.heard] * n_parts, n_frames, data, streams=[piece.stream] * n_parts,
                         seed=settings.seed, first_frames=fold.begins, temperature=settings.temperature,
                         guidance=settings.guidance, **settings.engine())  # fmt: skip
     total = n_parts * n_frames * model.hop

@@ -6,12 +6,13 @@ listens, not whether it plays: that is heard only when it runs freely (scores.py
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from conditioning import Untold
 from config import DataConfig
 from midi import Performance
 from synthesis import conditioning, to_samples
@@ -54,7 +55,8 @@ def paired_likelihood(
     """
     device, hop = next(model.parameters()).device, model.hop
     n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
-    given = conditioning([own, other, None], data, device)
+    other = replace(other, recording=own.recording)  # what is compared are the notes
+    given = conditioning([own, other, Untold(own.recording)], data, device)
     samples = to_samples(model, pcm[None], data).to(device)
     after_onset = torch.from_numpy(_after_onsets(own, len(pcm), data.audio_hz))
     sums, counts = np.zeros((2, 3)), np.zeros(2, dtype=int)

@@ -55,6 +55,7 @@ class Performance:
     velocity: np.ndarray  # int64 [N], 1..127
     pedals: dict[int, np.ndarray]  # controller -> float64 [K, 2] of (seconds, value 0..127), sorted by time
     dropped: tuple[str, ...] = ()  # what the reader left out or repaired, as "what: how many"
+    recording: tuple[str, ...] = ()  # what is known of the recording as a whole, as COLUMN=VALUE (`global_values.py`)
 
 
 def no_notes() -> Performance:
@@ -379,6 +380,8 @@ def save_events(path: str | Path, performance: Performance) -> None:
     arrays = {name: getattr(performance, name) for name in _NOTE_ARRAYS}
     for controller in PEDALS:
         arrays[f"pedal_{controller}"] = performance.pedals.get(controller, np.empty((0, 2)))
+    if performance.recording:
+        arrays["recording"] = np.array(performance.recording, dtype=str)
     with atomic_file(path) as aside, open(aside, "wb") as handle:
         np.savez(handle, format=np.array(_FORMAT), dropped=np.array(performance.dropped, dtype=str), **arrays)
 
@@ -396,6 +399,7 @@ def load_events(path: str | Path) -> Performance:
                 velocity=stored["velocity"].astype(np.int64, casting="safe"),
                 pedals={c: stored[f"pedal_{c}"].astype(np.float64, casting="safe").reshape(-1, 2) for c in PEDALS},
                 dropped=tuple(stored["dropped"].tolist()),
+                recording=tuple(stored["recording"].tolist()) if "recording" in stored else (),
             )
         if len({getattr(performance, name).shape for name in _NOTE_ARRAYS}) > 1 or performance.onset.ndim != 1:
             raise ValueError("its note arrays differ in length")

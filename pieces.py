@@ -1,17 +1,20 @@
 """What is to be generated: pieces from MIDI files or from test clips, for every command that generates."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from audio import read_beginning
 from cli import Failure, note, reason
+from conditioning import Untold
 from config import DataConfig, EvaluateConfig, InferenceConfig
 from dataset import clip_paths, read_clip
 from errors import InputError
 from folding import Fold
+from global_values import check_given, told, unsaid
 from midi import Performance, read_midi, sounding_offset
 
 
@@ -36,15 +39,25 @@ class Piece:
     performance: Performance | None  # None: played under the null condition, or without any
     n_frames: int
     truth: np.ndarray | None = None  # int16 [n_frames * hop]
+    recording: tuple[str, ...] = ()  # what is known of it, as of `Performance`
     prime: Prime | None = None  # what sounds up to its time 0; None: silence
     fold: Fold | None = None  # the parts that it is generated in; None: in one
+
+    @property
+    def heard(self) -> Performance | Untold:
+        """What the model is told of it: its notes, or nothing about them."""
+        return self.performance or Untold(self.recording)
 
 
 def midi_pieces(
     paths: list[Path], settings: InferenceConfig, data: DataConfig, max_seconds: float = math.inf
 ) -> tuple[list[Piece], list[Failure]]:
-    """A piece per MIDI file, up to tail_seconds after its last sound; files that can't be played as failures."""
+    """A piece per MIDI file, up to tail_seconds after its last sound; files that can't be played as failures.
+
+    Raises InputError for settings.global_values that the model does not know.
+    """
     pieces, failures = [], []
+    check_given(settings.global_values, data.global_values)
     for number, path in enumerate(paths):
         try:
             performance = read_midi(path)
@@ -65,7 +78,7 @@ def midi_pieces(
             pieces.append(Piece(path.stem, number, performance, n_frames))
         except InputError as error:
             failures.append(Failure(str(path), reason(error)))
-    return pieces, failures
+    return _told(pieces, settings.global_values, data), failures
 
 
 def read_prime(path: Path, seconds: float, data: DataConfig) -> Prime:
@@ -82,11 +95,13 @@ def primed_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) 
     return max(1, round(settings.teacher_length * data.midi_hz)) if settings.mode == "primed" else 0
 
 
-def clip_pieces(folder: str | Path, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
+def clip_pieces(folder: str | Path, data: DataConfig, given: Sequence[str] = ()) -> tuple[list[Piece], list[Failure]]:
     """A piece per test clip of a folder, as long as its whole frames; clips that can't be used as failures.
 
-    Raises InputError if there are no clips at all.
+    given: global values, instead of what the clips say of their recordings. Raises InputError if the model does not
+    know them, or if there are no clips at all.
     """
+    check_given(given, data.global_values)
     hop, pieces, failures = data.audio_hz // data.midi_hz, [], []
     for number, path in enumerate(clip_paths(folder)):
         try:
@@ -97,7 +112,7 @@ def clip_pieces(folder: str | Path, data: DataConfig) -> tuple[list[Piece], list
             pieces.append(Piece(clip.name, number, clip.performance, n_frames, clip.pcm[: n_frames * hop]))
         except InputError as error:
             failures.append(Failure(path.stem, reason(error)))
-    return pieces, failures
+    return _told(pieces, given, data), failures
 
 
 def timed_pieces(
@@ -107,6 +122,7 @@ def timed_pieces(
 
     Raises InputError for an impossible length or number, and if there are no clips; those too short are failures.
     """
+    check_given(settings.global_values, data.global_values)
     n_frames, primed = round(seconds * data.midi_hz) if math.isfinite(seconds) else 0, primed_frames(settings, data)
     if settings.mode == "teacher_forced":
         raise InputError("--seconds: mode teacher_forced takes as long as its clips; set inference_config.mode=free")
@@ -118,14 +134,28 @@ def timed_pieces(
     if n_pieces < 1:
         raise InputError(f"--n_pieces {n_pieces}: expected 1 or more")
     if not primed:
-        return [Piece(f"piece_{number:03d}", number, None, n_frames) for number in range(n_pieces)], []
-    clips, failures = clip_pieces(settings.test_dir, data)
+        pieces = [Piece(f"piece_{number:03d}", number, None, n_frames) for number in range(n_pieces)]
+        return _told(pieces, settings.global_values, data), []
+    clips, failures = clip_pieces(settings.test_dir, data, settings.global_values)
     why = f"is shorter than teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
     failures += [Failure(clip.name, why) for clip in clips if clip.n_frames < primed]
     if not (clips := [clip for clip in clips if clip.n_frames >= primed]):
         return [], failures
     chosen = [clips[number % len(clips)] for number in range(n_pieces)]
     return [
-        Piece(f"piece_{number:03d}_{clip.name}", number, None, n_frames, clip.truth)
+        Piece(f"piece_{number:03d}_{clip.name}", number, None, n_frames, clip.truth, clip.heard.recording)
         for number, clip in enumerate(chosen)
     ], failures
+
+
+def _told(pieces: list[Piece], given: Sequence[str], data: DataConfig) -> list[Piece]:
+    """The pieces with what the model is told of their recordings; says so where that is less than it could be."""
+    known, result = data.global_values, []
+    for piece in pieces:
+        recording = told(piece.heard.recording, given, known)
+        notes = piece.performance and replace(piece.performance, recording=recording)
+        result.append(replace(piece, performance=notes, recording=recording))
+    if vague := sum(bool(unsaid(piece.recording, known)) for piece in result):
+        note(f"of {vague} of {len(result)} pieces the model is not told all it could be ({', '.join(known)}; see "
+             "docs/global_conditioning.md)")  # fmt: skip
+    return result

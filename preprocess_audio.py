@@ -8,7 +8,7 @@ from the seed among those where notes begin.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from audio import AUDIO_SUFFIXES, read_pcm
 from cli import Failure, finish, note, parser, progress, reason, run
 from config import Config, PreprocessConfig, load_config
 from errors import InputError
+from global_values import integer_columns
 from maestro import inside, read_metadata, resampled_name, select_split
 from midi import CLIP_MARGIN_SECONDS, Performance, clip, read_midi
 from report import roll_figure, save_figure
@@ -32,6 +33,7 @@ class Pair:
     name: str
     audio: Path
     midi: Path
+    recording: tuple[str, ...] = ()  # what the metadata say of it, as COLUMN=VALUE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,6 +68,7 @@ def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws:
     pcm, performance = read_pcm(pair.audio, config.audio_hz), read_midi(pair.midi)
     for dropped in performance.dropped:
         note(f"{pair.midi}: {dropped}")
+    performance = replace(performance, recording=pair.recording)
     starts = _positions(performance, len(pcm), config)
     names = []
     for draw in draws:
@@ -89,7 +92,8 @@ def _maestro_pairs(config: PreprocessConfig) -> tuple[list[Pair], list[Failure]]
     for r in recordings:
         try:
             audio_path = inside(audio_dir, resampled_name(r.audio_filename, config.audio_hz))
-            pairs.append(Pair(Path(r.audio_filename).stem, audio_path, inside(config.maestro_dir, r.midi_filename)))
+            midi_path = inside(config.maestro_dir, r.midi_filename)
+            pairs.append(Pair(Path(r.audio_filename).stem, audio_path, midi_path, integer_columns(vars(r))))
         except InputError as error:
             failures.append(Failure(r.audio_filename, reason(error)))
     return pairs, failures

@@ -17,7 +17,7 @@ import io
 import json
 import zlib
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from atomic import atomic_file, claim, write_text
 from errors import EXHAUSTED, InputError
+from global_values import integer_columns
 from maestro import Recording
 from midi import DAMAGED_ARRAYS, Performance, load_events, save_events
 
@@ -182,7 +183,11 @@ class ProcessedFolder:
             self.audio_hz = int(record["made_from"]["preprocess_config"]["audio_hz"])
             with open(self.path / INDEX_NAME, encoding="utf-8", newline="") as handle:
                 kinds = {name: field.type for name, field in Row.__dataclass_fields__.items()}
-                self.rows = [Row(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(handle)]
+                lines = list(csv.DictReader(handle))
+            if any(None in line for line in lines):
+                raise ValueError(f"{INDEX_NAME} has a line with too many fields")
+            self.rows = [Row(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in lines]
+            self.recordings = [integer_columns(line) for line in lines]  # columns that the user has added, too
         except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
             if getattr(error, "errno", None) in EXHAUSTED:
                 raise
@@ -216,5 +221,6 @@ class ProcessedFolder:
         return pcm
 
     def performance(self, position: int) -> Performance:
-        """The note and pedal events of the recording at this position of `rows`."""
-        return load_events(self.path / f"{self.rows[position].index}.npz")
+        """The note and pedal events of the recording at this position of `rows`, and what its row says of it."""
+        events = load_events(self.path / f"{self.rows[position].index}.npz")
+        return replace(events, recording=self.recordings[position])

@@ -11,7 +11,7 @@ import torch
 
 import samplers
 from audio import mu_law_decode, mu_law_encode
-from conditioning import conditioning_of
+from conditioning import Untold, conditioning_of
 from config import DataConfig
 from emphasis import Deemphasis, after_truth, emphasize
 from midi import Performance
@@ -19,12 +19,12 @@ from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
 
 
 def conditioning(
-    performances: list[Performance | None],
+    performances: list[Performance | Untold | None],
     config: DataConfig,
     device: torch.device,
     first_frames: list[int] | None = None,
 ) -> Conditioning:
-    """Conditioning of a batch of performances, as the model was trained to see it; None is the null condition.
+    """Conditioning of a batch of performances, as the model was trained to see it; None or Untold is the null one.
 
     first_frames: the frame of each performance that is the batch's frame 0; default: its own frame 0.
     """
@@ -42,9 +42,9 @@ def conditioning(
     return Conditioning(features, excitation)
 
 
-def with_null(performances: list[Performance | None], guidance: float) -> list[Performance | None]:
-    """The performances of the rows that guidance needs: each one, then as often the null condition."""
-    return performances + [None] * ((rows_per_stream(guidance) - 1) * len(performances))
+def with_null(performances: list[Performance | Untold | None], guidance: float) -> list[Performance | Untold | None]:
+    """The performances of the rows that guidance needs: each one, then as often the null condition of its recording."""
+    return performances + [one and Untold(one.recording) for one in performances] * (rows_per_stream(guidance) - 1)
 
 
 def dated_uniforms(
@@ -59,7 +59,7 @@ def dated_uniforms(
 
 def synthesize(
     model: WaveNet,
-    performances: list[Performance | None],
+    performances: list[Performance | Untold | None],
     n_frames: int,
     config: DataConfig,
     *,

@@ -45,17 +45,24 @@ class ContextStack(nn.Module):
     It takes `left` frames before and `right` frames after the ones it returns, computed from the note events like any
     others, so that a crop gives exactly the same context as the whole piece. The look-ahead only says how the receptive
     field lies around a frame.
+
+    Global conditioning (WaveNet, section 2.5): the last G rows of the features say what recording it is as a whole; all
+    zero: unknown. Their linear embedding is added to what the stack gives, and so enters every layer of the decoder.
+    The stack itself hears them too: how a spectrum dies away depends on note and room together, which no sum can say.
     """
 
-    def __init__(self, config: CondWavenetConfig, n_features: int, n_out: int, lookahead_frames: int) -> None:
+    def __init__(
+        self, config: CondWavenetConfig, n_features: int, n_out: int, lookahead_frames: int, n_global: int = 0
+    ) -> None:
         super().__init__()
         residual, skip = config.n_residual_channels, config.n_skip_channels
-        self.input = nn.Conv1d(n_features, residual, 1)
+        self.input = nn.Conv1d(n_features + n_global, residual, 1)
         self.dilated, self.mix = nn.ModuleList(), nn.ModuleList()
         for dilation in dilations(config.n_layers, config.max_dilation):
             self.dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
             self.mix.append(nn.Conv1d(residual, residual + skip, 1))
         self.output = nn.Conv1d(skip, n_out, 1)
+        self.of_recording = nn.Conv1d(n_global, n_out, 1, bias=False) if n_global else None
         self.split = (residual, skip)
         reach = sum(conv.dilation[0] * (config.kernel_size - 1) for conv in self.dilated)
         if lookahead_frames > reach:
@@ -66,7 +73,7 @@ class ContextStack(nn.Module):
         self.left, self.right = reach - lookahead_frames, lookahead_frames
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, F, left + N + right] -> [B, C, N]."""
+        """[B, F + G, left + N + right] -> [B, C, N]."""
         x = self.input(features)
         n_frames = features.shape[-1] - self.left - self.right
         total = 0.0
@@ -76,7 +83,11 @@ class ContextStack(nn.Module):
             residual, skip = mix(hidden).split(self.split, dim=1)
             x = x[..., -hidden.shape[-1] :] + residual
             total = total + skip[..., -n_frames:]
-        return self.output(torch.relu(total))
+        context = self.output(torch.relu(total))
+        if self.of_recording is None:
+            return context
+        recording = features[:, -self.of_recording.in_channels :, self.left : self.left + n_frames]
+        return context + self.of_recording(recording)
 
 
 class NoContext(nn.Module):
@@ -346,13 +357,14 @@ class WaveNet(nn.Module):
         n_excitation: int,
         audio_hz: int,
         midi_hz: int,
+        n_global: int = 0,
     ) -> None:
         super().__init__()
         self.audio_hz, self.hop = audio_hz, audio_hz // midi_hz
         lookahead_frames = round(cond_config.lookahead_ms * midi_hz / 1000)
         if n_features:
             upsampling = Upsampling(cond_config.upsampling, self.hop, config.n_cond_channels)
-            self.context = ContextStack(cond_config, n_features, config.n_cond_channels, lookahead_frames)
+            self.context = ContextStack(cond_config, n_features, config.n_cond_channels, lookahead_frames, n_global)
         elif cond_config.n_mels or config.output_conditioning:
             raise ValueError(
                 "an unconditional model (data_config.features = []) has no context: expected "
@@ -382,7 +394,7 @@ class WaveNet(nn.Module):
         *,
         mel: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """samples [B, N * hop], features [B, F, left + N + right], excitation [B, E, N * hop] -> params [B, P, T].
+        """samples [B, N * hop], features [B, F + G, left + N + right], excitation [B, E, N * hop] -> params [B, P, T].
 
         With `mel`, also what the auxiliary head takes the log-mel spectrum to be: [B, n_mels, N] (see `mel.log_mel`).
         """
@@ -468,7 +480,7 @@ class Caches:
 class Conditioning:
     """Conditioning on demand, so that a piece of any length takes the same memory.
 
-    features(first_frame, n_frames) -> [B, F, n_frames], for any frame, also before the start;
+    features(first_frame, n_frames) -> [B, F + G, n_frames], for any frame, also before the start;
     excitation(first_frame, n_frames) -> [B, E, n_frames * hop] or None.
     """
 

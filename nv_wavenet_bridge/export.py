@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     elif args.midi:
         pieces, failures = midi_pieces(args.midi, settings, data)
     else:
-        pieces, failures = clip_pieces(args.clips or settings.test_dir, data)
+        pieces, failures = clip_pieces(args.clips or settings.test_dir, data, settings.global_values)
     pieces = _cut(pieces, args.max_seconds, data.midi_hz)
     if pieces:
         _check_sizes(model, pieces, data)
@@ -140,7 +140,7 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
     """Write a whole bundle, or none."""
     n_frames = max(piece.n_frames for piece in pieces)
     device = next(model.parameters()).device
-    cond = conditioning([piece.performance for piece in pieces], data, device)
+    cond = conditioning([piece.heard for piece in pieces], data, device)
     uniforms = seeded_uniforms(about["seed"], [piece.stream for piece in pieces], 1, device)
     weights = fold.fold(model, about["temperature"])
     bundle.unflatten(bundle.flatten(weights), "the folded model")

@@ -2,12 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from test_wavenet import HOP, N_FRAMES, make_conditioning, make_model, random_samples
 
-from benchmarks import training
+from benchmarks import excitation, training
 from benchmarks.plain import plain_forward
+from conditioning import conditioning_of
+from config import DataConfig
+from midi import Performance
+from processed_folder import Row, begin_folder, finish_folder, write_recording
 
 
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
@@ -35,3 +40,24 @@ def test_the_training_benchmark_gives_its_rows(monkeypatch, capsys):
     assert all(keys <= row.keys() and row["samples_per_second"] > 0 for row in rows)
     assert max(row["vs_plain"] for row in rows if row["variant"] == "plain") == 1
     assert {"plain", "float32"} <= {row["variant"] for row in rows}
+
+
+def test_of_a_sound_that_is_its_excitation_nothing_is_left(tmp_path, capsys):
+    data = DataConfig(audio_hz=4000, excitation_quadrature=True)
+    onset = np.arange(10) * 1.1
+    piece = Performance(onset, onset + 0.9, np.arange(50, 60), np.full(10, 80), {})
+    weights = np.random.default_rng(0).uniform(-1, 1, 12)
+    sound = weights @ conditioning_of(piece, data).excitation(0, 3000)
+    noise = np.random.default_rng(1).standard_normal(len(sound)) * sound.std()
+    begin_folder(tmp_path, {"preprocess_config": {"audio_hz": 4000}}, force=False)
+    rows = []
+    for index, sum_of in enumerate((sound, noise)):
+        rows.append(Row(index, "", "", "train", 2000, 12.0, len(sound), 10, "", ""))
+        write_recording(tmp_path, rows[-1], (3000 * sum_of).astype(np.int16), piece)
+    finish_folder(tmp_path, rows)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"data_config": {"audio_hz": 4000, "excitation_quadrature": True}})
+    )
+    assert excitation.main(["-d", str(tmp_path), "-c", str(tmp_path / "config.json"), "--json"]) == 0
+    left = json.loads(capsys.readouterr().out)
+    assert left["all"] == pytest.approx(-3.0, abs=0.3)  # the noise is half of the power

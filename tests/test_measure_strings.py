@@ -37,8 +37,8 @@ def true_phase(key):
 
 
 def make_folder(folder, strokes=60, late=0.0):
-    """Eight keys, amplitude 3000 / n at velocity 100 and growing with its 1.7th power; `late`: how far off labels are, in
-    seconds at most."""
+    """Eight keys, amplitude 3000 / n at velocity 100 and growing with its 1.7th power; `late`: how far off labels are
+    at most, in seconds."""
     rng = np.random.default_rng(0)
     time = np.arange(round(SECONDS * HZ)) / HZ
     processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": HZ}}, force=False)

@@ -1,5 +1,7 @@
 """From performances to audio: streams, prefix and likelihood, with a small untrained model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from audio import mu_law_decode, mu_law_encode
 from checkpoint import build_model
 from conditioning import NoteConditioning
 from config import CondWavenetConfig, Config, DataConfig, WavenetConfig
+from emphasis import Deemphasis, after_truth, emphasize
 from midi import Performance
 from synthesis import conditioning, synthesize, teacher_forced, to_pcm, to_samples
 
@@ -159,6 +162,23 @@ def test_temperature_narrows_the_output():
     assert spread[1] < 0.5 * spread[0]
 
 
+@OUTPUTS
+def test_a_model_with_pre_emphasis_draws_changes(output):
+    model, data = make(output)
+    emphasized, pieces = replace(data, preemphasis=0.9), [make_performance(0), make_performance(1)]
+    plain = play(model, data, pieces, [0, 1])
+    assert np.array_equal(play(model, emphasized, pieces, [0, 1]), Deemphasis(0.9)(plain))
+    # primed: it has heard the changes of the prefix, and the sound goes on from its last sample
+    prefix = make_pcm(2, 2) // 10
+    heard = play(model, data, pieces, [0, 1], prefix=emphasize(prefix, 0.9))
+    primed = play(model, emphasized, pieces, [0, 1], prefix=prefix)
+    assert np.array_equal(primed, Deemphasis(0.9)(heard))
+    assert np.abs(primed[:, : 2 * HOP] - prefix).max() <= (5 if output == "logistic_mixture" else 150)
+    forced, nll = teacher_forced(model, pieces, primed, emphasized, streams=[0, 1], seed=5)
+    changes, same_nll = teacher_forced(model, pieces, emphasize(primed, 0.9), data, streams=[0, 1], seed=5)
+    assert np.array_equal(forced, after_truth(changes, primed, 0.9)) and nll == same_nll
+
+
 @pytest.mark.parametrize("excitation", [True, False])
 def test_conditioning_stacks_what_each_performance_gives(excitation):
     data = DataConfig(audio_hz=4000, midi_hz=250, features=["paper_v1"], excitation=excitation)
@@ -172,9 +192,9 @@ def test_conditioning_stacks_what_each_performance_gives(excitation):
 
 @OUTPUTS
 def test_pcm_to_samples_and_back(output):
-    model, _ = make(output)
+    model, data = make(output)
     pcm = np.array([[-32768, -1, 0, 1, 32767]], dtype=np.int16)
-    samples = to_samples(model, pcm)
+    samples = to_samples(model, pcm, data)
     assert samples.dtype == torch.int64 and samples[0, 2] == (0 if output == "logistic_mixture" else 128)
     back = to_pcm(model, samples)
     assert back.dtype == np.int16

@@ -1,0 +1,123 @@
+"""How a sound dies away: the room, as far as it was recorded.
+
+    python reverberation.py data/real/train                   # the recordings, by their year (--column: by another)
+    python reverberation.py close/song.wav ambient/song.wav   # the same MIDI, played for two years
+
+Two measures. Of music of any kind, how fast its level falls where it falls fast: the further away the microphones
+stood, the more of the room they heard, and the slower. Of one note, how the sound dies away after its release; for that
+`counterfactual.py` plays phrases under each value of a model's global conditioning.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from audio import FULL_SCALE, read_pcm
+from cli import parser, run
+from errors import InputError
+from global_values import columns
+from processed_folder import ProcessedFolder
+from scores import level_db
+
+FRAME_SECONDS, FALL_FRAMES, FALL_PERCENTILE = 0.02, 5, 90
+AUDIBLE_DB = 30.0  # frames further than this below the loudest one are not looked at
+STEP_SECONDS = 0.005
+RANGE_DB = 10.0  # of the early decay time of ISO 3382-1: how reverberant it sounds, and still above a model's hiss
+FLOOR_SHARE = 0.1  # the end of a tail, whose power is taken for the noise
+BEFORE_SECONDS, AFTER_SECONDS = 0.2, (0.2, 0.7)  # whose levels are compared, from the release on
+
+
+@dataclass(frozen=True)
+class Decay:
+    """How a sound dies away after a release; nan where it cannot be told."""
+
+    db_per_second: float  # the slope of the decay: 60 / it is the (early) decay time in seconds
+    level_db: float  # level of 0.2 to 0.7 s after the release against the 0.2 s before it
+
+
+def fall_rate(pcm: np.ndarray, audio_hz: int) -> float:
+    """How fast the level of int16 [T] falls, in dB/s: of all falls over 100 ms that begin within 30 dB of the loudest
+    frame, 90 % are slower. nan for silence and for less than 120 ms.
+
+    It depends on the music and on how it is played: to be compared for the same notes, or over many pieces.
+    """
+    level = 10 * np.log10(_powers(pcm, round(FRAME_SECONDS * audio_hz)) + 1e-9)
+    if len(level) <= FALL_FRAMES or level.max() <= -89:
+        return float("nan")
+    begins, falls = level[:-FALL_FRAMES], level[:-FALL_FRAMES] - level[FALL_FRAMES:]
+    heard = falls[begins > level.max() - AUDIBLE_DB]
+    return float(np.percentile(heard, FALL_PERCENTILE) / (FALL_FRAMES * FRAME_SECONDS)) if len(heard) else float("nan")
+
+
+def decay(pcm: np.ndarray, audio_hz: int, release: float) -> Decay:
+    """Of int16 [T], in which nothing is played from `release` (seconds) to the end.
+
+    The slope is that of the energy that is yet to come (Schroeder 1965) until it has fallen by 10 dB, without the
+    noise's share: the mean power of the last tenth.
+    """
+    power = _powers(pcm[round(release * audio_hz) :], round(STEP_SECONDS * audio_hz))
+    noise = power[-max(1, round(FLOOR_SHARE * len(power))) :].mean() if len(power) else 0.0
+    to_come = np.cumsum((power - noise)[::-1])[::-1]
+    to_come = to_come[: np.argmin(np.append(to_come, -1.0) > 0)]  # beyond, noise alone
+    fallen = -10 * np.log10(to_come / to_come[0]) if len(to_come) else np.empty(0)
+    used = fallen <= RANGE_DB
+    known = used.sum() > 2 and not used.all()  # else it is over within two steps, or lasts longer than the tail
+    slope = np.polyfit(np.flatnonzero(used) * STEP_SECONDS, fallen[used], 1)[0] if known else np.nan
+    before = level_db(pcm[round((release - BEFORE_SECONDS) * audio_hz) : round(release * audio_hz)])
+    after = level_db(pcm[slice(*(round((release + at) * audio_hz) for at in AFTER_SECONDS))])
+    return Decay(float(slope), after - before)
+
+
+def mean_decay(decays: Sequence[Decay]) -> Decay:
+    """The mean of several, those left out that cannot be told."""
+    return Decay(*(_mean([getattr(one, name) for one in decays]) for name in Decay.__dataclass_fields__))
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _powers(pcm: np.ndarray, n: int) -> np.ndarray:
+    """Mean power of every n samples, full scale 1."""
+    return np.square(pcm[: len(pcm) // n * n] / FULL_SCALE).reshape(-1, n).mean(axis=1)
+
+
+def fall_rates(folder: ProcessedFolder, column: str) -> dict[str, list[float]]:
+    """The fall rate of each recording of a processed folder, by its value in a column."""
+    found: dict[str, list[float]] = {}
+    for position, recording in enumerate(folder.recordings):
+        own = [value for value in recording if columns([value]) == (column,)]
+        if not own:
+            where, there = folder.rows[position].audio_filename, ", ".join(columns(recording))
+            raise InputError(f"{folder.path}: {where} has no whole number in a column {column!r}; it has {there}")
+        found.setdefault(own[0], []).append(fall_rate(folder.pcm(position), folder.audio_hz))
+    return dict(sorted(found.items()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the fall rate of audio files, and its means over the recordings of folders; returns the exit code."""
+    arguments = parser(__doc__)
+    arguments.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="audio file or processed folder")
+    arguments.add_argument("--column", default="year", help="integer column of a folder's filenames.csv (default year)")
+    arguments.add_argument("--hz", type=int, default=16000, help="sample rate of the audio files (default 16000)")
+    args = arguments.parse_args(argv)
+    result: dict[str, dict[str, float | int]] = {}
+    for path in args.paths:
+        if path.is_dir():
+            for value, rates in fall_rates(ProcessedFolder(path), args.column).items():
+                result[f"{path} {value}"] = {"recordings": len(rates), "fall_db_per_second": _mean(rates)}
+        else:
+            result[str(path)] = {"recordings": 1, "fall_db_per_second": fall_rate(read_pcm(path, args.hz), args.hz)}
+    if args.as_json:
+        print(json.dumps(result).replace("NaN", "null"))
+    for name, one in result.items() if not args.as_json else ():
+        print(f"{name}: {one['recordings']} recordings, falling at {one['fall_db_per_second']:.1f} dB/s")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -62,6 +62,19 @@ def read_pcm(path: str | Path, audio_hz: int) -> np.ndarray:
     return np.frombuffer(pcm, dtype=np.int16)
 
 
+def read_beginning(path: str | Path, audio_hz: int, n_samples: int) -> np.ndarray:
+    """The first n_samples at `audio_hz` of any audio file that libsndfile reads: int16 [n_samples], channels averaged
+    and resampled as by `resample_file`. Raises InputError as `read_pcm` does, and for a file that is shorter."""
+    found, n_found = [np.zeros(0, dtype=np.float32)], 0
+    with _open(path) as source:
+        for block in _resampled_blocks(map(_mono, _blocks(path, source)), source.samplerate, audio_hz, RESAMPLERS[0]):
+            found.append(block)
+            n_found += len(block)
+            if n_found >= n_samples:
+                return to_pcm(np.concatenate(found)[:n_samples])[0]
+    raise InputError(f"{path} has only {n_found / audio_hz:.3f} s, expected at least {n_samples / audio_hz:g} s")
+
+
 def to_pcm(samples: np.ndarray) -> tuple[np.ndarray, int]:
     """Amplitudes in [-1, 1), float [T] -> (int16 [T], how many lay outside and were clipped)."""
     scaled = np.rint(samples * FULL_SCALE)

@@ -374,6 +374,26 @@ class InferenceConfig(SamplingKeys):
     )
     tail_seconds: float = key("sound after the last note of a MIDI file (--midi)", 2.0, low=0)
     max_seconds: float = key("refuse MIDI files that would sound longer than this (--midi)", 3600.0, above=0)
+    fold_seconds: float = key(
+        "cut what is played free into parts of this length, generated side by side and cross-faded (folding.py): "
+        "faster, but not quite what one stream gives, and in the memory of the whole piece; 0: one stream",
+        0.0,
+        low=0,
+    )
+    fold_overlap_seconds: float = key("length of the cross-fades between parts; at most fold_seconds", 0.1, above=0)
+    fold_warmup_seconds: float = key(
+        "how much earlier, from silence, each part begins than it is heard; the decoder's receptive field at least. "
+        "Neighbours then fall in step",
+        1.0,
+        low=0,
+    )
+
+    def check(self) -> None:
+        if 0 < self.fold_seconds < self.fold_overlap_seconds:
+            raise ValueError(
+                f"fold_seconds = {self.fold_seconds:g}: expected at least fold_overlap_seconds = "
+                f"{self.fold_overlap_seconds:g}, or 0"
+            )
 
 
 @dataclass(kw_only=True)

@@ -3,22 +3,31 @@
     python inference.py -c config_inference.json
     python inference.py -c config_inference.json --midi song.mid --out songs
     python inference.py -c config_inference.json --midi song.mid --out songs --global year=2009
+    python inference.py -c config_inference.json --midi song.mid --out songs --prime recording.flac --prime_seconds 2
     python inference.py -c config_inference.json --seconds 10 --n_pieces 4 --out dreams     # of an unconditional model
     python inference.py -c config_inference.json --null --seconds 10 --out dreams           # of any, told no notes
 
 mode teacher_forced: one parallel pass, every sample drawn given the true ones before it. primed: teacher_length seconds
-of truth, then the model goes on by itself. free: from silence. MIDI files are always played free. With --seconds a
-piece has no notes: an unconditional model (data_config.features = []) knows none, one that was trained with
+of truth, then the model goes on by itself. free: from silence. MIDI files are always played free, or from --prime. With
+--seconds a piece has no notes: an unconditional model (data_config.features = []) knows none, one that was trained with
 conditioning_dropout plays its null condition (--null). In mode primed each piece goes on from a clip of test_dir.
 --global: what a model with global conditioning (data_config.global_values) is to take the recording for.
+
+--prime lets the model go on from the first seconds of any audio file, in the place of silence or of a clip's truth. It
+hears them before the piece, as the seconds up to its time 0: time 0 of the MIDI is still the first sample of the wav,
+which holds the whole piece and nothing of the prime. What sounds at the prime's end is in no MIDI: it is to die away.
+
+inference_config.fold_seconds cuts what is played free into parts that are generated side by side (`folding.py`), each
+piece for itself; what its seams are like is printed.
 """
 
+import hashlib
 import json
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,19 +36,20 @@ import numpy as np
 from tqdm import tqdm
 
 import checkpoint
+import folding
 from atomic import claim, write_text
 from audio import map_wav, wav_stream, write_wav
 from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
 from config import DataConfig, InferenceConfig, load_config
 from errors import InputError
 from midi import load_events, no_notes, save_events
-from pieces import Piece, clip_pieces, midi_pieces, primed_frames, timed_pieces
+from pieces import Piece, Prime, clip_pieces, midi_pieces, primed_frames, read_prime, timed_pieces
 from report import Entry, clip_figure, listening_page, save_figure
 from synthesis import synthesize, teacher_forced
 from wavenet import WaveNet
 
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
-PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", PAGE_NAME)
+PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", "*_seams.json", PAGE_NAME)
 # settings that leave the samples as they are
 NOT_HEARD = ("output_dir", "batch_size", "device", "max_seconds", "sampler_threads")
 
@@ -54,6 +64,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
     arguments.add_argument("--global", nargs="+", dest="global_values", metavar="COLUMN=VALUE",
                            help="what the recording is, instead of inference_config.global_values")  # fmt: skip
+    arguments.add_argument(
+        "--prime", type=Path, metavar="FILE", help="audio that the model hears up to the time 0 of every piece"
+    )
+    arguments.add_argument(
+        "--prime_seconds", type=float, metavar="S", help="how much of the beginning of --prime it hears (default 2)"
+    )
     args = arguments.parse_args(argv)
     config = load_config(args.config, ("inference_config",), args.overrides)
     settings = config.inference_config
@@ -64,16 +80,24 @@ def main(argv: list[str] | None = None) -> int:
     player = checkpoint.load_player(settings, config, args.config)
     model, data, step = player.model, player.config.data_config, player.step
     _check_request(args, settings, data)
-    mode = "free" if args.midi else settings.mode
+    mode, prime, given = "free" if args.midi else settings.mode, None, settings
+    if args.prime:
+        prime = read_prime(args.prime, 2.0 if args.prime_seconds is None else args.prime_seconds, data)
+        given = replace(settings, mode="free")  # of a clip's truth nothing is heard
+        settings.mode = mode = "primed"
     folder = Path(settings.output_dir)
     if args.seconds is not None:
-        pieces, failures = timed_pieces(args.seconds, 1 if args.n_pieces is None else args.n_pieces, settings, data)
+        pieces, failures = timed_pieces(args.seconds, 1 if args.n_pieces is None else args.n_pieces, given, data)
     elif args.midi:
         pieces, failures = midi_pieces(args.midi, settings, data, settings.max_seconds)
     else:
-        pieces, failures = _clip_pieces(settings, data)
+        pieces, failures = _clip_pieces(settings, data, primed_frames(given, data))
+    field = model.decoder.receptive_field
+    pieces = [
+        replace(piece, prime=prime, fold=folding.fold_of(piece.n_frames, settings, data, field)) for piece in pieces
+    ]
     if pieces:
-        record = _record(settings, player, mode)
+        record = _record(settings, player, mode, prime)
         if args.seconds is not None:
             record["seconds"] = args.seconds
         claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
@@ -82,22 +106,32 @@ def main(argv: list[str] | None = None) -> int:
         failures += [Failure(name, f"{folder} holds {name}.wav of other notes; {remedy}") for name in sorted(taken)]
         pieces = [piece for piece in pieces if piece.name not in taken]
     todo = [piece for piece in pieces if not _is_done(folder, piece, mode)]
-    todo.sort(key=lambda piece: piece.n_frames)  # a batch lasts as long as its longest piece
-    for start in range(0, len(todo), settings.batch_size):
-        _generate(model, todo[start : start + settings.batch_size], mode, settings, data, folder)
+    for batch in _batches(todo, settings.batch_size):
+        _generate(model, batch, mode, settings, data, folder)
     nll = {piece.name: _read_nll(folder, piece.name) for piece in pieces} if mode == "teacher_forced" else {}
     mean_nll = float(np.average(list(nll.values()), weights=[piece.n_frames for piece in pieces])) if nll else None
+    seams = {piece.name: _read(folder / f"{piece.name}_seams.json") for piece in pieces if piece.fold}
     if pieces:
         _write_page(folder, pieces, nll, mode, settings, step)
     result = {"output_dir": str(folder), "mode": mode, "step": step, "wavs": [f"{piece.name}.wav" for piece in pieces],
-              "nll": nll, "mean_nll": mean_nll}  # fmt: skip
-    summary = _summary(folder, len(pieces), len(pieces) - len(todo), mean_nll)
+              "nll": nll, "mean_nll": mean_nll, "seams": seams}  # fmt: skip
+    lines = [f"{name}: {folding.words(measured)}" for name, measured in seams.items()]
+    summary = "\n".join([*lines, _summary(folder, len(pieces), len(pieces) - len(todo), mean_nll)])
     return finish(summary, result, failures, len(pieces), as_json=args.as_json)
 
 
 def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig) -> None:
     """Refuse what the model cannot play, and options that say nothing together."""
     timed, source = args.seconds is not None, settings.model_filename
+    if args.prime_seconds is not None and not args.prime:
+        raise InputError("--prime_seconds says how much of --prime FILE is heard; give that file too")
+    if args.prime and settings.mode == "teacher_forced" and not args.midi:
+        raise InputError("--prime: mode teacher_forced hears the truth alone; set inference_config.mode=primed")
+    if settings.fold_seconds and (args.prime or timed or (settings.mode != "free" and not args.midi)):
+        raise InputError(
+            "inference_config.fold_seconds: only MIDI files and, in mode free, clips can be folded, without --prime; "
+            "set it to 0"
+        )
     if timed and args.midi:
         raise InputError("--midi and --seconds exclude each other: a MIDI file has its length")
     if not timed and (args.null or args.n_pieces is not None):
@@ -118,10 +152,11 @@ def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig)
         raise InputError(f"--null: guidance = {settings.guidance:g} leads away from nothing; set guidance = 1")
 
 
-def _record(settings: InferenceConfig, player: checkpoint.Player, mode: str) -> dict[str, Any]:
+def _record(settings: InferenceConfig, player: checkpoint.Player, mode: str, prime: Prime | None) -> dict[str, Any]:
     """All that the samples depend on, besides the clips and MIDI files: it tells whose results a folder holds."""
     heard = {name: value for name, value in vars(settings).items() if name not in NOT_HEARD}
-    return {
+    of_prime = {"prime_sha256": hashlib.sha256(prime.pcm).hexdigest()} if prime else {}
+    return of_prime | {
         "inference_config": heard,
         "model": player.config.as_dict(),
         "step": player.step,
@@ -138,10 +173,9 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
     return f"{n_wavs} wavs in {folder}{already}{nll}; listen: {folder / PAGE_NAME}"
 
 
-def _clip_pieces(settings: InferenceConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
-    """The test clips, named by the mode; those that teacher_length leaves nothing of as failures."""
+def _clip_pieces(settings: InferenceConfig, data: DataConfig, primed: int) -> tuple[list[Piece], list[Failure]]:
+    """The test clips, named by the mode; those that so many frames of truth leave nothing of as failures."""
     pieces, failures = clip_pieces(settings.test_dir, data, settings.global_values)
-    primed = primed_frames(settings, data)
     remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
     for piece in pieces:
         if primed >= piece.n_frames:
@@ -149,6 +183,15 @@ def _clip_pieces(settings: InferenceConfig, data: DataConfig) -> tuple[list[Piec
             failures.append(Failure(piece.name, f"has {seconds:g} s, nothing is left {remedy}"))
     kept = [piece for piece in pieces if primed < piece.n_frames]
     return [replace(piece, name=f"{piece.name}_{settings.mode}") for piece in kept], failures
+
+
+def _batches(pieces: list[Piece], size: int) -> Iterator[list[Piece]]:
+    """What is generated side by side: pieces of about equal length, as a batch lasts as long as its longest one; a
+    folded piece is a batch by itself."""
+    by_length = sorted(pieces, key=lambda piece: piece.n_frames)
+    whole = [piece for piece in by_length if not piece.fold]
+    yield from (whole[start : start + size] for start in range(0, len(whole), size))
+    yield from ([piece] for piece in by_length if piece.fold)
 
 
 def _is_taken(folder: Path, piece: Piece) -> bool:
@@ -168,14 +211,23 @@ def _is_taken(folder: Path, piece: Piece) -> bool:
 def _is_done(folder: Path, piece: Piece, mode: str) -> bool:
     """Whether an earlier run finished this piece: the picture is written last."""
     scored = mode != "teacher_forced" or _read_nll(folder, piece.name) is not None
+    scored = scored and (not piece.fold or _read(folder / f"{piece.name}_seams.json") is not None)
     return scored and (folder / f"{piece.name}.png").is_file()
 
 
 def _read_nll(folder: Path, name: str) -> float | None:
     """The mean negative log-likelihood of a clip in nats per sample, as `_generate` left it; None if it did not."""
     try:
-        return float(json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["nll"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return float(_read(folder / f"{name}.json")["nll"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What an earlier run, or this one, said of a piece in a file of its own; None if it did not."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -194,6 +246,8 @@ def _generate(
                                          guidance=settings.guidance)  # fmt: skip
             write_text(folder / f"{piece.name}.json", json.dumps({"nll": nll}) + "\n")
             write_wav(folder / f"{piece.name}.wav", output[0], data.audio_hz)
+    elif pieces[0].fold:
+        _fold(model, pieces[0], settings, data, folder)
     else:
         handover = _stream(model, pieces, mode, settings, data, folder)
     for piece in pieces:
@@ -208,20 +262,25 @@ def _generate(
 def _stream(
     model: WaveNet, pieces: list[Piece], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
 ) -> float | None:
-    """Generate one batch into its wavs, block by block; returns the seconds at which the model took over, if primed.
+    """Generate one batch into its wavs, block by block; returns the seconds of truth before the model's own, if any.
 
     Stopped by Ctrl-C, it keeps what there is of every piece in NAME.interrupted.wav, which no rerun takes for finished.
     """
-    n_frames = max(piece.n_frames for piece in pieces)
-    prefix_frames = primed_frames(settings, data) if mode == "primed" else 0
+    n_frames, prime = max(piece.n_frames for piece in pieces), pieces[0].prime
+    before = len(prime.pcm) // model.hop if prime else 0  # frames that the model hears before frame 0
+    prefix_frames = primed_frames(settings, data) if mode == "primed" and not prime else 0
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
-    blocks = synthesize(model, [piece.heard for piece in pieces], n_frames, data,
-                        streams=[piece.stream for piece in pieces], seed=settings.seed, prefix=prefix,
-                        temperature=settings.temperature, guidance=settings.guidance, **settings.engine())  # fmt: skip
+    blocks = synthesize(model, [piece.heard for piece in pieces], before + n_frames, data,
+                        streams=[piece.stream for piece in pieces], seed=settings.seed,
+                        prefix=np.stack([prime.pcm] * len(pieces)) if prime else prefix,
+                        first_frames=[-before] * len(pieces), temperature=settings.temperature,
+                        guidance=settings.guidance, **settings.engine())  # fmt: skip
     unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0
     try:
         with ExitStack() as files:
             files.callback(blocks.close)
+            if prime:
+                next(blocks)  # the prime itself
             wavs = [
                 files.enter_context(wav_stream(folder / f"{piece.name}.wav", data.audio_hz, left))
                 for piece, left in zip(pieces, unfinished, strict=True)
@@ -239,6 +298,22 @@ def _stream(
     for path in unfinished:
         path.unlink(missing_ok=True)
     return prefix_frames / data.midi_hz if prefix_frames else None
+
+
+def _fold(model: WaveNet, piece: Piece, settings: InferenceConfig, data: DataConfig, folder: Path) -> None:
+    """Generate the parts of a piece side by side and write it, and what its seams are like."""
+    fold = piece.fold
+    n_parts, n_frames = len(fold.cuts), fold.stream_frames
+    # The same stream of uniforms for all of them: neighbours are to fall in step.
+    blocks = synthesize(model, [piece.heard] * n_parts, n_frames, data, streams=[piece.stream] * n_parts,
+                        seed=settings.seed, first_frames=fold.begins, temperature=settings.temperature,
+                        guidance=settings.guidance, **settings.engine())  # fmt: skip
+    total = n_parts * n_frames * model.hop
+    with closing(blocks):
+        made = list(_with_speed(blocks, total, n_parts, data.audio_hz, has_prefix=False))
+    pcm, agreements = folding.join(np.concatenate(made, axis=1), fold, model.hop)
+    write_wav(folder / f"{piece.name}.wav", pcm, data.audio_hz)
+    write_text(folder / f"{piece.name}_seams.json", json.dumps(folding.seams(pcm, fold, data, agreements)) + "\n")
 
 
 def _with_speed(
@@ -263,7 +338,7 @@ def _with_speed(
             bar.update(block.size)
             if not on_terminal and now - noted > SECONDS_BETWEEN_NOTES:
                 noted = now
-                share = f"{done / total:.0%} of {n_streams} pieces"
+                share = f"{done / total:.0%} of {n_streams} streams"
                 note(f"{share}, {rate:,.0f} samples/s, {rate / audio_hz:.2f} x real time")
 
 
@@ -279,7 +354,9 @@ def _write_page(
         entries.append(Entry(piece.name, f"{piece.name}.png", wavs, remark))
     facts = {"model": f"{settings.model_filename}, step {step}", "mode": mode, "seed": str(settings.seed),
              "temperature": f"{settings.temperature:g}", "guidance": f"{settings.guidance:g}"}  # fmt: skip
-    if mode == "primed":
+    if prime := pieces[0].prime:
+        facts["prime"] = f"{prime.seconds:g} s of {prime.name}, heard before each piece"
+    elif mode == "primed":
         facts["teacher_length"] = f"{settings.teacher_length:g} s"
     listening_page(folder / PAGE_NAME, "midi2wave", entries, facts)
 

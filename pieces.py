@@ -7,13 +7,24 @@ from pathlib import Path
 
 import numpy as np
 
+from audio import read_beginning
 from cli import Failure, note, reason
 from conditioning import Untold
 from config import DataConfig, EvaluateConfig, InferenceConfig
 from dataset import clip_paths, read_clip
 from errors import InputError
+from folding import Fold
 from global_values import check_given, told, unsaid
 from midi import Performance, read_midi, sounding_offset
+
+
+@dataclass(frozen=True)
+class Prime:
+    """The beginning of some recording, for a model to go on from."""
+
+    name: str
+    seconds: float
+    pcm: np.ndarray  # int16 [P * hop]
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,8 @@ class Piece:
     n_frames: int
     truth: np.ndarray | None = None  # int16 [n_frames * hop]
     recording: tuple[str, ...] = ()  # what is known of it, as of `Performance`
+    prime: Prime | None = None  # what sounds up to its time 0; None: silence
+    fold: Fold | None = None  # the parts that it is generated in; None: in one
 
     @property
     def heard(self) -> Performance | Untold:
@@ -66,6 +79,15 @@ def midi_pieces(
         except InputError as error:
             failures.append(Failure(str(path), reason(error)))
     return _told(pieces, settings.global_values, data), failures
+
+
+def read_prime(path: Path, seconds: float, data: DataConfig) -> Prime:
+    """The first seconds of any audio file, in whole frames. Raises InputError if there are not so many."""
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InputError(f"--prime_seconds {seconds:g}: expected more than 0")
+    n_frames = max(1, round(seconds * data.midi_hz))
+    pcm = read_beginning(path, data.audio_hz, n_frames * (data.audio_hz // data.midi_hz))
+    return Prime(path.name, n_frames / data.midi_hz, pcm)
 
 
 def primed_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) -> int:

@@ -4,7 +4,7 @@ Streams of one batch are generated side by side, as int16 whatever the model's o
 on the seed and the stream's number only, never on its neighbours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -19,18 +19,25 @@ from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
 
 
 def conditioning(
-    performances: list[Performance | Untold | None], config: DataConfig, device: torch.device
+    performances: list[Performance | Untold | None],
+    config: DataConfig,
+    device: torch.device,
+    first_frames: list[int] | None = None,
 ) -> Conditioning:
-    """Conditioning of a batch of performances, as the model was trained to see it; None or Untold is the null one."""
+    """Conditioning of a batch of performances, as the model was trained to see it; None or Untold is the null one.
+
+    first_frames: the frame of each performance that is the batch's frame 0; default: its own frame 0.
+    """
     notes = [conditioning_of(one, config) for one in performances]
+    dated = list(zip(notes, first_frames or [0] * len(notes), strict=True))
 
     def features(first: int, n: int) -> torch.Tensor:
-        return torch.from_numpy(np.stack([one.features(first, n) for one in notes])).to(device)
+        return torch.from_numpy(np.stack([one.features(begin + first, n) for one, begin in dated])).to(device)
 
     def excitation(first: int, n: int) -> torch.Tensor | None:
         if not config.excitation:
             return None
-        return torch.from_numpy(np.stack([one.excitation(first, n) for one in notes])).to(device)
+        return torch.from_numpy(np.stack([one.excitation(begin + first, n) for one, begin in dated])).to(device)
 
     return Conditioning(features, excitation)
 
@@ -38,6 +45,16 @@ def conditioning(
 def with_null(performances: list[Performance | Untold | None], guidance: float) -> list[Performance | Untold | None]:
     """The performances of the rows that guidance needs: each one, then as often the null condition of its recording."""
     return performances + [one and Untold(one.recording) for one in performances] * (rows_per_stream(guidance) - 1)
+
+
+def dated_uniforms(
+    model: WaveNet, seed: int, streams: list[int], first_frames: list[int], device: torch.device
+) -> Callable[[int, int], torch.Tensor]:
+    """`seeded_uniforms` of a batch of which stream i begins at frame first_frames[i] of its piece: a sample's uniforms
+    belong to its time in the piece, wherever the stream begins."""
+    sources = [seeded_uniforms(seed, [stream], model.uniforms_per_sample, device) for stream in streams]
+    begins = [first * model.hop for first in first_frames]
+    return lambda first, n: torch.cat([of(begin + first, n) for of, begin in zip(sources, begins, strict=True)])
 
 
 def synthesize(
@@ -49,6 +66,7 @@ def synthesize(
     streams: list[int],
     seed: int,
     prefix: np.ndarray | None = None,
+    first_frames: list[int] | None = None,
     temperature: float = 1.0,
     guidance: float = 1.0,
     sampler: str = "auto",
@@ -58,14 +76,15 @@ def synthesize(
     """Generate n_frames * hop samples for each performance; yields int16 blocks [B, n], the prefix first.
 
     prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself. A model of mu-law
-    codes hears and returns it rounded to the codes. guidance: see `WaveNet.guide`; sampler, threads, weights: see
-    `samplers.generate`.
+    codes hears and returns it rounded to the codes. first_frames: the frame of its performance at which each stream
+    begins, prefix included; default 0, before 0 no note has begun. The uniforms of a sample from frame 0 on do not
+    depend on it. guidance: see `WaveNet.guide`; sampler, threads, weights: see `samplers.generate`.
     """
-    device = next(model.parameters()).device
+    device, begins = next(model.parameters()).device, first_frames or [0] * len(performances)
     blocks = samplers.generate(
         model,
-        conditioning(with_null(performances, guidance), config, device),
-        seeded_uniforms(seed, streams, model.uniforms_per_sample, device),
+        conditioning(with_null(performances, guidance), config, device, begins * rows_per_stream(guidance)),
+        dated_uniforms(model, seed, streams, begins, device),
         len(performances),
         n_frames,
         prefix=None if prefix is None else to_samples(model, prefix, config).to(device),

@@ -6,6 +6,8 @@
 WaveNet: arXiv 1609.03499. Conditioning on MIDI through a context stack: arXiv 1810.12247, section 4. Cached sampling:
 arXiv 1611.09482. Inside the decoder tensors are time-first, [T, B, R]: a dilated tap is then a view and every layer a
 plain matrix product.
+
+    python wavenet.py -c config_train.json      # what the model of a config costs (cost.py)
 """
 
 import math
@@ -583,3 +585,9 @@ def generate(
             caches.push(block[:, i].repeat(n_rows))
         yield block
         first += count
+
+
+if __name__ == "__main__":  # what the model of a config costs
+    import cost  # it stands on this module, which otherwise knows nothing of it
+
+    cost.run(cost.main)

@@ -249,18 +249,18 @@ def mean_and_each(values: list[float | None], digits: int) -> str:
     return average if len(each) == 1 or average == "-" else f"{average} ({', '.join(each)})"
 
 
-def parts(path: Path) -> tuple[str, str]:
+def parts(path: Path, begin: str = BEGIN, end: str = END) -> tuple[str, str]:
     """What stands before and behind the marks of a Markdown file. Raises InputError unless they are there once each."""
     text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise InputError(f"{path}: expected the lines {BEGIN} and {END} once each, in this order")
-    return text.split(BEGIN)[0], text.split(END)[1]
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise InputError(f"{path}: expected the lines {begin} and {end} once each, in this order")
+    return text.split(begin)[0], text.split(end)[1]
 
 
-def put(path: Path, lines: list[str]) -> None:
+def put(path: Path, lines: list[str], begin: str = BEGIN, end: str = END) -> None:
     """Replace what stands between the marks of a Markdown file."""
-    before, after = parts(path)
-    write_text(path, "\n".join([before + BEGIN, "", *lines, "", END + after]))
+    before, after = parts(path, begin, end)
+    write_text(path, "\n".join([before + begin, "", *lines, "", end + after]))
 
 
 def gap_figure(folder: Path, found: list[dict[str, Any]]) -> Figure:

@@ -25,8 +25,8 @@ from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
 from benchmarks.plain import plain_update
 from checkpoint import build_model
 from cli import choose_device
-from conditioning import n_excitation
 from config import Config, load_config
+from cost import noise_crops
 from hardware import choose_precision, keep_freed_memory, training_bytes
 from process_group import ALONE
 from residual_stack import Gates, compiled_gates
@@ -137,15 +137,7 @@ def make_run(config: Config, device: torch.device, precision: torch.dtype, crop_
 
 def make_batch(state: Run, size: int, crop_samples: int) -> dict[str, torch.Tensor]:
     """Crops of noise: how long a step takes does not depend on what they hold."""
-    data, model, generator = state.config.data_config, state.model, torch.Generator().manual_seed(0)
-    low, high = (-3000, 3000) if model.decoder.mixture else (0, 256)
-    history = torch.randint(low, high, (size, model.decoder.taps + crop_samples), generator=generator)
-    frames = sum(model.margins) + crop_samples // model.hop
-    batch = {"history": history, "samples": history[:, model.decoder.taps :].clone(),
-             "features": torch.rand(size, model.context.input.in_channels, frames, generator=generator)}  # fmt: skip
-    if data.excitation:
-        batch["excitation"] = torch.randn(size, n_excitation(data), crop_samples, generator=generator)
-    return batch
+    return noise_crops(state.model, state.config.data_config, size, crop_samples)
 
 
 def time_step(state: Run, crop_samples: int, seconds: float) -> float:

@@ -11,7 +11,7 @@ import config
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {"render_midi", "resample_audio", "preprocess_maestro", "preprocess_audio", "train", "inference", "evaluate"}
-STEPS |= {"demo"}
+STEPS |= {"demo", "cost"}
 MODEL = {"wavenet", "residual_stack", "logistic_mixture"}
 ON_THE_MODEL = {"checkpoint", "hardware", "likelihood", "synthesis", "training_log", "training_state", "validation"}
 ON_THE_MODEL |= {"scheduled_sampling"}
@@ -21,6 +21,8 @@ SHARED = MODULES - STEPS - MODEL - ON_THE_MODEL
 
 def imports(module, among=MODULES):
     tree = ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
+    # Run as a command, a module may hand over to one that stands on it: `python wavenet.py` does, to cost.py.
+    tree.body = [node for node in tree.body if not ast.unparse(node).startswith("if __name__ == '__main__':")]
     named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     named |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     return {name.split(".")[0] for name in named if name} & among

@@ -1,0 +1,87 @@
+"""The table of docs/presets.md: what the model of each preset costs.
+
+    python -m benchmarks.presets                                       # prints it
+    python -m benchmarks.presets --report docs/presets.md              # puts it between the marks there; speeds: no
+    python -m benchmarks.presets --report docs/presets.md --measure    # speeds too, on an idle machine; some minutes
+
+Every column is what `python wavenet.py -c PRESET` says of one preset; with --measure each is measured in a process of
+its own, one after the other.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation import parts, put
+from benchmarks.limits import processor
+from cli import choose_device, note, parser, run
+from cost import MIB
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKS = ("<!-- presets -->", "<!-- /presets -->")
+PRESETS = {
+    "default": "config_train.json",
+    "paper": "config_train_paper.json",
+    "nv-wavenet": "config_train_nv_wavenet.json",
+    "demo": "demo/config_train.json",
+    "rendered": "rendered/config_train.json",
+}
+ENGINES = ("training", "sampling_torch", "sampling_numba")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table or put it into a page; returns the exit code."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--measure", action="store_true", help="measure the speeds on this machine too")
+    arguments.add_argument("--report", type=Path, help="Markdown file to put the table into, between its marks")
+    args = arguments.parse_args(argv)
+    if args.report:
+        parts(args.report, *MARKS)  # says what is wrong with it before minutes have passed
+    found = {name: cost_of(config, measure=args.measure) for name, config in PRESETS.items()}
+    lines = table(found)
+    if args.measure:
+        lines += ["", f"Speeds: {processor(choose_device('auto'))}; one stream, float32 weights."]
+    if args.report:
+        put(args.report, lines, *MARKS)
+    print(json.dumps(found) if args.as_json else "\n".join(lines))
+    return 0
+
+
+def cost_of(config: str, *, measure: bool) -> dict[str, Any]:
+    """What `python wavenet.py` says of one config."""
+    note(config)
+    command = [sys.executable, "wavenet.py", "-c", config, "--json", *(["--measure"] if measure else [])]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout)
+
+
+def table(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Markdown: a column for every preset."""
+    rows = {
+        "config": lambda cost: f"`{cost['config']}`",
+        "parameters": lambda cost: f"{cost['parameters']:,}",
+        "of the decoder": lambda cost: f"{cost['decoder_parameters']:,}",
+        "of the context stack": lambda cost: f"{cost['context_parameters']:,}",
+        "receptive field (samples)": lambda cost: f"{cost['receptive_field_ms']:.0f} ms",
+        "receptive field (MIDI)": lambda cost: f"{cost['context_field_ms']:.0f} ms",
+        "look-ahead": lambda cost: f"{cost['lookahead_ms']:.0f} ms",
+        "multiply-adds a sample": lambda cost: f"{cost['multiply_adds_per_sample'] / 1e6:.2f} M",
+        "activations, a second of audio": lambda cost: f"{cost['activation_bytes'] / MIB:,.0f} MiB",
+        "the same in bfloat16": lambda cost: f"{cost['activation_bytes_bfloat16'] / MIB:,.0f} MiB",
+        "a stream's caches": lambda cost: f"{cost['cache_bytes'] / MIB:.2f} MiB",
+        **{f"{name.replace('_', ', ')} (samples/s)": lambda cost, name=name: speed(cost, name) for name in ENGINES},
+    }
+    lines = [f"| | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    return lines + [
+        f"| {title} | {' | '.join(cell(cost) for cost in found.values())} |" for title, cell in rows.items()
+    ]
+
+
+def speed(cost: dict[str, Any], name: str) -> str:
+    """A speed as the table shows it."""
+    return f"{cost[name]:,.0f}" if name in cost else "not measured"
+
+
+if __name__ == "__main__":
+    run(main)

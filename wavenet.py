@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import logistic_mixture
+from argmax_bottleneck import ArgmaxBottleneck, codes_of, diversity_loss
 from config import CondWavenetConfig, WavenetConfig
 from residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsampled
 
@@ -52,7 +53,9 @@ class ContextStack(nn.Module):
         for dilation in dilations(config.n_layers, config.max_dilation):
             self.dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
             self.mix.append(nn.Conv1d(residual, residual + skip, 1))
-        self.output = nn.Conv1d(skip, n_out, 1)
+        self.n_codes = config.n_codes
+        self.output = nn.Conv1d(skip, self.n_codes or n_out, 1)
+        self.bottleneck = ArgmaxBottleneck(self.n_codes, n_out, config.code_scale) if self.n_codes else None
         self.split = (residual, skip)
         reach = sum(conv.dilation[0] * (config.kernel_size - 1) for conv in self.dilated)
         if lookahead_frames > reach:
@@ -64,6 +67,19 @@ class ContextStack(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, F, left + N + right] -> [B, C, N]."""
+        return self.with_shares(features)[0]
+
+    def with_shares(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `forward` gives, and each code's share of each frame, [B, K, N] (None without codes)."""
+        out = self._gated(features)
+        return (out, None) if self.bottleneck is None else self.bottleneck(out)
+
+    def codes(self, features: Tensor) -> Tensor:
+        """[B, F, left + N + right] -> the code of each frame, int64 [B, N]."""
+        return codes_of(self._gated(features))
+
+    def _gated(self, features: Tensor) -> Tensor:
+        """[B, F, left + N + right] -> [B, C, N], or [B, K, N] of a stack with codes."""
         x = self.input(features)
         n_frames = features.shape[-1] - self.left - self.right
         total = 0.0
@@ -353,17 +369,21 @@ class WaveNet(nn.Module):
         previous: Tensor | None = None,
         *,
         mel: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        diversity: bool = False,
+    ) -> Tensor | tuple[Tensor, ...]:
         """samples [B, N * hop], features [B, F, left + N + right], excitation [B, E, N * hop] -> params [B, P, T].
 
         With `mel`, also what the auxiliary head takes the log-mel spectrum to be: [B, n_mels, N] (see `mel.log_mel`).
+        With `diversity`, then also the `diversity_loss` of the codes.
         """
-        context = self.context(features)
-        params = self.decoder(samples, context, excitation, previous)
-        if not mel:
-            return params
-        begin = self.decoder.upsampling.left
-        return params, self.mel_head(context[..., begin : begin + samples.shape[1] // self.hop])
+        context, shares = self.context.with_shares(features)
+        found = [self.decoder(samples, context, excitation, previous)]
+        if mel:
+            begin = self.decoder.upsampling.left
+            found.append(self.mel_head(context[..., begin : begin + samples.shape[1] // self.hop]))
+        if diversity:
+            found.append(diversity_loss(shares))
+        return tuple(found) if len(found) > 1 else found[0]
 
     def log_likelihood(self, params: Tensor, samples: Tensor) -> Tensor:
         """params [B, P, T], samples [B, T] -> log-probability of each sample in nats, [B, T], float32."""
@@ -441,14 +461,20 @@ class Conditioning:
     """Conditioning on demand, so that a piece of any length takes the same memory.
 
     features(first_frame, n_frames) -> [B, F, n_frames], for any frame, also before the start;
-    excitation(first_frame, n_frames) -> [B, E, n_frames * hop] or None.
+    excitation(first_frame, n_frames) -> [B, E, n_frames * hop] or None;
+    codes(first_frame, n_frames) -> int64 [B, n_frames], which the features are then not asked for.
     """
 
     features: Callable[[int, int], Tensor]
     excitation: Callable[[int, int], Tensor | None]
+    codes: Callable[[int, int], Tensor] | None = None
 
     def block(self, model: WaveNet, first: int, n_frames: int) -> tuple[Tensor, Tensor | None]:
         """Context [B, C, left + n + right] and excitation [B, E, n * hop] of a range of frames."""
+        if self.codes is not None:
+            up = model.decoder.upsampling
+            codes = self.codes(first - up.left, up.left + n_frames + up.right)
+            return model.context.bottleneck.context(codes), self.excitation(first, n_frames)
         left, right = model.margins
         features = self.features(first - left, left + n_frames + right)
         return model.context(features), self.excitation(first, n_frames)

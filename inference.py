@@ -2,11 +2,14 @@
 
     python inference.py -c config_inference.json
     python inference.py -c config_inference.json --midi song.mid --out songs
+    python inference.py -c config_inference.json --codes songs/song.codes.npz --out played
 
 mode teacher_forced: one parallel pass, every sample drawn given the true ones before it. primed: teacher_length seconds
-of truth, then the model goes on by itself. free: from silence. MIDI files are always played free.
+of truth, then the model goes on by itself. free: from silence. MIDI files are always played free. A model with codes
+(docs/argmax_autoencoder.md) writes those of every piece beside its wav; played from them, free, it gives the same.
 """
 
+import functools
 import json
 import sys
 import time
@@ -17,17 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from tqdm import tqdm
 
 import checkpoint
 from atomic import claim, write_text
 from audio import map_wav, wav_stream, write_wav
 from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
+from code_files import Codes, load_codes, save_codes
 from config import DataConfig, InferenceConfig, load_config
+from errors import InputError
 from midi import load_events, save_events
-from pieces import Piece, clip_pieces, midi_pieces, primed_frames
+from pieces import Piece, clip_pieces, code_pieces, midi_pieces, primed_frames
 from report import Entry, clip_figure, listening_page, save_figure
-from synthesis import synthesize, teacher_forced
+from synthesis import encode, synthesize, teacher_forced
 from wavenet import WaveNet
 
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
@@ -40,19 +46,25 @@ def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
     arguments = parser(__doc__, config="config_inference.json")
     arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
+    arguments.add_argument("--codes", nargs="+", type=Path, metavar="FILE", help="play these files of codes")
     arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
     args = arguments.parse_args(argv)
+    if args.midi and args.codes:
+        raise InputError("--midi and --codes exclude each other; call twice")
     config = load_config(args.config, ("inference_config",), args.overrides)
     settings = config.inference_config
     if args.out:
         settings.output_dir = args.out
     player = checkpoint.load_player(settings, config, args.config)
-    model, data, step = player.model, player.config.data_config, player.step
-    mode = "free" if args.midi else settings.mode
+    data, step = player.config.data_config, player.step
+    mode = "free" if args.midi or args.codes else settings.mode
     folder = Path(settings.output_dir)
-    pieces, failures = (
-        midi_pieces(args.midi, settings, data, settings.max_seconds) if args.midi else _clip_pieces(settings, data)
-    )
+    if args.codes:
+        pieces, failures = _code_pieces(args.codes, settings, player)
+    elif args.midi:
+        pieces, failures = midi_pieces(args.midi, settings, data, settings.max_seconds)
+    else:
+        pieces, failures = _clip_pieces(settings, data)
     if pieces:
         record = _record(settings, player, mode)
         claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
@@ -63,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     todo = [piece for piece in pieces if not _is_done(folder, piece, mode)]
     todo.sort(key=lambda piece: piece.n_frames)  # a batch lasts as long as its longest piece
     for start in range(0, len(todo), settings.batch_size):
-        _generate(model, todo[start : start + settings.batch_size], mode, settings, data, folder)
+        _generate(player, todo[start : start + settings.batch_size], mode, settings, folder)
     nll = {piece.name: _read_nll(folder, piece.name) for piece in pieces} if mode == "teacher_forced" else {}
     mean_nll = float(np.average(list(nll.values()), weights=[piece.n_frames for piece in pieces])) if nll else None
     if pieces:
@@ -107,11 +119,32 @@ def _clip_pieces(settings: InferenceConfig, data: DataConfig) -> tuple[list[Piec
     return [replace(piece, name=f"{piece.name}_{settings.mode}") for piece in kept], failures
 
 
+def _code_pieces(
+    paths: list[Path], settings: InferenceConfig, player: checkpoint.Player
+) -> tuple[list[Piece], list[Failure]]:
+    """The pieces of these files of codes. Raises InputError if this model plays no codes."""
+    n_codes, data = player.model.context.n_codes, player.config.data_config
+    if not n_codes:
+        raise InputError(f"{settings.model_filename} has no codes to be played; train one with "
+                         "cond_wavenet_config.n_codes, or use --midi")  # fmt: skip
+    if data.excitation:
+        raise InputError(f"{settings.model_filename} hears notes beside its codes, which files of codes do not hold "
+                         "(data_config.excitation = true); train one with false, or use --midi")  # fmt: skip
+    pieces, failures = code_pieces(paths, settings, data, n_codes)
+    for piece in pieces:
+        if piece.codes.weights_sha256 not in ("", player.sha256):
+            note(f"{piece.name}: other weights wrote these codes; what they mean to these is another matter")
+    return pieces, failures
+
+
 def _is_taken(folder: Path, piece: Piece) -> bool:
-    """Whether a result of this name was made of other notes: of another MIDI file, or before this one was edited."""
-    path = folder / f"{piece.name}.npz"
+    """Whether a result of this name was made of other notes: of another MIDI file, or before this one was edited; or
+    of other codes."""
+    path, codes = folder / f"{piece.name}.npz", folder / f"{piece.name}.codes.npz"
+    if piece.codes is not None:
+        return codes.is_file() and not load_codes(codes).same_as(piece.codes)
     if not path.is_file():
-        return False
+        return codes.is_file()  # made from codes
     then, now = load_events(path), piece.performance
     same = all(
         np.array_equal(getattr(then, name), getattr(now, name)) for name in ("onset", "offset", "pitch", "velocity")
@@ -134,12 +167,17 @@ def _read_nll(folder: Path, name: str) -> float | None:
 
 
 def _generate(
-    model: WaveNet, pieces: list[Piece], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
+    player: checkpoint.Player, pieces: list[Piece], mode: str, settings: InferenceConfig, folder: Path
 ) -> None:
     """Generate one batch and write its wavs and pictures, and in mode teacher_forced the likelihoods."""
-    handover = None
+    model, data, handover = player.model, player.config.data_config, None
     for piece in pieces:
-        save_events(folder / f"{piece.name}.npz", piece.performance)
+        if piece.codes is None:
+            save_events(folder / f"{piece.name}.npz", piece.performance)
+    if model.context.n_codes:
+        pieces = [replace(piece, codes=_codes(player, piece)) for piece in pieces]
+        for piece in pieces:
+            save_codes(folder / f"{piece.name}.codes.npz", piece.codes)
     if mode == "teacher_forced":
         for piece in pieces:  # one by one: the clips may differ in length, and a parallel pass needs no company
             output, nll = teacher_forced(model, [piece.performance], piece.truth[None], data, streams=[piece.stream],
@@ -153,9 +191,24 @@ def _generate(
         if piece.truth is not None:
             write_wav(folder / f"{piece.name}_truth.wav", piece.truth, data.audio_hz)
         output = map_wav(folder / f"{piece.name}.wav")
+        extra = functools.partial(_draw_codes, piece, data.midi_hz) if piece.codes else None
         figure = clip_figure(piece.performance, piece.n_frames / data.midi_hz, data.audio_hz, piece.truth, output,
-                             title=piece.name, handover_seconds=handover)  # fmt: skip
+                             title=piece.name, handover_seconds=handover, extra=extra)  # fmt: skip
         save_figure(folder / f"{piece.name}.png", figure)
+
+
+def _codes(player: checkpoint.Player, piece: Piece) -> Codes:
+    """The codes to play a piece from: given ones, or those of its notes."""
+    if piece.codes is not None:
+        return piece.codes
+    made = encode(player.model, piece.performance, piece.n_frames, player.config.data_config)
+    return replace(made, weights_sha256=player.sha256)
+
+
+def _draw_codes(piece: Piece, midi_hz: int, ax: Axes) -> None:
+    """One row of a piece's picture: the code of every frame."""
+    ax.plot(np.arange(piece.n_frames) / midi_hz, piece.codes.frames(0, piece.n_frames), ",", color="#007878")
+    ax.set(ylabel="code", ylim=(-1, piece.codes.n_codes))
 
 
 def _stream(
@@ -170,6 +223,7 @@ def _stream(
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
     blocks = synthesize(model, [piece.performance for piece in pieces], n_frames, data,
                         streams=[piece.stream for piece in pieces], seed=settings.seed, prefix=prefix,
+                        codes=[piece.codes for piece in pieces] if model.context.n_codes else None,
                         temperature=settings.temperature, guidance=settings.guidance, **settings.engine())  # fmt: skip
     unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0
     try:

@@ -5,17 +5,21 @@ on the seed and the stream's number only, never on its neighbours.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 import samplers
 from audio import mu_law_decode, mu_law_encode
+from code_files import Codes
 from conditioning import conditioning_of
 from config import DataConfig
 from emphasis import Deemphasis, after_truth, emphasize
 from midi import Performance
 from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
+
+FRAMES_AT_ONCE = 1000  # of which `encode` makes codes: memory does not grow with a piece's length
 
 
 def conditioning(performances: list[Performance | None], config: DataConfig, device: torch.device) -> Conditioning:
@@ -38,6 +42,32 @@ def with_null(performances: list[Performance], guidance: float) -> list[Performa
     return performances + [None] * ((rows_per_stream(guidance) - 1) * len(performances))
 
 
+@torch.inference_mode()
+def encode(model: WaveNet, performance: Performance | None, n_frames: int, config: DataConfig) -> Codes:
+    """The codes of a performance, or of the null condition, by a model that has codes."""
+    given = conditioning([performance], config, next(model.parameters()).device)
+    up, context, blocks = model.decoder.upsampling, model.context, []
+    for first in range(-up.left, n_frames + up.right, FRAMES_AT_ONCE):
+        n = min(FRAMES_AT_ONCE, n_frames + up.right - first)
+        features = given.features(first - context.left, context.left + n + context.right)
+        blocks.append(context.codes(features)[0].to(torch.int16).cpu().numpy())
+    return Codes(np.concatenate(blocks), -up.left, n_frames, context.n_codes, config.midi_hz)
+
+
+def _from_codes(
+    model: WaveNet, codes: list[Codes], guidance: float, given: Conditioning, config: DataConfig
+) -> Conditioning:
+    """Conditioning whose context is made of codes, of `with_null`'s rows; the excitation stays."""
+    # The null condition is the same in all frames, and so is its code.
+    null = [encode(model, None, 1, config)] * ((rows_per_stream(guidance) - 1) * len(codes))
+    device = next(model.parameters()).device
+
+    def rows(first: int, n: int) -> torch.Tensor:
+        return torch.from_numpy(np.stack([one.frames(first, n) for one in codes + null])).to(device)
+
+    return replace(given, codes=rows)
+
+
 def synthesize(
     model: WaveNet,
     performances: list[Performance],
@@ -46,6 +76,7 @@ def synthesize(
     *,
     streams: list[int],
     seed: int,
+    codes: list[Codes] | None = None,
     prefix: np.ndarray | None = None,
     temperature: float = 1.0,
     guidance: float = 1.0,
@@ -55,14 +86,16 @@ def synthesize(
 ) -> Iterator[np.ndarray]:
     """Generate n_frames * hop samples for each performance; yields int16 blocks [B, n], the prefix first.
 
+    codes: what the context is made of, if not of the performances' notes (`encode`).
     prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself. A model of mu-law
     codes hears and returns it rounded to the codes. guidance: see `WaveNet.guide`; sampler, threads, weights: see
     `samplers.generate`.
     """
     device = next(model.parameters()).device
+    given = conditioning(with_null(performances, guidance), config, device)
     blocks = samplers.generate(
         model,
-        conditioning(with_null(performances, guidance), config, device),
+        given if codes is None else _from_codes(model, codes, guidance, given, config),
         seeded_uniforms(seed, streams, model.uniforms_per_sample, device),
         len(performances),
         n_frames,

@@ -182,14 +182,15 @@ def test_codes_in_every_engine(output, kernel_size, upsampling, n_excitation, th
     codes = of_codes(model, conditioning)
     context, _ = conditioning.block(model, 0, N_FRAMES)
     assert torch.equal(codes.block(model, 0, N_FRAMES)[0], context)
-    assert len(context.detach()[0].unique(dim=1).t()) > 3  # codes do change
+    assert len(context.detach()[0].unique(dim=1).t()) > 2  # codes do change
     again = (model, codes, uniforms, n_streams, N_FRAMES)
     assert torch.equal(joined(generate(*again, guidance=guidance)), expected)
     engine = {"sampler": "numba", "threads": threads, "guidance": guidance}
     assert torch.equal(joined(samplers.generate(*again, **engine)), joined(samplers.generate(*arguments, **engine)))
 
     other = Conditioning(codes.features, codes.excitation, lambda first, n: (codes.codes(first, n) + 1) % 6)
-    assert (parallel(model, expected[:1], other) - reference[:1]).abs().max() > 0.01 * reference.abs().max()
+    deaf = model.guide(parallel(model, heard, other), guidance)
+    assert (deaf - reference).abs().max() > 0.01 * reference.abs().max()
 
 
 def test_without_codes_nothing_is_added():

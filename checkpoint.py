@@ -37,7 +37,8 @@ STEP_FOLDER = re.compile(r"step_\d{8,}")
 MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
 # of data_config, those that shape the model, and those that it has learned to hear
 SHAPE_KEYS = ("audio_hz", "midi_hz", "features", "excitation", "excitation_quadrature")
-MODEL_DATA_KEYS = (*SHAPE_KEYS, "preemphasis", "tuning_cents", "stiffness")
+STRING_KEYS = ("partial_hz", "partial_level", "partial_decay", "partial_phase", "velocity_exponent", "damping_seconds")
+MODEL_DATA_KEYS = (*SHAPE_KEYS, *STRING_KEYS, "sustain_extends_notes", "preemphasis")
 
 
 def build_model(config: Config) -> WaveNet:
@@ -183,6 +184,11 @@ def load_player(settings: SamplingKeys, given: Config, source: str) -> Player:
     for block in MODEL_BLOCKS:
         if getattr(given, block) and (wrong := differences(given, config, (block,))):
             raise InputError(f"{source} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
+    if settings.guidance != 1 and not config.data_config.conditional:
+        raise InputError(
+            f"guidance = {settings.guidance:g}: {settings.model_filename} is an unconditional model, which has no MIDI "
+            "to be guided by; set guidance = 1"
+        )
     if settings.guidance != 1 and not config.data_config.conditioning_dropout:
         note("the model was trained without data_config.conditioning_dropout: for guidance, silence stands for no MIDI")
     with open(weights, "rb") as handle:

@@ -6,7 +6,7 @@ a crop or a block equals the same stretch of the whole, bit for bit.
 
 import functools
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,7 +21,6 @@ RELEASE_AGE_SECONDS = 0.1
 PARTIAL_CHANNEL = np.array([0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5])
 N_EXCITATION = 6  # twice that in quadrature
 NULL_FEATURE = -1.0  # of the null condition, which is not silence: any value that no feature takes
-DAMPED_SECONDS = 0.04  # a damper on the string: time to fall to 1/e
 # How fast the first partial of each key decays, in 1/s; higher partials decay faster.
 FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + LOWEST_PITCH - 60) / 24)
 # Inharmonicity of each key: it grows from the tenor upwards.
@@ -49,6 +48,37 @@ def partial_hz(key: int, cents: float, stiffness: float) -> np.ndarray:
     """Frequencies of the partials of a key, 0 to 87, of a stiff string: n f sqrt(1 + B n^2) (Fletcher 1964)."""
     n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
     return n * 440.0 * 2 ** ((key + LOWEST_PITCH - 69 + cents / 100) / 12) * np.sqrt(1 + stiffness * n**2)
+
+
+@dataclass(frozen=True)
+class Strings:
+    """The partials of every key that the excitation sounds, each float64 [88, 16]: Hz, amplitude at the onset for
+    velocity 127, decay in 1/s and phase at the onset in radians."""
+
+    hz: np.ndarray
+    level: np.ndarray
+    decay: np.ndarray
+    phase: np.ndarray
+
+
+def usual_strings() -> Strings:
+    """Those of an ordinary piano in tune, all beginning at phase 0; every channel's partials as loud as one."""
+    n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
+    shape = (N_PITCHES, len(n))
+    return Strings(
+        hz=np.stack([partial_hz(key, 0.0, USUAL_STIFFNESS[key]) for key in range(N_PITCHES)]),
+        level=np.broadcast_to(1 / np.sqrt(np.bincount(PARTIAL_CHANNEL)[PARTIAL_CHANNEL]), shape),
+        decay=FUNDAMENTAL_DECAY[:, None] * (1 + 0.5 * (n - 1)),
+        phase=np.zeros(shape),
+    )
+
+
+def strings_of(config: DataConfig) -> Strings:
+    """The strings that a config describes."""
+    if not config.partial_hz:
+        return usual_strings()
+    given = (config.partial_hz, config.partial_level, config.partial_decay, config.partial_phase)
+    return Strings(*(np.array(values, dtype=np.float64).reshape(N_PITCHES, -1) for values in given))
 
 
 class NullConditioning:
@@ -81,17 +111,22 @@ class NoteConditioning:
         audio_hz: int,
         midi_hz: int,
         quadrature: bool = False,
-        tuning_cents: Sequence[float] = (),
-        stiffness: Sequence[float] = (),
+        strings: Strings | None = None,
+        velocity_exponent: float = 1.5,
+        damping_seconds: float = 0.04,
+        sustain_extends_notes: bool = True,
     ) -> None:
         self.names, self.quadrature = feature_names(names), quadrature
-        self.tuning_cents, self.stiffness = tuning_cents or [0.0] * N_PITCHES, stiffness or USUAL_STIFFNESS
+        self.strings = strings or usual_strings()
+        self.velocity_exponent, self.damping_seconds = velocity_exponent, damping_seconds
+        self._computed: dict[int, tuple[np.ndarray, ...]] = {}
         self.audio_hz, self.midi_hz, self.hop = audio_hz, midi_hz, audio_hz // midi_hz
         self.key = performance.pitch - LOWEST_PITCH
         self.velocity = performance.velocity
         self.level = (performance.velocity / 127).astype(np.float32)
         # A pedal that never comes up holds its notes for ever; a year is as good and fits into whole numbers.
-        self.onset, self.end = performance.onset, np.minimum(sounding_offset(performance), 3e7)
+        end = sounding_offset(performance) if sustain_extends_notes else performance.offset
+        self.onset, self.end = performance.onset, np.minimum(end, 3e7)
         self.onset_frame = self._frame(self.onset)
         # A note shorter than a frame still sounds in the frame of its onset.
         self.end_frame = np.maximum(self._frame(self.end), self.onset_frame + 1)
@@ -135,27 +170,37 @@ class NoteConditioning:
     def excitation(self, first: int, n: int) -> np.ndarray:
         """The sounding notes as decaying, slightly inharmonic sinusoids: float32 [6, n * hop], or [12, n * hop].
 
-        Every partial starts with phase 0 at its note's onset, also if that lies before `first`; in quadrature its
-        cosine stands six channels further. It gives the decoder a
-        source to filter, as source-filter vocoders do for speech (arXiv 1810.11946).
+        Every partial starts with its phase at its note's onset, also if that lies before `first`; in quadrature its
+        cosine stands six channels further. It gives the decoder a source to filter, as source-filter vocoders do for
+        speech (arXiv 1810.11946).
         """
         out = np.zeros((N_EXCITATION * (1 + self.quadrature), n * self.hop), dtype=np.float32)
         start, stop = first / self.midi_hz, (first + n) / self.midi_hz
-        gone = np.minimum(self.onset + SILENT / FUNDAMENTAL_DECAY[self.key], self.end + 10 * DAMPED_SECONDS)
+        longest = SILENT / self.strings.decay.min(axis=1)
+        gone = np.minimum(self.onset + longest[self.key], self.end + 10 * self.damping_seconds)
         for i in np.flatnonzero((self.onset < stop) & (gone > start)):
             key = int(self.key[i])
-            string = _string(key, self.tuning_cents[key], self.stiffness[key], self.audio_hz, self.hop)
-            loudness = (self.velocity[i] / 127) ** 1.5
-            _add_note(out, first, self.hop, self.audio_hz, self.onset[i], self.end[i], gone[i], loudness, *string)
+            times = (self.onset[i], self.end[i], gone[i], self.damping_seconds)
+            loudness = (self.velocity[i] / 127) ** self.velocity_exponent
+            _add_note(out, first, self.hop, self.audio_hz, *times, loudness, *self._string(key))
         return out
+
+    def _string(self, key: int) -> tuple[np.ndarray, ...]:
+        """What `_add_note` needs to know of a key, computed once."""
+        if key not in self._computed:
+            strings = self.strings
+            rows = (strings.hz[key], strings.level[key], strings.decay[key], strings.phase[key])
+            self._computed[key] = _string(*rows, self.audio_hz, self.hop)
+        return self._computed[key]
 
 
 def conditioning_of(performance: Performance | None, config: DataConfig) -> NoteConditioning | NullConditioning:
     """The conditioning of a performance as a model of this config is shown it; of None, the null condition.
 
-    A model that was never shown the null condition in training gets silence in its place.
+    A model that was never shown the null condition in training gets silence in its place, an unconditional one nothing:
+    features [0, n] and excitation [0, n * hop].
     """
-    if performance is None and config.conditioning_dropout:
+    if not config.conditional or (performance is None and config.conditioning_dropout):
         return NullConditioning(config)
     return NoteConditioning(
         no_notes() if performance is None else performance,
@@ -163,8 +208,10 @@ def conditioning_of(performance: Performance | None, config: DataConfig) -> Note
         audio_hz=config.audio_hz,
         midi_hz=config.midi_hz,
         quadrature=config.excitation_quadrature,
-        tuning_cents=config.tuning_cents,
-        stiffness=config.stiffness,
+        strings=strings_of(config),
+        velocity_exponent=config.velocity_exponent,
+        damping_seconds=config.damping_seconds,
+        sustain_extends_notes=config.sustain_extends_notes,
     )
 
 
@@ -197,26 +244,27 @@ def _next_of_same(key: np.ndarray, onset_frame: np.ndarray) -> np.ndarray:
     return result
 
 
-@functools.lru_cache(maxsize=4 * N_PITCHES)
-def _string(key: int, cents: float, stiffness: float, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
-    """A key's audible partials: turn (rad/s), decay (1/s), level, channel; cosine and sine over one frame [P, hop], and
-    what they are after one, complex [P].
+def _string(
+    hz: np.ndarray, level: np.ndarray, decay: np.ndarray, phase: np.ndarray, audio_hz: int, hop: int
+) -> tuple[np.ndarray, ...]:
+    """A key's audible partials: turn (rad/s), decay (1/s), level, phase, channel; cosine and sine over one frame
+    [P, hop], and what they are after one, complex [P].
 
     The cosine and sine carry the decay inside the frame; an oscillation within any frame is a blend of the two.
     """
-    n, frequency = np.arange(1, len(PARTIAL_CHANNEL) + 1), partial_hz(key, cents, stiffness)
-    audible = frequency < 0.45 * audio_hz
-    turn = 2 * math.pi * frequency[audible]
-    decay = FUNDAMENTAL_DECAY[key] * (1 + 0.5 * (n - 1))[audible]
-    level = (1 / np.sqrt(np.bincount(PARTIAL_CHANNEL)[PARTIAL_CHANNEL]))[audible]
+    audible = hz < 0.45 * audio_hz
+    turn, decay = 2 * math.pi * hz[audible], decay[audible]
     oscillation = np.exp(np.outer(1j * turn - decay, np.arange(hop) / audio_hz))
     cosine, sine = oscillation.real.astype(np.float32), oscillation.imag.astype(np.float32)
     step = np.exp((1j * turn - decay) * hop / audio_hz)
-    return turn, decay, level, PARTIAL_CHANNEL[audible], cosine, sine, step
+    return turn, decay, level[audible], phase[audible], PARTIAL_CHANNEL[audible], cosine, sine, step
 
 
 @kept_njit
-def _add_note(out, first, hop, audio_hz, onset, end, gone, loudness, turn, decay, level, channel, cosine, sine, step):
+def _add_note(
+    out, first, hop, audio_hz, onset, end, gone, damping, loudness,
+    turn, decay, level, phase, channel, cosine, sine, step,
+):  # fmt: skip
     """Add one note to out [6 or 12, n * hop], whose first sample is first * hop.
 
     Phase and envelope are set anew in float64 at every frame whose number is a multiple of ANCHOR_FRAMES, also if that
@@ -233,14 +281,14 @@ def _add_note(out, first, hop, audio_hz, onset, end, gone, loudness, turn, decay
         if f % ANCHOR_FRAMES == 0:
             for p in range(len(turn)):
                 amplitude = loudness * level[p] * math.exp(-decay[p] * (start - onset))
-                phase = turn[p] * (start - onset)
-                state[p] = complex(amplitude * math.cos(phase), amplitude * math.sin(phase))
+                angle = turn[p] * (start - onset) + phase[p]
+                state[p] = complex(amplitude * math.cos(angle), amplitude * math.sin(angle))
         if f >= first and start + hop / audio_hz > onset:
             begin = min(max(0, math.ceil(onset * audio_hz) - f * hop), hop)
             released = start + (hop - 1) / audio_hz > end
             for i in range(hop if released else 0):
                 since = start + i / audio_hz - end
-                damper[i] = math.exp(-since / DAMPED_SECONDS) if since > 0 else 1.0
+                damper[i] = math.exp(-since / damping) if since > 0 else 1.0
             for p in range(len(turn)):
                 re, im = np.float32(state[p].real), np.float32(state[p].imag)
                 # slices, whose indices from 0 on the compiler can take several at a time

@@ -73,13 +73,19 @@ class DataConfig:
     midi_hz: int = key("conditioning frames per second; audio_hz must be a multiple of it", 250, low=10, high=2000)
     features: list[str] = key(
         "frame-rate features of the notes: names (onset, held_velocity, onset_age, release_age, pedals) or one preset: "
-        "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset)",
+        "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset); [] with excitation false: an "
+        "unconditional model, which hears no MIDI and has no context stack",
         ["note_state"],
         of=(*FEATURES, *FEATURE_PRESETS),
     )
+    sustain_extends_notes: bool = key(
+        "a note that a pedal holds, sustain or sostenuto, goes on in features and excitation until its damper falls; "
+        "false: it ends with its key, and without the feature pedals the model hears of no pedal at all",
+        True,
+    )
     preemphasis: float = key(
-        "a of the pre-emphasis x[t] - a x[t-1] that the model hears and predicts in the place of the samples x[t]: what "
-        "it draws at random is then as music-shaped after de-emphasis as the music itself; 0: none",
+        "a of the pre-emphasis x[t] - a x[t-1] that the model hears and predicts in the place of the samples x[t]: the "
+        "noise of what it draws then falls off towards high frequencies as the music does; 0: none",
         0.0,
         low=0,
         high=0.99,
@@ -89,16 +95,16 @@ class DataConfig:
         "give each channel of the excitation twice, a quarter of a period apart: any phase is then a blend of the two",
         False,
     )
-    tuning_cents: list[float] = key(
-        "of the excitation's strings: how far each of the 88 keys lies above equal temperament at 440 Hz, in cents "
-        "(measure_tuning.py); empty: nowhere",
+    partial_hz: list[float] = key(
+        "of the excitation's strings: frequencies of the 16 partials of each of the 88 keys, key after key "
+        "(measure_strings.py); empty: as of an ordinary piano",
         [],
     )
-    stiffness: list[float] = key(
-        "of the excitation's strings: each key's B in the frequency n f sqrt(1 + B n^2) of its partial n "
-        "(measure_tuning.py); empty: as of an ordinary piano",
-        [],
-    )
+    partial_level: list[float] = key("the same: amplitudes at the onset, for velocity 127", [])
+    partial_decay: list[float] = key("the same: how fast they decay, in 1/s", [])
+    partial_phase: list[float] = key("the same: phases at the onset, in radians", [])
+    velocity_exponent: float = key("the power of the velocity that the excitation's amplitude grows with", 1.5, low=0)
+    damping_seconds: float = key("in which a string under its damper falls to 1/e in the excitation", 0.04, above=0)
     conditioning_dropout: float = key(
         "share of the training crops that are shown the null condition instead of their MIDI: what guidance needs",
         0.0,
@@ -115,12 +121,26 @@ class DataConfig:
 
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
-        for name, least in (("tuning_cents", -1200.0), ("stiffness", 0.0)):
-            values = getattr(self, name)
-            if len(values) not in (0, 88) or not all(least <= value <= 1200 for value in values):
-                raise ValueError(f"{name}: expected 88 numbers from {least:g} to 1200, or none")
-        if not self.features or len(set(self.features)) < len(self.features):
-            raise ValueError(f"features = {self.features}: expected one or more different names")
+        limits = {"hz": (1.0, 1e6), "level": (0.0, 1e6), "decay": (0.01, 1e6), "phase": (-10.0, 10.0)}
+        for name, (low, high) in limits.items():
+            values = getattr(self, f"partial_{name}")
+            if len(values) != (88 * 16 if self.partial_hz else 0) or not all(low <= value <= high for value in values):
+                raise ValueError(
+                    f"partial_{name}: expected 88 x 16 numbers from {low:g} to {high:g}, as in the other three of "
+                    f"partial_{', partial_'.join(limits)}, or none in any"
+                )
+        if len(set(self.features)) < len(self.features):
+            raise ValueError(f"features = {self.features}: expected different names")
+        if not self.features and (self.excitation or self.conditioning_dropout):
+            raise ValueError(
+                "features = []: expected one or more different names, or for an unconditional model also excitation = "
+                "false and conditioning_dropout = 0"
+            )
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model is shown any MIDI."""
+        return bool(self.features)
 
 
 @dataclass
@@ -234,6 +254,22 @@ class TrainConfig:
         low=0,
         high=1,
     )
+    scheduled_sampling_passes: int = key(
+        "scheduled sampling: forward passes before each step, from which the model's own samples are drawn that take "
+        "the place of some of those shown as the past; more passes: they go better with one another. 0: off",
+        0,
+        low=0,
+        high=100,
+    )
+    scheduled_sampling: float = key(
+        "share of the past that is the model's own at the last step (with scheduled_sampling_passes)",
+        0.5,
+        low=0,
+        high=1,
+    )
+    scheduled_sampling_patience: int = key(
+        "steps before that share begins to grow from 0, along a line up to the last step", 0, low=0
+    )
     mel_loss_weight: float = key("weight of the auxiliary head's loss (cond_wavenet_config.n_mels)", 0.3, low=0)
     diversity_loss_weight: float = key(
         "weight of the loss that asks for all codes to be used alike (cond_wavenet_config.n_codes) in the crops that "
@@ -269,6 +305,11 @@ class TrainConfig:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected less than steps = {self.steps}")
         if self.ema_decay >= 1:
             raise ValueError(f"ema_decay = {self.ema_decay}: expected less than 1")
+        if self.scheduled_sampling_passes and self.scheduled_sampling_patience >= self.steps:
+            raise ValueError(
+                f"scheduled_sampling_patience = {self.scheduled_sampling_patience}: expected less than steps = "
+                f"{self.steps}"
+            )
 
 
 @dataclass

@@ -146,8 +146,8 @@ class Crops(Dataset):
         if position not in self._notes:
             if len(self._notes) == CACHED_RECORDINGS:
                 del self._notes[next(iter(self._notes))]
-            performance, config = self.folder.performance(position), self.config
-            self._notes[position] = conditioning_of(performance, config)
+            performance = self.folder.performance(position) if self.config.conditional else None
+            self._notes[position] = conditioning_of(performance, self.config)
         return self._notes[position]
 
     def _emphasized(self, position: int, first: int, stop: int) -> np.ndarray:

@@ -77,6 +77,11 @@ def main(argv: list[str] | None = None) -> int:
     loaded = checkpoint.load_player(settings, config, args.config)
     model, theirs, step = loaded.model, loaded.config, loaded.step
     data = theirs.data_config
+    if not data.conditional:
+        raise InputError(
+            f"{settings.model_filename} is an unconditional model: there is no MIDI that it could obey; its "
+            "likelihood: inference.py with inference_config.mode=teacher_forced"
+        )
     pieces, failures = _clips(settings, data)
     long_pieces, long_failures = clip_pieces(settings.drift_dir, data) if settings.drift_dir else ([], [])
     transcriber = _transcriber()
@@ -212,7 +217,7 @@ def _scores(
             measures["f1"] = Score(*(note_f1(*pair) for pair in pairs))
             measures["f1_offsets"] = Score(*(note_f1(*pair, with_offsets=True) for pair in pairs))
         ratios = conditioning_ratios(model, piece.truth, piece.performance, data)
-        counts, n_codes = None, model.context.n_codes
+        counts, n_codes = None, model.n_codes
         if n_codes:
             codes = encode(model, piece.performance, piece.n_frames, data)
             counts = np.bincount(codes.frames(0, piece.n_frames), minlength=n_codes)

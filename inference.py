@@ -3,16 +3,22 @@
     python inference.py -c config_inference.json
     python inference.py -c config_inference.json --midi song.mid --out songs
     python inference.py -c config_inference.json --codes songs/song.codes.npz --out played
+    python inference.py -c config_inference.json --seconds 10 --n_pieces 4 --out dreams     # of an unconditional model
+    python inference.py -c config_inference.json --null --seconds 10 --out dreams           # of any, told no notes
 
 mode teacher_forced: one parallel pass, every sample drawn given the true ones before it. primed: teacher_length seconds
-of truth, then the model goes on by itself. free: from silence. MIDI files are always played free. A model with codes
-(docs/argmax_autoencoder.md) writes those of every piece beside its wav; played from them, free, it gives the same.
+of truth, then the model goes on by itself. free: from silence. MIDI files are always played free. With --seconds a
+piece has no notes: an unconditional model (data_config.features = []) knows none, one that was trained with
+conditioning_dropout plays its null condition (--null). In mode primed each piece goes on from a clip of test_dir.
+A model with codes (docs/argmax_autoencoder.md) writes those of every piece beside its wav; played from them (--codes),
+free, it gives the same.
 """
 
 import functools
 import json
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,8 +36,8 @@ from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
 from code_files import Codes, load_codes, save_codes
 from config import DataConfig, InferenceConfig, load_config
 from errors import InputError
-from midi import load_events, save_events
-from pieces import Piece, clip_pieces, code_pieces, midi_pieces, primed_frames
+from midi import load_events, no_notes, save_events
+from pieces import Piece, clip_pieces, code_pieces, midi_pieces, primed_frames, timed_pieces
 from report import Entry, clip_figure, listening_page, save_figure
 from synthesis import encode, synthesize, teacher_forced
 from wavenet import WaveNet
@@ -47,26 +53,32 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser(__doc__, config="config_inference.json")
     arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
     arguments.add_argument("--codes", nargs="+", type=Path, metavar="FILE", help="play these files of codes")
+    arguments.add_argument("--seconds", type=float, help="play that long without notes, free or primed by clips")
+    arguments.add_argument("--n_pieces", type=int, help="how many pieces of --seconds; default 1")
+    arguments.add_argument("--null", action="store_true", help="of a model that plays MIDI: without saying which notes")
     arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
     args = arguments.parse_args(argv)
-    if args.midi and args.codes:
-        raise InputError("--midi and --codes exclude each other; call twice")
     config = load_config(args.config, ("inference_config",), args.overrides)
     settings = config.inference_config
     if args.out:
         settings.output_dir = args.out
     player = checkpoint.load_player(settings, config, args.config)
     data, step = player.config.data_config, player.step
+    _check_request(args, settings, data)
     mode = "free" if args.midi or args.codes else settings.mode
     folder = Path(settings.output_dir)
     if args.codes:
         pieces, failures = _code_pieces(args.codes, settings, player)
+    elif args.seconds is not None:
+        pieces, failures = timed_pieces(args.seconds, 1 if args.n_pieces is None else args.n_pieces, settings, data)
     elif args.midi:
         pieces, failures = midi_pieces(args.midi, settings, data, settings.max_seconds)
     else:
         pieces, failures = _clip_pieces(settings, data)
     if pieces:
         record = _record(settings, player, mode)
+        if args.seconds is not None:
+            record["seconds"] = args.seconds
         claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
         taken = {piece.name for piece in pieces if _is_taken(folder, piece)}
         remedy = "choose another folder, or use --force"
@@ -84,6 +96,31 @@ def main(argv: list[str] | None = None) -> int:
               "nll": nll, "mean_nll": mean_nll}  # fmt: skip
     summary = _summary(folder, len(pieces), len(pieces) - len(todo), mean_nll)
     return finish(summary, result, failures, len(pieces), as_json=args.as_json)
+
+
+def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig) -> None:
+    """Refuse what the model cannot play, and options that say nothing together."""
+    timed, source = args.seconds is not None, settings.model_filename
+    if timed and args.midi:
+        raise InputError("--midi and --seconds exclude each other: a MIDI file has its length")
+    if args.codes and (args.midi or timed):
+        raise InputError(f"--codes and {'--midi' if args.midi else '--seconds'} exclude each other; call twice")
+    if not timed and (args.null or args.n_pieces is not None):
+        raise InputError(f"{'--null' if args.null else '--n_pieces'}: expected --seconds N beside it")
+    if not data.conditional:
+        if args.midi:
+            raise InputError(f"--midi: {source} is an unconditional model and plays no MIDI; give --seconds N instead")
+        if args.null:
+            raise InputError(f"--null: {source} is an unconditional model; --seconds alone is enough")
+    elif timed and not args.null:
+        raise InputError(f"--seconds: {source} plays MIDI; give --midi FILE, or --null for what it plays without")
+    elif args.null and not data.conditioning_dropout:
+        raise InputError(
+            f"--null: {source} knows no null condition, as it was trained without data_config.conditioning_dropout; "
+            "give --midi FILE"
+        )
+    elif args.null and settings.guidance != 1:
+        raise InputError(f"--null: guidance = {settings.guidance:g} leads away from nothing; set guidance = 1")
 
 
 def _record(settings: InferenceConfig, player: checkpoint.Player, mode: str) -> dict[str, Any]:
@@ -123,7 +160,7 @@ def _code_pieces(
     paths: list[Path], settings: InferenceConfig, player: checkpoint.Player
 ) -> tuple[list[Piece], list[Failure]]:
     """The pieces of these files of codes. Raises InputError if this model plays no codes."""
-    n_codes, data = player.model.context.n_codes, player.config.data_config
+    n_codes, data = player.model.n_codes, player.config.data_config
     if not n_codes:
         raise InputError(f"{settings.model_filename} has no codes to be played; train one with "
                          "cond_wavenet_config.n_codes, or use --midi")  # fmt: skip
@@ -143,6 +180,8 @@ def _is_taken(folder: Path, piece: Piece) -> bool:
     path, codes = folder / f"{piece.name}.npz", folder / f"{piece.name}.codes.npz"
     if piece.codes is not None:
         return codes.is_file() and not load_codes(codes).same_as(piece.codes)
+    if piece.performance is None:
+        return False
     if not path.is_file():
         return codes.is_file()  # made from codes
     then, now = load_events(path), piece.performance
@@ -172,9 +211,9 @@ def _generate(
     """Generate one batch and write its wavs and pictures, and in mode teacher_forced the likelihoods."""
     model, data, handover = player.model, player.config.data_config, None
     for piece in pieces:
-        if piece.codes is None:
+        if piece.performance is not None:
             save_events(folder / f"{piece.name}.npz", piece.performance)
-    if model.context.n_codes:
+    if model.n_codes:
         pieces = [replace(piece, codes=_codes(player, piece)) for piece in pieces]
         for piece in pieces:
             save_codes(folder / f"{piece.name}.codes.npz", piece.codes)
@@ -192,8 +231,8 @@ def _generate(
             write_wav(folder / f"{piece.name}_truth.wav", piece.truth, data.audio_hz)
         output = map_wav(folder / f"{piece.name}.wav")
         extra = functools.partial(_draw_codes, piece, data.midi_hz) if piece.codes else None
-        figure = clip_figure(piece.performance, piece.n_frames / data.midi_hz, data.audio_hz, piece.truth, output,
-                             title=piece.name, handover_seconds=handover, extra=extra)  # fmt: skip
+        figure = clip_figure(piece.performance or no_notes(), piece.n_frames / data.midi_hz, data.audio_hz, piece.truth,
+                             output, title=piece.name, handover_seconds=handover, extra=extra)  # fmt: skip
         save_figure(folder / f"{piece.name}.png", figure)
 
 
@@ -223,7 +262,7 @@ def _stream(
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
     blocks = synthesize(model, [piece.performance for piece in pieces], n_frames, data,
                         streams=[piece.stream for piece in pieces], seed=settings.seed, prefix=prefix,
-                        codes=[piece.codes for piece in pieces] if model.context.n_codes else None,
+                        codes=[piece.codes for piece in pieces] if model.n_codes else None,
                         temperature=settings.temperature, guidance=settings.guidance, **settings.engine())  # fmt: skip
     unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0
     try:

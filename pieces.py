@@ -11,18 +11,21 @@ from code_files import Codes, load_codes
 from config import DataConfig, EvaluateConfig, InferenceConfig
 from dataset import clip_paths, read_clip
 from errors import InputError
-from midi import Performance, no_notes, read_midi, sounding_offset
+from midi import Performance, read_midi, sounding_offset
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece to generate; `stream` numbers its source of randomness."""
+    """One piece to generate; `stream` numbers its source of randomness.
+
+    Of a clip there is the truth. A piece without notes (`timed_pieces`) that goes on from a clip may be longer than it.
+    """
 
     name: str
     stream: int
-    performance: Performance
+    performance: Performance | None  # None: played under the null condition, or without any
     n_frames: int
-    truth: np.ndarray | None = None  # int16 [n_frames * hop] where it is a clip
+    truth: np.ndarray | None = None  # int16 [n_frames * hop]
     codes: Codes | None = None  # in place of the notes
 
 
@@ -66,7 +69,7 @@ def code_pieces(
                 )
             name = path.name.removesuffix(".npz").removesuffix(".codes")
             _check(name, codes.n_frames / data.midi_hz, pieces, settings.max_seconds)
-            pieces.append(Piece(name, number, no_notes(), codes.n_frames, codes=codes))
+            pieces.append(Piece(name, number, None, codes.n_frames, codes=codes))
         except InputError as error:
             failures.append(Failure(str(path), reason(error)))
     return pieces, failures
@@ -100,3 +103,34 @@ def clip_pieces(folder: str | Path, data: DataConfig) -> tuple[list[Piece], list
         except InputError as error:
             failures.append(Failure(path.stem, reason(error)))
     return pieces, failures
+
+
+def timed_pieces(
+    seconds: float, n_pieces: int, settings: InferenceConfig, data: DataConfig
+) -> tuple[list[Piece], list[Failure]]:
+    """Pieces without notes, of that length: from silence, or in mode primed each from the beginning of another clip.
+
+    Raises InputError for an impossible length or number, and if there are no clips; those too short are failures.
+    """
+    n_frames, primed = round(seconds * data.midi_hz) if math.isfinite(seconds) else 0, primed_frames(settings, data)
+    if settings.mode == "teacher_forced":
+        raise InputError("--seconds: mode teacher_forced takes as long as its clips; set inference_config.mode=free")
+    if n_frames <= primed:
+        given = f" after teacher_length = {settings.teacher_length:g} s" if primed else ""
+        raise InputError(f"--seconds {seconds:g}: expected at least one conditioning frame{given}")
+    if seconds > settings.max_seconds:
+        raise InputError(f"--seconds {seconds:g}: expected at most inference_config.max_seconds; raise it")
+    if n_pieces < 1:
+        raise InputError(f"--n_pieces {n_pieces}: expected 1 or more")
+    if not primed:
+        return [Piece(f"piece_{number:03d}", number, None, n_frames) for number in range(n_pieces)], []
+    clips, failures = clip_pieces(settings.test_dir, data)
+    why = f"is shorter than teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
+    failures += [Failure(clip.name, why) for clip in clips if clip.n_frames < primed]
+    if not (clips := [clip for clip in clips if clip.n_frames >= primed]):
+        return [], failures
+    chosen = [clips[number % len(clips)] for number in range(n_pieces)]
+    return [
+        Piece(f"piece_{number:03d}_{clip.name}", number, None, n_frames, clip.truth)
+        for number, clip in enumerate(chosen)
+    ], failures

@@ -38,8 +38,9 @@ METADATA_NAME, RECORD_NAME = "maestro-v2.0.0.csv", "render.json"
 PRODUCTS = ("*/*.midi", "*/*.flac", "*/*_[0-9]*.wav", METADATA_NAME)
 MIDI_SUFFIXES = (".mid", ".midi")
 YEAR = 2000  # where the MIDI tells none: in this data set the year means the instrument, and there is one
-AUDIO_HZ = 44100
-TICKS_PER_SECOND = 10_000
+# FluidSynth begins a note with a block of 64 samples, at whole milliseconds of its clock. At this rate, and with labels
+# in whole milliseconds, a block is one, and every note begins as long after its label as every other, to the sample.
+AUDIO_HZ, TICKS_PER_SECOND = 64000, 1000
 SILENT_DB = -80.0  # of a whole file: the soundfont has no such program
 SOUNDFONTS = ("sf2/FluidR3_GM.sf2", "sf3/MuseScore_General.sf3", "sf3/MuseScore_General_Lite.sf3", "sf2/default-GM.sf2")
 SOUNDFONT_FOLDERS = ("/usr/share/sounds", "/usr/share/soundfonts", "/usr/local/share/soundfonts")
@@ -243,7 +244,7 @@ def _render(piece: Piece, folder: Path, instrument: Instrument) -> tuple[Piece, 
 
 
 def midi_file(performance: Performance, program: int, tail_seconds: float = 2.0) -> tuple[mido.MidiFile, float]:
-    """A performance as one track on one channel, in steps of 0.1 ms, and how long it sounds in seconds.
+    """A performance as one track on one channel, in steps of a millisecond, and how long it sounds in seconds.
 
     It ends `tail_seconds` after the last damper has fallen; a pedal that is never released is so at the last key's
     release. A pedal's state from before the first note is kept.

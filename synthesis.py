@@ -37,7 +37,7 @@ def conditioning(performances: list[Performance | None], config: DataConfig, dev
     return Conditioning(features, excitation)
 
 
-def with_null(performances: list[Performance], guidance: float) -> list[Performance | None]:
+def with_null(performances: list[Performance | None], guidance: float) -> list[Performance | None]:
     """The performances of the rows that guidance needs: each one, then as often the null condition."""
     return performances + [None] * ((rows_per_stream(guidance) - 1) * len(performances))
 
@@ -51,7 +51,7 @@ def encode(model: WaveNet, performance: Performance | None, n_frames: int, confi
         n = min(FRAMES_AT_ONCE, n_frames + up.right - first)
         features = given.features(first - context.left, context.left + n + context.right)
         blocks.append(context.codes(features)[0].to(torch.int16).cpu().numpy())
-    return Codes(np.concatenate(blocks), -up.left, n_frames, context.n_codes, config.midi_hz)
+    return Codes(np.concatenate(blocks), -up.left, n_frames, model.n_codes, config.midi_hz)
 
 
 def _from_codes(
@@ -70,7 +70,7 @@ def _from_codes(
 
 def synthesize(
     model: WaveNet,
-    performances: list[Performance],
+    performances: list[Performance | None],
     n_frames: int,
     config: DataConfig,
     *,

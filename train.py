@@ -31,6 +31,7 @@ from dataset import Crops, batches, micro_batches
 from errors import InputError
 from hardware import GIB, available_bytes, explained_memory, keep_freed_memory, training_bytes
 from process_group import ALONE, World, joined, local_device
+from scheduled_sampling import own_share, with_own_samples
 from training_log import TrainingLog
 from training_state import Run, begin, save
 from validation import crops_of, likelihood_and_mel, validate
@@ -167,6 +168,11 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings) * group["factor"]
     state.optimizer.zero_grad(set_to_none=True)
+    if share := own_share(settings, state.step):
+        indices = micro_batches(range(state.step, state.step + 1), settings.batch_size, state.micro_batch,
+                                state.world.rank, state.world.size)  # fmt: skip
+        passes = [with_own_samples(state.model, batch, crops, share, settings, state.device, state.precision)
+                  for batch, crops in zip(passes, indices, strict=True)]  # fmt: skip
     own = torch.zeros(3, device=state.device)  # this process's means of the losses
     for i, batch in enumerate(passes):
         more_follow = state.called is not state.model and i < len(passes) - 1
@@ -334,7 +340,7 @@ def _now_and_then(state: Run, log: TrainingLog | None) -> None:
         if log:
             log.metrics(state.step, **found)
             log.curves()
-            if warning := _if_deaf(state, found):
+            if "validation_gap" in found and (warning := _if_deaf(state, found)):
                 note(warning)
     if improved or state.step % settings.iters_per_checkpoint == 0:
         save(state)
@@ -357,6 +363,8 @@ def introduction(state: Run) -> str:
         f"{settings.steps - state.step} steps on {state.device} in {str(state.precision).removeprefix('torch.')}, "
         f"about {needed / GIB:.1f} GiB"
     )
+    if not data.conditional:
+        said += "\nan unconditional model: it is shown no MIDI, so validation tells its likelihood and no gap"
     there = available_bytes(state.device)
     if there is not None and needed > there:
         said += (

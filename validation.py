@@ -47,13 +47,23 @@ def _passed(
         return here["samples"], called(history, here["features"], here.get("excitation"), previous, **options)
 
 
+@torch.no_grad()
+def drawn(
+    model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, uniforms: Tensor
+) -> Tensor:
+    """The samples that the model draws in the place of the crops' own, each given the history before it: int64 [B, T],
+    by uniforms [B, T, U]."""
+    _, params = _passed(model, batch, device, precision, model)
+    return model.draw(params.float(), uniforms)
+
+
 def likelihood_and_mel(
     model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, called: nn.Module
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The training's losses: of each crop `negative_log_likelihood` [B], and how far the auxiliary head is from the
     log-mel spectrum, in nats of amplitude [B] (0 without a head); of all of them `argmax_bottleneck.diversity_loss`
     (0 without codes). `called` is the model as it must be called, where it is wrapped."""
-    wanted = {"mel": model.mel_head is not None, "diversity": model.context.bottleneck is not None}
+    wanted = {"mel": model.mel_head is not None, "diversity": model.n_codes > 0}
     samples, found = _passed(model, batch, device, precision, called, **wanted)
     params, *found = found if any(wanted.values()) else (found,)
     nll = -model.log_likelihood(params, samples).mean(dim=1)
@@ -83,7 +93,7 @@ class Validation:
     """One process's share of the validation crops."""
 
     crops: dict[str, Tensor]  # as a batch of all of them
-    of_partners: dict[str, Tensor]  # the partners' features and excitation, in the same order
+    of_partners: dict[str, Tensor]  # the partners' features and excitation, in the same order; of no MIDI none
     warmup_samples: int
 
     def __len__(self) -> int:
@@ -103,7 +113,7 @@ def load_validation(config: Config, model: WaveNet, world: World = ALONE) -> Val
     partner = partners([crops.where(i)[0] for i in range(n)])
     own = [crops[i] for i in range(world.rank, n, world.size)]
     others = [crops[partner[i]] for i in range(world.rank, n, world.size)]
-    given = [name for name in ("features", "excitation") if name in crops[0]]
+    given = [name for name in ("features", "excitation") if name in crops[0] and data.conditional]
     return Validation(
         {name: torch.stack([item[name] for item in own]) for name in crops[0]},
         {name: torch.stack([item[name] for item in others]) for name in given},
@@ -133,20 +143,25 @@ def validate(
     and how its codes are used, if it has any.
 
     Likelihoods and use are of all processes' crops, the same on each of them; the ratios are of this one's first crop.
+    Of an unconditional model there is the likelihood alone.
     """
-    own, other, ratios, n_codes = [], [], [], model.context.n_codes
+    own, other, ratios, n_codes = [], [], [], model.n_codes
     counts = torch.zeros(n_codes, device=device, dtype=torch.float64)
     for chosen in torch.arange(len(validation)).split(batch_size):
         batch = {name: value[chosen] for name, value in validation.crops.items()}
         swapped = batch | {name: value[chosen] for name, value in validation.of_partners.items()}
-        for results, given in ((own, batch), (other, swapped)):
+        for results, given in ((own, batch), (other, swapped)) if validation.of_partners else ((own, batch),):
             results.append(negative_log_likelihood(model, given, device, precision, validation.warmup_samples))
         if n_codes:
             codes = model.context.codes(batch["features"].to(device))
             counts += codes.flatten().bincount(minlength=n_codes)
-        if not ratios:
+        if not ratios and validation.of_partners:
             ratios = conditioning_ratios(model, batch, device, precision)
     own = torch.cat(own).double().cpu()
+    if not validation.of_partners:
+        sums = torch.tensor([float(len(own)), own.sum()], dtype=torch.float64, device=device)
+        count, own_sum = world.total(sums).tolist()
+        return {"validation_nll": own_sum / count}
     gap = torch.cat(other).double().cpu() - own
     sums = torch.stack([torch.tensor(float(len(own))).double(), own.sum(), gap.sum(), (gap**2).sum()])
     count, own_sum, gap_sum, gap_squares = world.total(sums.to(device, torch.float64)).tolist()

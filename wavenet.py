@@ -9,8 +9,9 @@ plain matrix product.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -53,9 +54,8 @@ class ContextStack(nn.Module):
         for dilation in dilations(config.n_layers, config.max_dilation):
             self.dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
             self.mix.append(nn.Conv1d(residual, residual + skip, 1))
-        self.n_codes = config.n_codes
-        self.output = nn.Conv1d(skip, self.n_codes or n_out, 1)
-        self.bottleneck = ArgmaxBottleneck(self.n_codes, n_out, config.code_scale) if self.n_codes else None
+        self.output = nn.Conv1d(skip, config.n_codes or n_out, 1)
+        self.bottleneck = ArgmaxBottleneck(config.n_codes, n_out, config.code_scale) if config.n_codes else None
         self.split = (residual, skip)
         reach = sum(conv.dilation[0] * (config.kernel_size - 1) for conv in self.dilated)
         if lookahead_frames > reach:
@@ -90,6 +90,16 @@ class ContextStack(nn.Module):
             x = x[..., -hidden.shape[-1] :] + residual
             total = total + skip[..., -n_frames:]
         return self.output(torch.relu(total))
+
+
+class NoContext(nn.Module):
+    """What stands in the place of the context stack in an unconditional model: no channels in, none out."""
+
+    left = right = 0
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, 0, N] -> [B, 0, N]."""
+        return features
 
 
 class Upsampling(nn.Module):
@@ -133,7 +143,10 @@ class ResidualLayer(nn.Module):
         residual = config.n_residual_channels
         self.dilation, self.taps = dilation, config.kernel_size
         self.dilated = nn.Linear(config.kernel_size * residual, 2 * residual, bias=False)
-        self.cond = nn.Linear(config.n_cond_channels, 2 * residual)  # has the bias of both
+        with warnings.catch_warnings():
+            # of an unconditional model, whose conditioning has no channels: the bias is then all there is of it
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            self.cond = nn.Linear(config.n_cond_channels, 2 * residual)  # has the bias of both
         self.excitation = nn.Linear(n_excitation, 2 * residual, bias=False) if n_excitation else None
         # The last layer's residual output would be used by nobody.
         self.residual = None if last else nn.Linear(residual, residual)
@@ -332,7 +345,10 @@ class Decoder(nn.Module):
 
 
 class WaveNet(nn.Module):
-    """Context stack and decoder together: the model that is trained, saved and sampled."""
+    """Context stack and decoder together: the model that is trained, saved and sampled.
+
+    Without features it is unconditional: a decoder alone, whose conditioning has no channels.
+    """
 
     def __init__(
         self,
@@ -345,10 +361,19 @@ class WaveNet(nn.Module):
         midi_hz: int,
     ) -> None:
         super().__init__()
-        self.audio_hz, self.hop = audio_hz, audio_hz // midi_hz
+        self.audio_hz, self.hop, self.n_codes = audio_hz, audio_hz // midi_hz, cond_config.n_codes
         lookahead_frames = round(cond_config.lookahead_ms * midi_hz / 1000)
-        upsampling = Upsampling(cond_config.upsampling, self.hop, config.n_cond_channels)
-        self.context = ContextStack(cond_config, n_features, config.n_cond_channels, lookahead_frames)
+        if n_features:
+            upsampling = Upsampling(cond_config.upsampling, self.hop, config.n_cond_channels)
+            self.context = ContextStack(cond_config, n_features, config.n_cond_channels, lookahead_frames)
+        elif cond_config.n_mels or cond_config.n_codes or config.output_conditioning:
+            raise ValueError(
+                "an unconditional model (data_config.features = []) has no context: expected "
+                "cond_wavenet_config.n_mels = 0, n_codes = 0 and wavenet_config.output_conditioning = false"
+            )
+        else:
+            config = replace(config, n_cond_channels=0)
+            upsampling, self.context = Upsampling("repeat", self.hop, 0), NoContext()
         self.decoder = Decoder(config, n_excitation, upsampling)
         self.mel_head = None  # used in training only
         if cond_config.n_mels:
@@ -376,7 +401,7 @@ class WaveNet(nn.Module):
         With `mel`, also what the auxiliary head takes the log-mel spectrum to be: [B, n_mels, N] (see `mel.log_mel`).
         With `diversity`, then also the `diversity_loss` of the codes.
         """
-        context, shares = self.context.with_shares(features)
+        context, shares = self.context.with_shares(features) if diversity else (self.context(features), None)
         found = [self.decoder(samples, context, excitation, previous)]
         if mel:
             begin = self.decoder.upsampling.left

@@ -199,6 +199,9 @@ def _check_about(about: dict[str, Any]) -> None:
         raise ValueError("no pieces are listed")
     if type(about["audio_hz"]) is not int or about["audio_hz"] < 1:
         raise ValueError(f"audio_hz = {about['audio_hz']}")
+    preemphasis = about.setdefault("preemphasis", 0)  # older bundles know none
+    if type(preemphasis) not in (int, float) or not 0 <= preemphasis < 1:
+        raise ValueError(f"preemphasis = {preemphasis}")
 
 
 def _check_pt(path: Path, weights: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
     python -m nv_wavenet_bridge.export -c config_inference.json --checkpoint runs/maestro --midi song.mid --out bundle
     python -m nv_wavenet_bridge.export -c config_inference.json --checkpoint runs/maestro --clips test --out bundle
+    python -m nv_wavenet_bridge.export -c config_inference.json --checkpoint runs/no_midi --seconds 10 --out bundle
 
 Pieces are played free, from silence, with the seed and temperature of inference_config: inference.py plays the same.
 """
@@ -23,7 +24,7 @@ from cli import choose_device, finish, note, parser, progress, run
 from config import DataConfig, load_config
 from errors import InputError
 from nv_wavenet_bridge import bundle, fold
-from pieces import Piece, clip_pieces, midi_pieces
+from pieces import Piece, clip_pieces, midi_pieces, timed_pieces
 from synthesis import conditioning
 from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
 
@@ -38,11 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--clips", help="pieces: the test clips in this folder, instead of inference_config.test_dir"
     )
+    arguments.add_argument("--seconds", type=float, help="of an unconditional model: one piece of that length")
     arguments.add_argument("--out", type=Path, required=True, help="the bundle: a folder to make")
     arguments.add_argument("--max_seconds", type=float, help="cut longer pieces")
     args = arguments.parse_args(argv)
-    if args.midi and args.clips:
-        raise InputError("--midi and --clips exclude each other; make two bundles")
+    if sum(given is not None for given in (args.midi, args.clips, args.seconds)) > 1:
+        raise InputError("--midi and --clips exclude each other, and --seconds both; make two bundles")
     settings = load_config(args.config, ("inference_config",), args.overrides).inference_config
     if settings.guidance != 1:
         raise InputError(
@@ -58,14 +60,23 @@ def main(argv: list[str] | None = None) -> int:
     if wrong := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:
         raise InputError(f"{source} has NaN or infinite weights ({wrong[0]}); use an earlier checkpoint")
     data = theirs.data_config
-    pieces, failures = (
-        midi_pieces(args.midi, settings, data) if args.midi else clip_pieces(args.clips or settings.test_dir, data)
-    )
+    if data.conditional == (args.seconds is not None):
+        raise InputError(
+            f"{source} plays MIDI; give --midi or --clips instead of --seconds"
+            if data.conditional
+            else f"{source} is an unconditional model; give --seconds N instead of --midi or --clips"
+        )
+    if args.seconds is not None:
+        pieces, failures = timed_pieces(args.seconds, 1, replace(settings, mode="free"), data)
+    elif args.midi:
+        pieces, failures = midi_pieces(args.midi, settings, data)
+    else:
+        pieces, failures = clip_pieces(args.clips or settings.test_dir, data)
     pieces = _cut(pieces, args.max_seconds, data.midi_hz)
     if pieces:
         _check_sizes(model, pieces, data)
         about = {"checkpoint": str(source), "step": step, "seed": settings.seed, "temperature": settings.temperature,
-                 "audio_hz": data.audio_hz, "model": theirs.as_dict()}  # fmt: skip
+                 "audio_hz": data.audio_hz, "preemphasis": data.preemphasis, "model": theirs.as_dict()}  # fmt: skip
         _write(args.out, model, pieces, data, about)
     result = {"bundle": str(args.out), "pieces": [piece.name for piece in pieces]}
     summary = (

@@ -19,6 +19,7 @@ import torch
 
 from audio import mu_law_decode, write_wav
 from cli import finish, note, parser, run
+from emphasis import Deemphasis
 from errors import InputError
 from nv_wavenet_bridge import bundle, fold
 from nv_wavenet_bridge.check import compare
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     _check_gpu(read, size, implementation)
     codes, uniforms, seconds = _play(module, read, IMPLEMENTATIONS[implementation])
     for row, wav, piece in zip(codes, wavs, read.about["pieces"], strict=True):
-        write_wav(wav, mu_law_decode(row[: piece["n_samples"]]), read.about["audio_hz"])
+        drawn = mu_law_decode(row[None, : piece["n_samples"]])
+        write_wav(wav, Deemphasis(read.about["preemphasis"])(drawn)[0], read.about["audio_hz"])
     rate = codes.size / seconds
     result: dict[str, Any] = {"out": str(folder), "implementation": implementation, "samples_per_second": rate}
     steps = slice(0, max(1, args.compare_samples))

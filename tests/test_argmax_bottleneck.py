@@ -195,7 +195,7 @@ def test_codes_in_every_engine(output, kernel_size, upsampling, n_excitation, th
 
 def test_without_codes_nothing_is_added():
     model = make_model(n_codes=0)
-    assert model.context.bottleneck is None and model.context.n_codes == 0
+    assert model.context.bottleneck is None and model.n_codes == 0
     assert not any("bottleneck" in name for name in model.state_dict())
     assert model.context.output.out_channels == 7
 

@@ -18,6 +18,7 @@ import processed_folder
 from conditioning import NoteConditioning
 from config import DataConfig
 from dataset import Crops, batches
+from emphasis import emphasize
 from errors import InputError
 from midi import Performance
 from processed_folder import ProcessedFolder, Row
@@ -509,3 +510,16 @@ def test_only_so_many_recordings_are_kept_in_memory(tmp_path, monkeypatch):
     crops = make_crops(tmp_path / "data")
     assert all(equal(crops[i], reference[i]) for i in range(60))
     assert len(crops._notes) == 2
+
+
+def test_crops_are_slices_of_the_emphasized_recording(folder):
+    plain, shown, codes = (make_crops(folder, codes=codes, preemphasis=a) for codes, a in ((0, 0), (0, 0.9), (1, 0.9)))
+    n, at_the_start = plain.n_frames * plain.hop, set()
+    for i in range(200):
+        position, frame = plain.where(i)
+        whole = emphasize(plain.folder.pcm(position), 0.9)
+        before = np.concatenate([np.zeros(10, dtype=np.int16), whole])[frame * plain.hop :][: 10 + n]
+        assert np.array_equal(shown[i]["history"], before) and np.array_equal(shown[i]["samples"], before[10:])
+        at_the_start.add(frame == 0)
+    assert at_the_start == {True, False}
+    assert np.array_equal(codes[3]["history"], audio.mu_law_encode(shown[3]["history"].numpy()))

@@ -14,6 +14,7 @@ STEPS = {"render_midi", "resample_audio", "preprocess_maestro", "preprocess_audi
 STEPS |= {"demo"}
 MODEL = {"wavenet", "residual_stack", "logistic_mixture", "argmax_bottleneck"}
 ON_THE_MODEL = {"checkpoint", "hardware", "likelihood", "synthesis", "training_log", "training_state", "validation"}
+ON_THE_MODEL |= {"scheduled_sampling"}
 MODULES = {path.stem for path in ROOT.glob("*.py")}
 SHARED = MODULES - STEPS - MODEL - ON_THE_MODEL
 

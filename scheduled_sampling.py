@@ -1,0 +1,48 @@
+"""Scheduled sampling: in training a growing share of the samples shown as the past are the model's own.
+
+arXiv 1506.03099, for all positions of a crop at once as in arXiv 1906.04331: a pass is one parallel forward over the
+history, from which every sample is drawn, and the history's chosen positions become what was drawn there. Positions and
+uniforms are the same in every pass. What is drawn at a position is final once the chosen ones before it are: as many
+passes as there are positions would give what drawing them one after another gives; few go a part of that way.
+"""
+
+import torch
+from torch import Tensor
+
+from config import TrainConfig
+from validation import drawn
+from wavenet import WaveNet, seeded_uniforms
+
+FIRST_STREAM = 2**40  # of the crops' uniforms: no piece that is played has these
+
+
+def own_share(settings: TrainConfig, step: int) -> float:
+    """Which share of the history is the model's own: none up to the patience, then a line up to the last step."""
+    if not settings.scheduled_sampling_passes:
+        return 0.0
+    patience = settings.scheduled_sampling_patience
+    return settings.scheduled_sampling * max(0, step - patience) / (settings.steps - patience)
+
+
+def with_own_samples(
+    model: WaveNet,
+    batch: dict[str, Tensor],
+    indices: list[int],
+    share: float,
+    settings: TrainConfig,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """The batch, with a share of its history replaced by the model's own samples.
+
+    What they are is a pure function of the weights, the batch and the crops' `indices` (`dataset.micro_batches`); an
+    index comes in one step only. The samples before the crop, which are not predicted, stay as they are.
+    """
+    previous, heard = batch["history"].to(device, non_blocking=True).tensor_split([model.decoder.taps], dim=1)
+    streams = [FIRST_STREAM + index for index in indices]
+    uniforms = seeded_uniforms(settings.seed, streams, model.uniforms_per_sample + 1, device)(0, heard.shape[1])
+    chosen = uniforms[..., -1] < share
+    for _ in range(settings.scheduled_sampling_passes):
+        own = drawn(model, batch, device, precision, uniforms[..., :-1])
+        batch = batch | {"history": torch.cat([previous, torch.where(chosen, own, heard)], dim=1)}
+    return batch

@@ -1,0 +1,122 @@
+"""A piano whose strings are known is measured as what it is."""
+
+import json
+
+import numpy as np
+import pytest
+
+import measure_strings
+import processed_folder
+from conditioning import (
+    FUNDAMENTAL_DECAY,
+    USUAL_STIFFNESS,
+    NoteConditioning,
+    conditioning_of,
+    partial_hz,
+    usual_strings,
+)
+from config import DataConfig, config_from_dict, load_config
+from errors import InputError
+from midi import LOWEST_PITCH, PEDALS, Performance
+
+HZ, SECONDS = 16000, 35.0
+KEYS = np.arange(39, 47)  # pitches 60 to 67
+N = np.arange(1, 9)  # the partials they have
+
+
+def true_hz(key):
+    return partial_hz(key, 4 * np.sin(key / 3), USUAL_STIFFNESS[key] * 0.7)[: len(N)]
+
+
+def true_decay(key):
+    return FUNDAMENTAL_DECAY[key] * (2 + N)
+
+
+def true_phase(key):
+    return 0.3 * N + 0.1 * (key - 40)
+
+
+def make_folder(folder, strokes=60, late=0.0):
+    """Eight keys, amplitude 3000 / n at velocity 100 and growing with its 1.7th power; `late`: how far off labels are, in
+    seconds at most."""
+    rng = np.random.default_rng(0)
+    time = np.arange(round(SECONDS * HZ)) / HZ
+    processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": HZ}}, force=False)
+    rows = []
+    for index in range(5):
+        onset = 0.1 + 0.55 * np.arange(strokes) + rng.uniform(0, 0.01, strokes)
+        key = rng.choice(KEYS, strokes)
+        pedals = {pedal: np.zeros((0, 2)) for pedal in PEDALS}
+        velocity = rng.integers(40, 100, strokes)
+        label = onset + rng.uniform(0, late, strokes)
+        piece = Performance(label, onset + 0.53, key + LOWEST_PITCH, velocity, pedals)
+        sound = rng.normal(scale=20, size=len(time))
+        for on, k, v in zip(onset, key, velocity, strict=True):
+            part = slice(round(on * HZ), round((on + 0.53) * HZ))
+            age = time[part] - on
+            envelope = 3000 * (v / 100) ** 1.7 / N * np.exp(-np.outer(age, true_decay(k)))
+            sound[part] += (envelope * np.sin(2 * np.pi * np.outer(age, true_hz(k)) + true_phase(k))).sum(axis=1)
+        rows.append(processed_folder.Row(index, "", "", "train", 2000, SECONDS, len(time), strokes, "", ""))
+        processed_folder.write_recording(folder, rows[-1], np.rint(sound).astype(np.int16), piece)
+    processed_folder.finish_folder(folder, rows)
+
+
+def test_the_strings_come_out(tmp_path):
+    make_folder(tmp_path / "data")
+    blocks = {"data_config": {"excitation_quadrature": True}, "train_config": {"output_directory": "run"}}
+    (tmp_path / "config.json").write_text(json.dumps(blocks))
+    command = ["-d", tmp_path / "data", "-c", tmp_path / "config.json", "-o", tmp_path / "measured.json"]
+    assert measure_strings.main(list(map(str, command))) == 0
+    data = load_config(tmp_path / "measured.json", ("data_config", "train_config"), []).data_config
+    assert data.excitation_quadrature and data.velocity_exponent == pytest.approx(1.7, abs=0.05)
+    hz, level, decay, phase = (
+        np.reshape(values, (88, 16))[KEYS][:, : len(N)]
+        for values in (data.partial_hz, data.partial_level, data.partial_decay, data.partial_phase)
+    )
+    np.testing.assert_allclose(1200 * np.log2(hz / np.stack([true_hz(key) for key in KEYS])), 0, atol=0.5)
+    np.testing.assert_allclose(decay, np.stack([true_decay(key) for key in KEYS]), rtol=0.1)
+    off = np.angle(np.exp(1j * (phase - np.stack([true_phase(key) for key in KEYS]))))
+    assert np.abs(off).max() < 0.2
+    # partials 4 and 5 share a channel, as do 6 to 8: there their relation must be the piano's
+    np.testing.assert_allclose(level[:, 4] / level[:, 3], 4 / 5, rtol=0.08)
+    np.testing.assert_allclose(level[:, 7] / level[:, 5], 6 / 8, rtol=0.08)
+    assert 0.9 < np.percentile(np.reshape(data.partial_level, (88, 16))[:, 0], 90) < 1.1
+    with pytest.raises(InputError, match="is there already"):
+        measure_strings.main(list(map(str, command)))
+
+
+def test_where_labels_are_inexact_there_are_no_phases(tmp_path):
+    make_folder(tmp_path / "data", late=0.02)
+    strings, _, heard = measure_strings.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
+    assert heard[KEYS, 0].all() and not strings.phase[KEYS, 1:8].any()
+    np.testing.assert_allclose(1200 * np.log2(strings.hz[KEYS, :4] / [true_hz(k)[:4] for k in KEYS]), 0, atol=1.0)
+
+
+def test_the_excitation_sounds_as_measured():
+    pedals = {pedal: np.zeros((0, 2)) for pedal in PEDALS}
+    piece = Performance(np.zeros(1), np.full(1, 9.0), np.array([69]), np.array([100]), pedals)
+    usual = usual_strings()
+    lists = {"hz": usual.hz * 2 ** (50 / 1200), "level": usual.level * 2, "decay": usual.decay * 3,
+             "phase": usual.phase + np.pi / 2}  # fmt: skip
+    given = {f"partial_{name}": values.ravel().tolist() for name, values in lists.items()}
+    measured = conditioning_of(piece, DataConfig(**given, velocity_exponent=2.0)).excitation(0, 1000)[0]
+    ordinary = NoteConditioning(piece, ["onset"], audio_hz=HZ, midi_hz=250).excitation(0, 1000)[0]
+    for fundamental, hz in ((measured, 440 * 2 ** (50 / 1200)), (ordinary, 440.3)):
+        spectrum = np.abs(np.fft.rfft(fundamental * np.hanning(len(fundamental))))
+        assert abs(spectrum.argmax() * HZ / len(fundamental) - hz) < 0.3
+    assert ordinary[0] == 0 and measured[0] == pytest.approx(2 * (100 / 127) ** 2)  # a cosine now
+    late = slice(HZ // 2, HZ // 2 + 400)  # decays three times as fast
+    fallen = [np.abs(sound[late]).max() / np.abs(sound[:400]).max() for sound in (measured, ordinary)]
+    assert np.log(fallen[0]) / np.log(fallen[1]) == pytest.approx(3, abs=0.1)
+
+
+def test_too_little_is_refused(tmp_path):
+    make_folder(tmp_path / "data", strokes=1)
+    with pytest.raises(InputError, match="too small to be measured"):
+        measure_strings.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
+
+
+@pytest.mark.parametrize(("key", "values"), [("partial_hz", [440.0] * 88), ("partial_level", [1.0] * 88 * 16)])
+def test_wrong_lists_are_refused(key, values):
+    with pytest.raises(InputError, match=r"partial_[a-z]*: expected 88 x 16 numbers"):
+        config_from_dict({"data_config": {key: values}}, "test")

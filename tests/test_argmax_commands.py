@@ -1,5 +1,6 @@
 """A model with codes by the commands: trained, its codes written, played from, and counted."""
 
+import json
 import shutil
 
 import numpy as np
@@ -34,18 +35,27 @@ def run(road, tmp_path_factory):
     return folder, done.result
 
 
-def play(road, run, out, *options, **overrides):
+@pytest.fixture(scope="module")
+def plain(road, tmp_path_factory):
+    """The road's config without the blocks of its model, which is another one."""
+    blocks = json.loads(road.config.read_text())
+    path = tmp_path_factory.mktemp("plain") / "config.json"
+    path.write_text(json.dumps({"inference_config": blocks["inference_config"]}))
+    return path
+
+
+def play(plain, run, out, *options, **overrides):
     keys = {"model_filename": run[0], "tail_seconds": 0, "mode": "free"} | overrides
     given = settings(*(f"inference_config.{name}={value}" for name, value in keys.items()))
-    return call(inference, "-c", road.config, "--out", out, "--json", *given, *options)
+    return call(inference, "-c", plain, "--out", out, "--json", *given, *options)
 
 
 @pytest.fixture(scope="module")
-def played(road, run, tmp_path_factory):
+def played(plain, run, tmp_path_factory):
     """Two MIDI files played, with their codes."""
     folder = tmp_path_factory.mktemp("played")
     songs = [write_midi(folder / f"{name}.mid", notes) for name, notes in SONGS.items()]
-    done = play(road, run, folder / "out", "--midi", *songs)
+    done = play(plain, run, folder / "out", "--midi", *songs)
     assert done.code == 0, done.err
     return folder / "out"
 
@@ -67,7 +77,7 @@ def test_without_codes_there_is_nothing_to_log(road):
     assert not any("code" in name or "diversity" in name for line in metrics(road.folder / "run") for name in line)
 
 
-def test_codes_are_written_beside_the_wavs_and_play_the_very_same(road, run, played, tmp_path):
+def test_codes_are_written_beside_the_wavs_and_play_the_very_same(plain, run, played, tmp_path):
     names = sorted(path.name for path in played.glob("*.codes.npz"))
     assert names == ["a.codes.npz", "b.codes.npz"]
     model, config, _ = checkpoint.load_model(run[0], torch.device("cpu"))
@@ -75,43 +85,43 @@ def test_codes_are_written_beside_the_wavs_and_play_the_very_same(road, run, pla
         codes, n_frames = load_codes(played / f"{name}.codes.npz"), len(wavs(played)[name]) // (HZ // 250)
         made = encode(model, load_events(played / f"{name}.npz"), n_frames, config.data_config)
         assert codes.same_as(made) and (codes.n_codes, codes.midi_hz) == (K, 250)
-    again = play(road, run, tmp_path / "out", "--codes", *(played / name for name in names))
+    again = play(plain, run, tmp_path / "out", "--codes", *(played / name for name in names))
     assert again.code == 0 and again.result["wavs"] == ["a.wav", "b.wav"] and "weights" not in again.err
     assert all(np.array_equal(sound, wavs(played)[name]) for name, sound in wavs(tmp_path / "out").items())
     assert sorted(path.name for path in (tmp_path / "out").glob("*.npz")) == names  # no notes
     assert (tmp_path / "out/a.png").is_file() and "a.wav" in (tmp_path / "out/index.html").read_text()
 
-    here = play(road, run, played, "--codes", played / "a.codes.npz")
-    assert here.code == 0 and "1 were there already" in call(inference, "-c", road.config, "--out", played, *settings(
+    here = play(plain, run, played, "--codes", played / "a.codes.npz")
+    assert here.code == 0 and "1 were there already" in call(inference, "-c", plain, "--out", played, *settings(
         f"inference_config.model_filename={run[0]}", "inference_config.tail_seconds=0", "inference_config.mode=free"),
         "--codes", played / "a.codes.npz").out  # fmt: skip
 
 
 @pytest.mark.parametrize("overrides", [{"guidance": 3.0}, {"sampler": "torch"}, {"batch_size": 1, "temperature": 0.7}])
-def test_also_with_guidance_and_by_every_sampler(road, run, tmp_path, overrides):
+def test_also_with_guidance_and_by_every_sampler(plain, run, tmp_path, overrides):
     songs = [write_midi(tmp_path / f"{name}.mid", notes) for name, notes in SONGS.items()]
-    assert play(road, run, tmp_path / "midi", "--midi", *songs, **overrides).code == 0
+    assert play(plain, run, tmp_path / "midi", "--midi", *songs, **overrides).code == 0
     files_of_codes = sorted((tmp_path / "midi").glob("*.codes.npz"))
-    assert play(road, run, tmp_path / "codes", "--codes", *files_of_codes, **overrides).code == 0
+    assert play(plain, run, tmp_path / "codes", "--codes", *files_of_codes, **overrides).code == 0
     from_midi, from_codes = wavs(tmp_path / "midi"), wavs(tmp_path / "codes")
     assert sorted(from_midi) == ["a", "b"]
     assert all(np.array_equal(from_codes[name], sound) for name, sound in from_midi.items())
 
 
-def test_other_codes_sound_different_and_do_not_replace_the_first(road, run, played, tmp_path):
+def test_other_codes_sound_different_and_do_not_replace_the_first(plain, run, played, tmp_path):
     codes = load_codes(played / "a.codes.npz")
     changed = type(codes)(**vars(codes) | {"codes": (codes.codes + 1) % K})
     save_codes(tmp_path / "a.codes.npz", changed)
     out = shutil.copytree(played, tmp_path / "out")
-    failed(play(road, run, out, "--codes", tmp_path / "a.codes.npz"), 2, a="holds a.wav of other notes")
+    failed(play(plain, run, out, "--codes", tmp_path / "a.codes.npz"), 2, a="holds a.wav of other notes")
     assert files(out) == files(played)
-    assert play(road, run, tmp_path / "new", "--codes", tmp_path / "a.codes.npz").code == 0
+    assert play(plain, run, tmp_path / "new", "--codes", tmp_path / "a.codes.npz").code == 0
     assert not np.array_equal(wavs(tmp_path / "new")["a"], wavs(played)["a"])
     song = write_midi(tmp_path / "a.mid", SONGS["a"])  # nor does MIDI replace what was made from codes
-    failed(play(road, run, tmp_path / "new", "--midi", song), 2, a="holds a.wav of other notes")
+    failed(play(plain, run, tmp_path / "new", "--midi", song), 2, a="holds a.wav of other notes")
 
 
-def test_bad_files_are_left_out_and_named(road, run, played, tmp_path):
+def test_bad_files_are_left_out_and_named(plain, run, played, tmp_path):
     codes = load_codes(played / "a.codes.npz")
     (tmp_path / "cut.codes.npz").write_bytes((played / "a.codes.npz").read_bytes()[:200])
     for name, wrong in {
@@ -121,48 +131,48 @@ def test_bad_files_are_left_out_and_named(road, run, played, tmp_path):
     }.items():
         save_codes(tmp_path / f"{name}.codes.npz", type(codes)(**vars(codes) | wrong))
     given = [tmp_path / f"{name}.codes.npz" for name in ("cut", "rate", "more", "other", "gone")]
-    done = play(road, run, tmp_path / "out", "--codes", *given)
+    done = play(plain, run, tmp_path / "out", "--codes", *given)
     failed(done, 1, cut="not a whole file of codes", rate="100 times a second, the model has 6",
            more="one of 12 codes", gone="no such file of codes")  # fmt: skip
     assert done.result["wavs"] == ["other.wav"]
     assert "other: other weights wrote these codes" in done.err
-    failed(play(road, run, tmp_path / "none", "--codes", given[0]), 2, cut="not a whole file of codes")
-    long = play(road, run, tmp_path / "none", "--codes", played / "a.codes.npz", max_seconds=0.01)
+    failed(play(plain, run, tmp_path / "none", "--codes", given[0]), 2, cut="not a whole file of codes")
+    long = play(plain, run, tmp_path / "none", "--codes", played / "a.codes.npz", max_seconds=0.01)
     failed(long, 2, a="raise inference_config.max_seconds")
 
 
-def test_models_that_play_no_codes_say_so(road, run, played, tmp_path):
+def test_models_that_play_no_codes_say_so(road, plain, run, played, tmp_path):
     given = ("--codes", played / "a.codes.npz")
-    plain = (road.folder / "run",)
-    refused(play(road, plain, tmp_path / "out", *given), "has no codes", "cond_wavenet_config.n_codes")
+    codeless = (road.folder / "run",)
+    refused(play(plain, codeless, tmp_path / "out", *given), "has no codes", "cond_wavenet_config.n_codes")
     excited = tmp_path / "excited"
     assert call(train, "-c", road.config, *settings(
         f"train_config.output_directory={excited}", f"cond_wavenet_config.n_codes={K}", "train_config.steps=2",
     )).code == 0  # fmt: skip
-    refused(play(road, (excited,), tmp_path / "out", *given), "data_config.excitation", "--midi")
-    refused(play(road, run, tmp_path / "out", *given, "--midi", "a.mid"), "--midi and --codes exclude each other")
+    refused(play(plain, (excited,), tmp_path / "out", *given), "data_config.excitation", "--midi")
+    refused(play(plain, run, tmp_path / "out", *given, "--midi", "a.mid"), "--midi and --codes exclude each other")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("mode", ["teacher_forced", "primed"])
-def test_clips_have_their_codes_too(road, run, tmp_path, mode):
-    done = play(road, run, tmp_path / "out", mode=mode)
+def test_clips_have_their_codes_too(plain, run, tmp_path, mode):
+    done = play(plain, run, tmp_path / "out", mode=mode)
     assert done.code == 0
     for wav in done.result["wavs"]:
         assert (tmp_path / "out" / wav.replace(".wav", ".codes.npz")).is_file()
 
 
-def test_evaluation_counts_the_codes(road, run, tmp_path):
+def test_evaluation_counts_the_codes(road, plain, run, tmp_path):
     keys = {"model_filename": run[0], "test_dir": road.folder / "test", "output_dir": tmp_path / "out"}
     options = settings(*(f"evaluate_config.{name}={value}" for name, value in keys.items()),
                        "evaluate_config.counterfactuals=false")  # fmt: skip
-    done = call(evaluate, "-c", road.config, *options)
+    done = call(evaluate, "-c", plain, *options)
     assert done.code == 0 and f"of {K} codes used" in done.out and "perplexity of the codes" in done.out
-    result = call(evaluate, "-c", road.config, *options, "--json").result
+    result = call(evaluate, "-c", plain, *options, "--json").result
     assert result["n_codes"] == K and 1 / K <= result["code_usage"] <= 1 and 1 <= result["code_perplexity"] <= K
-    plain = call(evaluate, "-c", road.config, "--json", *options, "--set",
+    without = call(evaluate, "-c", plain, "--json", *options, "--set",
                  f"evaluate_config.model_filename={road.folder}/run", "--force").result  # fmt: skip
-    assert (plain["n_codes"], plain["code_usage"], plain["code_perplexity"]) == (0, None, None)
+    assert (without["n_codes"], without["code_usage"], without["code_perplexity"]) == (0, None, None)
 
 
 def test_the_preset_is_a_model_with_codes_that_files_of_codes_can_play():

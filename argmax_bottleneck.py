@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Of the features few are not 0 in a frame. At the usual scale of the first weights, which counts on all of them, frames
+# differ by a hundredth of what they have in common: one code takes them all, and any step moves them all to another.
+SPARSE = 10.0
 FLOOR = 1e-3  # of the sum that z is divided by: q is uniform where no z is positive, and its gradient finite
 
 
@@ -23,10 +26,14 @@ class ArgmaxBottleneck(nn.Module):
         self.projection = nn.Conv1d(n_codes, n_channels, 1)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z [B, K, N] -> context [B, C, N], and q [B, K, N] for `diversity_loss`."""
+        """z [B, K, N] -> context [B, C, N], and the loss that asks for all codes to be used alike, a number.
+
+        It is the `diversity_loss` of q, as in the paper, and that of the codes: the former alone is content with frames
+        that are all divided evenly, in which one code may still be a little ahead everywhere.
+        """
         q = shares(z.to(self.projection.weight.dtype))  # also under autocast
-        one_hot = self._one_hot(codes_of(z))
-        return self.projection((one_hot + (q - q.detach())) * self.scale), q  # in brackets: exactly 0
+        code = self._one_hot(codes_of(z)) + (q - q.detach())  # in brackets: exactly 0
+        return self.projection(code * self.scale), diversity_loss(q) + diversity_loss(code)
 
     def context(self, codes: Tensor) -> Tensor:
         """Codes, int64 [B, N] -> what `forward` makes of the frames that have them: context [B, C, N]."""
@@ -50,11 +57,25 @@ def codes_of(z: Tensor) -> Tensor:
     return z.argmax(dim=1)
 
 
-def diversity_loss(q: Tensor) -> Tensor:
-    """How unevenly the codes are used in a batch, q [B, K, N]: the mean over k of (K mean_q_k - 1)^2, a number.
+def nearest(frames: Tensor, n_codes: int) -> tuple[Tensor, Tensor]:
+    """Weight [K, S] and bias [K] of a z that is largest for the nearest of K centres, which are some of these frames,
+    [M, S], evenly spaced: codes to begin with, of which most are in use.
 
-    The paper has the sum in place of the mean, which grows with K. This one is 0 if all codes are used alike, 1 if
-    half of them are, K - 1 if one of them is: K over the number of codes in use, less 1.
+    |h - c|^2 is least where c h - |c|^2 / 2 is largest. z has a standard deviation of 1; about half of it is positive.
+    """
+    mean = frames.mean(dim=0)
+    centres = frames[torch.linspace(0, len(frames) - 1, n_codes).round().long()] - mean
+    half = centres.square().sum(dim=1) / 2
+    bias = half.mean() - half - centres @ mean
+    scale = 1 / (frames @ centres.t() + bias).std().clamp(min=1e-6)
+    return centres * scale, bias * scale
+
+
+def diversity_loss(q: Tensor) -> Tensor:
+    """How unevenly a batch q [B, K, N] is shared out among the codes: the mean over k of (K mean_q_k - 1)^2, a number.
+
+    The paper has the sum in place of the mean, which grows with K. This one is 0 if all codes have the same, 1 if half
+    of them have it, K - 1 if one of them has: K over the number of codes in use, less 1.
     """
     return (q.shape[1] * q.mean(dim=(0, 2)) - 1).square().mean()
 

@@ -61,8 +61,8 @@ def likelihood_and_mel(
     model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, called: nn.Module
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The training's losses: of each crop `negative_log_likelihood` [B], and how far the auxiliary head is from the
-    log-mel spectrum, in nats of amplitude [B] (0 without a head); of all of them `argmax_bottleneck.diversity_loss`
-    (0 without codes). `called` is the model as it must be called, where it is wrapped."""
+    log-mel spectrum, in nats of amplitude [B] (0 without a head); of all of them that of the codes' use (0 without
+    codes). `called` is the model as it must be called, where it is wrapped."""
     wanted = {"mel": model.mel_head is not None, "diversity": model.n_codes > 0}
     samples, found = _passed(model, batch, device, precision, called, **wanted)
     params, *found = found if any(wanted.values()) else (found,)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import logistic_mixture
-from argmax_bottleneck import ArgmaxBottleneck, codes_of, diversity_loss
+from argmax_bottleneck import SPARSE, ArgmaxBottleneck, codes_of, nearest
 from config import CondWavenetConfig, WavenetConfig
 from residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsampled
 
@@ -55,7 +55,10 @@ class ContextStack(nn.Module):
             self.dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
             self.mix.append(nn.Conv1d(residual, residual + skip, 1))
         self.output = nn.Conv1d(skip, config.n_codes or n_out, 1)
-        self.bottleneck = ArgmaxBottleneck(config.n_codes, n_out, config.code_scale) if config.n_codes else None
+        self.bottleneck = None
+        if config.n_codes:
+            self.bottleneck = ArgmaxBottleneck(config.n_codes, n_out, config.code_scale)
+            self.input.weight.data.mul_(SPARSE)
         self.split = (residual, skip)
         reach = sum(conv.dilation[0] * (config.kernel_size - 1) for conv in self.dilated)
         if lookahead_frames > reach:
@@ -67,19 +70,27 @@ class ContextStack(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, F, left + N + right] -> [B, C, N]."""
-        return self.with_shares(features)[0]
+        return self.with_diversity(features)[0]
 
-    def with_shares(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What `forward` gives, and each code's share of each frame, [B, K, N] (None without codes)."""
-        out = self._gated(features)
+    def with_diversity(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `forward` gives, and the loss of the codes' use (None without codes): see `ArgmaxBottleneck.forward`."""
+        out = self.output(self._hidden(features))
         return (out, None) if self.bottleneck is None else self.bottleneck(out)
 
     def codes(self, features: Tensor) -> Tensor:
         """[B, F, left + N + right] -> the code of each frame, int64 [B, N]."""
-        return codes_of(self._gated(features))
+        return codes_of(self.output(self._hidden(features)))
 
-    def _gated(self, features: Tensor) -> Tensor:
-        """[B, F, left + N + right] -> [B, C, N], or [B, K, N] of a stack with codes."""
+    @torch.no_grad()
+    def spread_codes(self, features: Tensor) -> None:
+        """Begin with codes that lie as the frames of these features do, [B, F, left + N + right]."""
+        frames = self._hidden(features).transpose(1, 2).flatten(0, 1)
+        weight, bias = nearest(frames, self.bottleneck.n_codes)
+        self.output.weight.copy_(weight.unsqueeze(-1))
+        self.output.bias.copy_(bias)
+
+    def _hidden(self, features: Tensor) -> Tensor:
+        """[B, F, left + N + right] -> what the output is made of, [B, S, N]."""
         x = self.input(features)
         n_frames = features.shape[-1] - self.left - self.right
         total = 0.0
@@ -89,7 +100,7 @@ class ContextStack(nn.Module):
             residual, skip = mix(hidden).split(self.split, dim=1)
             x = x[..., -hidden.shape[-1] :] + residual
             total = total + skip[..., -n_frames:]
-        return self.output(torch.relu(total))
+        return torch.relu(total)
 
 
 class NoContext(nn.Module):
@@ -399,15 +410,15 @@ class WaveNet(nn.Module):
         """samples [B, N * hop], features [B, F, left + N + right], excitation [B, E, N * hop] -> params [B, P, T].
 
         With `mel`, also what the auxiliary head takes the log-mel spectrum to be: [B, n_mels, N] (see `mel.log_mel`).
-        With `diversity`, then also the `diversity_loss` of the codes.
+        With `diversity`, then also the loss of the codes' use (see `ArgmaxBottleneck.forward`).
         """
-        context, shares = self.context.with_shares(features) if diversity else (self.context(features), None)
+        context, uneven = self.context.with_diversity(features) if diversity else (self.context(features), None)
         found = [self.decoder(samples, context, excitation, previous)]
         if mel:
             begin = self.decoder.upsampling.left
             found.append(self.mel_head(context[..., begin : begin + samples.shape[1] // self.hop]))
         if diversity:
-            found.append(diversity_loss(shares))
+            found.append(uneven)
         return tuple(found) if len(found) > 1 else found[0]
 
     def log_likelihood(self, params: Tensor, samples: Tensor) -> Tensor:

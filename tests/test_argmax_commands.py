@@ -150,7 +150,7 @@ def test_models_that_play_no_codes_say_so(road, plain, run, played, tmp_path):
         f"train_config.output_directory={excited}", f"cond_wavenet_config.n_codes={K}", "train_config.steps=2",
     )).code == 0  # fmt: skip
     refused(play(plain, (excited,), tmp_path / "out", *given), "data_config.excitation", "--midi")
-    refused(play(plain, run, tmp_path / "out", *given, "--midi", "a.mid"), "--midi and --codes exclude each other")
+    refused(play(plain, run, tmp_path / "out", *given, "--midi", "a.mid"), "--codes and --midi exclude each other")
     assert not (tmp_path / "out").exists()
 
 

@@ -186,8 +186,9 @@ def test_the_codes_carry_the_notes(tmp_path):
     """The toy model, whose decoder hears codes and nothing else of the MIDI."""
     _, newest = learn(
         tmp_path,
+        train_config={"steps": 150, "batch_size": 4, "context_learning_rate": 0.3},
         data_config={"excitation": False},
-        cond_wavenet_config={"n_codes": 16},
+        cond_wavenet_config={"n_codes": 16, "code_scale": 4.0, "n_mels": 16},
     )
-    assert newest["validation_gap"] > 0.1
-    assert newest["code_perplexity"] > 4
+    assert newest["validation_gap"] > 0.1  # nats per sample; measured: 0.40 +- 0.04
+    assert newest["code_perplexity"] > 10  # measured: 14.4

@@ -178,7 +178,7 @@ def test_evaluation_counts_the_codes(road, plain, run, tmp_path):
 def test_the_preset_is_a_model_with_codes_that_files_of_codes_can_play():
     config = load_config("demo/config_train_argmax.json", train.NEEDS)
     model = checkpoint.build_model(config)
-    assert model.n_codes == 64 and not config.data_config.excitation
+    assert model.n_codes == 32 and not config.data_config.excitation
 
 
 @pytest.mark.slow

@@ -214,6 +214,18 @@ class CondWavenetConfig:
         low=0,
         high=256,
     )
+    n_codes: int = key(
+        "argmax autoencoder: each frame of the context becomes one of so many codes (docs/argmax_autoencoder.md); "
+        "0: none",
+        0,
+        low=0,
+        high=4096,
+    )
+    code_scale: float = key("length of a code's one-hot vector, from which the decoder's context is made", 1.0, above=0)
+
+    def check(self) -> None:
+        if self.n_codes == 1:
+            raise ValueError("n_codes = 1: expected two or more, or 0 for a context without codes")
 
 
 @dataclass
@@ -272,6 +284,12 @@ class TrainConfig:
         "steps before that share begins to grow from 0, along a line up to the last step", 0, low=0
     )
     mel_loss_weight: float = key("weight of the auxiliary head's loss (cond_wavenet_config.n_mels)", 0.3, low=0)
+    diversity_loss_weight: float = key(
+        "weight of the loss that asks for all codes to be used alike (cond_wavenet_config.n_codes) in the crops that "
+        "a process passes through the model at once",
+        1.0,
+        low=0,
+    )
     context_learning_rate: float = key("of the context stack, as a factor of the learning rate", 1.0, above=0)
     ema_decay: float = key("decay of the weight average that is validated and shipped; 0: none", 0.9995, low=0, high=1)
     seed: int = key("seed of weights and crops", 0, low=0, high=LARGEST_SEED)

@@ -21,6 +21,7 @@ import numpy as np
 
 import checkpoint
 import drift
+from argmax_bottleneck import code_use
 from atomic import claim, write_text
 from audio import read_pcm, write_wav
 from cli import Failure, finish, note, parser, progress, run
@@ -35,7 +36,7 @@ from midi import Performance
 from pieces import Piece, clip_pieces, primed_frames
 from report import Entry, clip_figure, listening_page, save_figure
 from scores import bootstrap_interval, chroma_similarity, mean, multi_resolution_stft, onset_agreement
-from synthesis import synthesize
+from synthesis import encode, synthesize
 from transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
 from validation import partners
 from wavenet import WaveNet
@@ -66,6 +67,7 @@ class Scored:
     ratios: list[float]  # of conditioning to past samples, per layer
     measures: dict[str, Score]
     heard: Notes | None
+    code_counts: np.ndarray | None  # how many frames have each code, [K], of a model with codes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -223,7 +225,11 @@ def _scores(
             measures["f1"] = Score(*(note_f1(*pair) for pair in pairs))
             measures["f1_offsets"] = Score(*(note_f1(*pair, with_offsets=True) for pair in pairs))
         ratios = conditioning_ratios(model, piece.truth, piece.performance, data)
-        yield Scored(piece, output, own, at_onsets, ratios, measures, heard)
+        counts, n_codes = None, model.n_codes
+        if n_codes:
+            codes = encode(model, piece.performance, piece.n_frames, data)
+            counts = np.bincount(codes.frames(0, piece.n_frames), minlength=n_codes)
+        yield Scored(piece, output, own, at_onsets, ratios, measures, heard, counts)
 
 
 def _drifts(
@@ -262,6 +268,9 @@ def _result(
         result[f"{name}_ceiling"] = mean([score.ceiling for score in scores])
         result[f"{name}_floor"] = mean([score.floor for score in scores])
     result["conditioning_ratios"] = [mean(same) for same in zip(*(one.ratios for one in scored), strict=True)]
+    counts = [one.code_counts for one in scored if one.code_counts is not None]
+    result["n_codes"] = len(counts[0]) if counts else 0
+    result |= code_use(np.sum(counts, axis=0)) if counts else {"code_usage": None, "code_perplexity": None}
     result["counterfactuals"] = asdict(changes) if changes else None
     result["drift"] = {name: asdict(one) for name, one in drifts.items()}
     result["per_clip"] = [_clip_result(one) for one in scored]

@@ -52,6 +52,9 @@ def table(result: dict[str, Any]) -> str:
     ratios = result["conditioning_ratios"]
     lines.append(f"{'conditioning / past in the gates':34}{_number(float(np.median(ratios))):>9}   "
                  f"{min(ratios):.3f} .. {max(ratios):.3f} over {len(ratios)} layers")  # fmt: skip
+    if result.get("n_codes"):
+        lines.append(f"{'perplexity of the codes':34}{_number(result['code_perplexity'], 1):>9}   "
+                     f"{result['code_usage']:.0%} of {result['n_codes']} codes used")  # fmt: skip
     return "\n".join([*lines, *_counterfactual_lines(result["counterfactuals"]), *_drift_lines(result["drift"])])
 
 

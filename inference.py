@@ -4,6 +4,7 @@
     python inference.py -c config_inference.json --midi song.mid --out songs
     python inference.py -c config_inference.json --midi song.mid --out songs --global year=2009
     python inference.py -c config_inference.json --midi song.mid --out songs --prime recording.flac --prime_seconds 2
+    python inference.py -c config_inference.json --codes songs/song.codes.npz --out played
     python inference.py -c config_inference.json --seconds 10 --n_pieces 4 --out dreams     # of an unconditional model
     python inference.py -c config_inference.json --null --seconds 10 --out dreams           # of any, told no notes
 
@@ -19,8 +20,11 @@ which holds the whole piece and nothing of the prime. What sounds at the prime's
 
 inference_config.fold_seconds cuts what is played free into parts that are generated side by side (`folding.py`), each
 piece for itself; what its seams are like is printed.
+A model with codes (docs/argmax_autoencoder.md) writes those of every piece beside its wav; played from them (--codes),
+free, it gives the same.
 """
 
+import functools
 import hashlib
 import json
 import sys
@@ -33,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from tqdm import tqdm
 
 import checkpoint
@@ -40,12 +45,13 @@ import folding
 from atomic import claim, write_text
 from audio import map_wav, wav_stream, write_wav
 from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
+from code_files import Codes, load_codes, save_codes
 from config import DataConfig, InferenceConfig, load_config
 from errors import InputError
 from midi import load_events, no_notes, save_events
-from pieces import Piece, Prime, clip_pieces, midi_pieces, primed_frames, read_prime, timed_pieces
+from pieces import Piece, Prime, clip_pieces, code_pieces, midi_pieces, primed_frames, read_prime, timed_pieces
 from report import Entry, clip_figure, listening_page, save_figure
-from synthesis import synthesize, teacher_forced
+from synthesis import encode, synthesize, teacher_forced
 from wavenet import WaveNet
 
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
@@ -58,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
     arguments = parser(__doc__, config="config_inference.json")
     arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
+    arguments.add_argument("--codes", nargs="+", type=Path, metavar="FILE", help="play these files of codes")
     arguments.add_argument("--seconds", type=float, help="play that long without notes, free or primed by clips")
     arguments.add_argument("--n_pieces", type=int, help="how many pieces of --seconds; default 1")
     arguments.add_argument("--null", action="store_true", help="of a model that plays MIDI: without saying which notes")
@@ -78,21 +85,23 @@ def main(argv: list[str] | None = None) -> int:
     if args.global_values:
         settings.global_values = args.global_values
     player = checkpoint.load_player(settings, config, args.config)
-    model, data, step = player.model, player.config.data_config, player.step
+    data, step = player.config.data_config, player.step
     _check_request(args, settings, data)
-    mode, prime, given = "free" if args.midi else settings.mode, None, settings
+    mode, prime, given = "free" if args.midi or args.codes else settings.mode, None, settings
     if args.prime:
         prime = read_prime(args.prime, 2.0 if args.prime_seconds is None else args.prime_seconds, data)
         given = replace(settings, mode="free")  # of a clip's truth nothing is heard
         settings.mode = mode = "primed"
     folder = Path(settings.output_dir)
-    if args.seconds is not None:
+    if args.codes:
+        pieces, failures = _code_pieces(args.codes, settings, player)
+    elif args.seconds is not None:
         pieces, failures = timed_pieces(args.seconds, 1 if args.n_pieces is None else args.n_pieces, given, data)
     elif args.midi:
         pieces, failures = midi_pieces(args.midi, settings, data, settings.max_seconds)
     else:
         pieces, failures = _clip_pieces(settings, data, primed_frames(given, data))
-    field = model.decoder.receptive_field
+    field = player.model.decoder.receptive_field
     pieces = [
         replace(piece, prime=prime, fold=folding.fold_of(piece.n_frames, settings, data, field)) for piece in pieces
     ]
@@ -107,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         pieces = [piece for piece in pieces if piece.name not in taken]
     todo = [piece for piece in pieces if not _is_done(folder, piece, mode)]
     for batch in _batches(todo, settings.batch_size):
-        _generate(model, batch, mode, settings, data, folder)
+        _generate(player, batch, mode, settings, folder)
     nll = {piece.name: _read_nll(folder, piece.name) for piece in pieces} if mode == "teacher_forced" else {}
     mean_nll = float(np.average(list(nll.values()), weights=[piece.n_frames for piece in pieces])) if nll else None
     seams = {piece.name: _read(folder / f"{piece.name}_seams.json") for piece in pieces if piece.fold}
@@ -134,6 +143,11 @@ def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig)
         )
     if timed and args.midi:
         raise InputError("--midi and --seconds exclude each other: a MIDI file has its length")
+    for option, given in (("--midi", args.midi), ("--seconds", timed), ("--prime", args.prime)):
+        if args.codes and given:
+            raise InputError(f"--codes and {option} exclude each other; call twice")
+    if args.codes and settings.fold_seconds:
+        raise InputError("inference_config.fold_seconds: --codes are played in one stream; set it to 0")
     if not timed and (args.null or args.n_pieces is not None):
         raise InputError(f"{'--null' if args.null else '--n_pieces'}: expected --seconds N beside it")
     if not data.conditional:
@@ -194,12 +208,34 @@ def _batches(pieces: list[Piece], size: int) -> Iterator[list[Piece]]:
     yield from ([piece] for piece in by_length if piece.fold)
 
 
+def _code_pieces(
+    paths: list[Path], settings: InferenceConfig, player: checkpoint.Player
+) -> tuple[list[Piece], list[Failure]]:
+    """The pieces of these files of codes. Raises InputError if this model plays no codes."""
+    n_codes, data = player.model.n_codes, player.config.data_config
+    if not n_codes:
+        raise InputError(f"{settings.model_filename} has no codes to be played; train one with "
+                         "cond_wavenet_config.n_codes, or use --midi")  # fmt: skip
+    if data.excitation:
+        raise InputError(f"{settings.model_filename} hears notes beside its codes, which files of codes do not hold "
+                         "(data_config.excitation = true); train one with false, or use --midi")  # fmt: skip
+    pieces, failures = code_pieces(paths, settings, data, n_codes)
+    for piece in pieces:
+        if piece.codes.weights_sha256 not in ("", player.sha256):
+            note(f"{piece.name}: other weights wrote these codes; what they mean to these is another matter")
+    return pieces, failures
+
+
 def _is_taken(folder: Path, piece: Piece) -> bool:
     """Whether a result of this name was made of other notes or for another recording: of another MIDI file, or before
-    this one was edited."""
-    path = folder / f"{piece.name}.npz"
-    if piece.performance is None or not path.is_file():
+    this one was edited; or of other codes."""
+    path, codes = folder / f"{piece.name}.npz", folder / f"{piece.name}.codes.npz"
+    if piece.codes is not None:
+        return codes.is_file() and not load_codes(codes).same_as(piece.codes)
+    if piece.performance is None:
         return False
+    if not path.is_file():
+        return codes.is_file()  # made from codes
     then, now = load_events(path), piece.performance
     same = all(
         np.array_equal(getattr(then, name), getattr(now, name)) for name in ("onset", "offset", "pitch", "velocity")
@@ -232,13 +268,17 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _generate(
-    model: WaveNet, pieces: list[Piece], mode: str, settings: InferenceConfig, data: DataConfig, folder: Path
+    player: checkpoint.Player, pieces: list[Piece], mode: str, settings: InferenceConfig, folder: Path
 ) -> None:
     """Generate one batch and write its wavs and pictures, and in mode teacher_forced the likelihoods."""
-    handover = None
+    model, data, handover = player.model, player.config.data_config, None
     for piece in pieces:
         if piece.performance is not None:
             save_events(folder / f"{piece.name}.npz", piece.performance)
+    if model.n_codes:
+        pieces = [replace(piece, codes=_codes(player, piece)) for piece in pieces]
+        for piece in pieces:
+            save_codes(folder / f"{piece.name}.codes.npz", piece.codes)
     if mode == "teacher_forced":
         for piece in pieces:  # one by one: the clips may differ in length, and a parallel pass needs no company
             output, nll = teacher_forced(model, [piece.performance], piece.truth[None], data, streams=[piece.stream],
@@ -254,9 +294,24 @@ def _generate(
         if piece.truth is not None:
             write_wav(folder / f"{piece.name}_truth.wav", piece.truth, data.audio_hz)
         output = map_wav(folder / f"{piece.name}.wav")
+        extra = functools.partial(_draw_codes, piece, data.midi_hz) if piece.codes else None
         figure = clip_figure(piece.performance or no_notes(), piece.n_frames / data.midi_hz, data.audio_hz, piece.truth,
-                             output, title=piece.name, handover_seconds=handover)  # fmt: skip
+                             output, title=piece.name, handover_seconds=handover, extra=extra)  # fmt: skip
         save_figure(folder / f"{piece.name}.png", figure)
+
+
+def _codes(player: checkpoint.Player, piece: Piece) -> Codes:
+    """The codes to play a piece from: given ones, or those of its notes."""
+    if piece.codes is not None:
+        return piece.codes
+    made = encode(player.model, piece.performance, piece.n_frames, player.config.data_config)
+    return replace(made, weights_sha256=player.sha256)
+
+
+def _draw_codes(piece: Piece, midi_hz: int, ax: Axes) -> None:
+    """One row of a piece's picture: the code of every frame."""
+    ax.plot(np.arange(piece.n_frames) / midi_hz, piece.codes.frames(0, piece.n_frames), ",", color="#007878")
+    ax.set(ylabel="code", ylim=(-1, piece.codes.n_codes))
 
 
 def _stream(
@@ -273,6 +328,7 @@ def _stream(
     blocks = synthesize(model, [piece.heard for piece in pieces], before + n_frames, data,
                         streams=[piece.stream for piece in pieces], seed=settings.seed,
                         prefix=np.stack([prime.pcm] * len(pieces)) if prime else prefix,
+                        codes=[piece.codes for piece in pieces] if model.n_codes and not prime else None,
                         first_frames=[-before] * len(pieces), temperature=settings.temperature,
                         guidance=settings.guidance, **settings.engine())  # fmt: skip
     unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0

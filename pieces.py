@@ -1,4 +1,4 @@
-"""What is to be generated: pieces from MIDI files or from test clips, for every command that generates."""
+"""What is to be generated: pieces from MIDI files, codes or test clips, for every command that generates."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import numpy as np
 
 from audio import read_beginning
 from cli import Failure, note, reason
+from code_files import Codes, load_codes
 from conditioning import Untold
 from config import DataConfig, EvaluateConfig, InferenceConfig
 from dataset import clip_paths, read_clip
@@ -39,6 +40,7 @@ class Piece:
     performance: Performance | None  # None: played under the null condition, or without any
     n_frames: int
     truth: np.ndarray | None = None  # int16 [n_frames * hop]
+    codes: Codes | None = None  # in place of the notes
     recording: tuple[str, ...] = ()  # what is known of it, as of `Performance`
     prime: Prime | None = None  # what sounds up to its time 0; None: silence
     fold: Fold | None = None  # the parts that it is generated in; None: in one
@@ -67,10 +69,7 @@ def midi_pieces(
             ends = sounding_offset(performance)
             last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
             seconds = last + settings.tail_seconds
-            if seconds > max_seconds:
-                raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
-            if path.stem in {piece.name for piece in pieces}:
-                raise InputError(f"another file of the name {path.stem} stands before it; rename one of them")
+            _check(path.stem, seconds, pieces, max_seconds)
             # Rounding noise must not add a frame.
             n_frames = math.ceil(seconds * data.midi_hz - 1e-6)
             if n_frames < 1:
@@ -88,6 +87,34 @@ def read_prime(path: Path, seconds: float, data: DataConfig) -> Prime:
     n_frames = max(1, round(seconds * data.midi_hz))
     pcm = read_beginning(path, data.audio_hz, n_frames * (data.audio_hz // data.midi_hz))
     return Prime(path.name, n_frames / data.midi_hz, pcm)
+
+
+def code_pieces(
+    paths: list[Path], settings: InferenceConfig, data: DataConfig, n_codes: int
+) -> tuple[list[Piece], list[Failure]]:
+    """A piece without notes per file of codes; files that a model of n_codes can't play as failures."""
+    pieces, failures = [], []
+    for number, path in enumerate(paths):
+        try:
+            codes = load_codes(path)
+            if (codes.n_codes, codes.midi_hz) != (n_codes, data.midi_hz):
+                raise InputError(
+                    f"holds one of {codes.n_codes} codes {codes.midi_hz} times a second, the model has {n_codes}, "
+                    f"{data.midi_hz} times a second; play it by the model that wrote it"
+                )
+            name = path.name.removesuffix(".npz").removesuffix(".codes")
+            _check(name, codes.n_frames / data.midi_hz, pieces, settings.max_seconds)
+            pieces.append(Piece(name, number, None, codes.n_frames, codes=codes))
+        except InputError as error:
+            failures.append(Failure(str(path), reason(error)))
+    return pieces, failures
+
+
+def _check(name: str, seconds: float, pieces: list[Piece], max_seconds: float) -> None:
+    if seconds > max_seconds:
+        raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
+    if name in {piece.name for piece in pieces}:
+        raise InputError(f"another file of the name {name} stands before it; rename one of them")
 
 
 def primed_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) -> int:

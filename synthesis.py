@@ -5,17 +5,21 @@ on the seed and the stream's number only, never on its neighbours.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 import samplers
 from audio import mu_law_decode, mu_law_encode
+from code_files import Codes
 from conditioning import Untold, conditioning_of
 from config import DataConfig
 from emphasis import Deemphasis, after_truth, emphasize
 from midi import Performance
 from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
+
+FRAMES_AT_ONCE = 1000  # of which `encode` makes codes: memory does not grow with a piece's length
 
 
 def conditioning(
@@ -57,6 +61,32 @@ def dated_uniforms(
     return lambda first, n: torch.cat([of(begin + first, n) for of, begin in zip(sources, begins, strict=True)])
 
 
+@torch.inference_mode()
+def encode(model: WaveNet, performance: Performance | None, n_frames: int, config: DataConfig) -> Codes:
+    """The codes of a performance, or of the null condition, by a model that has codes."""
+    given = conditioning([performance], config, next(model.parameters()).device)
+    up, context, blocks = model.decoder.upsampling, model.context, []
+    for first in range(-up.left, n_frames + up.right, FRAMES_AT_ONCE):
+        n = min(FRAMES_AT_ONCE, n_frames + up.right - first)
+        features = given.features(first - context.left, context.left + n + context.right)
+        blocks.append(context.codes(features)[0].to(torch.int16).cpu().numpy())
+    return Codes(np.concatenate(blocks), -up.left, n_frames, model.n_codes, config.midi_hz)
+
+
+def _from_codes(
+    model: WaveNet, codes: list[Codes], guidance: float, given: Conditioning, config: DataConfig
+) -> Conditioning:
+    """Conditioning whose context is made of codes, of `with_null`'s rows; the excitation stays."""
+    # The null condition is the same in all frames, and so is its code.
+    null = [encode(model, None, 1, config)] * ((rows_per_stream(guidance) - 1) * len(codes))
+    device = next(model.parameters()).device
+
+    def rows(first: int, n: int) -> torch.Tensor:
+        return torch.from_numpy(np.stack([one.frames(first, n) for one in codes + null])).to(device)
+
+    return replace(given, codes=rows)
+
+
 def synthesize(
     model: WaveNet,
     performances: list[Performance | Untold | None],
@@ -65,6 +95,7 @@ def synthesize(
     *,
     streams: list[int],
     seed: int,
+    codes: list[Codes] | None = None,
     prefix: np.ndarray | None = None,
     first_frames: list[int] | None = None,
     temperature: float = 1.0,
@@ -75,15 +106,17 @@ def synthesize(
 ) -> Iterator[np.ndarray]:
     """Generate n_frames * hop samples for each performance; yields int16 blocks [B, n], the prefix first.
 
+    codes: what the context is made of, if not of the performances' notes (`encode`).
     prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself. A model of mu-law
     codes hears and returns it rounded to the codes. first_frames: the frame of its performance at which each stream
     begins, prefix included; default 0, before 0 no note has begun. The uniforms of a sample from frame 0 on do not
     depend on it. guidance: see `WaveNet.guide`; sampler, threads, weights: see `samplers.generate`.
     """
     device, begins = next(model.parameters()).device, first_frames or [0] * len(performances)
+    given = conditioning(with_null(performances, guidance), config, device, begins * rows_per_stream(guidance))
     blocks = samplers.generate(
         model,
-        conditioning(with_null(performances, guidance), config, device, begins * rows_per_stream(guidance)),
+        given if codes is None else _from_codes(model, codes, guidance, given, config),
         dated_uniforms(model, seed, streams, begins, device),
         len(performances),
         n_frames,

@@ -173,19 +173,18 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
                                 state.world.rank, state.world.size)  # fmt: skip
         passes = [with_own_samples(state.model, batch, crops, share, settings, state.device, state.precision)
                   for batch, crops in zip(passes, indices, strict=True)]  # fmt: skip
-    own_loss, own_mel = torch.zeros((), device=state.device), torch.zeros((), device=state.device)
+    own = torch.zeros(3, device=state.device)  # this process's means of the losses
     for i, batch in enumerate(passes):
         more_follow = state.called is not state.model and i < len(passes) - 1
         with state.called.no_sync() if more_follow else contextlib.nullcontext():
-            nll, mel = likelihood_and_mel(state.model, batch, state.device, state.precision, state.called)
-            nll, mel = nll.mean() / len(passes), mel.mean() / len(passes)
-            (nll + settings.mel_loss_weight * mel).backward()
-            own_loss += nll.detach()
-            own_mel += mel.detach()
-    sums = torch.stack([own_loss / state.world.size, own_mel / state.world.size, torch.full_like(own_loss, stopping)])
-    loss, mel, stop = state.world.total(sums).unbind()
+            losses = likelihood_and_mel(state.model, batch, state.device, state.precision, state.called)
+            nll, mel, diversity = (one.mean() / len(passes) for one in losses)
+            (nll + settings.mel_loss_weight * mel + settings.diversity_loss_weight * diversity).backward()
+            own += torch.stack([nll, mel, diversity]).detach()
+    means = torch.cat([own, own.new_full((1,), stopping)]) / state.world.size
+    loss, mel, diversity, stop = state.world.total(means).unbind()
     norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
-    finite = torch.isfinite(loss + mel + norm).float()
+    finite = torch.isfinite(loss + mel + diversity + norm).float()
     state.optimizer.found_inf, state.optimizer.grad_scale = 1 - finite, None  # a fused optimiser then leaves it
     state.optimizer.step()
     # At the start the average follows quickly, lest it hold on to the random weights.
@@ -195,7 +194,7 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
         steps = torch._foreach_sub(parameters, average)
         torch._foreach_mul_(steps, share)
         torch._foreach_add_(average, steps)
-    return torch.stack([loss, norm, own_loss, stop, mel])
+    return torch.stack([loss, norm, own[0], stop, mel, diversity])
 
 
 @dataclass(frozen=True)
@@ -205,13 +204,14 @@ class Report:
     loss: float
     gradient_norm: float
     own_loss: float
-    stopping: float  # how many processes were asked to stop
+    stopping: float  # the share of the processes that were asked to stop
     mel_loss: float = 0.0  # of the auxiliary head, before its weight
+    diversity_loss: float = 0.0  # of the codes, before its weight
 
     @property
     def finite(self) -> bool:
         """Whether the step changed anything."""
-        return math.isfinite(self.loss + self.mel_loss + self.gradient_norm)
+        return math.isfinite(self.loss + self.mel_loss + self.diversity_loss + self.gradient_norm)
 
 
 class Reports:
@@ -244,7 +244,7 @@ class Meter:
     def __init__(self) -> None:
         self.began, self.seconds = time.monotonic(), 0.0
         self.read_at, self.n_steps, self.waited = 0.0, 0, 0.0
-        self.losses, self.mel_losses, self.norms, self.clipped = [], [], [], 0
+        self.losses, self.mel_losses, self.diversity_losses, self.norms, self.clipped = [], [], [], [], 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -258,6 +258,7 @@ class Meter:
         if report.finite:
             self.losses.append(report.loss)
             self.mel_losses.append(report.mel_loss)
+            self.diversity_losses.append(report.diversity_loss)
             self.norms.append(report.gradient_norm)
             self.clipped += report.gradient_norm > settings.gradient_clip
 
@@ -282,8 +283,10 @@ class Meter:
         }
         if any(self.mel_losses):
             metrics["mel_loss"] = sum(self.mel_losses) / len(self.mel_losses)
+        if any(self.diversity_losses):
+            metrics["diversity_loss"] = sum(self.diversity_losses) / len(self.diversity_losses)
         self.read_at, self.n_steps, self.waited = self.seconds, 0, 0.0
-        self.losses, self.mel_losses, self.norms, self.clipped = [], [], [], 0
+        self.losses, self.mel_losses, self.diversity_losses, self.norms, self.clipped = [], [], [], [], 0
         return metrics
 
 

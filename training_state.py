@@ -31,6 +31,7 @@ from wavenet import WaveNet
 
 CONFIG_NAME = "config.json"
 CACHED_SAMPLES = 16384  # of one pass on a CPU: tensors of more leave its caches between one operation and the next
+CROPS_OF_CODES = 64  # from which the first codes are taken
 CONTEXT_PARTS = ("context.", "mel_head.")
 
 
@@ -94,6 +95,9 @@ def begin(config: Config, *, force: bool, world: World = ALONE, held: contextlib
         )
     if stored:
         checkpoint.fit_weights(model, stored[0]["model"], folder)
+    elif model.n_codes and not settings.checkpoint_path:
+        features = torch.stack([crops[index]["features"] for index in range(CROPS_OF_CODES)])
+        model.context.spread_codes(features.to(device))
     average = copy.deepcopy(model).requires_grad_(False).eval()
     average.decoder.gates = Gates(recompute=True)  # it needs no sums for a backward pass
     optimizer = make_optimizer(model, settings)

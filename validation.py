@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from argmax_bottleneck import code_use
 from config import Config, DataConfig
 from dataset import Crops
 from errors import InputError
@@ -38,7 +39,7 @@ def crops_of(path: str, data: DataConfig, model: WaveNet, seed: int, *, warmup_f
 
 def _passed(
     model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, called: nn.Module, **options
-) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
     """The crops' samples [B, T] on the device, and what the model, called as `called`, makes of their histories."""
     here = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
     previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
@@ -58,18 +59,21 @@ def drawn(
 
 def likelihood_and_mel(
     model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, called: nn.Module
-) -> tuple[Tensor, Tensor]:
-    """The training's two losses of each crop: `negative_log_likelihood` [B], and how far the auxiliary head is from the
-    log-mel spectrum, in nats of amplitude [B] (0 without a head). `called` is the model as it must be called, where it
-    is wrapped."""
-    if model.mel_head is None:
-        samples, params = _passed(model, batch, device, precision, called)
-        nll = -model.log_likelihood(params, samples).mean(dim=1)
-        return nll, torch.zeros_like(nll)
-    samples, (params, told) = _passed(model, batch, device, precision, called, mel=True)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The training's losses: of each crop `negative_log_likelihood` [B], and how far the auxiliary head is from the
+    log-mel spectrum, in nats of amplitude [B] (0 without a head); of all of them that of the codes' use (0 without
+    codes). `called` is the model as it must be called, where it is wrapped."""
+    wanted = {"mel": model.mel_head is not None, "diversity": model.n_codes > 0}
+    samples, found = _passed(model, batch, device, precision, called, **wanted)
+    params, *found = found if any(wanted.values()) else (found,)
+    nll = -model.log_likelihood(params, samples).mean(dim=1)
+    diversity = found.pop() if wanted["diversity"] else nll.new_zeros(())
+    if not wanted["mel"]:
+        return nll, torch.zeros_like(nll), diversity
+    (told,) = found
     target, first = log_mel(model.decoder.amplitudes(samples), model.audio_hz, model.hop, told.shape[1])
     heard = told[..., first : first + target.shape[-1]].float()
-    return -model.log_likelihood(params, samples).mean(dim=1), (heard - target).abs().mean(dim=(1, 2))
+    return nll, (heard - target).abs().mean(dim=(1, 2)), diversity
 
 
 def negative_log_likelihood(
@@ -138,17 +142,22 @@ def validate(
     precision: torch.dtype = torch.float32,
     world: World = ALONE,
 ) -> dict[str, float]:
-    """Likelihood of the validation crops with their own MIDI and with their partner's; how strong the MIDI is inside.
+    """Likelihood of the validation crops with their own MIDI and with their partner's; how strong the MIDI is inside,
+    and how its codes are used, if it has any.
 
-    The likelihoods are of all processes' crops, the same on each of them; the ratios are of this one's first crop.
+    Likelihoods and use are of all processes' crops, the same on each of them; the ratios are of this one's first crop.
     Of an unconditional model there is the likelihood alone.
     """
-    own, other, ratios = [], [], []
+    own, other, ratios, n_codes = [], [], [], model.n_codes
+    counts = torch.zeros(n_codes, device=device, dtype=torch.float64)
     for chosen in torch.arange(len(validation)).split(batch_size):
         batch = {name: value[chosen] for name, value in validation.crops.items()}
         swapped = batch | {name: value[chosen] for name, value in validation.of_partners.items()}
         for results, given in ((own, batch), (other, swapped)) if validation.of_partners else ((own, batch),):
             results.append(negative_log_likelihood(model, given, device, precision, validation.warmup_samples))
+        if n_codes:
+            codes = model.context.codes(batch["features"].to(device))
+            counts += codes.flatten().bincount(minlength=n_codes)
         if not ratios and validation.of_partners:
             ratios = conditioning_ratios(model, batch, device, precision)
     own = torch.cat(own).double().cpu()
@@ -167,6 +176,7 @@ def validate(
         "validation_gap": mean_gap,
         "validation_gap_error": math.sqrt(variance / count),  # standard error, paired by crop
         "conditioning_ratio": sorted(ratios)[len(ratios) // 2],
+        **(code_use(world.total(counts).cpu().numpy()) if n_codes else {}),
         **{f"conditioning_ratio/layer_{i:02d}": ratio for i, ratio in enumerate(ratios)},
     }
 

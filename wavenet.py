@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import logistic_mixture
+from argmax_bottleneck import SPARSE, ArgmaxBottleneck, codes_of, nearest
 from config import CondWavenetConfig, WavenetConfig
 from residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsampled
 
@@ -61,8 +62,12 @@ class ContextStack(nn.Module):
         for dilation in dilations(config.n_layers, config.max_dilation):
             self.dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
             self.mix.append(nn.Conv1d(residual, residual + skip, 1))
-        self.output = nn.Conv1d(skip, n_out, 1)
+        self.output = nn.Conv1d(skip, config.n_codes or n_out, 1)
         self.of_recording = nn.Conv1d(n_global, n_out, 1, bias=False) if n_global else None
+        self.bottleneck = None
+        if config.n_codes:
+            self.bottleneck = ArgmaxBottleneck(config.n_codes, n_out, config.code_scale)
+            self.input.weight.data.mul_(SPARSE)
         self.split = (residual, skip)
         reach = sum(conv.dilation[0] * (config.kernel_size - 1) for conv in self.dilated)
         if lookahead_frames > reach:
@@ -74,6 +79,32 @@ class ContextStack(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, F + G, left + N + right] -> [B, C, N]."""
+        return self.with_diversity(features)[0]
+
+    def with_diversity(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `forward` gives, and the loss of the codes' use (None without codes): see `ArgmaxBottleneck.forward`."""
+        out = self.output(self._hidden(features))
+        if self.of_recording is not None:
+            n_frames = out.shape[-1]
+            out = out + self.of_recording(
+                features[:, -self.of_recording.in_channels :, self.left : self.left + n_frames]
+            )
+        return (out, None) if self.bottleneck is None else self.bottleneck(out)
+
+    def codes(self, features: Tensor) -> Tensor:
+        """[B, F, left + N + right] -> the code of each frame, int64 [B, N]."""
+        return codes_of(self.output(self._hidden(features)))
+
+    @torch.no_grad()
+    def spread_codes(self, features: Tensor) -> None:
+        """Begin with codes that lie as the frames of these features do, [B, F, left + N + right]."""
+        frames = self._hidden(features).transpose(1, 2).flatten(0, 1)
+        weight, bias = nearest(frames, self.bottleneck.n_codes)
+        self.output.weight.copy_(weight.unsqueeze(-1))
+        self.output.bias.copy_(bias)
+
+    def _hidden(self, features: Tensor) -> Tensor:
+        """[B, F, left + N + right] -> what the output is made of, [B, S, N]."""
         x = self.input(features)
         n_frames = features.shape[-1] - self.left - self.right
         total = 0.0
@@ -83,11 +114,7 @@ class ContextStack(nn.Module):
             residual, skip = mix(hidden).split(self.split, dim=1)
             x = x[..., -hidden.shape[-1] :] + residual
             total = total + skip[..., -n_frames:]
-        context = self.output(torch.relu(total))
-        if self.of_recording is None:
-            return context
-        recording = features[:, -self.of_recording.in_channels :, self.left : self.left + n_frames]
-        return context + self.of_recording(recording)
+        return torch.relu(total)
 
 
 class NoContext(nn.Module):
@@ -360,15 +387,20 @@ class WaveNet(nn.Module):
         n_global: int = 0,
     ) -> None:
         super().__init__()
-        self.audio_hz, self.hop = audio_hz, audio_hz // midi_hz
+        self.audio_hz, self.hop, self.n_codes = audio_hz, audio_hz // midi_hz, cond_config.n_codes
         lookahead_frames = round(cond_config.lookahead_ms * midi_hz / 1000)
+        if n_global and cond_config.n_codes:
+            raise ValueError(
+                "cond_wavenet_config.n_codes and data_config.global_values exclude each other: what is known of a "
+                "recording stands beside its codes, in no file of them; expected one of the two"
+            )
         if n_features:
             upsampling = Upsampling(cond_config.upsampling, self.hop, config.n_cond_channels)
             self.context = ContextStack(cond_config, n_features, config.n_cond_channels, lookahead_frames, n_global)
-        elif cond_config.n_mels or config.output_conditioning:
+        elif cond_config.n_mels or cond_config.n_codes or config.output_conditioning:
             raise ValueError(
                 "an unconditional model (data_config.features = []) has no context: expected "
-                "cond_wavenet_config.n_mels = 0 and wavenet_config.output_conditioning = false"
+                "cond_wavenet_config.n_mels = 0, n_codes = 0 and wavenet_config.output_conditioning = false"
             )
         else:
             config = replace(config, n_cond_channels=0)
@@ -393,17 +425,21 @@ class WaveNet(nn.Module):
         previous: Tensor | None = None,
         *,
         mel: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        diversity: bool = False,
+    ) -> Tensor | tuple[Tensor, ...]:
         """samples [B, N * hop], features [B, F + G, left + N + right], excitation [B, E, N * hop] -> params [B, P, T].
 
         With `mel`, also what the auxiliary head takes the log-mel spectrum to be: [B, n_mels, N] (see `mel.log_mel`).
+        With `diversity`, then also the loss of the codes' use (see `ArgmaxBottleneck.forward`).
         """
-        context = self.context(features)
-        params = self.decoder(samples, context, excitation, previous)
-        if not mel:
-            return params
-        begin = self.decoder.upsampling.left
-        return params, self.mel_head(context[..., begin : begin + samples.shape[1] // self.hop])
+        context, uneven = self.context.with_diversity(features) if diversity else (self.context(features), None)
+        found = [self.decoder(samples, context, excitation, previous)]
+        if mel:
+            begin = self.decoder.upsampling.left
+            found.append(self.mel_head(context[..., begin : begin + samples.shape[1] // self.hop]))
+        if diversity:
+            found.append(uneven)
+        return tuple(found) if len(found) > 1 else found[0]
 
     def log_likelihood(self, params: Tensor, samples: Tensor) -> Tensor:
         """params [B, P, T], samples [B, T] -> log-probability of each sample in nats, [B, T], float32."""
@@ -481,14 +517,20 @@ class Conditioning:
     """Conditioning on demand, so that a piece of any length takes the same memory.
 
     features(first_frame, n_frames) -> [B, F + G, n_frames], for any frame, also before the start;
-    excitation(first_frame, n_frames) -> [B, E, n_frames * hop] or None.
+    excitation(first_frame, n_frames) -> [B, E, n_frames * hop] or None;
+    codes(first_frame, n_frames) -> int64 [B, n_frames], which the features are then not asked for.
     """
 
     features: Callable[[int, int], Tensor]
     excitation: Callable[[int, int], Tensor | None]
+    codes: Callable[[int, int], Tensor] | None = None
 
     def block(self, model: WaveNet, first: int, n_frames: int) -> tuple[Tensor, Tensor | None]:
         """Context [B, C, left + n + right] and excitation [B, E, n * hop] of a range of frames."""
+        if self.codes is not None:
+            up = model.decoder.upsampling
+            codes = self.codes(first - up.left, up.left + n_frames + up.right)
+            return model.context.bottleneck.context(codes), self.excitation(first, n_frames)
         left, right = model.margins
         features = self.features(first - left, left + n_frames + right)
         return model.context(features), self.excitation(first, n_frames)

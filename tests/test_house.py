@@ -12,7 +12,7 @@ import config
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {"render_midi", "resample_audio", "preprocess_maestro", "preprocess_audio", "train", "inference", "evaluate"}
 STEPS |= {"demo", "cost"}
-MODEL = {"wavenet", "residual_stack", "logistic_mixture"}
+MODEL = {"wavenet", "residual_stack", "logistic_mixture", "argmax_bottleneck"}
 ON_THE_MODEL = {"checkpoint", "hardware", "likelihood", "synthesis", "training_log", "training_state", "validation"}
 ON_THE_MODEL |= {"scheduled_sampling"}
 MODULES = {path.stem for path in ROOT.glob("*.py")}

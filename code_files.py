@@ -1,0 +1,84 @@
+"""Codes of the argmax autoencoder as files: what a piece's context was made of, to be looked at, changed and played.
+
+NAME.codes.npz, made and read without pickle, holds arrays:
+
+    format          "midi2wave codes 1"
+    codes           int16 [M], each 0..n_codes-1: of the frames first, first + 1, ...
+    first           0, or less: upsampling may look at a frame before the piece's first one (and at one after its last)
+    n_frames        of the piece; codes must reach to the last one
+    n_codes         how many codes the model has
+    midi_hz         frames per second
+    weights_sha256  whose codes they are; "": not told
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from atomic import atomic_file
+from errors import EXHAUSTED, InputError
+from midi import DAMAGED_ARRAYS
+
+FORMAT = "midi2wave codes 1"
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """The codes of a piece (see above)."""
+
+    codes: np.ndarray  # int16 [M]
+    first: int
+    n_frames: int
+    n_codes: int
+    midi_hz: int
+    weights_sha256: str = ""
+
+    def frames(self, first: int, n: int) -> np.ndarray:
+        """The codes of the frames first..first+n-1, int64 [n]; beyond both ends the first and the last one go on."""
+        at = np.arange(first, first + n) - self.first
+        return self.codes[np.clip(at, 0, len(self.codes) - 1)].astype(np.int64)
+
+    def same_as(self, other: "Codes") -> bool:
+        """Whether the other one plays the same."""
+        numbers = ((one.first, one.n_frames, one.n_codes, one.midi_hz) for one in (self, other))
+        return next(numbers) == next(numbers) and np.array_equal(self.codes, other.codes)
+
+
+def save_codes(path: str | Path, codes: Codes) -> None:
+    """Write codes to an .npz file, atomically. Raises OSError if that is not possible."""
+    with atomic_file(path) as aside, open(aside, "wb") as handle:
+        np.savez(handle, format=np.array(FORMAT), **vars(codes))
+
+
+def load_codes(path: str | Path) -> Codes:
+    """Read what `save_codes` wrote. Raises InputError for a missing, truncated or foreign file."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["format"]) != FORMAT:
+                raise ValueError(f"its format is not {FORMAT!r}")
+            values = stored["codes"]
+            first, n_frames, n_codes, midi_hz = (
+                _whole(stored[name], name) for name in ("first", "n_frames", "n_codes", "midi_hz")
+            )
+            source = str(stored["weights_sha256"])
+        if values.ndim != 1 or values.dtype.kind not in "iu":
+            raise ValueError(f"its codes are {values.dtype} {list(values.shape)}, expected whole numbers in a row")
+        if n_frames < 1 or first > 0 or first + len(values) < n_frames:
+            raise ValueError(f"{len(values)} codes from frame {first} on are not those of {n_frames} frames")
+        if values.min() < 0 or values.max() >= n_codes:
+            raise ValueError(f"its codes go from {values.min()} to {values.max()}, expected 0 to {n_codes - 1}")
+        return Codes(values.astype(np.int16), first, n_frames, n_codes, midi_hz, source)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path}: no such file of codes; inference.py writes them beside its wavs") from None
+    except DAMAGED_ARRAYS as error:
+        if getattr(error, "errno", None) in EXHAUSTED:
+            raise
+        why = " ".join(str(error).split())
+        raise InputError(f"{path}: not a whole file of codes ({why}); write it again with inference.py") from error
+
+
+def _whole(array: np.ndarray, name: str) -> int:
+    if array.shape != () or array.dtype.kind not in "iu":
+        raise ValueError(f"its {name} is not one whole number")
+    return int(array)

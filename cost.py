@@ -32,7 +32,7 @@ from process_group import ALONE
 from residual_stack import Gates, compiled_gates
 from synthesis import conditioning
 from training_state import choose_micro_batch, make_optimizer
-from validation import likelihood_and_mel
+from validation import training_losses
 from wavenet import Caches, WaveNet, seeded_uniforms
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config")
@@ -174,8 +174,8 @@ def training_speed(config: Config, device: torch.device) -> float:
 
     def step() -> int:
         optimizer.zero_grad(set_to_none=True)
-        nll, mel = likelihood_and_mel(model, batch, device, precision, model)
-        (nll.mean() + settings.mel_loss_weight * mel.mean()).backward()
+        nll, mel, diversity = training_losses(model, batch, device, precision, model)
+        (nll.mean() + settings.mel_loss_weight * mel.mean() + settings.diversity_loss_weight * diversity).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
         if device.type == "cuda":

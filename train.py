@@ -34,7 +34,7 @@ from process_group import ALONE, World, joined, local_device
 from scheduled_sampling import own_share, with_own_samples
 from training_log import TrainingLog
 from training_state import Run, begin, save
-from validation import crops_of, likelihood_and_mel, validate
+from validation import crops_of, training_losses, validate
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config", "dist_config")
 STEPS_BEFORE_FORECAST = 50
@@ -177,7 +177,7 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
     for i, batch in enumerate(passes):
         more_follow = state.called is not state.model and i < len(passes) - 1
         with state.called.no_sync() if more_follow else contextlib.nullcontext():
-            losses = likelihood_and_mel(state.model, batch, state.device, state.precision, state.called)
+            losses = training_losses(state.model, batch, state.device, state.precision, state.called)
             nll, mel, diversity = (one.mean() / len(passes) for one in losses)
             (nll + settings.mel_loss_weight * mel + settings.diversity_loss_weight * diversity).backward()
             own += torch.stack([nll, mel, diversity]).detach()

@@ -57,7 +57,7 @@ def drawn(
     return model.draw(params.float(), uniforms)
 
 
-def likelihood_and_mel(
+def training_losses(
     model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, called: nn.Module
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The training's losses: of each crop `negative_log_likelihood` [B], and how far the auxiliary head is from the

@@ -71,7 +71,7 @@ def loss_of_weight(monkeypatch, factor=1.0):
         nll = model.weight.sum(dim=1) * factor
         return nll, torch.zeros_like(nll), torch.zeros_like(nll)
 
-    monkeypatch.setattr(train, "likelihood_and_mel", losses)
+    monkeypatch.setattr(train, "training_losses", losses)
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
@@ -130,7 +130,7 @@ def test_the_context_stack_alone_is_taught_by_the_mel_loss(road, tmp_path):
         road_config(road, tmp_path, "cond_wavenet_config.n_mels=8", "data_config.segment_length=0.1"), force=False
     )
     batch = {name: value[:2] for name, value in state.validation.crops.items()}
-    _, mel, _ = validation.likelihood_and_mel(state.model, batch, state.device, torch.float32, state.model)
+    _, mel, _ = validation.training_losses(state.model, batch, state.device, torch.float32, state.model)
     mel.sum().backward()
     taught = {name.split(".")[0] for name, p in state.model.named_parameters() if p.grad is not None and p.grad.any()}
     assert taught == {"context", "mel_head"}
@@ -180,14 +180,14 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 
 def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(road, tmp_path, monkeypatch, capsys):
-    state, original, losses = begin(road_config(road, tmp_path), force=False), train.likelihood_and_mel, []
+    state, original, losses = begin(road_config(road, tmp_path), force=False), train.training_losses, []
 
     def damaged(*given):
         losses.append(given)
         nll, *others = original(*given)
         return nll * (math.nan if len(losses) == 2 else 1), *others
 
-    monkeypatch.setattr(train, "likelihood_and_mel", damaged)
+    monkeypatch.setattr(train, "training_losses", damaged)
     log = run_to_the_end(state)
     said = [line for line in capsys.readouterr().err.splitlines() if "was skipped" in line]
     assert len(said) == 1 and said[0].startswith("step 1 was skipped")

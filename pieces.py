@@ -40,10 +40,10 @@ class Piece:
     performance: Performance | None  # None: played under the null condition, or without any
     n_frames: int
     truth: np.ndarray | None = None  # int16 [n_frames * hop]
-    codes: Codes | None = None  # in place of the notes
     recording: tuple[str, ...] = ()  # what is known of it, as of `Performance`
     prime: Prime | None = None  # what sounds up to its time 0; None: silence
     fold: Fold | None = None  # the parts that it is generated in; None: in one
+    codes: Codes | None = None  # in place of the notes
 
     @property
     def heard(self) -> Performance | Untold:
@@ -170,7 +170,7 @@ def timed_pieces(
         return [], failures
     chosen = [clips[number % len(clips)] for number in range(n_pieces)]
     return [
-        Piece(f"piece_{number:03d}_{clip.name}", number, None, n_frames, clip.truth, clip.heard.recording)
+        Piece(f"piece_{number:03d}_{clip.name}", number, None, n_frames, clip.truth, recording=clip.heard.recording)
         for number, clip in enumerate(chosen)
     ], failures
 

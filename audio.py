@@ -26,7 +26,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".ogg", ".mp3", ".opus", ".o
 AUDIO_SUFFIXES += (".au", ".snd", ".caf")
 RESAMPLERS = ("soxr_hq", "soxr_vhq", "soxr_mq", "soxr_lq", "soxr_qq", "kaiser_best", "kaiser_fast")
 
-MU = 255
+MU, SILENT_CODE = 255, 128
 FULL_SCALE = 32768  # int16 samples per unit amplitude
 LOUDEST = 1e6  # amplitudes from here on are no sound, and would overflow in the resampler
 BLOCK_FRAMES = 65536
@@ -60,6 +60,12 @@ def read_pcm(path: str | Path, audio_hz: int) -> np.ndarray:
             exact = block.dtype == np.int16 and source.channels == 1
             pcm += (block[:, 0] if exact else to_pcm(_mono(block))[0]).tobytes()
     return np.frombuffer(pcm, dtype=np.int16)
+
+
+def sample_rate(path: str | Path) -> int:
+    """Of an audio file, in Hz. Raises InputError if it is missing or unreadable."""
+    with _open(path) as source:
+        return source.samplerate
 
 
 def read_beginning(path: str | Path, audio_hz: int, n_samples: int) -> np.ndarray:
@@ -152,6 +158,7 @@ def mu_law_encode(pcm: np.ndarray) -> np.ndarray:
 def mu_law_decode(codes: np.ndarray) -> np.ndarray:
     """Codes 0 to 255 [...] -> int16 [...], the amplitude each code stands for; `mu_law_encode` gives the code back."""
     companded = 2 * codes.astype(np.float64) / MU - 1
+    companded[codes == SILENT_CODE] = 0  # the middle of its bin, +3, would be a constant that de-emphasis amplifies
     amplitude = np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU
     return to_pcm(amplitude)[0]
 

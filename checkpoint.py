@@ -149,7 +149,10 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
             if metadata.get("format") != FORMAT:
                 raise InputError(f"{path} is not a midi2wave checkpoint (its metadata says {metadata.get('format')!r})")
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
-            config, step = config_from_dict(json.loads(metadata["config"]), str(path)), int(metadata["step"])
+            config, step = (
+                config_from_dict(_today(json.loads(metadata["config"]), path), str(path)),
+                int(metadata["step"]),
+            )
     except PermissionError:  # no damage
         raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -157,6 +160,17 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
     if missing := [name for name in MODEL_BLOCKS if getattr(config, name) is None]:
         raise InputError(f"{path} is damaged (its config has no {', '.join(missing)})")
     return weights, config, step
+
+
+def _today(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A stored config without keys that are gone. Raises InputError where they said something."""
+    for key in ("tuning_cents", "stiffness"):
+        if config.get("data_config", {}).pop(key, []):
+            raise InputError(
+                f"{path} was trained with data_config.{key}, whose place measure_strings.py has taken; play it by the "
+                "version that made it, or train anew"
+            )
+    return config
 
 
 def load_model(path: str | Path, device: torch.device) -> tuple[WaveNet, Config, int]:
@@ -242,7 +256,7 @@ def differences(
 ) -> list[str]:
     """The keys in which two configs' models differ, as "block.key = ours instead of theirs".
 
-    Where the data lies and how it is read may differ: folders are moved, and models tuned to other data.
+    Where the data lies and how it is read may differ: folders are moved, and models are trained on with other data.
     """
     found = []
     for name in blocks:

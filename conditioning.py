@@ -7,7 +7,7 @@ a crop or a block equals the same stretch of the whole, bit for bit.
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -68,8 +68,17 @@ class Strings:
     level: np.ndarray
     decay: np.ndarray
     phase: np.ndarray
+    tables: dict[tuple[int, int, int], tuple[np.ndarray, ...]] = field(default_factory=dict, compare=False, repr=False)
+
+    def table(self, key: int, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
+        """What `_add_note` needs to know of a key, computed once."""
+        if (key, audio_hz, hop) not in self.tables:
+            rows = (self.hz[key], self.level[key], self.decay[key], self.phase[key])
+            self.tables[key, audio_hz, hop] = _string(*rows, audio_hz, hop)
+        return self.tables[key, audio_hz, hop]
 
 
+@functools.cache
 def usual_strings() -> Strings:
     """Those of an ordinary piano in tune, all beginning at phase 0; every channel's partials as loud as one."""
     n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
@@ -83,10 +92,15 @@ def usual_strings() -> Strings:
 
 
 def strings_of(config: DataConfig) -> Strings:
-    """The strings that a config describes."""
+    """The strings that a config describes, the same object for all its recordings."""
     if not config.partial_hz:
         return usual_strings()
     given = (config.partial_hz, config.partial_level, config.partial_decay, config.partial_phase)
+    return _given_strings(*map(tuple, given))
+
+
+@functools.lru_cache(maxsize=4)
+def _given_strings(*given: tuple[float, ...]) -> Strings:
     return Strings(*(np.array(values, dtype=np.float64).reshape(N_PITCHES, -1) for values in given))
 
 
@@ -132,7 +146,6 @@ class NoteConditioning:
         self.of_recording = np.array(of_recording, dtype=np.float32)  # [G], the same at all times
         self.strings = strings or usual_strings()
         self.velocity_exponent, self.damping_seconds = velocity_exponent, damping_seconds
-        self._computed: dict[int, tuple[np.ndarray, ...]] = {}
         self.audio_hz, self.midi_hz, self.hop = audio_hz, midi_hz, audio_hz // midi_hz
         self.key = performance.pitch - LOWEST_PITCH
         self.velocity = performance.velocity
@@ -196,16 +209,10 @@ class NoteConditioning:
             key = int(self.key[i])
             times = (self.onset[i], self.end[i], gone[i], self.damping_seconds)
             loudness = (self.velocity[i] / 127) ** self.velocity_exponent
-            _add_note(out, first, self.hop, self.audio_hz, *times, loudness, *self._string(key))
+            _add_note(
+                out, first, self.hop, self.audio_hz, *times, loudness, *self.strings.table(key, self.audio_hz, self.hop)
+            )
         return out
-
-    def _string(self, key: int) -> tuple[np.ndarray, ...]:
-        """What `_add_note` needs to know of a key, computed once."""
-        if key not in self._computed:
-            strings = self.strings
-            rows = (strings.hz[key], strings.level[key], strings.decay[key], strings.phase[key])
-            self._computed[key] = _string(*rows, self.audio_hz, self.hop)
-        return self._computed[key]
 
 
 def conditioning_of(

@@ -128,7 +128,7 @@ class DataConfig:
 
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
-        limits = {"hz": (1.0, 1e6), "level": (0.0, 1e6), "decay": (0.01, 1e6), "phase": (-10.0, 10.0)}
+        limits = {"hz": (1.0, 1e6), "level": (0.0, 1e6), "decay": (0.01, 1e3), "phase": (-10.0, 10.0)}
         for name, (low, high) in limits.items():
             values = getattr(self, f"partial_{name}")
             if len(values) != (88 * 16 if self.partial_hz else 0) or not all(low <= value <= high for value in values):

@@ -8,7 +8,7 @@ twice; additions, nonlinearities and a look-up of a mu-law code count nothing); 
 `hardware.training_bytes` counts besides weights and optimiser: layers' inputs, sums and outputs kept for the backward
 pass, the outputs' gradient there, and the steps of the likelihood; a sampler's caches are the ring buffers of
 `wavenet.Caches`. --measure takes a few training steps on noise (all of `train.py`'s step but the weight
-average) and plays some notes with every engine that this machine has, each with random weights.
+average and scheduled sampling) and plays some notes with every engine that this machine has, each with random weights.
 """
 
 import json

@@ -20,8 +20,8 @@ which holds the whole piece and nothing of the prime. What sounds at the prime's
 
 inference_config.fold_seconds cuts what is played free into parts that are generated side by side (`folding.py`), each
 piece for itself; what its seams are like is printed.
-A model with codes (docs/argmax_autoencoder.md) writes those of every piece beside its wav; played from them (--codes),
-free, it gives the same.
+A model with codes (docs/argmax_autoencoder.md) writes those of every piece beside its wav; played from all of them in
+the same order (--codes), free, it gives the same.
 """
 
 import functools
@@ -146,6 +146,11 @@ def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig)
     for option, given in (("--midi", args.midi), ("--seconds", timed), ("--prime", args.prime)):
         if args.codes and given:
             raise InputError(f"--codes and {option} exclude each other; call twice")
+    for path in [*(args.codes or ()), *((args.prime,) if args.prime else ())]:
+        if path.resolve().parent == Path(settings.output_dir).resolve():
+            raise InputError(
+                f"{path} lies in {settings.output_dir}, where results go; choose another folder with --out"
+            )
     if args.codes and settings.fold_seconds:
         raise InputError("inference_config.fold_seconds: --codes are played in one stream; set it to 0")
     if not timed and (args.null or args.n_pieces is not None):

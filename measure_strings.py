@@ -58,8 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(args.config, ("data_config",), args.overrides)
     if args.out.exists() and not args.force:
         raise InputError(f"{args.out} is there already; choose another name, or use --force")
-    folder = ProcessedFolder(args.data)
-    strings, exponent, heard = measured(folder, config.data_config.preemphasis)
+    folder, data = ProcessedFolder(args.data), config.data_config
+    if not data.excitation:
+        raise InputError(f"{args.config}: data_config.excitation = false: there is nothing to measure for")
+    if folder.audio_hz != data.audio_hz:
+        raise InputError(f"{args.data} is at {folder.audio_hz} Hz, but data_config.audio_hz = {data.audio_hz}; set it")
+    strings, exponent, heard = measured(folder, data.preemphasis)
     written = config.as_dict()
     written["data_config"] |= {
         "partial_hz": _rounded(strings.hz, 7),
@@ -98,12 +102,14 @@ def measured(folder: ProcessedFolder, preemphasis: float) -> tuple[Strings, floa
     mean = found.mean * np.exp(-2j * np.pi * off_hz[..., None] * at)
     amplitude = np.where(coherent[..., None], np.abs(mean), np.sqrt(found.power))
     decay = _decay(amplitude, at)
+    # what does not decay, or at once, is what else sounds
+    known = often & (decay > DECAYS[0]) & (decay < DECAYS[1])
     fading = np.exp(-decay[..., None] * at)
     start = (np.where(coherent[..., None], mean, amplitude) * fading).sum(axis=-1) / (fading**2).sum(axis=-1)
-    level, decay = _completed(np.abs(start), often), _completed(decay, often)
+    level, decay = _completed(np.abs(start), known), _completed(decay, known)
     # what is followed is a cosine, the excitation's first channels are sines
-    phase = np.where(coherent, np.angle(start) + np.pi / 2, 0.0)
-    return Strings(hz, level * _channel_gain(level), decay, phase), exponent, often
+    phase = np.where(coherent & known, np.angle(start) + np.pi / 2, 0.0)
+    return Strings(hz, level * _channel_gain(level), decay, phase), exponent, known
 
 
 def _window_seconds(hz: np.ndarray) -> np.ndarray:
@@ -112,13 +118,13 @@ def _window_seconds(hz: np.ndarray) -> np.ndarray:
 
 
 def _strokes(folder: ProcessedFolder, seconds: float) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each recording strokes that are louder than half of all and last so long: (position, onsets, keys,
+    """Of each recording strokes that are at least as loud as half of all and last so long: (position, onsets, keys,
     velocities)."""
     rng = np.random.default_rng(SEED)
     for position in progress(range(len(folder.rows)), len(folder.rows), "recording"):
         played = folder.performance(position)
         lasts = sounding_offset(played) - played.onset > seconds
-        chosen = np.flatnonzero(lasts & (played.velocity > np.median(played.velocity)) & (played.onset >= 0))
+        chosen = np.flatnonzero(lasts & (played.velocity >= np.median(played.velocity)) & (played.onset >= 0))
         chosen = np.sort(rng.permutation(chosen)[:STROKES_PER_RECORDING])
         yield position, played.onset[chosen], played.pitch[chosen] - LOWEST_PITCH, played.velocity[chosen]
 

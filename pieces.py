@@ -93,6 +93,7 @@ def code_pieces(
     paths: list[Path], settings: InferenceConfig, data: DataConfig, n_codes: int
 ) -> tuple[list[Piece], list[Failure]]:
     """A piece without notes per file of codes; files that a model of n_codes can't play as failures."""
+    check_given(settings.global_values, data.global_values)
     pieces, failures = [], []
     for number, path in enumerate(paths):
         try:

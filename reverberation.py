@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audio import FULL_SCALE, read_pcm
+from audio import FULL_SCALE, read_pcm, sample_rate
 from cli import parser, run
 from errors import InputError
 from global_values import columns
@@ -103,7 +103,6 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser(__doc__)
     arguments.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="audio file or processed folder")
     arguments.add_argument("--column", default="year", help="integer column of a folder's filenames.csv (default year)")
-    arguments.add_argument("--hz", type=int, default=16000, help="sample rate of the audio files (default 16000)")
     args = arguments.parse_args(argv)
     result: dict[str, dict[str, float | int]] = {}
     for path in args.paths:
@@ -111,7 +110,8 @@ def main(argv: list[str] | None = None) -> int:
             for value, rates in fall_rates(ProcessedFolder(path), args.column).items():
                 result[f"{path} {value}"] = {"recordings": len(rates), "fall_db_per_second": _mean(rates)}
         else:
-            result[str(path)] = {"recordings": 1, "fall_db_per_second": fall_rate(read_pcm(path, args.hz), args.hz)}
+            audio_hz = sample_rate(path)
+            result[str(path)] = {"recordings": 1, "fall_db_per_second": fall_rate(read_pcm(path, audio_hz), audio_hz)}
     if args.as_json:
         print(json.dumps(result).replace("NaN", "null"))
     for name, one in result.items() if not args.as_json else ():

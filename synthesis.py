@@ -108,11 +108,13 @@ def synthesize(
 
     codes: what the context is made of, if not of the performances' notes (`encode`).
     prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself. A model of mu-law
-    codes hears and returns it rounded to the codes. first_frames: the frame of its performance at which each stream
+    codes hears and returns it rounded to the codes, one with pre-emphasis as `emphasis.emphasize` rounds and clips it. first_frames: the frame of its performance at which each stream
     begins, prefix included; default 0, before 0 no note has begun. The uniforms of a sample from frame 0 on do not
     depend on it. guidance: see `WaveNet.guide`; sampler, threads, weights: see `samplers.generate`.
     """
     device, begins = next(model.parameters()).device, first_frames or [0] * len(performances)
+    if codes and any(begins):
+        raise ValueError("codes begin where their piece does: expected first_frames of 0")
     given = conditioning(with_null(performances, guidance), config, device, begins * rows_per_stream(guidance))
     blocks = samplers.generate(
         model,

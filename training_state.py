@@ -69,7 +69,7 @@ def begin(config: Config, *, force: bool, world: World = ALONE, held: contextlib
     model = checkpoint.build_model(config).to(device)
     if settings.checkpoint_path and (force or not checkpoint.step_folders(folder)):
         weights, theirs, _ = checkpoint.load_weights(settings.checkpoint_path)
-        # another piano's tuning is what training from these weights may be for
+        # another piano's strings are what training from these weights may be for
         if wrong := checkpoint.differences(config, theirs, data_keys=checkpoint.SHAPE_KEYS):
             raise InputError(f"{settings.checkpoint_path} holds another model: {'; '.join(wrong)}")
         checkpoint.fit_weights(model, weights, settings.checkpoint_path)

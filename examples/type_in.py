@@ -179,7 +179,7 @@ PIECES = {"bach_prelude": PRELUDE, "fur_elise": FUR_ELISE, "gymnopedie": GYMNOPE
 
 def written(piece: Piece) -> mido.MidiFile:
     """The piece as a MIDI file: piano, times in steps of 0.1 ms; the tempo lies in the times, as in a recording."""
-    return midi_file(perform(piece), program=0, tail_seconds=0.0)[0]
+    return midi_file(perform(piece), program=0, tail_seconds=0.0, ticks_per_second=10_000)[0]
 
 
 def main(argv: list[str] | None = None) -> int:

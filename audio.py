@@ -158,7 +158,6 @@ def mu_law_encode(pcm: np.ndarray) -> np.ndarray:
 def mu_law_decode(codes: np.ndarray) -> np.ndarray:
     """Codes 0 to 255 [...] -> int16 [...], the amplitude each code stands for; `mu_law_encode` gives the code back."""
     companded = 2 * codes.astype(np.float64) / MU - 1
-    companded[codes == SILENT_CODE] = 0  # the middle of its bin, +3, would be a constant that de-emphasis amplifies
     amplitude = np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU
     return to_pcm(amplitude)[0]
 

@@ -162,10 +162,11 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
     return weights, config, step
 
 
-def _today(config: dict[str, Any], path: Path) -> dict[str, Any]:
+def _today(config: Any, path: Path) -> Any:
     """A stored config without keys that are gone. Raises InputError where they said something."""
+    data = config.get("data_config") if isinstance(config, dict) else None
     for key in ("tuning_cents", "stiffness"):
-        if config.get("data_config", {}).pop(key, []):
+        if isinstance(data, dict) and data.pop(key, None):
             raise InputError(
                 f"{path} was trained with data_config.{key}, whose place measure_strings.py has taken; play it by the "
                 "version that made it, or train anew"

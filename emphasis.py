@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from audio import FULL_SCALE
+from audio import FULL_SCALE, SILENT_CODE, mu_law_decode
 
 NEGLIGIBLE = 1e-12  # of an echo: below a float64's rounding error at full scale
 
@@ -48,6 +48,12 @@ class Deemphasis:
             delay, factor = 2 * delay, factor**2
         self.last = sound[:, -1].copy()
         return _rounded(sound)
+
+
+def decode_changes(codes: np.ndarray) -> np.ndarray:
+    """`mu_law_decode` of a model with pre-emphasis, uint8 [...] -> int16 [...]: silence is 0, where the middle of its
+    code's bin, 3, would become a constant of 9 and more."""
+    return np.where(codes == SILENT_CODE, 0, mu_law_decode(codes)).astype(np.int16)
 
 
 def after_truth(drawn: np.ndarray, pcm: np.ndarray, coefficient: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from audio import mu_law_decode, mu_law_encode
 from code_files import Codes
 from conditioning import Untold, conditioning_of
 from config import DataConfig
-from emphasis import Deemphasis, after_truth, emphasize
+from emphasis import Deemphasis, after_truth, decode_changes, emphasize
 from midi import Performance
 from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
 
@@ -108,9 +108,10 @@ def synthesize(
 
     codes: what the context is made of, if not of the performances' notes (`encode`).
     prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself. A model of mu-law
-    codes hears and returns it rounded to the codes, one with pre-emphasis as `emphasis.emphasize` rounds and clips it. first_frames: the frame of its performance at which each stream
-    begins, prefix included; default 0, before 0 no note has begun. The uniforms of a sample from frame 0 on do not
-    depend on it. guidance: see `WaveNet.guide`; sampler, threads, weights: see `samplers.generate`.
+    codes hears and returns it rounded to the codes, one with pre-emphasis as `emphasis.emphasize` rounds and clips it.
+    first_frames: the frame of its performance at which each stream begins, prefix included; default 0, before 0 no note
+    has begun. The uniforms of a sample from frame 0 on do not depend on it. guidance: see `WaveNet.guide`; sampler,
+    threads, weights: see `samplers.generate`.
     """
     device, begins = next(model.parameters()).device, first_frames or [0] * len(performances)
     if codes and any(begins):
@@ -131,7 +132,7 @@ def synthesize(
     )
     deemphasis = Deemphasis(config.preemphasis)
     for block in blocks:
-        yield deemphasis(to_pcm(model, block))
+        yield deemphasis(to_pcm(model, block, config))
 
 
 @torch.inference_mode()
@@ -159,7 +160,7 @@ def teacher_forced(
     uniforms = seeded_uniforms(seed, streams, model.uniforms_per_sample, device)(0, pcm.shape[1])
     drawn = model.draw(model.guide(params, guidance), uniforms, temperature)
     nll = -model.log_likelihood(params[: len(samples)], samples).mean().item()
-    return after_truth(to_pcm(model, drawn), pcm, config.preemphasis), nll
+    return after_truth(to_pcm(model, drawn, config), pcm, config.preemphasis), nll
 
 
 def to_samples(model: WaveNet, pcm: np.ndarray, config: DataConfig) -> torch.Tensor:
@@ -168,7 +169,9 @@ def to_samples(model: WaveNet, pcm: np.ndarray, config: DataConfig) -> torch.Ten
     return torch.from_numpy((heard if model.decoder.mixture else mu_law_encode(heard)).astype(np.int64))
 
 
-def to_pcm(model: WaveNet, samples: torch.Tensor) -> np.ndarray:
+def to_pcm(model: WaveNet, samples: torch.Tensor, config: DataConfig) -> np.ndarray:
     """16-bit values or mu-law codes [B, T] -> int16 [B, T], pre-emphasised as they are."""
     values = samples.cpu().numpy()
-    return values.astype(np.int16) if model.decoder.mixture else mu_law_decode(values)
+    if model.decoder.mixture:
+        return values.astype(np.int16)
+    return decode_changes(values) if config.preemphasis else mu_law_decode(values)

@@ -19,7 +19,7 @@ import torch
 
 from audio import mu_law_decode, write_wav
 from cli import finish, note, parser, run
-from emphasis import Deemphasis
+from emphasis import Deemphasis, decode_changes
 from errors import InputError
 from nv_wavenet_bridge import bundle, fold
 from nv_wavenet_bridge.check import compare
@@ -51,8 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     _check_gpu(read, size, implementation)
     codes, uniforms, seconds = _play(module, read, IMPLEMENTATIONS[implementation])
     for row, wav, piece in zip(codes, wavs, read.about["pieces"], strict=True):
-        drawn = mu_law_decode(row[None, : piece["n_samples"]])
-        write_wav(wav, Deemphasis(read.about["preemphasis"])(drawn)[0], read.about["audio_hz"])
+        drawn, coefficient = row[None, : piece["n_samples"]], read.about["preemphasis"]
+        pcm = Deemphasis(coefficient)(decode_changes(drawn)) if coefficient else mu_law_decode(drawn)
+        write_wav(wav, pcm[0], read.about["audio_hz"])
     rate = codes.size / seconds
     result: dict[str, Any] = {"out": str(folder), "implementation": implementation, "samples_per_second": rate}
     steps = slice(0, max(1, args.compare_samples))

@@ -255,3 +255,20 @@ def test_a_write_that_the_system_refuses_is_an_os_error(tmp_path, n_bytes):
         signal.signal(signal.SIGXFSZ, handler)
     assert caught.value.errno == errno.EFBIG
     assert not any(tmp_path.iterdir())
+
+
+def test_keys_that_are_gone_are_passed_over_where_they_said_nothing(tmp_path):
+    step = save_step(tmp_path, 3)
+    weights = load_weights(step)[0]
+
+    def stored_with(**keys):
+        config = CONFIG.as_dict()
+        config["data_config"] |= keys
+        metadata = {"format": checkpoint.FORMAT, "step": "3", "config": json.dumps(config)}
+        save_file(weights, step / WEIGHTS_NAME, metadata)
+
+    stored_with(tuning_cents=[], stiffness=[])
+    assert load_weights(step)[1] == CONFIG
+    stored_with(tuning_cents=[1.0] * 88)
+    with pytest.raises(InputError, match=r"was trained with data_config\.tuning_cents"):
+        load_weights(step)

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from emphasis import Deemphasis, after_truth, emphasize, gain
+from audio import mu_law_encode
+from emphasis import Deemphasis, after_truth, decode_changes, emphasize, gain
 
 A = 0.9
 
@@ -74,3 +75,10 @@ def test_white_noise_on_what_is_shown_is_soft_at_high_frequencies():
     power = np.abs(np.fft.rfft(Deemphasis(A)(noise)[0])) ** 2
     low, high = power[len(power) // 160 : len(power) // 40].mean(), power[len(power) // 2 :].mean()
     assert 10 * np.log10(low / high) > 15
+
+
+def test_silence_as_codes_stays_silence():
+    silence = np.zeros((1, 1000), dtype=np.int16)
+    assert not Deemphasis(A)(decode_changes(mu_law_encode(emphasize(silence, A)))).any()
+    codes = mu_law_encode(emphasize(music(), A))
+    assert np.array_equal(mu_law_encode(decode_changes(codes)), codes)

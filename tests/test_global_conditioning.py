@@ -127,7 +127,7 @@ def test_every_engine_plays_it_and_the_parallel_pass_draws_it_again(output, upsa
     given = conditioning(with_null(pieces, guidance), data, CPU)
     uniforms = synthesis.seeded_uniforms(5, [0, 0], model.uniforms_per_sample)
     on_cuda = torch.cat(list(cuda.generate(model, given, uniforms, 2, N_FRAMES, guidance=guidance)), dim=1)
-    assert np.array_equal(synthesis.to_pcm(model, on_cuda), expected)
+    assert np.array_equal(synthesis.to_pcm(model, on_cuda, data), expected)
     for one in (again, sounds["numba"]):
         if output == "categorical":
             assert np.array_equal(one, expected)

@@ -120,3 +120,17 @@ def test_too_little_is_refused(tmp_path):
 def test_wrong_lists_are_refused(key, values):
     with pytest.raises(InputError, match=r"partial_[a-z]*: expected 88 x 16 numbers"):
         config_from_dict({"data_config": {key: values}}, "test")
+
+
+def test_what_cannot_be_measured_is_refused_and_what_is_not_heard_is_taken_from_the_neighbours(tmp_path):
+    make_folder(tmp_path / "data")
+    for block, words in (({"excitation": False}, "nothing to measure"), ({"audio_hz": 8000}, "is at 16000 Hz")):
+        (tmp_path / "config.json").write_text(json.dumps({"data_config": block}))
+        with pytest.raises(InputError, match=words):
+            command = ["-d", tmp_path / "data", "-c", tmp_path / "config.json", "-o", tmp_path / "measured.json"]
+            measure_strings.main(list(map(str, command)))
+    strings, _, heard = measure_strings.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
+    assert heard[KEYS][:, : len(N)].all()
+    # above the eighth there is nothing but noise, which does not decay
+    assert heard[KEYS][:, len(N) :].mean() < 0.5
+    assert (strings.decay[KEYS] > measure_strings.DECAYS[0]).all()

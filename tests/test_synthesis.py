@@ -166,17 +166,21 @@ def test_temperature_narrows_the_output():
 def test_a_model_with_pre_emphasis_draws_changes(output):
     model, data = make(output)
     emphasized, pieces = replace(data, preemphasis=0.9), [make_performance(0), make_performance(1)]
-    plain = play(model, data, pieces, [0, 1])
+
+    def changes_of(pcm):  # silence's code, 3 without pre-emphasis, is 0
+        return pcm if output == "logistic_mixture" else np.where(pcm == 3, 0, pcm).astype(np.int16)
+
+    plain = changes_of(play(model, data, pieces, [0, 1]))
     assert np.array_equal(play(model, emphasized, pieces, [0, 1]), Deemphasis(0.9)(plain))
     # primed: it has heard the changes of the prefix, and the sound goes on from its last sample
     prefix = make_pcm(2, 2) // 10
-    heard = play(model, data, pieces, [0, 1], prefix=emphasize(prefix, 0.9))
+    heard = changes_of(play(model, data, pieces, [0, 1], prefix=emphasize(prefix, 0.9)))
     primed = play(model, emphasized, pieces, [0, 1], prefix=prefix)
     assert np.array_equal(primed, Deemphasis(0.9)(heard))
     assert np.abs(primed[:, : 2 * HOP] - prefix).max() <= (5 if output == "logistic_mixture" else 150)
     forced, nll = teacher_forced(model, pieces, primed, emphasized, streams=[0, 1], seed=5)
     changes, same_nll = teacher_forced(model, pieces, emphasize(primed, 0.9), data, streams=[0, 1], seed=5)
-    assert np.array_equal(forced, after_truth(changes, primed, 0.9)) and nll == same_nll
+    assert np.array_equal(forced, after_truth(changes_of(changes), primed, 0.9)) and nll == same_nll
 
 
 @pytest.mark.parametrize("excitation", [True, False])
@@ -196,6 +200,6 @@ def test_pcm_to_samples_and_back(output):
     pcm = np.array([[-32768, -1, 0, 1, 32767]], dtype=np.int16)
     samples = to_samples(model, pcm, data)
     assert samples.dtype == torch.int64 and samples[0, 2] == (0 if output == "logistic_mixture" else 128)
-    back = to_pcm(model, samples)
+    back = to_pcm(model, samples, data)
     assert back.dtype == np.int16
     assert np.array_equal(back, pcm if output == "logistic_mixture" else mu_law_decode(mu_law_encode(pcm)))

@@ -149,10 +149,8 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
             if metadata.get("format") != FORMAT:
                 raise InputError(f"{path} is not a midi2wave checkpoint (its metadata says {metadata.get('format')!r})")
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
-            config, step = (
-                config_from_dict(_today(json.loads(metadata["config"]), path), str(path)),
-                int(metadata["step"]),
-            )
+            stored_config = _today(json.loads(metadata["config"]), path)
+            config, step = config_from_dict(stored_config, str(path)), int(metadata["step"])
     except PermissionError:  # no damage
         raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:

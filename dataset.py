@@ -101,11 +101,7 @@ class Crops(Dataset):
         history_dropout: float = 0.0,
         conditioning_dropout: float = 0.0,
     ) -> None:
-        if folder.audio_hz != config.audio_hz:
-            raise InputError(
-                f"{folder.path} is at {folder.audio_hz} Hz, but data_config.audio_hz = {config.audio_hz}; "
-                "set it, or preprocess again at that rate"
-            )
+        folder.check_rate(config.audio_hz)
         for row, recording in zip(folder.rows, folder.recordings, strict=True):
             check_known(recording, config.global_values, f"{folder.path}: {row.audio_filename}")
         self.folder, self.config = folder, config

@@ -61,8 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     folder, data = ProcessedFolder(args.data), config.data_config
     if not data.excitation:
         raise InputError(f"{args.config}: data_config.excitation = false: there is nothing to measure for")
-    if folder.audio_hz != data.audio_hz:
-        raise InputError(f"{args.data} is at {folder.audio_hz} Hz, but data_config.audio_hz = {data.audio_hz}; set it")
+    folder.check_rate(data.audio_hz)
     strings, exponent, heard = measured(folder, data.preemphasis)
     written = config.as_dict()
     written["data_config"] |= {

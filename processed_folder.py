@@ -197,6 +197,14 @@ class ProcessedFolder:
         if not self.rows:
             raise InputError(f"{self.path} holds no recordings")
 
+    def check_rate(self, audio_hz: int) -> None:
+        """Raise InputError unless the folder is at the rate that data_config says."""
+        if self.audio_hz != audio_hz:
+            raise InputError(
+                f"{self.path} is at {self.audio_hz} Hz, but data_config.audio_hz = {audio_hz}; "
+                "set it, or preprocess again at that rate"
+            )
+
     def pcm(self, position: int) -> np.ndarray:
         """The audio of the recording at this position of `rows`: int16 [T], memory-mapped.
 

@@ -34,8 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if not data.excitation:
         raise InputError(f"{args.config}: data_config.excitation is false: there is nothing to measure")
     folder = ProcessedFolder(args.data)
-    if folder.audio_hz != data.audio_hz:
-        raise InputError(f"{args.data} is at {folder.audio_hz} Hz, but data_config.audio_hz = {data.audio_hz}; set it")
+    folder.check_rate(data.audio_hz)
     edges = [*(edge for edge in EDGES_HZ if edge < folder.audio_hz / 2), folder.audio_hz / 2]
     whole, left = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
     for position in range(len(folder.rows)):

@@ -135,15 +135,11 @@ def make_run(config: Config, device: torch.device, precision: torch.dtype, crop_
                precision=precision, micro_batch=micro_batch)  # fmt: skip
 
 
-def make_batch(state: Run, size: int, crop_samples: int) -> dict[str, torch.Tensor]:
-    """Crops of noise: how long a step takes does not depend on what they hold."""
-    return noise_crops(state.model, state.config.data_config, size, crop_samples)
-
-
 def time_step(state: Run, crop_samples: int, seconds: float) -> float:
     """Samples per second of `train.update`."""
     n_passes = state.config.train_config.batch_size // state.micro_batch
-    passes = [make_batch(state, state.micro_batch, crop_samples) for _ in range(n_passes)]
+    data, size = state.config.data_config, state.micro_batch
+    passes = [noise_crops(state.model, data, size, crop_samples) for _ in range(n_passes)]
     return (
         state.config.train_config.batch_size
         * crop_samples
@@ -153,7 +149,7 @@ def time_step(state: Run, crop_samples: int, seconds: float) -> float:
 
 def time_plain(state: Run, batch_size: int, crop_samples: int, seconds: float) -> float:
     """Samples per second of a step of the obvious implementation."""
-    passes = [make_batch(state, batch_size, crop_samples)]
+    passes = [noise_crops(state.model, state.config.data_config, batch_size, crop_samples)]
     return batch_size * crop_samples / seconds_per_step(lambda: plain_update(state, passes), state.device, seconds)
 
 

@@ -10,8 +10,9 @@ import resource
 import torch
 
 import train
-from benchmarks.training import CONFIGS, make_batch, make_run
+from benchmarks.training import CONFIGS, make_run
 from config import load_config
+from cost import noise_crops
 from hardware import GIB, training_bytes
 from residual_stack import Gates
 
@@ -31,7 +32,7 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     state = make_run(config, torch.device("cpu"), precision, crop_samples)
     state.model.decoder.gates = Gates(recompute=recompute)
-    train.update(state, [make_batch(state, args.crops, crop_samples)])
+    train.update(state, [noise_crops(state.model, state.config.data_config, args.crops, crop_samples)])
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     stated = training_bytes(state.model, args.crops * crop_samples, precision, recompute=recompute)
     print(f"measured {grown / GIB:.2f} GiB, stated {stated / GIB:.2f} GiB")

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from sampler_models import REACH, make_conditioning, with_null
-from test_samplers import N_FRAMES, joined, parallel
+from test_samplers import N_FRAMES, agreed, joined, parallel
 
 import samplers
 from argmax_bottleneck import FLOOR, ArgmaxBottleneck, code_use, codes_of, diversity_loss, nearest, shares
 from config import CondWavenetConfig, WavenetConfig, config_from_dict
 from errors import InputError
-from samplers import cpu, cuda
 from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
 
 K = 4
@@ -205,14 +204,7 @@ def test_codes_in_every_engine(output, kernel_size, upsampling, n_excitation, th
     if guidance != 1:
         conditioning = with_null(conditioning)
     arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
-    expected = joined(generate(*arguments, guidance=guidance))
-    heard = expected.repeat(1 if guidance == 1 else 2, 1)
-    reference = model.guide(parallel(model, heard, conditioning), guidance)
-    drawn, params = cpu.replay(model, conditioning, uniforms, expected, threads=threads, guidance=guidance)
-    assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
-    assert (drawn - expected).abs().max() <= int(model.decoder.mixture)
-    assert (drawn != expected).float().mean() < 0.01
-    assert torch.equal(joined(cuda.generate(*arguments, guidance=guidance)), expected)
+    expected, heard, reference = agreed(*arguments, threads=threads, guidance=guidance)
 
     codes = of_codes(model, conditioning)
     context, _ = conditioning.block(model, 0, N_FRAMES)

@@ -29,6 +29,21 @@ def joined(blocks) -> torch.Tensor:
     return torch.cat(list(blocks), dim=1)
 
 
+def agreed(model, conditioning, uniforms, n_streams, n_frames, *, threads, guidance):
+    """Assert that the engines and the parallel pass agree with the reference; returns its samples, these once for every
+    row of the conditioning, and the parameters that they are drawn with."""
+    expected = joined(generate(model, conditioning, uniforms, n_streams, n_frames, guidance=guidance))
+    heard = expected.repeat(1 if guidance == 1 else 2, 1)
+    reference = model.guide(parallel(model, heard, conditioning), guidance)
+    drawn, params = cpu.replay(model, conditioning, uniforms, expected, threads=threads, guidance=guidance)
+    assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
+    assert (drawn - expected).abs().max() <= int(model.decoder.mixture)
+    assert (drawn != expected).float().mean() < 0.01
+    on_cuda = cuda.generate(model, conditioning, uniforms, n_streams, n_frames, guidance=guidance)
+    assert torch.equal(joined(on_cuda), expected)
+    return expected, heard, reference
+
+
 def sources(model: WaveNet, n_streams: int, seed: int = 3):
     return make_conditioning(model, n_streams), seeded_uniforms(seed, list(range(n_streams)), model.uniforms_per_sample)
 
@@ -86,15 +101,7 @@ def test_the_output_conditioned_in_every_engine(output, upsampling, n_excitation
     conditioning, uniforms = sources(model, n_streams)
     if guidance != 1:
         conditioning = with_null(conditioning)
-    arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
-    expected = joined(generate(*arguments, guidance=guidance))
-    heard = expected.repeat(1 if guidance == 1 else 2, 1)
-    reference = model.guide(parallel(model, heard, conditioning), guidance)
-    drawn, params = cpu.replay(model, conditioning, uniforms, expected, threads=threads, guidance=guidance)
-    assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
-    assert (drawn - expected).abs().max() <= int(model.decoder.mixture)
-    assert (drawn != expected).float().mean() < 0.01
-    assert torch.equal(joined(cuda.generate(*arguments, guidance=guidance)), expected)
+    _, heard, reference = agreed(model, conditioning, uniforms, n_streams, N_FRAMES, threads=threads, guidance=guidance)
     for product in filter(None, (model.decoder.output_cond, model.decoder.output_excitation)):
         kept = product.weight.data.clone()
         product.weight.data.zero_()  # each one matters, or the test would not see it

@@ -136,7 +136,7 @@ def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig)
         raise InputError("--prime_seconds says how much of --prime FILE is heard; give that file too")
     if args.prime and settings.mode == "teacher_forced" and not args.midi:
         raise InputError("--prime: mode teacher_forced hears the truth alone; set inference_config.mode=primed")
-    if settings.fold_seconds and (args.prime or timed or (settings.mode != "free" and not args.midi)):
+    if settings.fold_seconds and (args.prime or args.codes or timed or (settings.mode != "free" and not args.midi)):
         raise InputError(
             "inference_config.fold_seconds: only MIDI files and, in mode free, clips can be folded, without --prime; "
             "set it to 0"
@@ -151,8 +151,6 @@ def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig)
             raise InputError(
                 f"{path} lies in {settings.output_dir}, where results go; choose another folder with --out"
             )
-    if args.codes and settings.fold_seconds:
-        raise InputError("inference_config.fold_seconds: --codes are played in one stream; set it to 0")
     if not timed and (args.null or args.n_pieces is not None):
         raise InputError(f"{'--null' if args.null else '--n_pieces'}: expected --seconds N beside it")
     if not data.conditional:

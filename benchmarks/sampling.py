@@ -1,6 +1,7 @@
 """How fast every engine samples, beside PyTorch's sampler and the limits of the processor, all in one run.
 
     python -m benchmarks.sampling            a table; some two minutes
+    python -m benchmarks.sampling --engine torch cuda --config reference      only these rows
     python -m benchmarks.sampling --json     the rows as one JSON list; limits and start-up times on stderr
 
 A row counts whole calls of `samplers.generate` after the first block, conditioning included, with random weights of the
@@ -63,6 +64,8 @@ def cases() -> list[Case]:
     for weights in ("float32", "bfloat16"):
         for streams in (1, 4, 16):
             rows += [Case("numba", threads, streams, weights) for threads in (1, 2)]
+    if torch.cuda.is_available():
+        rows += [Case("cuda", 0, streams, "float32") for streams in (1, 4, 16, 64)]
     return rows
 
 
@@ -120,8 +123,10 @@ def read_rate(n_bytes: int, threads: int) -> float:
         return arrays[0].nbytes / max(pool.map(lambda array: _best(_read_often, repeats, array), arrays))
 
 
-def limit(model: WaveNet, case: Case, rates: dict[str, float], reading: dict[tuple[int, int], float]) -> float:
-    """The most samples per second of all streams that a case's threads could make."""
+def limit(model: WaveNet, case: Case, rates: dict[str, float], reading: dict[tuple[int, int], float]) -> float | None:
+    """The most samples per second of all streams that a case's threads could make; None for a GPU."""
+    if case.engine == "cuda":
+        return None
     packed = pack_decoder(model.decoder, 1, bfloat16=case.weights == "bfloat16")
     once = [packed.chain, packed.skip, packed.hidden, packed.output]
     per_layer = packed.past.nbytes + packed.side.nbytes
@@ -145,11 +150,12 @@ def performance(seed: int, seconds: float) -> Performance:
 
 def speed(model: WaveNet, config: Config, case: Case) -> float:
     """Samples per second of all streams together."""
-    data, best = config.data_config, 0.0
+    data, best, device = config.data_config, 0.0, torch.device("cuda" if case.engine == "cuda" else "cpu")
+    model = model.to(device)
     performances = [performance(stream, 120) for stream in range(case.streams)]
     for _ in range(REPEATS):
-        given = conditioning(performances, data, torch.device("cpu"))
-        uniforms = seeded_uniforms(0, list(range(case.streams)), model.uniforms_per_sample)
+        given = conditioning(performances, data, device)
+        uniforms = seeded_uniforms(0, list(range(case.streams)), model.uniforms_per_sample, device)
         arguments = (model, given, uniforms, case.streams, 120 * data.midi_hz)
         if case.engine == "torch":  # its usual blocks take seconds
             blocks = wavenet.generate(*arguments, block_frames=2)
@@ -172,17 +178,18 @@ def build(name: str) -> tuple[WaveNet, Config]:
     return build_model(config).eval(), config
 
 
-def measure() -> list[dict[str, object]]:
-    """All rows; the limits' ingredients go to stderr as they are found."""
+def measure(configs: list[str], engines: list[str]) -> list[dict[str, object]]:
+    """The rows of these configs and engines; the limits' ingredients go to stderr as they are found."""
     rates = {weights: multiply_rate(weights) for weights in ("float32", "bfloat16")}
     for weights, rate in rates.items():
         note(f"multiply-adds of one thread, {weights}: {rate / 1e9:.0f} G/s")
     rows, reading = [], {}
-    with tqdm(total=len(CONFIGS) * len(cases()), disable=not sys.stderr.isatty()) as bar:
-        for name in CONFIGS:
+    chosen = [case for case in cases() if case.engine in engines]
+    with tqdm(total=len(configs) * len(chosen), disable=not sys.stderr.isatty()) as bar:
+        for name in configs:
             model, config = build(name)
             torch_speeds = {}
-            for case in cases():
+            for case in chosen:
                 measured = speed(model, config, case)
                 if case.engine == "torch":
                     torch_speeds[case.streams] = measured
@@ -192,13 +199,18 @@ def measure() -> list[dict[str, object]]:
                     "config": name,
                     "samples_per_second": round(measured),
                     "realtime": round(measured / config.data_config.audio_hz, 3),
-                    "vs_torch": round(measured / torch_speeds[case.streams], 2),
-                    "limit_fraction": round(measured / limit(model, case, rates, reading), 3),
+                    "vs_torch": ratio(measured, torch_speeds.get(case.streams)),
+                    "limit_fraction": ratio(measured, limit(model, case, rates, reading)),
                 })  # fmt: skip
                 bar.update()
     for (n_bytes, threads), rate in sorted(reading.items()):
         note(f"reading {n_bytes / 1e6:.2f} MB a thread, {threads} at once: {rate / 1e9:.0f} GB/s each")
     return rows
+
+
+def ratio(measured: float, other: float | None) -> float | None:
+    """How many times as fast; None where there is nothing to compare with."""
+    return None if other is None else round(measured / other, 3)
 
 
 def first_block(prefix_seconds: float = 2.0) -> None:
@@ -254,6 +266,10 @@ def main() -> None:
     """Measure and print."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", dest="as_json", action="store_true", help="print the rows as one JSON list")
+    arguments.add_argument("--config", nargs="+", choices=CONFIGS, default=list(CONFIGS))
+    arguments.add_argument(
+        "--engine", nargs="+", choices=("torch", "numba", "cuda"), default=["torch", "numba", "cuda"]
+    )
     arguments.add_argument(START_OPTION, dest="only_start", action="store_true", help=argparse.SUPPRESS)
     args = arguments.parse_args()
     if args.only_start:
@@ -262,9 +278,12 @@ def main() -> None:
         next(samplers.generate(model, given, seeded_uniforms(0, [0], 1), 1, 4))
         return
     note(machine())
-    rows = measure()
-    first_block()
-    note("start of a process to its first block: " + ", then ".join(f"{seconds:.1f} s" for seconds in start_up()))
+    if "cuda" in args.engine and torch.cuda.is_available():
+        note(torch.cuda.get_device_name())
+    rows = measure(args.config, args.engine)
+    if "numba" in args.engine:
+        first_block()
+        note("start of a process to its first block: " + ", then ".join(f"{seconds:.1f} s" for seconds in start_up()))
     print(json.dumps(rows) if args.as_json else table(rows))
 
 

@@ -1,4 +1,4 @@
-"""The whole road in a few minutes, on a small data set that it makes itself: the five steps, as you would call them.
+"""The whole road in a few minutes, on a small data set that it makes itself: the steps, as you would call them.
 Last, the weights that come with the project play a piece: what more training gives.
 
     python demo.py
@@ -31,7 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     step("resample_audio.py", "-d", FOLDER / "maestro-demo", "--hz", "8000")
     step("preprocess_maestro.py", "-c", "demo/config_makeTrain.json")
     step("preprocess_maestro.py", "-c", "demo/config_makeValidation.json")
-    trained = step("train.py", "-c", "demo/config_train.json")
+    # Again every time: it takes seconds, and of the same data and config come the same figures.
+    strings = FOLDER / "config_train_strings.json"
+    step(
+        "measure_strings.py", "-d", FOLDER / "data" / "train", "-c", "demo/config_train.json", "-o", strings, "--force"
+    )
+    trained = step("train.py", "-c", strings)
     step("preprocess_audio.py", "-d", FOLDER / "test", "-c", "demo/config_makeTest.json")
     outputs = [step("inference.py", "-c", "demo/config_inference.json", "--set", f"inference_config.mode={mode}",
                     "--out", FOLDER / "output" / mode) for mode in ("teacher_forced", "primed")]  # fmt: skip

@@ -1,16 +1,17 @@
 """The ablation: what each remedy against a decoder that ignores its MIDI is worth, trained with and without it.
 
-    python demo.py                                            # makes the demo's data set
+    python demo.py                                            # makes the demo's data set, and the config of its model
     python -m benchmarks.ablation --out ablation --jobs 2
     python -m benchmarks.ablation --out ablation --only "all on" "all off" --seeds 0
     python -m benchmarks.ablation --out ablation --only --report docs/obeying_the_midi.md     # of what is there
 
 Every variant is the config with some keys changed, trained for the same number of steps on the same crops, each run
 with one thread: the same budget in samples, whatever else the machine does; the CPU seconds that it took stand in the
-table (of a training that was stopped and went on, those of its last part, scaled up). Then evaluate.py plays the test
-clips. A finished run is not done again, a stopped one goes on, a failed one is told of at the end. Needs the
-transcriber (requirements-transcribe.txt) for the F1. OUT/NAME_SEED/ holds the run, what it played, what both commands
-said and scores.json.
+table (of a training that was stopped and went on, those of its last part, scaled up). A variant whose pre-emphasis is
+another has its strings measured again, in the sound as it hears it. Then evaluate.py plays the test clips. A finished
+run is not done again, a stopped one goes on, a failed one is told of at the end. Needs the transcriber
+(requirements-transcribe.txt) for the F1. OUT/NAME_SEED/ holds the run, what it played, what the commands said and
+scores.json.
 """
 
 import json
@@ -45,11 +46,16 @@ NO_EXCITATION = {"data_config.excitation": "false"}
 CAUSAL = {"cond_wavenet_config.lookahead_ms": 0, "cond_wavenet_config.upsampling": "repeat"}
 NO_MEL = {"cond_wavenet_config.n_mels": 0}
 ALWAYS = {"data_config.conditioning_dropout": 0}
+NO_PREEMPHASIS = {"data_config.preemphasis": 0}
+ORDINARY = {"data_config.partial_hz": "[]", "data_config.partial_level": "[]", "data_config.partial_decay": "[]",
+            "data_config.partial_phase": "[]", "data_config.velocity_exponent": 1.5}  # fmt: skip
 VARIANTS = {
     "all on": {},
     "features: onsets only": ONSETS,
     "no excitation": NO_EXCITATION,
     "excitation without quadrature": {"data_config.excitation_quadrature": "false"},
+    "ordinary strings": ORDINARY,
+    "no pre-emphasis": NO_PREEMPHASIS,
     "no look-ahead": CAUSAL,
     "no mel head": NO_MEL,
     "clean history": CLEAN,
@@ -61,7 +67,7 @@ VARIANTS = {
     "conditioning in the first layer only": {"wavenet_config.conditioned_layers": "first"},
     "conditioning at the output too": {"wavenet_config.output_conditioning": "true"},
     "context stack learns 3 x as fast": {"train_config.context_learning_rate": 3},
-    "all off": ONSETS | NO_EXCITATION | CAUSAL | NO_MEL | CLEAN | ALWAYS,
+    "all off": ONSETS | NO_EXCITATION | ORDINARY | NO_PREEMPHASIS | CAUSAL | NO_MEL | CLEAN | ALWAYS,
 }
 COLUMNS = {"nll_true": "NLL", "gap": "gap", "gap_onsets": "gap at onsets", "f1": "F1", "chroma": "chroma",
            "onsets": "onsets"}  # fmt: skip
@@ -69,7 +75,7 @@ COLUMNS = {"nll_true": "NLL", "gap": "gap", "gap_onsets": "gap at onsets", "f1":
 
 def main(argv: list[str] | None = None) -> int:
     """Train and play what is missing, then report on what is there; returns the exit code."""
-    arguments = parser(__doc__, config="demo/config_train.json")
+    arguments = parser(__doc__, config="demo/config_train_strings.json")
     arguments.add_argument("--evaluate", default="demo/config_evaluate.json", help="config of evaluate.py")
     arguments.add_argument("--out", type=Path, required=True, help="folder of the runs and their scores")
     arguments.add_argument("--steps", type=int, default=2400, help="of every run; default: ten CPU minutes or more")
@@ -178,12 +184,23 @@ def learn(args: Namespace, name: str, seed: int, folder: Path) -> None:
     """Train, or go on. Raises InputError unless it comes to its last step."""
     given = [*changes(args, name), f"train_config.seed={seed}", f"train_config.output_directory={folder / 'run'}"]
     begun = max((step_of(one) for one in step_folders(folder / "run")), default=0)
-    result, seconds = command("train.py", args.config, given, folder)
+    result, seconds = command("train.py", measured(args, name, folder), given, folder)
     steps = result["step"]
     if steps < args.steps:  # exit code 0 all the same: it was asked to stop, and has saved what it had
         raise InputError(f"stopped at step {steps} of {args.steps}; the same command goes on from there")
     whole = seconds * steps / (steps - begun) if begun < steps else None
     write_text(folder / TRAINED_NAME, json.dumps({"steps": steps, "cpu_seconds": whole, "resumed_at": begun}) + "\n")
+
+
+def measured(args: Namespace, name: str, folder: Path) -> str:
+    """The config to train a variant from: where its pre-emphasis is not that of the ablation's config, strings are
+    measured again into its folder. Raises InputError."""
+    usual, changed = (config_of(args, which).data_config for which in ("all on", name))
+    if not changed.partial_hz or not changed.excitation or changed.preemphasis == usual.preemphasis:
+        return args.config
+    path, given = folder / "config_strings.json", changes(args, name)
+    command("measure_strings.py", args.config, given, folder, "-d", changed.dataset_path, "-o", str(path), "--force")
+    return str(path)
 
 
 def command(script: str, config: str, given: list[str], folder: Path, *options: str) -> tuple[dict[str, Any], float]:

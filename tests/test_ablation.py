@@ -8,6 +8,7 @@ from tiny_road import ROOT, call, refused, settings
 import checkpoint
 import train
 from benchmarks import ablation
+from conditioning import usual_strings
 from config import load_config
 
 DOCUMENT = f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n"
@@ -17,14 +18,17 @@ DOCUMENT = f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n"
 def commands(monkeypatch):
     """In place of train.py and evaluate.py: what they were called with, and results that tell the runs apart."""
     called = []
-    results = {"stop_at": None, "fails": None}
+    results = {"stop_at": None, "fails": None, "configs": []}
 
     def command(script, config, given, folder, *options):
         keys = dict(one.split("=", 1) for one in given)
         called.append((script, folder.name, keys, options))
+        results["configs"].append((script, folder.name, str(config)))
         (folder / f"{script.removesuffix('.py')}.log").touch()
         if results["fails"] == (script, folder.name):
             raise ablation.InputError(f"{script} fails")
+        if script == "measure_strings.py":
+            return {}, 1.0
         if script == "evaluate.py":
             return dict.fromkeys([*ablation.COLUMNS, "f1_ceiling", "f1_floor", "chroma_floor"], 0.5), 1.0
         steps = results["stop_at"] or int(keys["train_config.steps"])
@@ -39,15 +43,30 @@ def commands(monkeypatch):
     return called, results
 
 
-def ablate(folder, *arguments, only=("all on", "all off"), seeds=(0,)):
+@pytest.fixture(scope="module")
+def strings_config(tmp_path_factory):
+    """The demo's config with the keys that measure_strings.py gives it."""
+    strings = usual_strings()
+    config = load_config("demo/config_train.json", train.NEEDS).as_dict()
+    for name in ("hz", "level", "decay", "phase"):
+        config["data_config"][f"partial_{name}"] = getattr(strings, name).ravel().tolist()
+    config["data_config"]["velocity_exponent"] = 1.61
+    path = tmp_path_factory.mktemp("strings") / "config.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def ablate(folder, *arguments, config="demo/config_train.json", only=("all on", "all off"), seeds=(0,)):
     # One job, so that the order of the calls is known.
-    return call(ablation, "--out", folder, "--steps", 8, *arguments, "--json", "--seeds", *seeds, "--only", *only)
+    return call(
+        ablation, "-c", config, "--out", folder, "--steps", 8, *arguments, "--json", "--seeds", *seeds, "--only", *only
+    )
 
 
 @pytest.mark.parametrize("name", ablation.VARIANTS)
-def test_a_variant_changes_its_own_keys_and_nothing_else(name):
-    plain = load_config("demo/config_train.json", train.NEEDS)
-    changed = load_config("demo/config_train.json", train.NEEDS,
+def test_a_variant_changes_its_own_keys_and_nothing_else(name, strings_config):
+    plain = load_config(strings_config, train.NEEDS)
+    changed = load_config(strings_config, train.NEEDS,
                           [f"{key}={value}" for key, value in ablation.VARIANTS[name].items()])  # fmt: skip
     differing = {f"{block}.{key}" for block, values in plain.as_dict().items() for key, value in values.items()
                  if changed.as_dict()[block][key] != value}  # fmt: skip
@@ -56,8 +75,8 @@ def test_a_variant_changes_its_own_keys_and_nothing_else(name):
 
 
 def test_all_off_is_every_remedy_of_the_config_off():
-    alone = ("features: onsets only", "no excitation", "no look-ahead", "no mel head", "clean history",
-             "conditioning never dropped")  # fmt: skip
+    alone = ("features: onsets only", "no excitation", "ordinary strings", "no pre-emphasis", "no look-ahead",
+             "no mel head", "clean history", "conditioning never dropped")  # fmt: skip
     together = {key: value for name in alone for key, value in ablation.VARIANTS[name].items()}
     assert ablation.VARIANTS["all off"] == together
 
@@ -77,6 +96,18 @@ def test_what_is_set_goes_to_the_step_whose_it_is(tmp_path, commands):
     (_, _, trained, _), (_, _, played, _) = commands[0]
     assert trained["data_config.n_workers"] == "0" and "evaluate_config.seed" not in trained
     assert played["evaluate_config.seed"] == "5" and "data_config.n_workers" not in played
+
+
+def test_strings_are_measured_again_in_the_sound_that_a_variant_hears(tmp_path, commands, strings_config):
+    only = ["no pre-emphasis", "ordinary strings", "all off"]
+    assert ablate(tmp_path / "out", config=strings_config, only=only).code == 0
+    measured = tmp_path / "out" / "no_pre_emphasis_0" / "config_strings.json"
+    assert [one for one in commands[1]["configs"] if one[0] != "evaluate.py"] == [
+        ("measure_strings.py", "no_pre_emphasis_0", str(strings_config)),
+        ("train.py", "no_pre_emphasis_0", str(measured)),
+        ("train.py", "ordinary_strings_0", str(strings_config)),
+        ("train.py", "all_off_0", str(strings_config)),
+    ]
 
 
 def test_finished_runs_are_not_done_again(tmp_path, commands):

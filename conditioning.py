@@ -91,17 +91,24 @@ def usual_strings() -> Strings:
     )
 
 
-def strings_of(config: DataConfig) -> Strings:
-    """The strings that a config describes, the same object for all its recordings."""
+def strings_of(config: DataConfig, of_recording: Sequence[float] = ()) -> Strings:
+    """The strings that a config describes, the same object for all recordings of which it says the same.
+
+    Where it has a set for each of its global values, those of the recording's first value; where none is known, the
+    first set.
+    """
     if not config.partial_hz:
         return usual_strings()
     given = (config.partial_hz, config.partial_level, config.partial_decay, config.partial_phase)
-    return _given_strings(*map(tuple, given))
+    sets = _given_strings(*map(tuple, given))
+    known = np.flatnonzero(of_recording)
+    return sets[known[0] if len(sets) > 1 and len(known) else 0]
 
 
 @functools.lru_cache(maxsize=4)
-def _given_strings(*given: tuple[float, ...]) -> Strings:
-    return Strings(*(np.array(values, dtype=np.float64).reshape(N_PITCHES, -1) for values in given))
+def _given_strings(*given: tuple[float, ...]) -> list[Strings]:
+    lists = (np.array(values, dtype=np.float64).reshape(-1, N_PITCHES, len(PARTIAL_CHANNEL)) for values in given)
+    return [Strings(*one) for one in zip(*lists, strict=True)]
 
 
 class NullConditioning:
@@ -233,7 +240,7 @@ def conditioning_of(
         audio_hz=config.audio_hz,
         midi_hz=config.midi_hz,
         quadrature=config.excitation_quadrature,
-        strings=strings_of(config),
+        strings=strings_of(config, of_recording),
         velocity_exponent=config.velocity_exponent,
         damping_seconds=config.damping_seconds,
         sustain_extends_notes=config.sustain_extends_notes,

@@ -1,6 +1,7 @@
 """A piano whose strings are known is measured as what it is."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from conditioning import (
     NoteConditioning,
     conditioning_of,
     partial_hz,
+    strings_of,
     usual_strings,
 )
 from config import DataConfig, config_from_dict, load_config
 from errors import InputError
+from global_values import one_hot
 from midi import LOWEST_PITCH, PEDALS, Performance
 
 HZ, SECONDS = 16000, 35.0
@@ -134,3 +137,20 @@ def test_what_cannot_be_measured_is_refused_and_what_is_not_heard_is_taken_from_
     # above the eighth there is nothing but noise, which does not decay
     assert heard[KEYS][:, len(N) :].mean() < 0.5
     assert (strings.decay[KEYS] > measure_strings.DECAYS[0]).all()
+
+
+def test_every_global_value_can_have_its_own_strings():
+    """Of two sets each recording gets its own, one of which nothing is known the first."""
+    usual, names = usual_strings(), ("hz", "level", "decay", "phase")
+    given = {f"partial_{name}": [*getattr(usual, name).ravel(), *getattr(usual, name).ravel()] for name in names}
+    given["partial_hz"][88 * 16 :] = [1.01 * value for value in usual.hz.ravel()]
+    with pytest.raises(InputError, match="88 x 16 numbers"):
+        config_from_dict({"data_config": {**given, "global_values": ["year=2008"]}}, "test")
+    data = DataConfig(**given, global_values=["year=2008", "year=2009"])
+    first, second, unknown = (strings_of(data, one_hot(said, data.global_values)).hz
+                              for said in (["year=2008"], ["year=2009"], []))  # fmt: skip
+    assert np.allclose(first, usual.hz) and np.allclose(second, 1.01 * usual.hz) and np.array_equal(unknown, first)
+    played = Performance(np.zeros(1), np.ones(1), np.array([69]), np.array([100]), {})
+    heard = {said: conditioning_of(replace(played, recording=said), data).excitation(0, 100)
+             for said in (("year=2008",), ("year=2009",))}  # fmt: skip
+    assert np.abs(heard["year=2008",] - heard["year=2009",]).max() > 0.1

@@ -142,8 +142,8 @@ def test_what_cannot_be_measured_is_refused_and_what_is_not_heard_is_taken_from_
 def test_every_global_value_can_have_its_own_strings():
     """Of two sets each recording gets its own, one of which nothing is known the first."""
     usual, names = usual_strings(), ("hz", "level", "decay", "phase")
-    given = {f"partial_{name}": [*getattr(usual, name).ravel(), *getattr(usual, name).ravel()] for name in names}
-    given["partial_hz"][88 * 16 :] = [1.01 * value for value in usual.hz.ravel()]
+    given = {f"partial_{name}": 2 * getattr(usual, name).ravel().tolist() for name in names}
+    given["partial_hz"][88 * 16 :] = (1.01 * usual.hz).ravel().tolist()
     with pytest.raises(InputError, match="88 x 16 numbers"):
         config_from_dict({"data_config": {**given, "global_values": ["year=2008"]}}, "test")
     data = DataConfig(**given, global_values=["year=2008", "year=2009"])

@@ -5,15 +5,17 @@
     python align_labels.py -d data/validation -c measured.json -o data/aligned/validation --like data/aligned/train
     python measure_strings.py -d data/aligned/train -c config_train.json -o strings.json
 
-The partials of a key begin with the same phases at every stroke, relative to the hammer's; where labels and sound agree,
-`measure_strings.py` finds these phases, and the excitation meets the sound. Here the phases of all keys and the onset of
-each stroke are found in turns, until they agree (expectation and maximisation): the onset by all its partials together,
-the phases by all strokes of the key. The labels' own error is taken to be one for each recording, one that is
-proportional to velocity, and what is left; strokes that do not fit keep the first two. The microphones must stand where
-they stood: recordings of another room or piano need a folder of their own.
+The partials of a key begin with the same phases at every stroke, relative to the hammer's; where labels and sound
+agree, `measure_strings.py` finds these phases, and the excitation meets the sound. Here the phases of all keys and the
+onset of each stroke are found in turns, until they agree (expectation and maximisation): the onset by all its partials
+together, the phases by all strokes of the key. The labels' own error is taken to be one for each recording, one that is
+proportional to velocity, and what is left; strokes that do not fit keep the first two. Phases are those at the
+microphones: recordings of another room or piano need a folder of their own. Where in time a key's phases are read is
+what its labels say on average; pedals move with the recording.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,11 +28,11 @@ from conditioning import strings_of
 from config import DataConfig, load_config
 from emphasis import emphasize
 from errors import InputError
+from measure_strings import window_seconds
 from midi import LOWEST_PITCH, N_PITCHES, Performance, sounding_offset
 from processed_folder import RECORD_NAME, ProcessedFolder, begin_folder, finish_folder, write_recording
 
 SKIPPED_SECONDS = 0.01  # after an onset: the hammer's noise
-SHORTEST_SECONDS, PERIODS = 0.08, 4  # of the window in which a stroke's partials are measured
 FLUX_SECONDS = 0.01  # by which the flux of a stroke (`alignment.py`) comes after its onset
 LAG_SECONDS, N_LAGS, MOST_OFF_HZ = 0.04, 5, 4.0  # of the windows between which a partial's phase turns
 HIGHEST = 0.43  # of the sampling rate: higher partials are not looked at
@@ -38,7 +40,7 @@ QUIETEST = 0.01  # of a key's loudest partial
 LEAST_STROKES, SEEDS = 6, 40  # of a key; below it keeps its labels. Of which the first phases are made
 SPREAD_SECONDS, SEARCH_SECONDS, STEP_SECONDS = 0.003, 0.012, 2.5e-5  # of what is left of the labels' error
 CANDIDATES = 16  # onsets of a stroke, a period apart, from which the best is chosen
-# A partial's weight is that of a von Mises distribution's likelihood, times this: errors of partials are not independent.
+# A partial's weight is as in a von Mises distribution's likelihood, times this: their errors are not independent.
 INDEPENDENCE = 0.4
 LEAST_FIT, GOOD_FIT = 0.5, 0.8  # mean cosine of a stroke's phases against its key's: what is moved, what is relied upon
 ROUNDS, TURNS = 4, 4  # of measuring at the onsets found so far, of phases and onsets in turns
@@ -149,17 +151,12 @@ def _strokes(folder: ProcessedFolder, exponent: float) -> Strokes:
     return Strokes(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 
-def _window_seconds(hz: np.ndarray) -> np.ndarray:
-    """The length of the window for each key [88]."""
-    return np.maximum(SHORTEST_SECONDS, PERIODS / hz[:, 0])
-
-
 def _partials(
     folder: ProcessedFolder, strokes: Strokes, onset: np.ndarray, hz: np.ndarray, preemphasis: float, lags: int = 1
 ) -> np.ndarray:
     """Complex amplitudes [lags, N, 16] of the partials in windows after the onsets, turned back to these."""
     found, rate = np.zeros((lags, len(onset), hz.shape[1]), dtype=np.complex128), folder.audio_hz
-    lengths = np.rint(_window_seconds(hz) * rate).astype(int)
+    lengths = np.rint(window_seconds(hz) * rate).astype(int)
     pad = rate  # of silence around a recording: strokes at its ends need no care
     for position in progress(range(len(folder.rows)), len(folder.rows), "recording"):
         sound = np.pad(emphasize(np.array(folder.pcm(position)), preemphasis) / FULL_SCALE, pad).astype(np.float32)
@@ -214,7 +211,7 @@ def _levels(found: np.ndarray, strokes: Strokes) -> np.ndarray:
 
 def _interference(strokes: Strokes, onset: np.ndarray, piano: Piano) -> np.ndarray:
     """Power of other notes' partials in each partial's window, relative to its own [N, 16]."""
-    result, seconds = np.zeros((len(onset), piano.hz.shape[1])), _window_seconds(piano.hz)
+    result, seconds = np.zeros((len(onset), piano.hz.shape[1])), window_seconds(piano.hz)
     start = onset + SKIPPED_SECONDS
     stop = start + seconds[strokes.key]
     for position in np.unique(strokes.recording):
@@ -333,8 +330,10 @@ def piano_of(folder: ProcessedFolder, data: DataConfig) -> Piano:
     return piano
 
 
-def _keys(strokes: Strokes, piano: Piano, found: np.ndarray, noise: np.ndarray, audio_hz: int):
-    """Yield each key that is struck often enough: (its number, its notes [n], its partials [P], `_Key`)."""
+def _keys(
+    strokes: Strokes, piano: Piano, found: np.ndarray, noise: np.ndarray, audio_hz: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, _Key]]:
+    """Yield each key that is struck: (its number, its notes [n], its partials [P], `_Key`)."""
     for number in np.unique(strokes.key):
         notes, level = np.flatnonzero(strokes.key == number), piano.level[number]
         heard = np.flatnonzero((piano.hz[number] < HIGHEST * audio_hz) & (level > QUIETEST * level.max()))
@@ -369,11 +368,11 @@ def aligned(folder: ProcessedFolder, data: DataConfig, known: Piano | None = Non
             phasor = piano.phasor[number, partials]
             if known is None and not phasor.any():
                 phasor = _seeded(key, clear[notes])
-            for turn in range(1 if known else TURNS):
-                if turn:
-                    phasor = key.mean(shift, fit[notes])
-                    middle = float(np.average(shift, weights=np.maximum(fit[notes], 1e-3)))
-                    phasor = phasor * np.exp(-2j * np.pi * key.hz * middle)  # labels are right on average
+            shift, fit[notes] = _best_shifts(key, phasor)
+            for _ in range(0 if known else TURNS - 1):
+                phasor = key.mean(shift, fit[notes])
+                middle = float(np.average(shift, weights=np.maximum(fit[notes], 1e-3)))
+                phasor = phasor * np.exp(-2j * np.pi * key.hz * middle)  # labels are right on average
                 shift, fit[notes] = _best_shifts(key, phasor)
             piano.phasor[number, partials] = phasor
             new[notes] += shift

@@ -96,7 +96,7 @@ def measured(folder: ProcessedFolder, preemphasis: float) -> tuple[Strings, floa
         raise InputError(
             f"no key is struck {LEAST_STROKES} times or more for long enough: the data set is too small to be measured"
         )
-    middle = _window_seconds(hz) / 2 + FIRST_SECONDS + STEP_SECONDS * np.arange(N_WINDOWS)[:, None]  # [W, 88]
+    middle = window_seconds(hz) / 2 + FIRST_SECONDS + STEP_SECONDS * np.arange(N_WINDOWS)[:, None]  # [W, 88]
     at = middle.T[:, None, :]
     mean = found.mean * np.exp(-2j * np.pi * off_hz[..., None] * at)
     amplitude = np.where(coherent[..., None], np.abs(mean), np.sqrt(found.power))
@@ -111,7 +111,7 @@ def measured(folder: ProcessedFolder, preemphasis: float) -> tuple[Strings, floa
     return Strings(hz, level * _channel_gain(level), decay, phase), exponent, known
 
 
-def _window_seconds(hz: np.ndarray) -> np.ndarray:
+def window_seconds(hz: np.ndarray) -> np.ndarray:
     """The length of the windows for each key [88]."""
     return np.maximum(SHORTEST_SECONDS, PERIODS / hz[:, 0])
 
@@ -169,7 +169,7 @@ def _partials(
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
     """Of each stroke (key, velocity, which partials can be heard [16], these as complex amplitudes [P, W])."""
     rate = folder.audio_hz
-    lengths = np.rint(_window_seconds(hz) * rate).astype(int)
+    lengths = np.rint(window_seconds(hz) * rate).astype(int)
     seconds = FIRST_SECONDS + STEP_SECONDS * N_WINDOWS + SHORTEST_SECONDS
     for position, onsets, keys, velocities in _strokes(folder, seconds):
         sound = emphasize(np.array(folder.pcm(position)), preemphasis) / FULL_SCALE

@@ -1,0 +1,139 @@
+"""Labels that are off by milliseconds are put where the strokes are, by what is heard alone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_measure_strings import HZ, make_folder
+from tiny_road import write_midi
+
+import align_labels
+import measure_strings
+import processed_folder
+from audio import FULL_SCALE
+from conditioning import PARTIAL_CHANNEL
+from demo_piano import render
+from errors import InputError
+from midi import read_midi
+from processed_folder import ProcessedFolder
+
+
+def onsets(folder):
+    """Onsets and pitches of a folder's notes, by recording and pitch and in the order of time."""
+    played = [ProcessedFolder(folder).performance(i) for i in range(len(ProcessedFolder(folder).rows))]
+    order = [np.lexsort((p.onset, p.pitch)) for p in played]
+    return (
+        np.concatenate([p.onset[o] for p, o in zip(played, order, strict=True)]),
+        np.concatenate([p.pitch[o] for p, o in zip(played, order, strict=True)]),
+    )
+
+
+def errors_of(folder, truth):
+    """By how much onsets are off, seconds [N], but for what is the same for all strokes of a key: where in time a
+    string's phases are read is anyone's choice."""
+    (onset, pitch), (true, same) = onsets(folder), onsets(truth)
+    np.testing.assert_array_equal(pitch, same)
+    error = onset - true
+    return (
+        error
+        - np.array([np.median(error[pitch == p]) for p in range(128) if (pitch == p).any()])[
+            np.unique(pitch, return_inverse=True)[1]
+        ]
+    )
+
+
+def measured(folder, path):
+    path.with_suffix(".plain").write_text(json.dumps({"data_config": {"excitation_quadrature": True}}))
+    measure_strings.main(["-d", str(folder), "-c", str(path.with_suffix(".plain")), "-o", str(path)])
+    return path
+
+
+def align(folder, config, out, *more):
+    return align_labels.main([*map(str, ("-d", folder, "-c", config, "-o", out, *more))])
+
+
+def demo_folder(folder, tmp_path, jitter, pieces=4, seed=0):
+    """Pieces of random notes, chords too, by the demo's piano; labels off by up to `jitter` s, louder notes earlier."""
+    rng, rows = np.random.default_rng(seed), []
+    processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": HZ}}, force=False)
+    for index in range(pieces):
+        time, notes = 0.2, []
+        while time < 60:
+            for pitch in rng.choice(np.arange(50, 74, 2), rng.integers(1, 3), replace=False):
+                notes.append((round(time, 3), round(time, 3) + 0.55, int(pitch), int(rng.integers(45, 110))))
+            time += float(rng.uniform(0.58, 0.7))
+        midi = write_midi(tmp_path / f"{seed}_{index}.mid", notes)
+        played, sound = read_midi(midi), render(midi, HZ).mean(axis=1)
+        off = rng.uniform(-jitter, jitter, len(played.onset)) - (jitter and 3e-5) * (played.velocity - 64)
+        onset = played.onset + off
+        order = np.lexsort((played.pitch, onset))
+        columns = {"onset": onset, "offset": played.offset + off, "pitch": played.pitch, "velocity": played.velocity}
+        labelled = replace(played, **{name: column[order] for name, column in columns.items()})
+        rows.append(processed_folder.Row(index, "", "", "train", 2000, len(sound) / HZ, len(sound), len(onset), "", ""))
+        processed_folder.write_recording(folder, rows[-1], np.rint(sound * (FULL_SCALE - 1)).astype(np.int16), labelled)
+    processed_folder.finish_folder(folder, rows)
+
+
+def test_the_demo_pianos_onsets_are_found(tmp_path):
+    demo_folder(tmp_path / "true", tmp_path, 0.0)
+    demo_folder(tmp_path / "off", tmp_path, 0.005)
+    config = measured(tmp_path / "off", tmp_path / "measured.json")
+    assert align(tmp_path / "off", config, tmp_path / "aligned") == 0
+    before, after = (np.abs(errors_of(tmp_path / name, tmp_path / "true")) for name in ("off", "aligned"))
+    assert (before < 1e-4).mean() < 0.1
+    assert (after < 1e-4).mean() > 0.8
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """A folder whose labels are up to 10 ms early, the same with true labels, aligned, and its measured config."""
+    folder = tmp_path_factory.mktemp("align")
+    make_folder(folder / "true")
+    make_folder(folder / "off", late=0.01)
+    config = measured(folder / "off", folder / "measured.json")
+    assert align(folder / "off", config, folder / "aligned") == 0
+    return folder
+
+
+def test_phases_are_found_where_they_were_not(road):
+    strings = json.loads(measured(road / "aligned", road / "again.json").read_text())["data_config"]
+    coherent = [
+        np.count_nonzero(json.loads((road / name).read_text())["data_config"]["partial_phase"])
+        for name in ("measured.json", "again.json")
+    ]
+    assert coherent[0] < 40 and coherent[1] >= 8 * 7  # eight keys of eight partials
+    assert len(strings["partial_phase"]) == 88 * len(PARTIAL_CHANNEL)
+    assert (np.abs(errors_of(road / "aligned", road / "true")) < 1e-4).mean() > 0.9
+
+
+def test_nothing_else_changes(road):
+    before, after = ProcessedFolder(road / "off"), ProcessedFolder(road / "aligned")
+    assert before.rows == after.rows
+    for i in range(len(before.rows)):
+        np.testing.assert_array_equal(before.pcm(i), after.pcm(i))
+        old, new = before.performance(i), after.performance(i)
+        np.testing.assert_array_equal(old.velocity, new.velocity)
+        np.testing.assert_allclose(new.offset - new.onset, old.offset - old.onset, atol=1e-9)
+
+
+def test_unseen_recordings_are_aligned_like_the_others(road, tmp_path):
+    """The keys' zero comes from the other folder: there is no offset of each key between the two."""
+    assert align(road / "off", road / "measured.json", tmp_path / "like", "--like", road / "aligned") == 0
+    (ours, _), (theirs, _) = onsets(tmp_path / "like"), onsets(road / "aligned")
+    assert (np.abs(ours - theirs) < 1e-4).mean() > 0.9
+
+
+def test_mistakes_are_told(road, tmp_path):
+    config = road / "measured.json"
+    with pytest.raises(InputError, match="is there already; choose another name, or use --force"):
+        align(road / "off", config, road / "aligned")
+    with pytest.raises(InputError, match="is what is to be read"):
+        align(road / "off", config, road / "off", "--force")
+    with pytest.raises(InputError, match="is not aligned; align it first"):
+        align(road / "off", config, tmp_path / "out", "--like", road / "true")
+    with pytest.raises(InputError, match=r"run measure_strings\.py first"):
+        align(road / "off", config.with_suffix(".plain"), tmp_path / "out")
+    with pytest.raises(InputError, match=r"16000 Hz, but data_config\.audio_hz = 8000"):
+        align(road / "off", config, tmp_path / "out", "--set", "data_config.audio_hz=8000")
+    assert not (tmp_path / "out").exists()

@@ -10,8 +10,9 @@ agree, `measure_strings.py` finds these phases, and the excitation meets the sou
 onset of each stroke are found in turns, until they agree (expectation and maximisation): the onset by all its partials
 together, the phases by all strokes of the key. The labels' own error is taken to be one for each recording, one that is
 proportional to velocity, and what is left; strokes that do not fit keep the first two. Phases are those at the
-microphones: recordings of another room or piano need a folder of their own. Where in time a key's phases are read is
-what its labels say on average; pedals move with the recording.
+microphones: recordings of another room or piano need a value or a folder of their own. Where in time a key's phases are read is
+what its labels say on average; pedals move with the recording. With data_config.global_values of one column, such as
+years, each value's recordings are aligned by themselves.
 """
 
 import json
@@ -24,7 +25,7 @@ import numpy as np
 from alignment import alignments
 from audio import FULL_SCALE
 from cli import parser, progress, run
-from conditioning import strings_of
+from conditioning import PARTIAL_CHANNEL, strings_of
 from config import DataConfig, load_config
 from emphasis import emphasize
 from errors import InputError
@@ -88,11 +89,17 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{args.out} is what is to be read; choose another name")
     folder = ProcessedFolder(args.data)
     folder.check_rate(data.audio_hz)
-    known = piano_of(ProcessedFolder(args.like), data) if args.like else None
-    onset, fit = aligned(folder, data, known)
-    made_from = _made_from(args.data) | {"aligned": {"like": str(args.like or args.data)}}
-    begin_folder(args.out, made_from, force=args.force)
-    moved = _write(folder, onset, args.out)
+    likes = ProcessedFolder(args.like).parts(data.global_values) if args.like else None
+    parts, onsets, fits = folder.parts(data.global_values), [], []
+    for number, part in enumerate(parts):
+        own = _of_part(data, number)
+        onset, fit = aligned(part, own, piano_of(likes[number], own) if likes else None)
+        onsets.append(onset)
+        fits.append(fit)
+    begin_folder(args.out, _made_from(args.data) | {"aligned": {"like": str(args.like or args.data)}}, force=args.force)
+    moved = np.concatenate([_write(part, onset, args.out) for part, onset in zip(parts, onsets, strict=True)])
+    fit = np.concatenate(fits)
+    finish_folder(args.out, folder.rows)
     left = float(np.std(moved[fit > GOOD_FIT])) * 1000
     result = {"notes": len(fit), "fit": float((fit > GOOD_FIT).mean()), "spread_ms": left, "out": str(args.out)}
     said = (
@@ -101,6 +108,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(json.dumps(result) if args.as_json else said)
     return 0
+
+
+def _of_part(data: DataConfig, number: int) -> DataConfig:
+    """The config with the strings of one part of a folder alone."""
+    n = N_PITCHES * len(PARTIAL_CHANNEL)
+    if len(data.partial_hz) == n:
+        return data
+    names = ("partial_hz", "partial_level", "partial_decay", "partial_phase")
+    return replace(data, **{name: getattr(data, name)[number * n : (number + 1) * n] for name in names})
 
 
 def _made_from(path: Path) -> dict:
@@ -120,7 +136,6 @@ def _write(folder: ProcessedFolder, onset: np.ndarray, out: Path) -> np.ndarray:
         facts = json.loads((folder.path / f"{row.index}.json").read_text(encoding="utf-8"))["facts"]
         facts["late_ms"] = [round(1000 * found.seconds, 1) for found in alignments(pcm, shifted, folder.audio_hz)]
         write_recording(out, row, pcm, shifted, facts)
-    finish_folder(out, folder.rows)
     return np.concatenate(moved)
 
 

@@ -6,11 +6,13 @@ Of every key that is struck often enough its 16 partials are measured: frequency
 onset, in the sound as the model hears it (with pre-emphasis), and how the amplitude grows with velocity. The config
 comes out with all of them (data_config.partial_hz and so on). Where labels and sound agree to a fraction of a period,
 strokes of a key are added up before they are measured, and what else sounds averages out; where they do not, phases say
-nothing and are left at 0. Keys and partials that are not heard get what lies between their neighbours.
+nothing and are left at 0 (`align_labels.py` then puts the labels right). Keys and partials that are not heard get what
+lies between their neighbours. With data_config.global_values of one column, such as years, each value's recordings are
+measured by themselves: they may be of another piano, or of another tuning and microphones.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,17 +64,18 @@ def main(argv: list[str] | None = None) -> int:
     if not data.excitation:
         raise InputError(f"{args.config}: data_config.excitation = false: there is nothing to measure for")
     folder.check_rate(data.audio_hz)
-    strings, exponent, heard = measured(folder, data.preemphasis)
-    written = config.as_dict()
+    strings, exponents, heard = zip(*(measured(part, data.preemphasis) for part in folder.parts(data.global_values)),
+                                    strict=True)  # fmt: skip
+    exponent, written = float(np.mean(exponents)), config.as_dict()
     written["data_config"] |= {
-        "partial_hz": _rounded(strings.hz, 7),
-        "partial_level": _rounded(strings.level, 4),
-        "partial_decay": _rounded(strings.decay, 4),
-        "partial_phase": _rounded(strings.phase, 4),
+        "partial_hz": _rounded([one.hz for one in strings], 7),
+        "partial_level": _rounded([one.level for one in strings], 4),
+        "partial_decay": _rounded([one.decay for one in strings], 4),
+        "partial_phase": _rounded([one.phase for one in strings], 4),
         "velocity_exponent": round(exponent, 2),
     }
     write_text(args.out, json.dumps({name: block for name, block in written.items() if block}, indent=4) + "\n")
-    n_keys, n_partials = int(heard.any(axis=1).sum()), int(heard.sum())
+    n_keys, n_partials = int(np.any(heard, axis=(0, 2)).sum()), int(np.any(heard, axis=0).sum())
     result = {"keys_measured": n_keys, "partials_measured": n_partials, "velocity_exponent": exponent}
     said = f"{n_partials} partials of {n_keys} keys measured, amplitude ~ velocity^{exponent:.2f}; written: {args.out}"
     print(json.dumps(result | {"config": str(args.out)}) if args.as_json else said)
@@ -244,8 +247,8 @@ def _channel_gain(level: np.ndarray) -> np.ndarray:
     return (1 / np.maximum(np.sqrt(np.percentile(power, 90, axis=1)), 1e-9))[PARTIAL_CHANNEL]
 
 
-def _rounded(values: np.ndarray, digits: int) -> list[float]:
-    return [float(f"{value:.{digits}g}") for value in values.ravel()]
+def _rounded(sets: Sequence[np.ndarray], digits: int) -> list[float]:
+    return [float(f"{value:.{digits}g}") for value in np.ravel(sets)]
 
 
 if __name__ == "__main__":

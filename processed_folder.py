@@ -12,12 +12,15 @@ Audio is stored once as 16-bit PCM and MIDI as events: features, crop length and
 preprocessing again.
 """
 
+import copy
 import csv
 import io
 import json
 import zlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ import numpy as np
 
 from atomic import atomic_file, claim, write_text
 from errors import EXHAUSTED, InputError
-from global_values import integer_columns
+from global_values import check_known, columns, integer_columns
 from maestro import Recording
 from midi import DAMAGED_ARRAYS, Performance, load_events, save_events
 
@@ -204,6 +207,26 @@ class ProcessedFolder:
                 f"{self.path} is at {self.audio_hz} Hz, but data_config.audio_hz = {audio_hz}; "
                 "set it, or preprocess again at that rate"
             )
+
+    def parts(self, values: Sequence[str]) -> list["ProcessedFolder"]:
+        """The recordings of each value (`global_values.py`) as a folder of their own, or all of them as one: where
+        values are of several columns, recordings belong to several, and of one alone there is nothing to part.
+
+        Raises InputError if a recording or a value is left over.
+        """
+        if len(values) < 2 or len(columns(values)) > 1:
+            return [self]
+        for row, recording in zip(self.rows, self.recordings, strict=True):
+            check_known(recording, values, f"{self.path}: {row.audio_filename}")
+        parts = []
+        for value in values:
+            part, chosen = copy.copy(self), [value in recording for recording in self.recordings]
+            if not any(chosen):
+                raise InputError(f"{self.path} has no recording of {value}; leave it out of data_config.global_values")
+            part.rows, part.recordings = list(compress(self.rows, chosen)), list(compress(self.recordings, chosen))
+            part._pcm = OrderedDict()
+            parts.append(part)
+        return parts
 
     def pcm(self, position: int) -> np.ndarray:
         """The audio of the recording at this position of `rows`: int16 [T], memory-mapped.

@@ -10,9 +10,9 @@ agree, `measure_strings.py` finds these phases, and the excitation meets the sou
 onset of each stroke are found in turns, until they agree (expectation and maximisation): the onset by all its partials
 together, the phases by all strokes of the key. The labels' own error is taken to be one for each recording, one that is
 proportional to velocity, and what is left; strokes that do not fit keep the first two. Phases are those at the
-microphones: recordings of another room or piano need a value or a folder of their own. Where in time a key's phases are read is
-what its labels say on average; pedals move with the recording. With data_config.global_values of one column, such as
-years, each value's recordings are aligned by themselves.
+microphones: recordings of another room or piano need a value or a folder of their own. Where in time a key's phases are
+read is what its labels say on average; pedals move with the recording. With data_config.global_values of one column,
+such as years, each value's recordings are aligned by themselves.
 """
 
 import json

@@ -39,7 +39,7 @@ def true_phase(key):
     return 0.3 * N + 0.1 * (key - 40)
 
 
-def make_folder(folder, strokes=60, late=0.0):
+def make_folder(folder, strokes=60, late=0.0, years=(2000,)):
     """Eight keys, amplitude 3000 / n at velocity 100 and growing with its 1.7th power; `late`: how far off labels are
     at most, in seconds."""
     rng = np.random.default_rng(0)
@@ -59,7 +59,9 @@ def make_folder(folder, strokes=60, late=0.0):
             age = time[part] - on
             envelope = 3000 * (v / 100) ** 1.7 / N * np.exp(-np.outer(age, true_decay(k)))
             sound[part] += (envelope * np.sin(2 * np.pi * np.outer(age, true_hz(k)) + true_phase(k))).sum(axis=1)
-        rows.append(processed_folder.Row(index, "", "", "train", 2000, SECONDS, len(time), strokes, "", ""))
+        rows.append(
+            processed_folder.Row(index, "", "", "train", years[index % len(years)], SECONDS, len(time), strokes, "", "")
+        )
         processed_folder.write_recording(folder, rows[-1], np.rint(sound).astype(np.int16), piece)
     processed_folder.finish_folder(folder, rows)
 
@@ -154,3 +156,22 @@ def test_every_global_value_can_have_its_own_strings():
     heard = {said: conditioning_of(replace(played, recording=said), data).excitation(0, 100)
              for said in (("year=2008",), ("year=2009",))}  # fmt: skip
     assert np.abs(heard["year=2008",] - heard["year=2009",]).max() > 0.1
+
+
+def test_the_recordings_of_each_value_are_measured_by_themselves(tmp_path):
+    make_folder(tmp_path / "data", years=(2008, 2009))
+    values = ["year=2008", "year=2009"]
+    given = {"global_values": values, "features": ["note_state"]}
+    (tmp_path / "config.json").write_text(json.dumps({"data_config": given}))
+    command = ["-d", tmp_path / "data", "-c", tmp_path / "config.json", "-o", tmp_path / "measured.json"]
+    assert measure_strings.main(list(map(str, command))) == 0
+    data = load_config(tmp_path / "measured.json", ("data_config",)).data_config
+    assert len(data.partial_hz) == 2 * 88 * 16
+    folder = processed_folder.ProcessedFolder(tmp_path / "data")
+    for part, said in zip(folder.parts(values), ((1, 0), (0, 1)), strict=True):
+        assert {row.year for row in part.rows} == {(2008, 2009)[said[1]]}
+        own, *_ = measure_strings.measured(part, 0.0)
+        np.testing.assert_allclose(strings_of(data, said).hz, own.hz, rtol=1e-5)
+    assert folder.parts([]) == folder.parts([*values, "piano=1"]) == [folder]
+    with pytest.raises(InputError, match="has no recording of year=2010"):
+        folder.parts([*values, "year=2010"])

@@ -1,5 +1,6 @@
 """The shipped weights play: they follow notes, loudness and pedal, keep their level, and fall silent at the end."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from scores import level_db
 from synthesis import synthesize
 
 SHIPPED = sorted((Path(__file__).parent.parent / "pretrained").glob("*.safetensors"))
-PLAY = load_config("config_play.json", ("inference_config",), []).inference_config
+PLAYED_BY = {"rendered": "config_play.json", "disklavier": "real/config_play.json"}
 
 
 def test_they_are_small_and_their_readme_names_them_and_their_licence():
@@ -34,10 +35,12 @@ def player(request):
     """What turns performances into audio by the shipped weights, as `counterfactual.Player`."""
     model, config, _ = checkpoint.load_model(request.param, torch.device("cpu"))
     data = config.data_config
+    settings = load_config(PLAYED_BY[request.param.stem], ("inference_config",), []).inference_config
 
     def play(performances, seconds):
+        performances = [replace(one, recording=tuple(settings.global_values)) for one in performances]
         blocks = synthesize(model, performances, round(seconds * data.midi_hz), data, streams=[0] * len(performances),
-                            seed=0, temperature=PLAY.temperature, guidance=PLAY.guidance)  # fmt: skip
+                            seed=0, temperature=settings.temperature, guidance=settings.guidance)  # fmt: skip
         return np.concatenate(list(blocks), axis=1)
 
     play.hz = data.audio_hz

@@ -359,7 +359,7 @@ class SamplingKeys:
     seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
     batch_size: int = key("clips generated side by side", 8, low=1)
     sampler: str = key(
-        "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph, not yet run on a GPU); "
+        "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph, its speed not measured); "
         "auto: numba",
         "auto",
         of=SAMPLERS,

@@ -187,7 +187,10 @@ def training_speed(config: Config, device: torch.device) -> float:
 
 
 def noise_crops(model: WaveNet, data: DataConfig, n_crops: int, crop_samples: int) -> dict[str, Tensor]:
-    """Crops of noise, as `dataset.Crops` gives them: how long a step takes does not depend on what they hold."""
+    """Crops of noise, as `dataset.Crops` gives them: how long a step takes does not depend on what they hold.
+
+    They lie where the model is: for a loader's batches, in pinned memory, the host does not wait either.
+    """
     generator, (low, high) = torch.Generator().manual_seed(0), (-3000, 3000) if model.decoder.mixture else (0, 256)
     history = torch.randint(low, high, (n_crops, model.decoder.taps + crop_samples), generator=generator)
     frames = sum(model.margins) + crop_samples // model.hop
@@ -196,7 +199,7 @@ def noise_crops(model: WaveNet, data: DataConfig, n_crops: int, crop_samples: in
              "features": torch.rand(n_crops, n_rows, frames, generator=generator)}  # fmt: skip
     if data.excitation:
         batch["excitation"] = torch.randn(n_crops, n_excitation(data), crop_samples, generator=generator)
-    return batch
+    return {name: value.to(model.decoder.input.weight.device) for name, value in batch.items()}
 
 
 def sampling_speed(config: Config, device: torch.device, engine: str) -> float:

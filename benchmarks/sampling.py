@@ -250,14 +250,15 @@ def machine() -> str:
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """The rows as Markdown."""
+    """The rows as Markdown; a dash stands where there was nothing to compare with."""
     titles = ["config", "output", "engine", "threads", "streams", "weights", "samples/s", "x real time", "x torch"]
     lines = ["| " + " | ".join([*titles, "of limit"]) + " |", "|---" * (len(titles) + 1) + "|"]
     for row in rows:
+        vs_torch = "-" if row["vs_torch"] is None else f"{row['vs_torch']:.1f}"
+        of_limit = "-" if row["limit_fraction"] is None else f"{row['limit_fraction']:.0%}"
         lines.append(
             f"| {row['config']} | {row['output']} | {row['engine']} | {row['threads']} | {row['streams']} "
-            f"| {row['weights']} | {row['samples_per_second']:,} | {row['realtime']:.2f} | {row['vs_torch']:.1f} "
-            f"| {row['limit_fraction']:.0%} |"
+            f"| {row['weights']} | {row['samples_per_second']:,} | {row['realtime']:.2f} | {vs_torch} | {of_limit} |"
         )
     return "\n".join(lines)
 

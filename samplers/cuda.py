@@ -1,9 +1,9 @@
-"""The CUDA engine: the cached step with static buffers, captured in a CUDA graph. Not measured: never run on a GPU yet.
+"""The CUDA engine: the cached step with static buffers, captured in a CUDA graph. Its speed is not measured.
 
 A step launches some ten small kernels per layer; launched one by one from Python they would take longer than they run.
 Captured once, they are replayed with one call for several samples, and nothing waits for the GPU within a block: time,
 position, rings and the drawn samples live there. The arithmetic is that of `wavenet.generate`, operation by operation;
-tests run it on the CPU, uncaptured.
+tests run it on the CPU, uncaptured, and captured where there is a GPU (`tests/test_cuda.py`).
 """
 
 import contextlib

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_wavenet import HOP, N_FRAMES, make_conditioning, make_model, random_samples
 
-from benchmarks import excitation, training
+from benchmarks import excitation, sampling, training
 from benchmarks.plain import plain_forward
 from conditioning import conditioning_of
 from config import DataConfig
@@ -40,6 +40,18 @@ def test_the_training_benchmark_gives_its_rows(monkeypatch, capsys):
     assert all(keys <= row.keys() and row["samples_per_second"] > 0 for row in rows)
     assert max(row["vs_plain"] for row in rows if row["variant"] == "plain") == 1
     assert {"plain", "float32"} <= {row["variant"] for row in rows}
+
+
+def test_the_sampling_table_has_a_dash_where_nothing_compares():
+    """A GPU has no limit measured, and without torch's row there is nothing to be faster than."""
+    row = {"config": "demo", "output": "categorical", "engine": "numba", "threads": 1, "streams": 4,
+           "weights": "float32", "samples_per_second": 40000, "realtime": 2.5,
+           "vs_torch": 10.04, "limit_fraction": 0.5}  # fmt: skip
+    on_gpu = row | {"engine": "cuda", "threads": 0, "vs_torch": None, "limit_fraction": None}
+    head, line, *rows = sampling.table([row, on_gpu]).splitlines()
+    assert rows == ["| demo | categorical | numba | 1 | 4 | float32 | 40,000 | 2.50 | 10.0 | 50% |",
+                    "| demo | categorical | cuda | 0 | 4 | float32 | 40,000 | 2.50 | - | - |"]  # fmt: skip
+    assert {text.count("|") for text in (head, line, *rows)} == {11}
 
 
 def test_of_a_sound_that_is_its_excitation_nothing_is_left(tmp_path, capsys):

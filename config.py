@@ -534,7 +534,8 @@ def _block(kind: type, values: dict[str, Any], where: str) -> Any:
         if f.name in values:
             typed[f.name] = _value(f, values[f.name], f"{where}.{f.name}")
         elif f.default is MISSING and f.default_factory is MISSING:
-            raise InputError(f"{where}: key {f.name!r} is missing: {f.metadata['doc']}")
+            other = "" if values else "; is this the config of another command?"
+            raise InputError(f"{where}: key {f.name!r} is missing: {f.metadata['doc']}{other}")
     block = kind(**typed)
     if hasattr(block, "check"):
         try:

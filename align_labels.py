@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from alignment import alignments
+from atomic import write_text
 from audio import FULL_SCALE
 from cli import parser, progress, run
 from conditioning import PARTIAL_CHANNEL, strings_of
@@ -31,7 +32,7 @@ from emphasis import emphasize
 from errors import InputError
 from measure_strings import window_seconds
 from midi import LOWEST_PITCH, N_PITCHES, Performance, sounding_offset
-from processed_folder import RECORD_NAME, ProcessedFolder, begin_folder, finish_folder, write_recording
+from processed_folder import INDEX_NAME, RECORD_NAME, ProcessedFolder, begin_folder, write_recording
 
 SKIPPED_SECONDS = 0.01  # after an onset: the hammer's noise
 FLUX_SECONDS = 0.01  # by which the flux of a stroke (`alignment.py`) comes after its onset
@@ -89,17 +90,19 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{args.out} is what is to be read; choose another name")
     folder = ProcessedFolder(args.data)
     folder.check_rate(data.audio_hz)
-    likes = ProcessedFolder(args.like).parts(data.global_values) if args.like else None
-    parts, onsets, fits = folder.parts(data.global_values), [], []
-    for number, part in enumerate(parts):
-        own = _of_part(data, number)
-        onset, fit = aligned(part, own, piano_of(likes[number], own) if likes else None)
-        onsets.append(onset)
-        fits.append(fit)
+    likes = ProcessedFolder(args.like).parts(data.global_values) if args.like else {}
+    parts, found = folder.parts(data.global_values), []
+    if lacking := [value for value in parts if likes and value not in likes]:
+        raise InputError(f"{args.like} has no recording of {lacking[0]}, {args.data} has; align that without --like")
+    for value, part in parts.items():
+        own = _of_value(data, value)
+        found.append(aligned(part, own, piano_of(likes[value], own) if likes else None))
     begin_folder(args.out, _made_from(args.data) | {"aligned": {"like": str(args.like or args.data)}}, force=args.force)
-    moved = np.concatenate([_write(part, onset, args.out) for part, onset in zip(parts, onsets, strict=True)])
-    fit = np.concatenate(fits)
-    finish_folder(args.out, folder.rows)
+    both = zip(parts.values(), found, strict=True)
+    moved = np.concatenate([_write(part, onset, args.out) for part, (onset, _) in both])
+    fit = np.concatenate([fits for _, fits in found])
+    # with the columns that its owner has added
+    write_text(args.out / INDEX_NAME, (args.data / INDEX_NAME).read_text(encoding="utf-8"))
     left = float(np.std(moved[fit > GOOD_FIT])) * 1000
     result = {"notes": len(fit), "fit": float((fit > GOOD_FIT).mean()), "spread_ms": left, "out": str(args.out)}
     said = (
@@ -110,13 +113,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _of_part(data: DataConfig, number: int) -> DataConfig:
-    """The config with the strings of one part of a folder alone."""
+def _of_value(data: DataConfig, value: str) -> DataConfig:
+    """The config with the strings of one global value alone, if it has a set for each."""
     n = N_PITCHES * len(PARTIAL_CHANNEL)
-    if len(data.partial_hz) == n:
+    if not value or len(data.partial_hz) == n:
         return data
+    first = n * data.global_values.index(value)
     names = ("partial_hz", "partial_level", "partial_decay", "partial_phase")
-    return replace(data, **{name: getattr(data, name)[number * n : (number + 1) * n] for name in names})
+    return replace(data, **{name: getattr(data, name)[first : first + n] for name in names})
 
 
 def _made_from(path: Path) -> dict:

@@ -64,8 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     if not data.excitation:
         raise InputError(f"{args.config}: data_config.excitation = false: there is nothing to measure for")
     folder.check_rate(data.audio_hz)
-    strings, exponents, heard = zip(*(measured(part, data.preemphasis) for part in folder.parts(data.global_values)),
-                                    strict=True)  # fmt: skip
+    parts = folder.parts(data.global_values)
+    if lacking := [value for value in data.global_values if "" not in parts and value not in parts]:
+        raise InputError(f"{args.data} has no recording of {lacking[0]}; leave it out of data_config.global_values")
+    strings, exponents, heard = zip(*(measured(part, data.preemphasis) for part in parts.values()), strict=True)
     exponent, written = float(np.mean(exponents)), config.as_dict()
     written["data_config"] |= {
         "partial_hz": _rounded([one.hz for one in strings], 7),

@@ -208,24 +208,23 @@ class ProcessedFolder:
                 "set it, or preprocess again at that rate"
             )
 
-    def parts(self, values: Sequence[str]) -> list["ProcessedFolder"]:
-        """The recordings of each value (`global_values.py`) as a folder of their own, or all of them as one: where
-        values are of several columns, recordings belong to several, and of one alone there is nothing to part.
+    def parts(self, values: Sequence[str]) -> dict[str, "ProcessedFolder"]:
+        """The recordings of each value (`global_values.py`) that some have, as a folder of their own; or all of them,
+        under "", where values are of several columns, and recordings belong to several, or there are not two.
 
-        Raises InputError if a recording or a value is left over.
+        Raises InputError if a recording has none of the values.
         """
         if len(values) < 2 or len(columns(values)) > 1:
-            return [self]
+            return {"": self}
         for row, recording in zip(self.rows, self.recordings, strict=True):
             check_known(recording, values, f"{self.path}: {row.audio_filename}")
-        parts = []
+        parts = {}
         for value in values:
             part, chosen = copy.copy(self), [value in recording for recording in self.recordings]
-            if not any(chosen):
-                raise InputError(f"{self.path} has no recording of {value}; leave it out of data_config.global_values")
             part.rows, part.recordings = list(compress(self.rows, chosen)), list(compress(self.recordings, chosen))
             part._pcm = OrderedDict()
-            parts.append(part)
+            if part.rows:
+                parts[value] = part
         return parts
 
     def pcm(self, position: int) -> np.ndarray:

@@ -124,6 +124,25 @@ def test_unseen_recordings_are_aligned_like_the_others(road, tmp_path):
     assert (np.abs(ours - theirs) < 1e-4).mean() > 0.9
 
 
+def test_each_value_is_aligned_by_itself(tmp_path):
+    """Two years, of which the folder's owner says that they are two rooms: an own column, which stays."""
+    make_folder(tmp_path / "true", years=(2008, 2009))
+    make_folder(tmp_path / "off", late=0.01, years=(2008, 2009))
+    path = tmp_path / "off" / "filenames.csv"
+    lines = path.read_text().splitlines()
+    rooms = ["room", *(line.split(",")[4] for line in lines[1:])]
+    path.write_text("".join(f"{line},{room}\n" for line, room in zip(lines, rooms, strict=True)))
+    plain, config = tmp_path / "plain.json", tmp_path / "measured.json"
+    plain.write_text(json.dumps({"data_config": {"global_values": ["room=2008", "room=2009"]}}))
+    measure_strings.main(["-d", str(tmp_path / "off"), "-c", str(plain), "-o", str(config)])
+    assert len(json.loads(config.read_text())["data_config"]["partial_hz"]) == 2 * 88 * len(PARTIAL_CHANNEL)
+    assert align(tmp_path / "off", config, tmp_path / "aligned") == 0
+    assert ProcessedFolder(tmp_path / "aligned").recordings == ProcessedFolder(tmp_path / "off").recordings
+    error = errors_of(tmp_path / "aligned", tmp_path / "true")
+    before = np.abs(errors_of(tmp_path / "off", tmp_path / "true"))
+    assert np.median(np.abs(error)) < 0.2 * np.median(before)
+
+
 def test_mistakes_are_told(road, tmp_path):
     config = road / "measured.json"
     with pytest.raises(InputError, match="is there already; choose another name, or use --force"):

@@ -168,10 +168,17 @@ def test_the_recordings_of_each_value_are_measured_by_themselves(tmp_path):
     data = load_config(tmp_path / "measured.json", ("data_config",)).data_config
     assert len(data.partial_hz) == 2 * 88 * 16
     folder = processed_folder.ProcessedFolder(tmp_path / "data")
-    for part, said in zip(folder.parts(values), ((1, 0), (0, 1)), strict=True):
-        assert {row.year for row in part.rows} == {(2008, 2009)[said[1]]}
-        own, *_ = measure_strings.measured(part, 0.0)
+    parts = folder.parts([*values, "year=2010"])
+    assert list(parts) == values
+    for value, said in zip(values, ((1, 0), (0, 1)), strict=True):
+        assert {f"year={row.year}" for row in parts[value].rows} == {value}
+        own, *_ = measure_strings.measured(parts[value], 0.0)
         np.testing.assert_allclose(strings_of(data, said).hz, own.hz, rtol=1e-5)
-    assert folder.parts([]) == folder.parts([*values, "piano=1"]) == [folder]
+    assert folder.parts([]) == folder.parts([*values, "piano=1"]) == {"": folder}
+    with pytest.raises(InputError, match="none of data_config"):
+        folder.parts(["year=2008", "year=2010"])
+    (tmp_path / "config.json").write_text(
+        json.dumps({"data_config": given | {"global_values": [*values, "year=2010"]}})
+    )
     with pytest.raises(InputError, match="has no recording of year=2010"):
-        folder.parts([*values, "year=2010"])
+        measure_strings.main([*map(str, command), "--force"])

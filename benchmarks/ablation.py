@@ -36,6 +36,7 @@ from errors import InputError
 from report import save_figure
 
 ROOT = Path(__file__).resolve().parents[1]
+DEMO_CONFIG = "demo/config_train_strings.json"  # as demo.py leaves it
 RECORD_NAME, TRAINED_NAME, SCORES_NAME = "ablation.json", "trained.json", "scores.json"
 BEGIN, END = "<!-- ablation -->", "<!-- /ablation -->"
 VALIDATIONS = 15  # of every training: the points of its curve
@@ -75,7 +76,7 @@ COLUMNS = {"nll_true": "NLL", "gap": "gap", "gap_onsets": "gap at onsets", "f1":
 
 def main(argv: list[str] | None = None) -> int:
     """Train and play what is missing, then report on what is there; returns the exit code."""
-    arguments = parser(__doc__, config="demo/config_train_strings.json")
+    arguments = parser(__doc__, config=DEMO_CONFIG)
     arguments.add_argument("--evaluate", default="demo/config_evaluate.json", help="config of evaluate.py")
     arguments.add_argument("--out", type=Path, required=True, help="folder of the runs and their scores")
     arguments.add_argument("--steps", type=int, default=2400, help="of every run; default: ten CPU minutes or more")
@@ -87,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     if unknown := [name for name in args.only if name not in VARIANTS]:
         raise InputError(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
+    if args.config == DEMO_CONFIG and not Path(DEMO_CONFIG).is_file():
+        raise InputError(f"{DEMO_CONFIG} is not there; run demo.py in this folder first, or name a config with -c")
     if args.steps < 1 or args.jobs < 1:
         raise InputError(f"--steps {args.steps} --jobs {args.jobs}: expected 1 or more of both")
     if args.report:

@@ -1,6 +1,6 @@
 """How far the measures of evaluate.py can be trusted: what recordings, wrong ones and noise score by them.
 
-    python -m benchmarks.measures test data/real/test          # folders of test clips; the tables of docs/evaluation.md
+    python -m benchmarks.measures test data/real/test_10s   # folders of test clips; the tables of docs/evaluation.md
     python -m benchmarks.measures data/real/train_clips --thresholds
 
 No model takes part. It needs the transcriber (requirements-transcribe.txt).

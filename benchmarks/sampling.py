@@ -162,13 +162,20 @@ def speed(model: WaveNet, config: Config, case: Case) -> float:
         else:
             blocks = samplers.generate(*arguments, sampler=case.engine, threads=case.threads, weights=case.weights)
         next(blocks)
+        _wait(device)
         done = 0
         started = time.perf_counter()
         while (elapsed := time.perf_counter() - started) < SECONDS:
             done += next(blocks).numel()
+            _wait(device)
         best = max(best, done / elapsed)
         blocks.close()
     return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def build(name: str) -> tuple[WaveNet, Config]:
@@ -278,6 +285,8 @@ def main() -> None:
         given = conditioning([performance(0, 1)], config.data_config, torch.device("cpu"))
         next(samplers.generate(model, given, seeded_uniforms(0, [0], 1), 1, 4))
         return
+    if not any(case.engine in args.engine for case in cases()):
+        raise SystemExit("error: no CUDA device is there for --engine cuda")
     note(machine())
     if "cuda" in args.engine and torch.cuda.is_available():
         note(torch.cuda.get_device_name())

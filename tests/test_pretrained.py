@@ -20,8 +20,10 @@ PLAYED_BY = {"rendered": "config_play.json", "disklavier": "real/config_play.jso
 
 def test_they_are_small_and_their_readme_names_them_and_their_licence():
     assert SHIPPED and sum(path.stat().st_size for path in SHIPPED) < 20e6
-    text = (SHIPPED[0].parent / "README.md").read_text(encoding="utf-8")
-    assert all(path.name in text for path in SHIPPED) and "CC BY-NC-SA" in text
+    sections = (SHIPPED[0].parent / "README.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    about = {section.split("`")[1]: section for section in sections}
+    assert about.keys() == {path.name for path in SHIPPED}
+    assert all("**Licence: CC BY-NC-SA" in section for section in about.values())
 
 
 def test_they_are_found_from_any_folder(tmp_path, monkeypatch):

@@ -21,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from alignment import alignments
+from alignment import Alignment, alignments, trusted_seconds, verdict
 from atomic import write_text
-from cli import parser, run
+from cli import note, parser, run
 from conditioning import PARTIAL_CHANNEL
 from config import DataConfig, load_config
 from errors import InputError
 from midi import N_PITCHES, Performance
 from processed_folder import INDEX_NAME, RECORD_NAME, ProcessedFolder, begin_folder, write_recording
-from strokes import GOOD_FIT, aligned, piano_of
+from strokes import GOOD_FIT, LEAST_SHARE, aligned, piano_of, share_that_fits
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,8 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     if lacking := [value for value in parts if likes and value not in likes]:
         raise InputError(f"{args.like} has no recording of {lacking[0]}, {args.data} has; align that without --like")
     for value, part in parts.items():
-        own = _of_value(data, value)
-        found.append(aligned(part, own, piano_of(likes[value], own) if likes else None))
+        own, heard = _of_value(data, value), _alignments(part)
+        flux = [trusted_seconds(windows) for windows in heard]
+        found.append(aligned(part, own, flux, piano_of(likes[value], own) if likes else None))
+        _tell(part, heard, found[-1][1])
     begin_folder(args.out, _made_from(args.data) | {"aligned": {"like": str(args.like or args.data)}}, force=args.force)
     both = zip(parts.values(), found, strict=True)
     moved = np.concatenate([_write(part, onset, args.out) for part, (onset, _) in both])
@@ -86,6 +88,26 @@ def _of_value(data: DataConfig, value: str) -> DataConfig:
 def _made_from(path: Path) -> dict:
     ProcessedFolder(path)  # says what is wrong with it
     return json.loads((path / RECORD_NAME).read_text(encoding="utf-8"))["made_from"]
+
+
+def _alignments(folder: ProcessedFolder) -> list[list[Alignment]]:
+    """What `alignment.py` says of each recording's labels."""
+    rows = range(len(folder.rows))
+    return [alignments(np.array(folder.pcm(i)), folder.performance(i), folder.audio_hz) for i in rows]
+
+
+def _tell(folder: ProcessedFolder, heard: list[list[Alignment]], fit: np.ndarray) -> None:
+    """Name the recordings whose MIDI may be another's: fit [N] is that of all their notes."""
+    first = 0
+    for position, (row, windows) in enumerate(zip(folder.rows, heard, strict=True)):
+        own = fit[first : first + len(folder.performance(position).onset)]
+        first += len(own)
+        unknown = trusted_seconds(windows) is None
+        doubts = ["how late the sound is cannot be told" if unknown else verdict(windows)]
+        if len(own) and (share := share_that_fits(own)) < LEAST_SHARE:
+            doubts.append(f"{100 * share:.0f} % of its notes fit the strings")
+        if words := ", ".join(filter(None, doubts)):
+            note(f"{row.audio_filename}: {words}; is it the MIDI of this recording?")
 
 
 def _write(folder: ProcessedFolder, onset: np.ndarray, out: Path) -> np.ndarray:

@@ -4,12 +4,11 @@ The partials of a key begin with the same phases at every stroke, relative to th
 the onset of each stroke are found in turns, until they agree (expectation and maximisation).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignment import alignments
 from audio import FULL_SCALE
 from cli import progress
 from conditioning import strings_of, window_seconds
@@ -30,6 +29,7 @@ CANDIDATES = 16  # onsets of a stroke, a period apart, from which the best is ch
 # A partial's weight is as in a von Mises distribution's likelihood, times this: their errors are not independent.
 INDEPENDENCE = 0.4
 LEAST_FIT, GOOD_FIT = 0.5, 0.8  # mean cosine of a stroke's phases against its key's: what is moved, what is relied upon
+LEAST_SHARE = 0.2  # of a recording's strokes that fit well: below, it is left alone, its MIDI is probably another's
 ROUNDS, TURNS = 4, 4  # of measuring at the onsets found so far, of phases and onsets in turns
 UNAMBIGUOUS_HZ = 230.0  # below, a period is longer than labels are off: these keys tell how labels are off in common
 
@@ -42,7 +42,7 @@ class Strokes:
     key: np.ndarray
     velocity: np.ndarray
     loudness: np.ndarray  # (velocity / 127) ** exponent
-    label: np.ndarray  # seconds, plus what `alignment.py` says of the recording
+    label: np.ndarray  # seconds, plus what the recording's sound is late by
     seconds: np.ndarray  # how long it sounds
     rest: np.ndarray  # seconds for which the key was silent before
 
@@ -57,12 +57,12 @@ class Piano:
     phasor: np.ndarray  # mean of exp(i phase) over strokes: 0 where nothing is known, 1 where all agree
 
 
-def _strokes(folder: ProcessedFolder, exponent: float) -> Strokes:
+def _strokes(folder: ProcessedFolder, exponent: float, flux: Sequence[float | None]) -> Strokes:
+    """Those of a folder; `flux` as of `aligned`. Raises InputError if there are none."""
     columns = []
-    for position in range(len(folder.rows)):
+    for position, seconds in enumerate(flux):
         played = folder.performance(position)
-        found = alignments(np.array(folder.pcm(position)), played, folder.audio_hz)
-        late = float(np.mean([alignment.seconds for alignment in found])) - FLUX_SECONDS if found else 0.0
+        late = 0.0 if seconds is None else seconds - FLUX_SECONDS
         end, key = sounding_offset(played), played.pitch - LOWEST_PITCH
         rest = np.full(len(key), np.inf)
         for k in np.unique(key):
@@ -71,7 +71,10 @@ def _strokes(folder: ProcessedFolder, exponent: float) -> Strokes:
         loudness = (played.velocity / 127) ** exponent
         which = np.full(len(key), position)
         columns.append((which, key, played.velocity, loudness, played.onset + late, end - played.onset, rest))
-    return Strokes(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+    strokes = Strokes(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+    if not len(strokes.key):
+        raise InputError(f"{folder.path} has no notes: there is nothing to align")
+    return strokes
 
 
 def _partials(
@@ -242,9 +245,8 @@ def _best_shifts(key: _Key, phasor: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def piano_of(folder: ProcessedFolder, data: DataConfig) -> Piano:
     """The piano of a folder whose labels are aligned. Raises InputError if it is at another rate than the config's."""
     folder.check_rate(data.audio_hz)
-    strokes = _strokes(folder, data.velocity_exponent)
-    onset = np.concatenate([folder.performance(position).onset for position in range(len(folder.rows))])
-    strokes = replace(strokes, label=onset)
+    strokes = _strokes(folder, data.velocity_exponent, [None] * len(folder.rows))
+    onset = strokes.label
     hz, level = _tuned(folder, strokes, data)
     piano = Piano(hz, strings_of(data).decay, level, np.zeros(hz.shape, dtype=np.complex128))
     found = _partials(folder, strokes, onset, hz, data.preemphasis)[0]
@@ -271,9 +273,16 @@ def _keys(
         )
 
 
-def aligned(folder: ProcessedFolder, data: DataConfig, known: Piano | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Onsets of all notes of a folder [N], and how well each fits its key [N], -1 to 1; `known`: with these phases."""
-    strokes = _strokes(folder, data.velocity_exponent)
+def aligned(
+    folder: ProcessedFolder, data: DataConfig, flux: Sequence[float | None], known: Piano | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Onsets of all notes of a folder [N], and how well each fits its key [N], -1 to 1.
+
+    Recordings of which hardly any note fits keep their labels.
+    `flux`: seconds by which each recording's flux comes after its notes, None where that is not known
+    (`alignment.trusted_seconds`); `known`: with these phases.
+    """
+    strokes = _strokes(folder, data.velocity_exponent, flux)
     if known is None:
         hz, level = _tuned(folder, strokes, data)
         piano = Piano(hz, strings_of(data).decay, level, np.zeros(hz.shape, dtype=np.complex128))
@@ -301,7 +310,15 @@ def aligned(folder: ProcessedFolder, data: DataConfig, known: Piano | None = Non
             new[notes] += shift
         expected, slope = _expected(strokes, new, fit, piano, slope)
         onset = np.where(fit > LEAST_FIT, new, expected)
+    for position in np.unique(strokes.recording):
+        here = strokes.recording == position
+        onset[here] = np.where(share_that_fits(fit[here]) < LEAST_SHARE, strokes.label[here], onset[here])
     return onset, fit
+
+
+def share_that_fits(fit: np.ndarray) -> float:
+    """How many of the strokes [N] fit well; 0 of none."""
+    return float((fit > GOOD_FIT).mean()) if len(fit) else 0.0
 
 
 def _expected(
@@ -313,10 +330,9 @@ def _expected(
     if (good & (piano.hz[strokes.key, 0] < UNAMBIGUOUS_HZ)).sum() > 100:
         good &= piano.hz[strokes.key, 0] < UNAMBIGUOUS_HZ
     off, n = onset - strokes.label, int(strokes.recording.max()) + 1
-    count = np.maximum(np.bincount(strokes.recording[good], minlength=n), 1)
-    velocity = (
-        strokes.velocity - (np.bincount(strokes.recording[good], strokes.velocity[good], n) / count)[strokes.recording]
-    )
+    count = np.bincount(strokes.recording[good], minlength=n)
+    middle = np.bincount(strokes.recording[good], strokes.velocity[good], n) / np.maximum(count, 1)
+    velocity = np.where(count[strokes.recording], strokes.velocity - middle[strokes.recording], 0.0)
     late = np.zeros(n)
     for _ in range(3):
         for position in np.unique(strokes.recording[good]):

@@ -39,10 +39,10 @@ def true_phase(key):
     return 0.3 * N + 0.1 * (key - 40)
 
 
-def make_folder(folder, strokes=60, late=0.0, years=(2000,)):
+def make_folder(folder, strokes=60, late=0.0, years=(2000,), seed=0):
     """Eight keys, amplitude 3000 / n at velocity 100 and growing with its 1.7th power; `late`: how far off labels are
     at most, in seconds."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     time = np.arange(round(SECONDS * HZ)) / HZ
     processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": HZ}}, force=False)
     rows = []
@@ -60,7 +60,9 @@ def make_folder(folder, strokes=60, late=0.0, years=(2000,)):
             envelope = 3000 * (v / 100) ** 1.7 / N * np.exp(-np.outer(age, true_decay(k)))
             sound[part] += (envelope * np.sin(2 * np.pi * np.outer(age, true_hz(k)) + true_phase(k))).sum(axis=1)
         rows.append(
-            processed_folder.Row(index, "", "", "train", years[index % len(years)], SECONDS, len(time), strokes, "", "")
+            processed_folder.Row(
+                index, f"{index}.wav", "", "train", years[index % len(years)], SECONDS, len(time), strokes, "", ""
+            )
         )
         processed_folder.write_recording(folder, rows[-1], np.rint(sound).astype(np.int16), piece)
     processed_folder.finish_folder(folder, rows)

@@ -9,7 +9,8 @@ The partials of a key begin with the same phases at every stroke, relative to th
 agree, `measure_strings.py` finds these phases, and the excitation meets the sound. Here the phases of all keys and the
 onset of each stroke are found in turns, until they agree (expectation and maximisation): the onset by all its partials
 together, the phases by all strokes of the key. The labels' own error is taken to be one for each recording, one that is
-proportional to velocity, and what is left; strokes that do not fit keep the first two. Phases are those at the
+proportional to velocity, and what is left; strokes that do not fit keep the first two, and so do those with too few
+partials to tell.  Phases are those at the
 microphones: recordings of another room or piano need a value or a folder of their own. Where in time a key's phases are
 read is what its labels say on average; pedals move with the recording. With data_config.global_values of one column,
 such as years, each value's recordings are aligned by themselves.
@@ -66,10 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     # with the columns that its owner has added
     write_text(args.out / INDEX_NAME, (args.data / INDEX_NAME).read_text(encoding="utf-8"))
     left = float(np.std(moved[fit > GOOD_FIT])) * 1000
-    result = {"notes": len(fit), "fit": float((fit > GOOD_FIT).mean()), "spread_ms": left, "out": str(args.out)}
+    result = {"notes": len(fit), "fit": share_that_fits(fit), "spread_ms": left, "out": str(args.out)}
     said = (
-        f"{len(fit)} notes, {100 * result['fit']:.0f} % of which fit well; within a recording they moved by "
-        f"{left:.1f} ms (standard deviation); written: {args.out}"
+        f"{len(fit)} notes, {100 * result['fit']:.0f} % of those that can be judged fit well; within a recording they "
+        f"moved by {left:.1f} ms (standard deviation); written: {args.out}"
     )
     print(json.dumps(result) if args.as_json else said)
     return 0

@@ -26,6 +26,7 @@ QUIETEST = 0.01  # of a key's loudest partial
 LEAST_STROKES, SEEDS = 6, 40  # of a key; below it keeps its labels. Of which the first phases are made
 SPREAD_SECONDS, SEARCH_SECONDS, STEP_SECONDS = 0.003, 0.012, 2.5e-5  # of what is left of the labels' error
 CANDIDATES = 16  # onsets of a stroke, a period apart, from which the best is chosen
+LEAST_PARTIALS = 5  # of a stroke, below which there is always an onset that random phases fit
 # A partial's weight is as in a von Mises distribution's likelihood, times this: their errors are not independent.
 INDEPENDENCE = 0.4
 LEAST_FIT, GOOD_FIT = 0.5, 0.8  # mean cosine of a stroke's phases against its key's: what is moved, what is relied upon
@@ -193,6 +194,11 @@ class _Key:
     def weights(self, phasor: np.ndarray) -> np.ndarray:
         return INDEPENDENCE * self.likeness / (1 / _concentration(np.abs(phasor)) + self.noise)
 
+    def n_partials(self, phasor: np.ndarray) -> np.ndarray:
+        """By how many partials each stroke is judged [n]: as many as alike weights would be, that say as much."""
+        weights = self.weights(phasor)
+        return weights.sum(axis=1) ** 2 / np.maximum((weights**2).sum(axis=1), 1e-20)
+
     def mean(self, shift: np.ndarray, fit: np.ndarray) -> np.ndarray:
         """The phasor [P] of strokes aligned like this, by how well they fit."""
         weight = np.clip(2 * (fit - 0.4), 0.0, 1.0)[:, None] / (0.1 + self.noise)
@@ -251,17 +257,20 @@ def piano_of(folder: ProcessedFolder, data: DataConfig) -> Piano:
     piano = Piano(hz, strings_of(data).decay, level, np.zeros(hz.shape, dtype=np.complex128))
     found = _partials(folder, strokes, onset, hz, data.preemphasis)[0]
     for number, _, partials, key in _keys(strokes, piano, found, _interference(strokes, onset, piano), folder.audio_hz):
-        piano.phasor[number, partials] = key.mean(np.zeros(len(key.unit)), np.ones(len(key.unit)))
+        if len(key.unit) >= LEAST_STROKES:
+            piano.phasor[number, partials] = key.mean(np.zeros(len(key.unit)), np.ones(len(key.unit)))
     return piano
 
 
 def _keys(
     strokes: Strokes, piano: Piano, found: np.ndarray, noise: np.ndarray, audio_hz: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, _Key]]:
-    """Yield each key that is struck: (its number, its notes [n], its partials [P], `_Key`)."""
+    """Yield each key that is struck and has partials enough: (its number, its notes [n], its partials [P], `_Key`)."""
     for number in np.unique(strokes.key):
         notes, level = np.flatnonzero(strokes.key == number), piano.level[number]
         heard = np.flatnonzero((piano.hz[number] < HIGHEST * audio_hz) & (level > QUIETEST * level.max()))
+        if len(heard) < LEAST_PARTIALS:
+            continue
         here = found[notes][:, heard]
         size = np.maximum(np.abs(here), 1e-12)
         louder = size / (strokes.loudness[notes, None] * level[heard])
@@ -276,7 +285,7 @@ def _keys(
 def aligned(
     folder: ProcessedFolder, data: DataConfig, flux: Sequence[float | None], known: Piano | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Onsets of all notes of a folder [N], and how well each fits its key [N], -1 to 1.
+    """Onsets of all notes of a folder [N], and how well each fits its key [N], -1 to 1, or NaN where that says nothing.
 
     Recordings of which hardly any note fits keep their labels.
     `flux`: seconds by which each recording's flux comes after its notes, None where that is not known
@@ -288,17 +297,17 @@ def aligned(
         piano = Piano(hz, strings_of(data).decay, level, np.zeros(hz.shape, dtype=np.complex128))
     else:
         piano = known
-    expected, fit, clear = strokes.label, np.zeros(len(strokes.label)), _clear(strokes) + 0.1
+    expected, fit, clear = strokes.label, np.full(len(strokes.label), np.nan), _clear(strokes) + 0.1
     onset, slope = expected, 0.0
     for _ in range(ROUNDS):
         found = _partials(folder, strokes, onset, piano.hz, data.preemphasis)[0]
         noise, new = _interference(strokes, onset, piano), expected.copy()
         for number, notes, partials, key in _keys(strokes, piano, found, noise, folder.audio_hz):
-            if known is None and len(notes) < LEAST_STROKES:
+            phasor = piano.phasor[number, partials]
+            if len(notes) < LEAST_STROKES if known is None else not phasor.any():
                 continue
             key = replace(key, unit=key.turned(expected[notes] - onset[notes]))
-            phasor = piano.phasor[number, partials]
-            if known is None and not phasor.any():
+            if not phasor.any():
                 phasor = _seeded(key, clear[notes])
             shift, fit[notes] = _best_shifts(key, phasor)
             for _ in range(0 if known else TURNS - 1):
@@ -306,6 +315,7 @@ def aligned(
                 middle = float(np.average(shift, weights=np.maximum(fit[notes], 1e-3)))
                 phasor = phasor * np.exp(-2j * np.pi * key.hz * middle)  # labels are right on average
                 shift, fit[notes] = _best_shifts(key, phasor)
+            fit[notes] = np.where(key.n_partials(phasor) < LEAST_PARTIALS, np.nan, fit[notes])
             piano.phasor[number, partials] = phasor
             new[notes] += shift
         expected, slope = _expected(strokes, new, fit, piano, slope)
@@ -317,8 +327,8 @@ def aligned(
 
 
 def share_that_fits(fit: np.ndarray) -> float:
-    """How many of the strokes [N] fit well; 0 of none."""
-    return float((fit > GOOD_FIT).mean()) if len(fit) else 0.0
+    """How many of the strokes [N] that can be judged fit well; 0 of none."""
+    return float((fit > GOOD_FIT).sum() / max(1, np.isfinite(fit).sum()))
 
 
 def _expected(

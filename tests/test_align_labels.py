@@ -1,6 +1,7 @@
 """Labels that are off by milliseconds are put where the strokes are, by what is heard alone."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from tiny_road import write_midi
 import align_labels
 import measure_strings
 import processed_folder
+import strokes
 from audio import FULL_SCALE
 from conditioning import PARTIAL_CHANNEL
 from demo_piano import render
@@ -70,19 +72,55 @@ def demo_folder(folder, tmp_path, jitter, pieces=4, seed=0):
         order = np.lexsort((played.pitch, onset))
         columns = {"onset": onset, "offset": played.offset + off, "pitch": played.pitch, "velocity": played.velocity}
         labelled = replace(played, **{name: column[order] for name, column in columns.items()})
-        rows.append(processed_folder.Row(index, "", "", "train", 2000, len(sound) / HZ, len(sound), len(onset), "", ""))
+        name, seconds = f"{index}.wav", len(sound) / HZ
+        rows.append(processed_folder.Row(index, name, "", "train", 2000, seconds, len(sound), len(onset), "", ""))
         processed_folder.write_recording(folder, rows[-1], np.rint(sound * (FULL_SCALE - 1)).astype(np.int16), labelled)
     processed_folder.finish_folder(folder, rows)
 
 
-def test_the_demo_pianos_onsets_are_found(tmp_path):
-    demo_folder(tmp_path / "true", tmp_path, 0.0)
-    demo_folder(tmp_path / "off", tmp_path, 0.005)
-    config = measured(tmp_path / "off", tmp_path / "measured.json")
-    assert align(tmp_path / "off", config, tmp_path / "aligned") == 0
-    before, after = (np.abs(errors_of(tmp_path / name, tmp_path / "true")) for name in ("off", "aligned"))
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo's piano with true labels, with labels that are off, and the config that is measured from these."""
+    folder = tmp_path_factory.mktemp("demo")
+    demo_folder(folder / "true", folder, 0.0)
+    demo_folder(folder / "off", folder, 0.005)
+    measured(folder / "off", folder / "measured.json")
+    return folder
+
+
+def test_the_demo_pianos_onsets_are_found(demo, tmp_path, capsys):
+    assert align(demo / "off", demo / "measured.json", tmp_path / "aligned") == 0
+    assert "is it the MIDI" not in capsys.readouterr().err
+    before, after = (np.abs(errors_of(folder, demo / "true")) for folder in (demo / "off", tmp_path / "aligned"))
     assert (before < 1e-4).mean() < 0.1
     assert (after < 1e-4).mean() > 0.8
+
+
+def test_a_recording_under_another_ones_midi_is_left_and_told(demo, tmp_path, capsys):
+    """Recording 2 has the notes of recording 3: whatever lag `alignment.py` finds there is of no use."""
+    shutil.copytree(demo / "off", tmp_path / "mixed")
+    folder = ProcessedFolder(demo / "off")
+    processed_folder.write_recording(tmp_path / "mixed", folder.rows[2], np.array(folder.pcm(2)), folder.performance(3))
+    processed_folder.finish_folder(tmp_path / "mixed", folder.rows)
+    assert align(tmp_path / "mixed", demo / "measured.json", tmp_path / "aligned") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "is it the MIDI of this recording?" in line]
+    assert len(told) == 1 and told[0].startswith("2.wav: ") and "of its notes fit" in told[0]
+    left = ProcessedFolder(tmp_path / "aligned").performance(2)
+    np.testing.assert_array_equal(left.onset, folder.performance(3).onset)
+
+
+@pytest.mark.parametrize(("n", "alike"), [(1, True), (3, True), (8, True), (16, True), (16, False)])
+def test_strokes_of_few_partials_are_not_judged_for_random_phases_fit_them_too(n, alike):
+    """Also those of which a few partials are all that is heard."""
+    rng = np.random.default_rng(0)
+    heard = np.where(alike | (np.arange(n) < 2), 1.0, 0.01) * np.ones((300, n))
+    unit = np.exp(2j * np.pi * rng.random((300, n)))
+    key = strokes._Key(unit, heard, np.zeros((300, n)), 261.6 * np.arange(1, n + 1))
+    phasor = 0.9 * np.exp(2j * np.pi * rng.random(n))
+    fit, judged = strokes._best_shifts(key, phasor)[1], key.n_partials(phasor) >= strokes.LEAST_PARTIALS
+    few = n < strokes.LEAST_PARTIALS or not alike
+    assert (judged == (not few)).all()
+    assert ((fit > strokes.GOOD_FIT).mean() > 0.2) == few
 
 
 @pytest.fixture(scope="module")

@@ -10,27 +10,60 @@ agree, `measure_strings.py` finds these phases, and the excitation meets the sou
 onset of each stroke are found in turns, until they agree (expectation and maximisation): the onset by all its partials
 together, the phases by all strokes of the key. The labels' own error is taken to be one for each recording, one that is
 proportional to velocity, and what is left; strokes that do not fit keep the first two, and so do those with too few
-partials to tell.  Phases are those at the
-microphones: recordings of another room or piano need a value or a folder of their own. Where in time a key's phases are
-read is what its labels say on average; pedals move with the recording. With data_config.global_values of one column,
-such as years, each value's recordings are aligned by themselves.
+partials to tell. A recording of which hardly any note fits is left alone and named: its MIDI may be another's. Phases
+are those at the microphones: recordings of another room or piano need a value or a folder of their own. Where in time a
+key's phases are read is what its labels say on average; pedals move with the recording. With data_config.global_values
+of one column, such as years, each value's recordings are aligned by themselves. Nothing is written until all onsets are
+found.
 """
 
+import hashlib
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from alignment import Alignment, alignments, trusted_seconds, verdict
-from atomic import write_text
+from atomic import remove_leftovers
 from cli import note, parser, run
 from conditioning import PARTIAL_CHANNEL
 from config import DataConfig, load_config
 from errors import InputError
+from folder_lock import only_run
 from midi import N_PITCHES, Performance
-from processed_folder import INDEX_NAME, RECORD_NAME, ProcessedFolder, begin_folder, write_recording
-from strokes import GOOD_FIT, LEAST_SHARE, aligned, piano_of, share_that_fits
+from processed_folder import (
+    ProcessedFolder,
+    begin_folder,
+    check_claim,
+    finish_folder,
+    product_names,
+    write_recording,
+)
+from strokes import (
+    ENOUGH,
+    LEAST_PARTIALS,
+    LEAST_SHARE,
+    LEAST_STROKES,
+    aligned,
+    hardly_fits,
+    piano_of,
+    share_that_fits,
+)
+
+STRINGS = ("partial_hz", "partial_level", "partial_decay", "partial_phase")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of one recording, at this position of a folder."""
+
+    folder: ProcessedFolder
+    position: int
+    windows: list[Alignment]  # of its labels with its sound, without phases
+    by: np.ndarray  # seconds [N] by which its notes are to come later
+    evidence: np.ndarray  # [N] as of `strokes.aligned`
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,37 +76,49 @@ def main(argv: list[str] | None = None) -> int:
     data = load_config(args.config, ("data_config",), args.overrides).data_config
     if not data.partial_hz:
         raise InputError(f"{args.config} has no data_config.partial_hz; run measure_strings.py first")
-    if args.out.exists() and not args.force:
-        raise InputError(f"{args.out} is there already; choose another name, or use --force")
-    if args.like and "aligned" not in _made_from(args.like):
-        raise InputError(f"{args.like} is not aligned; align it first, without --like")
     if args.out.resolve() in {path.resolve() for path in (args.data, args.like) if path}:
         raise InputError(f"{args.out} is what is to be read; choose another name")
-    folder = ProcessedFolder(args.data)
-    folder.check_rate(data.audio_hz)
-    likes = ProcessedFolder(args.like).parts(data.global_values) if args.like else {}
-    parts, found = folder.parts(data.global_values), []
-    if lacking := [value for value in parts if likes and value not in likes]:
+    folder, like = ProcessedFolder(args.data), ProcessedFolder(args.like) if args.like else None
+    if like and "aligned" not in like.made_from:
+        raise InputError(f"{args.like} is not aligned; align it first, without --like")
+    made_from = folder.made_from | {"aligned": {"like": str(args.like or args.data)} | _decisive(data)}
+    check_claim(args.out, made_from, "aligned", force=args.force)
+    for each in filter(None, (folder, like)):
+        each.check_rate(data.audio_hz)
+    parts = folder.parts(data.global_values)
+    likes = like.parts(data.global_values) if like else dict.fromkeys(parts)
+    if lacking := [value for value in parts if value not in likes]:
         raise InputError(f"{args.like} has no recording of {lacking[0]}, {args.data} has; align that without --like")
-    for value, part in parts.items():
-        own, heard = _of_value(data, value), _alignments(part)
-        flux = [trusted_seconds(windows) for windows in heard]
-        found.append(aligned(part, own, flux, piano_of(likes[value], own) if likes else None))
-        _tell(part, heard, found[-1][1])
-    begin_folder(args.out, _made_from(args.data) | {"aligned": {"like": str(args.like or args.data)}}, force=args.force)
-    both = zip(parts.values(), found, strict=True)
-    moved = np.concatenate([_write(part, onset, args.out) for part, (onset, _) in both])
-    fit = np.concatenate([fits for _, fits in found])
-    # with the columns that its owner has added
-    write_text(args.out / INDEX_NAME, (args.data / INDEX_NAME).read_text(encoding="utf-8"))
-    left = float(np.std(moved[fit > GOOD_FIT])) * 1000
-    result = {"notes": len(fit), "fit": share_that_fits(fit), "spread_ms": left, "out": str(args.out)}
+    facts = {row.index: folder.facts(position) for position, row in enumerate(folder.rows)}
+    with only_run(args.out):
+        found = [each for value, part in parts.items() for each in _found(part, _of_value(data, value), likes[value])]
+        for each in found:
+            _tell(each)
+        evidence = np.concatenate([each.evidence for each in found])
+        _check_fit(evidence, args.data, args.config)
+        begin_folder(args.out, made_from, force=args.force)
+        remove_leftovers(args.out, product_names([row.index for row in folder.rows], shared=True))
+        for each in found:
+            _write(each, facts[each.folder.rows[each.position].index], args.out)
+        finish_folder(args.out, folder.rows, folder.added)
+    moved = np.concatenate([each.by - np.median(each.by) for each in found if len(each.by)])
+    spread_ms, share = 1000 * float(np.std(moved[evidence > ENOUGH])), share_that_fits(evidence)
+    result = {"notes": len(evidence), "judged": int(np.isfinite(evidence).sum()), "fit": share, "spread_ms": spread_ms}
     said = (
-        f"{len(fit)} notes, {100 * result['fit']:.0f} % of those that can be judged fit well; within a recording they "
-        f"moved by {left:.1f} ms (standard deviation); written: {args.out}"
+        f"{len(evidence)} notes; of {result['judged']} that can be judged {100 * share:.0f} % fit, and moved within a "
+        f"recording by {spread_ms:.1f} ms (standard deviation); written: {args.out}"
     )
-    print(json.dumps(result) if args.as_json else said)
+    print(json.dumps(result | {"out": str(args.out)}) if args.as_json else said)
     return 0
+
+
+def _decisive(data: DataConfig) -> dict[str, Any]:
+    """What of a config decides where notes go, as it is recorded."""
+    strings = json.dumps([getattr(data, name) for name in STRINGS])
+    names = ("preemphasis", "velocity_exponent", "global_values")
+    return {name: getattr(data, name) for name in names} | {
+        "strings_sha256": hashlib.sha256(strings.encode()).hexdigest()
+    }
 
 
 def _of_value(data: DataConfig, value: str) -> DataConfig:
@@ -82,48 +127,57 @@ def _of_value(data: DataConfig, value: str) -> DataConfig:
     if not value or len(data.partial_hz) == n:
         return data
     first = n * data.global_values.index(value)
-    names = ("partial_hz", "partial_level", "partial_decay", "partial_phase")
-    return replace(data, **{name: getattr(data, name)[first : first + n] for name in names})
+    return replace(data, **{name: getattr(data, name)[first : first + n] for name in STRINGS})
 
 
-def _made_from(path: Path) -> dict:
-    ProcessedFolder(path)  # says what is wrong with it
-    return json.loads((path / RECORD_NAME).read_text(encoding="utf-8"))["made_from"]
+def _found(folder: ProcessedFolder, data: DataConfig, like: ProcessedFolder | None) -> list[Found]:
+    """Of each recording of a folder where its notes belong."""
+    positions = range(len(folder.rows))
+    played = [folder.performance(position).onset for position in positions]
+    windows = [alignments(np.array(folder.pcm(i)), folder.performance(i), folder.audio_hz) for i in positions]
+    flux = [trusted_seconds(each) for each in windows]
+    onset, evidence = aligned(folder, data, flux, piano_of(like, data) if like else None)
+    ends = np.cumsum([len(each) for each in played])[:-1]
+    by = [new - old for new, old in zip(np.split(onset, ends), played, strict=True)]
+    return [Found(folder, *each) for each in zip(positions, windows, by, np.split(evidence, ends), strict=True)]
 
 
-def _alignments(folder: ProcessedFolder) -> list[list[Alignment]]:
-    """What `alignment.py` says of each recording's labels."""
-    rows = range(len(folder.rows))
-    return [alignments(np.array(folder.pcm(i)), folder.performance(i), folder.audio_hz) for i in rows]
+def _tell(found: Found) -> None:
+    """Name a recording whose MIDI may be another's."""
+    doubts = [verdict(found.windows)]
+    if trusted_seconds(found.windows) is None:
+        doubts = ["how late the sound is cannot be told"]
+    if hardly_fits(found.evidence):
+        doubts.append(f"{100 * share_that_fits(found.evidence):.0f} % of its notes fit the strings")
+    if words := ", ".join(filter(None, doubts)):
+        note(f"{found.folder.rows[found.position].audio_filename}: {words}; is it the MIDI of this recording?")
 
 
-def _tell(folder: ProcessedFolder, heard: list[list[Alignment]], fit: np.ndarray) -> None:
-    """Name the recordings whose MIDI may be another's: fit [N] is that of all their notes."""
-    first = 0
-    for position, (row, windows) in enumerate(zip(folder.rows, heard, strict=True)):
-        own = fit[first : first + len(folder.performance(position).onset)]
-        first += len(own)
-        unknown = trusted_seconds(windows) is None
-        doubts = ["how late the sound is cannot be told" if unknown else verdict(windows)]
-        if len(own) and (share := share_that_fits(own)) < LEAST_SHARE:
-            doubts.append(f"{100 * share:.0f} % of its notes fit the strings")
-        if words := ", ".join(filter(None, doubts)):
-            note(f"{row.audio_filename}: {words}; is it the MIDI of this recording?")
+def _check_fit(evidence: np.ndarray, folder: Path, config: str) -> None:
+    """Raise InputError if hardly any of the notes [N] fits."""
+    if not np.isfinite(evidence).any():
+        raise InputError(
+            f"{folder} is too small to be aligned: no key is struck {LEAST_STROKES} times or more with "
+            f"{LEAST_PARTIALS} partials or more to be heard"
+        )
+    if (share := share_that_fits(evidence)) < LEAST_SHARE:
+        raise InputError(
+            f"{folder}: only {100 * share:.0f} % of the notes fit the strings, nothing is written; check that each "
+            f"MIDI is its recording's, and that {config} was measured on this piano"
+        )
 
 
-def _write(folder: ProcessedFolder, onset: np.ndarray, out: Path) -> np.ndarray:
-    """Write the folder with these onsets; returns by how much each moved more than its recording's median, seconds."""
-    moved, first = [], 0
-    for position, row in enumerate(folder.rows):
-        played, pcm = folder.performance(position), np.array(folder.pcm(position))
-        by = onset[first : first + len(played.onset)] - played.onset
-        first += len(by)
-        moved.append(by - np.median(by))
-        shifted = _shifted(played, by)
-        facts = json.loads((folder.path / f"{row.index}.json").read_text(encoding="utf-8"))["facts"]
-        facts["late_ms"] = [round(1000 * found.seconds, 1) for found in alignments(pcm, shifted, folder.audio_hz)]
-        write_recording(out, row, pcm, shifted, facts)
-    return np.concatenate(moved)
+def _write(found: Found, facts: dict[str, Any], out: Path) -> None:
+    """Write a recording with its new onsets, and what was found out about it before (`dataset_card.Facts`)."""
+    folder, position = found.folder, found.position
+    shifted, pcm = _shifted(folder.performance(position), found.by), np.array(folder.pcm(position))
+    windows = alignments(pcm, shifted, folder.audio_hz)
+    warnings = [words for words in facts.get("warnings", []) if words != verdict(found.windows)]
+    facts = facts | {
+        "late_ms": [round(1000 * window.seconds, 1) for window in windows],
+        "warnings": warnings + [words for words in [verdict(windows)] if words],
+    }
+    write_recording(out, folder.rows[position], pcm, shifted, facts)
 
 
 def _shifted(played: Performance, by: np.ndarray) -> Performance:

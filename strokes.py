@@ -26,11 +26,13 @@ QUIETEST = 0.01  # of a key's loudest partial
 LEAST_STROKES, SEEDS = 6, 40  # of a key; below it keeps its labels. Of which the first phases are made
 SPREAD_SECONDS, SEARCH_SECONDS, STEP_SECONDS = 0.003, 0.012, 2.5e-5  # of what is left of the labels' error
 CANDIDATES = 16  # onsets of a stroke, a period apart, from which the best is chosen
-LEAST_PARTIALS = 5  # of a stroke, below which there is always an onset that random phases fit
+LEAST_PARTIALS = 5  # below which there mostly is an onset that random phases fit, too
+ENOUGH = 2.0  # of evidence (`_Key.evidence`): one in twenty of the strokes under another recording's MIDI has it
 # A partial's weight is as in a von Mises distribution's likelihood, times this: their errors are not independent.
 INDEPENDENCE = 0.4
 LEAST_FIT, GOOD_FIT = 0.5, 0.8  # mean cosine of a stroke's phases against its key's: what is moved, what is relied upon
-LEAST_SHARE = 0.2  # of a recording's strokes that fit well: below, it is left alone, its MIDI is probably another's
+# Share of a recording's strokes with evidence enough, below which its MIDI is probably another's; of how many at least.
+LEAST_SHARE, LEAST_JUDGED = 0.2, 10
 ROUNDS, TURNS = 4, 4  # of measuring at the onsets found so far, of phases and onsets in turns
 UNAMBIGUOUS_HZ = 230.0  # below, a period is longer than labels are off: these keys tell how labels are off in common
 
@@ -194,10 +196,12 @@ class _Key:
     def weights(self, phasor: np.ndarray) -> np.ndarray:
         return INDEPENDENCE * self.likeness / (1 / _concentration(np.abs(phasor)) + self.noise)
 
-    def n_partials(self, phasor: np.ndarray) -> np.ndarray:
-        """By how many partials each stroke is judged [n]: as many as alike weights would be, that say as much."""
+    def evidence(self, phasor: np.ndarray, fit: np.ndarray) -> np.ndarray:
+        """What a fit [n] says: it times the root of how many partials of the same weight would say as much; of fewer
+        than LEAST_PARTIALS NaN."""
         weights = self.weights(phasor)
-        return weights.sum(axis=1) ** 2 / np.maximum((weights**2).sum(axis=1), 1e-20)
+        n = weights.sum(axis=1) ** 2 / np.maximum((weights**2).sum(axis=1), 1e-20)
+        return np.where(n < LEAST_PARTIALS, np.nan, fit * np.sqrt(n))
 
     def mean(self, shift: np.ndarray, fit: np.ndarray) -> np.ndarray:
         """The phasor [P] of strokes aligned like this, by how well they fit."""
@@ -285,9 +289,9 @@ def _keys(
 def aligned(
     folder: ProcessedFolder, data: DataConfig, flux: Sequence[float | None], known: Piano | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Onsets of all notes of a folder [N], and how well each fits its key [N], -1 to 1, or NaN where that says nothing.
+    """Onsets of all notes of a folder [N], and the evidence that they are right [N] (ENOUGH is), or NaN.
 
-    Recordings of which hardly any note fits keep their labels.
+    Keys with too few strokes or partials keep their labels, recordings of which hardly any note fits do so too.
     `flux`: seconds by which each recording's flux comes after its notes, None where that is not known
     (`alignment.trusted_seconds`); `known`: with these phases.
     """
@@ -297,8 +301,8 @@ def aligned(
         piano = Piano(hz, strings_of(data).decay, level, np.zeros(hz.shape, dtype=np.complex128))
     else:
         piano = known
-    expected, fit, clear = strokes.label, np.full(len(strokes.label), np.nan), _clear(strokes) + 0.1
-    onset, slope = expected, 0.0
+    expected, fit, clear = strokes.label, np.zeros(len(strokes.label)), _clear(strokes) + 0.1
+    evidence, onset, slope = np.full(len(fit), np.nan), expected, 0.0
     for _ in range(ROUNDS):
         found = _partials(folder, strokes, onset, piano.hz, data.preemphasis)[0]
         noise, new = _interference(strokes, onset, piano), expected.copy()
@@ -315,20 +319,25 @@ def aligned(
                 middle = float(np.average(shift, weights=np.maximum(fit[notes], 1e-3)))
                 phasor = phasor * np.exp(-2j * np.pi * key.hz * middle)  # labels are right on average
                 shift, fit[notes] = _best_shifts(key, phasor)
-            fit[notes] = np.where(key.n_partials(phasor) < LEAST_PARTIALS, np.nan, fit[notes])
+            evidence[notes] = key.evidence(phasor, fit[notes])
             piano.phasor[number, partials] = phasor
             new[notes] += shift
         expected, slope = _expected(strokes, new, fit, piano, slope)
         onset = np.where(fit > LEAST_FIT, new, expected)
     for position in np.unique(strokes.recording):
         here = strokes.recording == position
-        onset[here] = np.where(share_that_fits(fit[here]) < LEAST_SHARE, strokes.label[here], onset[here])
-    return onset, fit
+        onset[here] = strokes.label[here] if hardly_fits(evidence[here]) else onset[here]
+    return onset, evidence
 
 
-def share_that_fits(fit: np.ndarray) -> float:
-    """How many of the strokes [N] that can be judged fit well; 0 of none."""
-    return float((fit > GOOD_FIT).sum() / max(1, np.isfinite(fit).sum()))
+def share_that_fits(evidence: np.ndarray) -> float:
+    """Of the strokes [N] that can be judged; 0 if there are none."""
+    return float((evidence > ENOUGH).sum() / max(1, np.isfinite(evidence).sum()))
+
+
+def hardly_fits(evidence: np.ndarray) -> bool:
+    """Whether a recording's strokes [N] can be judged, and are as under another recording's MIDI."""
+    return np.isfinite(evidence).sum() >= LEAST_JUDGED and share_that_fits(evidence) < LEAST_SHARE
 
 
 def _expected(

@@ -117,10 +117,11 @@ def test_strokes_of_few_partials_are_not_judged_for_random_phases_fit_them_too(n
     unit = np.exp(2j * np.pi * rng.random((300, n)))
     key = strokes._Key(unit, heard, np.zeros((300, n)), 261.6 * np.arange(1, n + 1))
     phasor = 0.9 * np.exp(2j * np.pi * rng.random(n))
-    fit, judged = strokes._best_shifts(key, phasor)[1], key.n_partials(phasor) >= strokes.LEAST_PARTIALS
-    few = n < strokes.LEAST_PARTIALS or not alike
-    assert (judged == (not few)).all()
+    fit = strokes._best_shifts(key, phasor)[1]
+    evidence, few = key.evidence(phasor, fit), n < strokes.LEAST_PARTIALS or not alike
     assert ((fit > strokes.GOOD_FIT).mean() > 0.2) == few
+    assert (np.isnan(evidence) == few).all()
+    assert strokes.share_that_fits(evidence) < strokes.LEAST_SHARE
 
 
 @pytest.fixture(scope="module")

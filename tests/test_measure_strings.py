@@ -125,7 +125,8 @@ def test_too_little_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("key", "values"), [("partial_hz", [440.0] * 88), ("partial_level", [1.0] * 88 * 16)])
 def test_wrong_lists_are_refused(key, values):
-    with pytest.raises(InputError, match=r"partial_[a-z]*: expected 88 x 16 numbers"):
+    words = r"partial_[a-z]*: expected 88 x 16 numbers from .*, 1408 in all.* (1408|88) are given"
+    with pytest.raises(InputError, match=words):
         config_from_dict({"data_config": {key: values}}, "test")
 
 
@@ -150,7 +151,10 @@ def test_every_global_value_can_have_its_own_strings():
     given["partial_hz"][88 * 16 :] = (1.01 * usual.hz).ravel().tolist()
     with pytest.raises(InputError, match="88 x 16 numbers"):
         config_from_dict({"data_config": {**given, "global_values": ["year=2008"]}}, "test")
-    data = DataConfig(**given, global_values=["year=2008", "year=2009"])
+    with pytest.raises(InputError, match=r"of one column.* 1408 in all.* 2816 are given"):
+        config_from_dict({"data_config": {**given, "global_values": ["year=2008", "piano=1"]}}, "test")
+    both = {**given, "global_values": ["year=2008", "year=2009"]}
+    data = config_from_dict({"data_config": both}, "test").data_config
     first, second, unknown = (strings_of(data, one_hot(said, data.global_values)).hz
                               for said in (["year=2008"], ["year=2009"], []))  # fmt: skip
     assert np.allclose(first, usual.hz) and np.allclose(second, 1.01 * usual.hz) and np.array_equal(unknown, first)

@@ -25,6 +25,7 @@ HIGHEST = 0.43  # of the sampling rate: higher partials are not looked at
 QUIETEST = 0.01  # of a key's loudest partial
 LEAST_STROKES, SEEDS = 6, 40  # of a key; below it keeps its labels. Of which the first phases are made
 SPREAD_SECONDS, SEARCH_SECONDS, STEP_SECONDS = 0.003, 0.012, 2.5e-5  # of what is left of the labels' error
+BLOCK = 2000  # strokes at once: of 200 hours, one key's on the whole grid would take gigabytes
 CANDIDATES = 16  # onsets of a stroke, a period apart, from which the best is chosen
 LEAST_PARTIALS = 5  # below which there mostly is an onset that random phases fit, too
 ENOUGH = 2.0  # of evidence (`_Key.evidence`): one in twenty of the strokes under another recording's MIDI has it
@@ -180,6 +181,11 @@ def _concentration(coherence: np.ndarray) -> np.ndarray:
     return np.where(r < 0.53, low, np.where(r < 0.85, middle, high))
 
 
+def _of_one_weight(weights: np.ndarray) -> np.ndarray:
+    """How many of one weight are as good as these [n, P]: [n]."""
+    return weights.sum(axis=1) ** 2 / np.maximum((weights**2).sum(axis=1), 1e-20)
+
+
 @dataclass(frozen=True)
 class _Key:
     """The strokes of one key, and its P partials that can be heard."""
@@ -197,11 +203,11 @@ class _Key:
         return INDEPENDENCE * self.likeness / (1 / _concentration(np.abs(phasor)) + self.noise)
 
     def evidence(self, phasor: np.ndarray, fit: np.ndarray) -> np.ndarray:
-        """What a fit [n] says: it times the root of how many partials of the same weight would say as much; of fewer
-        than LEAST_PARTIALS NaN."""
+        """What a fit [n] says: it times the root of how many partials of one weight would say as much; NaN where fewer
+        than LEAST_PARTIALS would even if all were as loud as expected."""
         weights = self.weights(phasor)
-        n = weights.sum(axis=1) ** 2 / np.maximum((weights**2).sum(axis=1), 1e-20)
-        return np.where(n < LEAST_PARTIALS, np.nan, fit * np.sqrt(n))
+        expected = _of_one_weight(weights / self.likeness)
+        return np.where(expected < LEAST_PARTIALS, np.nan, fit * np.sqrt(_of_one_weight(weights)))
 
     def mean(self, shift: np.ndarray, fit: np.ndarray) -> np.ndarray:
         """The phasor [P] of strokes aligned like this, by how well they fit."""
@@ -229,7 +235,15 @@ def _seeded(key: _Key, clear: np.ndarray) -> np.ndarray:
 
 
 def _best_shifts(key: _Key, phasor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest shift of each stroke, seconds [n], and how well its phases fit then [n].
+    """The likeliest shift of each stroke, seconds [n], and how well its phases fit then [n]."""
+    blocks = [slice(first, first + BLOCK) for first in range(0, len(key.unit), BLOCK)]
+    parts = [replace(key, unit=key.unit[b], likeness=key.likeness[b], noise=key.noise[b]) for b in blocks]
+    shifts, fits = zip(*(_shifts(part, phasor) for part in parts), strict=True)
+    return np.concatenate(shifts), np.concatenate(fits)
+
+
+def _shifts(key: _Key, phasor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `_best_shifts`, of all strokes at once.
 
     The peaks of the likelihood on a grid are followed to their tops by Newton's steps before the best is chosen: the
     highest partials turn far from one point to the next.

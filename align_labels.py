@@ -181,9 +181,19 @@ def _write(found: Found, facts: dict[str, Any], out: Path) -> None:
 
 
 def _shifted(played: Performance, by: np.ndarray) -> Performance:
-    """A performance whose notes come later by so many seconds each, its pedals by the median of them."""
+    """A performance whose notes come later by so many seconds each, its pedals by the median of them.
+
+    Notes of a key stay in their order, and do not reach into one another where they did not before.
+    """
     onset = np.where(played.onset >= 0, np.maximum(played.onset + by, 0.0), played.onset)
-    offset = np.maximum(played.offset + by, onset)
+    offset = played.offset + by
+    for pitch in np.unique(played.pitch):
+        own = np.flatnonzero(played.pitch == pitch)
+        onset[own] = np.maximum.accumulate(onset[own])
+        this, following = own[:-1], own[1:]
+        apart = played.offset[this] <= played.onset[following]
+        offset[this] = np.where(apart, np.minimum(offset[this], onset[following]), offset[this])
+    offset = np.maximum(offset, onset)
     order, late = np.lexsort((played.pitch, onset)), np.median(by) if len(by) else 0.0
     pedals = {c: np.column_stack([np.maximum(e[:, 0] + late, 0.0), e[:, 1]]) for c, e in played.pedals.items()}
     columns = {"onset": onset, "offset": offset, "pitch": played.pitch, "velocity": played.velocity}

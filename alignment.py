@@ -36,10 +36,9 @@ def trusted_seconds(found: list[Alignment]) -> float | None:
     Two windows that give the same lag confirm each other; one alone must be clear.
     """
     lags = [alignment.seconds for alignment in found]
-    trusted = [a.seconds for a in found if a.agreement >= TRUSTED_AGREEMENT]
-    if len(lags) == 2 and abs(lags[0] - lags[1]) <= WARN_SECONDS:
-        trusted = trusted or lags
-    return sum(trusted) / len(trusted) if trusted else None
+    if len(lags) < 2 or abs(lags[0] - lags[1]) > WARN_SECONDS:
+        lags = [alignment.seconds for alignment in found if alignment.agreement >= TRUSTED_AGREEMENT]
+    return sum(lags) / len(lags) if lags else None
 
 
 def verdict(found: list[Alignment]) -> str | None:

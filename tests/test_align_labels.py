@@ -274,6 +274,8 @@ def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(road, tmp_pa
     assert not (out / "filenames.csv").exists()
     with pytest.raises(InputError, match="begun with another config"):
         align(road / "off", config, out, "--set", "data_config.preemphasis=0.5")
+    with folder_lock.only_run(out), pytest.raises(InputError, match="another run is working"):
+        align(road / "off", config, out)
     assert align(road / "off", config, out) == 0
     assert ProcessedFolder(out).made_from == ProcessedFolder(road / "aligned").made_from
     for path in (road / "aligned").glob("[0-9]*"):

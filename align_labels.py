@@ -9,67 +9,61 @@ The partials of a key begin with the same phases at every stroke, relative to th
 agree, `measure_strings.py` finds these phases, and the excitation meets the sound. Here the phases of all keys and the
 onset of each stroke are found in turns, until they agree (expectation and maximisation): the onset by all its partials
 together, the phases by all strokes of the key. The labels' own error is taken to be one for each recording, one that is
-proportional to velocity, and what is left; strokes that do not fit keep the first two. Phases are those at the
-microphones: recordings of another room or piano need a value or a folder of their own. Where in time a key's phases are
-read is what its labels say on average; pedals move with the recording. With data_config.global_values of one column,
-such as years, each value's recordings are aligned by themselves.
+proportional to velocity, and what is left; strokes that do not fit keep the first two, and so do those with too few
+partials to tell. A recording of which hardly any note fits is left alone and named: its MIDI may be another's. Phases
+are those at the microphones: recordings of another room or piano need a value or a folder of their own. Where in time a
+key's phases are read is what its labels say on average; pedals move with the recording. With data_config.global_values
+of one column, such as years, each value's recordings are aligned by themselves. Nothing is written until all onsets are
+found.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from alignment import alignments
-from atomic import write_text
-from audio import FULL_SCALE
-from cli import parser, progress, run
-from conditioning import PARTIAL_CHANNEL, strings_of
+from alignment import Alignment, alignments, trusted_seconds, verdict
+from atomic import remove_leftovers
+from cli import note, parser, run
+from conditioning import PARTIAL_CHANNEL
 from config import DataConfig, load_config
-from emphasis import emphasize
 from errors import InputError
-from measure_strings import window_seconds
-from midi import LOWEST_PITCH, N_PITCHES, Performance, sounding_offset
-from processed_folder import INDEX_NAME, RECORD_NAME, ProcessedFolder, begin_folder, write_recording
+from folder_lock import only_run
+from midi import N_PITCHES, Performance
+from processed_folder import (
+    ProcessedFolder,
+    begin_folder,
+    check_claim,
+    finish_folder,
+    product_names,
+    write_recording,
+)
+from strokes import (
+    ENOUGH,
+    LEAST_PARTIALS,
+    LEAST_SHARE,
+    LEAST_STROKES,
+    aligned,
+    hardly_fits,
+    piano_of,
+    share_that_fits,
+)
 
-SKIPPED_SECONDS = 0.01  # after an onset: the hammer's noise
-FLUX_SECONDS = 0.01  # by which the flux of a stroke (`alignment.py`) comes after its onset
-LAG_SECONDS, N_LAGS, MOST_OFF_HZ = 0.04, 5, 4.0  # of the windows between which a partial's phase turns
-HIGHEST = 0.43  # of the sampling rate: higher partials are not looked at
-QUIETEST = 0.01  # of a key's loudest partial
-LEAST_STROKES, SEEDS = 6, 40  # of a key; below it keeps its labels. Of which the first phases are made
-SPREAD_SECONDS, SEARCH_SECONDS, STEP_SECONDS = 0.003, 0.012, 2.5e-5  # of what is left of the labels' error
-CANDIDATES = 16  # onsets of a stroke, a period apart, from which the best is chosen
-# A partial's weight is as in a von Mises distribution's likelihood, times this: their errors are not independent.
-INDEPENDENCE = 0.4
-LEAST_FIT, GOOD_FIT = 0.5, 0.8  # mean cosine of a stroke's phases against its key's: what is moved, what is relied upon
-ROUNDS, TURNS = 4, 4  # of measuring at the onsets found so far, of phases and onsets in turns
-UNAMBIGUOUS_HZ = 230.0  # below, a period is longer than labels are off: these keys tell how labels are off in common
-
-
-@dataclass(frozen=True)
-class Strokes:
-    """All notes of a folder, recording by recording: each array [N]."""
-
-    recording: np.ndarray
-    key: np.ndarray
-    velocity: np.ndarray
-    loudness: np.ndarray  # (velocity / 127) ** exponent
-    label: np.ndarray  # seconds, plus what `alignment.py` says of the recording
-    seconds: np.ndarray  # how long it sounds
-    rest: np.ndarray  # seconds for which the key was silent before
+STRINGS = ("partial_hz", "partial_level", "partial_decay", "partial_phase")
 
 
 @dataclass(frozen=True)
-class Piano:
-    """What its partials are: each [88, 16]."""
+class Found:
+    """What was found of one recording, at this position of a folder."""
 
-    hz: np.ndarray
-    decay: np.ndarray  # 1/s
-    level: np.ndarray  # at velocity 127
-    phasor: np.ndarray  # mean of exp(i phase) over strokes: 0 where nothing is known, 1 where all agree
+    folder: ProcessedFolder
+    position: int
+    windows: list[Alignment]  # of its labels with its sound, without phases
+    by: np.ndarray  # seconds [N] by which its notes are to come later
+    evidence: np.ndarray  # [N] as of `strokes.aligned`
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,35 +76,49 @@ def main(argv: list[str] | None = None) -> int:
     data = load_config(args.config, ("data_config",), args.overrides).data_config
     if not data.partial_hz:
         raise InputError(f"{args.config} has no data_config.partial_hz; run measure_strings.py first")
-    if args.out.exists() and not args.force:
-        raise InputError(f"{args.out} is there already; choose another name, or use --force")
-    if args.like and "aligned" not in _made_from(args.like):
-        raise InputError(f"{args.like} is not aligned; align it first, without --like")
     if args.out.resolve() in {path.resolve() for path in (args.data, args.like) if path}:
         raise InputError(f"{args.out} is what is to be read; choose another name")
-    folder = ProcessedFolder(args.data)
-    folder.check_rate(data.audio_hz)
-    likes = ProcessedFolder(args.like).parts(data.global_values) if args.like else {}
-    parts, found = folder.parts(data.global_values), []
-    if lacking := [value for value in parts if likes and value not in likes]:
+    folder, like = ProcessedFolder(args.data), ProcessedFolder(args.like) if args.like else None
+    if like and "aligned" not in like.made_from:
+        raise InputError(f"{args.like} is not aligned; align it first, without --like")
+    made_from = folder.made_from | {"aligned": {"like": str(args.like or args.data)} | _decisive(data)}
+    check_claim(args.out, made_from, "aligned", force=args.force)
+    for each in filter(None, (folder, like)):
+        each.check_rate(data.audio_hz)
+    parts = folder.parts(data.global_values)
+    likes = like.parts(data.global_values) if like else dict.fromkeys(parts)
+    if lacking := [value for value in parts if value not in likes]:
         raise InputError(f"{args.like} has no recording of {lacking[0]}, {args.data} has; align that without --like")
-    for value, part in parts.items():
-        own = _of_value(data, value)
-        found.append(aligned(part, own, piano_of(likes[value], own) if likes else None))
-    begin_folder(args.out, _made_from(args.data) | {"aligned": {"like": str(args.like or args.data)}}, force=args.force)
-    both = zip(parts.values(), found, strict=True)
-    moved = np.concatenate([_write(part, onset, args.out) for part, (onset, _) in both])
-    fit = np.concatenate([fits for _, fits in found])
-    # with the columns that its owner has added
-    write_text(args.out / INDEX_NAME, (args.data / INDEX_NAME).read_text(encoding="utf-8"))
-    left = float(np.std(moved[fit > GOOD_FIT])) * 1000
-    result = {"notes": len(fit), "fit": float((fit > GOOD_FIT).mean()), "spread_ms": left, "out": str(args.out)}
+    facts = {row.index: folder.facts(position) for position, row in enumerate(folder.rows)}
+    with only_run(args.out):
+        found = [each for value, part in parts.items() for each in _found(part, _of_value(data, value), likes[value])]
+        for each in found:
+            _tell(each)
+        evidence = np.concatenate([each.evidence for each in found])
+        _check_fit(evidence, args.data, args.config)
+        begin_folder(args.out, made_from, force=args.force)
+        remove_leftovers(args.out, product_names([row.index for row in folder.rows], shared=True))
+        for each in found:
+            _write(each, facts[each.folder.rows[each.position].index], args.out)
+        finish_folder(args.out, folder.rows, folder.added)
+    moved = np.concatenate([each.by - np.median(each.by) for each in found if len(each.by)])
+    spread_ms, share = 1000 * float(np.std(moved[evidence > ENOUGH])), share_that_fits(evidence)
+    result = {"notes": len(evidence), "judged": int(np.isfinite(evidence).sum()), "fit": share, "spread_ms": spread_ms}
     said = (
-        f"{len(fit)} notes, {100 * result['fit']:.0f} % of which fit well; within a recording they moved by "
-        f"{left:.1f} ms (standard deviation); written: {args.out}"
+        f"{len(evidence)} notes; of {result['judged']} that can be judged {100 * share:.0f} % fit, and moved within a "
+        f"recording by {spread_ms:.1f} ms (standard deviation); written: {args.out}"
     )
-    print(json.dumps(result) if args.as_json else said)
+    print(json.dumps(result | {"out": str(args.out)}) if args.as_json else said)
     return 0
+
+
+def _decisive(data: DataConfig) -> dict[str, Any]:
+    """What of a config decides where notes go, as it is recorded."""
+    strings = json.dumps([getattr(data, name) for name in STRINGS])
+    names = ("preemphasis", "velocity_exponent", "global_values")
+    return {name: getattr(data, name) for name in names} | {
+        "strings_sha256": hashlib.sha256(strings.encode()).hexdigest()
+    }
 
 
 def _of_value(data: DataConfig, value: str) -> DataConfig:
@@ -119,308 +127,77 @@ def _of_value(data: DataConfig, value: str) -> DataConfig:
     if not value or len(data.partial_hz) == n:
         return data
     first = n * data.global_values.index(value)
-    names = ("partial_hz", "partial_level", "partial_decay", "partial_phase")
-    return replace(data, **{name: getattr(data, name)[first : first + n] for name in names})
+    return replace(data, **{name: getattr(data, name)[first : first + n] for name in STRINGS})
 
 
-def _made_from(path: Path) -> dict:
-    ProcessedFolder(path)  # says what is wrong with it
-    return json.loads((path / RECORD_NAME).read_text(encoding="utf-8"))["made_from"]
+def _found(folder: ProcessedFolder, data: DataConfig, like: ProcessedFolder | None) -> list[Found]:
+    """Of each recording of a folder where its notes belong."""
+    positions = range(len(folder.rows))
+    played = [folder.performance(position).onset for position in positions]
+    windows = [alignments(np.array(folder.pcm(i)), folder.performance(i), folder.audio_hz) for i in positions]
+    flux = [trusted_seconds(each) for each in windows]
+    onset, evidence = aligned(folder, data, flux, piano_of(like, data) if like else None)
+    ends = np.cumsum([len(each) for each in played])[:-1]
+    by = [new - old for new, old in zip(np.split(onset, ends), played, strict=True)]
+    return [Found(folder, *each) for each in zip(positions, windows, by, np.split(evidence, ends), strict=True)]
 
 
-def _write(folder: ProcessedFolder, onset: np.ndarray, out: Path) -> np.ndarray:
-    """Write the folder with these onsets; returns by how much each moved more than its recording's median, seconds."""
-    moved, first = [], 0
-    for position, row in enumerate(folder.rows):
-        played, pcm = folder.performance(position), np.array(folder.pcm(position))
-        by = onset[first : first + len(played.onset)] - played.onset
-        first += len(by)
-        moved.append(by - np.median(by))
-        shifted = _shifted(played, by)
-        facts = json.loads((folder.path / f"{row.index}.json").read_text(encoding="utf-8"))["facts"]
-        facts["late_ms"] = [round(1000 * found.seconds, 1) for found in alignments(pcm, shifted, folder.audio_hz)]
-        write_recording(out, row, pcm, shifted, facts)
-    return np.concatenate(moved)
+def _tell(found: Found) -> None:
+    """Name a recording whose MIDI may be another's."""
+    doubts = [verdict(found.windows)]
+    if trusted_seconds(found.windows) is None:
+        doubts = ["how late the sound is cannot be told"]
+    if hardly_fits(found.evidence):
+        doubts.append(f"{100 * share_that_fits(found.evidence):.0f} % of its notes fit the strings")
+    if words := ", ".join(filter(None, doubts)):
+        note(f"{found.folder.rows[found.position].audio_filename}: {words}; is it the MIDI of this recording?")
+
+
+def _check_fit(evidence: np.ndarray, folder: Path, config: str) -> None:
+    """Raise InputError if hardly any of the notes [N] fits."""
+    if not np.isfinite(evidence).any():
+        raise InputError(
+            f"{folder} is too small to be aligned: no key is struck {LEAST_STROKES} times or more with "
+            f"{LEAST_PARTIALS} partials or more to be heard"
+        )
+    if (share := share_that_fits(evidence)) < LEAST_SHARE:
+        raise InputError(
+            f"{folder}: only {100 * share:.0f} % of the notes fit the strings, nothing is written; check that each "
+            f"MIDI is its recording's, and that {config} was measured on this piano"
+        )
+
+
+def _write(found: Found, facts: dict[str, Any], out: Path) -> None:
+    """Write a recording with its new onsets, and what was found out about it before (`dataset_card.Facts`)."""
+    folder, position = found.folder, found.position
+    shifted, pcm = _shifted(folder.performance(position), found.by), np.array(folder.pcm(position))
+    windows = alignments(pcm, shifted, folder.audio_hz)
+    warnings = [words for words in facts.get("warnings", []) if words != verdict(found.windows)]
+    facts = facts | {
+        "late_ms": [round(1000 * window.seconds, 1) for window in windows],
+        "warnings": warnings + [words for words in [verdict(windows)] if words],
+    }
+    write_recording(out, folder.rows[position], pcm, shifted, facts)
 
 
 def _shifted(played: Performance, by: np.ndarray) -> Performance:
-    """A performance whose notes come later by so many seconds each, its pedals by the median of them."""
+    """A performance whose notes come later by so many seconds each, its pedals by the median of them.
+
+    Notes of a key stay in their order, and do not reach into one another where they did not before.
+    """
     onset = np.where(played.onset >= 0, np.maximum(played.onset + by, 0.0), played.onset)
-    offset = np.maximum(played.offset + by, onset)
+    offset = played.offset + by
+    for pitch in np.unique(played.pitch):
+        own = np.flatnonzero(played.pitch == pitch)
+        onset[own] = np.maximum.accumulate(onset[own])
+        this, following = own[:-1], own[1:]
+        apart = played.offset[this] <= played.onset[following]
+        offset[this] = np.where(apart, np.minimum(offset[this], onset[following]), offset[this])
+    offset = np.maximum(offset, onset)
     order, late = np.lexsort((played.pitch, onset)), np.median(by) if len(by) else 0.0
     pedals = {c: np.column_stack([np.maximum(e[:, 0] + late, 0.0), e[:, 1]]) for c, e in played.pedals.items()}
     columns = {"onset": onset, "offset": offset, "pitch": played.pitch, "velocity": played.velocity}
     return replace(played, pedals=pedals, **{name: column[order] for name, column in columns.items()})
-
-
-def _strokes(folder: ProcessedFolder, exponent: float) -> Strokes:
-    columns = []
-    for position in range(len(folder.rows)):
-        played = folder.performance(position)
-        found = alignments(np.array(folder.pcm(position)), played, folder.audio_hz)
-        late = float(np.mean([alignment.seconds for alignment in found])) - FLUX_SECONDS if found else 0.0
-        end, key = sounding_offset(played), played.pitch - LOWEST_PITCH
-        rest = np.full(len(key), np.inf)
-        for k in np.unique(key):
-            same = np.flatnonzero(key == k)
-            rest[same[1:]] = played.onset[same[1:]] - end[same[:-1]]
-        loudness = (played.velocity / 127) ** exponent
-        which = np.full(len(key), position)
-        columns.append((which, key, played.velocity, loudness, played.onset + late, end - played.onset, rest))
-    return Strokes(*(np.concatenate(column) for column in zip(*columns, strict=True)))
-
-
-def _partials(
-    folder: ProcessedFolder, strokes: Strokes, onset: np.ndarray, hz: np.ndarray, preemphasis: float, lags: int = 1
-) -> np.ndarray:
-    """Complex amplitudes [lags, N, 16] of the partials in windows after the onsets, turned back to these."""
-    found, rate = np.zeros((lags, len(onset), hz.shape[1]), dtype=np.complex128), folder.audio_hz
-    lengths = np.rint(window_seconds(hz) * rate).astype(int)
-    pad = rate  # of silence around a recording: strokes at its ends need no care
-    for position in progress(range(len(folder.rows)), len(folder.rows), "recording"):
-        sound = np.pad(emphasize(np.array(folder.pcm(position)), preemphasis) / FULL_SCALE, pad).astype(np.float32)
-        here = np.flatnonzero(strokes.recording == position)
-        for key in np.unique(strokes.key[here]):
-            notes, length = here[strokes.key[here] == key], lengths[key]
-            window = np.hanning(length) * 2 / np.hanning(length).sum()
-            turning = np.exp(-2j * np.pi * np.outer(np.arange(length) / rate, hz[key])) * window[:, None]
-            turning = turning.astype(np.complex64)
-            for lag in range(lags):
-                start = np.rint((onset[notes] + SKIPPED_SECONDS + lag * LAG_SECONDS) * rate).astype(int)
-                at = np.clip(start + pad, 0, len(sound) - length)
-                pieces = sound[at[:, None] + np.arange(length)]
-                back = np.exp(-2j * np.pi * np.outer(start / rate - onset[notes], hz[key]))
-                found[lag, notes] = (pieces @ turning) * back
-    return found
-
-
-def _clear(strokes: Strokes) -> np.ndarray:
-    """Which strokes [N] are loud and long enough, of a key that was silent before."""
-    loud = strokes.velocity >= np.median(strokes.velocity)
-    return loud & (strokes.seconds > LAG_SECONDS * N_LAGS) & (strokes.rest > 0.1)
-
-
-def _tuned(folder: ProcessedFolder, strokes: Strokes, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies [88, 16] by how phases turn within strokes, whatever their labels; levels at velocity 127."""
-    hz, clear = strings_of(data).hz.copy(), _clear(strokes)
-    chosen = Strokes(*(column[clear] for column in vars(strokes).values()))
-    for _ in range(2):
-        found = _partials(folder, chosen, chosen.label, hz, data.preemphasis, N_LAGS)
-        size = np.abs(found) + 1e-12
-        turns = (found[1:] * found[:-1].conj() / (size[1:] + size[:-1])).sum(axis=0)  # [N, 16]
-        sums = np.zeros(hz.shape, dtype=np.complex128)
-        np.add.at(sums, chosen.key, turns)
-        off = np.angle(sums) / (2 * np.pi * LAG_SECONDS)
-        often = np.bincount(chosen.key, minlength=N_PITCHES) >= LEAST_STROKES
-        hz += np.where(often[:, None] & (np.abs(off) < MOST_OFF_HZ) & (hz < HIGHEST * folder.audio_hz), off, 0.0)
-    return hz, _levels(found[0], chosen)
-
-
-def _levels(found: np.ndarray, strokes: Strokes) -> np.ndarray:
-    """Medians of the amplitudes [N, 16] at velocity 127 of each key [88, 16]; of keys without strokes from those
-    around."""
-    keys = np.unique(strokes.key)
-    if not len(keys):
-        raise InputError("no key is struck loud and long enough: the data set is too small to be aligned")
-    scaled = np.abs(found) / strokes.loudness[:, None]
-    medians = np.stack([np.median(scaled[strokes.key == key], axis=0) for key in keys])
-    logs = np.log(np.maximum(medians, 1e-12))
-    return np.exp(np.stack([np.interp(range(N_PITCHES), keys, column) for column in logs.T], axis=1))
-
-
-def _interference(strokes: Strokes, onset: np.ndarray, piano: Piano) -> np.ndarray:
-    """Power of other notes' partials in each partial's window, relative to its own [N, 16]."""
-    result, seconds = np.zeros((len(onset), piano.hz.shape[1])), window_seconds(piano.hz)
-    start = onset + SKIPPED_SECONDS
-    stop = start + seconds[strokes.key]
-    for position in np.unique(strokes.recording):
-        here = np.flatnonzero(strokes.recording == position)
-        for i in here:
-            key = strokes.key[i]
-            others = here[(onset[here] < stop[i] - 0.01) & (onset[here] > start[i] - 4.0) & (here != i)]
-            middle = (start[i] + stop[i]) / 2
-            released = np.maximum(middle - onset[others] - strokes.seconds[others], 0.0)
-            others, released = others[released < 0.3], released[released < 0.3]
-            if not len(others):
-                continue
-            age = np.maximum(middle - onset[others], 0.0)[:, None]
-            fading = np.exp(-piano.decay[strokes.key[others]] * age - released[:, None] / 0.05)
-            within = np.clip((stop[i] - onset[others]) / seconds[key], 0.0, 1.0)
-            amplitude = piano.level[strokes.key[others]] * fading * (strokes.loudness[others] * within)[:, None]
-            lines = (piano.hz[strokes.key[others]].ravel() - piano.hz[key][:, None]) * seconds[key]
-            power = (_hann_response(lines) ** 2) @ amplitude.ravel() ** 2
-            result[i] = power / np.maximum((strokes.loudness[i] * piano.level[key]) ** 2, 1e-20)
-    return result
-
-
-def _hann_response(lines: np.ndarray) -> np.ndarray:
-    """What a Hann window's spectrum is so many lines beside its middle; beyond its main lobe a bound."""
-    x = np.abs(lines)
-    inside = np.where(x < 2, x, 0.0)
-    lobe = np.sinc(inside) / np.where(np.abs(1 - inside**2) < 1e-3, 1.0, 1 - inside**2)
-    lobe = np.where(np.abs(1 - inside**2) < 1e-3, 0.5, np.abs(lobe))
-    return np.where(x < 2, lobe, 0.02 / np.maximum(x / 2, 1.0) ** 3)
-
-
-def _concentration(coherence: np.ndarray) -> np.ndarray:
-    """The von Mises distribution's, from the length of the mean phasor (Fisher, Statistical Analysis of Circular Data,
-    1993, section 4.5)."""
-    r = np.clip(coherence, 1e-6, 0.995)
-    low, middle, high = 2 * r + r**3 + 5 * r**5 / 6, -0.4 + 1.39 * r + 0.43 / (1 - r), 1 / (r**3 - 4 * r**2 + 3 * r)
-    return np.where(r < 0.53, low, np.where(r < 0.85, middle, high))
-
-
-@dataclass(frozen=True)
-class _Key:
-    """The strokes of one key, and its P partials that can be heard."""
-
-    unit: np.ndarray  # complex [n, P], phasors at the label that is expected
-    likeness: np.ndarray  # [n, P], 1 where a partial is as loud as expected, towards 0 where it is not
-    noise: np.ndarray  # [n, P], power of what else sounds
-    hz: np.ndarray  # [P]
-
-    def turned(self, shift: np.ndarray) -> np.ndarray:
-        """Phasors at the onsets shifted by [n] seconds."""
-        return self.unit * np.exp(2j * np.pi * np.outer(shift, self.hz))
-
-    def weights(self, phasor: np.ndarray) -> np.ndarray:
-        return INDEPENDENCE * self.likeness / (1 / _concentration(np.abs(phasor)) + self.noise)
-
-    def mean(self, shift: np.ndarray, fit: np.ndarray) -> np.ndarray:
-        """The phasor [P] of strokes aligned like this, by how well they fit."""
-        weight = np.clip(2 * (fit - 0.4), 0.0, 1.0)[:, None] / (0.1 + self.noise)
-        return (weight * self.turned(shift)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-9)
-
-
-def _seeded(key: _Key, clear: np.ndarray) -> np.ndarray:
-    """First phasors [P] of a key: those of the stroke that agrees best with the others, with these aligned to it."""
-    chosen = np.argsort(-clear * (1 / (0.1 + key.noise)).sum(axis=1), kind="stable")[:SEEDS]
-    shifts = np.arange(-SEARCH_SECONDS, SEARCH_SECONDS, 2 * STEP_SECONDS)
-    turning = np.exp(2j * np.pi * np.outer(key.hz, shifts))
-    unit, weight, best = key.unit[chosen], 1 / (0.1 + key.noise[chosen]), None
-    for i in range(len(chosen)):
-        both = weight * weight[i] / (weight + weight[i])
-        agreement = ((unit * unit[i].conj() * both) @ turning).real / both.sum(axis=1, keepdims=True)
-        agreement -= shifts**2 / (2 * SEARCH_SECONDS**2 * len(key.hz))
-        score = np.sort(agreement.max(axis=1))[-max(3, len(chosen) // 2) :].mean()
-        if best is None or score > best[0]:
-            best = score, shifts[agreement.argmax(axis=1)], np.maximum(agreement.max(axis=1) - LEAST_FIT, 1e-3)
-    _, shift, trust = best
-    shift = shift - (trust * shift).sum() / trust.sum()
-    weight = weight * trust[:, None]
-    return (weight * unit * np.exp(2j * np.pi * np.outer(shift, key.hz))).sum(axis=0) / weight.sum(axis=0)
-
-
-def _best_shifts(key: _Key, phasor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest shift of each stroke, seconds [n], and how well its phases fit then [n].
-
-    The peaks of the likelihood on a grid are followed to their tops by Newton's steps before the best is chosen: the
-    highest partials turn far from one point to the next.
-    """
-    weights, variance = key.weights(phasor), SPREAD_SECONDS**2
-    pulls = key.unit * weights * phasor.conj() / np.maximum(np.abs(phasor), 1e-12)
-    grid = np.arange(-SEARCH_SECONDS, SEARCH_SECONDS, STEP_SECONDS)
-    likelihood = (pulls @ np.exp(2j * np.pi * np.outer(key.hz, grid))).real - grid**2 / (2 * variance)
-    peak = (likelihood[:, 1:-1] >= likelihood[:, :-2]) & (likelihood[:, 1:-1] > likelihood[:, 2:])
-    likelihood = np.where(peak, likelihood[:, 1:-1], -np.inf)
-    shift = grid[1 + np.argsort(-likelihood, axis=1)[:, :CANDIDATES]]
-    turn = 2 * np.pi * key.hz
-    for _ in range(4):
-        at = pulls[:, None] * np.exp(1j * shift[..., None] * turn)
-        slope, curve = -(at.imag * turn).sum(-1) - shift / variance, (at.real * turn**2).sum(-1) + 1 / variance
-        shift = shift + np.clip(np.where(curve > 0, slope / np.abs(curve), 0.0), -STEP_SECONDS, STEP_SECONDS)
-    at = pulls[:, None] * np.exp(1j * shift[..., None] * turn)
-    best = (at.real.sum(-1) - shift**2 / (2 * variance)).argmax(axis=1)
-    rows = np.arange(len(shift))
-    return shift[rows, best], at.real.sum(-1)[rows, best] / weights.sum(axis=1)
-
-
-def piano_of(folder: ProcessedFolder, data: DataConfig) -> Piano:
-    """The piano of a folder whose labels are aligned. Raises InputError if it is at another rate than the config's."""
-    folder.check_rate(data.audio_hz)
-    strokes = _strokes(folder, data.velocity_exponent)
-    onset = np.concatenate([folder.performance(position).onset for position in range(len(folder.rows))])
-    strokes = replace(strokes, label=onset)
-    hz, level = _tuned(folder, strokes, data)
-    piano = Piano(hz, strings_of(data).decay, level, np.zeros(hz.shape, dtype=np.complex128))
-    found = _partials(folder, strokes, onset, hz, data.preemphasis)[0]
-    for number, _, partials, key in _keys(strokes, piano, found, _interference(strokes, onset, piano), folder.audio_hz):
-        piano.phasor[number, partials] = key.mean(np.zeros(len(key.unit)), np.ones(len(key.unit)))
-    return piano
-
-
-def _keys(
-    strokes: Strokes, piano: Piano, found: np.ndarray, noise: np.ndarray, audio_hz: int
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, _Key]]:
-    """Yield each key that is struck: (its number, its notes [n], its partials [P], `_Key`)."""
-    for number in np.unique(strokes.key):
-        notes, level = np.flatnonzero(strokes.key == number), piano.level[number]
-        heard = np.flatnonzero((piano.hz[number] < HIGHEST * audio_hz) & (level > QUIETEST * level.max()))
-        here = found[notes][:, heard]
-        size = np.maximum(np.abs(here), 1e-12)
-        louder = size / (strokes.loudness[notes, None] * level[heard])
-        yield (
-            number,
-            notes,
-            heard,
-            _Key(here / size, 2 / (louder + 1 / louder), noise[notes][:, heard], piano.hz[number, heard]),
-        )
-
-
-def aligned(folder: ProcessedFolder, data: DataConfig, known: Piano | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Onsets of all notes of a folder [N], and how well each fits its key [N], -1 to 1; `known`: with these phases."""
-    strokes = _strokes(folder, data.velocity_exponent)
-    if known is None:
-        hz, level = _tuned(folder, strokes, data)
-        piano = Piano(hz, strings_of(data).decay, level, np.zeros(hz.shape, dtype=np.complex128))
-    else:
-        piano = known
-    expected, fit, clear = strokes.label, np.zeros(len(strokes.label)), _clear(strokes) + 0.1
-    onset, slope = expected, 0.0
-    for _ in range(ROUNDS):
-        found = _partials(folder, strokes, onset, piano.hz, data.preemphasis)[0]
-        noise, new = _interference(strokes, onset, piano), expected.copy()
-        for number, notes, partials, key in _keys(strokes, piano, found, noise, folder.audio_hz):
-            if known is None and len(notes) < LEAST_STROKES:
-                continue
-            key = replace(key, unit=key.turned(expected[notes] - onset[notes]))
-            phasor = piano.phasor[number, partials]
-            if known is None and not phasor.any():
-                phasor = _seeded(key, clear[notes])
-            shift, fit[notes] = _best_shifts(key, phasor)
-            for _ in range(0 if known else TURNS - 1):
-                phasor = key.mean(shift, fit[notes])
-                middle = float(np.average(shift, weights=np.maximum(fit[notes], 1e-3)))
-                phasor = phasor * np.exp(-2j * np.pi * key.hz * middle)  # labels are right on average
-                shift, fit[notes] = _best_shifts(key, phasor)
-            piano.phasor[number, partials] = phasor
-            new[notes] += shift
-        expected, slope = _expected(strokes, new, fit, piano, slope)
-        onset = np.where(fit > LEAST_FIT, new, expected)
-    return onset, fit
-
-
-def _expected(
-    strokes: Strokes, onset: np.ndarray, fit: np.ndarray, piano: Piano, slope: float
-) -> tuple[np.ndarray, float]:
-    """Labels [N] without what they are off by in each recording, and in proportion to velocity; seconds for each step
-    of velocity."""
-    good = fit > GOOD_FIT
-    if (good & (piano.hz[strokes.key, 0] < UNAMBIGUOUS_HZ)).sum() > 100:
-        good &= piano.hz[strokes.key, 0] < UNAMBIGUOUS_HZ
-    off, n = onset - strokes.label, int(strokes.recording.max()) + 1
-    count = np.maximum(np.bincount(strokes.recording[good], minlength=n), 1)
-    velocity = (
-        strokes.velocity - (np.bincount(strokes.recording[good], strokes.velocity[good], n) / count)[strokes.recording]
-    )
-    late = np.zeros(n)
-    for _ in range(3):
-        for position in np.unique(strokes.recording[good]):
-            here = good & (strokes.recording == position)
-            late[position] = np.median((off - slope * velocity)[here])
-        spread = float((velocity[good] ** 2).sum())
-        slope = float((velocity * (off - late[strokes.recording]))[good].sum() / spread) if spread else 0.0
-    return strokes.label + late[strokes.recording] + slope * velocity, slope
 
 
 if __name__ == "__main__":

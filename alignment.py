@@ -30,25 +30,30 @@ class Alignment:
     agreement: float  # height of the best lag's correlation above the others, in their standard deviations
 
 
-def verdict(found: list[Alignment]) -> str | None:
-    """What is wrong with the alignment, in words for the owner of the files; None if nothing is, or nothing is known.
+def trusted_seconds(found: list[Alignment]) -> float | None:
+    """By how much the sound comes after the notes, on average; None if that is not known.
 
     Two windows that give the same lag confirm each other; one alone must be clear.
     """
     lags = [alignment.seconds for alignment in found]
-    trusted = [a.seconds for a in found if a.agreement >= TRUSTED_AGREEMENT]
+    if len(lags) < 2 or abs(lags[0] - lags[1]) > WARN_SECONDS:
+        lags = [alignment.seconds for alignment in found if alignment.agreement >= TRUSTED_AGREEMENT]
+    return sum(lags) / len(lags) if lags else None
+
+
+def verdict(found: list[Alignment]) -> str | None:
+    """What is wrong with the alignment, in words for the files' owner; None if nothing is, or nothing is known."""
+    lags = [alignment.seconds for alignment in found]
+    late = trusted_seconds(found)
     if len(lags) == 2 and abs(lags[0] - lags[1]) > WARN_SECONDS:
-        if not trusted:
+        if late is None:
             return "its notes do not agree with the sound; is it the MIDI of this recording?"
-        if len(trusted) == 2:
+        if all(alignment.agreement >= TRUSTED_AGREEMENT for alignment in found):
             first, last = (1000 * lag for lag in lags)
             return f"the sound is {first:.0f} ms after the notes at the start and {last:.0f} ms at the end"
-    elif len(lags) == 2:
-        trusted = trusted or lags
-    late = 1000 * sum(trusted) / len(trusted) if trusted else 0.0
-    if abs(late) <= 1000 * WARN_SECONDS:
+    if late is None or abs(late) <= WARN_SECONDS:
         return None
-    return f"the sound is {abs(late):.0f} ms {'after' if late > 0 else 'before'} the notes"
+    return f"the sound is {1000 * abs(late):.0f} ms {'after' if late > 0 else 'before'} the notes"
 
 
 def onset_envelope(pcm: np.ndarray, audio_hz: int) -> np.ndarray:

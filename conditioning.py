@@ -28,6 +28,7 @@ FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + LOWEST_PITCH - 60) / 24)
 # Inharmonicity of each key: it grows from the tenor upwards.
 USUAL_STIFFNESS = (2e-4 * 2 ** (np.maximum(0, np.arange(N_PITCHES) + LOWEST_PITCH - 48) / 10)).tolist()
 ANCHOR_FRAMES = 8  # of which one costs sines and exponentials, the others a complex product for each partial
+SHORTEST_SECONDS, PERIODS = 0.08, 4  # of a window that measures partials: so many periods keep a string's apart
 SILENT = math.log(1000)  # nepers: a partial that has fallen by 60 dB is left out
 
 
@@ -76,6 +77,11 @@ class Strings:
             rows = (self.hz[key], self.level[key], self.decay[key], self.phase[key])
             self.tables[key, audio_hz, hop] = _string(*rows, audio_hz, hop)
         return self.tables[key, audio_hz, hop]
+
+
+def window_seconds(hz: np.ndarray) -> np.ndarray:
+    """The length of the windows in which the partials [88, 16] of each key are measured, [88]."""
+    return np.maximum(SHORTEST_SECONDS, PERIODS / hz[:, 0])
 
 
 @functools.cache

@@ -99,8 +99,8 @@ class DataConfig:
     )
     partial_hz: list[float] = key(
         "of the excitation's strings: frequencies of the 16 partials of each of the 88 keys, key after key "
-        "(measure_strings.py), or as many for each of global_values, whose pianos or tunings differ; empty: as of an "
-        "ordinary piano",
+        "(measure_strings.py), or as many for each of global_values of one column, whose pianos or tunings differ; "
+        "empty: as of an ordinary piano",
         [],
     )
     partial_level: list[float] = key("the same: amplitudes at the onset, for velocity 127", [])
@@ -130,14 +130,16 @@ class DataConfig:
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
         limits = {"hz": (1.0, 1e6), "level": (0.0, 1e6), "decay": (0.01, 1e3), "phase": (-10.0, 10.0)}
-        lengths = (0, 88 * 16, 88 * 16 * len(self.global_values))
+        n, n_columns = 88 * 16, len({value.partition("=")[0] for value in self.global_values})
+        expected = sorted({n, n * len(self.global_values) if n_columns == 1 else n})
         for name, (low, high) in limits.items():
             values = getattr(self, f"partial_{name}")
-            wrong = len(values) not in lengths or len(values) != len(self.partial_hz)
+            wrong = len(values) not in {0, *expected} or len(values) != len(self.partial_hz)
             if wrong or not all(low <= value <= high for value in values):
                 raise ValueError(
                     f"partial_{name}: expected 88 x 16 numbers from {low:g} to {high:g} (or as many for each of "
-                    f"global_values), as in the other three of partial_{', partial_'.join(limits)}, or none in any"
+                    f"global_values of one column), {' or '.join(map(str, expected))} in all, and as many in the other "
+                    f"three of partial_{', partial_'.join(limits)}, or none in any; {len(values)} are given"
                 )
         if wrong := [value for value in self.global_values if not GLOBAL_VALUE.fullmatch(value)]:
             raise ValueError(f"global_values: {wrong[0]!r}: expected COLUMN=VALUE with a whole number, e.g. year=2008")

@@ -21,7 +21,7 @@ import numpy as np
 from atomic import write_text
 from audio import FULL_SCALE
 from cli import parser, progress, run
-from conditioning import PARTIAL_CHANNEL, Strings, usual_strings
+from conditioning import PARTIAL_CHANNEL, SHORTEST_SECONDS, Strings, usual_strings, window_seconds
 from config import load_config
 from emphasis import emphasize
 from errors import InputError
@@ -34,7 +34,6 @@ SEARCH_CENTS = 45.0  # around where an ordinary piano's partial lies
 SPREAD_CENTS = 5.0  # between the quartiles: what spreads more is another string's partial
 STROKES_PER_RECORDING, LEAST_STROKES = 250, 8
 FIRST_SECONDS, STEP_SECONDS, N_WINDOWS = 0.02, 0.02, 18  # of the windows in which partials are followed
-SHORTEST_SECONDS, PERIODS = 0.08, 4  # of such a window; so many periods keep a string's partials apart
 LEAST_COHERENCE = 0.3  # of the power that remains when strokes are added up: below, their phases do not agree
 DECAYS = (0.1, 40.0)  # 1/s; what is measured beyond is no decay
 ROUNDS = 2  # of following the partials, each with the frequencies that the one before has found
@@ -114,11 +113,6 @@ def measured(folder: ProcessedFolder, preemphasis: float) -> tuple[Strings, floa
     # what is followed is a cosine, the excitation's first channels are sines
     phase = np.where(coherent & known, np.angle(start) + np.pi / 2, 0.0)
     return Strings(hz, level * _channel_gain(level), decay, phase), exponent, known
-
-
-def window_seconds(hz: np.ndarray) -> np.ndarray:
-    """The length of the windows for each key [88]."""
-    return np.maximum(SHORTEST_SECONDS, PERIODS / hz[:, 0])
 
 
 def _strokes(folder: ProcessedFolder, seconds: float) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:

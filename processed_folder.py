@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from atomic import atomic_file, claim, write_text
+from atomic import atomic_file, claim, refuse_foreign, write_text
 from errors import EXHAUSTED, InputError
 from global_values import check_known, columns, integer_columns
 from maestro import Recording
@@ -63,6 +63,43 @@ def begin_folder(folder: Path, made_from: dict[str, Any], *, force: bool) -> Non
     """Claim a folder for writing. Raises InputError if it holds something else (see `atomic.claim`)."""
     record = {"format": FORMAT, "made_from": made_from}
     claim(folder, RECORD_NAME, record, PRODUCTS, force=force)
+
+
+def check_claim(folder: Path, made_from: dict[str, Any], step: str, *, force: bool) -> None:
+    """Say before long work what `begin_folder` would say after it; and refuse, whatever `force` says, what another step
+    has made: a folder whose record has nothing under the name of this one.
+
+    A folder that the same step began from the same, and did not finish, is gone on with. Raises InputError.
+    """
+    refuse_foreign(folder, RECORD_NAME)
+    if not (folder / RECORD_NAME).is_file():
+        return
+    there = _record(folder)["made_from"]
+    if step not in there:
+        raise InputError(f"{folder} was made by another command; choose another name")
+    if (folder / INDEX_NAME).exists() and not force:
+        raise InputError(f"{folder} is there already; choose another name, or use --force")
+    if there != made_from and not force:
+        raise InputError(f"{folder} was begun with another config; choose another name, or use --force")
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """A folder's record. Raises InputError if it is damaged, or of another format."""
+    try:
+        record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise InputError(f"{folder} has format {record['format']}, expected {FORMAT}; preprocess it again")
+        int(record["made_from"]["preprocess_config"]["audio_hz"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(folder, error) from error
+    return record
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    """What to say of a file or folder that cannot be read. Raises the error itself if no file is to blame for it."""
+    if getattr(error, "errno", None) in EXHAUSTED:
+        raise error
+    return InputError(f"{path} is damaged ({' '.join(str(error).split())}); preprocess it again with --force")
 
 
 def product_names(indices: list[int], *, shared: bool) -> set[str]:
@@ -160,12 +197,16 @@ def write_recording(
     write_text(folder / f"{row.index}.json", json.dumps(stored, ensure_ascii=False))
 
 
-def finish_folder(folder: Path, rows: list[Row]) -> None:
-    """Write filenames.csv: from here on the folder can be opened, until `write_recording` replaces one."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(Row.__dataclass_fields__), lineterminator="\n")
+def finish_folder(folder: Path, rows: list[Row], added: Sequence[dict[str, str]] = ()) -> None:
+    """Write filenames.csv: from here on the folder can be opened, until `write_recording` replaces one.
+
+    `added`: of each row the columns that the owner of the data has added (`ProcessedFolder.added`).
+    """
+    table, added = io.StringIO(), added or [{}] * len(rows)
+    names = list(dict.fromkeys([*Row.__dataclass_fields__, *(name for more in added for name in more)]))
+    writer = csv.DictWriter(table, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(asdict(row) | more for row, more in zip(rows, added, strict=True))
     write_text(folder / INDEX_NAME, table.getvalue())
 
 
@@ -179,11 +220,9 @@ class ProcessedFolder:
             raise InputError(
                 f"{self.path} is not a processed folder (no {INDEX_NAME}); run preprocess_maestro.py first"
             )
+        self.made_from = _record(self.path)["made_from"]
+        self.audio_hz = int(self.made_from["preprocess_config"]["audio_hz"])
         try:
-            record = json.loads((self.path / RECORD_NAME).read_text(encoding="utf-8"))
-            if record["format"] != FORMAT:
-                raise InputError(f"{self.path} has format {record['format']}, expected {FORMAT}; preprocess it again")
-            self.audio_hz = int(record["made_from"]["preprocess_config"]["audio_hz"])
             with open(self.path / INDEX_NAME, encoding="utf-8", newline="") as handle:
                 kinds = {name: field.type for name, field in Row.__dataclass_fields__.items()}
                 lines = list(csv.DictReader(handle))
@@ -191,12 +230,9 @@ class ProcessedFolder:
                 raise ValueError(f"{INDEX_NAME} has a line with too many fields")
             self.rows = [Row(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in lines]
             self.recordings = [integer_columns(line) for line in lines]  # columns that the user has added, too
+            self.added = [{name: line[name] for name in line if name not in kinds} for line in lines]  # these alone
         except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
-            if getattr(error, "errno", None) in EXHAUSTED:
-                raise
-            raise InputError(
-                f"{self.path} is damaged ({' '.join(str(error).split())}); preprocess it again with --force"
-            ) from error
+            raise _damaged(self.path, error) from error
         if not self.rows:
             raise InputError(f"{self.path} holds no recordings")
 
@@ -222,7 +258,7 @@ class ProcessedFolder:
         for value in values:
             part, chosen = copy.copy(self), [value in recording for recording in self.recordings]
             part.rows, part.recordings = list(compress(self.rows, chosen)), list(compress(self.recordings, chosen))
-            part._pcm = OrderedDict()
+            part.added, part._pcm = list(compress(self.added, chosen)), OrderedDict()
             if part.rows:
                 parts[value] = part
         return parts
@@ -254,3 +290,14 @@ class ProcessedFolder:
         """The note and pedal events of the recording at this position of `rows`, and what its row says of it."""
         events = load_events(self.path / f"{self.rows[position].index}.npz")
         return replace(events, recording=self.recordings[position])
+
+    def facts(self, position: int) -> dict[str, Any]:
+        """What was found out about the recording at this position of `rows`, as `write_recording` stored it.
+
+        Raises InputError if that is missing or damaged.
+        """
+        path = self.path / f"{self.rows[position].index}.json"
+        try:
+            return _stored(json.loads(path.read_text(encoding="utf-8")))[1]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _damaged(path, error) from error

@@ -1,6 +1,7 @@
 """Labels that are off by milliseconds are put where the strokes are, by what is heard alone."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,17 @@ from test_measure_strings import HZ, make_folder
 from tiny_road import write_midi
 
 import align_labels
+import alignment
+import folder_lock
 import measure_strings
+import midi
 import processed_folder
+import strokes
 from audio import FULL_SCALE
 from conditioning import PARTIAL_CHANNEL
 from demo_piano import render
 from errors import InputError
-from midi import read_midi
+from midi import Performance, read_midi
 from processed_folder import ProcessedFolder
 
 
@@ -27,6 +32,15 @@ def onsets(folder):
         np.concatenate([p.onset[o] for p, o in zip(played, order, strict=True)]),
         np.concatenate([p.pitch[o] for p, o in zip(played, order, strict=True)]),
     )
+
+
+def first_notes(played, n):
+    return replace(played, **{name: getattr(played, name)[:n] for name in ("onset", "offset", "pitch", "velocity")})
+
+
+def onsets_as_written(folder):
+    opened = ProcessedFolder(folder)
+    return np.concatenate([opened.performance(i).onset for i in range(len(opened.rows))])
 
 
 def errors_of(folder, truth):
@@ -70,19 +84,56 @@ def demo_folder(folder, tmp_path, jitter, pieces=4, seed=0):
         order = np.lexsort((played.pitch, onset))
         columns = {"onset": onset, "offset": played.offset + off, "pitch": played.pitch, "velocity": played.velocity}
         labelled = replace(played, **{name: column[order] for name, column in columns.items()})
-        rows.append(processed_folder.Row(index, "", "", "train", 2000, len(sound) / HZ, len(sound), len(onset), "", ""))
+        name, seconds = f"{index}.wav", len(sound) / HZ
+        rows.append(processed_folder.Row(index, name, "", "train", 2000, seconds, len(sound), len(onset), "", ""))
         processed_folder.write_recording(folder, rows[-1], np.rint(sound * (FULL_SCALE - 1)).astype(np.int16), labelled)
     processed_folder.finish_folder(folder, rows)
 
 
-def test_the_demo_pianos_onsets_are_found(tmp_path):
-    demo_folder(tmp_path / "true", tmp_path, 0.0)
-    demo_folder(tmp_path / "off", tmp_path, 0.005)
-    config = measured(tmp_path / "off", tmp_path / "measured.json")
-    assert align(tmp_path / "off", config, tmp_path / "aligned") == 0
-    before, after = (np.abs(errors_of(tmp_path / name, tmp_path / "true")) for name in ("off", "aligned"))
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo's piano with true labels, with labels that are off, and the config that is measured from these."""
+    folder = tmp_path_factory.mktemp("demo")
+    demo_folder(folder / "true", folder, 0.0)
+    demo_folder(folder / "off", folder, 0.005)
+    measured(folder / "off", folder / "measured.json")
+    return folder
+
+
+def test_the_demo_pianos_onsets_are_found(demo, tmp_path, capsys):
+    assert align(demo / "off", demo / "measured.json", tmp_path / "aligned") == 0
+    assert "is it the MIDI" not in capsys.readouterr().err
+    before, after = (np.abs(errors_of(folder, demo / "true")) for folder in (demo / "off", tmp_path / "aligned"))
     assert (before < 1e-4).mean() < 0.1
     assert (after < 1e-4).mean() > 0.8
+
+
+def test_a_recording_under_another_ones_midi_is_left_and_told(demo, tmp_path, capsys):
+    """Recording 2 has the notes of recording 3: whatever lag `alignment.py` finds there is of no use."""
+    shutil.copytree(demo / "off", tmp_path / "mixed")
+    folder = ProcessedFolder(demo / "off")
+    processed_folder.write_recording(tmp_path / "mixed", folder.rows[2], np.array(folder.pcm(2)), folder.performance(3))
+    processed_folder.finish_folder(tmp_path / "mixed", folder.rows)
+    assert align(tmp_path / "mixed", demo / "measured.json", tmp_path / "aligned") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "is it the MIDI of this recording?" in line]
+    assert len(told) == 1 and told[0].startswith("2.wav: ") and "of its notes fit" in told[0]
+    left = ProcessedFolder(tmp_path / "aligned").performance(2)
+    np.testing.assert_array_equal(left.onset, folder.performance(3).onset)
+
+
+@pytest.mark.parametrize(("n", "alike"), [(1, True), (3, True), (8, True), (16, True), (16, False)])
+def test_strokes_of_few_partials_are_not_judged_for_random_phases_fit_them_too(n, alike):
+    """Also those of which a few partials are all that is heard."""
+    rng = np.random.default_rng(0)
+    heard = np.where(alike | (np.arange(n) < 2), 1.0, 0.01) * np.ones((300, n))
+    unit = np.exp(2j * np.pi * rng.random((300, n)))
+    key = strokes._Key(unit, heard, np.zeros((300, n)), 261.6 * np.arange(1, n + 1))
+    phasor = 0.9 * np.exp(2j * np.pi * rng.random(n))
+    fit = strokes._best_shifts(key, phasor)[1]
+    evidence = key.evidence(phasor, fit)
+    assert ((fit > strokes.GOOD_FIT).mean() > 0.2) == (n < strokes.LEAST_PARTIALS or not alike)
+    assert (np.isnan(evidence) == (n < strokes.LEAST_PARTIALS)).all()
+    assert strokes.share_that_fits(evidence) < strokes.LEAST_SHARE
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +169,18 @@ def test_nothing_else_changes(road):
 
 
 def test_unseen_recordings_are_aligned_like_the_others(road, tmp_path):
-    """The keys' zero comes from the other folder: there is no offset of each key between the two."""
-    assert align(road / "off", road / "measured.json", tmp_path / "like", "--like", road / "aligned") == 0
-    (ours, _), (theirs, _) = onsets(tmp_path / "like"), onsets(road / "aligned")
-    assert (np.abs(ours - theirs) < 1e-4).mean() > 0.9
+    """Other recordings of the same piano: the keys' zero comes from the first folder, so that there is no offset of
+    each key between the two."""
+    make_folder(tmp_path / "true", seed=1)
+    make_folder(tmp_path / "off", late=0.01, seed=1)
+    assert align(tmp_path / "off", road / "measured.json", tmp_path / "like", "--like", road / "aligned") == 0
+    offsets = []
+    for ours, true in ((tmp_path / "like", tmp_path / "true"), (road / "aligned", road / "true")):
+        (onset, pitch), (right, _) = onsets(ours), onsets(true)
+        offsets.append({p: np.median((onset - right)[pitch == p]) for p in np.unique(pitch)})
+        assert np.mean([abs(o - r - offsets[-1][p]) < 1e-4 for o, r, p in zip(onset, right, pitch, strict=True)]) > 0.9
+    assert offsets[0].keys() == offsets[1].keys()
+    assert max(abs(offsets[0][p] - offsets[1][p]) for p in offsets[0]) < 1e-4
 
 
 def test_each_value_is_aligned_by_itself(tmp_path):
@@ -141,6 +200,105 @@ def test_each_value_is_aligned_by_itself(tmp_path):
     error = errors_of(tmp_path / "aligned", tmp_path / "true")
     before = np.abs(errors_of(tmp_path / "off", tmp_path / "true"))
     assert np.median(np.abs(error)) < 0.2 * np.median(before)
+
+
+def test_pedals_move_with_the_recording_and_notes_of_a_key_stay_apart():
+    pedals = {64: np.array([[0.001, 127.0], [1.0, 0.0]])}
+    columns = {"onset": [0.1, 0.5, 0.8, 0.81], "offset": [0.499, 0.8, 0.9, 0.95]}
+    played = Performance(**{name: np.array(v) for name, v in columns.items()}, pitch=np.array([60, 60, 61, 60]),
+                         velocity=np.full(4, 64), pedals=pedals)  # fmt: skip
+    shifted = align_labels._shifted(played, np.array([0.004, -0.006, -0.004, -0.006]))
+    np.testing.assert_allclose(shifted.onset, [0.104, 0.494, 0.796, 0.804])
+    np.testing.assert_allclose(shifted.offset, [0.494, 0.794, 0.896, 0.944])
+    np.testing.assert_allclose(shifted.pedals[64], [[0.0, 127.0], [0.995, 0.0]])
+
+
+def test_blocks_of_strokes_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    noise, unit = rng.random((50, 9)), np.exp(2j * np.pi * rng.random((50, 9)))
+    key, phasor = strokes._Key(unit, 1 - noise, noise, 110.0 * np.arange(1, 10)), np.exp(1j * np.arange(9))
+    whole = strokes._best_shifts(key, phasor)
+    monkeypatch.setattr(strokes, "BLOCK", 7)
+    np.testing.assert_allclose(strokes._best_shifts(key, phasor), whole, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_hardly_fits_is_refused_before_anything_is_written(road, tmp_path, capsys):
+    """The strings of another piano's phases; a key that is struck too seldom; partials that are too few; no notes."""
+    make_folder(tmp_path / "aligned", seed=2)
+    config, folder, mixed = road / "measured.json", ProcessedFolder(road / "off"), tmp_path / "mixed"
+    shutil.copytree(road / "off", mixed)
+    for i, row in enumerate(folder.rows):  # each with another's notes
+        pcm, other = np.array(folder.pcm(i)), folder.performance((i + 1) % len(folder.rows))
+        processed_folder.write_recording(mixed, row, pcm, replace(other, onset=other.onset + 0.2))
+    processed_folder.finish_folder(mixed, folder.rows)
+    with pytest.raises(InputError, match=r"only \d+ % of the notes fit the strings, nothing is written"):
+        align(mixed, config, tmp_path / "out", "--like", road / "aligned")
+    assert capsys.readouterr().err.count("is it the MIDI of this recording?") == len(folder.rows)
+    for i, row in enumerate(folder.rows):
+        few = midi.no_notes() if i else first_notes(folder.performance(0), 5)
+        processed_folder.write_recording(mixed, row, np.array(folder.pcm(i)), few)
+    processed_folder.finish_folder(mixed, folder.rows)
+    with pytest.raises(InputError, match="too small to be aligned"):
+        align(mixed, config, tmp_path / "out")
+    processed_folder.write_recording(mixed, folder.rows[0], np.array(folder.pcm(0)), midi.no_notes())
+    processed_folder.finish_folder(mixed, folder.rows)
+    with pytest.raises(InputError, match="has no notes"):
+        align(mixed, config, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [folder_lock.LOCK_NAME]
+
+
+def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(road, tmp_path, monkeypatch):
+    config, out = road / "measured.json", tmp_path / "out"
+    with pytest.raises(InputError, match="was made by another command"):
+        align(road / "off", config, road / "true", "--force")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "letter.txt").write_text("mine")
+    with pytest.raises(InputError, match="this command did not make it"):
+        align(road / "off", config, tmp_path / "foreign", "--force")
+    assert ProcessedFolder(road / "true").rows and (tmp_path / "foreign" / "letter.txt").exists()
+    write, written = align_labels.write_recording, []
+    monkeypatch.setattr(
+        align_labels, "aligned", lambda folder, *_: (onsets_as_written(road / "aligned"), np.full(300, 3.0))
+    )
+
+    def interrupted(*args):
+        written.append(args)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write(*args)
+
+    monkeypatch.setattr(align_labels, "write_recording", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        align(road / "off", config, out)
+    assert not (out / "filenames.csv").exists()
+    with pytest.raises(InputError, match="begun with another config"):
+        align(road / "off", config, out, "--set", "data_config.preemphasis=0.5")
+    with folder_lock.only_run(out), pytest.raises(InputError, match="another run is working"):
+        align(road / "off", config, out)
+    assert align(road / "off", config, out) == 0
+    assert ProcessedFolder(out).made_from == ProcessedFolder(road / "aligned").made_from
+    for path in (road / "aligned").glob("[0-9]*"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+def test_facts_are_those_of_the_new_labels(road, tmp_path):
+    """What was said of the old labels' lag is said no more; facts that cannot be read are told before any work."""
+    data, folder = tmp_path / "late", ProcessedFolder(road / "off")
+    shutil.copytree(road / "off", data)
+    for i, row in enumerate(folder.rows):
+        late = replace(folder.performance(i), onset=folder.performance(i).onset - 0.1)
+        pcm = np.array(folder.pcm(i))
+        words = alignment.verdict(alignment.alignments(pcm, late, HZ))
+        processed_folder.write_recording(data, row, pcm, late, {"late_ms": [100.0], "warnings": ["x", words]})
+    processed_folder.finish_folder(data, folder.rows)
+    assert align(data, road / "measured.json", tmp_path / "out") == 0
+    facts = ProcessedFolder(tmp_path / "out").facts(0)
+    assert facts["warnings"] == ["x"] and abs(facts["late_ms"][0]) < 30
+    (data / "4.json").write_text("{}")
+    with pytest.raises(InputError, match=r"4\.json is damaged"):
+        align(data, road / "measured.json", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_mistakes_are_told(road, tmp_path):

@@ -77,6 +77,10 @@ def test_where_nothing_can_be_said_nothing_is(tmp_path):
     assert verdict([Alignment(0.3, 3.0)]) is None  # one window, and not clear
     assert "300 ms after" in verdict([Alignment(0.3, 9.0)])
     assert verdict([Alignment(0.01, 9.0), Alignment(0.7, 3.0)]) is None  # the clear one counts
+    assert alignment.trusted_seconds([]) is alignment.trusted_seconds([Alignment(0.3, 3.0)]) is None
+    assert alignment.trusted_seconds([Alignment(0.2, 3.0), Alignment(0.7, 3.0)]) is None
+    assert alignment.trusted_seconds([Alignment(0.30, 3.0), Alignment(0.31, 3.0)]) == pytest.approx(0.305)
+    assert alignment.trusted_seconds([Alignment(0.01, 9.0), Alignment(0.7, 3.0)]) == 0.01
 
 
 def test_silence_is_measured_in_stretches():

@@ -11,7 +11,7 @@ import config
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {"render_midi", "resample_audio", "preprocess_maestro", "preprocess_audio", "train", "inference", "evaluate"}
-STEPS |= {"demo", "cost"}
+STEPS |= {"demo", "cost", "measure_strings", "align_labels"}
 MODEL = {"wavenet", "residual_stack", "logistic_mixture", "argmax_bottleneck"}
 ON_THE_MODEL = {"checkpoint", "hardware", "likelihood", "synthesis", "training_log", "training_state", "validation"}
 ON_THE_MODEL |= {"scheduled_sampling"}

@@ -39,10 +39,10 @@ def true_phase(key):
     return 0.3 * N + 0.1 * (key - 40)
 
 
-def make_folder(folder, strokes=60, late=0.0, years=(2000,)):
+def make_folder(folder, strokes=60, late=0.0, years=(2000,), seed=0):
     """Eight keys, amplitude 3000 / n at velocity 100 and growing with its 1.7th power; `late`: how far off labels are
     at most, in seconds."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     time = np.arange(round(SECONDS * HZ)) / HZ
     processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": HZ}}, force=False)
     rows = []
@@ -60,7 +60,9 @@ def make_folder(folder, strokes=60, late=0.0, years=(2000,)):
             envelope = 3000 * (v / 100) ** 1.7 / N * np.exp(-np.outer(age, true_decay(k)))
             sound[part] += (envelope * np.sin(2 * np.pi * np.outer(age, true_hz(k)) + true_phase(k))).sum(axis=1)
         rows.append(
-            processed_folder.Row(index, "", "", "train", years[index % len(years)], SECONDS, len(time), strokes, "", "")
+            processed_folder.Row(
+                index, f"{index}.wav", "", "train", years[index % len(years)], SECONDS, len(time), strokes, "", ""
+            )
         )
         processed_folder.write_recording(folder, rows[-1], np.rint(sound).astype(np.int16), piece)
     processed_folder.finish_folder(folder, rows)
@@ -123,7 +125,8 @@ def test_too_little_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("key", "values"), [("partial_hz", [440.0] * 88), ("partial_level", [1.0] * 88 * 16)])
 def test_wrong_lists_are_refused(key, values):
-    with pytest.raises(InputError, match=r"partial_[a-z]*: expected 88 x 16 numbers"):
+    words = r"partial_[a-z]*: expected 88 x 16 numbers from .*, 1408 in all.* (1408|88) are given"
+    with pytest.raises(InputError, match=words):
         config_from_dict({"data_config": {key: values}}, "test")
 
 
@@ -148,7 +151,10 @@ def test_every_global_value_can_have_its_own_strings():
     given["partial_hz"][88 * 16 :] = (1.01 * usual.hz).ravel().tolist()
     with pytest.raises(InputError, match="88 x 16 numbers"):
         config_from_dict({"data_config": {**given, "global_values": ["year=2008"]}}, "test")
-    data = DataConfig(**given, global_values=["year=2008", "year=2009"])
+    with pytest.raises(InputError, match=r"of one column.* 1408 in all.* 2816 are given"):
+        config_from_dict({"data_config": {**given, "global_values": ["year=2008", "piano=1"]}}, "test")
+    both = {**given, "global_values": ["year=2008", "year=2009"]}
+    data = config_from_dict({"data_config": both}, "test").data_config
     first, second, unknown = (strings_of(data, one_hot(said, data.global_values)).hz
                               for said in (["year=2008"], ["year=2009"], []))  # fmt: skip
     assert np.allclose(first, usual.hz) and np.allclose(second, 1.01 * usual.hz) and np.array_equal(unknown, first)

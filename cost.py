@@ -26,7 +26,7 @@ from checkpoint import build_model
 from cli import choose_device, note, parser, run
 from conditioning import n_excitation, n_features
 from config import Config, DataConfig, load_config
-from hardware import choose_precision, keep_freed_memory, training_bytes
+from hardware import choose_precision, keep_freed_memory, training_bytes, wait
 from midi import Performance
 from process_group import ALONE
 from residual_stack import Gates, compiled_gates
@@ -178,8 +178,7 @@ def training_speed(config: Config, device: torch.device) -> float:
         (nll.mean() + settings.mel_loss_weight * mel.mean() + settings.diversity_loss_weight * diversity).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         return n_crops * crop_samples
 
     step()

@@ -65,6 +65,12 @@ def available_bytes(device: torch.device) -> int | None:
     return None
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was told to: what a clock is read after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @contextlib.contextmanager
 def explained_memory() -> Iterator[None]:
     """Turn an allocation that failed into an InputError that says what to lower."""

@@ -8,23 +8,20 @@ from collections.abc import Callable
 
 import torch
 
+from hardware import wait
+
 
 def seconds_per_call(function: Callable[[], object], device: torch.device, at_least: float = 0.5) -> float:
     """Time of one call, the best of three stretches of `at_least` seconds, after two calls to warm up."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     for _ in range(2):
         function()
-    wait()
+    wait(device)
     best = float("inf")
     for _ in range(3):
         began, calls = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - began) < at_least or not calls:
             function()
-            wait()
+            wait(device)
             calls += 1
         best = min(best, elapsed / calls)
     return best

@@ -32,6 +32,7 @@ import wavenet
 from checkpoint import build_model
 from cli import note
 from config import Config, load_config
+from hardware import wait
 from midi import Performance
 from samplers.packing import aligned, pack, pack_decoder, to_bfloat16
 from samplers.simd import borrow, has_bfloat16, multiply
@@ -162,20 +163,15 @@ def speed(model: WaveNet, config: Config, case: Case) -> float:
         else:
             blocks = samplers.generate(*arguments, sampler=case.engine, threads=case.threads, weights=case.weights)
         next(blocks)
-        _wait(device)
+        wait(device)
         done = 0
         started = time.perf_counter()
         while (elapsed := time.perf_counter() - started) < SECONDS:
             done += next(blocks).numel()
-            _wait(device)
+            wait(device)
         best = max(best, done / elapsed)
         blocks.close()
     return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def build(name: str) -> tuple[WaveNet, Config]:

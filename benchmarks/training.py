@@ -27,7 +27,7 @@ from checkpoint import build_model
 from cli import choose_device
 from config import Config, load_config
 from cost import noise_crops
-from hardware import choose_precision, keep_freed_memory, training_bytes
+from hardware import choose_precision, keep_freed_memory, training_bytes, wait
 from process_group import ALONE
 from residual_stack import Gates, compiled_gates
 from training_state import Run, choose_micro_batch, make_optimizer
@@ -155,19 +155,14 @@ def time_plain(state: Run, batch_size: int, crop_samples: int, seconds: float) -
 
 def seconds_per_step(step, device: torch.device, seconds: float) -> float:
     """Mean time of a step, after two to warm up."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     for _ in range(2):
         step()
-    wait()
+    wait(device)
     began, n = time.perf_counter(), 0
     while time.perf_counter() - began < seconds or not n:
         step()
         n += 1
-    wait()
+    wait(device)
     return (time.perf_counter() - began) / n
 
 

@@ -28,11 +28,12 @@ import numpy as np
 from alignment import Alignment, alignments, trusted_seconds, verdict
 from atomic import remove_leftovers
 from cli import note, parser, run
-from conditioning import PARTIAL_CHANNEL
+from conditioning import Strings, strings_of
 from config import DataConfig, load_config
 from errors import InputError
 from folder_lock import only_run
-from midi import N_PITCHES, Performance
+from global_values import one_hot
+from midi import Performance
 from processed_folder import (
     ProcessedFolder,
     begin_folder,
@@ -51,8 +52,6 @@ from strokes import (
     piano_of,
     share_that_fits,
 )
-
-STRINGS = ("partial_hz", "partial_level", "partial_decay", "partial_phase")
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,10 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{args.like} has no recording of {lacking[0]}, {args.data} has; align that without --like")
     facts = {row.index: folder.facts(position) for position, row in enumerate(folder.rows)}
     with only_run(args.out):
-        found = [each for value, part in parts.items() for each in _found(part, _of_value(data, value), likes[value])]
+        found = []
+        for value, part in parts.items():
+            strings = strings_of(data, one_hot([value], data.global_values))
+            found += _found(part, data, strings, likes[value])
         for each in found:
             _tell(each)
         evidence = np.concatenate([each.evidence for each in found])
@@ -114,29 +116,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _decisive(data: DataConfig) -> dict[str, Any]:
     """What of a config decides where notes go, as it is recorded."""
-    strings = json.dumps([getattr(data, name) for name in STRINGS])
+    strings = json.dumps([data.partial_hz, data.partial_level, data.partial_decay, data.partial_phase])
     names = ("preemphasis", "velocity_exponent", "global_values")
     return {name: getattr(data, name) for name in names} | {
         "strings_sha256": hashlib.sha256(strings.encode()).hexdigest()
     }
 
 
-def _of_value(data: DataConfig, value: str) -> DataConfig:
-    """The config with the strings of one global value alone, if it has a set for each."""
-    n = N_PITCHES * len(PARTIAL_CHANNEL)
-    if not value or len(data.partial_hz) == n:
-        return data
-    first = n * data.global_values.index(value)
-    return replace(data, **{name: getattr(data, name)[first : first + n] for name in STRINGS})
-
-
-def _found(folder: ProcessedFolder, data: DataConfig, like: ProcessedFolder | None) -> list[Found]:
+def _found(folder: ProcessedFolder, data: DataConfig, strings: Strings, like: ProcessedFolder | None) -> list[Found]:
     """Of each recording of a folder where its notes belong."""
     positions = range(len(folder.rows))
     played = [folder.performance(position).onset for position in positions]
     windows = [alignments(np.array(folder.pcm(i)), folder.performance(i), folder.audio_hz) for i in positions]
     flux = [trusted_seconds(each) for each in windows]
-    onset, evidence = aligned(folder, data, flux, piano_of(like, data) if like else None)
+    onset, evidence = aligned(folder, data, strings, flux, piano_of(like, data, strings) if like else None)
     ends = np.cumsum([len(each) for each in played])[:-1]
     by = [new - old for new, old in zip(np.split(onset, ends), played, strict=True)]
     return [Found(folder, *each) for each in zip(positions, windows, by, np.split(evidence, ends), strict=True)]

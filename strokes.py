@@ -11,7 +11,7 @@ import numpy as np
 
 from audio import FULL_SCALE
 from cli import progress
-from conditioning import strings_of, window_seconds
+from conditioning import Strings, window_seconds
 from config import DataConfig
 from emphasis import emphasize
 from errors import InputError
@@ -111,9 +111,11 @@ def _clear(strokes: Strokes) -> np.ndarray:
     return loud & (strokes.seconds > LAG_SECONDS * N_LAGS) & (strokes.rest > 0.1)
 
 
-def _tuned(folder: ProcessedFolder, strokes: Strokes, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+def _tuned(
+    folder: ProcessedFolder, strokes: Strokes, data: DataConfig, strings: Strings
+) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies [88, 16] by how phases turn within strokes, whatever their labels; levels at velocity 127."""
-    hz, clear = strings_of(data).hz.copy(), _clear(strokes)
+    hz, clear = strings.hz.copy(), _clear(strokes)
     chosen = Strokes(*(column[clear] for column in vars(strokes).values()))
     for _ in range(2):
         found = _partials(folder, chosen, chosen.label, hz, data.preemphasis, N_LAGS)
@@ -266,12 +268,12 @@ def _shifts(key: _Key, phasor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return shift[rows, best], at.real.sum(-1)[rows, best] / weights.sum(axis=1)
 
 
-def piano_of(folder: ProcessedFolder, data: DataConfig) -> Piano:
+def piano_of(folder: ProcessedFolder, data: DataConfig, strings: Strings) -> Piano:
     """The piano of a folder whose labels are aligned; keys with too few strokes have no phasors."""
     strokes = _strokes(folder, data.velocity_exponent, [None] * len(folder.rows))
     onset = strokes.label
-    hz, level = _tuned(folder, strokes, data)
-    piano = Piano(hz, strings_of(data).decay, level, np.zeros(hz.shape, dtype=np.complex128))
+    hz, level = _tuned(folder, strokes, data, strings)
+    piano = Piano(hz, strings.decay, level, np.zeros(hz.shape, dtype=np.complex128))
     found = _partials(folder, strokes, onset, hz, data.preemphasis)[0]
     for number, _, partials, key in _keys(strokes, piano, found, _interference(strokes, onset, piano), folder.audio_hz):
         if len(key.unit) >= LEAST_STROKES:
@@ -300,7 +302,11 @@ def _keys(
 
 
 def aligned(
-    folder: ProcessedFolder, data: DataConfig, flux: Sequence[float | None], known: Piano | None = None
+    folder: ProcessedFolder,
+    data: DataConfig,
+    strings: Strings,
+    flux: Sequence[float | None],
+    known: Piano | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Onsets of all notes of a folder [N], and the evidence that they are right [N] (ENOUGH is), or NaN.
 
@@ -310,8 +316,8 @@ def aligned(
     """
     strokes = _strokes(folder, data.velocity_exponent, flux)
     if known is None:
-        hz, level = _tuned(folder, strokes, data)
-        piano = Piano(hz, strings_of(data).decay, level, np.zeros(hz.shape, dtype=np.complex128))
+        hz, level = _tuned(folder, strokes, data, strings)
+        piano = Piano(hz, strings.decay, level, np.zeros(hz.shape, dtype=np.complex128))
     else:
         piano = known
     expected, fit, clear = strokes.label, np.zeros(len(strokes.label)), _clear(strokes) + 0.1

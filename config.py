@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError
+from global_values import columns
 
 FEATURES = ("onset", "held_velocity", "onset_age", "release_age", "pedals")
 FEATURE_PRESETS = {
@@ -130,8 +131,8 @@ class DataConfig:
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
         limits = {"hz": (1.0, 1e6), "level": (0.0, 1e6), "decay": (0.01, 1e3), "phase": (-10.0, 10.0)}
-        n, n_columns = 88 * 16, len({value.partition("=")[0] for value in self.global_values})
-        expected = sorted({n, n * len(self.global_values) if n_columns == 1 else n})
+        n = 88 * 16
+        expected = sorted({n, n * len(self.global_values) if len(columns(self.global_values)) == 1 else n})
         for name, (low, high) in limits.items():
             values = getattr(self, f"partial_{name}")
             wrong = len(values) not in {0, *expected} or len(values) != len(self.partial_hz)

@@ -315,6 +315,7 @@ class TrainConfig:
         of=("auto", "float32", "bfloat16"),
     )
     compile: bool = key("fuse the gates by torch.compile, where it finds a compiler: faster after some seconds", True)
+    cuda_graph: bool = key("record a pass once and replay it, on one CUDA GPU: the host launches it at once", True)
     activation_checkpointing: bool = key(
         "compute the layers' sums twice instead of keeping them: about half the memory, a little slower", False
     )

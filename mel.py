@@ -29,7 +29,7 @@ def log_mel(audio: Tensor, audio_hz: int, hop: int, n_mels: int) -> tuple[Tensor
         return audio.new_zeros(len(audio), n_mels, 0), first
     frames = audio.unfold(1, window, hop) * torch.hann_window(window, device=audio.device)
     amplitude = torch.fft.rfft(frames).abs() * (4 / window)  # a sine of amplitude 1 has a peak of 1
-    bands = mel_bands(audio_hz, window, n_mels).to(audio.device)
+    bands = mel_bands(audio_hz, window, n_mels, audio.device)
     return torch.log(amplitude.square() @ bands + FLOOR**2).transpose(1, 2) / 2, first
 
 
@@ -39,8 +39,11 @@ def window_samples(audio_hz: int, hop: int) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def mel_bands(audio_hz: int, window: int, n_mels: int) -> Tensor:
-    """Triangular bands, equally wide on the mel scale (O'Shaughnessy 1987): weights [window // 2 + 1, n_mels]."""
+def mel_bands(audio_hz: int, window: int, n_mels: int, device: torch.device) -> Tensor:
+    """Triangular bands, equally wide on the mel scale (O'Shaughnessy 1987): weights [window // 2 + 1, n_mels].
+
+    Kept on the device: to carry them there in every step would make the host wait for all that it has launched.
+    """
     mels = np.linspace(_mel(LOWEST_HZ), _mel(audio_hz / 2), n_mels + 2)
     edges = 700 * (np.exp(mels / 1127) - 1)
     hz = np.arange(window // 2 + 1)[:, None] * audio_hz / window
@@ -50,7 +53,7 @@ def mel_bands(audio_hz: int, window: int, n_mels: int) -> Tensor:
     # A band narrower than the spectrum's lines takes the line nearest to its middle.
     empty = np.flatnonzero(weights.sum(axis=0) == 0)
     weights[np.abs(hz - edges[1:-1]).argmin(axis=0)[empty], empty] = 1
-    return torch.from_numpy(weights).float()
+    return torch.from_numpy(weights).float().to(device)
 
 
 def _mel(hz: float) -> float:

@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cli import choose_device, note, parser, run
+from cli import choose_device, note, parser, reason, run
 from config import TrainConfig, load_config
 from dataset import Crops, batches, micro_batches
 from errors import InputError
 from hardware import GIB, available_bytes, explained_memory, keep_freed_memory, training_bytes
 from process_group import ALONE, World, joined, local_device
+from recorded_pass import RecordedPass
 from scheduled_sampling import own_share, with_own_samples
 from training_log import TrainingLog
 from training_state import Run, begin, save
@@ -167,7 +168,9 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
     settings, parameters = state.config.train_config, list(state.model.parameters())
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings) * group["factor"]
-    state.optimizer.zero_grad(set_to_none=True)
+    if state.records and state.recorded is None:
+        _record(state, passes)
+    state.optimizer.zero_grad(set_to_none=state.recorded is None)
     if share := own_share(settings, state.step):
         indices = micro_batches(range(state.step, state.step + 1), settings.batch_size, state.micro_batch,
                                 state.world.rank, state.world.size)  # fmt: skip
@@ -177,10 +180,7 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
     for i, batch in enumerate(passes):
         more_follow = state.called is not state.model and i < len(passes) - 1
         with state.called.no_sync() if more_follow else contextlib.nullcontext():
-            losses = training_losses(state.model, batch, state.device, state.precision, state.called)
-            nll, mel, diversity = (one.mean() / len(passes) for one in losses)
-            (nll + settings.mel_loss_weight * mel + settings.diversity_loss_weight * diversity).backward()
-            own += torch.stack([nll, mel, diversity]).detach()
+            own += state.recorded(batch) if state.recorded else _backward(state, len(passes), batch)
     means = torch.cat([own, own.new_full((1,), stopping)]) / state.world.size
     loss, mel, diversity, stop = state.world.total(means).unbind()
     norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
@@ -195,6 +195,25 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
         torch._foreach_mul_(steps, share)
         torch._foreach_add_(average, steps)
     return torch.stack([loss, norm, own[0], stop, mel, diversity])
+
+
+def _backward(state: Run, n_passes: int, batch: dict[str, Tensor]) -> Tensor:
+    """One of a step's passes there and back: adds to the gradients; returns its share of the three losses, [3]."""
+    settings = state.config.train_config
+    losses = training_losses(state.model, batch, state.device, state.precision, state.called)
+    nll, mel, diversity = (one.mean() / n_passes for one in losses)
+    (nll + settings.mel_loss_weight * mel + settings.diversity_loss_weight * diversity).backward()
+    return torch.stack([nll, mel, diversity]).detach()
+
+
+def _record(state: Run, passes: list[dict[str, Tensor]]) -> None:
+    """Record a pass, if that is possible: else training goes on without."""
+    state.records = False
+    try:
+        state.recorded = RecordedPass(functools.partial(_backward, state, len(passes)), passes[0], state.device)
+    except RuntimeError as error:
+        note(f"a pass could not be recorded as a CUDA graph ({reason(error)}): training goes on without one, slower "
+             "(train_config.cuda_graph=false silences this)")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from folder_lock import only_run
 from hardware import choose_precision
 from mel import window_samples
 from process_group import ALONE, World, local_device
+from recorded_pass import RecordedPass
 from residual_stack import Gates, compiled_gates
 from training_log import METRICS_NAME
 from validation import Validation, crops_of, load_validation
@@ -53,9 +54,13 @@ class Run:
     saved_step: int = -1
     best: tuple[float, int] = (math.inf, -1)  # lowest validation_nll, and its step
     deaf_validations: int = 0  # in a row, at which the decoder made no use of the MIDI
+    recorded: RecordedPass | None = None  # a pass of training, once it is recorded
+
 
     def __post_init__(self) -> None:
         self.called = self.world.wrapped(self.model, self.device)  # how the model is called in training
+        # Whether passes are still to be recorded. Several processes talk to each other while they go back.
+        self.records = self.config.train_config.cuda_graph and self.device.type == "cuda" and self.world.size == 1
 
 
 def begin(config: Config, *, force: bool, world: World = ALONE, held: contextlib.ExitStack | None = None) -> Run:

@@ -21,7 +21,9 @@ class RecordedPass:
     in `run` can't be recorded.
     """
 
-    def __init__(self, run: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tensor], device: torch.device) -> None:
+    def __init__(
+        self, run: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tensor], device: torch.device
+    ) -> None:
         self.given = {name: value.to(device, copy=True) for name, value in batch.items()}
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream(device))

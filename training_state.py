@@ -56,7 +56,6 @@ class Run:
     deaf_validations: int = 0  # in a row, at which the decoder made no use of the MIDI
     recorded: RecordedPass | None = None  # a pass of training, once it is recorded
 
-
     def __post_init__(self) -> None:
         self.called = self.world.wrapped(self.model, self.device)  # how the model is called in training
         # Whether passes are still to be recorded. Several processes talk to each other while they go back.

@@ -72,6 +72,33 @@ def test_one_step_is_the_cpus(road, tmp_path):
     assert np.allclose(losses["cpu"], losses["cuda"], rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["wavenet_config.output=logistic_mixture", "cond_wavenet_config.upsampling=transposed"],
+        ["train_config.micro_batch_size=1", "train_config.activation_checkpointing=true"],
+        ["cond_wavenet_config.n_codes=16", "train_config.diversity_loss_weight=0.1"],
+        ["data_config.features=[]", "data_config.excitation=false", "cond_wavenet_config.n_mels=0"],
+        ["train_config.scheduled_sampling_passes=1", "train_config.scheduled_sampling=0.5"],
+    ],
+)
+def test_a_recorded_pass_is_the_pass(road, tmp_path, changes):
+    """Losses and gradient norms of some steps, with the CUDA graph and without."""
+    found = {}
+    for recorded in ("true", "false"):
+        folder = tmp_path / recorded
+        given = {"steps": 6, "iters_per_log": 1, "cuda_graph": recorded, "device": "cuda", "output_directory": folder}
+        outcome = call(train, "-c", road.config,
+                       *settings(*(f"train_config.{k}={v}" for k, v in given.items()), *changes))  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        assert "could not be recorded" not in outcome.err
+        rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        found[recorded] = [(row["loss"], row["gradient_norm"]) for row in rows if "loss" in row]
+    assert len(found["true"]) == 6
+    assert np.allclose(found["true"], found["false"], rtol=1e-3)
+
+
 def test_a_stopped_training_goes_on(road, tmp_path):
     """Four steps, then four more: the validation of eight at once, within the noise of atomic additions."""
     constant = {"learning_rate": 0.001, "final_learning_rate": 0.001, "warmup_steps": 0,

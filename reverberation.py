@@ -3,12 +3,15 @@
     python reverberation.py data/real/train                   # the recordings, by their year (--column: by another)
     python reverberation.py close/song.wav ambient/song.wav   # the same MIDI, played for two years
 
-Two measures. Of music of any kind, how fast its level falls where it falls fast: the further away the microphones
-stood, the more of the room they heard, and the slower. Of one note, how the sound dies away after its release; for that
-`counterfactual.py` plays phrases under each value of a model's global conditioning.
+Two measures. Of music of any kind, how fast the level of its higher octaves falls where it falls fast: the further away
+the microphones stood, the more of the room they heard, and the slower. (The distribution of sub-band decay rates, as of
+Wen, Habets and Naylor, ICASSP 2008; in the lower octaves strings ring longer than a room.) Of one note, how
+the sound dies away after its release; for that `counterfactual.py` plays phrases under each value of a model's
+global conditioning.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +26,10 @@ from processed_folder import ProcessedFolder
 from scores import level_db
 
 FRAME_SECONDS, FALL_FRAMES, FALL_PERCENTILE = 0.02, 5, 90
+OCTAVES_HZ = (2000.0, 4000.0)  # their middles
+FILTER_ORDER = 6  # of the Butterworth response by which an octave is cut out, there and back
 AUDIBLE_DB = 30.0  # frames further than this below the loudest one are not looked at
+SILENT_DB = -110.0  # of an octave: below a 16-bit recording's rounding noise
 STEP_SECONDS = 0.005
 RANGE_DB = 10.0  # of the early decay time of ISO 3382-1: how reverberant it sounds, and still above a model's hiss
 FLOOR_SHARE = 0.1  # the end of a tail, whose power is taken for the noise
@@ -39,17 +45,33 @@ class Decay:
 
 
 def fall_rate(pcm: np.ndarray, audio_hz: int) -> float:
-    """How fast the level of int16 [T] falls, in dB/s: of all falls over 100 ms that begin within 30 dB of the loudest
-    frame, 90 % are slower. nan for silence and for less than 120 ms.
+    """How fast the level of int16 [T] falls in the octaves around 2 and 4 kHz, in dB/s: of all falls over 100 ms that
+    begin within 30 dB of an octave's loudest frame, 90 % are slower; the geometric mean of those octaves that audio_hz
+    has room for. nan for silence, for less than 120 ms, and where there is no such octave.
 
     It depends on the music and on how it is played: to be compared for the same notes, or over many pieces.
     """
-    level = 10 * np.log10(_powers(pcm, round(FRAME_SECONDS * audio_hz)) + 1e-9)
-    if len(level) <= FALL_FRAMES or level.max() <= -89:
+    rates = [_octave_fall_rate(pcm, audio_hz, hz) for hz in OCTAVES_HZ if hz * math.sqrt(2) < audio_hz / 2]
+    return float(np.exp(np.mean(np.log(rates)))) if rates and min(rates) > 0 else float("nan")
+
+
+def _octave_fall_rate(pcm: np.ndarray, audio_hz: int, middle: float) -> float:
+    frame = round(FRAME_SECONDS * audio_hz)
+    level = 10 * np.log10(_powers(octave(pcm, audio_hz, middle), frame) + 10 ** (SILENT_DB / 10))
+    if len(level) <= FALL_FRAMES or level.max() < SILENT_DB + 1:
         return float("nan")
     begins, falls = level[:-FALL_FRAMES], level[:-FALL_FRAMES] - level[FALL_FRAMES:]
     heard = falls[begins > level.max() - AUDIBLE_DB]
     return float(np.percentile(heard, FALL_PERCENTILE) / (FALL_FRAMES * FRAME_SECONDS)) if len(heard) else float("nan")
+
+
+def octave(pcm: np.ndarray, audio_hz: int, middle: float) -> np.ndarray:
+    """The octave around a frequency in Hz, cut out of int16 [T] without delay: float64 [T]."""
+    n = len(pcm) + audio_hz // 10  # silence behind it, so that its end does not come round to its beginning
+    hz = np.fft.rfftfreq(n, 1 / audio_hz)
+    with np.errstate(divide="ignore"):
+        off = (hz**2 - middle**2) / (hz * middle * (math.sqrt(2) - math.sqrt(0.5)))
+    return np.fft.irfft(np.fft.rfft(pcm, n) / (1 + off**FILTER_ORDER), n)[: len(pcm)]
 
 
 def decay(pcm: np.ndarray, audio_hz: int, release: float) -> Decay:

@@ -11,7 +11,7 @@ import reverberation
 from counterfactual import counterfactuals
 from evaluation_report import _counterfactual_lines
 from processed_folder import ProcessedFolder
-from reverberation import Decay, decay, fall_rate, fall_rates, mean_decay
+from reverberation import Decay, decay, fall_rate, fall_rates, mean_decay, octave
 
 VALUES = ["year=2008", "year=2009"]
 RT60 = {"year=2008": 0.3, "year=2009": 0.9}  # seconds
@@ -60,6 +60,25 @@ def test_the_fall_rate_of_repeated_decays(rt60):
 def test_the_fall_rate_of_nothing():
     for pcm in (np.zeros(HZ, np.int16), np.zeros(0, np.int16), ringing(0.3)[: HZ // 10]):
         assert np.isnan(fall_rate(pcm, HZ))
+    assert np.isnan(fall_rate(ringing(0.3), 4000)), "no room for an octave around 2 kHz"
+
+
+def test_what_low_strings_do_is_not_the_room():
+    """A tone of 200 Hz that goes on through all falls, louder than they are."""
+    bursts = np.concatenate([ringing(0.6, seconds=1.0, release=0.3, seed=seed) for seed in range(10)])
+    tone = 12000 * np.sin(2 * np.pi * 200 * np.arange(len(bursts)) / HZ)
+    assert fall_rate(np.rint(bursts * 0.5 + tone).astype(np.int16), HZ) == pytest.approx(
+        fall_rate(bursts, HZ), rel=0.05
+    )
+
+
+def test_an_octave_is_cut_out():
+    time = np.arange(HZ) / HZ
+    for hz, kept in ((1000, 0.0), (1400, 0.5), (2000, 1.0), (2850, 0.5), (4000, 0.0)):
+        tone = np.rint(10000 * np.sin(2 * np.pi * hz * time)).astype(np.int16)
+        middle = slice(HZ // 4, -HZ // 4)
+        found = octave(tone, HZ, 2000.0)[middle]
+        assert np.std(found) / np.std(tone[middle]) == pytest.approx(kept, abs=0.05)
 
 
 def in_the_room(played, seconds):

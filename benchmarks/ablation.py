@@ -63,6 +63,7 @@ VARIANTS = {
     "no interference on the history": {"train_config.history_interference": 0},
     "no noise on the history": {"train_config.history_noise": 0, "train_config.final_history_noise": 0},
     "history never dropped": {"train_config.history_dropout": 0},
+    "told how disturbed the history is": {"data_config.disturbance": 0, "train_config.history_clean": 0.25},
     "scheduled sampling": {"train_config.scheduled_sampling_passes": 1},
     "conditioning never dropped": ALWAYS,
     "conditioning in the first layer only": {"wavenet_config.conditioned_layers": "first"},
@@ -71,7 +72,7 @@ VARIANTS = {
     "all off": ONSETS | NO_EXCITATION | ORDINARY | NO_PREEMPHASIS | CAUSAL | NO_MEL | CLEAN | ALWAYS,
 }
 COLUMNS = {"nll_true": "NLL", "gap": "gap", "gap_onsets": "gap at onsets", "f1": "F1", "chroma": "chroma",
-           "onsets": "onsets"}  # fmt: skip
+           "onsets": "onsets", "mrstft": "STFT distance"}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

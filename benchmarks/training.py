@@ -87,8 +87,9 @@ def measure_config(
         config.data_config.audio_hz // config.data_config.midi_hz
     )
     rows = []
-    for variant, batch, precision, once, recompute in variants(args.batch, device):
+    for variant, batch, precision, once, recompute, recorded in variants(args.batch, device):
         state = make_run(config, device, precision, crop_samples)
+        state.records = recorded
         keep_freed_memory(variant != "plain")
         if once is None:
             rate = time_plain(state, batch, crop_samples, args.seconds)
@@ -112,17 +113,23 @@ def measure_config(
     return [{**row, "vs_plain": row["samples_per_second"] / best} for row in rows]
 
 
-def variants(batch: int, device: torch.device) -> list[tuple[str, int, torch.dtype, Gates | None, bool]]:
-    """Name, batch, number format, gates (None: the obvious implementation) and activation checkpointing of each row."""
-    rows = [("plain", size, torch.float32, None, False) for size in sorted({1, batch})]
-    if device.type == "cpu":
-        rows.append(("plain, freed memory kept", batch, torch.float32, None, False))
-    rows.append(("float32", batch, torch.float32, Gates(), False))
+def variants(batch: int, device: torch.device) -> list[tuple[str, int, torch.dtype, Gates | None, bool, bool]]:
+    """Name, batch, number format, gates (None: the obvious implementation), activation checkpointing and recording as a
+    CUDA graph of each row."""
+    rows = [("plain", size, torch.float32, None, False, False) for size in sorted({1, batch})]
+    on_gpu = device.type == "cuda"
+    if not on_gpu:
+        rows.append(("plain, freed memory kept", batch, torch.float32, None, False, False))
+    rows.append(("float32", batch, torch.float32, Gates(), False, False))
     if choose_precision("auto", device) == torch.bfloat16:
-        rows.append(("bfloat16", batch, torch.bfloat16, Gates(), False))
+        rows.append(("bfloat16", batch, torch.bfloat16, Gates(), False, False))
         if compiled := compiled_gates(device):
-            rows.append(("bfloat16, compiled", batch, torch.bfloat16, compiled, False))
-            rows.append(("bfloat16, compiled, activation checkpointing", batch, torch.bfloat16, compiled, True))
+            name = "bfloat16, compiled"
+            rows.append((name, batch, torch.bfloat16, compiled, False, False))
+            if on_gpu:
+                name += ", CUDA graph"
+                rows.append((name, batch, torch.bfloat16, compiled, False, True))
+            rows.append((f"{name}, activation checkpointing", batch, torch.bfloat16, compiled, True, on_gpu))
     return rows
 
 

@@ -267,6 +267,13 @@ class TrainConfig:
         low=0,
         high=10,
     )
+    final_history_interference: float = key(
+        "the same at the last step; in between it falls linearly. A decoder that must reckon with it to the end hears "
+        "no clean past, and hisses; -1: the same as at the first",
+        -1.0,
+        low=-1,
+        high=10,
+    )
     history_dropout: float = key(
         "share of the crops whose history is nothing but noise: what is to be played stands in the MIDI alone",
         0.0,
@@ -321,6 +328,10 @@ class TrainConfig:
     )
 
     def check(self) -> None:
+        if -1 < self.final_history_interference < 0:
+            raise ValueError(
+                f"final_history_interference = {self.final_history_interference:g}: expected -1, or 0 and more"
+            )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected less than steps = {self.steps}")
         if self.ema_decay >= 1:
@@ -363,8 +374,8 @@ class SamplingKeys:
     seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
     batch_size: int = key("clips generated side by side", 8, low=1)
     sampler: str = key(
-        "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph, its speed not measured); "
-        "auto: numba",
+        "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph, slower than "
+        "numba on a CPU); auto: numba",
         "auto",
         of=SAMPLERS,
     )

@@ -97,7 +97,7 @@ class Crops(Dataset):
         seed: int,
         warmup_frames: int = 0,
         history_noise: Callable[[int], float] | None = None,
-        history_interference: float = 0.0,
+        history_interference: Callable[[int], float] | None = None,
         history_dropout: float = 0.0,
         conditioning_dropout: float = 0.0,
     ) -> None:
@@ -163,7 +163,8 @@ class Crops(Dataset):
         every crop; or noise alone, up to as loud as the crop."""
         dropped = self._chosen(index, 2, self.history_dropout)
         largest = 1.0 if dropped else self.history_noise(index) if self.history_noise else 0.0
-        if not largest and not self.history_interference:
+        largest_other = self.history_interference(index) if self.history_interference else 0.0
+        if not largest and not largest_other:
             return pcm
         rng = self._random(index, 1)
         amplitude = pcm.astype(np.float32) / audio.FULL_SCALE
@@ -171,8 +172,8 @@ class Crops(Dataset):
         shown = rng.uniform(0, largest) * loudness * rng.standard_normal(len(pcm), dtype=np.float32)
         if not dropped:
             shown += amplitude
-            if self.history_interference:
-                shown += rng.uniform(0, self.history_interference) * loudness * self._interference(index, len(pcm))
+            if largest_other:
+                shown += rng.uniform(0, largest_other) * loudness * self._interference(index, len(pcm))
         return audio.to_pcm(shown)[0]
 
     def _interference(self, index: int, n_samples: int) -> np.ndarray:

@@ -99,7 +99,7 @@ def train(state: Run, log: TrainingLog | None, stop: Callable[[], bool] = lambda
         state.model,
         settings.seed,
         history_noise=functools.partial(history_noise, settings),
-        history_interference=settings.history_interference,
+        history_interference=functools.partial(history_interference, settings),
         history_dropout=settings.history_dropout,
         conditioning_dropout=data.conditioning_dropout,
     )
@@ -156,8 +156,17 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 def history_noise(config: TrainConfig, index: int) -> float:
     """Largest level of the noise on the history of the crop of this index: a line from first to final."""
-    done = index / (config.steps * config.batch_size)
-    return config.history_noise + done * (config.final_history_noise - config.history_noise)
+    return _on_the_way(config, index, config.history_noise, config.final_history_noise)
+
+
+def history_interference(config: TrainConfig, index: int) -> float:
+    """The same of the other crop's sound."""
+    first, final = config.history_interference, config.final_history_interference
+    return _on_the_way(config, index, first, first if final < 0 else final)
+
+
+def _on_the_way(config: TrainConfig, index: int, first: float, final: float) -> float:
+    return first + index / (config.steps * config.batch_size) * (final - first)
 
 
 def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = False) -> Tensor:

@@ -63,7 +63,6 @@ VARIANTS = {
     "no interference on the history": {"train_config.history_interference": 0},
     "no noise on the history": {"train_config.history_noise": 0, "train_config.final_history_noise": 0},
     "history never dropped": {"train_config.history_dropout": 0},
-    "told how disturbed the history is": {"data_config.disturbance": 0, "train_config.history_clean": 0.25},
     "scheduled sampling": {"train_config.scheduled_sampling_passes": 1},
     "conditioning never dropped": ALWAYS,
     "conditioning in the first layer only": {"wavenet_config.conditioned_layers": "first"},

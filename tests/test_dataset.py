@@ -64,7 +64,7 @@ def folder(tmp_path) -> Path:
 
 
 def make_crops(
-    folder, *, seed=1, n_previous=10, codes=False, noise=None, other=0.0, dropped=(0.0, 0.0), **config
+    folder, *, seed=1, n_previous=10, codes=False, noise=None, other=None, dropped=(0.0, 0.0), **config
 ) -> Crops:
     config = {"audio_hz": AUDIO_HZ, "midi_hz": MIDI_HZ, "segment_length": 0.2, **config}
     return Crops(ProcessedFolder(folder), DataConfig(**config), margins=MARGINS, n_previous=n_previous, codes=codes,
@@ -384,7 +384,7 @@ def test_another_rate_is_refused(folder):
 
 
 def test_another_crop_s_sound_is_on_the_history_only(folder):
-    clean, disturbed = make_crops(folder), make_crops(folder, other=0.5)
+    clean, disturbed = make_crops(folder), make_crops(folder, other=lambda _: 0.5)
     sounds = [disturbed.folder.pcm(i).astype(float) for i in range(3)]
     levels = []
     for i in range(20):
@@ -397,7 +397,7 @@ def test_another_crop_s_sound_is_on_the_history_only(folder):
                        if len(sound) >= len(added))  # fmt: skip
             assert best > 0.9 * 20000 / 3**0.5 * len(added) ** 0.5 * 0.9
     assert 0.15 < np.mean(levels) < 0.35 and max(levels) < 0.52
-    assert equal(disturbed[4], make_crops(folder, other=0.5)[4])
+    assert equal(disturbed[4], make_crops(folder, other=lambda _: 0.5)[4])
 
 
 def test_a_share_of_the_crops_has_nothing_but_noise_for_a_history(folder):

@@ -52,6 +52,12 @@ def test_the_history_noise_falls_along_a_line_over_the_crops():
     assert [train.history_noise(config, index) for index in (0, 200, 400)] == pytest.approx([0.3, 0.2, 0.1])
 
 
+@pytest.mark.parametrize(("final", "expected"), [(0.0, [1.0, 0.5, 0.0]), (-1.0, [1.0, 1.0, 1.0])])
+def test_the_other_crops_sound_falls_with_it_or_stays(final, expected):
+    config = settings(history_interference=1.0, final_history_interference=final)
+    assert [train.history_interference(config, index) for index in (0, 200, 400)] == pytest.approx(expected)
+
+
 def make_state(tmp_path):
     """A run whose model is one weight."""
     model = torch.nn.Linear(1, 1, bias=False)

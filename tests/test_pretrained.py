@@ -15,7 +15,7 @@ from scores import level_db
 from synthesis import synthesize
 
 SHIPPED = sorted((Path(__file__).parent.parent / "pretrained").glob("*.safetensors"))
-PLAYED_BY = {"rendered": "config_play.json", "disklavier": "real/config_play.json"}
+PLAYED_BY = {"disklavier": "real/config_play.json"}  # the others: config_play.json
 
 
 def test_they_are_small_and_their_readme_names_them_and_their_licence():
@@ -37,12 +37,15 @@ def player(request):
     """What turns performances into audio by the shipped weights, as `counterfactual.Player`."""
     model, config, _ = checkpoint.load_model(request.param, torch.device("cpu"))
     data = config.data_config
-    settings = load_config(PLAYED_BY[request.param.stem], ("inference_config",), []).inference_config
+    settings = load_config(
+        PLAYED_BY.get(request.param.stem, "config_play.json"), ("inference_config",), []
+    ).inference_config
 
     def play(performances, seconds):
         performances = [replace(one, recording=tuple(settings.global_values)) for one in performances]
         blocks = synthesize(model, performances, round(seconds * data.midi_hz), data, streams=[0] * len(performances),
-                            seed=0, temperature=settings.temperature, guidance=settings.guidance)  # fmt: skip
+                            seed=0, temperature=settings.temperature, guidance=settings.guidance,
+                            weights="bfloat16")  # fmt: skip
         return np.concatenate(list(blocks), axis=1)
 
     play.hz = data.audio_hz

@@ -268,8 +268,7 @@ class TrainConfig:
         high=10,
     )
     final_history_interference: float = key(
-        "the same at the last step; in between it falls linearly. A decoder that must reckon with it to the end hears "
-        "no clean past, and hisses; -1: the same as at the first",
+        "the same at the last step, along a line in between; -1: as at the first",
         -1.0,
         low=-1,
         high=10,

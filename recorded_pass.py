@@ -24,21 +24,24 @@ class RecordedPass:
     def __init__(
         self, run: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tensor], device: torch.device
     ) -> None:
-        self.given = {name: value.to(device, copy=True) for name, value in batch.items()}
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
-            for _ in range(PASSES_BEFORE):
-                run(self.given)
-        torch.cuda.current_stream(device).wait_stream(aside)
-        torch.cuda.empty_cache()  # the graph has memory of its own
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.found = run(self.given)
+        self.device = device
+        with torch.cuda.device(device):  # streams and graphs are those of the current one
+            self.given = {name: value.to(device, copy=True) for name, value in batch.items()}
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(PASSES_BEFORE):
+                    run(self.given)
+            torch.cuda.current_stream().wait_stream(aside)
+            self.graph = torch.cuda.CUDAGraph()
+            # Of this thread's calls only: the loader's thread takes pinned memory meanwhile, which else breaks it off.
+            with torch.cuda.graph(self.graph, stream=aside, capture_error_mode="thread_local"):
+                self.result = run(self.given)
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
         """What `run` returns for this batch; the next call writes over it."""
-        for name, value in self.given.items():
-            value.copy_(batch[name], non_blocking=True)
-        self.graph.replay()
-        return self.found
+        with torch.cuda.device(self.device):
+            for name, value in self.given.items():
+                value.copy_(batch[name], non_blocking=True)
+            self.graph.replay()
+        return self.result

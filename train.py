@@ -33,6 +33,7 @@ from hardware import GIB, available_bytes, explained_memory, keep_freed_memory, 
 from process_group import ALONE, World, joined, local_device
 from recorded_pass import RecordedPass
 from scheduled_sampling import own_share, with_own_samples
+from schedules import history_interference, history_noise, learning_rate
 from training_log import TrainingLog
 from training_state import Run, begin, save
 from validation import crops_of, training_losses, validate
@@ -145,30 +146,6 @@ def train(state: Run, log: TrainingLog | None, stop: Callable[[], bool] = lambda
             note(f"stopped at step {state.step} of {settings.steps}; the same command goes on from there")
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine from the peak down to the final rate."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
-    span = config.learning_rate - config.final_learning_rate
-    return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def history_noise(config: TrainConfig, index: int) -> float:
-    """Largest level of the noise on the history of the crop of this index: a line from first to final."""
-    return _on_the_way(config, index, config.history_noise, config.final_history_noise)
-
-
-def history_interference(config: TrainConfig, index: int) -> float:
-    """The same of the other crop's sound."""
-    first, final = config.history_interference, config.final_history_interference
-    return _on_the_way(config, index, first, first if final < 0 else final)
-
-
-def _on_the_way(config: TrainConfig, index: int, first: float, final: float) -> float:
-    return first + index / (config.steps * config.batch_size) * (final - first)
-
-
 def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = False) -> Tensor:
     """One optimiser step on some batches of equal size, which changes nothing without a finite loss and gradient.
 
@@ -177,7 +154,7 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
     settings, parameters = state.config.train_config, list(state.model.parameters())
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings) * group["factor"]
-    if state.records and state.recorded is None:
+    if state.to_record:
         _record(state, passes)
     state.optimizer.zero_grad(set_to_none=state.recorded is None)
     if share := own_share(settings, state.step):
@@ -217,7 +194,7 @@ def _backward(state: Run, n_passes: int, batch: dict[str, Tensor]) -> Tensor:
 
 def _record(state: Run, passes: list[dict[str, Tensor]]) -> None:
     """Record a pass, if that is possible: else training goes on without."""
-    state.records = False
+    state.to_record = False
     try:
         state.recorded = RecordedPass(functools.partial(_backward, state, len(passes)), passes[0], state.device)
     except RuntimeError as error:

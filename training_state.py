@@ -58,8 +58,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.called = self.world.wrapped(self.model, self.device)  # how the model is called in training
-        # Whether passes are still to be recorded. Several processes talk to each other while they go back.
-        self.records = self.config.train_config.cuda_graph and self.device.type == "cuda" and self.world.size == 1
+        # Whether a pass is still to be recorded. Several processes talk to each other on the way back, and are not.
+        self.to_record = self.config.train_config.cuda_graph and self.device.type == "cuda" and self.world.size == 1
 
 
 def begin(config: Config, *, force: bool, world: World = ALONE, held: contextlib.ExitStack | None = None) -> Run:

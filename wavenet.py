@@ -28,7 +28,7 @@ from residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsa
 N_CODES = 256
 SILENT_CODE = 128
 QUIET_LOG_AMPLITUDE = -5.0  # where the auxiliary head starts: natural logarithm of a band's usual amplitude
-ALIGNED_COLUMNS = 8
+ALIGNED_COLUMNS = 8  # of bfloat16: 16 bytes
 MEAN_UNIT = 0.05  # amplitude by which a mixture's mean moves for an output of 1
 
 
@@ -242,6 +242,11 @@ class Decoder(nn.Module):
         """The sample value that stands before the first sample."""
         return 0 if self.mixture else SILENT_CODE
 
+    @staticmethod
+    def aligned(device: torch.device) -> bool:
+        """Whether the parallel pass pads its rows to multiples of ALIGNED_COLUMNS."""
+        return device.type == "cuda"
+
     def embed(self, samples: Tensor) -> Tensor:
         """Sample values [..., K], oldest first, -> input of the first layer [..., R]."""
         if not self.mixture:  # a table look-up per tap: the product of a one-hot vector
@@ -364,9 +369,10 @@ class Decoder(nn.Module):
         if riders:
             weights = [torch.cat(of_layer, dim=1) for of_layer in zip(*(each for _, each in riders), strict=True)]
             # Rows that begin at multiples of 16 bytes: else a GPU's products take kernels of half the speed.
-            spare = -(x.shape[-1] + weights[0].shape[1]) % ALIGNED_COLUMNS if history.is_cuda else 0
-            columns.append(columns[0].new_zeros(*x.shape[:2], spare))
-            weights = [F.pad(weight, (0, spare)) for weight in weights]
+            spare = -(x.shape[-1] + weights[0].shape[1]) % ALIGNED_COLUMNS
+            if spare and self.aligned(history.device):
+                columns.append(columns[0].new_zeros(*x.shape[:2], spare))
+                weights = [F.pad(weight, (0, spare)) for weight in weights]
         x = torch.cat(columns, dim=-1).flatten(0, 1)
         layers = [
             LayerWeights(layer.dilation, layer.dilated.weight, weights[i] if weights else None,

@@ -89,13 +89,15 @@ def measure_config(
     rows = []
     for variant, batch, precision, once, recompute, recorded in variants(args.batch, device):
         state = make_run(config, device, precision, crop_samples)
-        state.records = recorded
+        state.to_record = recorded
         keep_freed_memory(variant != "plain")
         if once is None:
             rate = time_plain(state, batch, crop_samples, args.seconds)
         else:
             state.model.decoder.gates = dataclasses.replace(once, recompute=recompute)
             rate = time_step(state, crop_samples, args.seconds)
+            if recorded and state.recorded is None:
+                raise RuntimeError("the pass could not be recorded: this row would not be what it says")
         kept = training_bytes(state.model, 1, precision, recompute=recompute)
         kept -= training_bytes(state.model, 0, precision, recompute=recompute)
         rows.append(
@@ -114,8 +116,8 @@ def measure_config(
 
 
 def variants(batch: int, device: torch.device) -> list[tuple[str, int, torch.dtype, Gates | None, bool, bool]]:
-    """Name, batch, number format, gates (None: the obvious implementation), activation checkpointing and recording as a
-    CUDA graph of each row."""
+    """Of each row name, batch, number format, gates (None: the obvious implementation), activation checkpointing, and
+    whether its pass is recorded as a CUDA graph."""
     rows = [("plain", size, torch.float32, None, False, False) for size in sorted({1, batch})]
     on_gpu = device.type == "cuda"
     if not on_gpu:

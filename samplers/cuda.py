@@ -1,4 +1,4 @@
-"""The CUDA engine: the cached step with static buffers, captured in a CUDA graph. Its speed is not measured.
+"""The CUDA engine: the cached step with static buffers, captured in a CUDA graph. Its speed: docs/performance.md.
 
 A step launches some ten small kernels per layer; launched one by one from Python they would take longer than they run.
 Captured once, they are replayed with one call for several samples, and nothing waits for the GPU within a block: time,

@@ -119,6 +119,52 @@ def test_passes_add_up_to_the_batch(road, tmp_path):
     assert all((g - gradients[0]).abs().max() < 1e-12 for g in gradients[1:])
 
 
+class Replayed:
+    """In the place of a recorded pass: leaves a gradient when it is made, as that does, and runs the pass anew."""
+
+    def __init__(self, run, batch, device):
+        self.run, self.gradients = run, []
+        run(batch)
+
+    def __call__(self, batch):
+        return self.run(batch)
+
+
+def test_a_recorded_pass_takes_part_in_a_step(road, tmp_path, monkeypatch):
+    """Two passes a step, two steps: the weights are those of steps without it, the gradients the same tensors."""
+    config, weights = road_config(road, tmp_path, "train_config.batch_size=4", "train_config.precision=float32"), []
+    monkeypatch.setattr(train, "RecordedPass", Replayed)
+    for to_record in (False, True):
+        state = begin(config, force=True)
+        state.to_record = to_record
+        crops = validation.crops_of(config.data_config.dataset_path, config.data_config, state.model, 0)
+        places = []
+        for step in range(2):
+            indices = dataset.micro_batches(range(step, step + 1), 4, 2, 0, 1)
+            train.update(state, list(dataset.batches(crops, indices, 0)))
+            state.step += 1
+            places.append([p.grad.data_ptr() for p in state.model.parameters() if p.grad is not None])
+        assert (state.recorded is not None) == to_record and not state.to_record
+        weights.append(torch.cat([p.detach().flatten() for p in state.model.parameters()]))
+    assert places[0] == places[1]
+    assert torch.equal(*weights)
+
+
+def test_where_a_pass_cannot_be_recorded_training_goes_on_without(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(train, "RecordedPass", refuse)
+    loss_of_weight(monkeypatch)
+    state, usual = make_state(tmp_path), make_state(tmp_path)
+    usual.model.load_state_dict(state.model.state_dict())
+    state.to_record = True
+    for _ in range(2):
+        assert torch.equal(train.update(state, [{}]), train.update(usual, [{}]))
+    assert torch.equal(state.model.weight, usual.model.weight)
+    assert capsys.readouterr().err.count("could not be recorded") == 1
+
+
 def test_the_mel_head_learns_and_is_logged(road, tmp_path):
     heads = ["cond_wavenet_config.n_mels=8", "data_config.segment_length=0.1", "train_config.mel_loss_weight=1.0"]
     state = begin(road_config(road, tmp_path / "with", *heads), force=False)

@@ -6,7 +6,17 @@ import torch
 
 from audio import mu_law_decode
 from config import CondWavenetConfig, WavenetConfig
-from wavenet import Caches, Conditioning, ContextStack, WaveNet, dilations, generate, seeded_uniforms
+from wavenet import (
+    ALIGNED_COLUMNS,
+    Caches,
+    Conditioning,
+    ContextStack,
+    Decoder,
+    WaveNet,
+    dilations,
+    generate,
+    seeded_uniforms,
+)
 
 HOP, N_FEATURES, N_EXCITATION = 16, 5, 2
 N_FRAMES = 12
@@ -94,6 +104,28 @@ def test_with_conditioning_at_the_output_cached_steps_give_the_parallel_pass(out
             caches.push(samples[:, t])
         model.decoder.output_cond.weight.zero_()
         assert not torch.allclose(parallel(model, samples, conditioning), expected)
+
+
+@pytest.mark.parametrize("upsampling", ["linear", "transposed"])
+def test_padded_rows_give_the_same_and_teach_the_same(upsampling, monkeypatch):
+    """As a GPU has them: what stands in the spare columns goes nowhere."""
+    model, conditioning = make_model(upsampling=upsampling), make_conditioning()
+    samples, found, widths = random_samples(model), [], []
+    for padded in (False, True):
+        monkeypatch.setattr(Decoder, "aligned", lambda *_, padded=padded: padded)
+        model.zero_grad(set_to_none=True)
+        params = parallel(model, samples, conditioning)
+        model.log_likelihood(params, samples).mean().backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        found.append(torch.cat([params.detach().flatten(), *gradients]))
+        history = model.decoder._history(samples, None)
+        widths.append(
+            model.decoder._stack_inputs(history, *model.decoder.prepare(*conditioning.block(model, 0, N_FRAMES)))[
+                0
+            ].shape[1]
+        )
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
+    assert widths[0] % ALIGNED_COLUMNS and not widths[1] % ALIGNED_COLUMNS
 
 
 def test_the_first_layer_alone_hears_the_conditioning_and_stays_alone():

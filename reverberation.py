@@ -5,9 +5,9 @@
 
 Two measures. Of music of any kind, how fast the level of its higher octaves falls where it falls fast: the further away
 the microphones stood, the more of the room they heard, and the slower. (The distribution of sub-band decay rates, as of
-Wen, Habets and Naylor, ICASSP 2008; in the lower octaves strings ring longer than a room.) Of one note, how
-the sound dies away after its release; for that `counterfactual.py` plays phrases under each value of a model's
-global conditioning.
+Wen, Habets and Naylor, ICASSP 2008; in the lower octaves strings ring longer than a room.) Of one note, how the sound
+dies away after its release; for that `counterfactual.py` plays phrases under each value of a model's global
+conditioning.
 """
 
 import json
@@ -47,7 +47,7 @@ class Decay:
 def fall_rate(pcm: np.ndarray, audio_hz: int) -> float:
     """How fast the level of int16 [T] falls in the octaves around 2 and 4 kHz, in dB/s: of all falls over 100 ms that
     begin within 30 dB of an octave's loudest frame, 90 % are slower; the geometric mean of those octaves that audio_hz
-    has room for. nan for silence, for less than 120 ms, and where there is no such octave.
+    has room for. nan for silence, for less than 120 ms, and where there is no such octave, or one does not fall.
 
     It depends on the music and on how it is played: to be compared for the same notes, or over many pieces.
     """
@@ -66,7 +66,7 @@ def _octave_fall_rate(pcm: np.ndarray, audio_hz: int, middle: float) -> float:
 
 
 def octave(pcm: np.ndarray, audio_hz: int, middle: float) -> np.ndarray:
-    """The octave around a frequency in Hz, cut out of int16 [T] without delay: float64 [T]."""
+    """The octave around a frequency in Hz, cut out of int16 [T] without delay, -6 dB at its edges: float64 [T]."""
     n = len(pcm) + audio_hz // 10  # silence behind it, so that its end does not come round to its beginning
     hz = np.fft.rfftfreq(n, 1 / audio_hz)
     with np.errstate(divide="ignore"):
@@ -130,7 +130,8 @@ def main(argv: list[str] | None = None) -> int:
     for path in args.paths:
         if path.is_dir():
             for value, rates in fall_rates(ProcessedFolder(path), args.column).items():
-                result[f"{path} {value}"] = {"recordings": len(rates), "fall_db_per_second": _mean(rates)}
+                told = sum(np.isfinite(rates).tolist())
+                result[f"{path} {value}"] = {"recordings": told, "fall_db_per_second": _mean(rates)}
         else:
             audio_hz = sample_rate(path)
             result[str(path)] = {"recordings": 1, "fall_db_per_second": fall_rate(read_pcm(path, audio_hz), audio_hz)}

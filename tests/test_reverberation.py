@@ -61,6 +61,9 @@ def test_the_fall_rate_of_nothing():
     for pcm in (np.zeros(HZ, np.int16), np.zeros(0, np.int16), ringing(0.3)[: HZ // 10]):
         assert np.isnan(fall_rate(pcm, HZ))
     assert np.isnan(fall_rate(ringing(0.3), 4000)), "no room for an octave around 2 kHz"
+    dithered = np.random.default_rng(0).integers(-1, 2, HZ).astype(np.int16)
+    assert fall_rate(dithered, HZ) < 30, "steady"
+    assert fall_rate(ringing(0.3), 8000) > 0, "one octave has room"
 
 
 def test_what_low_strings_do_is_not_the_room():

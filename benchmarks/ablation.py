@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser(__doc__, config=DEMO_CONFIG)
     arguments.add_argument("--evaluate", default="demo/config_evaluate.json", help="config of evaluate.py")
     arguments.add_argument("--out", type=Path, required=True, help="folder of the runs and their scores")
-    arguments.add_argument("--steps", type=int, default=2400, help="of every run; default: ten CPU minutes or more")
+    arguments.add_argument("--steps", type=int, default=2400, help="of every run (default 2400)")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments.add_argument("--only", nargs="*", metavar="NAME", default=list(VARIANTS),
                            help="variants to train; none: only report on what is there")  # fmt: skip

@@ -210,7 +210,8 @@ def test_a_command_that_fails_says_why_with_its_own_words(tmp_path):
 
 def test_the_page_has_the_marks():
     before, after = ablation.parts(ROOT / "docs" / "obeying_the_midi.md")
-    assert before.rstrip().endswith("scored\non that CPU.") and after.lstrip().startswith("What it says")
+    assert " ".join(before.split()).endswith("were played and scored on that CPU.")  # however its lines are broken
+    assert after.lstrip().startswith("What it says")
 
 
 @pytest.mark.slow

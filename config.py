@@ -373,8 +373,8 @@ class SamplingKeys:
     seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
     batch_size: int = key("clips generated side by side", 8, low=1)
     sampler: str = key(
-        "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph, slower than "
-        "numba on a CPU); auto: numba",
+        "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph; of one piece "
+        "slower than numba on a CPU); auto: numba",
         "auto",
         of=SAMPLERS,
     )

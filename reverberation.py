@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in args.paths:
         if path.is_dir():
             for value, rates in fall_rates(ProcessedFolder(path), args.column).items():
-                told = sum(np.isfinite(rates).tolist())
+                told = int(np.isfinite(rates).sum())
                 result[f"{path} {value}"] = {"recordings": told, "fall_db_per_second": _mean(rates)}
         else:
             audio_hz = sample_rate(path)

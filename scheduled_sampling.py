@@ -16,14 +16,6 @@ from wavenet import WaveNet, seeded_uniforms
 FIRST_STREAM = 2**40  # of the crops' uniforms: no piece that is played has these
 
 
-def own_share(settings: TrainConfig, step: int) -> float:
-    """Which share of the history is the model's own: none up to the patience, then a line up to the last step."""
-    if not settings.scheduled_sampling_passes:
-        return 0.0
-    patience = settings.scheduled_sampling_patience
-    return settings.scheduled_sampling * max(0, step - patience) / (settings.steps - patience)
-
-
 def with_own_samples(
     model: WaveNet,
     batch: dict[str, Tensor],

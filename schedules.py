@@ -25,6 +25,14 @@ def history_interference(config: TrainConfig, index: int) -> float:
     return _along_a_line(config, index, first, first if final < 0 else final)
 
 
+def own_share(settings: TrainConfig, step: int) -> float:
+    """Which share of the history is the model's own: none up to the patience, then a line up to the last step."""
+    if not settings.scheduled_sampling_passes:
+        return 0.0
+    patience = settings.scheduled_sampling_patience
+    return settings.scheduled_sampling * max(0, step - patience) / (settings.steps - patience)
+
+
 def _along_a_line(config: TrainConfig, index: int, first: float, final: float) -> float:
     """From first to final over all crops of the training, at the crop of this index."""
     return first + index / (config.steps * config.batch_size) * (final - first)

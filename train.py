@@ -32,8 +32,8 @@ from errors import InputError
 from hardware import GIB, available_bytes, explained_memory, keep_freed_memory, training_bytes
 from process_group import ALONE, World, joined, local_device
 from recorded_pass import RecordedPass
-from scheduled_sampling import own_share, with_own_samples
-from schedules import history_interference, history_noise, learning_rate
+from scheduled_sampling import with_own_samples
+from schedules import history_interference, history_noise, learning_rate, own_share
 from training_log import TrainingLog
 from training_state import Run, begin, save
 from validation import crops_of, training_losses, validate

@@ -16,7 +16,6 @@ import math
 import subprocess
 import sys
 import time
-from collections import deque
 from pathlib import Path
 
 import torch
@@ -168,14 +167,15 @@ def seconds_per_step(step, device: torch.device, seconds: float) -> float:
     for _ in range(2):
         step()
     wait(device)
-    began, n, ends = time.perf_counter(), 0, deque()
+    began, n, before = time.perf_counter(), 0, None
     while time.perf_counter() - began < seconds or not n:
         step()
         n += 1
         if device.type == "cuda":  # as in training the host is one step ahead, no more
-            ends.append(torch.cuda.current_stream(device).record_event())
-            if len(ends) > 1:
-                ends.popleft().synchronize()
+            end = torch.cuda.current_stream(device).record_event()
+            if before:
+                before.synchronize()
+            before = end
     wait(device)
     return (time.perf_counter() - began) / n
 

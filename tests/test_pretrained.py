@@ -34,8 +34,8 @@ def test_they_are_found_from_any_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module", params=SHIPPED, ids=lambda path: path.stem)
 def player(request):
-    """What turns performances into audio by the shipped weights, as `counterfactual.Player`; in 16-bit weights, which
-    take half the time and hide no fault that is looked for here."""
+    """What turns performances into audio by the shipped weights, as `counterfactual.Player`; in 16-bit weights, for
+    speed: the scores in pretrained/README.md are of full precision."""
     model, config, _ = checkpoint.load_model(request.param, torch.device("cpu"))
     data = config.data_config
     settings = load_config(

@@ -11,7 +11,8 @@ from test_train import road_config, settings
 
 import train
 from dataset import batches, micro_batches
-from scheduled_sampling import FIRST_STREAM, own_share, with_own_samples
+from scheduled_sampling import FIRST_STREAM, with_own_samples
+from schedules import own_share
 from training_state import begin
 from validation import crops_of
 from wavenet import generate, seeded_uniforms

@@ -123,7 +123,7 @@ class Replayed:
     """In the place of a recorded pass: leaves a gradient when it is made, as that does, and runs the pass anew."""
 
     def __init__(self, run, batch, device):
-        self.run, self.gradients = run, []
+        self.run = run
         run(batch)
 
     def __call__(self, batch):

@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 
 from alignment import Alignment, alignments, trusted_seconds, verdict
-from atomic import remove_leftovers
-from cli import note, parser, run
 from conditioning import Strings, strings_of
 from config import DataConfig, load_config
-from errors import InputError
-from folder_lock import only_run
 from global_values import one_hot
 from midi import Performance
+from midi2wave.utils.atomic_files import remove_leftovers
+from midi2wave.utils.cli import note, parser, run
+from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import only_run
 from processed_folder import (
     ProcessedFolder,
     begin_folder,

@@ -17,9 +17,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from atomic import atomic_file
-from cli import note
-from errors import InputError
+from midi2wave.utils.atomic_files import atomic_file
+from midi2wave.utils.cli import note
+from midi2wave.utils.errors import InputError
 
 # What libsndfile reads, in the order of preference where files differ only in their suffix.
 AUDIO_SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".ogg", ".mp3", ".opus", ".oga", ".wave", ".w64", ".rf64", ".aifc")

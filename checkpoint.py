@@ -22,11 +22,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
-from atomic import atomic_folder, point, remove
-from cli import choose_device, note, reason
 from conditioning import n_excitation, n_features
 from config import Config, SamplingKeys, config_from_dict
-from errors import InputError
+from midi2wave.utils.atomic_files import atomic_folder, point, remove
+from midi2wave.utils.cli import choose_device, note, reason
+from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
 FORMAT = "midi2wave checkpoint 1"

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from atomic import atomic_file
-from errors import EXHAUSTED, InputError
 from midi import DAMAGED_ARRAYS
+from midi2wave.utils.atomic_files import atomic_file
+from midi2wave.utils.errors import EXHAUSTED, InputError
 
 FORMAT = "midi2wave codes 1"
 

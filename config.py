@@ -14,8 +14,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from errors import InputError
 from global_values import columns
+from midi2wave.utils.errors import InputError
 
 FEATURES = ("onset", "held_velocity", "onset_age", "release_age", "pedals")
 FEATURE_PRESETS = {

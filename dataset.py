@@ -14,13 +14,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import audio
-from atomic import claim
 from conditioning import NoteConditioning, NullConditioning, conditioning_of
 from config import DataConfig
 from emphasis import emphasize
-from errors import InputError
 from global_values import check_known
 from midi import Performance, load_events, save_events
+from midi2wave.utils.atomic_files import claim
+from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder
 
 CLIPS_RECORD_NAME = "clips.json"

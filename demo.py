@@ -14,8 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from cli import note, run
-from errors import InputError
+from midi2wave.utils.cli import note, run
+from midi2wave.utils.errors import InputError
 
 HERE = Path(__file__).resolve().parent
 FOLDER = Path("demo")

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-import cli
-from atomic import atomic_file, claim, write_text
 from demo_music import SHORTEST_PIECE_SECONDS, compose
 from demo_piano import render
-from errors import InputError
 from maestro import COLUMNS
+from midi2wave.utils import cli
+from midi2wave.utils.atomic_files import atomic_file, claim, write_text
+from midi2wave.utils.errors import InputError
 
 RECIPE = 1  # raise it when the music or the sound changes, so that a rerun does not mix old pieces with new ones
 METADATA_NAME = "maestro-v2.0.0.csv"

@@ -11,7 +11,7 @@ import mido
 import numpy as np
 
 from demo_piano import RELEASE_TAIL_SECONDS
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 LOWEST, HIGHEST = 33, 96  # A1..C7
 TICKS_PER_SECOND = 1920  # 960 per quarter at the default 120 bpm; the rubato lies in the times, as in a recording

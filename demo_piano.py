@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from errors import InputError
 from midi import read_midi, sounding_offset
+from midi2wave.utils.errors import InputError
 
 BLOCK = 1024  # samples that one matrix product synthesises from one row of phasors
 LAST_DAMPED_PITCH = 89  # strings above have no dampers

@@ -22,17 +22,17 @@ import numpy as np
 import checkpoint
 import drift
 from argmax_bottleneck import code_use
-from atomic import claim, write_text
 from audio import read_pcm, write_wav
-from cli import Failure, finish, note, parser, progress, run
 from config import Config, DataConfig, EvaluateConfig, load_config
 from counterfactual import Counterfactuals, counterfactuals
 from dataset import clip_source
-from errors import InputError
 from evaluation_report import clip_picture, summary_figure, table
 from global_values import one_of_each, told
 from likelihood import Paired, conditioning_ratios, paired_likelihood
 from midi import Performance
+from midi2wave.utils.atomic_files import claim, write_text
+from midi2wave.utils.cli import Failure, finish, note, parser, progress, run
+from midi2wave.utils.errors import InputError
 from pieces import Piece, clip_pieces, primed_frames
 from report import Entry, clip_figure, listening_page, save_figure
 from scores import bootstrap_interval, chroma_similarity, mean, multi_resolution_stft, onset_agreement

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 WHOLE_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,18}\s*")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from errors import InputError
+from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
 GIB = 2**30

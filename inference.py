@@ -42,13 +42,13 @@ from tqdm import tqdm
 
 import checkpoint
 import folding
-from atomic import claim, write_text
 from audio import map_wav, wav_stream, write_wav
-from cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
 from code_files import Codes, load_codes, save_codes
 from config import DataConfig, InferenceConfig, load_config
-from errors import InputError
 from midi import load_events, no_notes, save_events
+from midi2wave.utils.atomic_files import claim, write_text
+from midi2wave.utils.cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
+from midi2wave.utils.errors import InputError
 from pieces import Piece, Prime, clip_pieces, code_pieces, midi_pieces, primed_frames, read_prime, timed_pieces
 from report import Entry, clip_figure, listening_page, save_figure
 from synthesis import encode, synthesize, teacher_forced

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 LONGEST_NAME, LONGEST_PATH = 255, 2000  # bytes; of common file systems, and with room for the folder in front
 SPLITS = ("train", "validation", "test")

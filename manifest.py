@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from atomic import write_text
 from audio import Resampled
-from errors import InputError
+from midi2wave.utils.atomic_files import write_text
+from midi2wave.utils.errors import InputError
 
 FORMAT = 2
 SECONDS_BETWEEN_SAVES = 5.0

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from atomic import write_text
 from audio import FULL_SCALE
-from cli import parser, progress, run
 from conditioning import PARTIAL_CHANNEL, SHORTEST_SECONDS, Strings, usual_strings, window_seconds
 from config import load_config
 from emphasis import emphasize
-from errors import InputError
 from midi import LOWEST_PITCH, N_PITCHES, sounding_offset
+from midi2wave.utils.atomic_files import write_text
+from midi2wave.utils.cli import parser, progress, run
+from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder
 
 N_PARTIALS = len(PARTIAL_CHANNEL)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atomic import atomic_file
-from errors import EXHAUSTED, InputError
+from midi2wave.utils.atomic_files import atomic_file
+from midi2wave.utils.errors import EXHAUSTED, InputError
 
 SUSTAIN, SOSTENUTO, SOFT = 64, 66, 67  # controller numbers
 PEDALS = (SUSTAIN, SOSTENUTO, SOFT)

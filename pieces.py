@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from audio import read_beginning
-from cli import Failure, note, reason
 from code_files import Codes, load_codes
 from conditioning import Untold
 from config import DataConfig, EvaluateConfig, InferenceConfig
 from dataset import clip_paths, read_clip
-from errors import InputError
 from folding import Fold
 from global_values import check_given, told, unsaid
 from midi import Performance, read_midi, sounding_offset
+from midi2wave.utils.cli import Failure, note, reason
+from midi2wave.utils.errors import InputError
 
 
 @dataclass(frozen=True)

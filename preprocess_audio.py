@@ -15,12 +15,12 @@ import numpy as np
 
 import dataset
 from audio import AUDIO_SUFFIXES, read_pcm
-from cli import Failure, finish, note, parser, progress, reason, run
 from config import Config, PreprocessConfig, load_config
-from errors import InputError
 from global_values import integer_columns
 from maestro import inside, read_metadata, resampled_name, select_split
 from midi import CLIP_MARGIN_SECONDS, Performance, clip, read_midi
+from midi2wave.utils.cli import Failure, finish, note, parser, progress, reason, run
+from midi2wave.utils.errors import InputError
 from report import roll_figure, save_figure
 
 MIDI_SUFFIXES = (".mid", ".midi")

@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import dataset_card
-import workers
-from atomic import refuse_foreign, remove_leftovers, write_text
 from audio import read_pcm
-from cli import Failure, finish, note, parser, progress_in_hours, reason, run
 from config import Config, PreprocessConfig, load_config
 from dataset_card import Facts
-from errors import InputError
-from folder_lock import only_run
 from maestro import SPLITS, Recording, inside, read_metadata, resampled_name, select_split
 from manifest import state
 from midi import read_midi
+from midi2wave.utils import parallel
+from midi2wave.utils.atomic_files import refuse_foreign, remove_leftovers, write_text
+from midi2wave.utils.cli import Failure, finish, note, parser, progress_in_hours, reason, run
+from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import only_run
 from processed_folder import (
     CARD_NAME,
     CARD_PICTURE_NAME,
@@ -67,9 +67,9 @@ class Job:
 def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
     options = parser(__doc__, config="config_makeTrain.json")
-    workers.add_arguments(options)
+    parallel.add_arguments(options)
     args = options.parse_args(argv)
-    workers.check_arguments(args)
+    parallel.check_arguments(args)
     if args.force and args.shard:
         raise InputError("--force with --shard: every shard would remove what the others made; run it once without")
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
@@ -81,16 +81,16 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as locks:
         for folder, made_from in folders.items():
             refuse_foreign(folder, RECORD_NAME)
-            locks.enter_context(only_run(folder, workers.shard_name(args.shard)))
+            locks.enter_context(only_run(folder, parallel.shard_name(args.shard)))
             begin_folder(folder, Config(preprocess_config=made_from).as_dict(), force=args.force)
         known = {job.key: _finished(job) for job in jobs}  # may refuse: before any work
-        pending = [job for job in workers.in_shard(jobs, args.shard) if not known[job.key]]
+        pending = [job for job in parallel.in_shard(jobs, args.shard) if not known[job.key]]
         for folder in folders:
             indices = [job.recording.index for job in pending if job.folder == folder]
             remove_leftovers(folder, product_names(indices, shared=not args.shard))
         failures = []
         for job, outcome in _with_progress(
-            workers.work(_try, pending, n_jobs=args.jobs, backend=args.backend), pending
+            parallel.work(_try, pending, n_jobs=args.jobs, backend=args.backend), pending
         ):
             if isinstance(outcome, str):
                 failures.append(Failure(job.recording.audio_filename, outcome))

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from config import DistConfig
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 
 @dataclass(frozen=True)

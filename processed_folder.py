@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from atomic import atomic_file, claim, refuse_foreign, write_text
-from errors import EXHAUSTED, InputError
 from global_values import check_known, columns, integer_columns
 from maestro import Recording
 from midi import DAMAGED_ARRAYS, Performance, load_events, save_events
+from midi2wave.utils.atomic_files import atomic_file, claim, refuse_foreign, write_text
+from midi2wave.utils.errors import EXHAUSTED, InputError
 
 FORMAT = 1
 INDEX_NAME, RECORD_NAME = "filenames.csv", "dataset.json"

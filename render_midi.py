@@ -28,11 +28,11 @@ import mido
 import numpy as np
 import soundfile
 
-from atomic import atomic_file, claim, write_text
-from cli import Failure, finish, note, parser, progress, reason, run
-from errors import InputError
 from maestro import COLUMNS, find_metadata, inside, read_metadata
 from midi import Performance, read_midi, sounding_offset
+from midi2wave.utils.atomic_files import atomic_file, claim, write_text
+from midi2wave.utils.cli import Failure, finish, note, parser, progress, reason, run
+from midi2wave.utils.errors import InputError
 
 METADATA_NAME, RECORD_NAME = "maestro-v2.0.0.csv", "render.json"
 PRODUCTS = ("*/*.midi", "*/*.flac", "*/*_[0-9]*.wav", METADATA_NAME)

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from atomic import atomic_file, write_text
 from midi import HIGHEST_PITCH, LOWEST_PITCH, SUSTAIN, Performance, sounding_offset
+from midi2wave.utils.atomic_files import atomic_file, write_text
 
 WIDTH_INCHES, DPI = 12, 100
 VELOCITY_RANGE = (16, 112)  # of the colours; what lies outside is rare

@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import manifest
-import workers
-from atomic import remove_leftovers
 from audio import AUDIO_SUFFIXES, RESAMPLERS, Resampled, resample_file
-from cli import Failure, finish, note, parser, progress_in_hours, reason, run
-from errors import InputError
-from folder_lock import only_run
 from maestro import SPLITS, find_metadata, inside, read_metadata, resampled_name, select_split
 from manifest import Entry, Manifest
+from midi2wave.utils import parallel
+from midi2wave.utils.atomic_files import remove_leftovers
+from midi2wave.utils.cli import Failure, finish, note, parser, progress_in_hours, reason, run
+from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import only_run
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     out_dir = args.out_dir or args.dir
     names = _listed_files(args.dir, args.split, args.hz)
     # The names are dealt, whatever lies there: shards that start while files come and go must agree who does which.
-    planned = workers.in_shard(_plan(names, args.dir, out_dir, args.hz, args.resampler), args.shard)
+    planned = parallel.in_shard(_plan(names, args.dir, out_dir, args.hz, args.resampler), args.shard)
     jobs = [item for item in planned if isinstance(item, Job)]
     failures = [item for item in planned if isinstance(item, Failure)]
     started = time.monotonic()
     done: dict[str, Entry] = {}
     products: defaultdict[Path, set[str]] = defaultdict(set)
-    with only_run(out_dir, workers.shard_name(args.shard)):
-        shard = workers.shard_name(args.shard)
+    with only_run(out_dir, parallel.shard_name(args.shard)):
+        shard = parallel.shard_name(args.shard)
         record = Manifest(out_dir, args.hz, args.resampler, shard=shard, force=args.force)
         for path in (record.path, *(job.target for job in jobs)):
             products[path.parent].add(path.name)
         for folder, ours in products.items():  # another shard may be writing a file of the same name elsewhere
             remove_leftovers(folder, ours)
         pending, skipped = _split_off_done(jobs, record, force=args.force, verify=args.verify)
-        outcomes = workers.work(_resample_one, pending, n_jobs=args.jobs, backend=args.backend)
+        outcomes = parallel.work(_resample_one, pending, n_jobs=args.jobs, backend=args.backend)
         try:
             for job, outcome in _with_progress(outcomes, pending):
                 if isinstance(outcome, str):
@@ -91,11 +91,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "-r", "--resampler", choices=RESAMPLERS, default="soxr_hq", help="soxr_* stream, kaiser_* hold a whole file"
     )
     made.add_argument("--verify", action="store_true", help="compare the checksums of all that is done already")
-    workers.add_arguments(made)
+    parallel.add_arguments(made)
     args = made.parse_args(argv)
     if not 1000 <= args.hz <= 384000:
         raise InputError(f"--hz is {args.hz}, expected 1000 to 384000")
-    workers.check_arguments(args)
+    parallel.check_arguments(args)
     return args
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from audio import FULL_SCALE, read_pcm, sample_rate
-from cli import parser, run
-from errors import InputError
 from global_values import columns
+from midi2wave.utils.cli import parser, run
+from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder
 from scores import level_db
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from audio import FULL_SCALE
-from cli import progress
 from conditioning import Strings, window_seconds
 from config import DataConfig
 from emphasis import emphasize
-from errors import InputError
 from midi import LOWEST_PITCH, N_PITCHES, sounding_offset
+from midi2wave.utils.cli import progress
+from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder
 
 SKIPPED_SECONDS = 0.01  # after an onset: the hammer's noise

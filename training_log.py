@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from atomic import write_text
 from audio import write_wav
-from cli import note, reason
 from config import DataConfig
 from midi import CLIP_MARGIN_SECONDS, clip
+from midi2wave.utils.atomic_files import write_text
+from midi2wave.utils.cli import note, reason
 from processed_folder import ProcessedFolder
 from report import clip_figure, curves_figure, save_figure
 from synthesis import synthesize

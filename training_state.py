@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 import checkpoint
-from atomic import clear_leftovers, remove, write_text
-from cli import choose_device, note, reason
 from config import Config, TrainConfig
-from errors import InputError
-from folder_lock import only_run
 from hardware import choose_precision
 from mel import window_samples
+from midi2wave.utils.atomic_files import clear_leftovers, remove, write_text
+from midi2wave.utils.cli import choose_device, note, reason
+from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import only_run
 from process_group import ALONE, World, local_device
 from recorded_pass import RecordedPass
 from residual_stack import Gates, compiled_gates

@@ -28,11 +28,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 import train
-from atomic import claim, refuse_foreign, remove, write_text
 from checkpoint import step_folders, step_of
-from cli import Failure, finish, note, parser, reason, run
 from config import Config, load_config
-from errors import InputError
+from midi2wave.utils.atomic_files import claim, refuse_foreign, remove, write_text
+from midi2wave.utils.cli import Failure, finish, note, parser, reason, run
+from midi2wave.utils.errors import InputError
 from report import save_figure
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -29,13 +29,13 @@ import audio
 import midi
 import preprocess_maestro
 import resample_audio
-import workers
-from cli import note
 from conditioning import NoteConditioning
 from config import Config, DataConfig, PreprocessConfig
 from dataset import Crops
 from maestro import COLUMNS, read_metadata
 from midi import Performance
+from midi2wave.utils import parallel
+from midi2wave.utils.cli import note
 from processed_folder import ProcessedFolder, begin_folder, finish_folder
 
 HZ = 16000
@@ -143,7 +143,7 @@ def resample_seconds(paths: list[Path], folder: Path, n_jobs: int) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     jobs = [resample_audio.Job(p.name, p, folder / p.name, HZ, "soxr_hq", replace=True) for p in paths]
     started = time.perf_counter()
-    for _, outcome in workers.work(resample_audio._resample_one, jobs, n_jobs=n_jobs, backend="loky"):
+    for _, outcome in parallel.work(resample_audio._resample_one, jobs, n_jobs=n_jobs, backend="loky"):
         assert not isinstance(outcome, str), outcome
     return time.perf_counter() - started
 
@@ -155,7 +155,7 @@ def preprocess_seconds(maestro: Path, resampled: Path, out: Path, n_jobs: int) -
     begin_folder(out, Config(preprocess_config=config).as_dict(), force=False)
     jobs = [preprocess_maestro.Job(recording, config) for recording in read_metadata(maestro)]
     started, rows = time.perf_counter(), []
-    for _, outcome in workers.work(preprocess_maestro._try, jobs, n_jobs=n_jobs, backend="loky"):
+    for _, outcome in parallel.work(preprocess_maestro._try, jobs, n_jobs=n_jobs, backend="loky"):
         assert not isinstance(outcome, str), outcome
         rows.append(outcome[0])
     elapsed = time.perf_counter() - started

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from audio import FULL_SCALE
-from cli import parser, run
 from conditioning import conditioning_of
 from config import load_config
 from emphasis import emphasize
-from errors import InputError
+from midi2wave.utils.cli import parser, run
+from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder
 
 SECONDS = 10.0  # of a stretch

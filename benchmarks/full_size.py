@@ -31,10 +31,10 @@ import soundfile
 import midi
 import processed_folder
 from benchmarks.data import write_midi
-from cli import note
 from config import Config, DataConfig, PreprocessConfig
 from dataset import Crops
 from maestro import COLUMNS, SPLITS
+from midi2wave.utils.cli import note
 from processed_folder import ProcessedFolder, Row
 
 ROOT = Path(__file__).resolve().parents[1]

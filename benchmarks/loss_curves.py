@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 import train
 from benchmarks.plain import plain_update
 from checkpoint import build_model
-from cli import choose_device, note, parser, run
 from config import load_config
 from dataset import batches, micro_batches
 from hardware import choose_precision, keep_freed_memory
+from midi2wave.utils.cli import choose_device, note, parser, run
 from process_group import ALONE
 from report import save_figure
 from residual_stack import Gates, compiled_gates

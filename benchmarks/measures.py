@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from cli import run
 from dataset import Clip, clip_paths, clip_source, read_clip
-from errors import InputError
+from midi2wave.utils.cli import run
+from midi2wave.utils.errors import InputError
 from scores import chroma_similarity, chroma_vectors, mean, multi_resolution_stft, onset_agreement
 from transcription import INSTALL, Transcriber, note_f1, played_notes
 from validation import partners

@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.ablation import parts, put
 from benchmarks.limits import processor
-from cli import choose_device, note, parser, run
 from cost import MIB
+from midi2wave.utils.cli import choose_device, note, parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("<!-- presets -->", "<!-- /presets -->")

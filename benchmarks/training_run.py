@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from cli import note, parser, run
-from errors import InputError
+from midi2wave.utils.cli import note, parser, run
+from midi2wave.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as serialize
 
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 FORMAT = "midi2wave nv-wavenet bundle 1"
 BUNDLE_NAME, WEIGHTS_NAME, PT_NAME = "bundle.json", "weights.safetensors", "weights.pt"

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cli import Failure, finish, parser, progress, reason, run
-from errors import InputError
+from midi2wave.utils.cli import Failure, finish, parser, progress, reason, run
+from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle
 from nv_wavenet_bridge.emulator import cumulative, emulate
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 import checkpoint
-from atomic import atomic_folder
-from cli import choose_device, finish, note, parser, progress, run
 from config import DataConfig, load_config
-from errors import InputError
+from midi2wave.utils.atomic_files import atomic_folder
+from midi2wave.utils.cli import choose_device, finish, note, parser, progress, run
+from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle, fold
 from pieces import Piece, clip_pieces, midi_pieces, timed_pieces
 from synthesis import conditioning

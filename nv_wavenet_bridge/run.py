@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from audio import mu_law_decode, write_wav
-from cli import finish, note, parser, run
 from emphasis import Deemphasis, decode_changes
-from errors import InputError
+from midi2wave.utils.cli import finish, note, parser, run
+from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle, fold
 from nv_wavenet_bridge.check import compare
 

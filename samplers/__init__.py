@@ -13,7 +13,7 @@ from torch import Tensor
 
 import wavenet
 from config import SAMPLER_WEIGHTS, SAMPLERS
-from errors import InputError
+from midi2wave.utils.errors import InputError
 from wavenet import Conditioning, Decoder, WaveNet
 
 MOST_HELPERS = 3  # beyond, the chain of layers, which one thread walks, sets the pace of a stream

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from compiling import kept_njit
+from midi2wave.utils.numba_cache import kept_njit
 from samplers.drawing import draw
 from samplers.packing import MOST_AHEAD
 from samplers.simd import (

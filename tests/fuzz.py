@@ -37,7 +37,7 @@ import resample_audio
 from conditioning import NoteConditioning
 from config import DataConfig
 from dataset import Crops
-from errors import InputError
+from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder, Row
 
 SECONDS, MEGABYTES = 5.0, 500

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from cli import run
+from midi2wave.utils.cli import run
 
 
 def attempt(seconds: float | None, arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import midi
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 SUFFIXES = (".mid", ".midi", ".rmi")
 

@@ -11,7 +11,6 @@ from tiny_road import write_midi
 
 import align_labels
 import alignment
-import folder_lock
 import measure_strings
 import midi
 import processed_folder
@@ -19,8 +18,9 @@ import strokes
 from audio import FULL_SCALE
 from conditioning import PARTIAL_CHANNEL
 from demo_piano import render
-from errors import InputError
 from midi import Performance, read_midi
+from midi2wave.utils import folder_lock
+from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder
 
 

@@ -11,7 +11,7 @@ from test_samplers import N_FRAMES, agreed, joined, parallel
 import samplers
 from argmax_bottleneck import FLOOR, ArgmaxBottleneck, code_use, codes_of, diversity_loss, nearest, shares
 from config import CondWavenetConfig, WavenetConfig, config_from_dict
-from errors import InputError
+from midi2wave.utils.errors import InputError
 from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
 
 K = 4

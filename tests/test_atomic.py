@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-import atomic
-from atomic import atomic_file, atomic_folder, claim, clear_leftovers, remove_leftovers, write_text
-from errors import InputError
+from midi2wave.utils import atomic_files
+from midi2wave.utils.atomic_files import (
+    atomic_file,
+    atomic_folder,
+    claim,
+    clear_leftovers,
+    remove_leftovers,
+    write_text,
+)
+from midi2wave.utils.errors import InputError
 
 RECORD = {"b": 1, "a": ["é", None]}
 PRODUCTS = ("*.wav", "index.html")
@@ -79,7 +86,7 @@ def test_leftovers_of_a_killed_process_do_not_get_into_a_new_folder(tmp_path):
 
 
 def test_two_hosts_with_a_process_of_one_number_write_asides_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic.os, "getpid", lambda: 7)
+    monkeypatch.setattr(atomic_files.os, "getpid", lambda: 7)
     with atomic_file(tmp_path / "x") as first:
         with atomic_file(tmp_path / "x") as second:
             assert first != second
@@ -102,8 +109,8 @@ def test_leftovers_are_told_by_the_name_of_what_they_would_have_become(tmp_path)
 def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     calls = []
     sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(atomic.os, "fsync", lambda handle: (calls.append("fsync"), sync(handle)))
-    monkeypatch.setattr(atomic.os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    monkeypatch.setattr(atomic_files.os, "fsync", lambda handle: (calls.append("fsync"), sync(handle)))
+    monkeypatch.setattr(atomic_files.os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
     write_text(tmp_path / "x", "text")
     with atomic_folder(tmp_path / "step") as aside:
         (aside / "a").write_text("x")

@@ -9,7 +9,7 @@ import soundfile
 import soxr
 
 import audio
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 CLIP = Path(__file__).resolve().parents[2] / "shared" / "data" / "maestro-clip"
 

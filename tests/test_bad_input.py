@@ -32,7 +32,7 @@ import preprocess_audio
 import preprocess_maestro
 import resample_audio
 import train
-from folder_lock import LOCK_NAME
+from midi2wave.utils.folder_lock import LOCK_NAME
 
 SMALL_BYTES = 32 * 1024  # less than a recording, a picture or a checkpoint takes
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import checkpoint
 from checkpoint import TRAINING_NAME, WEIGHTS_NAME, load_model, load_training, load_weights, save, step_folders
 from config import CondWavenetConfig, Config, DataConfig, TrainConfig, WavenetConfig
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 
 def make_config(**wavenet) -> Config:

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-import cli
-from cli import Failure
-from errors import InputError
+from midi2wave.utils import cli
+from midi2wave.utils.cli import Failure
+from midi2wave.utils.errors import InputError
 
 
 def raising(error):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from code_files import FORMAT, Codes, load_codes, save_codes
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 WHOLE = {"format": np.array(FORMAT), "codes": np.array([3, 0, 7, 2], dtype=np.int16), "first": np.array(-1),
          "n_frames": np.array(3), "n_codes": np.array(8), "midi_hz": np.array(250),

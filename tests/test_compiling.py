@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_road import ROOT
 
-from compiling import kept_njit
+from midi2wave.utils.numba_cache import kept_njit
 
 
 def _double(values):

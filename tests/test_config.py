@@ -7,7 +7,7 @@ import pytest
 
 import config
 from config import BLOCKS, CONFIG_FOLDER, config_from_dict, load_config
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 TRAIN = {"train_config": {"output_directory": "run"}}
 

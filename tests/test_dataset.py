@@ -19,8 +19,8 @@ from conditioning import NoteConditioning
 from config import DataConfig
 from dataset import Crops, batches
 from emphasis import emphasize
-from errors import InputError
 from midi import Performance
+from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder, Row
 
 AUDIO_HZ, MIDI_HZ, HOP = 4000, 250, 16

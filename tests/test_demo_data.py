@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
-import cli
 import demo_data
 from demo_music import HIGHEST, LOWEST, compose
 from demo_piano import NOISE_FLOOR, RELEASE_TAIL_SECONDS, render
-from errors import InputError
 from midi import read_midi
+from midi2wave.utils import cli
+from midi2wave.utils.errors import InputError
 
 HZ = 44100
 TINY = {"train_minutes": 0.1, "validation_minutes": 0.05, "test_minutes": 0.05, "audio_hz": 16000}

@@ -14,7 +14,7 @@ from tiny_road import ROOT, settings
 
 import checkpoint
 from config import DistConfig
-from errors import InputError
+from midi2wave.utils.errors import InputError
 from process_group import ALONE, joined, local_device
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")

@@ -12,9 +12,9 @@ import audio
 import folding
 import inference
 from config import DataConfig, InferenceConfig
-from errors import InputError
 from folding import Fold
 from midi import Performance
+from midi2wave.utils.errors import InputError
 from synthesis import synthesize
 
 DATA = DataConfig(audio_hz=4000, midi_hz=250)

@@ -3,7 +3,7 @@
 import fuzz
 import pytest
 
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 N_CASES = 2400
 TARGETS = fuzz.targets()

@@ -23,11 +23,11 @@ import train
 from conditioning import NULL_FEATURE, Untold, conditioning_of, n_features
 from config import CondWavenetConfig, Config, DataConfig, TrainConfig, WavenetConfig, config_from_dict, load_config
 from dataset import clip_paths, read_clip
-from errors import InputError
 from evaluate import _Player
 from global_values import check_given, integer_columns, one_of_each, told
 from likelihood import paired_likelihood
 from midi import PEDALS, Performance, clip, load_events, save_events
+from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks
 from pieces import timed_pieces
 from processed_folder import ProcessedFolder, Row

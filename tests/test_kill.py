@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from tiny_road import ROOT, call, command, files, melody, refused, settings, times, write_audio, write_midi
 
-import folder_lock
 import maestro
 import preprocess_maestro
 import resample_audio
-import workers
-from errors import InputError
+from midi2wave.utils import folder_lock, parallel
+from midi2wave.utils.errors import InputError
 
 N_FILES, SECONDS, KILLS = 10, 12.0, 20
 
@@ -227,12 +226,12 @@ def _die(job: int) -> int:
 
 def test_a_worker_that_is_killed_is_told_in_one_line():
     with pytest.raises(InputError, match="a worker process was killed, perhaps for lack of memory"):
-        list(workers.work(_die, range(8), n_jobs=2, backend="loky"))
+        list(parallel.work(_die, range(8), n_jobs=2, backend="loky"))
 
 
 def test_more_jobs_than_cores_are_brought_down_with_a_word(tmp_path, monkeypatch):
     write_audio(tmp_path / "a.wav", [], seconds=0.1, audio_hz=44100)
-    monkeypatch.setattr(workers.joblib, "cpu_count", lambda: 3)
+    monkeypatch.setattr(parallel.joblib, "cpu_count", lambda: 3)
     assert "--jobs" not in call(resample_audio, "-d", tmp_path, "-j", "3").err
     assert (
         "--jobs 4 is more than the cores there are; 3 files at once"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import maestro
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 OFFICIAL = DATA / "maestro-metadata"

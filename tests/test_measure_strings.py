@@ -18,9 +18,9 @@ from conditioning import (
     usual_strings,
 )
 from config import DataConfig, config_from_dict, load_config
-from errors import InputError
 from global_values import one_hot
 from midi import LOWEST_PITCH, PEDALS, Performance
+from midi2wave.utils.errors import InputError
 
 HZ, SECONDS = 16000, 35.0
 KEYS = np.arange(39, 47)  # pitches 60 to 67

@@ -10,8 +10,8 @@ import odd_midi
 import pytest
 
 import midi
-from errors import InputError
 from midi import SOFT, SOSTENUTO, SUSTAIN, Performance
+from midi2wave.utils.errors import InputError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 END = b"\x00\xff\x2f\x00"

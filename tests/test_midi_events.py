@@ -8,8 +8,8 @@ import pytest
 
 import midi
 from conditioning import NoteConditioning
-from errors import InputError
 from midi import SOFT, SOSTENUTO, SUSTAIN, Performance
+from midi2wave.utils.errors import InputError
 
 
 def rows(performance: Performance) -> list[tuple[float, float, int, int]]:

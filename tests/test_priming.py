@@ -14,8 +14,8 @@ from tiny_road import HZ, call, files, melody, refused, settings, times, write_a
 import audio
 import inference
 from emphasis import Deemphasis
-from errors import InputError
 from midi import Performance
+from midi2wave.utils.errors import InputError
 from synthesis import conditioning, synthesize, to_pcm, to_samples
 from wavenet import seeded_uniforms
 

@@ -14,7 +14,7 @@ import soundfile
 import audio
 import maestro
 import resample_audio
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 DISKLAVIER = ROOT.parent / "shared" / "data" / "disklavier-maestro-layout"

@@ -12,7 +12,7 @@ from sampler_models import make_conditioning, make_model, random_prefix, with_nu
 import samplers
 from checkpoint import build_model
 from config import load_config
-from errors import InputError
+from midi2wave.utils.errors import InputError
 from samplers import cpu, cuda, kernel
 from wavenet import Caches, Conditioning, WaveNet, generate, prime, seeded_uniforms
 

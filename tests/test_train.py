@@ -17,7 +17,7 @@ import training_log
 import training_state
 import validation
 from config import TrainConfig, load_config
-from errors import InputError
+from midi2wave.utils.errors import InputError
 from process_group import World
 from training_log import TrainingLog
 from training_state import Run, begin

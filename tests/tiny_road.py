@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 
-import cli
 import maestro
+from midi2wave.utils import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 HZ, SECONDS, CLIP_SECONDS, PRIMED_SECONDS = 16000, 3.0, 0.08, 0.04

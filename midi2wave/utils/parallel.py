@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import joblib
 
-from cli import note
-from errors import InputError
+from midi2wave.utils.cli import note
+from midi2wave.utils.errors import InputError
 
 J = TypeVar("J")
 R = TypeVar("R")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 
 def _aside(path: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from errors import InputError
+from midi2wave.utils.errors import InputError
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli import note
-from errors import InputError
+from midi2wave.utils.cli import note
+from midi2wave.utils.errors import InputError
 
 try:
     import fcntl

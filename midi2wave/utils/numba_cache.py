@@ -6,7 +6,7 @@ from typing import Any
 
 import numba
 
-from cli import note, reason
+from midi2wave.utils.cli import note, reason
 
 
 class kept_njit:

@@ -1,0 +1,1 @@
+"""midi2wave: a WaveNet that turns MIDI into piano audio."""

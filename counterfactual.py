@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from audio import FULL_SCALE
 from midi import PEDALS, SUSTAIN, Performance
+from midi2wave.audio.io import FULL_SCALE
 from reverberation import Decay, decay, mean_decay
 from scores import level_db
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-import audio
 from conditioning import NoteConditioning, NullConditioning, conditioning_of
 from config import DataConfig
-from emphasis import emphasize
 from global_values import check_known
 from midi import Performance, load_events, save_events
+from midi2wave.audio import io as audio_io
+from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.utils.atomic_files import claim
 from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder
@@ -48,7 +48,7 @@ def write_clip(
 ) -> str:
     """Write one test clip as a wav and its events; returns its name, which tells where it was cut."""
     name = f"clip_{number:03d}_{source}_{start:.3f}s"
-    audio.write_wav(folder / f"{name}.wav", pcm, audio_hz)
+    audio_io.write_wav(folder / f"{name}.wav", pcm, audio_hz)
     save_events(folder / f"{name}.npz", performance)
     return name
 
@@ -76,7 +76,7 @@ def clip_paths(folder: str | Path) -> list[Path]:
 
 def read_clip(path: Path, audio_hz: int) -> Clip:
     """One test clip. Raises InputError if it is damaged or at another rate."""
-    return Clip(path.stem, load_events(path.with_suffix(".npz")), audio.read_pcm(path, audio_hz))
+    return Clip(path.stem, load_events(path.with_suffix(".npz")), audio_io.read_pcm(path, audio_hz))
 
 
 class Crops(Dataset):
@@ -137,7 +137,7 @@ class Crops(Dataset):
     def _silence(self, position: int, frame: int) -> float:
         """The silent part of the crop that begins there, in 0..1."""
         crop = self.folder.pcm(position)[frame * self.hop : (frame + self.n_frames) * self.hop]
-        silent = audio.silence(crop, self.config.audio_hz)
+        silent = audio_io.silence(crop, self.config.audio_hz)
         return float(silent.mean()) if len(silent) else 0.0
 
     def conditioning(self, position: int) -> NoteConditioning | NullConditioning:
@@ -156,7 +156,7 @@ class Crops(Dataset):
         return emphasize(self.folder.pcm(position)[begin - before : stop], self.config.preemphasis)[before:]
 
     def _samples(self, pcm: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy((audio.mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
+        return torch.from_numpy((audio_io.mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
 
     def _corrupted(self, pcm: np.ndarray, index: int) -> np.ndarray:
         """The crop as the decoder is shown it: with white noise and another crop's sound, of levels drawn anew for
@@ -167,14 +167,14 @@ class Crops(Dataset):
         if not largest and not largest_other:
             return pcm
         rng = self._random(index, 1)
-        amplitude = pcm.astype(np.float32) / audio.FULL_SCALE
+        amplitude = pcm.astype(np.float32) / audio_io.FULL_SCALE
         loudness = _rms(amplitude)
         shown = rng.uniform(0, largest) * loudness * rng.standard_normal(len(pcm), dtype=np.float32)
         if not dropped:
             shown += amplitude
             if largest_other:
                 shown += rng.uniform(0, largest_other) * loudness * self._interference(index, len(pcm))
-        return audio.to_pcm(shown)[0]
+        return audio_io.to_pcm(shown)[0]
 
     def _interference(self, index: int, n_samples: int) -> np.ndarray:
         """The sound of another crop, float32 [n_samples] with an RMS of 1, or silence."""

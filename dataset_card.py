@@ -16,9 +16,9 @@ import numpy as np
 import soundfile
 
 import alignment
-from audio import FULL_SCALE, SILENCE_DB, SILENCE_SECONDS, silence
 from maestro import Recording
 from midi import LOWEST_PITCH, N_PITCHES, PEDALS, Performance
+from midi2wave.audio.io import FULL_SCALE, SILENCE_DB, SILENCE_SECONDS, silence
 from processed_folder import FORMAT, LONGEST_SECONDS, MOST_COUNTED, Row
 
 DURATION_TOLERANCE = 0.05  # seconds between the metadata and the audio

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from audio import Resampled
+from midi2wave.audio.io import Resampled
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.errors import InputError
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import manifest
-from audio import AUDIO_SUFFIXES, RESAMPLERS, Resampled, resample_file
 from maestro import SPLITS, find_metadata, inside, read_metadata, resampled_name, select_split
 from manifest import Entry, Manifest
+from midi2wave.audio.io import AUDIO_SUFFIXES, RESAMPLERS, Resampled, resample_file
 from midi2wave.utils import parallel
 from midi2wave.utils.atomic_files import remove_leftovers
 from midi2wave.utils.cli import Failure, finish, note, parser, progress_in_hours, reason, run

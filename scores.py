@@ -7,7 +7,7 @@ is seen only beside a ceiling and a floor: the same score of a real recording, a
 import numpy as np
 from numpy.typing import ArrayLike
 
-from audio import FULL_SCALE
+from midi2wave.audio.io import FULL_SCALE
 
 CHROMA_WINDOW_SECONDS, CHROMA_HOP_SECONDS = 0.2, 0.05
 CHROMA_HZ = (100.0, 5000.0)  # below, neighbouring keys fall into one bin of the window; above are few partials

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from audio import write_wav
 from config import DataConfig
 from midi import CLIP_MARGIN_SECONDS, clip
+from midi2wave.audio.io import write_wav
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import note, reason
 from processed_folder import ProcessedFolder

@@ -25,7 +25,6 @@ import joblib
 import numpy as np
 import soundfile
 
-import audio
 import midi
 import preprocess_maestro
 import resample_audio
@@ -34,6 +33,7 @@ from config import Config, DataConfig, PreprocessConfig
 from dataset import Crops
 from maestro import COLUMNS, read_metadata
 from midi import Performance
+from midi2wave.audio import io as audio_io
 from midi2wave.utils import parallel
 from midi2wave.utils.cli import note
 from processed_folder import ProcessedFolder, begin_folder, finish_folder
@@ -91,7 +91,7 @@ def seconds_of(*works: Callable[[], object], times: int = 3) -> list[float]:
 def yardsticks(paths: list[Path], folder: Path) -> dict[str, float]:
     """x real time of one process on a file of each rate: ours, librosa as it was used before, sox and ffmpeg."""
     out, few = folder / "yardstick.wav", paths[:YARDSTICK_FILES]
-    works: dict[str, Callable[[Path], object]] = {"ours": lambda path: audio.resample_file(path, out, HZ)}
+    works: dict[str, Callable[[Path], object]] = {"ours": lambda path: audio_io.resample_file(path, out, HZ)}
     try:
         import librosa
     except ImportError:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from audio import mu_law_decode, write_wav
-from emphasis import Deemphasis, decode_changes
+from midi2wave.audio.io import mu_law_decode, write_wav
+from midi2wave.audio.pre_emphasis import Deemphasis, decode_changes
 from midi2wave.utils.cli import finish, note, parser, run
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle, fold

@@ -27,7 +27,6 @@ import numpy as np
 import soundfile
 from hypothesis import strategies as st
 
-import audio
 import maestro
 import midi
 import preprocess_maestro
@@ -37,6 +36,7 @@ import resample_audio
 from conditioning import NoteConditioning
 from config import DataConfig
 from dataset import Crops
+from midi2wave.audio import io as audio_io
 from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder, Row
 
@@ -147,11 +147,11 @@ def check_audio(data: bytes, box: Path) -> None:
     target.unlink(missing_ok=True)
     source.write_bytes(data)
     try:
-        made = audio.resample_file(source, target, 16000)
-        assert len(audio.read_pcm(target, 16000)) == round(made.seconds * 16000) > 0
+        made = audio_io.resample_file(source, target, 16000)
+        assert len(audio_io.read_pcm(target, 16000)) == round(made.seconds * 16000) > 0
     except InputError:
         assert not target.exists()
-    audio.read_pcm(source, 16000)
+    audio_io.read_pcm(source, 16000)
 
 
 def check_metadata(name: str) -> Callable[[bytes, Path], None]:

@@ -15,10 +15,10 @@ import measure_strings
 import midi
 import processed_folder
 import strokes
-from audio import FULL_SCALE
 from conditioning import PARTIAL_CHANNEL
 from demo_piano import render
 from midi import Performance, read_midi
+from midi2wave.audio.io import FULL_SCALE
 from midi2wave.utils import folder_lock
 from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder

@@ -11,12 +11,12 @@ from test_real_data import CLIP, DATA, DISKLAVIER
 from tiny_road import call, settings, write_midi
 
 import alignment
-import audio
 import dataset_card
 import preprocess_maestro
 from alignment import Alignment, verdict
 from maestro import COLUMNS, Recording, read_metadata, select_split
 from midi import Performance, read_midi
+from midi2wave.audio import io as audio_io
 
 HZ = 16000
 
@@ -35,8 +35,8 @@ def struck(path, notes, seconds: float) -> np.ndarray:
         first = round(onset * HZ)
         tone = velocity / 512 * np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * age) * np.exp(-12 * age)
         sound[first : first + len(tone)] += tone[: max(0, len(sound) - first)]
-    pcm = audio.to_pcm(sound)[0]
-    audio.write_wav(path, pcm, HZ)
+    pcm = audio_io.to_pcm(sound)[0]
+    audio_io.write_wav(path, pcm, HZ)
     return pcm
 
 
@@ -87,10 +87,10 @@ def test_silence_is_measured_in_stretches():
     pcm = np.zeros(HZ, dtype=np.int16)
     pcm[4000:8000] = 20 * (-1) ** np.arange(4000)  # -64 dB
     pcm[8000:12000] = 60 * (-1) ** np.arange(4000)  # -55 dB
-    silent = audio.silence(pcm, HZ)
+    silent = audio_io.silence(pcm, HZ)
     assert silent.shape == (50,) and silent.sum() == 37  # 12,5 of 50 stretches are heard, the halves among them
     assert silent[:25].all() and not silent[25:37].any()
-    assert audio.silence(pcm[:100], HZ).shape == (0,)
+    assert audio_io.silence(pcm[:100], HZ).shape == (0,)
 
 
 def test_facts_and_card_count_what_is_there(tmp_path):
@@ -172,8 +172,8 @@ def test_real_recordings_agree_with_their_own_midi_and_not_with_another():
 
 @pytest.mark.skipif(not CLIP.is_dir(), reason=f"no {DATA.name}/maestro-clip on this machine")
 def test_the_maestro_clip_is_warned_of(tmp_path):
-    audio.resample_file(next(CLIP.glob("*.wav")), tmp_path / "clip.wav", HZ)
+    audio_io.resample_file(next(CLIP.glob("*.wav")), tmp_path / "clip.wav", HZ)
     performance = read_midi(next(CLIP.glob("*.midi")))
     recording = Recording(0, "", "", "train", 2018, "", "", 704.1)
-    facts = dataset_card.facts(recording, audio.read_pcm(tmp_path / "clip.wav", HZ), performance, HZ)
+    facts = dataset_card.facts(recording, audio_io.read_pcm(tmp_path / "clip.wav", HZ), performance, HZ)
     assert facts.midi_outlasts_seconds > 700 and len(facts.warnings) == 2

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from audio import mu_law_encode
-from emphasis import Deemphasis, after_truth, decode_changes, emphasize, gain
+from midi2wave.audio.io import mu_law_encode
+from midi2wave.audio.pre_emphasis import Deemphasis, after_truth, decode_changes, emphasize, gain
 
 A = 0.9
 

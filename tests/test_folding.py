@@ -8,12 +8,12 @@ import pytest
 from test_synthesis import HOP, make
 from tiny_road import HZ, call, refused, settings, times, write_midi
 
-import audio
 import folding
 import inference
 from config import DataConfig, InferenceConfig
 from folding import Fold
 from midi import Performance
+from midi2wave.audio import io as audio_io
 from midi2wave.utils.errors import InputError
 from synthesis import synthesize
 
@@ -199,10 +199,10 @@ def test_long_pieces_are_folded_short_ones_are_not(road, songs, tmp_path, sample
     assert list(done.result["seams"]) == ["long", "middle"]
     assert [seam["seconds"] for seam in done.result["seams"]["long"]["seams"]] == [0.1, 0.2, 0.3]
     for name, frames in (("short", 30), ("long", 88), ("middle", 50)):
-        assert len(audio.read_pcm(tmp_path / f"folded/{name}.wav", HZ)) == frames * HZ // 250
+        assert len(audio_io.read_pcm(tmp_path / f"folded/{name}.wav", HZ)) == frames * HZ // 250
 
     assert call(inference, "-c", road.config, "--out", tmp_path / "whole", *FOLDED[-2:], *engine).code == 0
-    short, whole = (audio.read_pcm(tmp_path / folder / "short.wav", HZ) for folder in ("folded", "whole"))
+    short, whole = (audio_io.read_pcm(tmp_path / folder / "short.wav", HZ) for folder in ("folded", "whole"))
     assert np.array_equal(short, whole)
     written = times(tmp_path / "folded")
     again = call(inference, *arguments)

@@ -14,7 +14,6 @@ from test_dataset import make_crops, write_folder
 from test_synthesis import CPU, N_FRAMES, OUTPUTS, make_pcm, make_performance
 from tiny_road import HZ, call, files, refused, settings, write_midi
 
-import audio
 import checkpoint
 import inference
 import processed_folder
@@ -27,6 +26,7 @@ from evaluate import _Player
 from global_values import check_given, integer_columns, one_of_each, told
 from likelihood import paired_likelihood
 from midi import PEDALS, Performance, clip, load_events, save_events
+from midi2wave.audio import io as audio_io
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks
 from pieces import timed_pieces
@@ -325,13 +325,13 @@ def test_the_command_plays_the_year_it_is_told(road, run, tmp_path):
         out, given = tmp_path / f"out{value}", ["--global", value] if value else []
         made = call(inference, *arguments, "--out", out, "--midi", song, *given)
         assert made.code == 0 and ("1 of 1 pieces the model is not told" in made.err) == (not value), made.err
-        sounds[value] = audio.read_pcm(out / "song.wav", HZ)
+        sounds[value] = audio_io.read_pcm(out / "song.wav", HZ)
         assert load_events(out / "song.npz").recording == ((value,) if value else ())
     assert all(np.mean(sounds[a] != sounds[b]) > 0.1 for a, b in (("", "year=2004"), ("year=2004", "year=2009")))
 
     set_so = settings("inference_config.global_values=year=2009", f"inference_config.output_dir={tmp_path}/set")
     assert call(inference, *arguments, *set_so, "--midi", song).code == 0
-    assert np.array_equal(audio.read_pcm(tmp_path / "set/song.wav", HZ), sounds["year=2009"])
+    assert np.array_equal(audio_io.read_pcm(tmp_path / "set/song.wav", HZ), sounds["year=2009"])
     refused(call(inference, *arguments, *set_so, "--midi", song, "--global", "year=2004"), "results of another config")
 
     for value, words in (("year=2011", "expected one of year=2004, year=2009"), ("piano=1", "does not know 'piano=1'")):

@@ -10,11 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_road import HZ, call, files, refused, settings, times, write_midi
 
-import audio
 import checkpoint
 import dataset
 import inference
 import synthesis
+from midi2wave.audio import io as audio_io
 
 
 def test_a_model_trained_anew_is_not_taken_for_the_same(road, tmp_path):
@@ -43,8 +43,8 @@ def clips(road, tmp_path):
     """The road's clips, the second one cut to half its length."""
     folder = shutil.copytree(road.folder / "test", tmp_path / "test")
     path = sorted(folder.glob("clip_*.wav"))[1]
-    pcm = audio.read_pcm(path, HZ)
-    audio.write_wav(path, pcm[: len(pcm) // 2], HZ)
+    pcm = audio_io.read_pcm(path, HZ)
+    audio_io.write_wav(path, pcm[: len(pcm) // 2], HZ)
     return folder
 
 
@@ -96,7 +96,7 @@ def test_guidance_is_heard_and_said(road, tmp_path):
         made = call(inference, "-c", road.config, "--out", out, *overrides, "--midi", song)
         assert made.code == 0 and ("silence stands for no MIDI" in made.err) == (guidance != 1)
         assert "guidance" in (out / "index.html").read_text(encoding="utf-8")
-        sounds[guidance] = audio.read_pcm(out / "song.wav", HZ)
+        sounds[guidance] = audio_io.read_pcm(out / "song.wav", HZ)
     assert all(np.mean(sounds[one] != sounds[1]) > 0.1 for one in (0, 3))
     overrides = settings("inference_config.guidance=-1")
     refused(call(inference, "-c", road.config, "--out", tmp_path / "out", *overrides, "--midi", song), "guidance", "-1")
@@ -120,7 +120,7 @@ def test_pieces_are_made_by_length_and_shown_as_given(road, tmp_path, monkeypatc
         assert done.result["wavs"] == ["d.wav", "a.wav", "c.wav", "b.wav"]
         page = (out / "index.html").read_text(encoding="utf-8")
         assert np.all(np.diff([page.index(f"<h2>{name}</h2>") for name in seconds]) > 0)
-        samples.append([audio.read_pcm(out / f"{name}.wav", HZ) for name in seconds])
+        samples.append([audio_io.read_pcm(out / f"{name}.wav", HZ) for name in seconds])
     assert batches[:2] == [(3, [1, 3]), (10, [2, 0])]
     assert all(np.array_equal(a, b) for a, b in zip(*samples, strict=True))
 

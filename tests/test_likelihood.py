@@ -8,10 +8,10 @@ import torch
 from fake_piano import performance
 from test_synthesis import HOP, make
 
-from audio import mu_law_encode
 from conditioning import NoteConditioning
 from likelihood import conditioning_ratios, paired_likelihood
 from midi import no_notes
+from midi2wave.audio.io import mu_law_encode
 from synthesis import conditioning
 
 OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])

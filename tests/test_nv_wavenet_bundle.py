@@ -17,10 +17,10 @@ from tiny_road import ROOT, call, failed, files, nothing_half_written, refused, 
 
 import checkpoint
 import pieces
-from audio import mu_law_decode
 from config import InferenceConfig, config_from_dict
 from dataset import write_clip
 from midi import read_midi
+from midi2wave.audio.io import mu_law_decode
 from nv_wavenet_bridge import bundle, check, export, run
 from synthesis import synthesize
 

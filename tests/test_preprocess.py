@@ -19,12 +19,12 @@ from tiny_road import (
     write_midi,
 )
 
-import audio
 import dataset
 import midi
 import preprocess_audio
 import preprocess_maestro
 import report
+from midi2wave.audio import io as audio_io
 from processed_folder import ProcessedFolder
 
 CLIP_SECONDS = 0.5
@@ -144,11 +144,11 @@ def test_the_margin_of_a_clip_is_not_seen():
 
 
 def test_every_kind_of_audio_that_can_be_resampled_is_found_beside_its_midi(tmp_path):
-    for number, suffix in enumerate(audio.AUDIO_SUFFIXES):
+    for number, suffix in enumerate(audio_io.AUDIO_SUFFIXES):
         notes = [(0.1 * k, 0.1 * k + 0.05, 60, 90) for k in range(int(10 * SECONDS))]
         write_midi(tmp_path / f"pairs/{number}.mid", notes)
         (tmp_path / f"pairs/{number}{suffix}").touch()
     overrides = settings("preprocess_config.maestro_dir=", f"preprocess_config.audio_dir={tmp_path}/pairs")
     done = call(preprocess_audio, "-d", tmp_path / "clips", "-c", write_config(tmp_path), "--json", *overrides)
     assert "has no audio" not in done.err
-    assert len(done.result["failures"]) == len(audio.AUDIO_SUFFIXES)
+    assert len(done.result["failures"]) == len(audio_io.AUDIO_SUFFIXES)

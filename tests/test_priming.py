@@ -11,10 +11,10 @@ from test_unconditional import NO_MIDI, inference_file, save
 from test_unconditional import make as make_unconditional
 from tiny_road import HZ, call, files, melody, refused, settings, times, write_audio, write_midi
 
-import audio
 import inference
-from emphasis import Deemphasis
 from midi import Performance
+from midi2wave.audio import io as audio_io
+from midi2wave.audio.pre_emphasis import Deemphasis
 from midi2wave.utils.errors import InputError
 from synthesis import conditioning, synthesize, to_pcm, to_samples
 from wavenet import seeded_uniforms
@@ -76,25 +76,25 @@ def test_the_prime_is_heard_and_silence_is_no_prime():
 @pytest.mark.parametrize(("suffix", "audio_hz", "channels"), [("wav", HZ, 1), ("flac", 44100, 2), ("ogg", 8000, 2)])
 def test_the_beginning_of_a_file_is_as_resample_audio_makes_it(tmp_path, suffix, audio_hz, channels):
     path = write_audio(tmp_path / f"a.{suffix}", melody(0), audio_hz, channels)
-    audio.resample_file(path, tmp_path / "whole.wav", HZ)
-    whole = audio.read_pcm(tmp_path / "whole.wav", HZ)
+    audio_io.resample_file(path, tmp_path / "whole.wav", HZ)
+    whole = audio_io.read_pcm(tmp_path / "whole.wav", HZ)
     for n_samples in (1, 777, HZ, len(whole)):
-        assert np.array_equal(audio.read_beginning(path, HZ, n_samples), whole[:n_samples])
+        assert np.array_equal(audio_io.read_beginning(path, HZ, n_samples), whole[:n_samples])
     with pytest.raises(InputError, match=r"a\.\w+ has only 3\.000 s, expected at least 3\.5 s"):
-        audio.read_beginning(path, HZ, 7 * HZ // 2)
+        audio_io.read_beginning(path, HZ, 7 * HZ // 2)
 
 
 def test_a_long_file_is_not_read_to_its_end(tmp_path, monkeypatch):
-    soundfile.write(tmp_path / "long.wav", np.zeros(100 * audio.BLOCK_FRAMES, dtype=np.int16), HZ)
-    blocks, n_read = audio._blocks, []
+    soundfile.write(tmp_path / "long.wav", np.zeros(100 * audio_io.BLOCK_FRAMES, dtype=np.int16), HZ)
+    blocks, n_read = audio_io._blocks, []
 
     def counted(*arguments):
         for block in blocks(*arguments):
             n_read.append(len(block))
             yield block
 
-    monkeypatch.setattr(audio, "_blocks", counted)
-    audio.read_beginning(tmp_path / "long.wav", HZ, audio.BLOCK_FRAMES + 1)
+    monkeypatch.setattr(audio_io, "_blocks", counted)
+    audio_io.read_beginning(tmp_path / "long.wav", HZ, audio_io.BLOCK_FRAMES + 1)
     assert len(n_read) == 2
 
 
@@ -112,7 +112,7 @@ def test_midi_files_go_on_from_any_audio(road, prime, tmp_path):
     assert done.code == 0 and done.result["mode"] == "primed" and done.result["wavs"] == ["0.wav", "1.wav"]
     assert call(inference, *arguments[:-2], "--out", tmp_path / "free", *midi).code == 0
     for name in done.result["wavs"]:
-        sounds = [audio.read_pcm(folder / name, HZ) for folder in (out, tmp_path / "free")]
+        sounds = [audio_io.read_pcm(folder / name, HZ) for folder in (out, tmp_path / "free")]
         assert len(sounds[0]) == len(sounds[1]) == 0.02 * HZ  # of the prime nothing is in the wav
         assert not np.array_equal(sounds[0][:8], sounds[1][:8])
     assert "0.1 s of prime.flac, heard before each piece" in (out / "index.html").read_text(encoding="utf-8")
@@ -137,8 +137,10 @@ def test_clips_go_on_from_it_instead_of_their_own_truth(road, prime, tmp_path, m
     assert done.code == 0 and done.result["mode"] == "primed"
     for name in done.result["wavs"]:
         assert name.endswith("_primed.wav")
-        output, of_truth = (audio.read_pcm(folder / name, HZ) for folder in (tmp_path / "out", road.folder / "output"))
-        truth = audio.read_pcm(tmp_path / "out" / name.replace(".wav", "_truth.wav"), HZ)
+        output, of_truth = (
+            audio_io.read_pcm(folder / name, HZ) for folder in (tmp_path / "out", road.folder / "output")
+        )
+        truth = audio_io.read_pcm(tmp_path / "out" / name.replace(".wav", "_truth.wav"), HZ)
         assert len(output) == len(truth) == len(of_truth)
         assert np.mean(output[:640] != truth[:640]) > 0.3 and np.array_equal(of_truth[:640], truth[:640])
 
@@ -177,7 +179,7 @@ def test_an_unconditional_model_goes_on_for_the_seconds_it_is_given(prime, tmp_p
         out = tmp_path / f"out{len(given)}"
         file = inference_file(tmp_path, run, mode="primed" if given else "free")
         assert call(inference, "-c", file, "--out", out, "--seconds", "0.1", *given).code == 0
-        sounds.append(audio.read_pcm(out / "piece_000.wav", HZ))
+        sounds.append(audio_io.read_pcm(out / "piece_000.wav", HZ))
     assert len(sounds[0]) == len(sounds[1]) == 0.1 * HZ and not np.array_equal(*sounds)
     folded = settings("inference_config.fold_seconds=1", "inference_config.mode=free")
     refused(

@@ -202,7 +202,7 @@ def test_an_hour_costs_little_more_than_a_clip():
     audio = np.zeros(3600 * AUDIO_HZ, np.int16)  # untouched zeros take no memory
     tracemalloc.start()
     began = time.process_time()
-    figure = report.clip_figure(performance, 3600.0, AUDIO_HZ, audio, audio)
+    figure = report.clip_figure(performance, 3600.0, AUDIO_HZ, audio_io, audio_io)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     pixels(figure)
@@ -384,10 +384,10 @@ def test_a_real_clip_shows_its_notes_as_sound():
     folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "disklavier-maestro-layout" / "2009"
     if not folder.is_dir():
         pytest.skip("the Disklavier recordings are not at hand")
-    import audio
+    from midi2wave.audio import io as audio_io
 
     performance = midi.clip(midi.read_midi(folder / "grieg_kobold_ENSTDkAm.midi"), 12.0, 16.0)
-    samples = audio.read_pcm(folder / "grieg_kobold_ENSTDkAm.flac", AUDIO_HZ)[12 * AUDIO_HZ : 16 * AUDIO_HZ]
+    samples = audio_io.read_pcm(folder / "grieg_kobold_ENSTDkAm.flac", AUDIO_HZ)[12 * AUDIO_HZ : 16 * AUDIO_HZ]
     figure = report.clip_figure(performance, 4.0, AUDIO_HZ, samples)
     decibels = image(figure, 2)
     bars = rectangles(figure, "held")

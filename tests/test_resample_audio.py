@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-import audio
 import maestro
 import resample_audio
+from midi2wave.audio import io as audio_io
 from midi2wave.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +64,7 @@ def test_any_folder_becomes_mono_at_16_khz(tmp_path, capsys):
     assert result["hours"] == pytest.approx(0.8 / 3600)
     names = ["a_16000.wav", "d_16000.wav", "deep/Prélude №1 月光_16000.wav", "deep/c_16000.wav"]
     assert outputs(tmp_path / "out") == names
-    assert {len(audio.read_pcm(tmp_path / "out" / name, 16000)) for name in names} == {3200}
+    assert {len(audio_io.read_pcm(tmp_path / "out" / name, 16000)) for name in names} == {3200}
     assert outputs(tmp_path / "in") == []
 
 
@@ -96,7 +96,7 @@ def test_an_output_that_nobody_noted_waits_for_force(tmp_path, capsys):
     assert "exists and is not what would be made here" in result["failures"][0]["reason"]
     assert target.read_bytes() == b"precious"
     assert result_of(capsys, "-d", tmp_path, "--force")[0] == 0
-    assert len(audio.read_pcm(target, 16000)) == 3200
+    assert len(audio_io.read_pcm(target, 16000)) == 3200
     assert soundfile.info(source).samplerate == 44100
 
 
@@ -275,7 +275,7 @@ def test_command_in_parallel_with_another_rate_and_resampler(tmp_path):
     assert "failed: bad.wav: " in done.stderr
     assert "1 of 4 items failed" in done.stderr
     assert "Traceback" not in done.stderr
-    assert len(audio.read_pcm(tmp_path / "2_8000.wav", 8000)) == 1600
+    assert len(audio_io.read_pcm(tmp_path / "2_8000.wav", 8000)) == 1600
 
 
 def test_command_without_anything_done(tmp_path):
@@ -290,6 +290,6 @@ def test_real_recordings(tmp_path, capsys):
     code, result = result_of(capsys, "-d", DISKLAVIER, "--out_dir", tmp_path, "-s", "test")
     assert (code, result["files"]) == (0, 4)
     for recording in maestro.select_split(maestro.read_metadata(DISKLAVIER), "test"):
-        pcm = audio.read_pcm(tmp_path / maestro.resampled_name(recording.audio_filename, 16000), 16000)
+        pcm = audio_io.read_pcm(tmp_path / maestro.resampled_name(recording.audio_filename, 16000), 16000)
         original = soundfile.read(DISKLAVIER / recording.audio_filename, dtype="int16")[0]
         assert np.array_equal(pcm, original)  # these are mono at 16 kHz already

@@ -6,10 +6,10 @@ from fake_piano import HZ, play, player
 from test_global_conditioning import write_years
 from tiny_road import call, refused
 
-import audio
 import reverberation
 from counterfactual import counterfactuals
 from evaluation_report import _counterfactual_lines
+from midi2wave.audio import io as audio_io
 from processed_folder import ProcessedFolder
 from reverberation import Decay, decay, fall_rate, fall_rates, mean_decay, octave
 
@@ -129,7 +129,7 @@ def test_recordings_and_files_show_it(tmp_path, monkeypatch):
 
     songs = [tmp_path / f"{value}.wav" for value in VALUES]
     for song, rt60 in zip(songs, RT60.values(), strict=True):
-        audio.write_wav(song, ringing(rt60), HZ)
+        audio_io.write_wav(song, ringing(rt60), HZ)
     made = call(reverberation, *songs, tmp_path / "data", "--json")
     assert made.code == 0, made.err
     numbers = {name: one["fall_db_per_second"] for name, one in made.result.items()}

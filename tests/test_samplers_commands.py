@@ -12,8 +12,8 @@ import pytest
 import soundfile
 from tiny_road import HZ, ROOT, call, files, nothing_half_written, settings, write_midi
 
-import audio
 import inference
+from midi2wave.audio import io as audio_io
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_engines_and_threads_are_chosen_by_config(road, song, tmp_path):
     }.items():
         arguments = ("-c", road.config, "--out", tmp_path / name, *settings(*overrides), "--midi", song)
         assert call(inference, *arguments).code == 0
-        outputs[name] = audio.read_pcm(tmp_path / name / "song.wav", HZ)
+        outputs[name] = audio_io.read_pcm(tmp_path / name / "song.wav", HZ)
     assert len(outputs["torch"]) == len(outputs["numba"]) == len(outputs["bfloat16"])
     assert np.abs(outputs["torch"][:50].astype(int) - outputs["numba"][:50]).max() <= 1
     # another engine may differ by rounding, so that its results are others; threads change nothing
@@ -56,8 +56,8 @@ def test_what_an_interrupt_leaves_is_valid_and_not_taken_for_finished(road, song
     monkeypatch.setattr(inference, "synthesize", interrupted)
     stopped = call(inference, *arguments)
     assert stopped.code == 130 and "song.interrupted.wav" in stopped.err
-    kept = audio.read_pcm(out / "song.interrupted.wav", HZ)
-    complete = audio.read_pcm(whole / "song.wav", HZ)
+    kept = audio_io.read_pcm(out / "song.interrupted.wav", HZ)
+    complete = audio_io.read_pcm(whole / "song.wav", HZ)
     assert len(kept) == (1 + 2 + 4 + 8) * HZ // 250 and np.array_equal(kept, complete[: len(kept)])
     assert "song.wav" not in files(out)
     nothing_half_written(out)
@@ -89,24 +89,24 @@ def test_ctrl_c_in_a_real_process(road, tmp_path):
 
 def test_a_stream_that_fails_leaves_nothing_but_the_longest_that_was_interrupted(tmp_path, capsys):
     path, left = tmp_path / "a.wav", tmp_path / "a.interrupted.wav"
-    with pytest.raises(ZeroDivisionError), audio.wav_stream(path, HZ, left) as append:
+    with pytest.raises(ZeroDivisionError), audio_io.wav_stream(path, HZ, left) as append:
         append(np.zeros(10, np.int16))
         raise ZeroDivisionError
-    with pytest.raises(KeyboardInterrupt), audio.wav_stream(path, HZ, left):
+    with pytest.raises(KeyboardInterrupt), audio_io.wav_stream(path, HZ, left):
         raise KeyboardInterrupt
     assert files(tmp_path) == {}
     for n, kept in ((5, 5), (3, 5), (9, 9)):
-        with pytest.raises(KeyboardInterrupt), audio.wav_stream(path, HZ, left) as append:
+        with pytest.raises(KeyboardInterrupt), audio_io.wav_stream(path, HZ, left) as append:
             append(np.full(n, n, np.int16))
             raise KeyboardInterrupt
-        assert np.array_equal(audio.map_wav(left), [kept] * kept)
+        assert np.array_equal(audio_io.map_wav(left), [kept] * kept)
         assert ("is longer and stays" in capsys.readouterr().err) == (n < kept)
     left.unlink()
-    with audio.wav_stream(path, HZ, left) as append:
+    with audio_io.wav_stream(path, HZ, left) as append:
         append(np.arange(7, dtype=np.int16))
         append(np.arange(3, dtype=np.int16))
     assert list(files(tmp_path)) == ["a.wav"]
-    assert np.array_equal(audio.map_wav(path), [*range(7), *range(3)])
+    assert np.array_equal(audio_io.map_wav(path), [*range(7), *range(3)])
 
 
 START = """

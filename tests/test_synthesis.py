@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from audio import mu_law_decode, mu_law_encode
 from checkpoint import build_model
 from conditioning import NoteConditioning
 from config import CondWavenetConfig, Config, DataConfig, WavenetConfig
-from emphasis import Deemphasis, after_truth, emphasize
 from midi import Performance
+from midi2wave.audio.io import mu_law_decode, mu_law_encode
+from midi2wave.audio.pre_emphasis import Deemphasis, after_truth, emphasize
 from synthesis import conditioning, synthesize, teacher_forced, to_pcm, to_samples
 
 HOP, N_FRAMES, CPU = 16, 6, torch.device("cpu")

@@ -11,7 +11,6 @@ from test_nv_wavenet_bundle import BLOCKS
 from test_samplers import joined, parallel
 from tiny_road import HZ, PRIMED_SECONDS, call, files, refused, settings, write_midi
 
-import audio
 import checkpoint
 import evaluate
 import inference
@@ -19,6 +18,7 @@ import samplers
 import train
 from config import config_from_dict, load_config
 from dataset import clip_paths, read_clip
+from midi2wave.audio import io as audio_io
 from nv_wavenet_bridge import check, export
 from samplers import cpu, cuda
 from synthesis import conditioning, synthesize
@@ -133,7 +133,7 @@ def test_it_plays_by_itself_and_goes_on_from_clips(road, trained, tmp_path):
     free = settings("inference_config.mode=free")
     made = call(inference, *arguments, *free, "--n_pieces", 2, "--out", tmp_path / "free")
     assert made.code == 0 and made.result["wavs"] == ["piece_000.wav", "piece_001.wav"], made.err
-    sounds = [audio.read_pcm(tmp_path / "free" / name, HZ) for name in made.result["wavs"]]
+    sounds = [audio_io.read_pcm(tmp_path / "free" / name, HZ) for name in made.result["wavs"]]
     assert [len(sound) for sound in sounds] == [960, 960] and not np.array_equal(*sounds)
     model, config, _ = checkpoint.load_model(trained[0], CPU)
     expected = list(synthesize(model, [None, None], 15, config.data_config, streams=[0, 1], seed=0))
@@ -151,7 +151,7 @@ def test_it_plays_by_itself_and_goes_on_from_clips(road, trained, tmp_path):
     clips, given = [read_clip(path, HZ) for path in clip_paths(road.folder / "test")], round(PRIMED_SECONDS * HZ)
     names = [f"piece_{number:03d}_{clips[number % 2].name}" for number in range(3)]
     assert primed.result["wavs"] == [f"{name}.wav" for name in names]
-    sounds = [audio.read_pcm(tmp_path / "primed" / f"{name}.wav", HZ) for name in names]
+    sounds = [audio_io.read_pcm(tmp_path / "primed" / f"{name}.wav", HZ) for name in names]
     assert all(np.array_equal(s[:given], clips[i % 2].pcm[:given]) for i, s in enumerate(sounds))
     assert not np.array_equal(sounds[0][given:], sounds[2][given:])  # the same clip, another stream
 
@@ -192,7 +192,7 @@ def test_the_null_condition_is_played(tmp_path):
     expected = np.concatenate(list(synthesize(model, [None], 10, config.data_config, streams=[0], seed=0)), axis=1)
     config.data_config.conditioning_dropout = 0.0  # of such a model silence would stand for it
     silence = np.concatenate(list(synthesize(model, [None], 10, config.data_config, streams=[0], seed=0)), axis=1)
-    played = audio.read_pcm(tmp_path / "out/piece_000.wav", 4000)
+    played = audio_io.read_pcm(tmp_path / "out/piece_000.wav", 4000)
     assert np.array_equal(played, expected[0]) and not np.array_equal(played, silence[0])
     refused(
         call(inference, *arguments, *settings("inference_config.guidance=2")), "guidance = 2 leads away from nothing"
@@ -209,4 +209,4 @@ def test_nv_wavenet_plays_it(tmp_path):
     assert checked.code == 0, checked.err
     assert call(inference, "-c", file, "--seconds", 0.1, "--out", tmp_path / "out").code == 0
     codes = np.load(tmp_path / "bundle/expected.npy")[0]
-    assert np.array_equal(audio.mu_law_decode(codes), audio.read_pcm(tmp_path / "out/piece_000.wav", 4000))
+    assert np.array_equal(audio_io.mu_law_decode(codes), audio_io.read_pcm(tmp_path / "out/piece_000.wav", 4000))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from audio import mu_law_decode
 from config import CondWavenetConfig, WavenetConfig
+from midi2wave.audio.io import mu_law_decode
 from wavenet import (
     ALIGNED_COLUMNS,
     Caches,

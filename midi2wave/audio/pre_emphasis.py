@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from audio import FULL_SCALE, SILENT_CODE, mu_law_decode
+from midi2wave.audio.io import FULL_SCALE, SILENT_CODE, mu_law_decode
 
 NEGLIGIBLE = 1e-12  # of an echo: below a float64's rounding error at full scale
 

@@ -29,7 +29,7 @@ from alignment import Alignment, alignments, trusted_seconds, verdict
 from conditioning import Strings, strings_of
 from config import DataConfig, load_config
 from global_values import one_hot
-from midi import Performance
+from midi2wave.midi.reader import Performance
 from midi2wave.utils.atomic_files import remove_leftovers
 from midi2wave.utils.cli import note, parser, run
 from midi2wave.utils.errors import InputError

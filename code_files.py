@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from midi import DAMAGED_ARRAYS
+from midi2wave.midi.reader import DAMAGED_ARRAYS
 from midi2wave.utils.atomic_files import atomic_file
 from midi2wave.utils.errors import EXHAUSTED, InputError
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from config import FEATURE_PRESETS, DataConfig
 from global_values import one_hot
-from midi import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, no_notes, sounding_offset
+from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, no_notes, sounding_offset
 from midi2wave.utils.numba_cache import kept_njit
 
 ONSET_AGE_SECONDS = 0.5

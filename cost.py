@@ -26,7 +26,7 @@ from checkpoint import build_model
 from conditioning import n_excitation, n_features
 from config import Config, DataConfig, load_config
 from hardware import choose_precision, keep_freed_memory, training_bytes, wait
-from midi import Performance
+from midi2wave.midi.reader import Performance
 from midi2wave.utils.cli import choose_device, note, parser, run
 from process_group import ALONE
 from residual_stack import Gates, compiled_gates

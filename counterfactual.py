@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from midi import PEDALS, SUSTAIN, Performance
 from midi2wave.audio.io import FULL_SCALE
+from midi2wave.midi.reader import PEDALS, SUSTAIN, Performance
 from reverberation import Decay, decay, mean_decay
 from scores import level_db
 

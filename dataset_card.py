@@ -17,8 +17,8 @@ import soundfile
 
 import alignment
 from maestro import Recording
-from midi import LOWEST_PITCH, N_PITCHES, PEDALS, Performance
 from midi2wave.audio.io import FULL_SCALE, SILENCE_DB, SILENCE_SECONDS, silence
+from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, PEDALS, Performance
 from processed_folder import FORMAT, LONGEST_SECONDS, MOST_COUNTED, Row
 
 DURATION_TOLERANCE = 0.05  # seconds between the metadata and the audio

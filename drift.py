@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from midi import Performance, sounding_offset
+from midi2wave.midi.reader import Performance, sounding_offset
 from scores import level_db
 from transcription import Notes, Transcriber, note_f1, played_notes
 

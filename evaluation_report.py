@@ -12,7 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from midi import Performance
+from midi2wave.midi.reader import Performance
 from report import DPI, WIDTH_INCHES, clip_figure
 from transcription import Notes, matched
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conditioning import Untold
 from config import DataConfig
-from midi import Performance
+from midi2wave.midi.reader import Performance
 from synthesis import conditioning, to_samples
 from wavenet import WaveNet
 

@@ -13,8 +13,8 @@ from config import DataConfig, EvaluateConfig, InferenceConfig
 from dataset import clip_paths, read_clip
 from folding import Fold
 from global_values import check_given, told, unsaid
-from midi import Performance, read_midi, sounding_offset
 from midi2wave.audio.io import read_beginning
+from midi2wave.midi.reader import Performance, read_midi, sounding_offset
 from midi2wave.utils.cli import Failure, note, reason
 from midi2wave.utils.errors import InputError
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from conditioning import Strings, window_seconds
 from config import DataConfig
-from midi import LOWEST_PITCH, N_PITCHES, sounding_offset
 from midi2wave.audio.io import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
+from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, sounding_offset
 from midi2wave.utils.cli import progress
 from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder

@@ -10,8 +10,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from config import DataConfig
-from midi import CLIP_MARGIN_SECONDS, clip
 from midi2wave.audio.io import write_wav
+from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, clip
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import note, reason
 from processed_folder import ProcessedFolder

@@ -25,15 +25,15 @@ import joblib
 import numpy as np
 import soundfile
 
-import midi
 import preprocess_maestro
 import resample_audio
 from conditioning import NoteConditioning
 from config import Config, DataConfig, PreprocessConfig
 from dataset import Crops
 from maestro import COLUMNS, read_metadata
-from midi import Performance
 from midi2wave.audio import io as audio_io
+from midi2wave.midi import reader as midi_reader
+from midi2wave.midi.reader import Performance
 from midi2wave.utils import parallel
 from midi2wave.utils.cli import note
 from processed_folder import ProcessedFolder, begin_folder, finish_folder
@@ -226,7 +226,7 @@ def measure(folder: Path) -> dict[str, float]:
     gigabytes = HOURS * 3600 * HZ * 2 / 1e9
     note(f"{HOURS} h of MAESTRO: {103 / read * 1000 / 60:.1f} min to read 103 GB from this disk, and "
          f"{gigabytes / written * 1000 / 60:.1f} min to write {gigabytes:.0f} GB")  # fmt: skip
-    performance = midi.read_midi(paths[0].with_suffix(".midi"))
+    performance = midi_reader.read_midi(paths[0].with_suffix(".midi"))
     return {
         "resample_realtime_per_core": round(rates["ours"], 1),
         "resample_vs_earlier": round(rates["ours"] / rates.get("librosa kaiser_fast", float("nan")), 2),

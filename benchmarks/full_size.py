@@ -28,12 +28,12 @@ import joblib
 import numpy as np
 import soundfile
 
-import midi
 import processed_folder
 from benchmarks.data import write_midi
 from config import Config, DataConfig, PreprocessConfig
 from dataset import Crops
 from maestro import COLUMNS, SPLITS
+from midi2wave.midi import reader as midi_reader
 from midi2wave.utils.cli import note
 from processed_folder import ProcessedFolder, Row
 
@@ -100,8 +100,8 @@ def write_sparse_folder(folder: Path, rows: list[dict[str, str]], piece: Path) -
     """A processed folder with recordings of real length: headers, holes, and the notes of one performance."""
     made_from = Config(preprocess_config=PreprocessConfig()).as_dict()
     processed_folder.begin_folder(folder, made_from, force=False)
-    performance, table = midi.read_midi(piece), []
-    midi.save_events(folder / "0.npz", performance)
+    performance, table = midi_reader.read_midi(piece), []
+    midi_reader.save_events(folder / "0.npz", performance)
     for i, row in enumerate(rows):
         n_samples = int(float(row["duration"]) * 16000)
         header = {"descr": "<i2", "fortran_order": False, "shape": (n_samples,)}

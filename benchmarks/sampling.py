@@ -32,7 +32,7 @@ import wavenet
 from checkpoint import build_model
 from config import Config, load_config
 from hardware import wait
-from midi import Performance
+from midi2wave.midi.reader import Performance
 from midi2wave.utils.cli import note
 from samplers.packing import aligned, pack, pack_decoder, to_bfloat16
 from samplers.simd import borrow, has_bfloat16, multiply

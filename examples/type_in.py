@@ -19,7 +19,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from midi import PEDALS, SUSTAIN, Performance  # noqa: E402
+from midi2wave.midi.reader import PEDALS, SUSTAIN, Performance  # noqa: E402
 from midi2wave.utils.atomic_files import atomic_file  # noqa: E402 - the project's folder must be on the path
 from midi2wave.utils.cli import run  # noqa: E402
 from render_midi import midi_file  # noqa: E402

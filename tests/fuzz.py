@@ -28,7 +28,6 @@ import soundfile
 from hypothesis import strategies as st
 
 import maestro
-import midi
 import preprocess_maestro
 import processed_folder
 import report
@@ -37,6 +36,7 @@ from conditioning import NoteConditioning
 from config import DataConfig
 from dataset import Crops
 from midi2wave.audio import io as audio_io
+from midi2wave.midi import reader as midi_reader
 from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder, Row
 
@@ -127,18 +127,18 @@ def check_midi(data: bytes, box: Path) -> None:
     """Read it, compute with it, save it, and load it again."""
     path = box / "x.mid"
     path.write_bytes(data)
-    performance = midi.read_midi(path)
+    performance = midi_reader.read_midi(path)
     assert np.isfinite(performance.onset).all() and np.isfinite(performance.offset).all()
     assert (performance.onset >= 0).all() and (np.diff(performance.onset) >= 0).all()
-    assert (performance.offset >= performance.onset).all() and (midi.sounding_offset(performance) > -1).all()
+    assert (performance.offset >= performance.onset).all() and (midi_reader.sounding_offset(performance) > -1).all()
     assert performance.pitch.min() >= 21 and performance.pitch.max() <= 108
     assert performance.velocity.min() >= 1 and performance.velocity.max() <= 127
     notes = NoteConditioning(performance, ["note_state"], audio_hz=16000, midi_hz=250)
     for second in (0.0, float(performance.onset[-1])):
         features = notes.features(int(second * 250) - 2, 5)
         assert features.min() >= 0 and features.max() <= 1
-    midi.save_events(box / "x.npz", midi.clip(performance, 0.1, 2.0, margin=1.0))
-    midi.load_events(box / "x.npz")
+    midi_reader.save_events(box / "x.npz", midi_reader.clip(performance, 0.1, 2.0, margin=1.0))
+    midi_reader.load_events(box / "x.npz")
 
 
 def check_audio(data: bytes, box: Path) -> None:
@@ -179,11 +179,13 @@ def check_metadata(name: str) -> Callable[[bytes, Path], None]:
 def write_processed(folder: Path) -> list[Path]:
     """A processed folder of two recordings; returns its files."""
     processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": 16000}}, force=False)
-    performance = midi.read_midi(EXAMPLES / "prelude.mid")
+    performance = midi_reader.read_midi(EXAMPLES / "prelude.mid")
     rows = []
     for i in range(2):
         row = Row(i, f"2004/{i}.wav", f"2004/{i}.midi", "train", 2004, 0.25, 4000, 3, "Chopin", "Étude")
-        processed_folder.write_recording(folder, row, np.arange(4000).astype(np.int16), midi.clip(performance, 0, 1))
+        processed_folder.write_recording(
+            folder, row, np.arange(4000).astype(np.int16), midi_reader.clip(performance, 0, 1)
+        )
         rows.append(row)
     processed_folder.finish_folder(folder, rows)
     return sorted(folder.iterdir())

@@ -6,7 +6,7 @@ python -m tests.odd_midi ../shared/data/odd-midi     # rows of a Markdown table
 import sys
 from pathlib import Path
 
-import midi
+from midi2wave.midi import reader as midi_reader
 from midi2wave.utils.errors import InputError
 
 SUFFIXES = (".mid", ".midi", ".rmi")
@@ -18,7 +18,7 @@ def rows(folder: Path) -> list[tuple[str, str, str]]:
     for path in sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES):
         name = path.relative_to(folder).as_posix()
         try:
-            performance = midi.read_midi(path)
+            performance = midi_reader.read_midi(path)
         except InputError as error:
             table.append((name, "refused", str(error).removeprefix(f"{path}: ")))
             continue

@@ -12,13 +12,13 @@ from tiny_road import write_midi
 import align_labels
 import alignment
 import measure_strings
-import midi
 import processed_folder
 import strokes
 from conditioning import PARTIAL_CHANNEL
 from demo_piano import render
-from midi import Performance, read_midi
 from midi2wave.audio.io import FULL_SCALE
+from midi2wave.midi import reader as midi_reader
+from midi2wave.midi.reader import Performance, read_midi
 from midi2wave.utils import folder_lock
 from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder
@@ -78,7 +78,7 @@ def demo_folder(folder, tmp_path, jitter, pieces=4, seed=0):
                 notes.append((round(time, 3), round(time, 3) + 0.55, int(pitch), int(rng.integers(45, 110))))
             time += float(rng.uniform(0.58, 0.7))
         midi = write_midi(tmp_path / f"{seed}_{index}.mid", notes)
-        played, sound = read_midi(midi), render(midi, HZ).mean(axis=1)
+        played, sound = read_midi(midi_reader), render(midi_reader, HZ).mean(axis=1)
         off = rng.uniform(-jitter, jitter, len(played.onset)) - (jitter and 3e-5) * (played.velocity - 64)
         onset = played.onset + off
         order = np.lexsort((played.pitch, onset))
@@ -236,12 +236,12 @@ def test_what_hardly_fits_is_refused_before_anything_is_written(road, tmp_path, 
         align(mixed, config, tmp_path / "out", "--like", road / "aligned")
     assert capsys.readouterr().err.count("is it the MIDI of this recording?") == len(folder.rows)
     for i, row in enumerate(folder.rows):
-        few = midi.no_notes() if i else first_notes(folder.performance(0), 5)
+        few = midi_reader.no_notes() if i else first_notes(folder.performance(0), 5)
         processed_folder.write_recording(mixed, row, np.array(folder.pcm(i)), few)
     processed_folder.finish_folder(mixed, folder.rows)
     with pytest.raises(InputError, match="too small to be aligned"):
         align(mixed, config, tmp_path / "out")
-    processed_folder.write_recording(mixed, folder.rows[0], np.array(folder.pcm(0)), midi.no_notes())
+    processed_folder.write_recording(mixed, folder.rows[0], np.array(folder.pcm(0)), midi_reader.no_notes())
     processed_folder.finish_folder(mixed, folder.rows)
     with pytest.raises(InputError, match="has no notes"):
         align(mixed, config, tmp_path / "out")

@@ -15,8 +15,8 @@ import dataset_card
 import preprocess_maestro
 from alignment import Alignment, verdict
 from maestro import COLUMNS, Recording, read_metadata, select_split
-from midi import Performance, read_midi
 from midi2wave.audio import io as audio_io
+from midi2wave.midi.reader import Performance, read_midi
 
 HZ = 16000
 

@@ -16,7 +16,7 @@ import inference
 import train
 from code_files import load_codes, save_codes
 from config import load_config
-from midi import load_events
+from midi2wave.midi.reader import load_events
 from synthesis import encode
 
 K = 6

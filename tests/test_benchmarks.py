@@ -11,7 +11,7 @@ from benchmarks import excitation, sampling, training
 from benchmarks.plain import plain_forward
 from conditioning import conditioning_of
 from config import DataConfig
-from midi import Performance
+from midi2wave.midi.reader import Performance
 from processed_folder import Row, begin_folder, finish_folder, write_recording
 
 

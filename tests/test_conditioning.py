@@ -8,7 +8,7 @@ import pytest
 
 from conditioning import N_EXCITATION, NULL_FEATURE, NoteConditioning, conditioning_of, feature_names, n_features
 from config import FEATURE_PRESETS, DataConfig
-from midi import (
+from midi2wave.midi.reader import (
     CLIP_MARGIN_SECONDS,
     LOWEST_PITCH,
     N_PITCHES,

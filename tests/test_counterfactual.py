@@ -5,7 +5,7 @@ import pytest
 from fake_piano import HZ, performance, play, player
 
 from counterfactual import COMPANION, PITCHES, SECONDS, counterfactuals, key_level_db, phrase
-from midi import SUSTAIN
+from midi2wave.midi.reader import SUSTAIN
 
 
 def noisy(sounds, level):

@@ -13,7 +13,7 @@ import soundfile
 import demo_data
 from demo_music import HIGHEST, LOWEST, compose
 from demo_piano import NOISE_FLOOR, RELEASE_TAIL_SECONDS, render
-from midi import read_midi
+from midi2wave.midi.reader import read_midi
 from midi2wave.utils import cli
 from midi2wave.utils.errors import InputError
 

@@ -7,7 +7,7 @@ import pytest
 from fake_piano import HZ, melody, performance, play
 
 import drift
-from midi import SUSTAIN, sounding_offset
+from midi2wave.midi.reader import SUSTAIN, sounding_offset
 from transcription import Notes
 
 SECONDS = 24.0

@@ -14,7 +14,7 @@ import evaluate
 from benchmarks import measures
 from counterfactual import counterfactuals
 from evaluation_report import table
-from midi import CLIP_MARGIN_SECONDS, clip
+from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, clip
 
 SECONDS, LONG_SECONDS = 3.0, 12.0
 KEYS = {"nll_true", "nll_shuffled", "nll_null", "gap", "gap_onsets", "f1", "f1_ceiling", "f1_floor", "chroma"}

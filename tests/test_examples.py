@@ -8,7 +8,7 @@ import mido
 import numpy as np
 import pytest
 
-import midi
+from midi2wave.midi import reader as midi_reader
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 SPEC = importlib.util.spec_from_file_location("type_in", FOLDER / "type_in.py")
@@ -17,7 +17,7 @@ SPEC.loader.exec_module(type_in)
 
 
 def example(name):
-    return midi.read_midi(FOLDER / f"{name}.mid")
+    return midi_reader.read_midi(FOLDER / f"{name}.mid")
 
 
 @pytest.mark.parametrize("name", type_in.PIECES)
@@ -32,7 +32,7 @@ def test_an_example_is_read_whole(name):
     piece = example(name)
     typed = sum(len(type_in.voice(line)) for line in type_in.PIECES[name].voices)
     assert not piece.dropped and len(piece.pitch) == typed
-    assert 8 < midi.sounding_offset(piece).max() < 60  # infinite with a pedal that stays down
+    assert 8 < midi_reader.sounding_offset(piece).max() < 60  # infinite with a pedal that stays down
 
 
 @pytest.mark.parametrize("name", type_in.PIECES)
@@ -91,5 +91,5 @@ def test_the_scale_s_chords_are_soft_medium_loud_and_then_without_and_with_pedal
     scale = example("scale")
     assert scale.pitch[:19].tolist() == sorted(set(scale.pitch))
     assert scale.velocity[19:].reshape(5, 3).tolist() == [[v] * 3 for v in (30, 64, 110, 64, 64)]
-    rings = midi.sounding_offset(scale) - scale.offset
+    rings = midi_reader.sounding_offset(scale) - scale.offset
     assert rings[:-3].max() == 0 and rings[-3:].min() > 1

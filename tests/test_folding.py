@@ -12,8 +12,8 @@ import folding
 import inference
 from config import DataConfig, InferenceConfig
 from folding import Fold
-from midi import Performance
 from midi2wave.audio import io as audio_io
+from midi2wave.midi.reader import Performance
 from midi2wave.utils.errors import InputError
 from synthesis import synthesize
 

@@ -25,8 +25,8 @@ from dataset import clip_paths, read_clip
 from evaluate import _Player
 from global_values import check_given, integer_columns, one_of_each, told
 from likelihood import paired_likelihood
-from midi import PEDALS, Performance, clip, load_events, save_events
 from midi2wave.audio import io as audio_io
+from midi2wave.midi.reader import PEDALS, Performance, clip, load_events, save_events
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks
 from pieces import timed_pieces

@@ -10,8 +10,8 @@ from test_synthesis import HOP, make
 
 from conditioning import NoteConditioning
 from likelihood import conditioning_ratios, paired_likelihood
-from midi import no_notes
 from midi2wave.audio.io import mu_law_encode
+from midi2wave.midi.reader import no_notes
 from synthesis import conditioning
 
 OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])

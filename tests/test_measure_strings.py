@@ -19,7 +19,7 @@ from conditioning import (
 )
 from config import DataConfig, config_from_dict, load_config
 from global_values import one_hot
-from midi import LOWEST_PITCH, PEDALS, Performance
+from midi2wave.midi.reader import LOWEST_PITCH, PEDALS, Performance
 from midi2wave.utils.errors import InputError
 
 HZ, SECONDS = 16000, 35.0

@@ -9,8 +9,8 @@ import numpy as np
 import odd_midi
 import pytest
 
-import midi
-from midi import SOFT, SOSTENUTO, SUSTAIN, Performance
+from midi2wave.midi import reader as midi_reader
+from midi2wave.midi.reader import SOFT, SOSTENUTO, SUSTAIN, Performance
 from midi2wave.utils.errors import InputError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -64,7 +64,7 @@ def read(tmp_path):
     def write_and_read(data: bytes) -> Performance:
         path = tmp_path / "piece.mid"
         path.write_bytes(data)
-        return midi.read_midi(path)
+        return midi_reader.read_midi(path)
 
     return write_and_read
 
@@ -154,7 +154,7 @@ def test_pedals_of_any_track_and_channel_are_the_pianos(read):
     performance = read(smf(notes, moves))
     assert performance.pedals[SUSTAIN].tolist() == [[0.25, 127.0], [1.0, 0.0]]
     assert performance.pedals[SOFT].tolist() == [[0.0, 100.0]]
-    assert midi.sounding_offset(performance).tolist() == [1.0]
+    assert midi_reader.sounding_offset(performance).tolist() == [1.0]
 
 
 def test_pedal_events_of_one_tick_keep_the_files_order(read):
@@ -329,16 +329,16 @@ def test_refusals_name_the_file_and_the_reason_in_one_line(read, data, words):
 
 def test_paths_that_are_no_file_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        midi.read_midi(tmp_path / "nothing.mid")
+        midi_reader.read_midi(tmp_path / "nothing.mid")
     with pytest.raises(InputError, match="not a file"):
-        midi.read_midi(tmp_path)
+        midi_reader.read_midi(tmp_path)
 
 
 def test_huge_files_are_refused_unread(tmp_path):
     with open(tmp_path / "huge.mid", "wb") as handle:
         handle.truncate((64 << 20) + 1)
     with pytest.raises(InputError, match="64 MB"):
-        midi.read_midi(tmp_path / "huge.mid")
+        midi_reader.read_midi(tmp_path / "huge.mid")
 
 
 def test_ten_thousand_notes_are_read_fast(read):
@@ -365,13 +365,13 @@ def test_odd_files_are_read_or_refused_and_nothing_else():
     for path in real_files("odd-midi"):
         start = time.perf_counter()
         try:
-            performance = midi.read_midi(path)
+            performance = midi_reader.read_midi(path)
         except InputError as refusal:
             assert path.name in str(refusal)
         else:
             n_read += 1
             assert np.all(performance.offset >= performance.onset)
-            assert np.all(midi.sounding_offset(performance) >= performance.offset)
+            assert np.all(midi_reader.sounding_offset(performance) >= performance.offset)
         assert time.perf_counter() - start < 5
     # refused: two git-lfs pointers, two files without notes, one each without MIDI header, track and time base
     assert len(real_files("odd-midi")) - n_read == 7
@@ -379,7 +379,7 @@ def test_odd_files_are_read_or_refused_and_nothing_else():
 
 def agrees_with_mido(path: Path) -> None:
     onset, _ = mido_times(mido.MidiFile(path))
-    performance = midi.read_midi(path)
+    performance = midi_reader.read_midi(path)
     assert len(performance.onset) == len(onset)
     np.testing.assert_allclose(performance.onset, onset, rtol=0, atol=1e-6)
 

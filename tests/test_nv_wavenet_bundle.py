@@ -19,8 +19,8 @@ import checkpoint
 import pieces
 from config import InferenceConfig, config_from_dict
 from dataset import write_clip
-from midi import read_midi
 from midi2wave.audio.io import mu_law_decode
+from midi2wave.midi.reader import read_midi
 from nv_wavenet_bridge import bundle, check, export, run
 from synthesis import synthesize
 

@@ -8,7 +8,7 @@ from test_midi_events import made
 import checkpoint
 from conditioning import N_EXCITATION, conditioning_of, n_features
 from config import FEATURES, CondWavenetConfig, Config, DataConfig, WavenetConfig
-from midi import N_PITCHES, PEDALS, SOFT, SOSTENUTO, SUSTAIN
+from midi2wave.midi.reader import N_PITCHES, PEDALS, SOFT, SOSTENUTO, SUSTAIN
 from synthesis import conditioning
 
 FRAME, N_FRAMES = 1 / 250, 30

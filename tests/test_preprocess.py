@@ -20,11 +20,11 @@ from tiny_road import (
 )
 
 import dataset
-import midi
 import preprocess_audio
 import preprocess_maestro
 import report
 from midi2wave.audio import io as audio_io
+from midi2wave.midi import reader as midi_reader
 from processed_folder import ProcessedFolder
 
 CLIP_SECONDS = 0.5
@@ -137,7 +137,10 @@ def test_the_margin_of_a_clip_is_not_seen():
     notes = [(t, t + 0.5, int(rng.integers(30, 90)), int(rng.integers(1, 128))) for t in onset]
     sustain = [(float(t), int(rng.integers(0, 128))) for t in np.arange(0.3, 60, 1.7)]
     whole = made([*notes, (27.0, 27.5, 95, 60), (31.0, 31.5, 25, 60), (11.0, 12.0, 21, 60)], sustain)
-    plain, wide = midi.clip(whole, 26, 30), midi.clip(whole, 26, 30, margin=midi.CLIP_MARGIN_SECONDS)
+    plain, wide = (
+        midi_reader.clip(whole, 26, 30),
+        midi_reader.clip(whole, 26, 30, margin=midi_reader.CLIP_MARGIN_SECONDS),
+    )
     assert wide.onset[0] < -15 and wide.onset[-1] > 15 and len(plain.onset) < len(wide.onset) / 5
     pictures = [pixels(report.roll_figure(performance, 4.0)) for performance in (plain, wide)]
     assert np.array_equal(*pictures)

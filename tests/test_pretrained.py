@@ -10,7 +10,7 @@ import torch
 import checkpoint
 from config import load_config
 from counterfactual import counterfactuals
-from midi import PEDALS, Performance
+from midi2wave.midi.reader import PEDALS, Performance
 from scores import level_db
 from synthesis import synthesize
 

@@ -12,9 +12,9 @@ from test_unconditional import make as make_unconditional
 from tiny_road import HZ, call, files, melody, refused, settings, times, write_audio, write_midi
 
 import inference
-from midi import Performance
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.pre_emphasis import Deemphasis
+from midi2wave.midi.reader import Performance
 from midi2wave.utils.errors import InputError
 from synthesis import conditioning, synthesize, to_pcm, to_samples
 from wavenet import seeded_uniforms

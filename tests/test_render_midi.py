@@ -11,7 +11,7 @@ from tiny_road import call, failed, files, nothing_half_written, refused, times,
 
 import render_midi
 from maestro import read_metadata
-from midi import SUSTAIN, read_midi
+from midi2wave.midi.reader import SUSTAIN, read_midi
 from render_midi import midi_file, piece_title
 
 NOTES = [(0.5, 1.0, 60, 80), (1.0, 1.5, 64, 80)]

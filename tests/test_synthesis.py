@@ -9,9 +9,9 @@ import torch
 from checkpoint import build_model
 from conditioning import NoteConditioning
 from config import CondWavenetConfig, Config, DataConfig, WavenetConfig
-from midi import Performance
 from midi2wave.audio.io import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, after_truth, emphasize
+from midi2wave.midi.reader import Performance
 from synthesis import conditioning, synthesize, teacher_forced, to_pcm, to_samples
 
 HOP, N_FRAMES, CPU = 16, 6, torch.device("cpu")

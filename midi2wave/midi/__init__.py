@@ -1,0 +1,1 @@
+"""Read MIDI files as piano performances."""

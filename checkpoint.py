@@ -22,8 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
-from conditioning import n_excitation, n_features
 from config import Config, SamplingKeys, config_from_dict
+from midi2wave.conditioning.note_conditioning import n_excitation, n_features
 from midi2wave.utils.atomic_files import atomic_folder, point, remove
 from midi2wave.utils.cli import choose_device, note, reason
 from midi2wave.utils.errors import InputError

@@ -14,7 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from global_values import columns
+from midi2wave.conditioning.global_conditioning import columns
 from midi2wave.utils.errors import InputError
 
 FEATURES = ("onset", "held_velocity", "onset_age", "release_age", "pedals")

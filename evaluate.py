@@ -26,9 +26,9 @@ from config import Config, DataConfig, EvaluateConfig, load_config
 from counterfactual import Counterfactuals, counterfactuals
 from dataset import clip_source
 from evaluation_report import clip_picture, summary_figure, table
-from global_values import one_of_each, told
 from likelihood import Paired, conditioning_ratios, paired_likelihood
 from midi2wave.audio.io import read_pcm, write_wav
+from midi2wave.conditioning.global_conditioning import one_of_each, told
 from midi2wave.midi.reader import Performance
 from midi2wave.utils.atomic_files import claim, write_text
 from midi2wave.utils.cli import Failure, finish, note, parser, progress, run

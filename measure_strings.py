@@ -18,10 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from conditioning import PARTIAL_CHANNEL, SHORTEST_SECONDS, Strings, usual_strings, window_seconds
 from config import load_config
 from midi2wave.audio.io import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
+from midi2wave.conditioning.note_conditioning import (
+    PARTIAL_CHANNEL,
+    SHORTEST_SECONDS,
+    Strings,
+    usual_strings,
+    window_seconds,
+)
 from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, sounding_offset
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import parser, progress, run

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from global_values import columns
 from midi2wave.audio.io import FULL_SCALE, read_pcm, sample_rate
+from midi2wave.conditioning.global_conditioning import columns
 from midi2wave.utils.cli import parser, run
 from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder

@@ -8,8 +8,8 @@ from tiny_road import ROOT, call, refused, settings
 import checkpoint
 import train
 from benchmarks import ablation
-from conditioning import usual_strings
 from config import load_config
+from midi2wave.conditioning.note_conditioning import usual_strings
 
 DOCUMENT = f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n"
 

@@ -14,9 +14,9 @@ import alignment
 import measure_strings
 import processed_folder
 import strokes
-from conditioning import PARTIAL_CHANNEL
 from demo_piano import render
 from midi2wave.audio.io import FULL_SCALE
+from midi2wave.conditioning.note_conditioning import PARTIAL_CHANNEL
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.reader import Performance, read_midi
 from midi2wave.utils import folder_lock

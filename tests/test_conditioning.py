@@ -6,8 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from conditioning import N_EXCITATION, NULL_FEATURE, NoteConditioning, conditioning_of, feature_names, n_features
 from config import FEATURE_PRESETS, DataConfig
+from midi2wave.conditioning.note_conditioning import (
+    N_EXCITATION,
+    NULL_FEATURE,
+    NoteConditioning,
+    conditioning_of,
+    feature_names,
+    n_features,
+)
 from midi2wave.midi.reader import (
     CLIP_MARGIN_SECONDS,
     LOWEST_PITCH,

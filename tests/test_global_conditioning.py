@@ -19,13 +19,13 @@ import inference
 import processed_folder
 import synthesis
 import train
-from conditioning import NULL_FEATURE, Untold, conditioning_of, n_features
 from config import CondWavenetConfig, Config, DataConfig, TrainConfig, WavenetConfig, config_from_dict, load_config
 from dataset import clip_paths, read_clip
 from evaluate import _Player
-from global_values import check_given, integer_columns, one_of_each, told
 from likelihood import paired_likelihood
 from midi2wave.audio import io as audio_io
+from midi2wave.conditioning.global_conditioning import check_given, integer_columns, one_of_each, told
+from midi2wave.conditioning.note_conditioning import NULL_FEATURE, Untold, conditioning_of, n_features
 from midi2wave.midi.reader import PEDALS, Performance, clip, load_events, save_events
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks

@@ -8,7 +8,9 @@ import pytest
 
 import measure_strings
 import processed_folder
-from conditioning import (
+from config import DataConfig, config_from_dict, load_config
+from midi2wave.conditioning.global_conditioning import one_hot
+from midi2wave.conditioning.note_conditioning import (
     FUNDAMENTAL_DECAY,
     USUAL_STIFFNESS,
     NoteConditioning,
@@ -17,8 +19,6 @@ from conditioning import (
     strings_of,
     usual_strings,
 )
-from config import DataConfig, config_from_dict, load_config
-from global_values import one_hot
 from midi2wave.midi.reader import LOWEST_PITCH, PEDALS, Performance
 from midi2wave.utils.errors import InputError
 

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from conditioning import NoteConditioning
+from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.reader import SOFT, SOSTENUTO, SUSTAIN, Performance
 from midi2wave.utils.errors import InputError

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from checkpoint import build_model
-from conditioning import N_EXCITATION, n_features
 from config import CONFIG_FOLDER, CondWavenetConfig, Config, DataConfig, WavenetConfig
+from midi2wave.conditioning.note_conditioning import N_EXCITATION, n_features
 from nv_wavenet_bridge import bundle, fold
 from nv_wavenet_bridge.emulator import dilation_cycle, emulate
 from nv_wavenet_bridge.export import conditioning_blocks

@@ -1,0 +1,1 @@
+"""What the model receives from the notes: features, excitation, global labels."""

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from alignment import Alignment, alignments, trusted_seconds, verdict
-from config import DataConfig, load_config
 from midi2wave.conditioning.global_conditioning import one_hot
 from midi2wave.conditioning.note_conditioning import Strings, strings_of
+from midi2wave.config import DataConfig, load_config
 from midi2wave.midi.reader import Performance
 from midi2wave.utils.atomic_files import remove_leftovers
 from midi2wave.utils.cli import note, parser, run

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 import samplers
 import wavenet
-from checkpoint import build_model
-from config import Config, DataConfig, load_config
 from hardware import choose_precision, keep_freed_memory, training_bytes, wait
+from midi2wave.checkpoint import build_model
 from midi2wave.conditioning.note_conditioning import n_excitation, n_features
+from midi2wave.config import Config, DataConfig, load_config
 from midi2wave.midi.reader import Performance
 from midi2wave.utils.cli import choose_device, note, parser, run
 from process_group import ALONE

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from config import DataConfig
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.global_conditioning import check_known
 from midi2wave.conditioning.note_conditioning import NoteConditioning, NullConditioning, conditioning_of
+from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance, load_events, save_events
 from midi2wave.utils.atomic_files import claim
 from midi2wave.utils.errors import InputError

@@ -40,11 +40,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from tqdm import tqdm
 
-import checkpoint
 import folding
 from code_files import Codes, load_codes, save_codes
-from config import DataConfig, InferenceConfig, load_config
+from midi2wave import checkpoint
 from midi2wave.audio.io import map_wav, wav_stream, write_wav
+from midi2wave.config import DataConfig, InferenceConfig, load_config
 from midi2wave.midi.reader import load_events, no_notes, save_events
 from midi2wave.utils.atomic_files import claim, write_text
 from midi2wave.utils.cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import DataConfig
 from midi2wave.conditioning.note_conditioning import Untold
+from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance
 from synthesis import conditioning, to_samples
 from wavenet import WaveNet

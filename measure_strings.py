@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from config import load_config
 from midi2wave.audio.io import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import (
@@ -28,6 +27,7 @@ from midi2wave.conditioning.note_conditioning import (
     usual_strings,
     window_seconds,
 )
+from midi2wave.config import load_config
 from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, sounding_offset
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import parser, progress, run

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 import dataset
-from config import Config, PreprocessConfig, load_config
 from maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.audio.io import AUDIO_SUFFIXES, read_pcm
 from midi2wave.conditioning.global_conditioning import integer_columns
+from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, Performance, clip, read_midi
 from midi2wave.utils.cli import Failure, finish, note, parser, progress, reason, run
 from midi2wave.utils.errors import InputError

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import dataset_card
-from config import Config, PreprocessConfig, load_config
 from dataset_card import Facts
 from maestro import SPLITS, Recording, inside, read_metadata, resampled_name, select_split
 from manifest import state
 from midi2wave.audio.io import read_pcm
+from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.midi.reader import read_midi
 from midi2wave.utils import parallel
 from midi2wave.utils.atomic_files import refuse_foreign, remove_leftovers, write_text

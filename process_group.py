@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from config import DistConfig
+from midi2wave.config import DistConfig
 from midi2wave.utils.errors import InputError
 
 

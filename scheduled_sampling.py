@@ -9,7 +9,7 @@ passes as there are positions would give what drawing them one after another giv
 import torch
 from torch import Tensor
 
-from config import TrainConfig
+from midi2wave.config import TrainConfig
 from validation import drawn
 from wavenet import WaveNet, seeded_uniforms
 

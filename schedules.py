@@ -2,7 +2,7 @@
 
 import math
 
-from config import TrainConfig
+from midi2wave.config import TrainConfig
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

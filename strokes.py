@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from config import DataConfig
 from midi2wave.audio.io import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import Strings, window_seconds
+from midi2wave.config import DataConfig
 from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, sounding_offset
 from midi2wave.utils.cli import progress
 from midi2wave.utils.errors import InputError

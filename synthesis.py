@@ -12,10 +12,10 @@ import torch
 
 import samplers
 from code_files import Codes
-from config import DataConfig
 from midi2wave.audio.io import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, after_truth, decode_changes, emphasize
 from midi2wave.conditioning.note_conditioning import Untold, conditioning_of
+from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance
 from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from config import DataConfig
 from midi2wave.audio.io import write_wav
+from midi2wave.config import DataConfig
 from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, clip
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import note, reason

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
-from config import Config, TrainConfig
 from hardware import choose_precision
 from mel import window_samples
+from midi2wave import checkpoint
+from midi2wave.config import Config, TrainConfig
 from midi2wave.utils.atomic_files import clear_leftovers, remove, write_text
 from midi2wave.utils.cli import choose_device, note, reason
 from midi2wave.utils.errors import InputError

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import logistic_mixture
 from argmax_bottleneck import SPARSE, ArgmaxBottleneck, codes_of, nearest
-from config import CondWavenetConfig, WavenetConfig
+from midi2wave.config import CondWavenetConfig, WavenetConfig
 from residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsampled
 
 N_CODES = 256

@@ -28,8 +28,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 import train
-from checkpoint import step_folders, step_of
-from config import Config, load_config
+from midi2wave.checkpoint import step_folders, step_of
+from midi2wave.config import Config, load_config
 from midi2wave.utils.atomic_files import claim, refuse_foreign, remove, write_text
 from midi2wave.utils.cli import Failure, finish, note, parser, reason, run
 from midi2wave.utils.errors import InputError

@@ -27,11 +27,11 @@ import soundfile
 
 import preprocess_maestro
 import resample_audio
-from config import Config, DataConfig, PreprocessConfig
 from dataset import Crops
 from maestro import COLUMNS, read_metadata
 from midi2wave.audio import io as audio_io
 from midi2wave.conditioning.note_conditioning import NoteConditioning
+from midi2wave.config import Config, DataConfig, PreprocessConfig
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.reader import Performance
 from midi2wave.utils import parallel

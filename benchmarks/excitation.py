@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from config import load_config
 from midi2wave.audio.io import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import conditioning_of
+from midi2wave.config import load_config
 from midi2wave.utils.cli import parser, run
 from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder

@@ -30,9 +30,9 @@ import soundfile
 
 import processed_folder
 from benchmarks.data import write_midi
-from config import Config, DataConfig, PreprocessConfig
 from dataset import Crops
 from maestro import COLUMNS, SPLITS
+from midi2wave.config import Config, DataConfig, PreprocessConfig
 from midi2wave.midi import reader as midi_reader
 from midi2wave.utils.cli import note
 from processed_folder import ProcessedFolder, Row

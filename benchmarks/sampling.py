@@ -29,9 +29,9 @@ from tqdm import tqdm
 
 import samplers
 import wavenet
-from checkpoint import build_model
-from config import Config, load_config
 from hardware import wait
+from midi2wave.checkpoint import build_model
+from midi2wave.config import Config, load_config
 from midi2wave.midi.reader import Performance
 from midi2wave.utils.cli import note
 from samplers.packing import aligned, pack, pack_decoder, to_bfloat16

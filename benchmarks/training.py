@@ -23,10 +23,10 @@ import torch
 import train
 from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
 from benchmarks.plain import plain_update
-from checkpoint import build_model
-from config import Config, load_config
 from cost import noise_crops
 from hardware import choose_precision, keep_freed_memory, training_bytes, wait
+from midi2wave.checkpoint import build_model
+from midi2wave.config import Config, load_config
 from midi2wave.utils.cli import choose_device
 from process_group import ALONE
 from residual_stack import Gates, compiled_gates

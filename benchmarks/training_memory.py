@@ -11,9 +11,9 @@ import torch
 
 import train
 from benchmarks.training import CONFIGS, make_run
-from config import load_config
 from cost import noise_crops
 from hardware import GIB, training_bytes
+from midi2wave.config import load_config
 from residual_stack import Gates
 
 

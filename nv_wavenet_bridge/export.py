@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-import checkpoint
-from config import DataConfig, load_config
+from midi2wave import checkpoint
+from midi2wave.config import DataConfig, load_config
 from midi2wave.utils.atomic_files import atomic_folder
 from midi2wave.utils.cli import choose_device, finish, note, parser, progress, run
 from midi2wave.utils.errors import InputError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from config import WavenetConfig
+from midi2wave.config import WavenetConfig
 from nv_wavenet_bridge.emulator import dilation_cycle
 from wavenet import N_CODES, WaveNet
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 import wavenet
-from config import SAMPLER_WEIGHTS, SAMPLERS
+from midi2wave.config import SAMPLER_WEIGHTS, SAMPLERS
 from midi2wave.utils.errors import InputError
 from wavenet import Conditioning, Decoder, WaveNet
 

@@ -32,10 +32,10 @@ import preprocess_maestro
 import processed_folder
 import report
 import resample_audio
-from config import DataConfig
 from dataset import Crops
 from midi2wave.audio import io as audio_io
 from midi2wave.conditioning.note_conditioning import NoteConditioning
+from midi2wave.config import DataConfig
 from midi2wave.midi import reader as midi_reader
 from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder, Row

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from config import CondWavenetConfig, WavenetConfig
+from midi2wave.config import CondWavenetConfig, WavenetConfig
 from wavenet import Conditioning, WaveNet
 
 HOP, N_FEATURES, REACH = 12, 5, 64

@@ -5,11 +5,11 @@ import json
 import pytest
 from tiny_road import ROOT, call, refused, settings
 
-import checkpoint
 import train
 from benchmarks import ablation
-from config import load_config
+from midi2wave import checkpoint
 from midi2wave.conditioning.note_conditioning import usual_strings
+from midi2wave.config import load_config
 
 DOCUMENT = f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n"
 

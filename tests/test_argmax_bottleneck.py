@@ -10,7 +10,7 @@ from test_samplers import N_FRAMES, agreed, joined, parallel
 
 import samplers
 from argmax_bottleneck import FLOOR, ArgmaxBottleneck, code_use, codes_of, diversity_loss, nearest, shares
-from config import CondWavenetConfig, WavenetConfig, config_from_dict
+from midi2wave.config import CondWavenetConfig, WavenetConfig, config_from_dict
 from midi2wave.utils.errors import InputError
 from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
 

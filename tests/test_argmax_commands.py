@@ -10,12 +10,12 @@ from test_commands import metrics, wavs
 from test_toy_task import learn
 from tiny_road import HZ, call, failed, files, refused, settings, write_midi
 
-import checkpoint
 import evaluate
 import inference
 import train
 from code_files import load_codes, save_codes
-from config import load_config
+from midi2wave import checkpoint
+from midi2wave.config import load_config
 from midi2wave.midi.reader import load_events
 from synthesis import encode
 

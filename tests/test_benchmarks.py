@@ -9,8 +9,8 @@ from test_wavenet import HOP, N_FRAMES, make_conditioning, make_model, random_sa
 
 from benchmarks import excitation, sampling, training
 from benchmarks.plain import plain_forward
-from config import DataConfig
 from midi2wave.conditioning.note_conditioning import conditioning_of
+from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance
 from processed_folder import Row, begin_folder, finish_folder, write_recording
 

@@ -9,9 +9,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import checkpoint
-from checkpoint import TRAINING_NAME, WEIGHTS_NAME, load_model, load_training, load_weights, save, step_folders
-from config import CondWavenetConfig, Config, DataConfig, TrainConfig, WavenetConfig
+from midi2wave import checkpoint
+from midi2wave.checkpoint import (
+    TRAINING_NAME,
+    WEIGHTS_NAME,
+    load_model,
+    load_training,
+    load_weights,
+    save,
+    step_folders,
+)
+from midi2wave.config import CondWavenetConfig, Config, DataConfig, TrainConfig, WavenetConfig
 from midi2wave.utils.errors import InputError
 
 

@@ -29,7 +29,7 @@ import preprocess_audio
 import preprocess_maestro
 import resample_audio
 import train
-from checkpoint import load_weights
+from midi2wave.checkpoint import load_weights
 
 CLIP_SAMPLES, PRIMED_SAMPLES = round(CLIP_SECONDS * HZ), round(PRIMED_SECONDS * HZ)
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from config import FEATURE_PRESETS, DataConfig
 from midi2wave.conditioning.note_conditioning import (
     N_EXCITATION,
     NULL_FEATURE,
@@ -15,6 +14,7 @@ from midi2wave.conditioning.note_conditioning import (
     feature_names,
     n_features,
 )
+from midi2wave.config import FEATURE_PRESETS, DataConfig
 from midi2wave.midi.reader import (
     CLIP_MARGIN_SECONDS,
     LOWEST_PITCH,

@@ -5,8 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-import config
-from config import BLOCKS, CONFIG_FOLDER, config_from_dict, load_config
+from midi2wave import config
+from midi2wave.config import BLOCKS, CONFIG_FOLDER, config_from_dict, load_config
 from midi2wave.utils.errors import InputError
 
 TRAIN = {"train_config": {"output_directory": "run"}}

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import cost
 from benchmarks import presets
-from checkpoint import build_model
-from config import load_config
+from midi2wave.checkpoint import build_model
+from midi2wave.config import load_config
 from residual_stack import Gates
 from wavenet import Caches
 

@@ -14,11 +14,11 @@ import torch
 
 import dataset
 import processed_folder
-from config import DataConfig
 from dataset import Crops, batches
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import NoteConditioning
+from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance
 from midi2wave.utils.errors import InputError
 from processed_folder import ProcessedFolder, Row

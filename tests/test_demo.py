@@ -1,7 +1,7 @@
 """The demo's steps fit together; what they do is tested with each of them."""
 
 import demo
-from config import load_config
+from midi2wave.config import load_config
 
 
 def test_it_trains_with_the_strings_of_the_piano_that_it_trains_on(monkeypatch, capsys):

@@ -12,8 +12,8 @@ import torch
 from test_resume import same, state
 from tiny_road import ROOT, settings
 
-import checkpoint
-from config import DistConfig
+from midi2wave import checkpoint
+from midi2wave.config import DistConfig
 from midi2wave.utils.errors import InputError
 from process_group import ALONE, joined, local_device
 

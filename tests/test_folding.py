@@ -10,9 +10,9 @@ from tiny_road import HZ, call, refused, settings, times, write_midi
 
 import folding
 import inference
-from config import DataConfig, InferenceConfig
 from folding import Fold
 from midi2wave.audio import io as audio_io
+from midi2wave.config import DataConfig, InferenceConfig
 from midi2wave.midi.reader import Performance
 from midi2wave.utils.errors import InputError
 from synthesis import synthesize

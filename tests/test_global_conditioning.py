@@ -14,18 +14,26 @@ from test_dataset import make_crops, write_folder
 from test_synthesis import CPU, N_FRAMES, OUTPUTS, make_pcm, make_performance
 from tiny_road import HZ, call, files, refused, settings, write_midi
 
-import checkpoint
 import inference
 import processed_folder
 import synthesis
 import train
-from config import CondWavenetConfig, Config, DataConfig, TrainConfig, WavenetConfig, config_from_dict, load_config
 from dataset import clip_paths, read_clip
 from evaluate import _Player
 from likelihood import paired_likelihood
+from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.conditioning.global_conditioning import check_given, integer_columns, one_of_each, told
 from midi2wave.conditioning.note_conditioning import NULL_FEATURE, Untold, conditioning_of, n_features
+from midi2wave.config import (
+    CondWavenetConfig,
+    Config,
+    DataConfig,
+    TrainConfig,
+    WavenetConfig,
+    config_from_dict,
+    load_config,
+)
 from midi2wave.midi.reader import PEDALS, Performance, clip, load_events, save_events
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks

@@ -9,7 +9,7 @@ from test_synthesis import make, make_performance
 
 import evaluate
 import samplers
-from config import EvaluateConfig
+from midi2wave.config import EvaluateConfig
 from samplers import cpu, cuda
 from wavenet import Conditioning, generate
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import config
+from midi2wave import config
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {"render_midi", "resample_audio", "preprocess_maestro", "preprocess_audio", "train", "inference", "evaluate"}

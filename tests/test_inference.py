@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_road import HZ, call, files, refused, settings, times, write_midi
 
-import checkpoint
 import dataset
 import inference
 import synthesis
+from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 
 

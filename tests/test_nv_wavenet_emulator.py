@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_road import call, failed, refused
 
-from config import WavenetConfig
 from logistic_mixture import from_cumulative
+from midi2wave.config import WavenetConfig
 from nv_wavenet_bridge import bundle, check
 from nv_wavenet_bridge.emulator import draw, emulate
 from wavenet import Caches, Decoder, Upsampling

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoint import build_model
-from config import CONFIG_FOLDER, CondWavenetConfig, Config, DataConfig, WavenetConfig
+from midi2wave.checkpoint import build_model
 from midi2wave.conditioning.note_conditioning import N_EXCITATION, n_features
+from midi2wave.config import CONFIG_FOLDER, CondWavenetConfig, Config, DataConfig, WavenetConfig
 from nv_wavenet_bridge import bundle, fold
 from nv_wavenet_bridge.emulator import dilation_cycle, emulate
 from nv_wavenet_bridge.export import conditioning_blocks

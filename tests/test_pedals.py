@@ -5,9 +5,9 @@ import pytest
 import torch
 from test_midi_events import made
 
-import checkpoint
-from config import FEATURES, CondWavenetConfig, Config, DataConfig, WavenetConfig
+from midi2wave import checkpoint
 from midi2wave.conditioning.note_conditioning import N_EXCITATION, conditioning_of, n_features
+from midi2wave.config import FEATURES, CondWavenetConfig, Config, DataConfig, WavenetConfig
 from midi2wave.midi.reader import N_PITCHES, PEDALS, SOFT, SOSTENUTO, SUSTAIN
 from synthesis import conditioning
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-from config import load_config
 from counterfactual import counterfactuals
+from midi2wave import checkpoint
+from midi2wave.config import load_config
 from midi2wave.midi.reader import PEDALS, Performance
 from scores import level_db
 from synthesis import synthesize

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_road import ROOT, command, settings
 
-import checkpoint
+from midi2wave import checkpoint
 
 STEPS = 60
 

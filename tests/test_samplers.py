@@ -10,8 +10,8 @@ import torch
 from sampler_models import make_conditioning, make_model, random_prefix, with_null
 
 import samplers
-from checkpoint import build_model
-from config import load_config
+from midi2wave.checkpoint import build_model
+from midi2wave.config import load_config
 from midi2wave.utils.errors import InputError
 from samplers import cpu, cuda, kernel
 from wavenet import Caches, Conditioning, WaveNet, generate, prime, seeded_uniforms

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoint import build_model
-from config import CondWavenetConfig, Config, DataConfig, WavenetConfig
 from midi2wave.audio.io import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, after_truth, emphasize
+from midi2wave.checkpoint import build_model
 from midi2wave.conditioning.note_conditioning import NoteConditioning
+from midi2wave.config import CondWavenetConfig, Config, DataConfig, WavenetConfig
 from midi2wave.midi.reader import Performance
 from synthesis import conditioning, synthesize, teacher_forced, to_pcm, to_samples
 

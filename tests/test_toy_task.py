@@ -5,7 +5,7 @@ import pytest
 
 import processed_folder
 import train
-from config import config_from_dict
+from midi2wave.config import config_from_dict
 from midi2wave.midi.reader import PEDALS, Performance
 from synthesis import synthesize
 from training_log import TrainingLog

@@ -10,13 +10,13 @@ import signal
 import pytest
 import torch
 
-import checkpoint
 import dataset
 import train
 import training_log
 import training_state
 import validation
-from config import TrainConfig, load_config
+from midi2wave import checkpoint
+from midi2wave.config import TrainConfig, load_config
 from midi2wave.utils.errors import InputError
 from process_group import World
 from training_log import TrainingLog

@@ -11,14 +11,14 @@ from test_nv_wavenet_bundle import BLOCKS
 from test_samplers import joined, parallel
 from tiny_road import HZ, PRIMED_SECONDS, call, files, refused, settings, write_midi
 
-import checkpoint
 import evaluate
 import inference
 import samplers
 import train
-from config import config_from_dict, load_config
 from dataset import clip_paths, read_clip
+from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
+from midi2wave.config import config_from_dict, load_config
 from nv_wavenet_bridge import check, export
 from samplers import cpu, cuda
 from synthesis import conditioning, synthesize

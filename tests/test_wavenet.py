@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from config import CondWavenetConfig, WavenetConfig
 from midi2wave.audio.io import mu_law_decode
+from midi2wave.config import CondWavenetConfig, WavenetConfig
 from wavenet import (
     ALIGNED_COLUMNS,
     Caches,

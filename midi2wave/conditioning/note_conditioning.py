@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from config import FEATURE_PRESETS, DataConfig
 from midi2wave.conditioning.global_conditioning import one_hot
+from midi2wave.config import FEATURE_PRESETS, DataConfig
 from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, no_notes, sounding_offset
 from midi2wave.utils.numba_cache import kept_njit
 

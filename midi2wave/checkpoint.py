@@ -22,15 +22,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
-from config import Config, SamplingKeys, config_from_dict
 from midi2wave.conditioning.note_conditioning import n_excitation, n_features
+from midi2wave.config import Config, SamplingKeys, config_from_dict
 from midi2wave.utils.atomic_files import atomic_folder, point, remove
 from midi2wave.utils.cli import choose_device, note, reason
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
 FORMAT = "midi2wave checkpoint 1"
-PROJECT_FOLDER = Path(__file__).resolve().parent
+PROJECT_FOLDER = Path(__file__).resolve().parents[1]
 WEIGHTS_NAME, TRAINING_NAME = "weights.safetensors", "training.pt"
 LATEST_NAME, BEST_NAME = "latest", "best"
 STEP_FOLDER = re.compile(r"step_\d{8,}")

@@ -26,7 +26,7 @@ FEATURE_PRESETS = {
 SAMPLERS = ("auto", "torch", "numba", "cuda")
 SAMPLER_WEIGHTS = ("float32", "bfloat16")
 GLOBAL_VALUE = re.compile(r"[^=\s]+=(0|-?[1-9][0-9]{0,17})")  # COLUMN=VALUE
-CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
+CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 LARGEST_SEED = 2**63 - 1  # what NumPy's and PyTorch's generators both take
 
 

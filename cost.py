@@ -27,9 +27,9 @@ from midi2wave.checkpoint import build_model
 from midi2wave.conditioning.note_conditioning import n_excitation, n_features
 from midi2wave.config import Config, DataConfig, load_config
 from midi2wave.midi.reader import Performance
+from midi2wave.modules.residual_stack import Gates, compiled_gates
 from midi2wave.utils.cli import choose_device, note, parser, run
 from process_group import ALONE
-from residual_stack import Gates, compiled_gates
 from synthesis import conditioning
 from training_state import choose_micro_batch, make_optimizer
 from validation import training_losses

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 import drift
-from argmax_bottleneck import code_use
 from counterfactual import Counterfactuals, counterfactuals
 from dataset import clip_source
 from evaluation_report import clip_picture, summary_figure, table
@@ -30,6 +29,7 @@ from midi2wave.audio.io import read_pcm, write_wav
 from midi2wave.conditioning.global_conditioning import one_of_each, told
 from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config
 from midi2wave.midi.reader import Performance
+from midi2wave.modules.argmax_bottleneck import code_use
 from midi2wave.utils.atomic_files import claim, write_text
 from midi2wave.utils.cli import Failure, finish, note, parser, progress, run
 from midi2wave.utils.errors import InputError

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from argmax_bottleneck import code_use
 from dataset import Crops
 from mel import log_mel
 from midi2wave.config import Config, DataConfig
+from midi2wave.modules.argmax_bottleneck import code_use
 from midi2wave.utils.errors import InputError
 from process_group import ALONE, World
 from processed_folder import ProcessedFolder

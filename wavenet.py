@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import logistic_mixture
-from argmax_bottleneck import SPARSE, ArgmaxBottleneck, codes_of, nearest
 from midi2wave.config import CondWavenetConfig, WavenetConfig
-from residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsampled
+from midi2wave.modules.argmax_bottleneck import SPARSE, ArgmaxBottleneck, codes_of, nearest
+from midi2wave.modules.residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsampled
 
 N_CODES = 256
 SILENT_CODE = 128

@@ -17,10 +17,10 @@ from dataset import batches, micro_batches
 from hardware import choose_precision, keep_freed_memory
 from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
+from midi2wave.modules.residual_stack import Gates, compiled_gates
 from midi2wave.utils.cli import choose_device, note, parser, run
 from process_group import ALONE
 from report import save_figure
-from residual_stack import Gates, compiled_gates
 from training_state import Run, choose_micro_batch, make_optimizer
 from validation import crops_of
 

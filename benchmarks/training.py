@@ -27,9 +27,9 @@ from cost import noise_crops
 from hardware import choose_precision, keep_freed_memory, training_bytes, wait
 from midi2wave.checkpoint import build_model
 from midi2wave.config import Config, load_config
+from midi2wave.modules.residual_stack import Gates, compiled_gates
 from midi2wave.utils.cli import choose_device
 from process_group import ALONE
-from residual_stack import Gates, compiled_gates
 from training_state import Run, choose_micro_batch, make_optimizer
 
 CONFIGS = {

@@ -14,7 +14,7 @@ from benchmarks.training import CONFIGS, make_run
 from cost import noise_crops
 from hardware import GIB, training_bytes
 from midi2wave.config import load_config
-from residual_stack import Gates
+from midi2wave.modules.residual_stack import Gates
 
 
 def main() -> None:

@@ -9,8 +9,16 @@ from sampler_models import REACH, make_conditioning, with_null
 from test_samplers import N_FRAMES, agreed, joined, parallel
 
 import samplers
-from argmax_bottleneck import FLOOR, ArgmaxBottleneck, code_use, codes_of, diversity_loss, nearest, shares
 from midi2wave.config import CondWavenetConfig, WavenetConfig, config_from_dict
+from midi2wave.modules.argmax_bottleneck import (
+    FLOOR,
+    ArgmaxBottleneck,
+    code_use,
+    codes_of,
+    diversity_loss,
+    nearest,
+    shares,
+)
 from midi2wave.utils.errors import InputError
 from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
 

@@ -13,7 +13,7 @@ import cost
 from benchmarks import presets
 from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
-from residual_stack import Gates
+from midi2wave.modules.residual_stack import Gates
 from wavenet import Caches
 
 SMALL = ("wavenet_config.n_layers=4", "wavenet_config.max_dilation=8", "train_config.compile=false",

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from residual_stack import Gates, LayerWeights, compiled_gates, residual_stack, run_layers
+from midi2wave.modules.residual_stack import Gates, LayerWeights, compiled_gates, residual_stack, run_layers
 
 HOP, N_FRAMES, BATCH, R = 4, 5, 3, 6
 T = N_FRAMES * HOP

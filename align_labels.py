@@ -25,24 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from alignment import Alignment, alignments, trusted_seconds, verdict
 from midi2wave.conditioning.global_conditioning import one_hot
 from midi2wave.conditioning.note_conditioning import Strings, strings_of
 from midi2wave.config import DataConfig, load_config
-from midi2wave.midi.reader import Performance
-from midi2wave.utils.atomic_files import remove_leftovers
-from midi2wave.utils.cli import note, parser, run
-from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import only_run
-from processed_folder import (
-    ProcessedFolder,
-    begin_folder,
-    check_claim,
-    finish_folder,
-    product_names,
-    write_recording,
-)
-from strokes import (
+from midi2wave.data.midi_alignment import Alignment, alignments, trusted_seconds, verdict
+from midi2wave.data.onset_refinement import (
     ENOUGH,
     LEAST_PARTIALS,
     LEAST_SHARE,
@@ -52,6 +39,19 @@ from strokes import (
     piano_of,
     share_that_fits,
 )
+from midi2wave.data.processed_folder import (
+    ProcessedFolder,
+    begin_folder,
+    check_claim,
+    finish_folder,
+    product_names,
+    write_recording,
+)
+from midi2wave.midi.reader import Performance
+from midi2wave.utils.atomic_files import remove_leftovers
+from midi2wave.utils.cli import note, parser, run
+from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import only_run
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import soundfile
 
 from demo_music import SHORTEST_PIECE_SECONDS, compose
 from demo_piano import render
-from maestro import COLUMNS
+from midi2wave.data.maestro import COLUMNS
 from midi2wave.utils import cli
 from midi2wave.utils.atomic_files import atomic_file, claim, write_text
 from midi2wave.utils.errors import InputError

@@ -21,13 +21,13 @@ import numpy as np
 
 import drift
 from counterfactual import Counterfactuals, counterfactuals
-from dataset import clip_source
 from evaluation_report import clip_picture, summary_figure, table
 from likelihood import Paired, conditioning_ratios, paired_likelihood
 from midi2wave import checkpoint
 from midi2wave.audio.io import read_pcm, write_wav
 from midi2wave.conditioning.global_conditioning import one_of_each, told
 from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config
+from midi2wave.data.crops import clip_source
 from midi2wave.midi.reader import Performance
 from midi2wave.modules.argmax_bottleneck import code_use
 from midi2wave.utils.atomic_files import claim, write_text

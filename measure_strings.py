@@ -28,11 +28,11 @@ from midi2wave.conditioning.note_conditioning import (
     window_seconds,
 )
 from midi2wave.config import load_config
+from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, sounding_offset
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import parser, progress, run
 from midi2wave.utils.errors import InputError
-from processed_folder import ProcessedFolder
 
 N_PARTIALS = len(PARTIAL_CHANNEL)
 SKIPPED_SECONDS, WINDOW_SECONDS = 0.03, 0.4  # of the spectra: after the hammer's noise, while the tone is strong

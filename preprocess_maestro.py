@@ -18,19 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import dataset_card
-from dataset_card import Facts
-from maestro import SPLITS, Recording, inside, read_metadata, resampled_name, select_split
-from manifest import state
 from midi2wave.audio.io import read_pcm
 from midi2wave.config import Config, PreprocessConfig, load_config
-from midi2wave.midi.reader import read_midi
-from midi2wave.utils import parallel
-from midi2wave.utils.atomic_files import refuse_foreign, remove_leftovers, write_text
-from midi2wave.utils.cli import Failure, finish, note, parser, progress_in_hours, reason, run
-from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import only_run
-from processed_folder import (
+from midi2wave.data import dataset_card
+from midi2wave.data.dataset_card import Facts
+from midi2wave.data.maestro import SPLITS, Recording, inside, read_metadata, resampled_name, select_split
+from midi2wave.data.processed_folder import (
     CARD_NAME,
     CARD_PICTURE_NAME,
     RECORD_NAME,
@@ -41,6 +34,13 @@ from processed_folder import (
     product_names,
     write_recording,
 )
+from midi2wave.data.resample_manifest import state
+from midi2wave.midi.reader import read_midi
+from midi2wave.utils import parallel
+from midi2wave.utils.atomic_files import refuse_foreign, remove_leftovers, write_text
+from midi2wave.utils.cli import Failure, finish, note, parser, progress_in_hours, reason, run
+from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import only_run
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errno of an OSError that ends the run
 

@@ -28,7 +28,7 @@ import mido
 import numpy as np
 import soundfile
 
-from maestro import COLUMNS, find_metadata, inside, read_metadata
+from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata
 from midi2wave.midi.reader import Performance, read_midi, sounding_offset
 from midi2wave.utils.atomic_files import atomic_file, claim, write_text
 from midi2wave.utils.cli import Failure, finish, note, parser, progress, reason, run

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import manifest
-from maestro import SPLITS, find_metadata, inside, read_metadata, resampled_name, select_split
-from manifest import Entry, Manifest
 from midi2wave.audio.io import AUDIO_SUFFIXES, RESAMPLERS, Resampled, resample_file
+from midi2wave.data import resample_manifest
+from midi2wave.data.maestro import SPLITS, find_metadata, inside, read_metadata, resampled_name, select_split
+from midi2wave.data.resample_manifest import Entry, Manifest
 from midi2wave.utils import parallel
 from midi2wave.utils.atomic_files import remove_leftovers
 from midi2wave.utils.cli import Failure, finish, note, parser, progress_in_hours, reason, run
@@ -134,7 +134,7 @@ def _noted_results(folder: Path) -> set[Path]:
     for path in folder.rglob("resampled_*.json"):
         audio_hz = re.match(r"resampled_(\d+)\.", path.name)
         with contextlib.suppress(InputError, OSError):  # the one that counts for this run is read again, with words
-            for name in manifest.read(path) if audio_hz else ():
+            for name in resample_manifest.read(path) if audio_hz else ():
                 if _is_file(folder / name):
                     results.add(path.parent.relative_to(folder) / resampled_name(name, int(audio_hz[1])))
     return results
@@ -173,10 +173,12 @@ def _split_off_done(jobs: list[Job], record: Manifest, *, force: bool, verify: b
     pending, skipped = [], 0
     for job in jobs:
         job = replace(job, size=job.source.stat().st_size)
-        standing = record.standing(job.name, job.source, job.target, verify=verify) if not force else manifest.CHANGED
-        if standing == manifest.CHANGED:
+        standing = (
+            record.standing(job.name, job.source, job.target, verify=verify) if not force else resample_manifest.CHANGED
+        )
+        if standing == resample_manifest.CHANGED:
             pending.append(replace(job, replace=True))
-        elif standing == manifest.DONE:
+        elif standing == resample_manifest.DONE:
             skipped += 1
         else:
             pending.append(job)
@@ -204,9 +206,9 @@ def _with_progress(outcomes: Iterable[tuple[Job, Entry | str]], jobs: list[Job])
 def _resample_one(job: Job) -> tuple[Job, Entry | str]:
     """Do one job; returns it with its entry for the manifest, or with the reason why there is none."""
     try:
-        state = manifest.state(job.source)
+        state = resample_manifest.state(job.source)
         made: Resampled = resample_file(job.source, job.target, job.audio_hz, job.resampler, replace=job.replace)
-        return job, manifest.entry(job.target, made, state, job.resampler)
+        return job, resample_manifest.entry(job.target, made, state, job.resampler)
     except (InputError, OSError) as error:
         return job, reason(error)
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from midi2wave.audio.io import FULL_SCALE, read_pcm, sample_rate
 from midi2wave.conditioning.global_conditioning import columns
+from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.cli import parser, run
 from midi2wave.utils.errors import InputError
-from processed_folder import ProcessedFolder
 from scores import level_db
 
 FRAME_SECONDS, FALL_FRAMES, FALL_PERCENTILE = 0.02, 5, 90

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import Crops, batches, micro_batches
 from hardware import GIB, available_bytes, explained_memory, keep_freed_memory, training_bytes
 from midi2wave.config import TrainConfig, load_config
+from midi2wave.data.crops import Crops, batches, micro_batches
 from midi2wave.utils.cli import choose_device, note, parser, reason, run
 from midi2wave.utils.errors import InputError
 from process_group import ALONE, World, joined, local_device

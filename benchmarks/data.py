@@ -27,16 +27,16 @@ import soundfile
 
 import preprocess_maestro
 import resample_audio
-from dataset import Crops
-from maestro import COLUMNS, read_metadata
 from midi2wave.audio import io as audio_io
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import Config, DataConfig, PreprocessConfig
+from midi2wave.data.crops import Crops
+from midi2wave.data.maestro import COLUMNS, read_metadata
+from midi2wave.data.processed_folder import ProcessedFolder, begin_folder, finish_folder
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.reader import Performance
 from midi2wave.utils import parallel
 from midi2wave.utils.cli import note
-from processed_folder import ProcessedFolder, begin_folder, finish_folder
 
 HZ = 16000
 FILE_SECONDS, N_FILES = 300, 16  # eight each of 44.1 and 48 kHz: 80 minutes

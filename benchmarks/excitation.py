@@ -16,9 +16,9 @@ from midi2wave.audio.io import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import conditioning_of
 from midi2wave.config import load_config
+from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.cli import parser, run
 from midi2wave.utils.errors import InputError
-from processed_folder import ProcessedFolder
 
 SECONDS = 10.0  # of a stretch
 STRETCHES = 4  # of each recording, evenly placed

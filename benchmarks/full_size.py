@@ -28,14 +28,14 @@ import joblib
 import numpy as np
 import soundfile
 
-import processed_folder
 from benchmarks.data import write_midi
-from dataset import Crops
-from maestro import COLUMNS, SPLITS
 from midi2wave.config import Config, DataConfig, PreprocessConfig
+from midi2wave.data import processed_folder
+from midi2wave.data.crops import Crops
+from midi2wave.data.maestro import COLUMNS, SPLITS
+from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi import reader as midi_reader
 from midi2wave.utils.cli import note
-from processed_folder import ProcessedFolder, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS = dict(zip(SPLITS, (962, 137, 177), strict=True))  # of version 3

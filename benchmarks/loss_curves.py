@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 import train
 from benchmarks.plain import plain_update
-from dataset import batches, micro_batches
 from hardware import choose_precision, keep_freed_memory
 from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
+from midi2wave.data.crops import batches, micro_batches
 from midi2wave.modules.residual_stack import Gates, compiled_gates
 from midi2wave.utils.cli import choose_device, note, parser, run
 from process_group import ALONE

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from dataset import Clip, clip_paths, clip_source, read_clip
+from midi2wave.data.crops import Clip, clip_paths, clip_source, read_clip
 from midi2wave.utils.cli import run
 from midi2wave.utils.errors import InputError
 from scores import chroma_similarity, chroma_vectors, mean, multi_resolution_stft, onset_agreement

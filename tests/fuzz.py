@@ -27,18 +27,17 @@ import numpy as np
 import soundfile
 from hypothesis import strategies as st
 
-import maestro
 import preprocess_maestro
-import processed_folder
 import report
 import resample_audio
-from dataset import Crops
 from midi2wave.audio import io as audio_io
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import DataConfig
+from midi2wave.data import maestro, processed_folder
+from midi2wave.data.crops import Crops
+from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi import reader as midi_reader
 from midi2wave.utils.errors import InputError
-from processed_folder import ProcessedFolder, Row
 
 SECONDS, MEGABYTES = 5.0, 500
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 import train
-from dataset import batches, micro_batches
 from midi2wave.config import load_config
+from midi2wave.data.crops import batches, micro_batches
 from midi2wave.utils.cli import parser
 from process_group import joined
 from training_state import begin

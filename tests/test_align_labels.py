@@ -10,18 +10,16 @@ from test_measure_strings import HZ, make_folder
 from tiny_road import write_midi
 
 import align_labels
-import alignment
 import measure_strings
-import processed_folder
-import strokes
 from demo_piano import render
 from midi2wave.audio.io import FULL_SCALE
 from midi2wave.conditioning.note_conditioning import PARTIAL_CHANNEL
+from midi2wave.data import midi_alignment, onset_refinement, processed_folder
+from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.reader import Performance, read_midi
 from midi2wave.utils import folder_lock
 from midi2wave.utils.errors import InputError
-from processed_folder import ProcessedFolder
 
 
 def onsets(folder):
@@ -127,13 +125,13 @@ def test_strokes_of_few_partials_are_not_judged_for_random_phases_fit_them_too(n
     rng = np.random.default_rng(0)
     heard = np.where(alike | (np.arange(n) < 2), 1.0, 0.01) * np.ones((300, n))
     unit = np.exp(2j * np.pi * rng.random((300, n)))
-    key = strokes._Key(unit, heard, np.zeros((300, n)), 261.6 * np.arange(1, n + 1))
+    key = onset_refinement._Key(unit, heard, np.zeros((300, n)), 261.6 * np.arange(1, n + 1))
     phasor = 0.9 * np.exp(2j * np.pi * rng.random(n))
-    fit = strokes._best_shifts(key, phasor)[1]
+    fit = onset_refinement._best_shifts(key, phasor)[1]
     evidence = key.evidence(phasor, fit)
-    assert ((fit > strokes.GOOD_FIT).mean() > 0.2) == (n < strokes.LEAST_PARTIALS or not alike)
-    assert (np.isnan(evidence) == (n < strokes.LEAST_PARTIALS)).all()
-    assert strokes.share_that_fits(evidence) < strokes.LEAST_SHARE
+    assert ((fit > onset_refinement.GOOD_FIT).mean() > 0.2) == (n < onset_refinement.LEAST_PARTIALS or not alike)
+    assert (np.isnan(evidence) == (n < onset_refinement.LEAST_PARTIALS)).all()
+    assert onset_refinement.share_that_fits(evidence) < onset_refinement.LEAST_SHARE
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +214,10 @@ def test_pedals_move_with_the_recording_and_notes_of_a_key_stay_apart():
 def test_blocks_of_strokes_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     noise, unit = rng.random((50, 9)), np.exp(2j * np.pi * rng.random((50, 9)))
-    key, phasor = strokes._Key(unit, 1 - noise, noise, 110.0 * np.arange(1, 10)), np.exp(1j * np.arange(9))
-    whole = strokes._best_shifts(key, phasor)
-    monkeypatch.setattr(strokes, "BLOCK", 7)
-    np.testing.assert_allclose(strokes._best_shifts(key, phasor), whole, atol=1e-9)
+    key, phasor = onset_refinement._Key(unit, 1 - noise, noise, 110.0 * np.arange(1, 10)), np.exp(1j * np.arange(9))
+    whole = onset_refinement._best_shifts(key, phasor)
+    monkeypatch.setattr(onset_refinement, "BLOCK", 7)
+    np.testing.assert_allclose(onset_refinement._best_shifts(key, phasor), whole, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("error")
@@ -289,7 +287,7 @@ def test_facts_are_those_of_the_new_labels(road, tmp_path):
     for i, row in enumerate(folder.rows):
         late = replace(folder.performance(i), onset=folder.performance(i).onset - 0.1)
         pcm = np.array(folder.pcm(i))
-        words = alignment.verdict(alignment.alignments(pcm, late, HZ))
+        words = midi_alignment.verdict(midi_alignment.alignments(pcm, late, HZ))
         processed_folder.write_recording(data, row, pcm, late, {"late_ms": [100.0], "warnings": ["x", words]})
     processed_folder.finish_folder(data, folder.rows)
     assert align(data, road / "measured.json", tmp_path / "out") == 0

@@ -11,8 +11,8 @@ from benchmarks import excitation, sampling, training
 from benchmarks.plain import plain_forward
 from midi2wave.conditioning.note_conditioning import conditioning_of
 from midi2wave.config import DataConfig
+from midi2wave.data.processed_folder import Row, begin_folder, finish_folder, write_recording
 from midi2wave.midi.reader import Performance
-from processed_folder import Row, begin_folder, finish_folder, write_recording
 
 
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])

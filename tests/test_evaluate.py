@@ -9,11 +9,11 @@ import pytest
 from fake_piano import HZ, melody, play, player
 from tiny_road import call, command, failed, files, nothing_half_written, refused, settings, times
 
-import dataset
 import evaluate
 from benchmarks import measures
 from counterfactual import counterfactuals
 from evaluation_report import table
+from midi2wave.data import crops
 from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, clip
 
 SECONDS, LONG_SECONDS = 3.0, 12.0
@@ -26,12 +26,12 @@ def clips(tmp_path_factory):
     """Three clips of two recordings, whose audio is known, and a long one."""
     folder = tmp_path_factory.mktemp("clips")
     for name, sources, seconds in (("test", (0, 0, 1), SECONDS), ("long", (2,), LONG_SECONDS)):
-        dataset.begin_clips(folder / name, {}, force=False)
+        crops.begin_clips(folder / name, {}, force=False)
         for number, source in enumerate(sources):
             piece, start = melody(source, 14.0), number * SECONDS
             events = clip(piece, start, start + seconds, CLIP_MARGIN_SECONDS)
             pcm = play(piece, 14.0)[round(start * HZ) :][: round(seconds * HZ)]
-            dataset.write_clip(folder / name, number, f"a_piece_{source}", start, pcm, events, HZ)
+            crops.write_clip(folder / name, number, f"a_piece_{source}", start, pcm, events, HZ)
     return folder
 
 
@@ -210,7 +210,7 @@ def test_what_is_missing_is_said(options, tmp_path):
 
 def test_partners_are_of_another_recording_where_there_is_one():
     names = ["clip_000_a_b_1.000s", "clip_001_a_b_2.000s", "clip_002_c_1.500s"]
-    sources = [dataset.clip_source(name) for name in names]
+    sources = [crops.clip_source(name) for name in names]
     assert sources == ["a_b", "a_b", "c"]
     assert evaluate.partners(sources) == [2, 2, 0]
 

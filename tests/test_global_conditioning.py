@@ -15,10 +15,8 @@ from test_synthesis import CPU, N_FRAMES, OUTPUTS, make_pcm, make_performance
 from tiny_road import HZ, call, files, refused, settings, write_midi
 
 import inference
-import processed_folder
 import synthesis
 import train
-from dataset import clip_paths, read_clip
 from evaluate import _Player
 from likelihood import paired_likelihood
 from midi2wave import checkpoint
@@ -34,11 +32,13 @@ from midi2wave.config import (
     config_from_dict,
     load_config,
 )
+from midi2wave.data import processed_folder
+from midi2wave.data.crops import clip_paths, read_clip
+from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi.reader import PEDALS, Performance, clip, load_events, save_events
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks
 from pieces import timed_pieces
-from processed_folder import ProcessedFolder, Row
 from reverberation import decay
 from samplers import cuda
 from scores import level_db

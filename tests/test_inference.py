@@ -10,11 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_road import HZ, call, files, refused, settings, times, write_midi
 
-import dataset
 import inference
 import synthesis
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
+from midi2wave.data import crops
 
 
 def test_a_model_trained_anew_is_not_taken_for_the_same(road, tmp_path):
@@ -53,8 +53,8 @@ def test_likelihoods_are_reported_also_of_clips_that_were_there_already(road, cl
     arguments = ("-c", road.config, "--out", tmp_path / "out", *overrides)
     model, config, _ = checkpoint.load_model(road.folder / "run", torch.device("cpu"))
     expected, n_samples = {}, []
-    for path in dataset.clip_paths(clips):
-        clip = dataset.read_clip(path, HZ)
+    for path in crops.clip_paths(clips):
+        clip = crops.read_clip(path, HZ)
         _, nll = synthesis.teacher_forced(model, [clip.performance], clip.pcm[None], config.data_config, streams=[0],
                                           seed=0)  # fmt: skip
         expected[f"{clip.name}_teacher_forced"] = nll
@@ -127,8 +127,8 @@ def test_pieces_are_made_by_length_and_shown_as_given(road, tmp_path, monkeypatc
 
 def test_a_clip_that_ends_within_half_a_frame_of_the_truth_is_refused(road, tmp_path):
     """Rounded to frames teacher_length is all of it, though it is a little less."""
-    clip = min(dataset.clip_paths(road.folder / "test"), key=lambda path: path.name)
-    frames = len(dataset.read_clip(clip, HZ).pcm) // (HZ // 250)
+    clip = min(crops.clip_paths(road.folder / "test"), key=lambda path: path.name)
+    frames = len(crops.read_clip(clip, HZ).pcm) // (HZ // 250)
     overrides = settings(f"inference_config.teacher_length={(frames - 0.4) / 250}")
     made = call(inference, "-c", road.config, "--out", tmp_path / "out", *overrides)
     assert made.code == 2 and f"{clip.stem}: has" in made.err and "nothing is left" in made.err

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tiny_road import ROOT, call, command, files, melody, refused, settings, times, write_audio, write_midi
 
-import maestro
 import preprocess_maestro
 import resample_audio
+from midi2wave.data import maestro
 from midi2wave.utils import folder_lock, parallel
 from midi2wave.utils.errors import InputError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import maestro
+from midi2wave.data import maestro
 from midi2wave.utils.errors import InputError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import measure_strings
-import processed_folder
 from midi2wave.conditioning.global_conditioning import one_hot
 from midi2wave.conditioning.note_conditioning import (
     FUNDAMENTAL_DECAY,
@@ -19,6 +18,7 @@ from midi2wave.conditioning.note_conditioning import (
     usual_strings,
 )
 from midi2wave.config import DataConfig, config_from_dict, load_config
+from midi2wave.data import processed_folder
 from midi2wave.midi.reader import LOWEST_PITCH, PEDALS, Performance
 from midi2wave.utils.errors import InputError
 

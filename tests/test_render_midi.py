@@ -10,7 +10,7 @@ from fake_piano import performance
 from tiny_road import call, failed, files, nothing_half_written, refused, times, write_maestro, write_midi
 
 import render_midi
-from maestro import read_metadata
+from midi2wave.data.maestro import read_metadata
 from midi2wave.midi.reader import SUSTAIN, read_midi
 from render_midi import midi_file, piece_title
 

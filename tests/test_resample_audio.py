@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-import maestro
 import resample_audio
 from midi2wave.audio import io as audio_io
+from midi2wave.data import maestro
 from midi2wave.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ import reverberation
 from counterfactual import counterfactuals
 from evaluation_report import _counterfactual_lines
 from midi2wave.audio import io as audio_io
-from processed_folder import ProcessedFolder
+from midi2wave.data.processed_folder import ProcessedFolder
 from reverberation import Decay, decay, fall_rate, fall_rates, mean_decay, octave
 
 VALUES = ["year=2008", "year=2009"]

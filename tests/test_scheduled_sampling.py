@@ -10,7 +10,7 @@ from test_resume import same, state
 from test_train import road_config, settings
 
 import train
-from dataset import batches, micro_batches
+from midi2wave.data.crops import batches, micro_batches
 from scheduled_sampling import FIRST_STREAM, with_own_samples
 from schedules import own_share
 from training_state import begin

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-import processed_folder
 import train
 from midi2wave.config import config_from_dict
+from midi2wave.data import processed_folder
 from midi2wave.midi.reader import PEDALS, Performance
 from synthesis import synthesize
 from training_log import TrainingLog

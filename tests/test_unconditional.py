@@ -15,10 +15,10 @@ import evaluate
 import inference
 import samplers
 import train
-from dataset import clip_paths, read_clip
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.config import config_from_dict, load_config
+from midi2wave.data.crops import clip_paths, read_clip
 from nv_wavenet_bridge import check, export
 from samplers import cpu, cuda
 from synthesis import conditioning, synthesize

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-import maestro
+from midi2wave.data import maestro
 from midi2wave.utils import cli
 
 ROOT = Path(__file__).resolve().parents[1]

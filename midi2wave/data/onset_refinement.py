@@ -13,10 +13,10 @@ from midi2wave.audio.io import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import Strings, window_seconds
 from midi2wave.config import DataConfig
+from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, sounding_offset
 from midi2wave.utils.cli import progress
 from midi2wave.utils.errors import InputError
-from processed_folder import ProcessedFolder
 
 SKIPPED_SECONDS = 0.01  # after an onset: the hammer's noise
 FLUX_SECONDS = 0.01  # by which the flux of a stroke (`alignment.py`) comes after its onset

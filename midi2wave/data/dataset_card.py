@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-import alignment
-from maestro import Recording
 from midi2wave.audio.io import FULL_SCALE, SILENCE_DB, SILENCE_SECONDS, silence
+from midi2wave.data import midi_alignment
+from midi2wave.data.maestro import Recording
+from midi2wave.data.processed_folder import FORMAT, LONGEST_SECONDS, MOST_COUNTED, Row
 from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, PEDALS, Performance
-from processed_folder import FORMAT, LONGEST_SECONDS, MOST_COUNTED, Row
 
 DURATION_TOLERANCE = 0.05  # seconds between the metadata and the audio
 LONG_SILENCE_SECONDS = 10.0
@@ -47,7 +47,7 @@ def facts(recording: Recording, pcm: np.ndarray, performance: Performance, audio
     """Measure a recording: pcm int16 [T] and its performance, against its metadata."""
     seconds = len(pcm) / audio_hz
     played = performance.onset < seconds
-    found = alignment.alignments(pcm, performance, audio_hz)
+    found = midi_alignment.alignments(pcm, performance, audio_hz)
     silent = silence(pcm, audio_hz)
     longest = _longest_run(silent) * SILENCE_SECONDS
     last_event = max(
@@ -58,7 +58,7 @@ def facts(recording: Recording, pcm: np.ndarray, performance: Performance, audio
         warnings.append(f"lasts {seconds:.2f} s, but {recording.duration:.2f} s according to the metadata")
     if not played.all():
         warnings.append(f"{np.count_nonzero(~played)} of its notes begin after the audio's end at {seconds:.1f} s")
-    if words := alignment.verdict(found):
+    if words := midi_alignment.verdict(found):
         warnings.append(words)
     if longest > LONG_SILENCE_SECONDS and longest > 0.5 * seconds:
         warnings.append(f"is silent for {longest:.0f} of its {seconds:.0f} s")

@@ -18,10 +18,10 @@ from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.global_conditioning import check_known
 from midi2wave.conditioning.note_conditioning import NoteConditioning, NullConditioning, conditioning_of
 from midi2wave.config import DataConfig
+from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.reader import Performance, load_events, save_events
 from midi2wave.utils.atomic_files import claim
 from midi2wave.utils.errors import InputError
-from processed_folder import ProcessedFolder
 
 CLIPS_RECORD_NAME = "clips.json"
 CACHED_RECORDINGS = 500  # whose notes a process keeps: about 200 MB of MAESTRO, where each takes 2 ms to read

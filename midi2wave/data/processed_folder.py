@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from maestro import Recording
 from midi2wave.conditioning.global_conditioning import check_known, columns, integer_columns
+from midi2wave.data.maestro import Recording
 from midi2wave.midi.reader import DAMAGED_ARRAYS, Performance, load_events, save_events
 from midi2wave.utils.atomic_files import atomic_file, claim, refuse_foreign, write_text
 from midi2wave.utils.errors import EXHAUSTED, InputError

@@ -1,0 +1,1 @@
+"""Data sets: MAESTRO metadata, processed folders, crops and test clips."""

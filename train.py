@@ -25,18 +25,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hardware import GIB, available_bytes, explained_memory, keep_freed_memory, training_bytes
 from midi2wave.config import TrainConfig, load_config
 from midi2wave.data.crops import Crops, batches, micro_batches
+from midi2wave.training.cuda_graph import RecordedPass
+from midi2wave.training.distributed import ALONE, World, joined, local_device
+from midi2wave.training.hardware import GIB, available_bytes, explained_memory, keep_freed_memory, training_bytes
+from midi2wave.training.log import TrainingLog
+from midi2wave.training.run_state import Run, begin, save
+from midi2wave.training.scheduled_sampling import with_own_samples
+from midi2wave.training.schedules import history_interference, history_noise, learning_rate, own_share
+from midi2wave.training.validation import crops_of, training_losses, validate
 from midi2wave.utils.cli import choose_device, note, parser, reason, run
 from midi2wave.utils.errors import InputError
-from process_group import ALONE, World, joined, local_device
-from recorded_pass import RecordedPass
-from scheduled_sampling import with_own_samples
-from schedules import history_interference, history_noise, learning_rate, own_share
-from training_log import TrainingLog
-from training_state import Run, begin, save
-from validation import crops_of, training_losses, validate
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config", "dist_config")
 STEPS_BEFORE_FORECAST = 50

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from hardware import wait
+from midi2wave.training.hardware import wait
 
 
 def seconds_per_call(function: Callable[[], object], device: torch.device, at_least: float = 0.5) -> float:

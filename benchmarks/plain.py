@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from midi2wave.training.run_state import Run
 from train import learning_rate
-from training_state import Run
 from wavenet import N_CODES, WaveNet
 
 

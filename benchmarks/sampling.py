@@ -29,10 +29,10 @@ from tqdm import tqdm
 
 import samplers
 import wavenet
-from hardware import wait
 from midi2wave.checkpoint import build_model
 from midi2wave.config import Config, load_config
 from midi2wave.midi.reader import Performance
+from midi2wave.training.hardware import wait
 from midi2wave.utils.cli import note
 from samplers.packing import aligned, pack, pack_decoder, to_bfloat16
 from samplers.simd import borrow, has_bfloat16, multiply

@@ -24,13 +24,13 @@ import train
 from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
 from benchmarks.plain import plain_update
 from cost import noise_crops
-from hardware import choose_precision, keep_freed_memory, training_bytes, wait
 from midi2wave.checkpoint import build_model
 from midi2wave.config import Config, load_config
 from midi2wave.modules.residual_stack import Gates, compiled_gates
+from midi2wave.training.distributed import ALONE
+from midi2wave.training.hardware import choose_precision, keep_freed_memory, training_bytes, wait
+from midi2wave.training.run_state import Run, choose_micro_batch, make_optimizer
 from midi2wave.utils.cli import choose_device
-from process_group import ALONE
-from training_state import Run, choose_micro_batch, make_optimizer
 
 CONFIGS = {
     "reference": "config_train_nv_wavenet.json",  # nv-wavenet's reference size, categorical

@@ -12,9 +12,9 @@ import torch
 import train
 from benchmarks.training import CONFIGS, make_run
 from cost import noise_crops
-from hardware import GIB, training_bytes
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import Gates
+from midi2wave.training.hardware import GIB, training_bytes
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ import torch
 import train
 from midi2wave.config import load_config
 from midi2wave.data.crops import batches, micro_batches
+from midi2wave.training.distributed import joined
+from midi2wave.training.run_state import begin
+from midi2wave.training.validation import crops_of, validate
 from midi2wave.utils.cli import parser
-from process_group import joined
-from training_state import begin
-from validation import crops_of, validate
 
 
 def doubled(batch):

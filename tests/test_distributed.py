@@ -14,8 +14,8 @@ from tiny_road import ROOT, settings
 
 from midi2wave import checkpoint
 from midi2wave.config import DistConfig
+from midi2wave.training.distributed import ALONE, joined, local_device
 from midi2wave.utils.errors import InputError
-from process_group import ALONE, joined, local_device
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 

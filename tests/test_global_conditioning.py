@@ -36,6 +36,8 @@ from midi2wave.data import processed_folder
 from midi2wave.data.crops import clip_paths, read_clip
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi.reader import PEDALS, Performance, clip, load_events, save_events
+from midi2wave.training.log import TrainingLog
+from midi2wave.training.validation import load_validation
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks
 from pieces import timed_pieces
@@ -43,8 +45,6 @@ from reverberation import decay
 from samplers import cuda
 from scores import level_db
 from synthesis import conditioning, synthesize, teacher_forced, with_null
-from training_log import TrainingLog
-from validation import load_validation
 
 VALUES = ["year=2008", "year=2009"]
 DISKLAVIER = Path(__file__).resolve().parents[2] / "shared/data/disklavier-maestro-layout"

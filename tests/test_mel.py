@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mel import FLOOR, log_mel, mel_bands, window_samples
+from midi2wave.training.log_mel import FLOOR, log_mel, mel_bands, window_samples
 
 HZ, HOP, N_MELS = 16000, 64, 40
 CPU = torch.device("cpu")

@@ -11,10 +11,10 @@ from test_train import road_config, settings
 
 import train
 from midi2wave.data.crops import batches, micro_batches
-from scheduled_sampling import FIRST_STREAM, with_own_samples
-from schedules import own_share
-from training_state import begin
-from validation import crops_of
+from midi2wave.training.run_state import begin
+from midi2wave.training.scheduled_sampling import FIRST_STREAM, with_own_samples
+from midi2wave.training.schedules import own_share
+from midi2wave.training.validation import crops_of
 from wavenet import generate, seeded_uniforms
 
 CPU, N_FRAMES, INDICES = torch.device("cpu"), 3, [7, 2]

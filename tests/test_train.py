@@ -11,16 +11,15 @@ import pytest
 import torch
 
 import train
-import training_log
-import training_state
-import validation
 from midi2wave import checkpoint
 from midi2wave.config import TrainConfig, load_config
 from midi2wave.data import crops
+from midi2wave.training import log as training_log
+from midi2wave.training import run_state, validation
+from midi2wave.training.distributed import World
+from midi2wave.training.log import TrainingLog
+from midi2wave.training.run_state import Run, begin
 from midi2wave.utils.errors import InputError
-from process_group import World
-from training_log import TrainingLog
-from training_state import Run, begin
 
 
 def settings(**changes):
@@ -64,12 +63,12 @@ def make_state(tmp_path):
     average = torch.nn.Linear(1, 1, bias=False)
     average.load_state_dict({"weight": model.weight + 1})
     config = train_settings(learning_rate=0.1, warmup_steps=0, ema_decay=0.5)
-    optimizer = training_state.make_optimizer(model, config.train_config)
+    optimizer = run_state.make_optimizer(model, config.train_config)
     return Run(config, tmp_path, torch.device("cpu"), model, average, optimizer)
 
 
 def train_settings(**changes):
-    return training_state.Config(train_config=settings(**changes))
+    return run_state.Config(train_config=settings(**changes))
 
 
 def loss_of_weight(monkeypatch, factor=1.0):
@@ -330,12 +329,12 @@ def test_half_a_line_of_metrics_is_passed_over(road, tmp_path):
 
 def test_only_a_run_s_folder_is_taken(tmp_path):
     (tmp_path / ".config.json.17.partial").write_text("{")  # a kill during the very first write leaves no more
-    training_state._check_folder(tmp_path)
+    run_state._check_folder(tmp_path)
     (tmp_path / "diary.txt").write_text("mine")
     with pytest.raises(InputError, match="not the folder of a run"):
-        training_state._check_folder(tmp_path)
+        run_state._check_folder(tmp_path)
     with pytest.raises(InputError, match="is a file"):
-        training_state._check_folder(tmp_path / "diary.txt")
+        run_state._check_folder(tmp_path / "diary.txt")
 
 
 def test_a_second_training_in_the_same_folder_is_refused(road, tmp_path):
@@ -397,7 +396,7 @@ def test_the_best_checkpoint_by_validation_is_kept_beside_the_newest(road, tmp_p
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
     def choose(size, crop_samples=8000, **changes):
-        return training_state.choose_micro_batch(settings(**changes), World(0, size), torch.device("cpu"), crop_samples)
+        return run_state.choose_micro_batch(settings(**changes), World(0, size), torch.device("cpu"), crop_samples)
 
     assert choose(1, batch_size=16) == choose(2, batch_size=16) == 2
     assert choose(1, batch_size=9) == 1 and choose(1, 4000, batch_size=9) == 3
@@ -409,7 +408,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
 
 
 def test_a_run_without_a_compiler_says_so_and_goes_on(road, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training_state, "compiled_gates", lambda *_, **__: None)
+    monkeypatch.setattr(run_state, "compiled_gates", lambda *_, **__: None)
     begin(road_config(road, tmp_path, "train_config.compile=true"), force=False)
     assert "finds no compiler here: training goes on without it" in capsys.readouterr().err
 

@@ -15,19 +15,19 @@ from pathlib import Path
 
 import torch
 
-from hardware import choose_precision
-from mel import window_samples
 from midi2wave import checkpoint
 from midi2wave.config import Config, TrainConfig
 from midi2wave.modules.residual_stack import Gates, compiled_gates
+from midi2wave.training.cuda_graph import RecordedPass
+from midi2wave.training.distributed import ALONE, World, local_device
+from midi2wave.training.hardware import choose_precision
+from midi2wave.training.log import METRICS_NAME
+from midi2wave.training.log_mel import window_samples
+from midi2wave.training.validation import Validation, crops_of, load_validation
 from midi2wave.utils.atomic_files import clear_leftovers, remove, write_text
 from midi2wave.utils.cli import choose_device, note, reason
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import only_run
-from process_group import ALONE, World, local_device
-from recorded_pass import RecordedPass
-from training_log import METRICS_NAME
-from validation import Validation, crops_of, load_validation
 from wavenet import WaveNet
 
 CONFIG_NAME = "config.json"

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mel import log_mel
 from midi2wave.config import Config, DataConfig
 from midi2wave.data.crops import Crops
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.modules.argmax_bottleneck import code_use
+from midi2wave.training.distributed import ALONE, World
+from midi2wave.training.log_mel import log_mel
 from midi2wave.utils.errors import InputError
-from process_group import ALONE, World
 from wavenet import WaveNet
 
 SEED = 2**40  # no run's seed: the validation crops are the same in every run

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from midi2wave.config import TrainConfig
-from validation import drawn
+from midi2wave.training.validation import drawn
 from wavenet import WaveNet, seeded_uniforms
 
 FIRST_STREAM = 2**40  # of the crops' uniforms: no piece that is played has these

@@ -27,12 +27,12 @@ from midi2wave.conditioning.note_conditioning import n_excitation, n_features
 from midi2wave.config import Config, DataConfig, load_config
 from midi2wave.midi.reader import Performance
 from midi2wave.modules.residual_stack import Gates, compiled_gates
+from midi2wave.sampling.synthesis import conditioning
 from midi2wave.training.distributed import ALONE
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, training_bytes, wait
 from midi2wave.training.run_state import choose_micro_batch, make_optimizer
 from midi2wave.training.validation import training_losses
 from midi2wave.utils.cli import choose_device, note, parser, run
-from synthesis import conditioning
 from wavenet import Caches, WaveNet, seeded_uniforms
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config")

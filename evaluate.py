@@ -30,14 +30,14 @@ from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config
 from midi2wave.data.crops import clip_source
 from midi2wave.midi.reader import Performance
 from midi2wave.modules.argmax_bottleneck import code_use
+from midi2wave.sampling.pieces import Piece, clip_pieces, primed_frames
+from midi2wave.sampling.synthesis import encode, synthesize
 from midi2wave.training.validation import partners
 from midi2wave.utils.atomic_files import claim, write_text
 from midi2wave.utils.cli import Failure, finish, note, parser, progress, run
 from midi2wave.utils.errors import InputError
-from pieces import Piece, clip_pieces, primed_frames
 from report import Entry, clip_figure, listening_page, save_figure
 from scores import bootstrap_interval, chroma_similarity, mean, multi_resolution_stft, onset_agreement
-from synthesis import encode, synthesize
 from transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
 from wavenet import WaveNet
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from midi2wave.conditioning.note_conditioning import Untold
 from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance
-from synthesis import conditioning, to_samples
+from midi2wave.sampling.synthesis import conditioning, to_samples
 from wavenet import WaveNet
 
 BLOCK_SECONDS = 0.5  # of audio in one parallel pass: memory does not grow with a clip's length

@@ -32,11 +32,11 @@ import wavenet
 from midi2wave.checkpoint import build_model
 from midi2wave.config import Config, load_config
 from midi2wave.midi.reader import Performance
+from midi2wave.sampling.synthesis import conditioning
 from midi2wave.training.hardware import wait
 from midi2wave.utils.cli import note
 from samplers.packing import aligned, pack, pack_decoder, to_bfloat16
 from samplers.simd import borrow, has_bfloat16, multiply
-from synthesis import conditioning
 from wavenet import WaveNet, seeded_uniforms
 
 CONFIGS = {

@@ -20,12 +20,12 @@ import torch
 
 from midi2wave import checkpoint
 from midi2wave.config import DataConfig, load_config
+from midi2wave.sampling.pieces import Piece, clip_pieces, midi_pieces, timed_pieces
+from midi2wave.sampling.synthesis import conditioning
 from midi2wave.utils.atomic_files import atomic_folder
 from midi2wave.utils.cli import choose_device, finish, note, parser, progress, run
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle, fold
-from pieces import Piece, clip_pieces, midi_pieces, timed_pieces
-from synthesis import conditioning
 from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
 
 BLOCK_FRAMES = 16

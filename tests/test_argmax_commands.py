@@ -13,11 +13,11 @@ from tiny_road import HZ, call, failed, files, refused, settings, write_midi
 import evaluate
 import inference
 import train
-from code_files import load_codes, save_codes
 from midi2wave import checkpoint
 from midi2wave.config import load_config
 from midi2wave.midi.reader import load_events
-from synthesis import encode
+from midi2wave.sampling.code_files import load_codes, save_codes
+from midi2wave.sampling.synthesis import encode
 
 K = 6
 SONGS = {"a": [(0.0, 0.02, 60, 90), (0.03, 0.05, 64, 50)], "b": [(0.0, 0.03, 48, 90)]}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from code_files import FORMAT, Codes, load_codes, save_codes
+from midi2wave.sampling.code_files import FORMAT, Codes, load_codes, save_codes
 from midi2wave.utils.errors import InputError
 
 WHOLE = {"format": np.array(FORMAT), "codes": np.array([3, 0, 7, 2], dtype=np.int16), "first": np.array(-1),

@@ -8,14 +8,14 @@ import pytest
 from test_synthesis import HOP, make
 from tiny_road import HZ, call, refused, settings, times, write_midi
 
-import folding
 import inference
-from folding import Fold
 from midi2wave.audio import io as audio_io
 from midi2wave.config import DataConfig, InferenceConfig
 from midi2wave.midi.reader import Performance
+from midi2wave.sampling import folding
+from midi2wave.sampling.folding import Fold
+from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.errors import InputError
-from synthesis import synthesize
 
 DATA = DataConfig(audio_hz=4000, midi_hz=250)
 N_FRAMES = 40

@@ -15,7 +15,6 @@ from test_synthesis import CPU, N_FRAMES, OUTPUTS, make_pcm, make_performance
 from tiny_road import HZ, call, files, refused, settings, write_midi
 
 import inference
-import synthesis
 import train
 from evaluate import _Player
 from likelihood import paired_likelihood
@@ -36,15 +35,16 @@ from midi2wave.data import processed_folder
 from midi2wave.data.crops import clip_paths, read_clip
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi.reader import PEDALS, Performance, clip, load_events, save_events
+from midi2wave.sampling import synthesis
+from midi2wave.sampling.pieces import timed_pieces
+from midi2wave.sampling.synthesis import conditioning, synthesize, teacher_forced, with_null
 from midi2wave.training.log import TrainingLog
 from midi2wave.training.validation import load_validation
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks
-from pieces import timed_pieces
 from reverberation import decay
 from samplers import cuda
 from scores import level_db
-from synthesis import conditioning, synthesize, teacher_forced, with_null
 
 VALUES = ["year=2008", "year=2009"]
 DISKLAVIER = Path(__file__).resolve().parents[2] / "shared/data/disklavier-maestro-layout"

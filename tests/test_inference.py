@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from tiny_road import HZ, call, files, refused, settings, times, write_midi
 
 import inference
-import synthesis
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.data import crops
+from midi2wave.sampling import synthesis
 
 
 def test_a_model_trained_anew_is_not_taken_for_the_same(road, tmp_path):

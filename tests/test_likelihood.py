@@ -12,7 +12,7 @@ from likelihood import conditioning_ratios, paired_likelihood
 from midi2wave.audio.io import mu_law_encode
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.midi.reader import no_notes
-from synthesis import conditioning
+from midi2wave.sampling.synthesis import conditioning
 
 OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 N_FRAMES, HZ = 400, 4000

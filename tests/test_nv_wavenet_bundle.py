@@ -15,14 +15,14 @@ import soundfile
 import torch
 from tiny_road import ROOT, call, failed, files, nothing_half_written, refused, settings, write_midi
 
-import pieces
 from midi2wave import checkpoint
 from midi2wave.audio.io import mu_law_decode
 from midi2wave.config import InferenceConfig, config_from_dict
 from midi2wave.data.crops import write_clip
 from midi2wave.midi.reader import read_midi
+from midi2wave.sampling import pieces
+from midi2wave.sampling.synthesis import synthesize
 from nv_wavenet_bridge import bundle, check, export, run
-from synthesis import synthesize
 
 HZ, HOP = 4000, 16
 BLOCKS = {

@@ -9,7 +9,7 @@ from midi2wave import checkpoint
 from midi2wave.conditioning.note_conditioning import N_EXCITATION, conditioning_of, n_features
 from midi2wave.config import FEATURES, CondWavenetConfig, Config, DataConfig, WavenetConfig
 from midi2wave.midi.reader import N_PITCHES, PEDALS, SOFT, SOSTENUTO, SUSTAIN
-from synthesis import conditioning
+from midi2wave.sampling.synthesis import conditioning
 
 FRAME, N_FRAMES = 1 / 250, 30
 OTHERS = [name for name in FEATURES if name != "pedals"]

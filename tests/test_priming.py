@@ -15,8 +15,8 @@ import inference
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.pre_emphasis import Deemphasis
 from midi2wave.midi.reader import Performance
+from midi2wave.sampling.synthesis import conditioning, synthesize, to_pcm, to_samples
 from midi2wave.utils.errors import InputError
-from synthesis import conditioning, synthesize, to_pcm, to_samples
 from wavenet import seeded_uniforms
 
 BEFORE = 4  # frames of prime

@@ -12,7 +12,7 @@ from midi2wave.checkpoint import build_model
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import CondWavenetConfig, Config, DataConfig, WavenetConfig
 from midi2wave.midi.reader import Performance
-from synthesis import conditioning, synthesize, teacher_forced, to_pcm, to_samples
+from midi2wave.sampling.synthesis import conditioning, synthesize, teacher_forced, to_pcm, to_samples
 
 HOP, N_FRAMES, CPU = 16, 6, torch.device("cpu")
 OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])

@@ -7,8 +7,8 @@ import train
 from midi2wave.config import config_from_dict
 from midi2wave.data import processed_folder
 from midi2wave.midi.reader import PEDALS, Performance
+from midi2wave.sampling.synthesis import synthesize
 from midi2wave.training.log import TrainingLog
-from synthesis import synthesize
 
 AUDIO_HZ, PITCHES = 4000, np.array([48, 52, 55, 60, 64, 67])
 

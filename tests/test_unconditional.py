@@ -19,9 +19,9 @@ from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.config import config_from_dict, load_config
 from midi2wave.data.crops import clip_paths, read_clip
+from midi2wave.sampling.synthesis import conditioning, synthesize
 from nv_wavenet_bridge import check, export
 from samplers import cpu, cuda
-from synthesis import conditioning, synthesize
 from wavenet import generate, seeded_uniforms
 
 N_FRAMES, CPU = 9, torch.device("cpu")

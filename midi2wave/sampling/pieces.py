@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from code_files import Codes, load_codes
-from folding import Fold
 from midi2wave.audio.io import read_beginning
 from midi2wave.conditioning.global_conditioning import check_given, told, unsaid
 from midi2wave.conditioning.note_conditioning import Untold
 from midi2wave.config import DataConfig, EvaluateConfig, InferenceConfig
 from midi2wave.data.crops import clip_paths, read_clip
 from midi2wave.midi.reader import Performance, read_midi, sounding_offset
+from midi2wave.sampling.code_files import Codes, load_codes
+from midi2wave.sampling.folding import Fold
 from midi2wave.utils.cli import Failure, note, reason
 from midi2wave.utils.errors import InputError
 

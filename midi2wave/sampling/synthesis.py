@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 import samplers
-from code_files import Codes
 from midi2wave.audio.io import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, after_truth, decode_changes, emphasize
 from midi2wave.conditioning.note_conditioning import Untold, conditioning_of
 from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance
+from midi2wave.sampling.code_files import Codes
 from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
 
 FRAMES_AT_ONCE = 1000  # of which `encode` makes codes: memory does not grow with a piece's length

@@ -1,0 +1,1 @@
+"""Generate audio from MIDI with a trained model."""

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import samplers
 import wavenet
 from midi2wave.checkpoint import build_model
 from midi2wave.conditioning.note_conditioning import n_excitation, n_features
 from midi2wave.config import Config, DataConfig, load_config
 from midi2wave.midi.reader import Performance
 from midi2wave.modules.residual_stack import Gates, compiled_gates
+from midi2wave.sampling import engines
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.training.distributed import ALONE
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, training_bytes, wait
@@ -214,7 +214,7 @@ def sampling_speed(config: Config, device: torch.device, engine: str) -> float:
     if engine == "torch":  # its usual blocks take seconds
         blocks = wavenet.generate(*arguments, block_frames=2)
     else:
-        blocks = samplers.generate(*arguments, sampler=engine)
+        blocks = engines.generate(*arguments, sampler=engine)
     next(blocks)  # compiles
     try:
         return rate(lambda: next(blocks).numel(), SAMPLING_SECONDS)

@@ -27,16 +27,16 @@ import torch
 from numba import njit
 from tqdm import tqdm
 
-import samplers
 import wavenet
 from midi2wave.checkpoint import build_model
 from midi2wave.config import Config, load_config
 from midi2wave.midi.reader import Performance
+from midi2wave.sampling import engines
+from midi2wave.sampling.engines.cpu_weights import aligned, pack, pack_decoder, to_bfloat16
+from midi2wave.sampling.engines.simd import borrow, has_bfloat16, multiply
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.training.hardware import wait
 from midi2wave.utils.cli import note
-from samplers.packing import aligned, pack, pack_decoder, to_bfloat16
-from samplers.simd import borrow, has_bfloat16, multiply
 from wavenet import WaveNet, seeded_uniforms
 
 CONFIGS = {
@@ -161,7 +161,7 @@ def speed(model: WaveNet, config: Config, case: Case) -> float:
         if case.engine == "torch":  # its usual blocks take seconds
             blocks = wavenet.generate(*arguments, block_frames=2)
         else:
-            blocks = samplers.generate(*arguments, sampler=case.engine, threads=case.threads, weights=case.weights)
+            blocks = engines.generate(*arguments, sampler=case.engine, threads=case.threads, weights=case.weights)
         next(blocks)
         wait(device)
         done = 0
@@ -223,7 +223,7 @@ def first_block(prefix_seconds: float = 2.0) -> None:
     prefix = torch.full((1, round(prefix_seconds * data.midi_hz) * model.hop), 128)
     for _ in range(REPEATS):
         started = time.perf_counter()
-        blocks = samplers.generate(model, conditioning([performance(0, 10)], data, torch.device("cpu")),
+        blocks = engines.generate(model, conditioning([performance(0, 10)], data, torch.device("cpu")),
                                    seeded_uniforms(0, [0], 1), 1, 10 * data.midi_hz, prefix=prefix)  # fmt: skip
         next(blocks)
         given = time.perf_counter()
@@ -279,7 +279,7 @@ def main() -> None:
     if args.only_start:
         model, config = build("reference")
         given = conditioning([performance(0, 1)], config.data_config, torch.device("cpu"))
-        next(samplers.generate(model, given, seeded_uniforms(0, [0], 1), 1, 4))
+        next(engines.generate(model, given, seeded_uniforms(0, [0], 1), 1, 4))
         return
     if not any(case.engine in args.engine for case in cases()):
         raise SystemExit("error: no CUDA device is there for --engine cuda")

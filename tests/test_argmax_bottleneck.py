@@ -8,7 +8,6 @@ import torch
 from sampler_models import REACH, make_conditioning, with_null
 from test_samplers import N_FRAMES, agreed, joined, parallel
 
-import samplers
 from midi2wave.config import CondWavenetConfig, WavenetConfig, config_from_dict
 from midi2wave.modules.argmax_bottleneck import (
     FLOOR,
@@ -19,6 +18,7 @@ from midi2wave.modules.argmax_bottleneck import (
     nearest,
     shares,
 )
+from midi2wave.sampling import engines
 from midi2wave.utils.errors import InputError
 from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
 
@@ -221,7 +221,7 @@ def test_codes_in_every_engine(output, kernel_size, upsampling, n_excitation, th
     again = (model, codes, uniforms, n_streams, N_FRAMES)
     assert torch.equal(joined(generate(*again, guidance=guidance)), expected)
     engine = {"sampler": "numba", "threads": threads, "guidance": guidance}
-    assert torch.equal(joined(samplers.generate(*again, **engine)), joined(samplers.generate(*arguments, **engine)))
+    assert torch.equal(joined(engines.generate(*again, **engine)), joined(engines.generate(*arguments, **engine)))
 
     other = Conditioning(codes.features, codes.excitation, lambda first, n: (codes.codes(first, n) + 1) % 6)
     deaf = model.guide(parallel(model, heard, other), guidance)

@@ -12,7 +12,7 @@ from tiny_road import call, settings
 
 import inference
 import train
-from samplers import cuda
+from midi2wave.sampling.engines import cuda
 from wavenet import Conditioning, generate, seeded_uniforms
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA GPU is needed")

@@ -36,6 +36,7 @@ from midi2wave.data.crops import clip_paths, read_clip
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi.reader import PEDALS, Performance, clip, load_events, save_events
 from midi2wave.sampling import synthesis
+from midi2wave.sampling.engines import cuda
 from midi2wave.sampling.pieces import timed_pieces
 from midi2wave.sampling.synthesis import conditioning, synthesize, teacher_forced, with_null
 from midi2wave.training.log import TrainingLog
@@ -43,7 +44,6 @@ from midi2wave.training.validation import load_validation
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks
 from reverberation import decay
-from samplers import cuda
 from scores import level_db
 
 VALUES = ["year=2008", "year=2009"]

@@ -8,9 +8,9 @@ from test_samplers import N_FRAMES, joined, parallel, sources
 from test_synthesis import make, make_performance
 
 import evaluate
-import samplers
 from midi2wave.config import EvaluateConfig
-from samplers import cpu, cuda
+from midi2wave.sampling import engines
+from midi2wave.sampling.engines import cpu, cuda
 from wavenet import Conditioning, generate
 
 
@@ -41,7 +41,7 @@ def test_guidance_in_every_engine(
                                threads=threads)  # fmt: skip
     assert (params - reference).abs().max() < 1e-5 * both.abs().max()
     assert (both[:n_streams] - reference).abs().max() > 0.01 * both.abs().max()  # or guidance would not be seen
-    played = joined(samplers.generate(*arguments, sampler="numba", threads=threads, **given))
+    played = joined(engines.generate(*arguments, sampler="numba", threads=threads, **given))
     on_cuda = joined(cuda.generate(*arguments, **given))
     assert torch.equal(on_cuda, expected) and played.shape == expected.shape
     new = slice(prefix_frames * model.hop, None)
@@ -59,10 +59,10 @@ def test_guidance_in_every_engine(
 def test_guidance_of_nothing_is_the_null_condition(output, sampler):
     model = make_model(output)
     conditioning, uniforms = sources(model, 2)
-    guided = samplers.generate(model, with_null(conditioning), uniforms, 2, 4, sampler=sampler, guidance=0.0)
+    guided = engines.generate(model, with_null(conditioning), uniforms, 2, 4, sampler=sampler, guidance=0.0)
     null = Conditioning(lambda first, n: torch.zeros_like(conditioning.features(first, n)),
                         lambda first, n: torch.zeros_like(conditioning.excitation(first, n)))  # fmt: skip
-    assert torch.equal(joined(guided), joined(samplers.generate(model, null, uniforms, 2, 4, sampler=sampler)))
+    assert torch.equal(joined(guided), joined(engines.generate(model, null, uniforms, 2, 4, sampler=sampler)))
 
 
 def test_guidance_of_codes_is_extrapolation_of_their_log_probabilities():

@@ -9,11 +9,12 @@ import pytest
 import torch
 from sampler_models import make_conditioning, make_model, random_prefix, with_null
 
-import samplers
 from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
+from midi2wave.sampling import engines
+from midi2wave.sampling.engines import cpu, cuda
+from midi2wave.sampling.engines import cpu_kernel as kernel
 from midi2wave.utils.errors import InputError
-from samplers import cpu, cuda, kernel
 from wavenet import Caches, Conditioning, WaveNet, generate, prime, seeded_uniforms
 
 N_FRAMES = 14
@@ -146,7 +147,7 @@ def test_any_size(sizes):
 def test_threads_and_neighbours_change_no_bit(weights):
     model = make_model()
     conditioning, uniforms = sources(model, 3)
-    samples = joined(samplers.generate(model, conditioning, uniforms, 3, 8, threads=1, weights=weights))
+    samples = joined(engines.generate(model, conditioning, uniforms, 3, 8, threads=1, weights=weights))
     _, params = cpu.replay(model, conditioning, uniforms, samples, threads=1, weights=weights)
     for threads in (2, 3, 4, 9):  # 9: more than there are cores here; they must come to an end all the same
         _, others = cpu.replay(model, conditioning, uniforms, samples, threads=threads, weights=weights)
@@ -167,7 +168,7 @@ def test_bfloat16_portable_and_native_are_near_float32(output):
         rounded = cpu.replay(model, conditioning, uniforms, samples, weights="bfloat16", portable=portable)[1]
         error = (rounded - exact).abs().max() / exact.abs().max()
         assert 1e-5 < error < 0.03
-    played = samplers.generate(model, conditioning, uniforms, 2, N_FRAMES, weights="bfloat16")
+    played = engines.generate(model, conditioning, uniforms, 2, N_FRAMES, weights="bfloat16")
     assert joined(played).shape == samples.shape
 
 
@@ -218,9 +219,9 @@ def test_the_step_of_the_cuda_engine_is_the_reference(output, prefix_frames):
 def test_blocks_begin_small_and_grow():
     model = make_model()
     conditioning, uniforms = sources(model, 1)
-    blocks = [block.shape[1] // model.hop for block in samplers.generate(model, conditioning, uniforms, 1, 300)]
+    blocks = [block.shape[1] // model.hop for block in engines.generate(model, conditioning, uniforms, 1, 300)]
     assert blocks[:4] == [1, 2, 4, 8] and max(blocks) == cpu.MOST_FRAMES and sum(blocks) == 300
-    many = samplers.generate(model, *sources(model, 5), 5, 100)
+    many = engines.generate(model, *sources(model, 5), 5, 100)
     assert max(block.shape[1] // model.hop for block in many) == cpu.MOST_FRAMES // 5
 
 
@@ -232,7 +233,7 @@ def test_memory_does_not_grow_with_the_piece():
         conditioning = Conditioning(lambda first, n, f=frames: f.expand(-1, -1, n),
                                     lambda first, n: torch.zeros(1, 3, n * model.hop))  # fmt: skip
         tracemalloc.start()
-        for _ in samplers.generate(model, conditioning, seeded_uniforms(0, [0], 1), 1, n_frames, threads=1):
+        for _ in engines.generate(model, conditioning, seeded_uniforms(0, [0], 1), 1, n_frames, threads=1):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -332,27 +333,27 @@ def test_a_team_that_misses_a_thread_is_stopped(monkeypatch):
 def test_what_an_engine_cannot_do_is_said(given, words):
     model = make_model()
     with pytest.raises(InputError, match=words):
-        samplers.generate(model, *sources(model, 1), 1, 4, **given)
+        engines.generate(model, *sources(model, 1), 1, 4, **given)
 
 
 def test_auto_is_numba():
     model = make_model()
     arguments = (model, *sources(model, 2), 2, 4)
-    assert torch.equal(joined(samplers.generate(*arguments)), joined(cpu.generate(*arguments, threads=1)))
+    assert torch.equal(joined(engines.generate(*arguments)), joined(cpu.generate(*arguments, threads=1)))
 
 
 def test_torch_is_the_reference_itself():
     model = make_model()
     arguments = (model, *sources(model, 2), 2, 4)
-    assert torch.equal(joined(samplers.generate(*arguments, sampler="torch")), joined(generate(*arguments)))
+    assert torch.equal(joined(engines.generate(*arguments, sampler="torch")), joined(generate(*arguments)))
 
 
 def test_threads_are_no_more_than_cores_or_use(monkeypatch):
-    monkeypatch.setattr(samplers.os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    monkeypatch.setattr(engines.os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
     small, large = make_model().decoder, make_model(n_residual_channels=64, n_skip_channels=256).decoder
     cases = ((0, 1), (0, 3), (0, 100), (3, 1), (5, 1), (70, 100))
-    assert [samplers.n_threads(wanted, n, large) for wanted, n in cases] == [4, 12, 64, 3, 4, 64]
-    assert [samplers.n_threads(wanted, n, small) for wanted, n in cases] == [1, 3, 64, 3, 4, 64]
+    assert [engines.n_threads(wanted, n, large) for wanted, n in cases] == [4, 12, 64, 3, 4, 64]
+    assert [engines.n_threads(wanted, n, small) for wanted, n in cases] == [1, 3, 64, 3, 4, 64]
 
 
 @pytest.mark.slow
@@ -376,7 +377,7 @@ def test_four_seconds_at_full_size(name):
         lambda first, n: excitation[..., first * model.hop : (first + n) * model.hop],
     )
     uniforms = seeded_uniforms(0, [0], model.uniforms_per_sample)
-    played = joined(samplers.generate(model, conditioning, uniforms, 1, n_frames))
+    played = joined(engines.generate(model, conditioning, uniforms, 1, n_frames))
     assert played.shape == (1, 4 * 16000) and len(torch.unique(played)) > 100
     params = parallel(model, played, conditioning)
     draws = uniforms(0, played.shape[1])

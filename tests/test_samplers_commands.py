@@ -114,7 +114,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 sys.path.insert(0, sys.argv[1] + "/tests")
 from sampler_models import make_conditioning, make_model
-from samplers import cpu, kernel
+from midi2wave.sampling.engines import cpu, cpu_kernel as kernel
 from wavenet import seeded_uniforms
 model = make_model()
 next(cpu.generate(model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1), 1, 4, threads=1))
@@ -140,7 +140,7 @@ sys.path.insert(0, sys.argv[1])
 sys.path.insert(0, sys.argv[1] + "/tests")
 import torch
 from sampler_models import make_conditioning, make_model
-from samplers import cpu
+from midi2wave.sampling.engines import cpu
 from wavenet import generate, seeded_uniforms
 model = make_model()
 arguments = (model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from samplers.packing import aligned, from_bfloat16, pack, to_bfloat16
-from samplers.simd import borrow, exp16, gate16, has_bfloat16, max16, multiply, sum16
+from midi2wave.sampling.engines.cpu_weights import aligned, from_bfloat16, pack, to_bfloat16
+from midi2wave.sampling.engines.simd import borrow, exp16, gate16, has_bfloat16, max16, multiply, sum16
 
 
 class Arrays(NamedTuple):

@@ -13,15 +13,15 @@ from tiny_road import HZ, PRIMED_SECONDS, call, files, refused, settings, write_
 
 import evaluate
 import inference
-import samplers
 import train
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.config import config_from_dict, load_config
 from midi2wave.data.crops import clip_paths, read_clip
+from midi2wave.sampling import engines
+from midi2wave.sampling.engines import cpu, cuda
 from midi2wave.sampling.synthesis import conditioning, synthesize
 from nv_wavenet_bridge import check, export
-from samplers import cpu, cuda
 from wavenet import generate, seeded_uniforms
 
 N_FRAMES, CPU = 9, torch.device("cpu")
@@ -81,7 +81,7 @@ def test_every_engine_plays_what_the_parallel_pass_draws(output, kernel_size, th
     _, replayed = cpu.replay(model, given, uniforms, expected, threads=threads)
     assert (replayed - params).abs().max() < 1e-5 * params.abs().max()
     assert torch.equal(joined(cuda.generate(*arguments, prefix=prefix)), expected)
-    played = joined(samplers.generate(*arguments, prefix=prefix, sampler="numba", threads=threads))
+    played = joined(engines.generate(*arguments, prefix=prefix, sampler="numba", threads=threads))
     if model.decoder.mixture:  # rounding to a sample may fall either way
         assert (again - expected)[:, new].abs().max() <= 1
         assert torch.equal(played[:, : new.start + 8], expected[:, : new.start + 8])

@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-import samplers
 from midi2wave.audio.io import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, after_truth, decode_changes, emphasize
 from midi2wave.conditioning.note_conditioning import Untold, conditioning_of
 from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance
+from midi2wave.sampling import engines
 from midi2wave.sampling.code_files import Codes
 from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
 
@@ -117,7 +117,7 @@ def synthesize(
     if codes and any(begins):
         raise ValueError("codes begin where their piece does: expected first_frames of 0")
     given = conditioning(with_null(performances, guidance), config, device, begins * rows_per_stream(guidance))
-    blocks = samplers.generate(
+    blocks = engines.generate(
         model,
         given if codes is None else _from_codes(model, codes, guidance, given, config),
         dated_uniforms(model, seed, streams, begins, device),

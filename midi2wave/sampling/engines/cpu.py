@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samplers.kernel import FLAG, Block, Team, play
-from samplers.packing import (
+from midi2wave.sampling.engines.cpu_kernel import FLAG, Block, Team, play
+from midi2wave.sampling.engines.cpu_weights import (
     MOST_AHEAD,
     Weights,
     aligned,
@@ -30,7 +30,7 @@ from samplers.packing import (
     padded,
     to_bfloat16,
 )
-from samplers.simd import has_bfloat16
+from midi2wave.sampling.engines.simd import has_bfloat16
 from wavenet import Caches, Conditioning, WaveNet, prime, rows_per_stream
 
 NOT_YET = -(2**62)  # a flag before anything was done

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from midi2wave.utils.numba_cache import kept_njit
-from samplers.drawing import draw
-from samplers.packing import MOST_AHEAD
-from samplers.simd import (
+from midi2wave.sampling.engines.cpu_draw import draw
+from midi2wave.sampling.engines.cpu_weights import MOST_AHEAD
+from midi2wave.sampling.engines.simd import (
     add16,
     await_flag,
     blend16,
@@ -29,6 +28,7 @@ from samplers.simd import (
     relu16,
     round16,
 )
+from midi2wave.utils.numba_cache import kept_njit
 
 TOLD = 2  # layers of which the helpers hear together: every flag costs the chain an exchange of cache lines
 CLAIMED = 2  # layers ahead of which the chain takes its outputs' cache lines back from the helpers

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from samplers.simd import LANES, PANEL
+from midi2wave.sampling.engines.simd import LANES, PANEL
 from wavenet import Decoder
 
 CACHE_LINE = 64  # bytes

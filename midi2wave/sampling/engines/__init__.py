@@ -63,12 +63,12 @@ def generate(
     if sampler == "torch":
         return wavenet.generate(model, conditioning, uniforms, n_streams, n_frames, **given)
     if sampler == "cuda":
-        from samplers import cuda
+        from midi2wave.sampling.engines import cuda
 
         if model.decoder.input.weight.device.type != "cuda":
             raise InputError("sampler cuda needs the model on a CUDA device; set device to cuda, or choose numba")
         return cuda.generate(model, conditioning, uniforms, n_streams, n_frames, **given)
-    from samplers import cpu  # numba takes a moment to import
+    from midi2wave.sampling.engines import cpu  # numba takes a moment to import
 
     count = n_threads(threads, n_streams, model.decoder)
     return cpu.generate(model, conditioning, uniforms, n_streams, n_frames, threads=count, weights=weights, **given)

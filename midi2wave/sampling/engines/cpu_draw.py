@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from samplers.simd import exp16, max16, sum16
+from midi2wave.sampling.engines.simd import exp16, max16, sum16
 
 
 @njit(nogil=True, forceinline=True)

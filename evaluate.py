@@ -19,15 +19,23 @@ from typing import Any
 
 import numpy as np
 
-import drift
-from counterfactual import Counterfactuals, counterfactuals
-from evaluation_report import clip_picture, summary_figure, table
-from likelihood import Paired, conditioning_ratios, paired_likelihood
 from midi2wave import checkpoint
 from midi2wave.audio.io import read_pcm, write_wav
 from midi2wave.conditioning.global_conditioning import one_of_each, told
 from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config
 from midi2wave.data.crops import clip_source
+from midi2wave.evaluation import drift
+from midi2wave.evaluation.counterfactual import Counterfactuals, counterfactuals
+from midi2wave.evaluation.likelihood import Paired, conditioning_ratios, paired_likelihood
+from midi2wave.evaluation.metrics import (
+    bootstrap_interval,
+    chroma_similarity,
+    mean,
+    multi_resolution_stft,
+    onset_agreement,
+)
+from midi2wave.evaluation.report import clip_picture, summary_figure, table
+from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
 from midi2wave.midi.reader import Performance
 from midi2wave.modules.argmax_bottleneck import code_use
 from midi2wave.sampling.pieces import Piece, clip_pieces, primed_frames
@@ -37,8 +45,6 @@ from midi2wave.utils.atomic_files import claim, write_text
 from midi2wave.utils.cli import Failure, finish, note, parser, progress, run
 from midi2wave.utils.errors import InputError
 from report import Entry, clip_figure, listening_page, save_figure
-from scores import bootstrap_interval, chroma_similarity, mean, multi_resolution_stft, onset_agreement
-from transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
 from wavenet import WaveNet
 
 RECORD_NAME, RESULT_NAME, SUMMARY_NAME, PAGE_NAME = "evaluate.json", "scores.json", "summary.png", "index.html"

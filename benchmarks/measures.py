@@ -14,11 +14,11 @@ import numpy as np
 import soundfile
 
 from midi2wave.data.crops import Clip, clip_paths, clip_source, read_clip
+from midi2wave.evaluation.metrics import chroma_similarity, chroma_vectors, mean, multi_resolution_stft, onset_agreement
+from midi2wave.evaluation.transcription import INSTALL, Transcriber, note_f1, played_notes
 from midi2wave.training.validation import partners
 from midi2wave.utils.cli import run
 from midi2wave.utils.errors import InputError
-from scores import chroma_similarity, chroma_vectors, mean, multi_resolution_stft, onset_agreement
-from transcription import INSTALL, Transcriber, note_f1, played_notes
 
 
 def main(argv: list[str] | None = None) -> int:

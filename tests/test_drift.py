@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from fake_piano import HZ, melody, performance, play
 
-import drift
+from midi2wave.evaluation import drift
+from midi2wave.evaluation.transcription import Notes
 from midi2wave.midi.reader import SUSTAIN, sounding_offset
-from transcription import Notes
 
 SECONDS = 24.0
 PIECE = melody(0, SECONDS)

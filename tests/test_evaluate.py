@@ -11,9 +11,9 @@ from tiny_road import call, command, failed, files, nothing_half_written, refuse
 
 import evaluate
 from benchmarks import measures
-from counterfactual import counterfactuals
-from evaluation_report import table
 from midi2wave.data import crops
+from midi2wave.evaluation.counterfactual import counterfactuals
+from midi2wave.evaluation.report import table
 from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, clip
 
 SECONDS, LONG_SECONDS = 3.0, 12.0

@@ -17,7 +17,6 @@ from tiny_road import HZ, call, files, refused, settings, write_midi
 import inference
 import train
 from evaluate import _Player
-from likelihood import paired_likelihood
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.conditioning.global_conditioning import check_given, integer_columns, one_of_each, told
@@ -34,6 +33,9 @@ from midi2wave.config import (
 from midi2wave.data import processed_folder
 from midi2wave.data.crops import clip_paths, read_clip
 from midi2wave.data.processed_folder import ProcessedFolder, Row
+from midi2wave.evaluation.likelihood import paired_likelihood
+from midi2wave.evaluation.metrics import level_db
+from midi2wave.evaluation.reverberation import decay
 from midi2wave.midi.reader import PEDALS, Performance, clip, load_events, save_events
 from midi2wave.sampling import synthesis
 from midi2wave.sampling.engines import cuda
@@ -43,8 +45,6 @@ from midi2wave.training.log import TrainingLog
 from midi2wave.training.validation import load_validation
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks
-from reverberation import decay
-from scores import level_db
 
 VALUES = ["year=2008", "year=2009"]
 DISKLAVIER = Path(__file__).resolve().parents[2] / "shared/data/disklavier-maestro-layout"

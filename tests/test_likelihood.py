@@ -8,9 +8,9 @@ import torch
 from fake_piano import performance
 from test_synthesis import HOP, make
 
-from likelihood import conditioning_ratios, paired_likelihood
 from midi2wave.audio.io import mu_law_encode
 from midi2wave.conditioning.note_conditioning import NoteConditioning
+from midi2wave.evaluation.likelihood import conditioning_ratios, paired_likelihood
 from midi2wave.midi.reader import no_notes
 from midi2wave.sampling.synthesis import conditioning
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from counterfactual import counterfactuals
 from midi2wave import checkpoint
 from midi2wave.config import load_config
+from midi2wave.evaluation.counterfactual import counterfactuals
+from midi2wave.evaluation.metrics import level_db
 from midi2wave.midi.reader import PEDALS, Performance
 from midi2wave.sampling.synthesis import synthesize
-from scores import level_db
 
 SHIPPED = sorted((Path(__file__).parent.parent / "pretrained").glob("*.safetensors"))
 PLAYED_BY = {"disklavier": "real/config_play.json"}  # the others: config_play.json

@@ -6,12 +6,12 @@ from fake_piano import HZ, play, player
 from test_global_conditioning import write_years
 from tiny_road import call, refused
 
-import reverberation
-from counterfactual import counterfactuals
-from evaluation_report import _counterfactual_lines
 from midi2wave.audio import io as audio_io
 from midi2wave.data.processed_folder import ProcessedFolder
-from reverberation import Decay, decay, fall_rate, fall_rates, mean_decay, octave
+from midi2wave.evaluation import reverberation
+from midi2wave.evaluation.counterfactual import counterfactuals
+from midi2wave.evaluation.report import _counterfactual_lines
+from midi2wave.evaluation.reverberation import Decay, decay, fall_rate, fall_rates, mean_decay, octave
 
 VALUES = ["year=2008", "year=2009"]
 RT60 = {"year=2008": 0.3, "year=2009": 0.9}  # seconds

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from fake_piano import HZ, melody, performance, play
 
-from scores import bootstrap_interval, chroma_similarity, level_db, mean, multi_resolution_stft, onset_agreement
+from midi2wave.evaluation.metrics import (
+    bootstrap_interval,
+    chroma_similarity,
+    level_db,
+    mean,
+    multi_resolution_stft,
+    onset_agreement,
+)
 
 PIECE, OTHER = (play(melody(seed, 4.0), 4.0) for seed in (0, 1))
 

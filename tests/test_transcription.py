@@ -9,8 +9,8 @@ import pytest
 from fake_piano import HZ, melody, performance, play
 from tiny_road import ROOT
 
-import transcription
-from transcription import Notes, Transcriber, matched, note_f1, played_notes
+from midi2wave.evaluation import transcription
+from midi2wave.evaluation.transcription import Notes, Transcriber, matched, note_f1, played_notes
 
 SOME = [(0.1, 0.5, 60, 80), (0.6, 1.0, 64, 80), (0.6, 1.5, 67, 80), (1.2, 1.6, 72, 80)]
 

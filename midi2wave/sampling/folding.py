@@ -21,7 +21,7 @@ import numpy as np
 
 from midi2wave.audio.io import FULL_SCALE
 from midi2wave.config import DataConfig, InferenceConfig
-from scores import level_db
+from midi2wave.evaluation.metrics import level_db
 
 AUDIBLE_DB = -60.0  # around quieter seams there is no level to be kept
 USUAL_PERCENTILES = (5, 95)

@@ -12,9 +12,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from midi2wave.evaluation.transcription import Notes, matched
 from midi2wave.midi.reader import Performance
 from report import DPI, WIDTH_INCHES, clip_figure
-from transcription import Notes, matched
 
 LIKELIHOODS = (
     ("nll_true", "NLL, own MIDI"),

@@ -21,9 +21,9 @@ import numpy as np
 from midi2wave.audio.io import FULL_SCALE, read_pcm, sample_rate
 from midi2wave.conditioning.global_conditioning import columns
 from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.evaluation.metrics import level_db
 from midi2wave.utils.cli import parser, run
 from midi2wave.utils.errors import InputError
-from scores import level_db
 
 FRAME_SECONDS, FALL_FRAMES, FALL_PERCENTILE = 0.02, 5, 90
 OCTAVES_HZ = (2000.0, 4000.0)  # their middles

@@ -38,13 +38,13 @@ from midi2wave.evaluation.report import clip_picture, summary_figure, table
 from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
 from midi2wave.midi.reader import Performance
 from midi2wave.modules.argmax_bottleneck import code_use
+from midi2wave.plotting.figures import Entry, clip_figure, listening_page, save_figure
 from midi2wave.sampling.pieces import Piece, clip_pieces, primed_frames
 from midi2wave.sampling.synthesis import encode, synthesize
 from midi2wave.training.validation import partners
 from midi2wave.utils.atomic_files import claim, write_text
 from midi2wave.utils.cli import Failure, finish, note, parser, progress, run
 from midi2wave.utils.errors import InputError
-from report import Entry, clip_figure, listening_page, save_figure
 from wavenet import WaveNet
 
 RECORD_NAME, RESULT_NAME, SUMMARY_NAME, PAGE_NAME = "evaluate.json", "scores.json", "summary.png", "index.html"

@@ -44,6 +44,7 @@ from midi2wave import checkpoint
 from midi2wave.audio.io import map_wav, wav_stream, write_wav
 from midi2wave.config import DataConfig, InferenceConfig, load_config
 from midi2wave.midi.reader import load_events, no_notes, save_events
+from midi2wave.plotting.figures import Entry, clip_figure, listening_page, save_figure
 from midi2wave.sampling import folding
 from midi2wave.sampling.code_files import Codes, load_codes, save_codes
 from midi2wave.sampling.pieces import (
@@ -60,7 +61,6 @@ from midi2wave.sampling.synthesis import encode, synthesize, teacher_forced
 from midi2wave.utils.atomic_files import claim, write_text
 from midi2wave.utils.cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
 from midi2wave.utils.errors import InputError
-from report import Entry, clip_figure, listening_page, save_figure
 from wavenet import WaveNet
 
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"

@@ -19,9 +19,9 @@ from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data import crops
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, Performance, clip, read_midi
+from midi2wave.plotting.figures import roll_figure, save_figure
 from midi2wave.utils.cli import Failure, finish, note, parser, progress, reason, run
 from midi2wave.utils.errors import InputError
-from report import roll_figure, save_figure
 
 MIDI_SUFFIXES = (".mid", ".midi")
 

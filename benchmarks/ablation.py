@@ -30,10 +30,10 @@ from matplotlib.figure import Figure
 import train
 from midi2wave.checkpoint import step_folders, step_of
 from midi2wave.config import Config, load_config
+from midi2wave.plotting.figures import save_figure
 from midi2wave.utils.atomic_files import claim, refuse_foreign, remove, write_text
 from midi2wave.utils.cli import Failure, finish, note, parser, reason, run
 from midi2wave.utils.errors import InputError
-from report import save_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_CONFIG = "demo/config_train_strings.json"  # as demo.py leaves it

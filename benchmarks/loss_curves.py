@@ -17,12 +17,12 @@ from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
 from midi2wave.data.crops import batches, micro_batches
 from midi2wave.modules.residual_stack import Gates, compiled_gates
+from midi2wave.plotting.figures import save_figure
 from midi2wave.training.distributed import ALONE
 from midi2wave.training.hardware import choose_precision, keep_freed_memory
 from midi2wave.training.run_state import Run, choose_micro_batch, make_optimizer
 from midi2wave.training.validation import crops_of
 from midi2wave.utils.cli import choose_device, note, parser, run
-from report import save_figure
 
 
 def main() -> int:

@@ -28,7 +28,6 @@ import soundfile
 from hypothesis import strategies as st
 
 import preprocess_maestro
-import report
 import resample_audio
 from midi2wave.audio import io as audio_io
 from midi2wave.conditioning.note_conditioning import NoteConditioning
@@ -37,6 +36,7 @@ from midi2wave.data import maestro, processed_folder
 from midi2wave.data.crops import Crops
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi import reader as midi_reader
+from midi2wave.plotting import figures
 from midi2wave.utils.errors import InputError
 
 SECONDS, MEGABYTES = 5.0, 500
@@ -245,13 +245,13 @@ def check_stored(data: bytes, box: Path) -> None:
 
 def stored_seeds() -> list[bytes]:
     """What is known of a recording that was done: whole, of another, or with one value replaced."""
-    save, report.save_figure = report.save_figure, lambda path, _: path.write_bytes(b"a picture")
+    save, figures.save_figure = figures.save_figure, lambda path, _: path.write_bytes(b"a picture")
     try:
         with tempfile.TemporaryDirectory() as folder:
             assert preprocess(Path(folder)) == 0
             stored = json.loads((Path(folder) / "data/0.json").read_bytes())
     finally:
-        report.save_figure = save
+        figures.save_figure = save
     others = ([], {}, "x", ["hello"], None, -1, float("nan"), 10**400)
     made = [{**stored, name: other} for name in stored for other in others]
     made += [{**stored, "facts": {**stored["facts"], name: other}} for name in stored["facts"] for other in others]
@@ -320,15 +320,15 @@ def limited() -> Iterator[None]:
     with open("/proc/self/statm") as handle:
         pages = int(handle.read().split()[0])
     before, alarm = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGALRM, too_slow)
-    sync, save = os.fsync, report.save_figure
-    os.fsync, report.save_figure = lambda _: None, lambda path, _: path.write_bytes(b"a picture")
+    sync, save = os.fsync, figures.save_figure
+    os.fsync, figures.save_figure = lambda _: None, lambda path, _: path.write_bytes(b"a picture")
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (MEGABYTES << 20), before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
         signal.signal(signal.SIGALRM, alarm)
-        os.fsync, report.save_figure = sync, save
+        os.fsync, figures.save_figure = sync, save
 
 
 def run(target: Target, n_cases: int, seed: int | None) -> dict[str, int]:

@@ -21,11 +21,11 @@ from tiny_road import (
 
 import preprocess_audio
 import preprocess_maestro
-import report
 from midi2wave.audio import io as audio_io
 from midi2wave.data import crops
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi import reader as midi_reader
+from midi2wave.plotting import figures
 
 CLIP_SECONDS = 0.5
 
@@ -93,7 +93,7 @@ def broken_for(number: str, reader, error: OSError):
      {"pedal_events": [1]}, {"silent_seconds": True}, {"midi_outlasts_seconds": 10**400}, {"more": 1}],
 )  # fmt: skip
 def test_facts_of_other_kinds_are_found_out_again(tmp_path, monkeypatch, wrong):
-    monkeypatch.setattr(report, "save_figure", lambda path, _: path.write_bytes(b"a picture"))
+    monkeypatch.setattr(figures, "save_figure", lambda path, _: path.write_bytes(b"a picture"))
     write_maestro(tmp_path / "maestro", ["train"])
     arguments = ("-c", write_config(tmp_path))
     assert call(preprocess_maestro, *arguments).code == 0
@@ -142,7 +142,7 @@ def test_the_margin_of_a_clip_is_not_seen():
         midi_reader.clip(whole, 26, 30, margin=midi_reader.CLIP_MARGIN_SECONDS),
     )
     assert wide.onset[0] < -15 and wide.onset[-1] > 15 and len(plain.onset) < len(wide.onset) / 5
-    pictures = [pixels(report.roll_figure(performance, 4.0)) for performance in (plain, wide)]
+    pictures = [pixels(figures.roll_figure(performance, 4.0)) for performance in (plain, wide)]
     assert np.array_equal(*pictures)
 
 

@@ -14,9 +14,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import FillBetweenPolyCollection
 
-import report
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.reader import SUSTAIN, Performance
+from midi2wave.plotting import figures
 
 AUDIO_HZ = 16000
 
@@ -57,7 +57,7 @@ def rectangles(figure, label: str) -> np.ndarray:
 
 def test_bars_end_with_the_key_and_pale_ones_with_the_damper():
     performance = made([(0.5, 1.0, 60, 40), (2.5, 2.75, 64, 90)], sustain=[(0.75, 127), (2.0, 0)])
-    figure = report.roll_figure(performance, 4.0)
+    figure = figures.roll_figure(performance, 4.0)
     np.testing.assert_allclose(rectangles(figure, "held"), [[0.5, 1.0, 60], [2.5, 2.75, 64]])
     np.testing.assert_allclose(rectangles(figure, "sounding"), [[0.5, 2.0, 60], [2.5, 2.75, 64]])
 
@@ -65,23 +65,23 @@ def test_bars_end_with_the_key_and_pale_ones_with_the_damper():
 def test_roll_is_cut_to_its_time_and_leaves_out_what_does_not_sound_in_it():
     notes = [(-2, -1, 50, 64), (-1, 0, 52, 64), (-1, -0.5, 60, 64), (-0.5, 0.5, 62, 64), (3, 9, 64, 64), (4, 5, 70, 64)]
     performance = made(notes, sustain=[(-0.7, 127), (-0.6, 0), (-0.55, 127)])
-    figure = report.roll_figure(performance, 4.0)
+    figure = figures.roll_figure(performance, 4.0)
     np.testing.assert_allclose(rectangles(figure, "sounding"), [[0, 4, 52], [0, 4, 60], [0, 4, 62], [3, 4, 64]])
     np.testing.assert_allclose(rectangles(figure, "held"), [[0, 0, 52], [0, 0, 60], [0, 0.5, 62], [3, 4, 64]])
 
 
 def test_velocity_is_the_colour():
-    figure = report.roll_figure(made([(0, 1, 60, 20), (1, 2, 62, 64), (2, 3, 64, 110)]), 3.0)
+    figure = figures.roll_figure(made([(0, 1, 60, 20), (1, 2, 62, 64), (2, 3, 64, 110)]), 3.0)
     picture, ax = pixels(figure), figure.axes[0]
     for middle, pitch, velocity in ((0.5, 60, 20), (1.5, 62, 64), (2.5, 64, 110)):
         x, y = ax.transData.transform((middle, pitch)).round().astype(int)
-        low, high = report.VELOCITY_RANGE
-        expected = report.VELOCITY_COLOURS((velocity - low) / (high - low))[:3]
+        low, high = figures.VELOCITY_RANGE
+        expected = figures.VELOCITY_COLOURS((velocity - low) / (high - low))[:3]
         np.testing.assert_allclose(picture[-y, x, :3] / 255, expected, atol=0.01)
 
 
 def test_a_short_note_in_a_long_piece_is_still_seen():
-    figure = report.roll_figure(made([(1800, 1800.05, 60, 64)]), 3600.0)
+    figure = figures.roll_figure(made([(1800, 1800.05, 60, 64)]), 3600.0)
     start, stop, _ = rectangles(figure, "held")[0]
     assert stop - start == pytest.approx(3.6)
 
@@ -95,7 +95,7 @@ def test_a_short_note_in_a_long_piece_is_still_seen():
     ],
 )
 def test_pedal_is_a_step_function(events, depth_at):
-    figure = report.roll_figure(made(sustain=events), 4.0)
+    figure = figures.roll_figure(made(sustain=events), 4.0)
     path = figure.axes[1].collections[0].get_paths()[0]
     for seconds, depth in depth_at.items():
         assert path.contains_point((seconds, depth - 1)) == (depth > 0)
@@ -107,7 +107,7 @@ def test_pedal_is_a_step_function(events, depth_at):
 
 @pytest.mark.parametrize("hz", [110.0, 440.0, 3000.0])
 def test_a_tone_is_drawn_at_its_frequency_on_the_axis(hz):
-    figure = report.clip_figure(made(), 1.0, AUDIO_HZ, truth=sine(hz, 1.0))
+    figure = figures.clip_figure(made(), 1.0, AUDIO_HZ, truth=sine(hz, 1.0))
     picture, ax = pixels(figure), figure.axes[2]
     x = int(ax.transData.transform((0.5, 8.0))[0])
     low, high = ax.transData.transform([(0, limit) for limit in ax.get_ylim()])[:, 1].astype(int)
@@ -122,14 +122,14 @@ def test_a_tone_is_drawn_at_its_frequency_on_the_axis(hz):
 def test_a_click_is_drawn_at_its_time():
     samples = np.zeros(4 * AUDIO_HZ, np.int16)
     samples[3 * AUDIO_HZ] = 20000
-    decibels = image(report.clip_figure(made(), 4.0, AUDIO_HZ, truth=samples), 2)
+    decibels = image(figures.clip_figure(made(), 4.0, AUDIO_HZ, truth=samples), 2)
     loudest = np.flatnonzero(decibels.max(0) == decibels.max()).mean()
-    assert (loudest + 0.5) / decibels.shape[1] * 4 == pytest.approx(3.0, abs=report.COLUMN_SECONDS)
+    assert (loudest + 0.5) / decibels.shape[1] * 4 == pytest.approx(3.0, abs=figures.COLUMN_SECONDS)
 
 
 def test_one_scale_relative_to_the_truth():
     truth = sine(440, 2.0, amplitude=20000)
-    figure = report.clip_figure(made(), 2.0, AUDIO_HZ, truth, (truth / 10).astype(np.int16))
+    figure = figures.clip_figure(made(), 2.0, AUDIO_HZ, truth, (truth / 10).astype(np.int16))
     assert image(figure, 2).max() == pytest.approx(0, abs=1e-9)
     assert image(figure, 3).max() == pytest.approx(-20, abs=0.01)
     assert {figure.axes[row].images[0].get_clim() for row in (2, 3)} == {(-80, 0)}
@@ -139,7 +139,7 @@ def test_one_scale_relative_to_the_truth():
 def test_noise_60_db_down_is_visible():
     rng = np.random.default_rng(0)
     tone = sine(440, 2.0, amplitude=20000)
-    figure = report.clip_figure(made(), 2.0, AUDIO_HZ, tone, tone + rng.normal(0, 20, len(tone)).astype(np.int16))
+    figure = figures.clip_figure(made(), 2.0, AUDIO_HZ, tone, tone + rng.normal(0, 20, len(tone)).astype(np.int16))
     quiet, noisy = (np.median(image(figure, row)[-60:]) for row in (2, 3))
     assert quiet == -80
     # By the Hann window's coherent and noise gains -83 dB in a band as wide as its main lobe; these are 6 dB wider.
@@ -148,7 +148,7 @@ def test_noise_60_db_down_is_visible():
 
 @pytest.mark.parametrize("hz", [100, 1000, 4000])
 def test_a_tone_has_the_same_level_wherever_it_is(hz):
-    decibels = image(report.clip_figure(made(), 1.0, AUDIO_HZ, sine(500, 1.0), sine(hz, 1.0)), 3)
+    decibels = image(figures.clip_figure(made(), 1.0, AUDIO_HZ, sine(500, 1.0), sine(hz, 1.0)), 3)
     assert decibels[:, 100:150].max() == pytest.approx(0, abs=1.5)
 
 
@@ -161,14 +161,14 @@ def test_rows_without_audio_are_left_out():
         (None, sound, ["model output"]),
         (sound, sound, ["recording", "model output"]),
     ):
-        figure = report.clip_figure(made(), 1.0, AUDIO_HZ, truth, output)
+        figure = figures.clip_figure(made(), 1.0, AUDIO_HZ, truth, output)
         assert [t.get_text() for ax in figure.axes for t in ax.texts] == names
         sizes.append(figure.get_size_inches()[1])
     assert sizes[0] < sizes[1] == sizes[2] < sizes[3]
 
 
 def test_all_rows_share_the_time_axis_and_shorter_audio_ends_where_it_ends():
-    figure = report.clip_figure(made([(0, 1, 60, 64)]), 4.0, AUDIO_HZ, sine(440, 9.0), sine(440, 1.0))
+    figure = figures.clip_figure(made([(0, 1, 60, 64)]), 4.0, AUDIO_HZ, sine(440, 9.0), sine(440, 1.0))
     pixels(figure)
     assert all(ax.get_xlim() == (0, 4) for ax in figure.axes[:4])
     assert len({(ax.get_position().x0, ax.get_position().x1) for ax in figure.axes[:4]}) == 1
@@ -190,7 +190,7 @@ def test_all_rows_share_the_time_axis_and_shorter_audio_ends_where_it_ends():
 def test_silence_and_scraps_of_audio_are_drawn(truth, output):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pixels(report.clip_figure(made(), 4.0, AUDIO_HZ, truth, output, handover_seconds=1.0))
+        pixels(figures.clip_figure(made(), 4.0, AUDIO_HZ, truth, output, handover_seconds=1.0))
 
 
 def test_an_hour_costs_little_more_than_a_clip():
@@ -202,13 +202,13 @@ def test_an_hour_costs_little_more_than_a_clip():
     audio = np.zeros(3600 * AUDIO_HZ, np.int16)  # untouched zeros take no memory
     tracemalloc.start()
     began = time.process_time()
-    figure = report.clip_figure(performance, 3600.0, AUDIO_HZ, audio_io, audio_io)
+    figure = figures.clip_figure(performance, 3600.0, AUDIO_HZ, audio_io, audio_io)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     pixels(figure)
     assert time.process_time() - began < 20
     assert peak < 150e6  # the audio itself would be 115 MB as int16, 460 MB as float64
-    assert image(figure, 2).shape[1] == report.MAX_COLUMNS
+    assert image(figure, 2).shape[1] == figures.MAX_COLUMNS
     assert len(figure.axes[0].collections) == 3  # the black keys, the pale bars, the solid bars
 
 
@@ -223,7 +223,7 @@ def test_an_hour_costs_little_more_than_a_clip():
     ],
 )
 def test_handover_is_marked_in_every_row(handover, labels):
-    figure = report.clip_figure(made(), 4.0, AUDIO_HZ, sine(440, 4.0), sine(440, 4.0), handover_seconds=handover)
+    figure = figures.clip_figure(made(), 4.0, AUDIO_HZ, sine(440, 4.0), sine(440, 4.0), handover_seconds=handover)
     pixels(figure)
     assert [t.get_text() for t in figure.axes[0].texts] == labels
     lines = [ax.lines[0].get_xdata()[0] for ax in figure.axes[:4] if ax.lines]
@@ -256,7 +256,7 @@ def lines(figure) -> dict[str, np.ndarray]:
 def test_any_subset_of_metrics_is_drawn(metrics):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pixels(report.curves_figure(metrics))
+        pixels(figures.curves_figure(metrics))
 
 
 def test_curves_follow_the_last_row_of_each_step():
@@ -266,20 +266,20 @@ def test_curves_follow_the_last_row_of_each_step():
         {"step": 20, "loss": 4.0},
         {"step": 5, "loss": 6.0},
     ]
-    drawn = lines(report.curves_figure(metrics))["training"]
+    drawn = lines(figures.curves_figure(metrics))["training"]
     np.testing.assert_allclose(drawn, [[5, 6], [10, 5], [20, 4]])
 
 
 def test_the_training_loss_is_smoothed_without_bending_its_ends():
     metrics = [{"step": s, "loss": 2.0 + (-1) ** s} for s in range(200)]
-    drawn = lines(report.curves_figure(metrics))["training"][:, 1]
+    drawn = lines(figures.curves_figure(metrics))["training"][:, 1]
     np.testing.assert_allclose(drawn, 2.0, atol=0.34)
 
 
 def test_the_conditioning_gap_is_shaded_where_both_curves_are_known():
     metrics = [{"step": s, "validation_nll": 5.0 - s / 100, "validation_nll_shuffled": 5.5} for s in (10, 20, 30)]
     metrics.append({"step": 40, "validation_nll": 1.0})
-    figure = report.curves_figure(metrics)
+    figure = figures.curves_figure(metrics)
     (shade,) = [c for c in figure.axes[0].collections if isinstance(c, FillBetweenPolyCollection)]
     assert shade.get_label().endswith("+0.800")
     vertices = shade.get_paths()[0].vertices
@@ -294,7 +294,7 @@ def test_the_conditioning_gap_is_shaded_where_both_curves_are_known():
 def test_figures_are_saved_whole_at_1200_pixels_whatever_the_title(tmp_path, title):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        report.save_figure(tmp_path / "made" / "clip", report.roll_figure(made([(0, 1, 60, 64)]), 1.0, title))
+        figures.save_figure(tmp_path / "made" / "clip", figures.roll_figure(made([(0, 1, 60, 64)]), 1.0, title))
     assert [p.name for p in (tmp_path / "made").iterdir()] == ["clip"]
     data = (tmp_path / "made" / "clip").read_bytes()
     assert data.startswith(b"\x89PNG")
@@ -303,10 +303,10 @@ def test_figures_are_saved_whole_at_1200_pixels_whatever_the_title(tmp_path, tit
 
 def test_a_failed_save_leaves_the_old_picture(tmp_path, monkeypatch):
     (tmp_path / "clip.png").write_text("old")
-    figure = report.roll_figure(made(), 1.0)
+    figure = figures.roll_figure(made(), 1.0)
     monkeypatch.setattr(figure, "savefig", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        report.save_figure(tmp_path / "clip.png", figure)
+        figures.save_figure(tmp_path / "clip.png", figure)
     assert [p.name for p in tmp_path.iterdir()] == ["clip.png"]
     assert (tmp_path / "clip.png").read_text() == "old"
 
@@ -315,7 +315,7 @@ def test_importing_report_stays_light_and_away_from_pyplot():
     heavy = "{'matplotlib.pyplot', 'librosa', 'torch', 'scipy.signal', 'numba'}"
     code = f"import sys, report; print(*({heavy} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(report.__file__).parent, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=Path(figures.__file__).parent, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
 
@@ -354,8 +354,8 @@ NASTY = [
 
 
 def test_links_lead_to_the_files_whatever_their_names(tmp_path):
-    entries = [report.Entry(n, f"{n}.png", [("recording", f"{n}.wav"), ("model <1>", f"sub/{n}.wav")]) for n in NASTY]
-    report.listening_page(tmp_path / "index.html", "Clips & <more>", entries, {"model <x>": "a & b", "steps": "{}"})
+    entries = [figures.Entry(n, f"{n}.png", [("recording", f"{n}.wav"), ("model <1>", f"sub/{n}.wav")]) for n in NASTY]
+    figures.listening_page(tmp_path / "index.html", "Clips & <more>", entries, {"model <x>": "a & b", "steps": "{}"})
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
 
     def paths(links):
@@ -373,7 +373,7 @@ def test_links_lead_to_the_files_whatever_their_names(tmp_path):
 
 
 def test_an_empty_page_is_a_page(tmp_path):
-    report.listening_page(tmp_path / "index.html", "nothing yet", [], {})
+    figures.listening_page(tmp_path / "index.html", "nothing yet", [], {})
     assert "nothing yet" in Page((tmp_path / "index.html").read_text(encoding="utf-8")).texts
 
 
@@ -388,13 +388,13 @@ def test_a_real_clip_shows_its_notes_as_sound():
 
     performance = midi_reader.clip(midi_reader.read_midi(folder / "grieg_kobold_ENSTDkAm.midi"), 12.0, 16.0)
     samples = audio_io.read_pcm(folder / "grieg_kobold_ENSTDkAm.flac", AUDIO_HZ)[12 * AUDIO_HZ : 16 * AUDIO_HZ]
-    figure = report.clip_figure(performance, 4.0, AUDIO_HZ, samples)
+    figure = figures.clip_figure(performance, 4.0, AUDIO_HZ, samples)
     decibels = image(figure, 2)
     bars = rectangles(figure, "held")
     column = (bars[:, :2].mean(axis=1) / 4 * decibels.shape[1]).astype(int)
     level = {}
     for semitones in range(-4, 5):
-        octave = np.log2(440 / report.LOWEST_HZ) + (bars[:, 2] + semitones - 69) / 12
-        band = (octave / np.log2(AUDIO_HZ / 2 / report.LOWEST_HZ) * report.N_BANDS).astype(int)
+        octave = np.log2(440 / figures.LOWEST_HZ) + (bars[:, 2] + semitones - 69) / 12
+        band = (octave / np.log2(AUDIO_HZ / 2 / figures.LOWEST_HZ) * figures.N_BANDS).astype(int)
         level[semitones] = decibels[band, column].mean()
     assert max(level, key=level.get) == 0, level

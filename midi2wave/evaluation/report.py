@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from midi2wave.evaluation.transcription import Notes, matched
 from midi2wave.midi.reader import Performance
-from report import DPI, WIDTH_INCHES, clip_figure
+from midi2wave.plotting.figures import DPI, WIDTH_INCHES, clip_figure
 
 LIKELIHOODS = (
     ("nll_true", "NLL, own MIDI"),

@@ -13,10 +13,10 @@ from midi2wave.audio.io import write_wav
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, clip
+from midi2wave.plotting.figures import clip_figure, curves_figure, save_figure
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import note, reason
-from report import clip_figure, curves_figure, save_figure
 from wavenet import WaveNet
 
 METRICS_NAME, CURVES_NAME, SAMPLES_NAME = "metrics.jsonl", "curves.png", "samples"

@@ -11,11 +11,11 @@ from tiny_road import write_midi
 
 import align_labels
 import measure_strings
-from demo_piano import render
 from midi2wave.audio.io import FULL_SCALE
 from midi2wave.conditioning.note_conditioning import PARTIAL_CHANNEL
 from midi2wave.data import midi_alignment, onset_refinement, processed_folder
 from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.demo_dataset.piano_synth import render
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.reader import Performance, read_midi
 from midi2wave.utils import folder_lock

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-import demo_data
-from demo_music import HIGHEST, LOWEST, compose
-from demo_piano import NOISE_FLOOR, RELEASE_TAIL_SECONDS, render
+from midi2wave.demo_dataset import generate
+from midi2wave.demo_dataset.composer import HIGHEST, LOWEST, compose
+from midi2wave.demo_dataset.piano_synth import NOISE_FLOOR, RELEASE_TAIL_SECONDS, render
 from midi2wave.midi.reader import read_midi
 from midi2wave.utils import cli
 from midi2wave.utils.errors import InputError
@@ -51,7 +51,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return demo_data.make_data_set(tmp_path_factory.mktemp("demo") / "set", **TINY).parent
+    return generate.make_data_set(tmp_path_factory.mktemp("demo") / "set", **TINY).parent
 
 
 @pytest.mark.parametrize("pitch", [33, 40, 52, 60, 69, 81, 90, 96])
@@ -172,20 +172,20 @@ def test_layout_and_metadata(tiny: Path) -> None:
 
 
 def test_same_seed_same_bytes(tiny: Path, tmp_path: Path) -> None:
-    demo_data.make_data_set(tmp_path / "again", **TINY)
+    generate.make_data_set(tmp_path / "again", **TINY)
     assert digest(tmp_path / "again") == digest(tiny)
-    demo_data.make_data_set(tmp_path / "other", seed=1, **TINY)
+    generate.make_data_set(tmp_path / "other", seed=1, **TINY)
     assert not set(digest(tmp_path / "other").values()) & set(digest(tiny).values())
 
 
 def test_a_rerun_completes_what_is_missing(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, kept = digest(tiny), sorted(tiny.rglob("*.wav"))[0]
     written = kept.stat().st_mtime_ns
-    demo_data.make_data_set(tiny, **TINY)
+    generate.make_data_set(tiny, **TINY)
     assert "already complete" in capsys.readouterr().err
     sorted(tiny.rglob("*.wav"))[-1].unlink()
     (tiny / "maestro-v2.0.0.csv").unlink()
-    demo_data.make_data_set(tiny, **TINY)
+    generate.make_data_set(tiny, **TINY)
     assert digest(tiny) == before
     assert kept.stat().st_mtime_ns == written
 
@@ -194,18 +194,18 @@ def test_a_folder_of_other_files_is_always_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     for force in (False, True):
         with pytest.raises(InputError, match="choose another folder"):
-            demo_data.make_data_set(tmp_path, force=force, **TINY)
+            generate.make_data_set(tmp_path, force=force, **TINY)
     assert list(digest(tmp_path)) == ["thesis.txt"]
 
 
 def test_force_replaces_a_data_set_of_other_arguments(tmp_path: Path) -> None:
-    demo_data.make_data_set(tmp_path, seed=1, **TINY)
+    generate.make_data_set(tmp_path, seed=1, **TINY)
     (tmp_path / "2008/thesis.wav").write_text("precious")
     before, other = digest(tmp_path), {**TINY, "train_minutes": 0.06}
     with pytest.raises(InputError, match=r"another config .*--force"):
-        demo_data.make_data_set(tmp_path, **other)
+        generate.make_data_set(tmp_path, **other)
     assert digest(tmp_path) == before
-    demo_data.make_data_set(tmp_path, force=True, **other)
+    generate.make_data_set(tmp_path, force=True, **other)
     assert soundfile.info(tmp_path / "2008/demo_seed0_001.wav").duration == pytest.approx(3.6, abs=0.05)
     assert (tmp_path / "2008/thesis.wav").read_text() == "precious"
     assert not list(tmp_path.rglob("demo_seed1_*"))
@@ -214,13 +214,13 @@ def test_force_replaces_a_data_set_of_other_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [["--minutes", "0"], ["--minutes", "nan"], ["--seed", "-1"]])
 def test_impossible_arguments_are_one_line(tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli.run(lambda: demo_data.main(["-o", str(tmp_path / "set"), *arguments]))
+        cli.run(lambda: generate.main(["-o", str(tmp_path / "set"), *arguments]))
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "set").exists()
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo_data.main(["-o", str(tmp_path / "set"), "--minutes", "0.05", "--json"]) == 0
+    assert generate.main(["-o", str(tmp_path / "set"), "--minutes", "0.05", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["pieces"] == 3 and Path(result["metadata"]).is_file() and result["failures"] == []

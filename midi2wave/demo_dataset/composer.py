@@ -10,7 +10,7 @@ from typing import NamedTuple
 import mido
 import numpy as np
 
-from demo_piano import RELEASE_TAIL_SECONDS
+from midi2wave.demo_dataset.piano_synth import RELEASE_TAIL_SECONDS
 from midi2wave.utils.errors import InputError
 
 LOWEST, HIGHEST = 33, 96  # A1..C7

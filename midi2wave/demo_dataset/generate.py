@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-from demo_music import SHORTEST_PIECE_SECONDS, compose
-from demo_piano import render
 from midi2wave.data.maestro import COLUMNS
+from midi2wave.demo_dataset.composer import SHORTEST_PIECE_SECONDS, compose
+from midi2wave.demo_dataset.piano_synth import render
 from midi2wave.utils import cli
 from midi2wave.utils.atomic_files import atomic_file, claim, write_text
 from midi2wave.utils.errors import InputError

@@ -1,0 +1,1 @@
+"""A small synthetic data set for the demo and the tests."""

@@ -643,6 +643,6 @@ def generate(
 
 
 if __name__ == "__main__":  # what the model of a config costs
-    import cost  # it stands on this module, which otherwise knows nothing of it
+    from benchmarks import model_speed as cost  # it stands on this module, which otherwise knows nothing of it
 
     cost.run(cost.main)

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.ablation import parts, put
 from benchmarks.limits import processor
-from cost import MIB
+from benchmarks.model_speed import MIB
 from midi2wave.utils.cli import choose_device, note, parser, run
 
 ROOT = Path(__file__).resolve().parents[1]

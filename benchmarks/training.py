@@ -22,8 +22,8 @@ import torch
 
 import train
 from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
+from benchmarks.model_speed import noise_crops
 from benchmarks.plain import plain_update
-from cost import noise_crops
 from midi2wave.checkpoint import build_model
 from midi2wave.config import Config, load_config
 from midi2wave.modules.residual_stack import Gates, compiled_gates

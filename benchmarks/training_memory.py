@@ -10,8 +10,8 @@ import resource
 import torch
 
 import train
+from benchmarks.model_speed import noise_crops
 from benchmarks.training import CONFIGS, make_run
-from cost import noise_crops
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import Gates
 from midi2wave.training.hardware import GIB, training_bytes

@@ -76,7 +76,7 @@ def demo_folder(folder, tmp_path, jitter, pieces=4, seed=0):
                 notes.append((round(time, 3), round(time, 3) + 0.55, int(pitch), int(rng.integers(45, 110))))
             time += float(rng.uniform(0.58, 0.7))
         midi = write_midi(tmp_path / f"{seed}_{index}.mid", notes)
-        played, sound = read_midi(midi_reader), render(midi_reader, HZ).mean(axis=1)
+        played, sound = read_midi(midi), render(midi, HZ).mean(axis=1)
         off = rng.uniform(-jitter, jitter, len(played.onset)) - (jitter and 3e-5) * (played.velocity - 64)
         onset = played.onset + off
         order = np.lexsort((played.pitch, onset))

@@ -16,7 +16,8 @@ from midi2wave.audio import io as audio_io
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import DataConfig
-from midi2wave.data import crops, processed_folder
+from midi2wave.data import crops as crops_module
+from midi2wave.data import processed_folder
 from midi2wave.data.crops import Crops, batches
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi.reader import Performance
@@ -341,7 +342,7 @@ def test_crops_are_a_pure_function_of_seed_and_index(folder):
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_processes_share_the_crops_of_a_step(size, micro_batch_size):
-    shares = [list(crops.micro_batches(range(3, 6), 8, micro_batch_size, rank, size)) for rank in range(size)]
+    shares = [list(crops_module.micro_batches(range(3, 6), 8, micro_batch_size, rank, size)) for rank in range(size)]
     assert all(len(batch) == micro_batch_size for share in shares for batch in share)
     passes = 8 // size // micro_batch_size
     for i, step in enumerate(range(3, 6)):
@@ -465,22 +466,22 @@ def test_damage_met_while_reading_is_one_line_also_from_a_worker(folder, n_worke
 def test_clips_come_back_by_name_and_damage_is_refused(tmp_path):
     folder = tmp_path / "test"
     with pytest.raises(InputError, match="holds no test clips; make some"):
-        crops.clip_paths(folder)
-    crops.begin_clips(folder, MADE_FROM, force=False)
+        crops_module.clip_paths(folder)
+    crops_module.begin_clips(folder, MADE_FROM, force=False)
     pcm = np.arange(-500, 500, dtype=np.int16)
     for number in (1, 0):
-        name = crops.write_clip(folder, number, "x", 1.5, pcm + number, make_performance(0, 1.0), AUDIO_HZ)
+        name = crops_module.write_clip(folder, number, "x", 1.5, pcm + number, make_performance(0, 1.0), AUDIO_HZ)
         assert name == f"clip_00{number}_x_1.500s"
-    paths = crops.clip_paths(folder)
-    clips = [crops.read_clip(path, AUDIO_HZ) for path in paths]
+    paths = crops_module.clip_paths(folder)
+    clips = [crops_module.read_clip(path, AUDIO_HZ) for path in paths]
     assert [clip.name for clip in clips] == ["clip_000_x_1.500s", "clip_001_x_1.500s"]
     assert np.array_equal(clips[1].pcm, pcm + 1)
     assert np.array_equal(clips[1].performance.onset, make_performance(0, 1.0).onset)
     with pytest.raises(InputError, match="is at 4000 Hz, expected 16000"):
-        crops.read_clip(paths[1], 16000)
+        crops_module.read_clip(paths[1], 16000)
     (folder / "clip_001_x_1.500s.npz").unlink()
     with pytest.raises(InputError, match=r"clip_001_x_1\.500s\.npz"):
-        crops.read_clip(paths[1], AUDIO_HZ)
+        crops_module.read_clip(paths[1], AUDIO_HZ)
 
 
 def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_path):
@@ -505,7 +506,7 @@ def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_pat
 def test_only_so_many_recordings_are_kept_in_memory(tmp_path, monkeypatch):
     write_folder(tmp_path / "data", [4000] * 5)
     reference = make_crops(tmp_path / "data")
-    monkeypatch.setattr(crops, "CACHED_RECORDINGS", 2)
+    monkeypatch.setattr(crops_module, "CACHED_RECORDINGS", 2)
     crops = make_crops(tmp_path / "data")
     assert all(equal(crops[i], reference[i]) for i in range(60))
     assert len(crops._notes) == 2

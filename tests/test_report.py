@@ -202,7 +202,7 @@ def test_an_hour_costs_little_more_than_a_clip():
     audio = np.zeros(3600 * AUDIO_HZ, np.int16)  # untouched zeros take no memory
     tracemalloc.start()
     began = time.process_time()
-    figure = figures.clip_figure(performance, 3600.0, AUDIO_HZ, audio_io, audio_io)
+    figure = figures.clip_figure(performance, 3600.0, AUDIO_HZ, audio, audio)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     pixels(figure)

@@ -13,7 +13,7 @@ import torch
 import train
 from midi2wave import checkpoint
 from midi2wave.config import TrainConfig, load_config
-from midi2wave.data import crops
+from midi2wave.data import crops as crops_module
 from midi2wave.training import log as training_log
 from midi2wave.training import run_state, validation
 from midi2wave.training.distributed import World
@@ -110,8 +110,10 @@ def test_passes_add_up_to_the_batch(road, tmp_path):
         state = begin(config, force=True)
         state.model.double()
         crops = validation.crops_of(config.data_config.dataset_path, config.data_config, state.model, 0)
-        passes = [{name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
-                  for batch in crops.batches(crops, crops.micro_batches(range(1), 4, size, 0, 1), 0)]  # fmt: skip
+        passes = [
+            {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+            for batch in crops_module.batches(crops, crops_module.micro_batches(range(1), 4, size, 0, 1), 0)
+        ]
         losses.append(train.update(state, passes)[0].item())
         gradients.append(torch.cat([p.grad.flatten() for p in state.model.parameters()]))
     assert losses[1:] == pytest.approx([losses[0]] * 2, abs=1e-7)  # the sum of the passes' losses is kept in float32
@@ -139,8 +141,8 @@ def test_a_recorded_pass_takes_part_in_a_step(road, tmp_path, monkeypatch):
         crops = validation.crops_of(config.data_config.dataset_path, config.data_config, state.model, 0)
         places = []
         for step in range(2):
-            indices = crops.micro_batches(range(step, step + 1), 4, 2, 0, 1)
-            train.update(state, list(crops.batches(crops, indices, 0)))
+            indices = crops_module.micro_batches(range(step, step + 1), 4, 2, 0, 1)
+            train.update(state, list(crops_module.batches(crops, indices, 0)))
             state.step += 1
             places.append([p.grad.data_ptr() for p in state.model.parameters() if p.grad is not None])
         assert (state.recorded is not None) == to_record and not state.to_record

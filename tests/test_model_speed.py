@@ -9,7 +9,7 @@ from test_wavenet import make_model
 from tiny_road import call, command, refused, settings
 from torch.utils.flop_counter import FlopCounterMode
 
-import cost
+from benchmarks import model_speed as cost
 from benchmarks import presets
 from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config

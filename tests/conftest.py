@@ -1,9 +1,9 @@
 """Fixtures that several test files share."""
 
 import pytest
-from tiny_road import Road, call, command, settings, write_config, write_maestro
 
 import preprocess_maestro
+from tests.helpers.pipeline import Road, call, command, settings, write_config, write_maestro
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,314 @@
+"""Labels that are off by milliseconds are put where the strokes are, by what is heard alone."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import align_labels
+import measure_strings
+from midi2wave.audio.io import FULL_SCALE
+from midi2wave.conditioning.note_conditioning import PARTIAL_CHANNEL
+from midi2wave.data import midi_alignment, onset_refinement, processed_folder
+from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.demo_dataset.piano_synth import render
+from midi2wave.midi import reader as midi_reader
+from midi2wave.midi.reader import Performance, read_midi
+from midi2wave.utils import folder_lock
+from midi2wave.utils.errors import InputError
+from tests.commands.test_measure_partials import HZ, make_folder
+from tests.helpers.pipeline import write_midi
+
+
+def onsets(folder):
+    """Onsets and pitches of a folder's notes, by recording and pitch and in the order of time."""
+    played = [ProcessedFolder(folder).performance(i) for i in range(len(ProcessedFolder(folder).rows))]
+    order = [np.lexsort((p.onset, p.pitch)) for p in played]
+    return (
+        np.concatenate([p.onset[o] for p, o in zip(played, order, strict=True)]),
+        np.concatenate([p.pitch[o] for p, o in zip(played, order, strict=True)]),
+    )
+
+
+def first_notes(played, n):
+    return replace(played, **{name: getattr(played, name)[:n] for name in ("onset", "offset", "pitch", "velocity")})
+
+
+def onsets_as_written(folder):
+    opened = ProcessedFolder(folder)
+    return np.concatenate([opened.performance(i).onset for i in range(len(opened.rows))])
+
+
+def errors_of(folder, truth):
+    """By how much onsets are off, seconds [N], but for what is the same for all strokes of a key: where in time a
+    string's phases are read is anyone's choice."""
+    (onset, pitch), (true, same) = onsets(folder), onsets(truth)
+    np.testing.assert_array_equal(pitch, same)
+    error = onset - true
+    return (
+        error
+        - np.array([np.median(error[pitch == p]) for p in range(128) if (pitch == p).any()])[
+            np.unique(pitch, return_inverse=True)[1]
+        ]
+    )
+
+
+def measured(folder, path):
+    path.with_suffix(".plain").write_text(json.dumps({"data_config": {"excitation_quadrature": True}}))
+    measure_strings.main(["-d", str(folder), "-c", str(path.with_suffix(".plain")), "-o", str(path)])
+    return path
+
+
+def align(folder, config, out, *more):
+    return align_labels.main([*map(str, ("-d", folder, "-c", config, "-o", out, *more))])
+
+
+def demo_folder(folder, tmp_path, jitter, pieces=4, seed=0):
+    """Pieces of random notes, chords too, by the demo's piano; labels off by up to `jitter` s, louder notes earlier."""
+    rng, rows = np.random.default_rng(seed), []
+    processed_folder.begin_folder(folder, {"preprocess_config": {"audio_hz": HZ}}, force=False)
+    for index in range(pieces):
+        time, notes = 0.2, []
+        while time < 60:
+            for pitch in rng.choice(np.arange(50, 74, 2), rng.integers(1, 3), replace=False):
+                notes.append((round(time, 3), round(time, 3) + 0.55, int(pitch), int(rng.integers(45, 110))))
+            time += float(rng.uniform(0.58, 0.7))
+        midi = write_midi(tmp_path / f"{seed}_{index}.mid", notes)
+        played, sound = read_midi(midi), render(midi, HZ).mean(axis=1)
+        off = rng.uniform(-jitter, jitter, len(played.onset)) - (jitter and 3e-5) * (played.velocity - 64)
+        onset = played.onset + off
+        order = np.lexsort((played.pitch, onset))
+        columns = {"onset": onset, "offset": played.offset + off, "pitch": played.pitch, "velocity": played.velocity}
+        labelled = replace(played, **{name: column[order] for name, column in columns.items()})
+        name, seconds = f"{index}.wav", len(sound) / HZ
+        rows.append(processed_folder.Row(index, name, "", "train", 2000, seconds, len(sound), len(onset), "", ""))
+        processed_folder.write_recording(folder, rows[-1], np.rint(sound * (FULL_SCALE - 1)).astype(np.int16), labelled)
+    processed_folder.finish_folder(folder, rows)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo's piano with true labels, with labels that are off, and the config that is measured from these."""
+    folder = tmp_path_factory.mktemp("demo")
+    demo_folder(folder / "true", folder, 0.0)
+    demo_folder(folder / "off", folder, 0.005)
+    measured(folder / "off", folder / "measured.json")
+    return folder
+
+
+def test_the_demo_pianos_onsets_are_found(demo, tmp_path, capsys):
+    assert align(demo / "off", demo / "measured.json", tmp_path / "aligned") == 0
+    assert "is it the MIDI" not in capsys.readouterr().err
+    before, after = (np.abs(errors_of(folder, demo / "true")) for folder in (demo / "off", tmp_path / "aligned"))
+    assert (before < 1e-4).mean() < 0.1
+    assert (after < 1e-4).mean() > 0.8
+
+
+def test_a_recording_under_another_ones_midi_is_left_and_told(demo, tmp_path, capsys):
+    """Recording 2 has the notes of recording 3: whatever lag `alignment.py` finds there is of no use."""
+    shutil.copytree(demo / "off", tmp_path / "mixed")
+    folder = ProcessedFolder(demo / "off")
+    processed_folder.write_recording(tmp_path / "mixed", folder.rows[2], np.array(folder.pcm(2)), folder.performance(3))
+    processed_folder.finish_folder(tmp_path / "mixed", folder.rows)
+    assert align(tmp_path / "mixed", demo / "measured.json", tmp_path / "aligned") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "is it the MIDI of this recording?" in line]
+    assert len(told) == 1 and told[0].startswith("2.wav: ") and "of its notes fit" in told[0]
+    left = ProcessedFolder(tmp_path / "aligned").performance(2)
+    np.testing.assert_array_equal(left.onset, folder.performance(3).onset)
+
+
+@pytest.mark.parametrize(("n", "alike"), [(1, True), (3, True), (8, True), (16, True), (16, False)])
+def test_strokes_of_few_partials_are_not_judged_for_random_phases_fit_them_too(n, alike):
+    """Also those of which a few partials are all that is heard."""
+    rng = np.random.default_rng(0)
+    heard = np.where(alike | (np.arange(n) < 2), 1.0, 0.01) * np.ones((300, n))
+    unit = np.exp(2j * np.pi * rng.random((300, n)))
+    key = onset_refinement._Key(unit, heard, np.zeros((300, n)), 261.6 * np.arange(1, n + 1))
+    phasor = 0.9 * np.exp(2j * np.pi * rng.random(n))
+    fit = onset_refinement._best_shifts(key, phasor)[1]
+    evidence = key.evidence(phasor, fit)
+    assert ((fit > onset_refinement.GOOD_FIT).mean() > 0.2) == (n < onset_refinement.LEAST_PARTIALS or not alike)
+    assert (np.isnan(evidence) == (n < onset_refinement.LEAST_PARTIALS)).all()
+    assert onset_refinement.share_that_fits(evidence) < onset_refinement.LEAST_SHARE
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """A folder whose labels are up to 10 ms early, the same with true labels, aligned, and its measured config."""
+    folder = tmp_path_factory.mktemp("align")
+    make_folder(folder / "true")
+    make_folder(folder / "off", late=0.01)
+    config = measured(folder / "off", folder / "measured.json")
+    assert align(folder / "off", config, folder / "aligned") == 0
+    return folder
+
+
+def test_phases_are_found_where_they_were_not(road):
+    strings = json.loads(measured(road / "aligned", road / "again.json").read_text())["data_config"]
+    coherent = [
+        np.count_nonzero(json.loads((road / name).read_text())["data_config"]["partial_phase"])
+        for name in ("measured.json", "again.json")
+    ]
+    assert coherent[0] < 40 and coherent[1] >= 8 * 7  # eight keys of eight partials
+    assert len(strings["partial_phase"]) == 88 * len(PARTIAL_CHANNEL)
+    assert (np.abs(errors_of(road / "aligned", road / "true")) < 1e-4).mean() > 0.9
+
+
+def test_nothing_else_changes(road):
+    before, after = ProcessedFolder(road / "off"), ProcessedFolder(road / "aligned")
+    assert before.rows == after.rows
+    for i in range(len(before.rows)):
+        np.testing.assert_array_equal(before.pcm(i), after.pcm(i))
+        old, new = before.performance(i), after.performance(i)
+        np.testing.assert_array_equal(old.velocity, new.velocity)
+        np.testing.assert_allclose(new.offset - new.onset, old.offset - old.onset, atol=1e-9)
+
+
+def test_unseen_recordings_are_aligned_like_the_others(road, tmp_path):
+    """Other recordings of the same piano: the keys' zero comes from the first folder, so that there is no offset of
+    each key between the two."""
+    make_folder(tmp_path / "true", seed=1)
+    make_folder(tmp_path / "off", late=0.01, seed=1)
+    assert align(tmp_path / "off", road / "measured.json", tmp_path / "like", "--like", road / "aligned") == 0
+    offsets = []
+    for ours, true in ((tmp_path / "like", tmp_path / "true"), (road / "aligned", road / "true")):
+        (onset, pitch), (right, _) = onsets(ours), onsets(true)
+        offsets.append({p: np.median((onset - right)[pitch == p]) for p in np.unique(pitch)})
+        assert np.mean([abs(o - r - offsets[-1][p]) < 1e-4 for o, r, p in zip(onset, right, pitch, strict=True)]) > 0.9
+    assert offsets[0].keys() == offsets[1].keys()
+    assert max(abs(offsets[0][p] - offsets[1][p]) for p in offsets[0]) < 1e-4
+
+
+def test_each_value_is_aligned_by_itself(tmp_path):
+    """Two years, of which the folder's owner says that they are two rooms: an own column, which stays."""
+    make_folder(tmp_path / "true", years=(2008, 2009))
+    make_folder(tmp_path / "off", late=0.01, years=(2008, 2009))
+    path = tmp_path / "off" / "filenames.csv"
+    lines = path.read_text().splitlines()
+    rooms = ["room", *(line.split(",")[4] for line in lines[1:])]
+    path.write_text("".join(f"{line},{room}\n" for line, room in zip(lines, rooms, strict=True)))
+    plain, config = tmp_path / "plain.json", tmp_path / "measured.json"
+    plain.write_text(json.dumps({"data_config": {"global_values": ["room=2008", "room=2009"]}}))
+    measure_strings.main(["-d", str(tmp_path / "off"), "-c", str(plain), "-o", str(config)])
+    assert len(json.loads(config.read_text())["data_config"]["partial_hz"]) == 2 * 88 * len(PARTIAL_CHANNEL)
+    assert align(tmp_path / "off", config, tmp_path / "aligned") == 0
+    assert ProcessedFolder(tmp_path / "aligned").recordings == ProcessedFolder(tmp_path / "off").recordings
+    error = errors_of(tmp_path / "aligned", tmp_path / "true")
+    before = np.abs(errors_of(tmp_path / "off", tmp_path / "true"))
+    assert np.median(np.abs(error)) < 0.2 * np.median(before)
+
+
+def test_pedals_move_with_the_recording_and_notes_of_a_key_stay_apart():
+    pedals = {64: np.array([[0.001, 127.0], [1.0, 0.0]])}
+    columns = {"onset": [0.1, 0.5, 0.8, 0.81], "offset": [0.499, 0.8, 0.9, 0.95]}
+    played = Performance(**{name: np.array(v) for name, v in columns.items()}, pitch=np.array([60, 60, 61, 60]),
+                         velocity=np.full(4, 64), pedals=pedals)  # fmt: skip
+    shifted = align_labels._shifted(played, np.array([0.004, -0.006, -0.004, -0.006]))
+    np.testing.assert_allclose(shifted.onset, [0.104, 0.494, 0.796, 0.804])
+    np.testing.assert_allclose(shifted.offset, [0.494, 0.794, 0.896, 0.944])
+    np.testing.assert_allclose(shifted.pedals[64], [[0.0, 127.0], [0.995, 0.0]])
+
+
+def test_blocks_of_strokes_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    noise, unit = rng.random((50, 9)), np.exp(2j * np.pi * rng.random((50, 9)))
+    key, phasor = onset_refinement._Key(unit, 1 - noise, noise, 110.0 * np.arange(1, 10)), np.exp(1j * np.arange(9))
+    whole = onset_refinement._best_shifts(key, phasor)
+    monkeypatch.setattr(onset_refinement, "BLOCK", 7)
+    np.testing.assert_allclose(onset_refinement._best_shifts(key, phasor), whole, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_hardly_fits_is_refused_before_anything_is_written(road, tmp_path, capsys):
+    """The strings of another piano's phases; a key that is struck too seldom; partials that are too few; no notes."""
+    make_folder(tmp_path / "aligned", seed=2)
+    config, folder, mixed = road / "measured.json", ProcessedFolder(road / "off"), tmp_path / "mixed"
+    shutil.copytree(road / "off", mixed)
+    for i, row in enumerate(folder.rows):  # each with another's notes
+        pcm, other = np.array(folder.pcm(i)), folder.performance((i + 1) % len(folder.rows))
+        processed_folder.write_recording(mixed, row, pcm, replace(other, onset=other.onset + 0.2))
+    processed_folder.finish_folder(mixed, folder.rows)
+    with pytest.raises(InputError, match=r"only \d+ % of the notes fit the strings, nothing is written"):
+        align(mixed, config, tmp_path / "out", "--like", road / "aligned")
+    assert capsys.readouterr().err.count("is it the MIDI of this recording?") == len(folder.rows)
+    for i, row in enumerate(folder.rows):
+        few = midi_reader.no_notes() if i else first_notes(folder.performance(0), 5)
+        processed_folder.write_recording(mixed, row, np.array(folder.pcm(i)), few)
+    processed_folder.finish_folder(mixed, folder.rows)
+    with pytest.raises(InputError, match="too small to be aligned"):
+        align(mixed, config, tmp_path / "out")
+    processed_folder.write_recording(mixed, folder.rows[0], np.array(folder.pcm(0)), midi_reader.no_notes())
+    processed_folder.finish_folder(mixed, folder.rows)
+    with pytest.raises(InputError, match="has no notes"):
+        align(mixed, config, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [folder_lock.LOCK_NAME]
+
+
+def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(road, tmp_path, monkeypatch):
+    config, out = road / "measured.json", tmp_path / "out"
+    with pytest.raises(InputError, match="was made by another command"):
+        align(road / "off", config, road / "true", "--force")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "letter.txt").write_text("mine")
+    with pytest.raises(InputError, match="this command did not make it"):
+        align(road / "off", config, tmp_path / "foreign", "--force")
+    assert ProcessedFolder(road / "true").rows and (tmp_path / "foreign" / "letter.txt").exists()
+    write, written = align_labels.write_recording, []
+    monkeypatch.setattr(
+        align_labels, "aligned", lambda folder, *_: (onsets_as_written(road / "aligned"), np.full(300, 3.0))
+    )
+
+    def interrupted(*args):
+        written.append(args)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write(*args)
+
+    monkeypatch.setattr(align_labels, "write_recording", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        align(road / "off", config, out)
+    assert not (out / "filenames.csv").exists()
+    with pytest.raises(InputError, match="begun with another config"):
+        align(road / "off", config, out, "--set", "data_config.preemphasis=0.5")
+    with folder_lock.only_run(out), pytest.raises(InputError, match="another run is working"):
+        align(road / "off", config, out)
+    assert align(road / "off", config, out) == 0
+    assert ProcessedFolder(out).made_from == ProcessedFolder(road / "aligned").made_from
+    for path in (road / "aligned").glob("[0-9]*"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+def test_facts_are_those_of_the_new_labels(road, tmp_path):
+    """What was said of the old labels' lag is said no more; facts that cannot be read are told before any work."""
+    data, folder = tmp_path / "late", ProcessedFolder(road / "off")
+    shutil.copytree(road / "off", data)
+    for i, row in enumerate(folder.rows):
+        late = replace(folder.performance(i), onset=folder.performance(i).onset - 0.1)
+        pcm = np.array(folder.pcm(i))
+        words = midi_alignment.verdict(midi_alignment.alignments(pcm, late, HZ))
+        processed_folder.write_recording(data, row, pcm, late, {"late_ms": [100.0], "warnings": ["x", words]})
+    processed_folder.finish_folder(data, folder.rows)
+    assert align(data, road / "measured.json", tmp_path / "out") == 0
+    facts = ProcessedFolder(tmp_path / "out").facts(0)
+    assert facts["warnings"] == ["x"] and abs(facts["late_ms"][0]) < 30
+    (data / "4.json").write_text("{}")
+    with pytest.raises(InputError, match=r"4\.json is damaged"):
+        align(data, road / "measured.json", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_mistakes_are_told(road, tmp_path):
+    config = road / "measured.json"
+    with pytest.raises(InputError, match="is there already; choose another name, or use --force"):
+        align(road / "off", config, road / "aligned")
+    with pytest.raises(InputError, match="is what is to be read"):
+        align(road / "off", config, road / "off", "--force")
+    with pytest.raises(InputError, match="is not aligned; align it first"):
+        align(road / "off", config, tmp_path / "out", "--like", road / "true")
+    with pytest.raises(InputError, match=r"run measure_strings\.py first"):
+        align(road / "off", config.with_suffix(".plain"), tmp_path / "out")
+    with pytest.raises(InputError, match=r"16000 Hz, but data_config\.audio_hz = 8000"):
+        align(road / "off", config, tmp_path / "out", "--set", "data_config.audio_hz=8000")
+    assert not (tmp_path / "out").exists()

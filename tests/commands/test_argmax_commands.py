@@ -1,0 +1,193 @@
+"""A model with codes by the commands: trained, its codes written, played from, and counted."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import inference
+import train
+from midi2wave import checkpoint
+from midi2wave.config import load_config
+from midi2wave.midi.reader import load_events
+from midi2wave.sampling.code_files import load_codes, save_codes
+from midi2wave.sampling.synthesis import encode
+from tests.commands.test_commands import metrics, wavs
+from tests.helpers.pipeline import HZ, call, failed, files, refused, settings, write_midi
+from tests.unit.training.test_toy_task import learn
+
+K = 6
+SONGS = {"a": [(0.0, 0.02, 60, 90), (0.03, 0.05, 64, 50)], "b": [(0.0, 0.03, 48, 90)]}
+
+
+@pytest.fixture(scope="module")
+def run(road, tmp_path_factory):
+    """A run of the road's model with codes and without excitation."""
+    folder = tmp_path_factory.mktemp("codes") / "run"
+    done = call(train, "-c", road.config, "--json", *settings(
+        f"train_config.output_directory={folder}", f"cond_wavenet_config.n_codes={K}", "data_config.excitation=false",
+        "train_config.diversity_loss_weight=0.5",
+    ))  # fmt: skip
+    assert done.code == 0, done.err
+    return folder, done.result
+
+
+@pytest.fixture(scope="module")
+def plain(road, tmp_path_factory):
+    """The road's config without the blocks of its model, which is another one."""
+    blocks = json.loads(road.config.read_text())
+    path = tmp_path_factory.mktemp("plain") / "config.json"
+    path.write_text(json.dumps({"inference_config": blocks["inference_config"]}))
+    return path
+
+
+def play(plain, run, out, *options, **overrides):
+    keys = {"model_filename": run[0], "tail_seconds": 0, "mode": "free"} | overrides
+    given = settings(*(f"inference_config.{name}={value}" for name, value in keys.items()))
+    return call(inference, "-c", plain, "--out", out, "--json", *given, *options)
+
+
+@pytest.fixture(scope="module")
+def played(plain, run, tmp_path_factory):
+    """Two MIDI files played, with their codes."""
+    folder = tmp_path_factory.mktemp("played")
+    songs = [write_midi(folder / f"{name}.mid", notes) for name, notes in SONGS.items()]
+    done = play(plain, run, folder / "out", "--midi", *songs)
+    assert done.code == 0, done.err
+    return folder / "out"
+
+
+def test_training_logs_the_loss_and_the_use_of_the_codes(run):
+    folder, result = run
+    lines = metrics(folder)
+    assert all(line["diversity_loss"] >= 0 for line in lines if "loss" in line)
+    validated = [line for line in lines if "validation_nll" in line]
+    assert len(validated) == 2
+    for line in validated:
+        assert 1 / K <= line["code_usage"] <= 1 and 1 <= line["code_perplexity"] <= K * (1 + 1e-9)
+    assert result["code_perplexity"] == validated[-1]["code_perplexity"]
+    _, config, _ = checkpoint.load_weights(folder)
+    assert (config.cond_wavenet_config.n_codes, config.train_config.diversity_loss_weight) == (K, 0.5)
+
+
+def test_without_codes_there_is_nothing_to_log(road):
+    assert not any("code" in name or "diversity" in name for line in metrics(road.folder / "run") for name in line)
+
+
+def test_codes_are_written_beside_the_wavs_and_play_the_very_same(plain, run, played, tmp_path):
+    names = sorted(path.name for path in played.glob("*.codes.npz"))
+    assert names == ["a.codes.npz", "b.codes.npz"]
+    model, config, _ = checkpoint.load_model(run[0], torch.device("cpu"))
+    for name in SONGS:
+        codes, n_frames = load_codes(played / f"{name}.codes.npz"), len(wavs(played)[name]) // (HZ // 250)
+        made = encode(model, load_events(played / f"{name}.npz"), n_frames, config.data_config)
+        assert codes.same_as(made) and (codes.n_codes, codes.midi_hz) == (K, 250)
+    again = play(plain, run, tmp_path / "out", "--codes", *(played / name for name in names))
+    assert again.code == 0 and again.result["wavs"] == ["a.wav", "b.wav"] and "weights" not in again.err
+    assert all(np.array_equal(sound, wavs(played)[name]) for name, sound in wavs(tmp_path / "out").items())
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.npz")) == names  # no notes
+    assert (tmp_path / "out/a.png").is_file() and "a.wav" in (tmp_path / "out/index.html").read_text()
+
+    # an edited file of codes beside its old wav would be taken for done
+    here = play(plain, run, played, "--codes", played / "a.codes.npz")
+    assert here.code == 2 and "where results go; choose another folder" in here.err
+
+
+@pytest.mark.parametrize("overrides", [{"guidance": 3.0}, {"sampler": "torch"}, {"batch_size": 1, "temperature": 0.7}])
+def test_also_with_guidance_and_by_every_sampler(plain, run, tmp_path, overrides):
+    songs = [write_midi(tmp_path / f"{name}.mid", notes) for name, notes in SONGS.items()]
+    assert play(plain, run, tmp_path / "midi", "--midi", *songs, **overrides).code == 0
+    files_of_codes = sorted((tmp_path / "midi").glob("*.codes.npz"))
+    assert play(plain, run, tmp_path / "codes", "--codes", *files_of_codes, **overrides).code == 0
+    from_midi, from_codes = wavs(tmp_path / "midi"), wavs(tmp_path / "codes")
+    assert sorted(from_midi) == ["a", "b"]
+    assert all(np.array_equal(from_codes[name], sound) for name, sound in from_midi.items())
+
+
+def test_other_codes_sound_different_and_do_not_replace_the_first(plain, run, played, tmp_path):
+    codes = load_codes(played / "a.codes.npz")
+    changed = type(codes)(**vars(codes) | {"codes": (codes.codes + 1) % K})
+    save_codes(tmp_path / "a.codes.npz", changed)
+    out = shutil.copytree(played, tmp_path / "out")
+    failed(play(plain, run, out, "--codes", tmp_path / "a.codes.npz"), 2, a="holds a.wav of other notes")
+    assert files(out) == files(played)
+    assert play(plain, run, tmp_path / "new", "--codes", tmp_path / "a.codes.npz").code == 0
+    assert not np.array_equal(wavs(tmp_path / "new")["a"], wavs(played)["a"])
+    song = write_midi(tmp_path / "a.mid", SONGS["a"])  # nor does MIDI replace what was made from codes
+    failed(play(plain, run, tmp_path / "new", "--midi", song), 2, a="holds a.wav of other notes")
+
+
+def test_bad_files_are_left_out_and_named(plain, run, played, tmp_path):
+    codes = load_codes(played / "a.codes.npz")
+    (tmp_path / "cut.codes.npz").write_bytes((played / "a.codes.npz").read_bytes()[:200])
+    for name, wrong in {
+        "rate": {"midi_hz": 100},
+        "more": {"n_codes": 2 * K},
+        "other": {"weights_sha256": "0" * 64},
+    }.items():
+        save_codes(tmp_path / f"{name}.codes.npz", type(codes)(**vars(codes) | wrong))
+    given = [tmp_path / f"{name}.codes.npz" for name in ("cut", "rate", "more", "other", "gone")]
+    done = play(plain, run, tmp_path / "out", "--codes", *given)
+    failed(done, 1, cut="not a whole file of codes", rate="100 times a second, the model has 6",
+           more="one of 12 codes", gone="no such file of codes")  # fmt: skip
+    assert done.result["wavs"] == ["other.wav"]
+    assert "other: other weights wrote these codes" in done.err
+    failed(play(plain, run, tmp_path / "none", "--codes", given[0]), 2, cut="not a whole file of codes")
+    long = play(plain, run, tmp_path / "none", "--codes", played / "a.codes.npz", max_seconds=0.01)
+    failed(long, 2, a="raise inference_config.max_seconds")
+
+
+def test_models_that_play_no_codes_say_so(road, plain, run, played, tmp_path):
+    given = ("--codes", played / "a.codes.npz")
+    codeless = (road.folder / "run",)
+    refused(play(plain, codeless, tmp_path / "out", *given), "has no codes", "cond_wavenet_config.n_codes")
+    excited = tmp_path / "excited"
+    assert call(train, "-c", road.config, *settings(
+        f"train_config.output_directory={excited}", f"cond_wavenet_config.n_codes={K}", "train_config.steps=2",
+    )).code == 0  # fmt: skip
+    refused(play(plain, (excited,), tmp_path / "out", *given), "data_config.excitation", "--midi")
+    refused(play(plain, run, tmp_path / "out", *given, "--midi", "a.mid"), "--codes and --midi exclude each other")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["teacher_forced", "primed"])
+def test_clips_have_their_codes_too(plain, run, tmp_path, mode):
+    done = play(plain, run, tmp_path / "out", mode=mode)
+    assert done.code == 0
+    for wav in done.result["wavs"]:
+        assert (tmp_path / "out" / wav.replace(".wav", ".codes.npz")).is_file()
+
+
+def test_evaluation_counts_the_codes(road, plain, run, tmp_path):
+    keys = {"model_filename": run[0], "test_dir": road.folder / "test", "output_dir": tmp_path / "out"}
+    options = settings(*(f"evaluate_config.{name}={value}" for name, value in keys.items()),
+                       "evaluate_config.counterfactuals=false")  # fmt: skip
+    done = call(evaluate, "-c", plain, *options)
+    assert done.code == 0 and f"of {K} codes used" in done.out and "perplexity of the codes" in done.out
+    result = call(evaluate, "-c", plain, *options, "--json").result
+    assert result["n_codes"] == K and 1 / K <= result["code_usage"] <= 1 and 1 <= result["code_perplexity"] <= K
+    without = call(evaluate, "-c", plain, "--json", *options, "--set",
+                 f"evaluate_config.model_filename={road.folder}/run", "--force").result  # fmt: skip
+    assert (without["n_codes"], without["code_usage"], without["code_perplexity"]) == (0, None, None)
+
+
+def test_the_preset_is_a_model_with_codes_that_files_of_codes_can_play():
+    config = load_config("demo/config_train_argmax.json", train.NEEDS)
+    model = checkpoint.build_model(config)
+    assert model.n_codes == 32 and not config.data_config.excitation
+
+
+@pytest.mark.slow
+def test_the_codes_carry_the_notes(tmp_path):
+    """The toy model, whose decoder hears codes and nothing else of the MIDI."""
+    _, newest = learn(
+        tmp_path,
+        train_config={"steps": 150, "batch_size": 4, "context_learning_rate": 0.3},
+        data_config={"excitation": False},
+        cond_wavenet_config={"n_codes": 16, "code_scale": 4.0, "n_mels": 16},
+    )
+    assert newest["validation_gap"] > 0.1  # nats per sample; measured: 0.40 +- 0.04
+    assert newest["code_perplexity"] > 10  # measured: 14.4

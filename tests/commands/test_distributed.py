@@ -1,0 +1,112 @@
+"""Two processes train as one does: the same gradients from the same crops, and a run that goes on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from midi2wave import checkpoint
+from midi2wave.config import DistConfig
+from midi2wave.training.distributed import ALONE, joined, local_device
+from midi2wave.utils.errors import InputError
+from tests.commands.test_resume import same, state
+from tests.helpers.pipeline import ROOT, settings
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def started(*command):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*map(str, command)], cwd=ROOT.parent, env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def workers(running, folder):
+    """The process numbers of torchrun's two workers, once they have saved a checkpoint."""
+    while not checkpoint.step_folders(folder):
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    children = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(running.pid)], capture_output=True, text=True)
+    return [int(line.split()[0]) for line in children.stdout.splitlines() if "train.py" in line]
+
+
+def done(*command):
+    process = started(*command)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def test_a_process_without_torchrun_is_alone(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with joined(DistConfig(), torch.device("cpu")) as world:
+        assert world == ALONE and world.writes
+        model, values = torch.nn.Linear(1, 1), torch.ones(2)
+        assert world.wrapped(model, torch.device("cpu")) is model and world.total(values) is values
+
+
+def test_each_process_takes_the_device_of_its_place(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [local_device(name) for name in ("auto", "cuda", "cuda:3", "cpu")] == ["cuda:1", "cuda:1", "cuda:3", "cpu"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="process 1 finds 1 CUDA devices"):
+        local_device("auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert local_device("auto") == "auto"
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradients_of_one(road, tmp_path):
+    given = ("-c", road.config, *settings(
+        "train_config.batch_size=8", "train_config.micro_batch_size=2", "train_config.precision=float32",
+        "train_config.gradient_clip=1e9", "train_config.validation_crops=7",
+    ))  # fmt: skip
+    found = []
+    for name, start in (("one", [sys.executable]), ("two", TORCHRUN)):
+        done(*start, ROOT / "tests/helpers/one_step.py", tmp_path / f"{name}.pt", *given,
+             "--set", f"train_config.output_directory={tmp_path / name}")  # fmt: skip
+        found.append(torch.load(tmp_path / f"{name}.pt", weights_only=True))
+    one, two = found
+    assert (one["gradient"] - two["gradient"]).abs().max() < 1e-6 < one["gradient"].abs().max()
+    for name in ("loss", "validation_nll", "validation_nll_shuffled", "validation_gap", "validation_gap_error"):
+        assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-6, abs=1e-6), name
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_after_a_kill(road, tmp_path):
+    def command(folder):
+        return (*TORCHRUN, ROOT / "train.py", "-c", road.config, "--json", *settings(
+            f"train_config.output_directory={folder}", "train_config.steps=200", "train_config.batch_size=4",
+            "train_config.iters_per_checkpoint=3", "train_config.iters_per_validation=100",
+        ))  # fmt: skip
+
+    out, err = done(*command(tmp_path / "whole"))
+    assert json.loads(out)["step"] == 200 and "2 processes" in err
+    running = started(*command(tmp_path / "parts"))
+    os.kill(workers(running, tmp_path / "parts")[1], signal.SIGKILL)  # torchrun then ends the others
+    running.communicate(timeout=120)
+    assert running.returncode != 0
+    assert checkpoint.step_of(checkpoint.step_folders(tmp_path / "parts")[-1]) < 200
+    out, err = done(*command(tmp_path / "parts"))
+    assert "going on from step" in err
+    assert same(state(tmp_path / "parts"), state(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_two_processes_stop_after_the_same_step(road, tmp_path):
+    """One of them gets the signal; torchrun ends with both having ended well."""
+    folder = tmp_path / "run"
+    running = started(*TORCHRUN, ROOT / "train.py", "-c", road.config, *settings(
+        f"train_config.output_directory={folder}", "train_config.steps=100000", "train_config.batch_size=4",
+        "train_config.iters_per_checkpoint=5", "train_config.validation_crops=2"))  # fmt: skip
+    for pid in workers(running, folder)[:1] * 2:  # twice, as a group's signal that torchrun hands on
+        os.kill(pid, signal.SIGTERM)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert "the same command goes on from there" in err and "step " in out

@@ -1,0 +1,157 @@
+"""Preprocessing where the metadata changed meanwhile, and what a test clip holds beyond its audio."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+
+import preprocess_audio
+import preprocess_maestro
+from midi2wave.audio import io as audio_io
+from midi2wave.data import crops
+from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.midi import reader as midi_reader
+from midi2wave.plotting import figures
+from tests.helpers.pipeline import (
+    SECONDS,
+    call,
+    failed,
+    files,
+    refused,
+    settings,
+    write_audio,
+    write_config,
+    write_maestro,
+    write_midi,
+)
+from tests.unit.plotting.test_figures import made, pixels
+
+CLIP_SECONDS = 0.5
+
+
+def test_metadata_in_another_order_are_refused(tmp_path):
+    """Rows are known by their number: with two of them swapped, the folder's 0.npy is another recording."""
+    metadata = write_maestro(tmp_path / "maestro", ["train", "train"]) / "maestro-v2.0.0.csv"
+    arguments = ("-c", write_config(tmp_path))
+    assert call(preprocess_maestro, *arguments).code == 0
+    before = files(tmp_path / "train")
+    header, *rows = metadata.read_text(encoding="utf-8").splitlines()
+    metadata.write_text("\n".join([header, *reversed(rows)]) + "\n", encoding="utf-8")
+
+    refused(call(preprocess_maestro, *arguments), "holds another recording under index 0", "2004/1.wav", "--force")
+    assert files(tmp_path / "train") == before
+    assert call(preprocess_maestro, *arguments, "--force").code == 0
+    assert [row.audio_filename for row in ProcessedFolder(tmp_path / "train").rows] == [
+        "2004/1.wav",
+        "2004/0.wav",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error", "2004/0_16000.wav"), "Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied", "2004/0_16000.wav"), "no permission for 2004/0_16000.wav"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "2004/0_16000.wav"), "No such file"),
+    ],
+)
+@pytest.mark.parametrize("reader", ["read_pcm", "read_midi", "state"])
+def test_a_recording_that_the_disk_does_not_give_is_left_out(tmp_path, monkeypatch, reader, error, words):
+    write_maestro(tmp_path / "maestro", ["train", "train"])
+    arguments = ("-c", write_config(tmp_path), "--json")
+    with monkeypatch.context() as broken:
+        broken.setattr(preprocess_maestro, reader, broken_for("0", getattr(preprocess_maestro, reader), error))
+        failed(call(preprocess_maestro, *arguments), 1, **{"0": words})
+    assert [row.audio_filename for row in ProcessedFolder(tmp_path / "train").rows] == ["2004/1.wav"]
+    assert call(preprocess_maestro, *arguments).code == 0
+    assert len(ProcessedFolder(tmp_path / "train").rows) == 2
+
+
+def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
+    write_maestro(tmp_path / "maestro", ["train", "train"])
+    full = OSError(errno.ENOSPC, "No space left on device", "0.npy")
+    monkeypatch.setattr(preprocess_maestro, "read_pcm", broken_for("0", preprocess_maestro.read_pcm, full))
+    refused(call(preprocess_maestro, "-c", write_config(tmp_path)), "the disk is full (0.npy)")
+
+
+def broken_for(number: str, reader, error: OSError):
+    """`reader`, but for the recording of this number an error of the disk."""
+
+    def read(path, *arguments):
+        if path.name.startswith(number):
+            raise error
+        return reader(path, *arguments)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"dropped": ["hello"]}, {"dropped": ["hello: many"]}, {"dropped": "x: 1"}, {"warnings": [3]}, {"peak": "1"},
+     {"peak": float("nan")}, {"late_ms": [None]}, {"late_ms": 3}, {"pitches": ["1"] * 88}, {"velocities": [0.5] * 128},
+     {"pedal_events": [1]}, {"silent_seconds": True}, {"midi_outlasts_seconds": 10**400}, {"more": 1}],
+)  # fmt: skip
+def test_facts_of_other_kinds_are_found_out_again(tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(figures, "save_figure", lambda path, _: path.write_bytes(b"a picture"))
+    write_maestro(tmp_path / "maestro", ["train"])
+    arguments = ("-c", write_config(tmp_path))
+    assert call(preprocess_maestro, *arguments).code == 0
+    before, path = files(tmp_path / "train"), tmp_path / "train/0.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**stored, "facts": {**stored["facts"], **wrong}}), encoding="utf-8")
+    assert call(preprocess_maestro, *arguments).code == 0
+    assert files(tmp_path / "train") == before
+
+
+def test_a_clip_keeps_the_notes_of_its_margins_and_shows_its_own(tmp_path, monkeypatch):
+    """Clips lie at 30, 40 and 45 s, each with one note, the others of these up to 15 s before and after."""
+    notes = [(second, second + 0.1, pitch, 90) for second, pitch in ((0, 30), (30, 50), (40, 60), (45, 70), (66, 80))]
+    write_midi(tmp_path / "pairs/a.mid", notes)
+    write_audio(tmp_path / "pairs/a.wav", notes, seconds=60.0)
+    overrides = ("maestro_dir=", f"audio_dir={tmp_path}/pairs", "n_clips=8", f"test_segment_length={CLIP_SECONDS}")
+    figures = {}
+    monkeypatch.setattr(preprocess_audio, "save_figure", lambda path, figure: figures.update({path.stem: figure}))
+    done = call(preprocess_audio, "-d", tmp_path / "clips", "-c", write_config(tmp_path), "--json",
+                *settings(*(f"preprocess_config.{override}" for override in overrides)))  # fmt: skip
+    assert done.code == 0 and len(done.result["clips"]) == 8
+
+    own_pitches = set()
+    for name in done.result["clips"]:
+        clip = crops.read_clip(tmp_path / f"clips/{name}.wav", 16000)
+        start = float(name.rsplit("_", 1)[1][:-1])
+        assert clip.performance.pitch.tolist() == [50, 60, 70]
+        np.testing.assert_allclose(clip.performance.onset, np.array([30, 40, 45]) - start, atol=1e-9)
+        (own,) = np.flatnonzero((clip.performance.onset >= 0) & (clip.performance.onset < CLIP_SECONDS))
+        assert clip.performance.onset[own] >= CLIP_SECONDS / 2  # notes begin in the part that a primed model plays
+        drawn = figures[name].axes[0].collections[-1].get_array()  # a velocity for every note that is held
+        low, high = figures[name].axes[0].get_ylim()
+        assert len(drawn) == 1 and (low + high) / 2 == clip.performance.pitch[own]
+        own_pitches.add(int(clip.performance.pitch[own]))
+    assert len(own_pitches) > 1
+
+
+def test_the_margin_of_a_clip_is_not_seen():
+    rng = np.random.default_rng(0)
+    onset = np.sort(rng.uniform(0, 60, 200))
+    notes = [(t, t + 0.5, int(rng.integers(30, 90)), int(rng.integers(1, 128))) for t in onset]
+    sustain = [(float(t), int(rng.integers(0, 128))) for t in np.arange(0.3, 60, 1.7)]
+    whole = made([*notes, (27.0, 27.5, 95, 60), (31.0, 31.5, 25, 60), (11.0, 12.0, 21, 60)], sustain)
+    plain, wide = (
+        midi_reader.clip(whole, 26, 30),
+        midi_reader.clip(whole, 26, 30, margin=midi_reader.CLIP_MARGIN_SECONDS),
+    )
+    assert wide.onset[0] < -15 and wide.onset[-1] > 15 and len(plain.onset) < len(wide.onset) / 5
+    pictures = [pixels(figures.roll_figure(performance, 4.0)) for performance in (plain, wide)]
+    assert np.array_equal(*pictures)
+
+
+def test_every_kind_of_audio_that_can_be_resampled_is_found_beside_its_midi(tmp_path):
+    for number, suffix in enumerate(audio_io.AUDIO_SUFFIXES):
+        notes = [(0.1 * k, 0.1 * k + 0.05, 60, 90) for k in range(int(10 * SECONDS))]
+        write_midi(tmp_path / f"pairs/{number}.mid", notes)
+        (tmp_path / f"pairs/{number}{suffix}").touch()
+    overrides = settings("preprocess_config.maestro_dir=", f"preprocess_config.audio_dir={tmp_path}/pairs")
+    done = call(preprocess_audio, "-d", tmp_path / "clips", "-c", write_config(tmp_path), "--json", *overrides)
+    assert "has no audio" not in done.err
+    assert len(done.result["failures"]) == len(audio_io.AUDIO_SUFFIXES)

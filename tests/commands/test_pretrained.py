@@ -1,0 +1,78 @@
+"""The shipped weights play: they follow notes, loudness and pedal, keep their level, and fall silent at the end."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from midi2wave import checkpoint
+from midi2wave.config import load_config
+from midi2wave.evaluation.counterfactual import counterfactuals
+from midi2wave.evaluation.metrics import level_db
+from midi2wave.midi.reader import PEDALS, Performance
+from midi2wave.sampling.synthesis import synthesize
+from tests.helpers.paths import ROOT
+
+SHIPPED = sorted((ROOT / "pretrained").glob("*.safetensors"))
+PLAYED_BY = {"disklavier": "real/config_play.json"}  # the others: config_play.json
+
+
+def test_they_are_small_and_their_readme_names_them_and_their_licence():
+    assert SHIPPED and sum(path.stat().st_size for path in SHIPPED) < 20e6
+    sections = (SHIPPED[0].parent / "README.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    about = {section.split("`")[1]: section for section in sections}
+    assert about.keys() == {path.name for path in SHIPPED}
+    assert all("**Licence: CC BY-NC-SA" in section for section in about.values())
+
+
+def test_they_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in SHIPPED:
+        assert checkpoint.find_weights(f"pretrained/{path.name}").samefile(path)
+
+
+@pytest.fixture(scope="module", params=SHIPPED, ids=lambda path: path.stem)
+def player(request):
+    """What turns performances into audio by the shipped weights, as `counterfactual.Player`; in 16-bit weights, for
+    speed: the scores in pretrained/README.md are of full precision."""
+    model, config, _ = checkpoint.load_model(request.param, torch.device("cpu"))
+    data = config.data_config
+    settings = load_config(
+        PLAYED_BY.get(request.param.stem, "config_play.json"), ("inference_config",), []
+    ).inference_config
+
+    def play(performances, seconds):
+        performances = [replace(one, recording=tuple(settings.global_values)) for one in performances]
+        blocks = synthesize(model, performances, round(seconds * data.midi_hz), data, streams=[0] * len(performances),
+                            seed=0, temperature=settings.temperature, guidance=settings.guidance,
+                            weights="bfloat16")  # fmt: skip
+        return np.concatenate(list(blocks), axis=1)
+
+    play.hz = data.audio_hz
+    return play
+
+
+@pytest.mark.slow
+def test_they_obey_note_velocity_and_pedal(player):
+    effects = counterfactuals(player, player.hz)
+    assert effects.semitone.right == 1 and effects.semitone.db > 12
+    assert effects.elsewhere_db < effects.semitone.db / 4
+    assert effects.velocity.right == 1 and effects.velocity.db > 6
+    assert effects.pedal.right == 1 and effects.pedal.db > 6
+
+
+@pytest.mark.slow
+def test_they_keep_their_level_for_a_minute_and_fall_silent(player):
+    """The same four bars again and again: the last ten seconds are as loud as the first ten; then silence."""
+    phrase = [(60, 72), (64, 60), (67, 64), (72, 80), (76, 84), (72, 70), (67, 62), (64, 58)]
+    onset = 0.25 + 0.25 * np.arange(30 * len(phrase))  # 30 phrases of 2 s
+    pitch, velocity = (np.array([note[i] for note in phrase] * 30) for i in (0, 1))
+    pedals = {controller: np.empty((0, 2)) for controller in PEDALS}
+    piece = Performance(onset, onset + 0.4, pitch, velocity, pedals)
+    sound = player([piece], 67.0)[0]
+    first, last = (sound[start * player.hz : (start + 10) * player.hz] for start in (0, 50))
+    assert abs(level_db(last) - level_db(first)) < 3
+    assert level_db(first) > -45
+    after = int((piece.offset[-1] + 5) * player.hz)
+    assert level_db(sound[after:]) < -50

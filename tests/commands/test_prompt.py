@@ -1,0 +1,195 @@
+"""Going on from any audio (inference.py --prime): the model hears it up to the time 0 of the piece."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import inference
+from midi2wave.audio import io as audio_io
+from midi2wave.audio.pre_emphasis import Deemphasis
+from midi2wave.midi.reader import Performance
+from midi2wave.sampling.synthesis import conditioning, synthesize, to_pcm, to_samples
+from midi2wave.utils.errors import InputError
+from tests.commands.test_unconditional import NO_MIDI, inference_file, save
+from tests.commands.test_unconditional import make as make_unconditional
+from tests.helpers.pipeline import HZ, call, files, melody, refused, settings, times, write_audio, write_midi
+from tests.unit.sampling.test_synthesis import HOP, N_FRAMES, make, make_pcm, make_performance, play
+from wavenet import seeded_uniforms
+
+BEFORE = 4  # frames of prime
+
+
+def later(piece: Performance, frames: int) -> Performance:
+    return replace(piece, onset=piece.onset + frames / 250, offset=piece.offset + frames / 250)
+
+
+def primed(model, data, prime, sampler, pieces, **options) -> np.ndarray:
+    """What follows a prime int16 [B, BEFORE * HOP]: int16 [B, N_FRAMES * HOP]."""
+    blocks = synthesize(model, pieces, BEFORE + N_FRAMES, data, streams=[0, 1], seed=5, prefix=prime,
+                        first_frames=[-BEFORE] * len(pieces), sampler=sampler, threads=1, **options)  # fmt: skip
+    return np.concatenate(list(blocks), axis=1)[:, BEFORE * HOP :]
+
+
+@pytest.mark.parametrize("sampler", ["torch", "numba"])
+@pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
+@pytest.mark.parametrize("preemphasis", [0.0, 0.9])
+def test_one_parallel_pass_over_prime_and_output_draws_the_output_again(output, sampler, preemphasis):
+    """Cached and teacher-forced agree: with the piece moved behind the prime and the uniforms of the piece's time."""
+    model, data = make(output)
+    data = replace(data, preemphasis=preemphasis)
+    pieces, prime = [make_performance(0), make_performance(1)], make_pcm(2, BEFORE)
+    made = primed(model, data, prime, sampler, pieces)
+    assert made.shape == (2, N_FRAMES * HOP)
+
+    heard = to_samples(model, prime, data)
+    raw = to_pcm(model, heard, data)
+    uniforms = seeded_uniforms(5, [0, 1], model.uniforms_per_sample)(0, N_FRAMES * HOP)
+    moved = conditioning([later(piece, BEFORE) for piece in pieces], data, torch.device("cpu"))
+    context, excitation = moved.block(model, 0, BEFORE + N_FRAMES)
+    drawn = torch.zeros(2, N_FRAMES * HOP, dtype=torch.long)
+    with torch.inference_mode():
+        for i in range(N_FRAMES * HOP):  # a whole parallel pass for every sample: no cache is left that could err
+            samples = torch.cat([heard, drawn], dim=1)
+            params = model.decoder(samples, context, excitation)[:, :, BEFORE * HOP + i : BEFORE * HOP + i + 1]
+            drawn[:, i] = model.draw(params, uniforms[:, i : i + 1])[:, 0]
+    deemphasis = Deemphasis(preemphasis)
+    deemphasis(raw)
+    expected = deemphasis(to_pcm(model, drawn, data))
+    # A sum in another order may move a 16-bit sample over a rounding edge, and the histories part there.
+    same = np.abs(made.astype(int) - expected) <= 2
+    assert same[:, : 2 * HOP].all() and same.mean() > (0.99 if output == "categorical" else 0.9)
+
+
+def test_the_prime_is_heard_and_silence_is_no_prime():
+    model, data = make("logistic_mixture")
+    pieces, prime = [make_performance(0), make_performance(1)], make_pcm(2, BEFORE)
+    made = primed(model, data, prime, "numba", pieces)
+    assert np.mean(made[:, :HOP] != primed(model, data, prime // 8, "numba", pieces)[:, :HOP]) > 0.3
+    quiet = [Performance(*(values[:0] for values in (p.onset, p.offset, p.pitch, p.velocity)), {}) for p in pieces]
+    assert np.mean(made[:, HOP:] != primed(model, data, prime, "numba", quiet)[:, HOP:]) > 0.3
+    assert np.mean(made[:, :4] != play(model, data, pieces, [0, 1], threads=1)[:, :4]) > 0.3  # of silence
+
+
+@pytest.mark.parametrize(("suffix", "audio_hz", "channels"), [("wav", HZ, 1), ("flac", 44100, 2), ("ogg", 8000, 2)])
+def test_the_beginning_of_a_file_is_as_resample_audio_makes_it(tmp_path, suffix, audio_hz, channels):
+    path = write_audio(tmp_path / f"a.{suffix}", melody(0), audio_hz, channels)
+    audio_io.resample_file(path, tmp_path / "whole.wav", HZ)
+    whole = audio_io.read_pcm(tmp_path / "whole.wav", HZ)
+    for n_samples in (1, 777, HZ, len(whole)):
+        assert np.array_equal(audio_io.read_beginning(path, HZ, n_samples), whole[:n_samples])
+    with pytest.raises(InputError, match=r"a\.\w+ has only 3\.000 s, expected at least 3\.5 s"):
+        audio_io.read_beginning(path, HZ, 7 * HZ // 2)
+
+
+def test_a_long_file_is_not_read_to_its_end(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "long.wav", np.zeros(100 * audio_io.BLOCK_FRAMES, dtype=np.int16), HZ)
+    blocks, n_read = audio_io._blocks, []
+
+    def counted(*arguments):
+        for block in blocks(*arguments):
+            n_read.append(len(block))
+            yield block
+
+    monkeypatch.setattr(audio_io, "_blocks", counted)
+    audio_io.read_beginning(tmp_path / "long.wav", HZ, audio_io.BLOCK_FRAMES + 1)
+    assert len(n_read) == 2
+
+
+@pytest.fixture
+def prime(tmp_path):
+    return write_audio(tmp_path / "prime.flac", melody(5), 44100, 2)
+
+
+def test_midi_files_go_on_from_any_audio(road, prime, tmp_path):
+    song, other = (write_midi(tmp_path / f"{n}.mid", [(0.0, 0.02, 60 + n, 90)]) for n in (0, 1))
+    out, arguments = tmp_path / "out", ("-c", road.config, *settings("inference_config.tail_seconds=0"))
+    arguments, midi = (*arguments, "--prime_seconds", "0.1"), ("--midi", song, other)
+    primed = (*arguments, "--out", out, "--prime", prime, *midi)
+    done = call(inference, *primed, "--json")
+    assert done.code == 0 and done.result["mode"] == "primed" and done.result["wavs"] == ["0.wav", "1.wav"]
+    assert call(inference, *arguments[:-2], "--out", tmp_path / "free", *midi).code == 0
+    for name in done.result["wavs"]:
+        sounds = [audio_io.read_pcm(folder / name, HZ) for folder in (out, tmp_path / "free")]
+        assert len(sounds[0]) == len(sounds[1]) == 0.02 * HZ  # of the prime nothing is in the wav
+        assert not np.array_equal(sounds[0][:8], sounds[1][:8])
+    assert "0.1 s of prime.flac, heard before each piece" in (out / "index.html").read_text(encoding="utf-8")
+
+    before = files(out)
+    assert "2 were there already" in call(inference, *primed).out
+    renamed = prime.rename(tmp_path / "renamed.flac")  # the same sound
+    assert "2 were there already" in call(inference, *arguments, "--out", out, "--prime", renamed, *midi).out
+    other_prime = write_audio(tmp_path / "b.wav", melody(6))
+    for given in (["--prime", other_prime], ["--prime", renamed, "--prime_seconds", "0.2"]):
+        refused(call(inference, *arguments, "--out", out, *given, *midi), "results of another config", "--force")
+    refused(call(inference, *arguments[:-2], "--out", out, *midi), "results of another config")
+    assert {name: before[name] for name in before if name != "index.html"} == {
+        name: content for name, content in files(out).items() if name != "index.html"
+    }
+
+
+@pytest.mark.parametrize("mode", ["primed", "free"])
+def test_clips_go_on_from_it_instead_of_their_own_truth(road, prime, tmp_path, mode):
+    given = (*settings(f"inference_config.mode={mode}"), "--prime", prime, "--prime_seconds", "0.1")
+    done = call(inference, "-c", road.config, "--out", tmp_path / "out", "--json", *given)
+    assert done.code == 0 and done.result["mode"] == "primed"
+    for name in done.result["wavs"]:
+        assert name.endswith("_primed.wav")
+        output, of_truth = (
+            audio_io.read_pcm(folder / name, HZ) for folder in (tmp_path / "out", road.folder / "output")
+        )
+        truth = audio_io.read_pcm(tmp_path / "out" / name.replace(".wav", "_truth.wav"), HZ)
+        assert len(output) == len(truth) == len(of_truth)
+        assert np.mean(output[:640] != truth[:640]) > 0.3 and np.array_equal(of_truth[:640], truth[:640])
+
+
+def test_a_short_clip_is_played_whole_after_a_long_prime(road, prime, tmp_path):
+    """teacher_length is of the clip's own truth: it plays no part here."""
+    given = (*settings("inference_config.teacher_length=5"), "--prime", prime)
+    assert call(inference, "-c", road.config, "--out", tmp_path / "out", *given).code == 0
+    of_truth = call(inference, "-c", road.config, "--out", tmp_path / "b", *given[:2])
+    assert of_truth.code == 2 and of_truth.err.count("nothing is left") == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--prime_seconds", "4"], ["prime.flac has only 3.000 s", "at least 4 s"]),
+        (["--prime_seconds", "0"], ["--prime_seconds 0", "more than 0"]),
+        (["--prime_seconds", "nan"], ["--prime_seconds nan"]),
+        (settings("inference_config.mode=teacher_forced"), ["teacher_forced", "inference_config.mode=primed"]),
+        (["--prime", "/no/such.wav"], ["/no/such.wav", "no such audio file"]),
+    ],
+)
+def test_primes_that_make_no_sense(road, prime, tmp_path, given, words):
+    refused(call(inference, "-c", road.config, "--out", tmp_path / "out", "--prime", prime, *given), *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_seconds_of_no_prime(road, tmp_path):
+    refused(call(inference, "-c", road.config, "--out", tmp_path / "out", "--prime_seconds", "2"), "--prime FILE")
+
+
+def test_an_unconditional_model_goes_on_for_the_seconds_it_is_given(prime, tmp_path):
+    run = save(tmp_path / "run", *make_unconditional({**NO_MIDI, "audio_hz": HZ}))
+    sounds = []
+    for given in ([], ["--prime", prime, "--prime_seconds", "0.05"]):
+        out = tmp_path / f"out{len(given)}"
+        file = inference_file(tmp_path, run, mode="primed" if given else "free")
+        assert call(inference, "-c", file, "--out", out, "--seconds", "0.1", *given).code == 0
+        sounds.append(audio_io.read_pcm(out / "piece_000.wav", HZ))
+    assert len(sounds[0]) == len(sounds[1]) == 0.1 * HZ and not np.array_equal(*sounds)
+    folded = settings("inference_config.fold_seconds=1", "inference_config.mode=free")
+    refused(
+        call(inference, "-c", file, "--out", tmp_path / "c", "--seconds", "3", *folded), "fold_seconds", "set it to 0"
+    )
+
+
+def test_a_rerun_writes_nothing(road, prime, tmp_path):
+    arguments = ("-c", road.config, "--out", tmp_path / "out", "--prime", prime, "--prime_seconds", "0.05")
+    assert call(inference, *arguments).code == 0
+    written = times(tmp_path / "out")
+    assert call(inference, *arguments).code == 0
+    assert all(times(tmp_path / "out")[name] == written[name] for name in written if name != inference.PAGE_NAME)

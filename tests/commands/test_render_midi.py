@@ -1,0 +1,224 @@
+"""Rendering MIDI: the plan and the labels everywhere, the sound where FluidSynth and a soundfont are installed."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+import render_midi
+from midi2wave.data.maestro import read_metadata
+from midi2wave.midi.reader import SUSTAIN, read_midi
+from render_midi import midi_file, piece_title
+from tests.helpers.fake_piano import performance
+from tests.helpers.pipeline import call, failed, files, nothing_half_written, refused, times, write_maestro, write_midi
+
+NOTES = [(0.5, 1.0, 60, 80), (1.0, 1.5, 64, 80)]
+
+
+@pytest.fixture(scope="module")
+def synthesizer():
+    found = any(
+        (render_midi.Path(f) / n).is_file() for f in render_midi.SOUNDFONT_FOLDERS for n in render_midi.SOUNDFONTS
+    )
+    if not found or shutil.which("fluidsynth") is None:
+        pytest.skip("FluidSynth or its soundfont is not installed (apt-get install fluidsynth fluid-soundfont-gm)")
+
+
+@pytest.fixture
+def midis(tmp_path):
+    folder = tmp_path / "midi"
+    for name in ("Bach__Fugue__A", "Bach__Fugue_no_repeat__B", "Haydn__Sonata__1__A", "Haydn__Sonata__2__A", "song"):
+        write_midi(folder / f"{name}.mid", NOTES)
+    return folder
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """A FluidSynth that is not there: its part is a sine; how often it was called."""
+    calls = []
+
+    def play(midi, instrument):
+        calls.append(instrument)
+        time = np.arange(5 * render_midi.AUDIO_HZ) / render_midi.AUDIO_HZ
+        return np.tile(instrument.gain * np.sin(2 * np.pi * 440 * time)[:, None], 2).astype(np.float32)
+
+    monkeypatch.setattr(render_midi, "_play", play)
+    monkeypatch.setattr(render_midi.shutil, "which", lambda _: "fluidsynth")
+    return calls
+
+
+@pytest.fixture
+def soundfont(tmp_path):
+    path = tmp_path / "piano.sf2"
+    path.write_bytes(b"RIFF\0\0\0\0sfbk")
+    return path
+
+
+def splits(folder):
+    with open(folder / "maestro-v2.0.0.csv", encoding="utf-8", newline="") as handle:
+        return {row["midi_filename"].split("/")[1].split(".")[0]: row["split"] for row in csv.DictReader(handle)}
+
+
+def test_piece_titles():
+    assert piece_title("Bach__Fugue__bwv_880__Sun02") == ("Bach", "Fugue__bwv_880")
+    assert piece_title("Schumann__Toccata_repeat__WangY07M") == piece_title("Schumann__Toccata__Dulu03")
+    assert piece_title("Schumann__Kreisleriana__1_no_first_repeat__X") == piece_title("Schumann__Kreisleriana__1__Y")
+    assert piece_title("a_song") == ("unknown", "a_song")
+
+
+def test_a_data_set_that_the_next_steps_read(midis, soundfont, tmp_path, played):
+    done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--test", "0.3", "--json")
+    assert done.code == 0 and done.result["files"] == len(played) == 5
+    recordings = read_metadata(tmp_path / "out")
+    assert [r.duration for r in recordings] == pytest.approx([3.5] * 5)  # two seconds after the last damper
+    for recording in recordings:
+        assert soundfile.info(tmp_path / "out" / recording.audio_filename).samplerate == 64000
+        assert len(read_midi(tmp_path / "out" / recording.midi_filename).onset) == 2
+    found = splits(tmp_path / "out")
+    assert found["Bach__Fugue__A"] == found["Bach__Fugue_no_repeat__B"]
+    assert set(found.values()) == {"train", "validation", "test"}
+    assert sum(done.result["hours"].values()) == pytest.approx(5 * 3.5 / 3600, rel=1e-3)
+    nothing_half_written(tmp_path / "out")
+
+
+def test_splits_hang_on_the_seed_alone(midis, soundfont, tmp_path, played):
+    options = ["-d", midis, "--soundfont", soundfont, "--test", "0.4", "--validation", "0"]
+    found = []
+    for number, seed in enumerate([0, 0, *range(1, 8)]):
+        assert call(render_midi, *options, "-o", tmp_path / str(number), "--seed", str(seed)).code == 0
+        found.append(splits(tmp_path / str(number)))
+    assert found[0] == found[1] and any(one != found[0] for one in found)
+    for one in found:
+        assert one["Bach__Fugue__A"] == one["Bach__Fugue_no_repeat__B"]
+        assert set(one.values()) == {"train", "test"}
+
+
+def test_a_maestro_folder_keeps_its_splits_and_years(soundfont, tmp_path, played):
+    write_maestro(tmp_path / "maestro")
+    assert call(render_midi, "-d", tmp_path / "maestro", "-o", tmp_path / "out", "--soundfont", soundfont).code == 0
+    theirs, ours = read_metadata(tmp_path / "maestro"), read_metadata(tmp_path / "out")
+    assert [(r.split, r.year, r.title, r.composer) for r in ours] == [
+        (r.split, r.year, r.title, r.composer) for r in theirs
+    ]
+
+
+def test_what_is_done_is_not_done_again_and_changed_midi_is(midis, soundfont, tmp_path, played):
+    command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
+    call(render_midi, *command)
+    before, written = files(tmp_path / "out"), times(tmp_path / "out")
+    assert call(render_midi, *command).code == 0
+    assert files(tmp_path / "out") == before and len(played) == 5
+    audio = [name for name in written if name.endswith(".flac")]
+    assert all(times(tmp_path / "out")[name] == written[name] for name in audio)
+    write_midi(midis / "song.mid", [*NOTES, (2.0, 2.5, 50, 80)])
+    (tmp_path / "out/2000/Bach__Fugue__A.flac").unlink()
+    assert call(render_midi, *command).code == 0
+    assert len(played) == 7
+    assert len(read_midi(tmp_path / "out/2000/song.midi").onset) == 3
+
+
+def test_another_instrument_is_refused_and_forced(midis, soundfont, tmp_path, played):
+    command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
+    call(render_midi, *command)
+    refused(call(render_midi, *command, "--gain", "0.5"), "holds results of another config", "--force")
+    assert call(render_midi, *command, "--gain", "0.5", "--force").code == 0
+    assert len(played) == 10 and played[-1].gain == 0.5
+
+
+def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, played):
+    (midis / "text.mid").write_text("a letter")
+    (midis / "deeper").mkdir()
+    write_midi(midis / "deeper" / "song.mid", NOTES)
+    done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--json")
+    failed(done, 1, text="not a MIDI file", song="would be written over")
+    assert done.result["files"] == 5 and "text" not in splits(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("gain", "words"), [(2.0, "clips; lower --gain"), (0.0001, "only silence")])
+def test_what_clips_or_is_silent_is_not_taken(midis, soundfont, tmp_path, played, monkeypatch, gain, words):
+    monkeypatch.setattr(render_midi, "_instrument", lambda _: render_midi.Instrument("", soundfont, 0, gain, False))
+    done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--json")
+    assert done.code == 2 and all(words in failure["reason"] for failure in done.result["failures"])
+
+
+def test_what_is_missing_is_said(midis, soundfont, tmp_path, monkeypatch):
+    out = ["-o", tmp_path / "out"]
+    monkeypatch.setattr(render_midi.shutil, "which", lambda _: None)
+    refused(call(render_midi, "-d", midis, *out), "fluidsynth is not installed", "apt-get install")
+    monkeypatch.setattr(render_midi.shutil, "which", lambda _: "fluidsynth")
+    monkeypatch.setattr(render_midi, "SOUNDFONT_FOLDERS", (str(tmp_path),))
+    refused(call(render_midi, "-d", midis, *out), "no soundfont found", "--soundfont")
+    refused(call(render_midi, "-d", midis, *out, "--soundfont", midis / "song.mid"), "is not a soundfont")
+    refused(call(render_midi, "-d", midis, *out, "--soundfont", tmp_path / "gone.sf2"), "gone.sf2")
+    refused(call(render_midi, "-d", tmp_path / "gone", *out, "--soundfont", soundfont), "no such folder")
+    (tmp_path / "empty").mkdir()
+    refused(call(render_midi, "-d", tmp_path / "empty", *out, "--soundfont", soundfont), "holds no MIDI files")
+    for inside in (midis, midis / "out"):
+        refused(call(render_midi, "-d", midis, "-o", inside, "--soundfont", soundfont), "--out lies in the folder of")
+    for option, value in (("--gain", "0"), ("--program", "128"), ("--test", "0.9"), ("--seed", "-1"), ("--jobs", "0")):
+        refused(call(render_midi, "-d", midis, *out, "--soundfont", soundfont, option, value), option)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_are_the_performance(tmp_path):
+    given = performance(
+        [(0.25, 0.5, 60, 80), (0.5, 0.7, 60, 1), (0.5, 0.5, 64, 127), (1.0, 1.2, 21, 64)], pedal=[(0.1, 127), (2.0, 30)]
+    )
+    file, seconds = midi_file(given, 0)
+    file.save(tmp_path / "a.mid")
+    read = read_midi(tmp_path / "a.mid")
+    assert seconds == pytest.approx(4.0)
+    assert read.onset == pytest.approx(given.onset, abs=1e-4)
+    assert read.offset == pytest.approx(np.maximum(given.offset, given.onset + 0.001), abs=1e-4)
+    assert read.pitch.tolist() == given.pitch.tolist() and read.velocity.tolist() == given.velocity.tolist()
+    assert read.pedals[SUSTAIN] == pytest.approx(np.array([[0.1, 127], [2.0, 30], [2.0, 0]]), abs=1e-4)
+    assert not read.dropped
+
+
+def test_a_pedal_that_is_never_released_ends_with_the_last_key():
+    _, seconds = midi_file(performance([(0.0, 1.0, 60, 80)], pedal=[(0.5, 127)]), 0)
+    assert seconds == pytest.approx(3.0)
+
+
+def test_fluidsynth_plays_the_labels(synthesizer, tmp_path):
+    folder = tmp_path / "midi"
+    folder.mkdir()
+    held = performance([(0.5, 0.8, 69, 100), (3.0, 3.3, 69, 40)], pedal=[(0.6, 127), (2.5, 0)])
+    midi_file(held, 40)[0].save(folder / "a.mid")  # its violin is not heard: the piano plays
+    outcome = call(render_midi, "-d", folder, "-o", tmp_path / "out", "--json")
+    assert outcome.code == 0, outcome.err
+    sound, hz = soundfile.read(tmp_path / "out/2000/a.flac")
+    assert sound.shape == (round(5.3 * hz), 2)
+    mono = sound.mean(axis=1)
+
+    def level(start, end):
+        return np.sqrt(np.mean(mono[round(start * hz) : round(end * hz)] ** 2))
+
+    def strongest(start, end):
+        part = mono[round(start * hz) : round(end * hz)]
+        return np.argmax(np.abs(np.fft.rfft(part * np.hanning(len(part))))) * hz / len(part)
+
+    assert level(0, 0.48) < 1e-4 < 1e-3 < level(0.5, 0.6)  # the attack is where the label says
+    assert strongest(0.6, 1.6) == pytest.approx(440, abs=3)
+    assert level(1.5, 2.4) > 20 * level(2.8, 2.95)  # the pedal holds the note
+    assert level(0.5, 0.8) > 2 * level(3.0, 3.3)  # velocity
+    assert level(4.5, 5.3) < 1e-4
+    assert outcome.result["peak_db"] < -3
+
+
+def test_every_note_begins_as_long_after_its_label_to_the_sample(synthesizer, tmp_path):
+    """What `measure_strings.py` relies on: strokes of a key differ in their level alone."""
+    folder = tmp_path / "midi"
+    folder.mkdir()
+    onset = [0.5, 2.0 + 0.0013, 3.5 + 0.0107, 5.0 + 0.0221]
+    played = [(time, time + 0.6, 60, velocity) for time, velocity in zip(onset, (90, 90, 40, 110), strict=True)]
+    midi_file(performance(played), 0)[0].save(folder / "a.mid")
+    assert call(render_midi, "-d", folder, "-o", tmp_path / "out").code == 0
+    labels = read_midi(tmp_path / "out/2000/a.midi").onset
+    sound, hz = soundfile.read(tmp_path / "out/2000/a.flac")
+    first, *others = (sound[round(time * hz) :][: hz // 2].mean(axis=1) for time in labels)
+    for other in others:
+        rest = other - first * (other @ first) / (first @ first)
+        assert np.linalg.norm(rest) < 0.01 * np.linalg.norm(other)

@@ -1,0 +1,116 @@
+"""A run that is killed goes on bit for bit as if nothing had happened; it loses only the steps since its last
+checkpoint, whatever state that is in."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from midi2wave import checkpoint
+from tests.helpers.pipeline import ROOT, command, settings
+
+STEPS = 60
+
+
+class Server:
+    """tests/helpers/kill_server.py at work."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, ROOT / "tests/helpers/kill_server.py"], cwd=ROOT.parent, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def attempt(self, seconds: float | None, *arguments: str | Path) -> int:
+        """Run train.py and kill it after some seconds; its exit code."""
+        self.process.stdin.write(json.dumps([seconds, *map(str, arguments)]) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = Server()
+    yield server
+    server.process.stdin.close()
+    server.process.wait(60)
+
+
+def arguments(road, folder, *more):
+    """A run of some seconds with all that could make two runs differ: workers, noise, schedule, average, validation."""
+    return ("-c", road.config, *settings(
+        f"train_config.output_directory={folder}", f"train_config.steps={STEPS}", "train_config.batch_size=4",
+        "train_config.micro_batch_size=2", "train_config.iters_per_checkpoint=7", "train_config.iters_per_log=5",
+        "train_config.iters_per_validation=25", "data_config.n_workers=2", *more,
+    ))  # fmt: skip
+
+
+def state(folder):
+    """All that the newest checkpoint of a run holds, as a flat dictionary."""
+    stored, _ = checkpoint.load_training(folder)
+    flat = {f"{part}.{name}": value for part in ("model", "average") for name, value in stored[part].items()}
+    for number, of_parameter in stored["optimizer"]["state"].items():
+        flat |= {f"optimizer.{number}.{name}": value for name, value in of_parameter.items()}
+    return {**flat, "step": torch.tensor(stored["step"]), "best": torch.tensor(stored["best"])}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def steps(folder):
+    return max(map(checkpoint.step_of, checkpoint.step_folders(folder)), default=0)
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(m["step"], m.get("loss"), m.get("validation_nll")) for m in map(json.loads, lines)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(road, server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert server.attempt(None, *arguments(road, folder)) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_with_the_same_weights(road, server, undisturbed, tmp_path):
+    chance, folder, kills = random.Random(4), tmp_path / "run", 0
+    while kills < 10:
+        before = steps(folder)
+        code = server.attempt(chance.uniform(0.5, 3.5), *arguments(road, folder))
+        assert code in (-9, 0)
+        assert steps(folder) >= before  # nothing saved is lost
+        for saved in checkpoint.step_folders(folder):  # whatever is there is whole
+            checkpoint.load_weights(saved)
+            torch.load(saved / checkpoint.TRAINING_NAME, weights_only=True)
+        if code == 0:  # done before it was killed: once more
+            assert same(state(folder), state(undisturbed))
+            shutil.rmtree(folder)
+        kills += code == -9
+    assert server.attempt(None, *arguments(road, folder)) == 0
+    assert same(state(folder), state(undisturbed))
+    assert not list(folder.glob(".*.partial"))  # what the killed ones left is cleared away
+    assert losses(folder)[-1] == losses(undisturbed)[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS_NAME, checkpoint.TRAINING_NAME])
+def test_a_truncated_newest_checkpoint_costs_its_steps_and_nothing_else(road, server, undisturbed, tmp_path, name):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder, symlinks=True)
+    *_, before, newest = checkpoint.step_folders(folder)
+    (newest / name).write_bytes((newest / name).read_bytes()[:1000])
+    outcome = command("train.py", *arguments(road, folder))
+    assert outcome.code == 0, outcome
+    assert f"{newest.name} cannot be used" in outcome.err
+    assert f"going on from step {checkpoint.step_of(before)}" in outcome.err
+    assert same(state(folder), state(undisturbed))

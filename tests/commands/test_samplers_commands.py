@@ -1,0 +1,159 @@
+"""Sampling as its user meets it: wavs that grow while they are made, Ctrl-C, and compiled code that is found again."""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+import inference
+from midi2wave.audio import io as audio_io
+from tests.helpers.pipeline import HZ, ROOT, call, files, nothing_half_written, settings, write_midi
+
+
+@pytest.fixture
+def song(tmp_path):
+    return write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90), (0.3, 0.4, 64, 90)])
+
+
+def test_engines_and_threads_are_chosen_by_config(road, song, tmp_path):
+    outputs = {}
+    for name, overrides in {
+        "torch": ["inference_config.sampler=torch"],
+        "numba": ["inference_config.sampler=numba", "inference_config.sampler_threads=2"],
+        "bfloat16": ["inference_config.sampler_weights=bfloat16"],
+    }.items():
+        arguments = ("-c", road.config, "--out", tmp_path / name, *settings(*overrides), "--midi", song)
+        assert call(inference, *arguments).code == 0
+        outputs[name] = audio_io.read_pcm(tmp_path / name / "song.wav", HZ)
+    assert len(outputs["torch"]) == len(outputs["numba"]) == len(outputs["bfloat16"])
+    assert np.abs(outputs["torch"][:50].astype(int) - outputs["numba"][:50]).max() <= 1
+    # another engine may differ by rounding, so that its results are others; threads change nothing
+    arguments = ("-c", road.config, "--out", tmp_path / "numba", "--midi", song)
+    numba = settings("inference_config.sampler=numba")
+    assert "1 were there already" in call(inference, *arguments, *numba).out
+    assert call(inference, *arguments, *settings("inference_config.sampler=torch")).code == 2
+
+
+def test_what_an_interrupt_leaves_is_valid_and_not_taken_for_finished(road, song, tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    assert call(inference, "-c", road.config, "--out", whole, "--midi", song).code == 0
+    synthesize = inference.synthesize
+
+    def interrupted(*arguments, **options):
+        for i, block in enumerate(synthesize(*arguments, **options)):
+            if i == 4:
+                raise KeyboardInterrupt
+            yield block
+
+    out = tmp_path / "out"
+    arguments = ("-c", road.config, "--out", out, "--midi", song)
+    monkeypatch.setattr(inference, "synthesize", interrupted)
+    stopped = call(inference, *arguments)
+    assert stopped.code == 130 and "song.interrupted.wav" in stopped.err
+    kept = audio_io.read_pcm(out / "song.interrupted.wav", HZ)
+    complete = audio_io.read_pcm(whole / "song.wav", HZ)
+    assert len(kept) == (1 + 2 + 4 + 8) * HZ // 250 and np.array_equal(kept, complete[: len(kept)])
+    assert "song.wav" not in files(out)
+    nothing_half_written(out)
+    monkeypatch.setattr(inference, "synthesize", synthesize)
+    assert call(inference, *arguments).code == 0
+    assert files(out)["song.wav"] == files(whole)["song.wav"] and "song.interrupted.wav" not in files(out)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+def test_ctrl_c_in_a_real_process(road, tmp_path):
+    """Two threads are sampling a long piece when the signal comes."""
+    song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90), (900.0, 900.1, 60, 90)])
+    out = tmp_path / "out"
+    command = [sys.executable, ROOT / "inference.py", "-c", road.config, "--out", out, "--midi", song,
+               *settings("inference_config.sampler_threads=2")]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(path.stat().st_size > 100_000 for path in out.glob(".song.wav.*.partial")):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err and "Traceback" not in err
+    assert soundfile.info(out / "song.interrupted.wav").frames > 10_000
+    nothing_half_written(out)
+
+
+def test_a_stream_that_fails_leaves_nothing_but_the_longest_that_was_interrupted(tmp_path, capsys):
+    path, left = tmp_path / "a.wav", tmp_path / "a.interrupted.wav"
+    with pytest.raises(ZeroDivisionError), audio_io.wav_stream(path, HZ, left) as append:
+        append(np.zeros(10, np.int16))
+        raise ZeroDivisionError
+    with pytest.raises(KeyboardInterrupt), audio_io.wav_stream(path, HZ, left):
+        raise KeyboardInterrupt
+    assert files(tmp_path) == {}
+    for n, kept in ((5, 5), (3, 5), (9, 9)):
+        with pytest.raises(KeyboardInterrupt), audio_io.wav_stream(path, HZ, left) as append:
+            append(np.full(n, n, np.int16))
+            raise KeyboardInterrupt
+        assert np.array_equal(audio_io.map_wav(left), [kept] * kept)
+        assert ("is longer and stays" in capsys.readouterr().err) == (n < kept)
+    left.unlink()
+    with audio_io.wav_stream(path, HZ, left) as append:
+        append(np.arange(7, dtype=np.int16))
+        append(np.arange(3, dtype=np.int16))
+    assert list(files(tmp_path)) == ["a.wav"]
+    assert np.array_equal(audio_io.map_wav(path), [*range(7), *range(3)])
+
+
+START = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.path.insert(0, sys.argv[1] + "/tests")
+from tests.helpers.sampler_models import make_conditioning, make_model
+from midi2wave.sampling.engines import cpu, cpu_kernel as kernel
+from wavenet import seeded_uniforms
+model = make_model()
+next(cpu.generate(model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1), 1, 4, threads=1))
+print(sum(kernel.play.dispatcher.stats.cache_hits.values()), sum(kernel.play.dispatcher.stats.cache_misses.values()))
+"""
+
+
+def start(program: str, **environment: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program, str(ROOT)], capture_output=True, text=True, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_compiled_code_is_found_again_by_the_next_process(tmp_path):
+    assert [start(START, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)] == ["0 1", "1 0"]
+
+
+SANE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.path.insert(0, sys.argv[1] + "/tests")
+import torch
+from tests.helpers.sampler_models import make_conditioning, make_model
+from midi2wave.sampling.engines import cpu
+from wavenet import generate, seeded_uniforms
+model = make_model()
+arguments = (model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1))
+samples = torch.cat(list(generate(*arguments, 1, 8)), dim=1)
+exact = cpu.replay(*arguments, samples)
+assert torch.equal(exact[0], samples)
+rounded = cpu.replay(*arguments, samples, weights="bfloat16")
+print(((rounded[1] - exact[1]).abs().max() / exact[1].abs().max()).item())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="nehalem is a processor of this family")
+def test_code_for_an_older_processor_does_not_ask_for_bfloat16(tmp_path):
+    older = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
+    assert 1e-5 < float(start(SANE, NUMBA_CACHE_DIR=str(tmp_path), **older)) < 0.03

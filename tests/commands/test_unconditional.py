@@ -1,0 +1,212 @@
+"""A model without any MIDI: no context stack, the same samples from every engine, trained and played by a length. And
+the null condition of a model with MIDI, played in the same way."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import inference
+import train
+from midi2wave import checkpoint
+from midi2wave.audio import io as audio_io
+from midi2wave.config import config_from_dict, load_config
+from midi2wave.data.crops import clip_paths, read_clip
+from midi2wave.sampling import engines
+from midi2wave.sampling.engines import cpu, cuda
+from midi2wave.sampling.synthesis import conditioning, synthesize
+from nv_wavenet_bridge import check, export
+from tests.helpers.pipeline import HZ, PRIMED_SECONDS, call, files, refused, settings, write_midi
+from tests.unit.nv_wavenet_bridge.test_bundle import BLOCKS
+from tests.unit.sampling.test_engines import joined, parallel
+from wavenet import generate, seeded_uniforms
+
+N_FRAMES, CPU = 9, torch.device("cpu")
+NO_MIDI = {"audio_hz": 4000, "midi_hz": 250, "features": [], "excitation": False}
+
+
+def make(data=NO_MIDI, **changes):
+    """A random model and its config."""
+    blocks = {**BLOCKS, "data_config": data, "wavenet_config": {**BLOCKS["wavenet_config"], **changes}}
+    config = config_from_dict(blocks, "test")
+    torch.manual_seed(4)
+    model = checkpoint.build_model(config).eval()
+    torch.nn.init.normal_(model.decoder.output.weight, std=0.5)
+    for layer in model.decoder.layers:
+        torch.nn.init.normal_(layer.cond.bias, std=0.5)
+    return model, config
+
+
+def save(folder, model, config):
+    checkpoint.save(folder, 1, model.state_dict(), {}, config, keep=1)
+    return folder
+
+
+def inference_file(folder, run, **keys):
+    keys = {"model_filename": str(run), "device": "cpu", "mode": "free"} | keys
+    (folder / "config.json").write_text(json.dumps({"inference_config": keys}))
+    return folder / "config.json"
+
+
+def test_it_has_neither_context_stack_nor_weights_for_conditioning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of weights without elements
+        model, config = make()
+    names = [name for name, value in model.state_dict().items() if value.numel()]
+    assert not [name for name in names if name.startswith("context") or name.endswith("cond.weight")]
+    assert model.margins == (0, 0) and not config.data_config.conditional
+    assert make({**NO_MIDI, "features": ["onset"]})[1].data_config.conditional
+    preset = load_config("demo/config_train_unconditional.json", train.NEEDS)
+    assert not preset.data_config.conditional and checkpoint.build_model(preset).margins == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("output", "kernel_size", "threads", "prefix_frames"),
+    [("categorical", 2, 1, 0), ("categorical", 3, 2, 4), ("logistic_mixture", 2, 2, 0), ("logistic_mixture", 3, 1, 4)],
+)
+def test_every_engine_plays_what_the_parallel_pass_draws(output, kernel_size, threads, prefix_frames):
+    model, config = make(output=output, kernel_size=kernel_size)
+    given = conditioning([None, None], config.data_config, CPU)
+    uniforms = seeded_uniforms(3, [0, 1], model.uniforms_per_sample)
+    prefix = None
+    if prefix_frames:
+        prefix = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, prefix_frames * model.hop)))
+    arguments, new = (model, given, uniforms, 2, N_FRAMES), slice(prefix_frames * model.hop, None)
+    expected = joined(generate(*arguments, prefix=prefix))
+    params = parallel(model, expected, given)
+    again = model.draw(params, uniforms(0, expected.shape[1]))
+    _, replayed = cpu.replay(model, given, uniforms, expected, threads=threads)
+    assert (replayed - params).abs().max() < 1e-5 * params.abs().max()
+    assert torch.equal(joined(cuda.generate(*arguments, prefix=prefix)), expected)
+    played = joined(engines.generate(*arguments, prefix=prefix, sampler="numba", threads=threads))
+    if model.decoder.mixture:  # rounding to a sample may fall either way
+        assert (again - expected)[:, new].abs().max() <= 1
+        assert torch.equal(played[:, : new.start + 8], expected[:, : new.start + 8])
+    else:
+        assert torch.equal(again[:, new], expected[:, new]) and torch.equal(played, expected)
+    assert not torch.equal(expected[0, new], expected[1, new])
+
+
+def test_what_needs_a_context_is_refused(tmp_path):
+    for data, words in (
+        ({"features": []}, "excitation = false"),
+        ({**NO_MIDI, "conditioning_dropout": 0.1}, "dropout"),
+    ):
+        with pytest.raises(checkpoint.InputError, match=words):
+            make(data)
+    with pytest.raises(checkpoint.InputError, match=r"unconditional model .* has no context"):
+        make(output_conditioning=True)
+
+
+@pytest.fixture(scope="module")
+def trained(road, tmp_path_factory):
+    """A run folder, what the training said, and what it logged."""
+    folder = tmp_path_factory.mktemp("unconditional")
+    outcome = call(train, "-c", road.config, *settings(
+        f"train_config.output_directory={folder / 'run'}", "data_config.features=[]", "data_config.excitation=false",
+        "train_config.iters_per_sample=2", "train_config.iters_per_validation=1", "data_config.n_workers=1",
+    ))  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    return folder / "run", outcome.err, (folder / "run/metrics.jsonl").read_text(encoding="utf-8")
+
+
+def test_training_tells_its_likelihood_and_says_that_there_is_no_gap(trained):
+    run, said, metrics = trained
+    assert said.count("it is shown no MIDI, so validation tells its likelihood and no gap") == 1
+    assert "ignores its MIDI" not in said and "validation_nll" in metrics
+    assert "gap" not in metrics and "shuffled" not in metrics and "conditioning_ratio" not in metrics
+    assert (run / "best").exists() and list((run / "samples").glob("*.wav"))
+
+
+def test_it_plays_by_itself_and_goes_on_from_clips(road, trained, tmp_path):
+    arguments = (
+        "-c",
+        trained[0] / "config.json",
+        "--seconds",
+        0.06,
+        "--json",
+        *settings(f"inference_config.model_filename={trained[0]}"),
+    )
+    free = settings("inference_config.mode=free")
+    made = call(inference, *arguments, *free, "--n_pieces", 2, "--out", tmp_path / "free")
+    assert made.code == 0 and made.result["wavs"] == ["piece_000.wav", "piece_001.wav"], made.err
+    sounds = [audio_io.read_pcm(tmp_path / "free" / name, HZ) for name in made.result["wavs"]]
+    assert [len(sound) for sound in sounds] == [960, 960] and not np.array_equal(*sounds)
+    model, config, _ = checkpoint.load_model(trained[0], CPU)
+    expected = list(synthesize(model, [None, None], 15, config.data_config, streams=[0, 1], seed=0))
+    assert np.array_equal(np.concatenate(expected, axis=1), np.stack(sounds))
+    before = files(tmp_path / "free")
+    assert call(inference, *arguments, *free, "--n_pieces", 3, "--out", tmp_path / "free").code == 0
+    after = files(tmp_path / "free")
+    assert all(after[name] == before[name] for name in before if name != inference.PAGE_NAME) and len(after) > len(
+        before
+    )
+    longer = call(inference, *arguments, *free, "--seconds", 0.08, "--out", tmp_path / "free")
+    refused(longer, "results of another config")
+
+    primed = call(inference, *arguments, "--n_pieces", 3, "--out", tmp_path / "primed")
+    clips, given = [read_clip(path, HZ) for path in clip_paths(road.folder / "test")], round(PRIMED_SECONDS * HZ)
+    names = [f"piece_{number:03d}_{clips[number % 2].name}" for number in range(3)]
+    assert primed.result["wavs"] == [f"{name}.wav" for name in names]
+    sounds = [audio_io.read_pcm(tmp_path / "primed" / f"{name}.wav", HZ) for name in names]
+    assert all(np.array_equal(s[:given], clips[i % 2].pcm[:given]) for i, s in enumerate(sounds))
+    assert not np.array_equal(sounds[0][given:], sounds[2][given:])  # the same clip, another stream
+
+
+def test_its_clips_have_a_likelihood(trained, tmp_path):
+    overrides = settings(f"inference_config.model_filename={trained[0]}", "inference_config.mode=teacher_forced")
+    made = call(inference, "-c", trained[0] / "config.json", "--json", "--out", tmp_path / "out", *overrides)
+    assert made.code == 0 and np.isfinite(made.result["mean_nll"])
+
+
+def test_what_it_cannot_do_is_said_in_one_line(road, trained, tmp_path):
+    song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90)])
+    own = trained[0] / "config.json"
+    of_it = ("-c", own, "--out", tmp_path / "out", *settings(f"inference_config.model_filename={trained[0]}"))
+    refused(call(inference, *of_it, "--midi", song), "unconditional model and plays no MIDI", "--seconds")
+    refused(call(inference, *of_it, "--null", "--seconds", 1), "--seconds alone is enough")
+    refused(call(inference, *of_it, "--n_pieces", 2), "--n_pieces", "--seconds N")
+    refused(call(inference, *of_it, "--seconds", 0.03), "at least one conditioning frame after teacher_length = 0.04 s")
+    refused(call(inference, *of_it, "--seconds", "nan"), "--seconds nan")
+    refused(call(inference, *of_it, "--seconds", 1e5), "max_seconds")
+    refused(call(inference, *of_it, "--seconds", 1, "--n_pieces", 0), "--n_pieces 0")
+    refused(call(inference, *of_it, "--seconds", 1, *settings("inference_config.guidance=2")), "guidance = 2")
+    judged = settings(f"evaluate_config.model_filename={trained[0]}", "evaluate_config.device=cpu")
+    refused(call(evaluate, "-c", own, *judged), "is an unconditional model", "mode=teacher_forced")
+    assert not (tmp_path / "out").exists()
+
+    of_another = ("-c", road.config, "--out", tmp_path / "out")
+    refused(call(inference, *of_another, "--seconds", 1), "plays MIDI; give --midi FILE, or --null")
+    refused(call(inference, *of_another, "--seconds", 1, "--midi", song), "exclude each other")
+    refused(call(inference, *of_another, "--seconds", 1, "--null"), "without data_config.conditioning_dropout")
+
+
+def test_the_null_condition_is_played(tmp_path):
+    model, config = make({"audio_hz": 4000, "midi_hz": 250, "conditioning_dropout": 0.1})
+    file = inference_file(tmp_path, save(tmp_path / "run", model, config))
+    arguments = ("-c", file, "--null", "--seconds", 0.04, "--out", tmp_path / "out")
+    assert call(inference, *arguments).code == 0
+    expected = np.concatenate(list(synthesize(model, [None], 10, config.data_config, streams=[0], seed=0)), axis=1)
+    config.data_config.conditioning_dropout = 0.0  # of such a model silence would stand for it
+    silence = np.concatenate(list(synthesize(model, [None], 10, config.data_config, streams=[0], seed=0)), axis=1)
+    played = audio_io.read_pcm(tmp_path / "out/piece_000.wav", 4000)
+    assert np.array_equal(played, expected[0]) and not np.array_equal(played, silence[0])
+    refused(
+        call(inference, *arguments, *settings("inference_config.guidance=2")), "guidance = 2 leads away from nothing"
+    )
+
+
+def test_nv_wavenet_plays_it(tmp_path):
+    file = inference_file(tmp_path, save(tmp_path / "run", *make()))
+    arguments = ("-c", file, "--out", tmp_path / "bundle")
+    song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90)])
+    refused(call(export, *arguments, "--midi", song), "unconditional model; give --seconds")
+    assert call(export, *arguments, "--seconds", 0.1).code == 0
+    checked = call(check, tmp_path / "bundle")
+    assert checked.code == 0, checked.err
+    assert call(inference, "-c", file, "--seconds", 0.1, "--out", tmp_path / "out").code == 0
+    codes = np.load(tmp_path / "bundle/expected.npy")[0]
+    assert np.array_equal(audio_io.mu_law_decode(codes), audio_io.read_pcm(tmp_path / "out/piece_000.wav", 4000))

@@ -1,0 +1,126 @@
+"""What only a GPU can show: the captured sampler, training that resumes, float32 as on the CPU. Skipped without one."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import inference
+import train
+from midi2wave.sampling.engines import cuda
+from tests.helpers.pipeline import call, settings
+from tests.helpers.sampler_models import make_model, random_prefix, with_null
+from tests.unit.sampling.test_engines import joined, sources
+from wavenet import Conditioning, generate, seeded_uniforms
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA GPU is needed")
+
+
+def on_gpu(model, n_streams, guidance):
+    """The model, conditioning and uniforms of the samplers' tests, on the GPU."""
+    conditioning, _ = sources(model, n_streams)
+    if guidance != 1:
+        conditioning = with_null(conditioning)
+    there = Conditioning(
+        lambda first, n: conditioning.features(first, n).cuda(),
+        lambda first, n: None if (given := conditioning.excitation(first, n)) is None else given.cuda(),
+    )
+    uniforms = seeded_uniforms(3, list(range(n_streams)), model.uniforms_per_sample, "cuda")
+    return model.cuda(), there, uniforms
+
+
+@pytest.mark.parametrize(
+    ("output", "kernel_size", "n_streams", "prefix_frames", "guidance", "temperature"),
+    [
+        ("categorical", 2, 1, 0, 1.0, 1.0),
+        ("categorical", 3, 3, 5, 2.0, 0.8),
+        ("logistic_mixture", 2, 2, 5, 1.0, 0.7),
+        ("logistic_mixture", 2, 1, 0, 2.5, 1.0),
+    ],
+)
+def test_the_captured_graph_plays_what_the_reference_plays(
+    output, kernel_size, n_streams, prefix_frames, guidance, temperature
+):
+    """On the same GPU, from the same uniforms; rounding may move a sample now and then over the edge of its bin."""
+    model, conditioning, uniforms = on_gpu(make_model(output, kernel_size), n_streams, guidance)
+    prefix = random_prefix(model, n_streams, prefix_frames)
+    given = {"prefix": None if prefix is None else prefix.cuda(), "temperature": temperature, "guidance": guidance}
+    n_frames = prefix_frames + 2 * cuda.BLOCK_FRAMES + 3
+    arguments = (model, conditioning, uniforms, n_streams, n_frames)
+    expected, captured = (joined(engine(*arguments, **given)) for engine in (generate, cuda.generate))
+    assert captured.shape == expected.shape == (n_streams, n_frames * model.hop)
+    n_same = int((captured == expected).cumprod(1).sum())
+    # once apart, they go different ways: what counts is that a long beginning is the same
+    assert n_same > 0.9 * expected.numel(), f"apart after {n_same} of {expected.numel()} samples"
+    again = joined(cuda.generate(*arguments, **given))
+    assert torch.equal(again, captured)
+
+
+def test_one_step_is_the_cpus(road, tmp_path):
+    """The first losses in float32, on the same crops, to its rounding."""
+    losses = {}
+    for device in ("cpu", "cuda"):
+        folder = tmp_path / device
+        given = {"steps": 4, "iters_per_log": 1, "precision": "float32", "device": device, "output_directory": folder}
+        outcome = call(train, "-c", road.config, *settings(*(f"train_config.{k}={v}" for k, v in given.items())))
+        assert outcome.code == 0, outcome.err
+        rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        losses[device] = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses["cpu"]) == 4
+    assert np.allclose(losses["cpu"], losses["cuda"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["wavenet_config.output=logistic_mixture", "cond_wavenet_config.upsampling=transposed"],
+        ["train_config.micro_batch_size=1", "train_config.activation_checkpointing=true"],
+        ["cond_wavenet_config.n_codes=16", "train_config.diversity_loss_weight=0.1"],
+        ["data_config.features=[]", "data_config.excitation=false", "cond_wavenet_config.n_mels=0"],
+        ["train_config.scheduled_sampling_passes=1", "train_config.scheduled_sampling=0.5"],
+    ],
+)
+def test_a_recorded_pass_is_the_pass(road, tmp_path, changes):
+    """Losses and gradient norms of some steps, with the CUDA graph and without."""
+    found = {}
+    for recorded in ("true", "false"):
+        folder = tmp_path / recorded
+        given = {"steps": 6, "iters_per_log": 1, "cuda_graph": recorded, "device": "cuda", "output_directory": folder}
+        outcome = call(train, "-c", road.config,
+                       *settings(*(f"train_config.{k}={v}" for k, v in given.items()), *changes))  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        assert "could not be recorded" not in outcome.err
+        rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        found[recorded] = [(row["loss"], row["gradient_norm"]) for row in rows if "loss" in row]
+    assert len(found["true"]) == 6
+    assert np.allclose(found["true"], found["false"], rtol=1e-3)
+
+
+def test_a_stopped_training_goes_on(road, tmp_path):
+    """Four steps, then four more: the validation of eight at once, within the noise of atomic additions."""
+    constant = {"learning_rate": 0.001, "final_learning_rate": 0.001, "warmup_steps": 0,
+                "history_noise": 0, "final_history_noise": 0, "device": "cuda"}  # fmt: skip
+    results = {}
+    for name, ends in (("at_once", [8]), ("in_two", [4, 8])):
+        for steps in ends:
+            given = {**constant, "steps": steps, "output_directory": tmp_path / name}
+            outcome = call(train, "-c", road.config, "--json",
+                           *settings(*(f"train_config.{k}={v}" for k, v in given.items())))  # fmt: skip
+            assert outcome.code == 0, outcome.err
+            assert outcome.result["step"] == steps
+        results[name] = outcome.result["validation_nll"]
+    assert results["in_two"] == pytest.approx(results["at_once"], rel=1e-3)
+
+
+def test_clips_from_the_command_line(road, tmp_path):
+    """`inference.py` with sampler cuda writes sound that is finite and not silent."""
+    given = settings("inference_config.device=cuda", "inference_config.sampler=cuda",
+                     f"inference_config.output_dir={tmp_path / 'out'}")  # fmt: skip
+    outcome = call(inference, "-c", road.config, *given, "--json")
+    assert outcome.code == 0, outcome.err
+    for name in outcome.result["wavs"]:
+        sound, _ = soundfile.read(tmp_path / "out" / name)
+        assert np.isfinite(sound).all() and np.abs(sound).max() > 0

@@ -1,0 +1,46 @@
+"""One step of a training by as many processes as there are; the first one saves the gradients and what was validated.
+
+torchrun --standalone --nproc_per_node=2 tests/helpers/one_step.py OUTPUT -c CONFIG [--set ...]
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+import train
+from midi2wave.config import load_config
+from midi2wave.data.crops import batches, micro_batches
+from midi2wave.training.distributed import joined
+from midi2wave.training.run_state import begin
+from midi2wave.training.validation import crops_of, validate
+from midi2wave.utils.cli import parser
+
+
+def doubled(batch):
+    """Its floating-point tensors in float64, lest rounding hide a mistake."""
+    return {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+
+
+def main(output: str, *given: str) -> None:
+    """Save {"gradient", "loss", validation results} to `output`."""
+    args = parser(None, config="").parse_args(given)
+    config = load_config(args.config, train.NEEDS, args.overrides)
+    settings = config.train_config
+    with joined(config.dist_config, torch.device("cpu")) as world:
+        state = begin(config, force=True, world=world)
+        state.model.double()
+        state.__post_init__()  # the wrapped model's buffers are made for one dtype
+        crops = crops_of(config.data_config.dataset_path, config.data_config, state.model, settings.seed)
+        mine = micro_batches(range(1), settings.batch_size, state.micro_batch, world.rank, world.size)
+        loss = train.update(state, [doubled(batch) for batch in batches(crops, mine, 0)])[0]
+        found = validate(state.average, state.validation, 2, state.device, world=world)
+        if world.writes:
+            gradient = torch.cat([p.grad.flatten() for p in state.model.parameters()])
+            torch.save({"gradient": gradient, "loss": loss, **found}, output)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

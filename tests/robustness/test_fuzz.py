@@ -1,0 +1,27 @@
+"""A fixed part of the fuzz (`python -m tests.fuzz`): 2,400 mutated files, each read or refused with a reason."""
+
+import pytest
+
+from midi2wave.utils.errors import InputError
+from tests.helpers import fuzz
+
+N_CASES = 2400
+TARGETS = fuzz.targets()
+
+
+def test_the_parts_make_up_the_whole():
+    assert sum(round(N_CASES * target.share) for target in TARGETS.values()) == N_CASES
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_mutated_files_are_read_or_refused(name):
+    counts = fuzz.run(TARGETS[name], round(N_CASES * TARGETS[name].share), seed=None)
+    # what is stored of a recording is next to never believed once it is changed
+    assert counts["refused"] and (counts["read"] or name == "stored"), "a fuzz that always ends the same way"
+
+
+def test_what_is_stored_of_a_recording_is_believed_unchanged_and_not_with_a_value_changed(tmp_path):
+    whole = TARGETS["stored"].seeds[-1]
+    fuzz.check_stored(whole, tmp_path)
+    with pytest.raises(InputError, match="done again"):
+        fuzz.check_stored(whole.replace(b'"n_samples": 800', b'"n_samples": 801'), tmp_path)

@@ -1,0 +1,108 @@
+"""Scores of generated audio where the right value is known."""
+
+import numpy as np
+import pytest
+
+from midi2wave.evaluation.metrics import (
+    bootstrap_interval,
+    chroma_similarity,
+    level_db,
+    mean,
+    multi_resolution_stft,
+    onset_agreement,
+)
+from tests.helpers.fake_piano import HZ, melody, performance, play
+
+PIECE, OTHER = (play(melody(seed, 4.0), 4.0) for seed in (0, 1))
+
+
+def noise(scale=3000):
+    return np.rint(np.random.default_rng(0).normal(scale=scale, size=len(PIECE))).astype(np.int16)
+
+
+def delayed(pcm, seconds):
+    return np.concatenate([np.zeros(round(seconds * HZ), np.int16), pcm])[: len(pcm)]
+
+
+def test_a_recording_agrees_with_itself():
+    assert chroma_similarity(PIECE, PIECE, HZ) == pytest.approx(1)
+    assert onset_agreement(PIECE, PIECE, HZ) == pytest.approx(1)
+    assert multi_resolution_stft(PIECE, PIECE) == 0
+
+
+@pytest.mark.parametrize("unlike", [OTHER, noise(), noise(scale=30), np.zeros_like(PIECE)])
+def test_other_music_noise_and_silence_do_not(unlike):
+    assert chroma_similarity(unlike, PIECE, HZ) < 0.35
+    assert multi_resolution_stft(unlike, PIECE) > 1.5
+
+
+@pytest.mark.parametrize("unlike", [delayed(OTHER, 0.1), noise()])  # the melodies keep one beat: this one is off it
+def test_other_attacks_and_noise_do_not_agree(unlike):
+    assert onset_agreement(unlike, PIECE, HZ) < 0.2
+
+
+def test_scores_do_not_hang_on_the_level():
+    half = (PIECE // 2).astype(np.int16)
+    assert chroma_similarity(half, PIECE, HZ) > 0.99
+    assert onset_agreement(half, PIECE, HZ) > 0.95
+    # By definition 1/2 for the convergence, and ln 2 for the logarithms but where the recording is silent.
+    assert 0.5 + 0.5 * np.log(2) < multi_resolution_stft(half, PIECE) < 0.5 + np.log(2)
+
+
+def test_chroma_knows_pitch_classes_and_no_octaves():
+    scale = [(0.2 * i, 0.2 * i + 0.2, 60 + i, 90) for i in range(12)]
+    here = play(performance(scale), 2.6)
+    octave = play(performance([(on, off, pitch + 12, v) for on, off, pitch, v in scale]), 2.6)
+    semitone = play(performance([(on, off, pitch + 1, v) for on, off, pitch, v in scale]), 2.6)
+    assert chroma_similarity(octave, here, HZ) > 0.8
+    assert chroma_similarity(semitone, here, HZ) < 0.2
+
+
+def test_onset_agreement_falls_with_the_delay():
+    agreement = [onset_agreement(delayed(PIECE, s), PIECE, HZ) for s in (0.0, 0.02, 0.05, 0.15)]
+    assert agreement == sorted(agreement, reverse=True)
+    assert agreement[1] > 0.6 and agreement[3] < 0.1
+
+
+def test_the_stft_distance_grows_with_the_noise():
+    distances = [multi_resolution_stft((PIECE + noise(scale=s)).astype(np.int16), PIECE) for s in (3, 30, 300)]
+    assert distances == sorted(distances) and distances[0] < distances[2] / 2
+
+
+def test_what_is_not_known_is_nan():
+    silence = np.zeros_like(PIECE)
+    assert np.isnan(chroma_similarity(PIECE, silence, HZ))
+    assert np.isnan(onset_agreement(PIECE, silence, HZ))
+    assert onset_agreement(silence, PIECE, HZ) == 0
+
+
+def test_the_longer_sound_is_cut():
+    assert chroma_similarity(PIECE[: 2 * HZ], PIECE, HZ) == pytest.approx(1)
+    assert multi_resolution_stft(PIECE, PIECE[: 2 * HZ]) == 0
+
+
+@pytest.mark.parametrize("n", [1, 100, 5000])
+def test_very_short_sounds_have_scores_too(n):
+    assert np.isfinite(multi_resolution_stft(PIECE[-n:], OTHER[-n:]))
+    assert -1 <= np.nan_to_num(onset_agreement(PIECE[-n:], OTHER[-n:], HZ)) <= 1
+
+
+def test_level():
+    assert level_db(np.full(100, 16384, np.int16)) == pytest.approx(-6.02, abs=0.01)
+    assert level_db(np.zeros(100, np.int16)) == level_db(np.zeros(0, np.int16)) == -120
+
+
+def test_bootstrap_interval():
+    values = np.random.default_rng(1).normal(5, 2, 100)
+    low, high = bootstrap_interval(values)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * 2 / 10, rel=0.25)  # the normal theory's interval
+    assert bootstrap_interval(values) == (low, high)
+    assert bootstrap_interval(np.full(10, 3.0)) == (3, 3)
+
+
+def test_bootstrap_weights_and_unknown_values():
+    assert bootstrap_interval(np.array([1.0, np.nan, 1.0])) == (1, 1)
+    assert np.isnan(bootstrap_interval(np.array([1.0, np.nan]))).all()
+    assert bootstrap_interval([1.0, 2.0, 2.0], [0, 1, 3]) == (2, 2)
+    assert mean([1.0, np.nan, 4.0], [2, 5, 1]) == 2 and np.isnan(mean([np.nan])) and np.isnan(mean([]))

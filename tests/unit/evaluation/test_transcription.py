@@ -1,0 +1,124 @@
+"""F1 of notes by hand-made cases, and a real transcriber that hears what was played, where both are installed."""
+
+import logging
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from midi2wave.evaluation import transcription
+from midi2wave.evaluation.transcription import Notes, Transcriber, matched, note_f1, played_notes
+from tests.helpers.fake_piano import HZ, melody, performance, play
+from tests.helpers.pipeline import ROOT
+
+SOME = [(0.1, 0.5, 60, 80), (0.6, 1.0, 64, 80), (0.6, 1.5, 67, 80), (1.2, 1.6, 72, 80)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mir_eval():
+    pytest.importorskip("mir_eval", reason="requirements-transcribe.txt is not installed")
+
+
+@pytest.fixture(scope="module")
+def transcriber():
+    try:
+        return Transcriber()
+    except ImportError as error:
+        pytest.skip(f"{error}; {transcription.INSTALL}")
+
+
+def notes(rows):
+    return played_notes(performance(rows), 0, 10)
+
+
+def moved(seconds=0.0, pitch=0):
+    return notes([(on + seconds, off + seconds, p + pitch, v) for on, off, p, v in SOME])
+
+
+def test_the_same_notes_score_1():
+    assert note_f1(notes(SOME), notes(SOME)) == note_f1(notes(SOME), notes(SOME), with_offsets=True) == 1
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.045, 1), (-0.045, 1), (0.06, 0), (-0.06, 0)])
+def test_onsets_count_within_50_ms(seconds, expected):
+    assert note_f1(notes(SOME), moved(seconds)) == expected
+
+
+@pytest.mark.parametrize("pitch", [1, -1, 12])
+def test_wrong_pitches_score_0(pitch):
+    assert note_f1(notes(SOME), moved(pitch=pitch)) == 0
+
+
+def test_missing_and_invented_notes():
+    assert note_f1(notes(SOME), notes(SOME[:2])) == pytest.approx(2 / 3)  # precision 1, recall 1/2
+    assert note_f1(notes(SOME[:2]), notes(SOME)) == pytest.approx(2 / 3)
+    assert note_f1(notes(SOME[:1]), notes(SOME[:1] * 2)) <= 1  # a note is matched once
+    assert note_f1(notes(SOME), notes([])) == 0
+    assert np.isnan(note_f1(notes([]), notes(SOME)))
+
+
+def test_offsets_count_where_asked():
+    short = notes([(on, on + 0.1, pitch, v) for on, _, pitch, v in SOME])
+    assert note_f1(notes(SOME), short) == 1
+    assert note_f1(notes(SOME), short, with_offsets=True) == 0
+
+
+def test_pedals_extend_the_notes():
+    held = performance([(0.1, 0.3, 60, 80), (1.0, 1.2, 60, 80)], pedal=[(0.2, 127), (2.0, 0)])
+    assert played_notes(held, 0, 10).offset == pytest.approx([1.0, 2.0])  # up to its next strike, and the pedal
+    assert played_notes(held, 0, 1.5).offset == pytest.approx([1.0, 1.5])
+    assert played_notes(held, 0.5, 10).onset == pytest.approx([1.0])
+
+
+def test_a_note_whose_pedal_is_never_released_ends_somewhere():
+    assert played_notes(performance([(0.1, 0.3, 60, 80)], pedal=[(0.2, 127)]), 0, 4).offset == pytest.approx([4.0])
+
+
+def test_matched_says_which():
+    heard = notes([SOME[1], SOME[3], (0.9, 1.0, 50, 80)])
+    hit, right = matched(notes(SOME), heard)
+    assert hit.tolist() == [False, True, False, True]
+    assert right.tolist() == [True, False, True]
+    assert not matched(notes(SOME), notes([]))[0].any()
+
+
+def test_between_takes_the_start_and_leaves_the_end():
+    assert notes(SOME).between(0.6, 1.2).pitch.tolist() == [64, 67]
+
+
+def test_the_transcriber_hears_what_was_played(transcriber):
+    piece = melody(0, 6.0)
+    heard = transcriber.notes(play(piece, 6.0), HZ)
+    hit, _ = matched(played_notes(piece, 0, 6), heard)
+    assert hit.mean() > 0.9  # its partials, stronger than a piano's, are sometimes heard as notes too
+    assert note_f1(played_notes(piece, 0, 6), heard) > 0.7
+    assert note_f1(played_notes(melody(1, 6.0), 0, 6), heard) < 0.2
+    assert (np.diff(heard.onset) >= 0).all()
+
+
+def test_at_any_rate(transcriber):
+    piece = melody(0, 4.0)
+    heard = [transcriber.notes(play(piece, 4.0, hz), hz) for hz in (8000, 44100)]
+    assert all(matched(played_notes(piece, 0, 4), one)[0].mean() > 0.9 for one in heard)
+
+
+@pytest.mark.parametrize("pcm", [np.zeros(HZ, np.int16), np.zeros(100, np.int16)])
+def test_in_silence_it_hears_nothing(transcriber, pcm):
+    assert isinstance(transcriber.notes(pcm, HZ), Notes)
+    assert len(transcriber.notes(pcm, HZ).onset) == 0
+
+
+def test_it_leaves_logging_and_the_other_frameworks_alone(transcriber):
+    assert "tensorflow" not in sys.modules or sys.modules["tensorflow"] is not None
+    handlers = list(logging.root.handlers)
+    Transcriber()
+    assert logging.root.handlers == handlers and logging.root.manager.disable == 0
+
+
+def test_the_pin_is_the_same_wherever_it_is_told():
+    pages = ("README.md", "docs/evaluation.md", ".ci/run", "requirements-transcribe.txt", "transcription.py")
+    pins = {
+        pin for page in pages for pin in re.findall(r"basic-pitch==[\d.]+", (ROOT / page).read_text(encoding="utf-8"))
+    }
+    assert pins == {transcription.INSTALL.split()[-1]}

@@ -1,0 +1,391 @@
+"""Every engine gives the reference's samples from the same uniforms, however the work is dealt out."""
+
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from midi2wave.checkpoint import build_model
+from midi2wave.config import load_config
+from midi2wave.sampling import engines
+from midi2wave.sampling.engines import cpu, cuda
+from midi2wave.sampling.engines import cpu_kernel as kernel
+from midi2wave.utils.errors import InputError
+from tests.helpers.sampler_models import make_conditioning, make_model, random_prefix, with_null
+from wavenet import Caches, Conditioning, WaveNet, generate, prime, seeded_uniforms
+
+N_FRAMES = 14
+
+
+def parallel(model: WaveNet, samples: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+    with torch.inference_mode():
+        context, excitation = conditioning.block(model, 0, samples.shape[1] // model.hop)
+        return model.decoder(samples, context, excitation)
+
+
+def joined(blocks) -> torch.Tensor:
+    return torch.cat(list(blocks), dim=1)
+
+
+def agreed(model, conditioning, uniforms, n_streams, n_frames, *, threads, guidance):
+    """Assert that the engines and the parallel pass agree with the reference; returns its samples, these once for every
+    row of the conditioning, and the parameters that they are drawn with."""
+    expected = joined(generate(model, conditioning, uniforms, n_streams, n_frames, guidance=guidance))
+    heard = expected.repeat(1 if guidance == 1 else 2, 1)
+    reference = model.guide(parallel(model, heard, conditioning), guidance)
+    drawn, params = cpu.replay(model, conditioning, uniforms, expected, threads=threads, guidance=guidance)
+    assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
+    assert (drawn - expected).abs().max() <= int(model.decoder.mixture)
+    assert (drawn != expected).float().mean() < 0.01
+    on_cuda = cuda.generate(model, conditioning, uniforms, n_streams, n_frames, guidance=guidance)
+    assert torch.equal(joined(on_cuda), expected)
+    return expected, heard, reference
+
+
+def sources(model: WaveNet, n_streams: int, seed: int = 3):
+    return make_conditioning(model, n_streams), seeded_uniforms(seed, list(range(n_streams)), model.uniforms_per_sample)
+
+
+@pytest.mark.parametrize(
+    ("output", "kernel_size", "upsampling", "n_excitation", "threads", "n_streams", "prefix_frames", "temperature"),
+    [
+        ("categorical", 2, "linear", 3, 1, 1, 0, 1.0),
+        ("categorical", 2, "repeat", 0, 2, 1, 5, 1.0),
+        ("categorical", 3, "linear", 6, 2, 3, 0, 0.8),
+        ("categorical", 3, "transposed", 0, 1, 3, 5, 1.0),
+        ("categorical", 2, "transposed", 3, 3, 1, 0, 1.0),
+        ("logistic_mixture", 2, "linear", 3, 2, 1, 5, 1.0),
+        ("logistic_mixture", 3, "repeat", 3, 1, 1, 0, 0.7),
+        ("logistic_mixture", 2, "transposed", 3, 2, 17, 0, 1.0),
+        ("logistic_mixture", 3, "linear", 0, 3, 2, 5, 1.0),
+    ],
+)
+def test_numba_is_the_reference(
+    output, kernel_size, upsampling, n_excitation, threads, n_streams, prefix_frames, temperature
+):
+    model = make_model(output, kernel_size, upsampling, n_excitation)
+    conditioning, uniforms = sources(model, n_streams)
+    prefix = random_prefix(model, n_streams, prefix_frames)
+    arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
+    given = {"prefix": prefix, "temperature": temperature}
+    expected = joined(generate(*arguments, **given))
+    played = joined(cpu.generate(*arguments, threads=threads, **given))
+    assert played.dtype == expected.dtype and played.shape == expected.shape
+    drawn, params = cpu.replay(model, conditioning, uniforms, expected, temperature=temperature, threads=threads)
+    reference = parallel(model, expected, conditioning)
+    assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
+    new = slice(prefix_frames * model.hop, None)
+    if model.decoder.mixture:  # rounding to a sample may fall either way; the histories part there
+        assert (drawn - expected)[:, new].abs().max() <= 1
+        assert (drawn != expected)[:, new].float().mean() < 0.01
+        assert torch.equal(played[:, : new.start + 8], expected[:, : new.start + 8])
+    else:
+        assert torch.equal(drawn[:, new], expected[:, new])
+        assert torch.equal(played, expected)
+
+
+@pytest.mark.parametrize(
+    ("output", "upsampling", "n_excitation", "threads", "n_streams", "guidance"),
+    [
+        ("categorical", "linear", 3, 1, 1, 1.0),
+        ("categorical", "transposed", 3, 3, 2, 1.0),
+        ("categorical", "repeat", 0, 2, 1, 1.0),
+        ("logistic_mixture", "transposed", 0, 1, 5, 1.0),
+        ("logistic_mixture", "linear", 3, 2, 2, 2.0),
+    ],
+)
+def test_the_output_conditioned_in_every_engine(output, upsampling, n_excitation, threads, n_streams, guidance):
+    model = make_model(output, 2, upsampling, n_excitation, output_conditioning=True, n_skip_channels=70)
+    conditioning, uniforms = sources(model, n_streams)
+    if guidance != 1:
+        conditioning = with_null(conditioning)
+    _, heard, reference = agreed(model, conditioning, uniforms, n_streams, N_FRAMES, threads=threads, guidance=guidance)
+    for product in filter(None, (model.decoder.output_cond, model.decoder.output_excitation)):
+        kept = product.weight.data.clone()
+        product.weight.data.zero_()  # each one matters, or the test would not see it
+        deaf = model.guide(parallel(model, heard, conditioning), guidance)
+        assert (deaf - reference).abs().max() > 1e-3 * reference.abs().max()
+        product.weight.data.copy_(kept)
+
+
+@pytest.mark.parametrize("kernel_size", [2, 3])
+def test_of_a_long_prefix_only_what_is_still_heard_is_played(kernel_size):
+    model = make_model("logistic_mixture", kernel_size, "transposed")
+    conditioning, n_frames = make_conditioning(model, 2), 31
+    prefix = torch.from_numpy(np.random.default_rng(0).integers(-9999, 9999, (2, n_frames * model.hop)))
+    whole = Caches(model.decoder, 2)
+    with torch.inference_mode():
+        model.decoder.fill(whole, prefix, *conditioning.block(model, 0, n_frames))
+    caches, first = prime(model, conditioning, 2, 40, prefix)
+    assert model.decoder.receptive_field < (n_frames - 10) * model.hop and first == n_frames
+    assert torch.equal(caches.recent, whole.recent)
+    for ring, expected in zip(caches.layers, whole.layers, strict=True):
+        torch.testing.assert_close(ring, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"n_layers": 1, "max_dilation": 1, "n_residual_channels": 1, "n_skip_channels": 1, "n_out_channels": 1},
+        {"n_residual_channels": 16, "n_skip_channels": 16, "n_out_channels": 64, "output_bias": False},
+        {"n_residual_channels": 50, "n_skip_channels": 130, "n_out_channels": 100, "max_dilation": 5},
+    ],
+)
+def test_any_size(sizes):
+    model = make_model(**sizes)
+    conditioning, uniforms = sources(model, 1)
+    expected = joined(generate(model, conditioning, uniforms, 1, N_FRAMES))
+    for threads in (1, 2):
+        played = cpu.generate(model, conditioning, uniforms, 1, N_FRAMES, threads=threads)
+        assert torch.equal(joined(played), expected)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_threads_and_neighbours_change_no_bit(weights):
+    model = make_model()
+    conditioning, uniforms = sources(model, 3)
+    samples = joined(engines.generate(model, conditioning, uniforms, 3, 8, threads=1, weights=weights))
+    _, params = cpu.replay(model, conditioning, uniforms, samples, threads=1, weights=weights)
+    for threads in (2, 3, 4, 9):  # 9: more than there are cores here; they must come to an end all the same
+        _, others = cpu.replay(model, conditioning, uniforms, samples, threads=threads, weights=weights)
+        assert torch.equal(others, params)
+    alone, its_uniforms = sources(model, 1)
+    _, its_params = cpu.replay(model, alone, its_uniforms, samples[:1], threads=1, weights=weights)
+    # the context is PyTorch's, whose products may round differently in another batch
+    assert (its_params - params[:1]).abs().max() < 1e-5 * params.abs().max()
+
+
+@pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
+def test_bfloat16_portable_and_native_are_near_float32(output):
+    model = make_model(output)
+    conditioning, uniforms = sources(model, 2)
+    samples = joined(generate(model, conditioning, uniforms, 2, N_FRAMES))
+    exact = cpu.replay(model, conditioning, uniforms, samples)[1]
+    for portable in (False, True):
+        rounded = cpu.replay(model, conditioning, uniforms, samples, weights="bfloat16", portable=portable)[1]
+        error = (rounded - exact).abs().max() / exact.abs().max()
+        assert 1e-5 < error < 0.03
+    played = engines.generate(model, conditioning, uniforms, 2, N_FRAMES, weights="bfloat16")
+    assert joined(played).shape == samples.shape
+
+
+@pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
+def test_bfloat16_leaves_the_likelihood_of_a_trained_model(output):
+    """A model that has learnt something to lose: the tones of a few sines, from their pasts."""
+    model = make_model(output, n_layers=5, max_dilation=16, n_residual_channels=32).train()
+    model.decoder.output.weight.data.mul_(0.1)
+    rng, n_frames = np.random.default_rng(0), 100
+    time = np.arange(n_frames * model.hop)
+    waves = 0.3 * np.sin(rng.uniform(0.02, 0.3, (4, 1)) * time + rng.uniform(0, 6, (4, 1)))
+    waves += 0.01 * rng.standard_normal(waves.shape)
+    values = 32767 * waves if model.decoder.mixture else 128 + 127 * waves
+    samples = torch.from_numpy(np.rint(values).astype(np.int64))
+    conditioning, uniforms = sources(model, 4)
+    context, excitation = (part.detach() for part in conditioning.block(model, 0, n_frames))
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    losses = []
+    for _ in range(60):
+        loss = -model.log_likelihood(model.decoder(samples, context, excitation), samples).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 1
+    model.eval()
+    nll = {}
+    for weights, portable in (("float32", False), ("bfloat16", False), ("bfloat16", True)):
+        params = cpu.replay(model, conditioning, uniforms, samples, weights=weights, portable=portable)[1]
+        nll[weights, portable] = -model.log_likelihood(params, samples).mean().item()
+    exact = nll["float32", False]
+    assert exact == pytest.approx(-model.log_likelihood(parallel(model, samples, conditioning), samples).mean().item())
+    assert all(abs(value - exact) < 0.005 for value in nll.values()), nll
+
+
+@pytest.mark.parametrize("prefix_frames", [0, 3])
+@pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
+def test_the_step_of_the_cuda_engine_is_the_reference(output, prefix_frames):
+    """On the CPU, where it is not captured; three of its blocks."""
+    model = make_model(output, kernel_size=3)
+    conditioning, uniforms = sources(model, 2)
+    n_frames = 2 * cuda.BLOCK_FRAMES + 5
+    prefix = torch.full((2, prefix_frames * model.hop), 100) if prefix_frames else None
+    expected = joined(generate(model, conditioning, uniforms, 2, n_frames, prefix=prefix))
+    assert torch.equal(joined(cuda.generate(model, conditioning, uniforms, 2, n_frames, prefix=prefix)), expected)
+
+
+def test_blocks_begin_small_and_grow():
+    model = make_model()
+    conditioning, uniforms = sources(model, 1)
+    blocks = [block.shape[1] // model.hop for block in engines.generate(model, conditioning, uniforms, 1, 300)]
+    assert blocks[:4] == [1, 2, 4, 8] and max(blocks) == cpu.MOST_FRAMES and sum(blocks) == 300
+    many = engines.generate(model, *sources(model, 5), 5, 100)
+    assert max(block.shape[1] // model.hop for block in many) == cpu.MOST_FRAMES // 5
+
+
+def test_memory_does_not_grow_with_the_piece():
+    model = make_model()
+    peaks = []
+    for n_frames in (4 * cpu.MOST_FRAMES, 16 * cpu.MOST_FRAMES):
+        frames = torch.rand(1, 5, 1)
+        conditioning = Conditioning(lambda first, n, f=frames: f.expand(-1, -1, n),
+                                    lambda first, n: torch.zeros(1, 3, n * model.hop))  # fmt: skip
+        tracemalloc.start()
+        for _ in engines.generate(model, conditioning, seeded_uniforms(0, [0], 1), 1, n_frames, threads=1):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_a_thread_that_fails_ends_the_others(monkeypatch):
+    """A helper fails before its first sample: the leader, who waits for it, must be told."""
+
+    def broken(weights, team, block, thread, size):
+        if thread == 1:
+            raise OSError("no memory for this thread")
+        kernel.play(weights, team, block, thread, size)
+
+    monkeypatch.setattr(cpu, "play", broken)
+    model, caught = make_model(), []
+
+    def run() -> None:
+        try:
+            joined(cpu.generate(model, *sources(model, 1), 1, 4, threads=2))
+        except OSError as error:
+            caught.append(str(error))
+
+    watched = threading.Thread(target=run, daemon=True)
+    watched.start()
+    watched.join(60)  # compiling is included
+    assert not watched.is_alive() and caught == ["no memory for this thread"] and not sampler_threads()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_team_leaves_a_block_when_told_to_stop(threads):
+    model = make_model()
+    conditioning, uniforms = sources(model, 1)
+    with torch.inference_mode():
+        teams = cpu._Teams(model, Caches(model.decoder, 1), threads, "float32", False)
+        stretch = cpu._Inputs(model, conditioning).stretch(0, 4)
+    draws = uniforms(0, 4 * model.hop).transpose(0, 1).numpy()
+    teams.stop()
+    drawn, _ = teams.play(0, *stretch, draws, temperature=1.0)
+    teams.close()
+    assert not drawn.any()  # nothing was: silence is code 128
+
+
+def sampler_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("sampler")]
+
+
+def test_threads_end_with_the_generator_however_it_ends():
+    model = make_model()
+    conditioning, uniforms = sources(model, 1)
+    blocks = cpu.generate(model, conditioning, uniforms, 1, 300, threads=2)
+    next(blocks)
+    assert len(sampler_threads()) == 2
+    blocks.close()
+    assert not sampler_threads()
+
+    def broken(first: int, n: int) -> torch.Tensor:
+        if first >= 7 * model.hop:
+            raise KeyboardInterrupt
+        return uniforms(first, n)
+
+    with pytest.raises(KeyboardInterrupt):
+        joined(cpu.generate(model, conditioning, broken, 1, 300, threads=2))
+    assert not sampler_threads()
+
+
+def test_a_team_that_misses_a_thread_is_stopped(monkeypatch):
+    """The main thread may be interrupted after it has started one thread of a team and before the next."""
+    jobs = []
+
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *job):
+            if len(jobs) == 3:  # the second thread in the second block
+                raise KeyboardInterrupt
+            jobs.append(super().submit(*job))
+            return jobs[-1]
+
+    monkeypatch.setattr(cpu, "ThreadPoolExecutor", Interrupted)
+    model = make_model()
+    blocks = cpu.generate(model, *sources(model, 1), 1, 300, threads=2)
+    next(blocks)
+    with pytest.raises(KeyboardInterrupt):
+        next(blocks)
+    assert len(jobs) == 3 and all(job.done() for job in jobs) and not sampler_threads()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"sampler": "nummba"}, "expected one of auto, torch, numba, cuda"),
+        ({"weights": "int4"}, "expected one of float32, bfloat16"),
+        ({"sampler": "torch", "weights": "bfloat16"}, "choose numba or float32"),
+        ({"threads": -1}, "expected 0"),
+        ({"sampler": "cuda"}, "set device to cuda, or choose numba"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_said(given, words):
+    model = make_model()
+    with pytest.raises(InputError, match=words):
+        engines.generate(model, *sources(model, 1), 1, 4, **given)
+
+
+def test_auto_is_numba():
+    model = make_model()
+    arguments = (model, *sources(model, 2), 2, 4)
+    assert torch.equal(joined(engines.generate(*arguments)), joined(cpu.generate(*arguments, threads=1)))
+
+
+def test_torch_is_the_reference_itself():
+    model = make_model()
+    arguments = (model, *sources(model, 2), 2, 4)
+    assert torch.equal(joined(engines.generate(*arguments, sampler="torch")), joined(generate(*arguments)))
+
+
+def test_threads_are_no_more_than_cores_or_use(monkeypatch):
+    monkeypatch.setattr(engines.os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    small, large = make_model().decoder, make_model(n_residual_channels=64, n_skip_channels=256).decoder
+    cases = ((0, 1), (0, 3), (0, 100), (3, 1), (5, 1), (70, 100))
+    assert [engines.n_threads(wanted, n, large) for wanted, n in cases] == [4, 12, 64, 3, 4, 64]
+    assert [engines.n_threads(wanted, n, small) for wanted, n in cases] == [1, 3, 64, 3, 4, 64]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["config_train_nv_wavenet.json", "config_train.json"])
+def test_four_seconds_at_full_size(name):
+    """Played freely by numba; the parallel pass over these samples must draw every one of them again.
+
+    By induction over time these are then the samples of the reference, which would take minutes. Codes may differ only
+    where the uniform lies within rounding of a code's edge.
+    """
+    torch.manual_seed(0)
+    model = build_model(load_config(name, ())).eval()
+    torch.nn.init.normal_(model.decoder.output.weight, std=0.2)
+    rng, n_frames = np.random.default_rng(1), 1000
+    features = torch.from_numpy(rng.random((1, model.context.input.in_channels, n_frames + 400), dtype=np.float32))
+    n_excitation = model.decoder.layers[0].excitation.in_features
+    excitation = 0.2 * rng.standard_normal((1, n_excitation, n_frames * model.hop), dtype=np.float32)
+    excitation = torch.from_numpy(excitation)
+    conditioning = Conditioning(
+        lambda first, n: features[..., first + 200 : first + 200 + n],
+        lambda first, n: excitation[..., first * model.hop : (first + n) * model.hop],
+    )
+    uniforms = seeded_uniforms(0, [0], model.uniforms_per_sample)
+    played = joined(engines.generate(model, conditioning, uniforms, 1, n_frames))
+    assert played.shape == (1, 4 * 16000) and len(torch.unique(played)) > 100
+    params = parallel(model, played, conditioning)
+    draws = uniforms(0, played.shape[1])
+    expected = model.draw(params, draws)
+    if model.decoder.mixture:
+        assert (played - expected).abs().max() <= 1
+        return
+    differing = torch.nonzero(played != expected)[:, 1]
+    edges = torch.softmax(params[0, :, differing].double(), dim=0).cumsum(dim=0)
+    distance = (edges - draws[0, differing, 0].double()).abs().amin(dim=0)
+    assert len(differing) <= 10 and torch.all(distance < 1e-5), distance

@@ -1,0 +1,96 @@
+"""Classifier-free guidance: the same samples from the parallel pass and from every engine, and what its ends are."""
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+from midi2wave.config import EvaluateConfig
+from midi2wave.sampling import engines
+from midi2wave.sampling.engines import cpu, cuda
+from tests.helpers.sampler_models import make_model, random_prefix, with_null
+from tests.unit.sampling.test_engines import N_FRAMES, joined, parallel, sources
+from tests.unit.sampling.test_synthesis import make, make_performance
+from wavenet import Conditioning, generate
+
+
+@pytest.mark.parametrize(
+    ("output", "kernel_size", "upsampling", "threads", "n_streams", "prefix_frames", "guidance", "temperature"),
+    [
+        ("categorical", 2, "linear", 1, 1, 0, 2.0, 1.0),
+        ("categorical", 3, "transposed", 3, 2, 5, 0.3, 0.8),
+        ("logistic_mixture", 2, "linear", 2, 1, 5, 2.5, 0.7),
+        ("logistic_mixture", 2, "repeat", 2, 3, 0, 0.6, 1.0),
+    ],
+)
+def test_guidance_in_every_engine(
+    output, kernel_size, upsampling, threads, n_streams, prefix_frames, guidance, temperature
+):
+    """The parallel pass over what the reference played draws it again, and the other engines play it."""
+    model = make_model(output, kernel_size, upsampling)
+    conditioning, uniforms = sources(model, n_streams)
+    conditioning, prefix = with_null(conditioning), random_prefix(model, n_streams, prefix_frames)
+    arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
+    given = {"prefix": prefix, "temperature": temperature, "guidance": guidance}
+    expected = joined(generate(*arguments, **given))
+    assert expected.shape == (n_streams, N_FRAMES * model.hop)
+    both = parallel(model, expected.repeat(2, 1), conditioning)
+    reference = model.guide(both, guidance)
+    again = model.draw(reference, uniforms(0, expected.shape[1]), temperature)
+    drawn, params = cpu.replay(model, conditioning, uniforms, expected, temperature=temperature, guidance=guidance,
+                               threads=threads)  # fmt: skip
+    assert (params - reference).abs().max() < 1e-5 * both.abs().max()
+    assert (both[:n_streams] - reference).abs().max() > 0.01 * both.abs().max()  # or guidance would not be seen
+    played = joined(engines.generate(*arguments, sampler="numba", threads=threads, **given))
+    on_cuda = joined(cuda.generate(*arguments, **given))
+    assert torch.equal(on_cuda, expected) and played.shape == expected.shape
+    new = slice(prefix_frames * model.hop, None)
+    if model.decoder.mixture:
+        for one in (again, drawn):
+            assert (one - expected)[:, new].abs().max() <= 1
+            assert (one != expected)[:, new].float().mean() < 0.01
+        assert torch.equal(played[:, : new.start + 8], expected[:, : new.start + 8])
+    else:
+        assert all(torch.equal(one[:, new], expected[:, new]) for one in (again, drawn, played))
+
+
+@pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
+@pytest.mark.parametrize("sampler", ["torch", "numba"])
+def test_guidance_of_nothing_is_the_null_condition(output, sampler):
+    model = make_model(output)
+    conditioning, uniforms = sources(model, 2)
+    guided = engines.generate(model, with_null(conditioning), uniforms, 2, 4, sampler=sampler, guidance=0.0)
+    null = Conditioning(lambda first, n: torch.zeros_like(conditioning.features(first, n)),
+                        lambda first, n: torch.zeros_like(conditioning.excitation(first, n)))  # fmt: skip
+    assert torch.equal(joined(guided), joined(engines.generate(model, null, uniforms, 2, 4, sampler=sampler)))
+
+
+def test_guidance_of_codes_is_extrapolation_of_their_log_probabilities():
+    model = make_model()
+    params = torch.randn(4, 256, 5, generator=torch.Generator().manual_seed(0))
+    own, null = torch.log_softmax(params, dim=1).chunk(2)
+    for guidance in (0.0, 0.3, 1.0, 3.0):
+        given = params[:2] if guidance == 1 else params
+        expected = torch.log_softmax(null + guidance * (own - null), dim=1)
+        torch.testing.assert_close(torch.log_softmax(model.guide(given, guidance), dim=1), expected)
+
+
+def test_threads_and_neighbours_change_no_bit_of_what_is_guided():
+    model = make_model("logistic_mixture")
+    conditioning, uniforms = sources(model, 3)
+    samples = joined(generate(model, conditioning, uniforms, 3, 8))
+    _, params = cpu.replay(model, with_null(conditioning), uniforms, samples, guidance=2.0)
+    for threads in (2, 5):
+        _, others = cpu.replay(model, with_null(conditioning), uniforms, samples, guidance=2.0, threads=threads)
+        assert torch.equal(others, params)
+
+
+@pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
+def test_evaluation_plays_with_the_guidance_it_is_given(output):
+    model, data = make(output)
+    pieces, sounds = [make_performance(0), make_performance(1)], {}
+    for guidance in (0.0, 1.0, 4.0):
+        player = evaluate._Player(model, data, EvaluateConfig(model_filename="", guidance=guidance))
+        sounds[guidance] = player(pieces, 0.1)
+    assert np.array_equal(*sounds[0.0]) and not np.array_equal(*sounds[1.0])
+    assert not np.array_equal(sounds[1.0], sounds[4.0])

@@ -1,0 +1,149 @@
+"""Scheduled sampling: the schedule, which samples are replaced and by what, and that a run goes on bit for bit."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from midi2wave.data.crops import batches, micro_batches
+from midi2wave.training.run_state import begin
+from midi2wave.training.scheduled_sampling import FIRST_STREAM, with_own_samples
+from midi2wave.training.schedules import own_share
+from midi2wave.training.validation import crops_of
+from tests.commands.test_resume import same, state
+from tests.commands.test_train import road_config, settings
+from tests.helpers.sampler_models import make_conditioning, make_model
+from wavenet import generate, seeded_uniforms
+
+CPU, N_FRAMES, INDICES = torch.device("cpu"), 3, [7, 2]
+OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
+
+
+def test_the_share_grows_along_a_line_after_the_patience():
+    config = settings(scheduled_sampling_passes=1, scheduled_sampling=0.6, scheduled_sampling_patience=40)
+    assert [own_share(config, step) for step in (0, 40, 70, 100)] == pytest.approx([0, 0, 0.3, 0.6])
+    assert own_share(settings(scheduled_sampling=0.6), 100) == 0
+    with pytest.raises(ValueError, match="scheduled_sampling_patience = 100: expected less than steps = 100"):
+        settings(scheduled_sampling_passes=1, scheduled_sampling_patience=100).check()
+
+
+def make_batch(model):
+    """Two crops whose history is noise, as `dataset.Crops` gives them, and their conditioning."""
+    conditioning, n_samples = make_conditioning(model, 2), N_FRAMES * model.hop
+    low, high = (-9999, 9999) if model.decoder.mixture else (0, 256)
+    history = torch.from_numpy(np.random.default_rng(1).integers(low, high, (2, model.decoder.taps + n_samples)))
+    left, right = model.margins
+    return {
+        "samples": torch.zeros(2, n_samples, dtype=torch.long),
+        "history": history,
+        "features": conditioning.features(-left, left + N_FRAMES + right),
+        "excitation": conditioning.excitation(0, N_FRAMES),
+    }, conditioning
+
+
+def mixed(model, batch, share, n_passes, indices=INDICES, **options):
+    config = settings(scheduled_sampling_passes=n_passes, seed=5)
+    return with_own_samples(model, batch, indices, share, config, CPU, **options)["history"]
+
+
+def draws(model):
+    return seeded_uniforms(5, [FIRST_STREAM + index for index in INDICES], model.uniforms_per_sample + 1)
+
+
+@OUTPUTS
+def test_all_of_the_history_becomes_what_the_model_draws(output):
+    model = make_model(output)
+    batch, _ = make_batch(model)
+    before, heard = batch["history"].tensor_split([model.decoder.taps], dim=1)
+    with torch.no_grad():
+        params = model(heard, batch["features"], batch["excitation"], before)
+    expected = model.draw(params, draws(model)(0, heard.shape[1])[..., :-1])
+    found = mixed(model, batch, 1.0, 1)
+    assert torch.equal(found, torch.cat([before, expected], dim=1))
+    assert (expected != heard).float().mean() > 0.9
+    assert torch.equal(mixed(model, batch, 0.0, 3), batch["history"])
+    again = mixed(model, batch, 1.0, 2)
+    assert not torch.equal(again, found)  # the second pass hears the first one's samples
+
+
+@OUTPUTS
+def test_with_enough_passes_it_is_what_the_model_plays(output):
+    """From silence, by the cached sampler: drawing the samples one after another."""
+    model = make_model(output)
+    batch, conditioning = make_batch(model)
+    batch["history"][:, : model.decoder.taps] = model.decoder.silence
+    uniforms = draws(model)
+    blocks = generate(model, conditioning, lambda first, n: uniforms(first, n)[..., :-1], 2, N_FRAMES)
+    played = torch.cat(list(blocks), dim=1)
+    found = mixed(model, batch, 1.0, N_FRAMES * model.hop)[:, model.decoder.taps :]
+    # rounding to a sample may fall either way
+    assert (found - played).abs().max() <= int(model.decoder.mixture) and (found != played).float().mean() < 0.02
+
+
+@OUTPUTS
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_share_of_the_history_is_replaced_and_how_the_crops_are_passed_does_not_matter(output, precision):
+    model = make_model(output)
+    batch, _ = make_batch(model)
+    all_own, some = (mixed(model, batch, share, 1, precision=precision) for share in (1.0, 0.25))
+    replaced = some != batch["history"]
+    assert torch.equal(some[replaced], all_own[replaced]) and 0.1 < replaced.float().mean() < 0.4
+    more = mixed(model, batch, 0.5, 1, precision=precision) != batch["history"]
+    assert (more | ~replaced).all() and more.sum() > replaced.sum()
+    for i, index in enumerate(INDICES):
+        alone = {name: value[i : i + 1] for name, value in batch.items()}
+        apart = mixed(model, alone, 0.25, 1, [index], precision=precision)
+        close = (apart - some[i : i + 1]).abs() <= int(model.decoder.mixture) * (
+            1 if precision == torch.float32 else 999
+        )
+        assert torch.equal(apart != batch["history"][i : i + 1], replaced[i : i + 1]) and close.float().mean() > 0.9
+    assert not torch.equal(mixed(model, batch, 0.25, 1, [3, 4]) != batch["history"], replaced)
+
+
+def trained(road, folder, *overrides, stop_at=None):
+    """A short run with all that disturbs the history, in micro-batches, stopped at some step; all it has saved."""
+    config = road_config(road, folder, "train_config.steps=5", "train_config.batch_size=4", *(
+        f"train_config.{one}" for one in ("micro_batch_size=2", "history_interference=0.5", "history_dropout=0.3",
+                                          "validation_crops=2", "iters_per_checkpoint=100", *overrides)
+    ))  # fmt: skip
+    run = begin(config, force=False)
+    train.train(run, None, lambda: stop_at is not None and run.step >= stop_at)
+    return state(folder)
+
+
+def test_a_share_of_nothing_trains_as_without_and_another_share_does_not(road, tmp_path):
+    off = trained(road, tmp_path / "off")
+    nothing = trained(road, tmp_path / "nothing", "scheduled_sampling_passes=2", "scheduled_sampling=0")
+    patient = trained(road, tmp_path / "patient", "scheduled_sampling_passes=2", "scheduled_sampling_patience=4")
+    some = trained(road, tmp_path / "some", "scheduled_sampling_passes=2", "scheduled_sampling=1")
+    assert same(nothing, off) and same(patient, off) and not same(some, off)
+
+
+@pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
+def test_a_stopped_run_goes_on_bit_for_bit(road, tmp_path, output):
+    given = ("scheduled_sampling_passes=1", "scheduled_sampling=1")
+    whole = trained(road, tmp_path / "whole", *given)
+    halves = [trained(road, tmp_path / "halves", *given, stop_at=at) for at in (3, None)]
+    assert halves[0]["step"] == 3 and not same(halves[0], whole) and same(halves[1], whole)
+
+
+def test_each_step_hears_its_own_crops(road, tmp_path, monkeypatch):
+    """The indices are those of the crops in the batch: in every step others."""
+    seen, real = [], train.with_own_samples
+
+    def noted(model, batch, indices, *rest):
+        seen.append((indices, batch["samples"]))
+        return real(model, batch, indices, *rest)
+
+    monkeypatch.setattr(train, "with_own_samples", noted)
+    trained(road, tmp_path, "scheduled_sampling_passes=1")
+    assert [indices for indices, _ in seen] == [
+        list(range(i, i + 2)) for i in range(4, 20, 2)
+    ]  # at step 0 there are none
+    run = begin(road_config(road, tmp_path / "other"), force=False)
+    crops = crops_of(run.config.data_config.dataset_path, run.config.data_config, run.model, 0)
+    expected = next(batches(crops, micro_batches(range(1, 2), 4, 2, 0, 1), 0))
+    assert torch.equal(seen[0][1], expected["samples"])
+    assert json.loads((tmp_path / "config.json").read_text())["train_config"]["scheduled_sampling_passes"] == 1

@@ -1,0 +1,56 @@
+"""numba's code is kept on disk where it can be, and made for the one process elsewhere."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from midi2wave.utils.numba_cache import kept_njit
+from tests.helpers.pipeline import ROOT
+
+
+def _double(values):
+    for i in range(len(values)):
+        values[i] *= 2
+
+
+def test_what_cannot_be_kept_is_said_and_works(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+    double = kept_njit(_double)
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device", "x.nbc")))
+    for values in (np.ones(3), np.ones(3, np.int64)):
+        double(values)
+        assert np.array_equal(values, [2, 2, 2])
+    assert capsys.readouterr().err.count("compiled code could not be kept (the disk is full") == 1
+
+
+def test_compiled_code_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+    for hits in (0, 1):
+        double = kept_njit(_double)
+        double(np.ones(3))
+        assert sum(double.dispatcher.stats.cache_hits.values()) == hits
+
+
+IMPORT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from numba.core import caching
+for locator in caching.CacheImpl._locator_classes:  # no folder can be written to
+    locator.from_function = classmethod(lambda cls, function, path: None)
+from midi2wave.conditioning import note_conditioning
+rows = np.zeros((88, 4), np.float32)
+one = np.array([2])
+conditioning._add_states(rows, 0, one, one, one + 1, np.ones(1, np.float32), True, np.ones(1, np.float32))
+print(rows.sum())
+"""
+
+
+@pytest.mark.slow
+def test_conditioning_needs_no_folder_to_write_to():
+    done = subprocess.run([sys.executable, "-c", IMPORT, str(ROOT)], capture_output=True, text=True, check=False,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "1.0"), done.stderr

@@ -329,7 +329,7 @@ def _if_deaf(state: Run, found: dict[str, float]) -> str | None:
     return (
         f"the model ignores its MIDI: with the notes of another recording it does as well (gap {gap:.4f} +- "
         f"{error:.4f} nats, {count} validations in a row). However good the loss, by itself it will not play the "
-        "piece. It may begin to listen with more training; what makes it listen: docs/obeying_the_midi.md"
+        "piece. It may begin to listen with more training; what makes it listen: docs/conditioning.md"
     )
 
 

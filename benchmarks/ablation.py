@@ -3,7 +3,7 @@
     python demo.py                                            # makes the demo's data set, and the config of its model
     python -m benchmarks.ablation --out ablation --jobs 2
     python -m benchmarks.ablation --out ablation --only "all on" "all off" --seeds 0
-    python -m benchmarks.ablation --out ablation --only --report docs/obeying_the_midi.md     # of what is there
+    python -m benchmarks.ablation --out ablation --only --report docs/experiments.md     # of what is there
 
 Every variant is the config with some keys changed, trained for the same number of steps on the same crops, each run
 with one thread: the same budget in samples, whatever else the machine does; the CPU seconds that it took stand in the
@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO_CONFIG = "demo/config_train_strings.json"  # as demo.py leaves it
 RECORD_NAME, TRAINED_NAME, SCORES_NAME = "ablation.json", "trained.json", "scores.json"
 BEGIN, END = "<!-- ablation -->", "<!-- /ablation -->"
+PICTURE_NAME = "conditioning_gap.png"  # beside the report
 VALIDATIONS = 15  # of every training: the points of its curve
 CLEAN = {"train_config.history_noise": 0, "train_config.final_history_noise": 0,
          "train_config.history_interference": 0, "train_config.history_dropout": 0}  # fmt: skip
@@ -55,12 +56,12 @@ VARIANTS = {
     "features: onsets only": ONSETS,
     "no excitation": NO_EXCITATION,
     "excitation without quadrature": {"data_config.excitation_quadrature": "false"},
-    "ordinary strings": ORDINARY,
+    "default partials": ORDINARY,
     "no pre-emphasis": NO_PREEMPHASIS,
     "no look-ahead": CAUSAL,
     "no mel head": NO_MEL,
     "clean history": CLEAN,
-    "no interference on the history": {"train_config.history_interference": 0},
+    "no history mixing": {"train_config.history_interference": 0},
     "no noise on the history": {"train_config.history_noise": 0, "train_config.final_history_noise": 0},
     "history never dropped": {"train_config.history_dropout": 0},
     "scheduled sampling": {"train_config.scheduled_sampling_passes": 1},
@@ -101,9 +102,9 @@ def main(argv: list[str] | None = None) -> int:
     picture, lines = args.out / "gap.png", table(found)
     save_figure(picture, gap_figure(args.out, found))
     if args.report:
-        picture = args.report.with_name(f"{args.report.stem}_gap.png")
+        picture = args.report.with_name(PICTURE_NAME)
         save_figure(picture, gap_figure(args.out, found))
-        put(args.report, [*lines, "", f"![Gap over the steps, a line for each variant]({picture.name})"])
+        put(args.report, [*lines, "", f"![Validation gap by training step and variant]({picture.name})"])
     summary = "\n".join([*lines, "", f"picture: {picture}"])
     return finish(summary, {"runs": found}, failures, len(found), as_json=args.as_json)
 
@@ -252,7 +253,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     if found:
         ceiling, floor, chroma_floor = (mean_and_each([mean([one[key] for one in found])], 3)
                                         for key in ("f1_ceiling", "f1_floor", "chroma_floor"))  # fmt: skip
-        lines += ["", f"F1 of the recordings themselves (ceiling): {ceiling}. Against another clip (floor): F1 "
+        lines += ["", f"Topline, the F1 of the recordings themselves: {ceiling}. Baseline, against another clip: F1 "
                       f"{floor}, chroma {chroma_floor}. NLL and gaps in nats per sample."]  # fmt: skip
     return lines
 

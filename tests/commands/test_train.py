@@ -220,7 +220,7 @@ def test_the_training_says_so_itself_and_not_at_every_validation(road, tmp_path,
     every = ["train_config.iters_per_validation=1", "train_config.steps=3"]
     run_to_the_end(begin(road_config(road, tmp_path, *every), force=False))
     said = [line for line in capsys.readouterr().err.splitlines() if "ignores its MIDI" in line]
-    assert len(said) == 1 and "2 validations in a row" in said[0] and "docs/obeying_the_midi.md" in said[0]
+    assert len(said) == 1 and "2 validations in a row" in said[0] and "docs/conditioning.md" in said[0]
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):

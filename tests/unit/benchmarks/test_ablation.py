@@ -75,7 +75,7 @@ def test_a_variant_changes_its_own_keys_and_nothing_else(name, strings_config):
 
 
 def test_all_off_is_every_remedy_of_the_config_off():
-    alone = ("features: onsets only", "no excitation", "ordinary strings", "no pre-emphasis", "no look-ahead",
+    alone = ("features: onsets only", "no excitation", "default partials", "no pre-emphasis", "no look-ahead",
              "no mel head", "clean history", "conditioning never dropped")  # fmt: skip
     together = {key: value for name in alone for key, value in ablation.VARIANTS[name].items()}
     assert ablation.VARIANTS["all off"] == together
@@ -99,13 +99,13 @@ def test_what_is_set_goes_to_the_step_whose_it_is(tmp_path, commands):
 
 
 def test_strings_are_measured_again_in_the_sound_that_a_variant_hears(tmp_path, commands, strings_config):
-    only = ["no pre-emphasis", "ordinary strings", "all off"]
+    only = ["no pre-emphasis", "default partials", "all off"]
     assert ablate(tmp_path / "out", config=strings_config, only=only).code == 0
     measured = tmp_path / "out" / "no_pre_emphasis_0" / "config_strings.json"
     assert [one for one in commands[1]["configs"] if one[0] != "evaluate.py"] == [
         ("measure_strings.py", "no_pre_emphasis_0", str(strings_config)),
         ("train.py", "no_pre_emphasis_0", str(measured)),
-        ("train.py", "ordinary_strings_0", str(strings_config)),
+        ("train.py", "default_partials_0", str(strings_config)),
         ("train.py", "all_off_0", str(strings_config)),
     ]
 
@@ -171,8 +171,8 @@ def test_the_report_takes_the_place_between_the_marks_and_has_its_picture_beside
     assert ablate(tmp_path / "out", "--report", document).code == 0
     text = document.read_text()
     assert text.startswith(f"before\n{ablation.BEGIN}\n") and text.endswith(f"\n{ablation.END}\nafter\n")
-    assert "old" not in text and "| all on | 0 | 8 | 1.0 |" in text and "(page_gap.png)" in text
-    assert (tmp_path / "page_gap.png").is_file()
+    assert "old" not in text and "| all on | 0 | 8 | 1.0 |" in text and "(conditioning_gap.png)" in text
+    assert (tmp_path / "conditioning_gap.png").is_file()
     assert ablate(tmp_path / "out", "--report", document).code == 0
     assert document.read_text() == text
 
@@ -209,9 +209,9 @@ def test_a_command_that_fails_says_why_with_its_own_words(tmp_path):
 
 
 def test_the_page_has_the_marks():
-    before, after = ablation.parts(ROOT / "docs" / "obeying_the_midi.md")
-    assert " ".join(before.split()).endswith("were played and scored on that CPU.")  # however its lines are broken
-    assert after.lstrip().startswith("What it says")
+    before, after = ablation.parts(ROOT / "docs" / "experiments.md")
+    assert " ".join(before.split()).endswith("generated and were scored on that CPU.")  # however its lines are broken
+    assert after.lstrip().startswith("### Findings of the ablation")
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from midi2wave.conditioning.global_conditioning import one_hot
-from midi2wave.conditioning.note_conditioning import Strings, strings_of
+from midi2wave.conditioning.note_conditioning import PianoPartials, partials_for
 from midi2wave.config import DataConfig, load_config
 from midi2wave.data.midi_alignment import Alignment, alignments, trusted_seconds, verdict
 from midi2wave.data.onset_refinement import (
@@ -49,7 +49,7 @@ from midi2wave.data.processed_folder import (
 )
 from midi2wave.midi.reader import Performance
 from midi2wave.utils.atomic_files import remove_leftovers
-from midi2wave.utils.cli import note, parser, run
+from midi2wave.utils.cli import log, make_parser, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import only_run
 
@@ -67,7 +67,7 @@ class Found:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
-    arguments = parser(__doc__, config="measured.json")
+    arguments = make_parser(__doc__, config="measured.json")
     arguments.add_argument("-d", "--data", type=Path, required=True, help="processed folder to align")
     arguments.add_argument("-o", "--out", type=Path, required=True, help="where to write the aligned folder")
     arguments.add_argument("--like", type=Path, help="aligned folder of the same piano, whose phases are taken")
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     with only_run(args.out):
         found = []
         for value, part in parts.items():
-            strings = strings_of(data, one_hot([value], data.global_values))
+            strings = partials_for(data, one_hot([value], data.global_values))
             found += _found(part, data, strings, likes[value])
         for each in found:
             _tell(each)
@@ -123,7 +123,9 @@ def _decisive(data: DataConfig) -> dict[str, Any]:
     }
 
 
-def _found(folder: ProcessedFolder, data: DataConfig, strings: Strings, like: ProcessedFolder | None) -> list[Found]:
+def _found(
+    folder: ProcessedFolder, data: DataConfig, strings: PianoPartials, like: ProcessedFolder | None
+) -> list[Found]:
     """Of each recording of a folder where its notes belong."""
     positions = range(len(folder.rows))
     played = [folder.performance(position).onset for position in positions]
@@ -143,7 +145,7 @@ def _tell(found: Found) -> None:
     if hardly_fits(found.evidence):
         doubts.append(f"{100 * share_that_fits(found.evidence):.0f} % of its notes fit the strings")
     if words := ", ".join(filter(None, doubts)):
-        note(f"{found.folder.rows[found.position].audio_filename}: {words}; is it the MIDI of this recording?")
+        log(f"{found.folder.rows[found.position].audio_filename}: {words}; is it the MIDI of this recording?")
 
 
 def _check_fit(evidence: np.ndarray, folder: Path, config: str) -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from midi2wave.utils.cli import note, run
+from midi2wave.utils.cli import log, run
 from midi2wave.utils.errors import InputError
 
 HERE = Path(__file__).resolve().parent
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 def step(script: str, *arguments: str | Path) -> dict:
     """Run one step as a command of its own, its progress on the terminal; returns its result."""
     command = [script, *map(str, arguments)]
-    note(f"\n$ python {' '.join(command)}")
+    log(f"\n$ python {' '.join(command)}")
     done = subprocess.run(
         [sys.executable, str(HERE / script), *command[1:], "--json"], stdout=subprocess.PIPE, text=True
     )

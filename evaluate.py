@@ -21,7 +21,7 @@ import numpy as np
 
 from midi2wave import checkpoint
 from midi2wave.audio.io import read_pcm, write_wav
-from midi2wave.conditioning.global_conditioning import one_of_each, told
+from midi2wave.conditioning.global_conditioning import default_labels, resolve_labels
 from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config
 from midi2wave.data.crops import clip_source
 from midi2wave.evaluation import drift
@@ -37,13 +37,13 @@ from midi2wave.evaluation.metrics import (
 from midi2wave.evaluation.report import clip_picture, summary_figure, table
 from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
 from midi2wave.midi.reader import Performance
-from midi2wave.modules.argmax_bottleneck import code_use
+from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.plotting.figures import Entry, clip_figure, listening_page, save_figure
 from midi2wave.sampling.pieces import Piece, clip_pieces, primed_frames
 from midi2wave.sampling.synthesis import encode, synthesize
 from midi2wave.training.validation import partners
-from midi2wave.utils.atomic_files import claim, write_text
-from midi2wave.utils.cli import Failure, finish, note, parser, progress, run
+from midi2wave.utils.atomic_files import acquire_output_dir, write_text
+from midi2wave.utils.cli import Failure, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
@@ -78,10 +78,10 @@ class Scored:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
-    args = parser(__doc__, config="config_evaluate.json").parse_args(argv)
+    args = make_parser(__doc__, config="config_evaluate.json").parse_args(argv)
     config = load_config(args.config, ("evaluate_config",), args.overrides)
     settings = config.evaluate_config
-    loaded = checkpoint.load_player(settings, config, args.config)
+    loaded = checkpoint.load_for_generation(settings, config, args.config)
     model, theirs, step = loaded.model, loaded.config, loaded.step
     data = theirs.data_config
     if not data.conditional:
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(settings.output_dir)
     for where, given in ((folder, pieces), (folder / DRIFT_NAME, long_pieces)):
         if given:
-            claim(where, RECORD_NAME, _record(settings, loaded, given), PRODUCTS, force=args.force)
+            acquire_output_dir(where, RECORD_NAME, _record(settings, loaded, given), PRODUCTS, force=args.force)
 
     player = _Player(model, data, settings)
     outputs = _outputs(player, pieces, folder, primed_frames(settings, data))
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     _write_pictures(folder, scored, result, settings, data)
     listen = f"\nlisten and look: {folder / PAGE_NAME}; {folder / SUMMARY_NAME}; all numbers: {folder / RESULT_NAME}"
     failures += long_failures
-    return finish(table(result) + listen, result, failures, len(scored), as_json=args.as_json)
+    return report_and_exit_code(table(result) + listen, result, failures, len(scored), as_json=args.as_json)
 
 
 def _clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
@@ -135,11 +135,11 @@ def _transcriber() -> Transcriber | None:
     try:
         return Transcriber()
     except ImportError as error:
-        note(f"no transcriber ({error}), so no F1; to have it: {INSTALL}")
+        log(f"no transcriber ({error}), so no F1; to have it: {INSTALL}")
         return None
 
 
-def _record(settings: EvaluateConfig, loaded: checkpoint.Player, pieces: list[Piece]) -> dict[str, Any]:
+def _record(settings: EvaluateConfig, loaded: checkpoint.LoadedModel, pieces: list[Piece]) -> dict[str, Any]:
     """All that the samples depend on: it tells whose results a folder holds."""
     clips = {}
     for piece in pieces:  # clips cut anew may have the same names
@@ -162,13 +162,13 @@ class _Player:
 
     def __init__(self, model: WaveNet, data: DataConfig, settings: EvaluateConfig) -> None:
         self.model, self.data, self.settings = model, data, settings
-        self.usual = told(one_of_each(data.global_values), settings.global_values, data.global_values)
+        self.usual = resolve_labels(default_labels(data.global_values), settings.global_values, data.global_values)
 
     def __call__(self, performances: list[Performance], seconds: float) -> np.ndarray:
         """int16 [B, T], free-running. All use the same uniforms, so that they differ by their notes alone, and by what
         they say of the recording; where they say nothing, it is the usual one."""
-        note(f"generating {len(performances)} phrases of {seconds:g} s")
-        performances = [replace(one, recording=told(self.usual, one.recording, self.data.global_values))
+        log(f"generating {len(performances)} phrases of {seconds:g} s")
+        performances = [replace(one, recording=resolve_labels(self.usual, one.recording, self.data.global_values))
                         for one in performances]  # fmt: skip
         return self.generate(performances, round(seconds * self.data.midi_hz), [0] * len(performances))
 
@@ -195,7 +195,7 @@ def _outputs(player: _Player, pieces: list[Piece], folder: Path, n_given: int) -
     todo.sort(key=lambda piece: piece.n_frames)  # a batch lasts as long as its longest piece
     for first in range(0, len(todo), size):
         batch = todo[first : first + size]
-        note(f"generating {len(batch)} of {len(pieces)} pieces, {batch[-1].n_frames / player.data.midi_hz:g} s each")
+        log(f"generating {len(batch)} of {len(pieces)} pieces, {batch[-1].n_frames / player.data.midi_hz:g} s each")
         prefix = np.stack([piece.truth[: n_given * hop] for piece in batch]) if n_given else None
         sounds = player.generate([piece.performance for piece in batch], batch[-1].n_frames,
                                  [piece.stream for piece in batch], prefix)  # fmt: skip
@@ -276,7 +276,7 @@ def _result(
     result["conditioning_ratios"] = [mean(same) for same in zip(*(one.ratios for one in scored), strict=True)]
     counts = [one.code_counts for one in scored if one.code_counts is not None]
     result["n_codes"] = len(counts[0]) if counts else 0
-    result |= code_use(np.sum(counts, axis=0)) if counts else {"code_usage": None, "code_perplexity": None}
+    result |= codebook_usage(np.sum(counts, axis=0)) if counts else {"code_usage": None, "code_perplexity": None}
     result["counterfactuals"] = asdict(changes) if changes else None
     result["drift"] = {name: asdict(one) for name, one in drifts.items()}
     result["per_clip"] = [_clip_result(one) for one in scored]
@@ -309,7 +309,7 @@ def _write_pictures(
         if f1 := one.measures.get("f1"):
             words = f"F1 {f1.value:.2f} (recording {f1.ceiling:.2f}), {words}"
         figure = clip_picture(one.piece.performance, data.audio_hz, one.piece.truth, one.output, notes, one.heard,
-                              title=f"{name}: {words}", handover_seconds=start or None)  # fmt: skip
+                              title=f"{name}: {words}", prompt_end_seconds=start or None)  # fmt: skip
         save_figure(folder / f"{name}.png", figure)
         sounds = [("output", f"{name}.wav"), ("recording", f"{name}_truth.wav")]
         entries.append(Entry(name, f"{name}.png", sounds, f"{words}; gap {one.everywhere.gap:.3f} nats per sample"))

@@ -48,30 +48,30 @@ from midi2wave.plotting.figures import Entry, clip_figure, listening_page, save_
 from midi2wave.sampling import folding
 from midi2wave.sampling.code_files import Codes, load_codes, save_codes
 from midi2wave.sampling.pieces import (
+    AudioPrompt,
     Piece,
-    Prime,
     clip_pieces,
     code_pieces,
     midi_pieces,
     primed_frames,
-    read_prime,
+    read_audio_prompt,
     timed_pieces,
 )
 from midi2wave.sampling.synthesis import encode, synthesize, teacher_forced
-from midi2wave.utils.atomic_files import claim, write_text
-from midi2wave.utils.cli import SECONDS_BETWEEN_NOTES, Failure, finish, note, parser, run
+from midi2wave.utils.atomic_files import acquire_output_dir, write_text
+from midi2wave.utils.cli import SECONDS_BETWEEN_NOTES, Failure, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
 RECORD_NAME, PAGE_NAME = "inference.json", "index.html"
 PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", "*_seams.json", PAGE_NAME)
 # settings that leave the samples as they are
-NOT_HEARD = ("output_dir", "batch_size", "device", "max_seconds", "sampler_threads")
+KEYS_NOT_AFFECTING_AUDIO = ("output_dir", "batch_size", "device", "max_seconds", "sampler_threads")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
-    arguments = parser(__doc__, config="config_inference.json")
+    arguments = make_parser(__doc__, config="config_inference.json")
     arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
     arguments.add_argument("--codes", nargs="+", type=Path, metavar="FILE", help="play these files of codes")
     arguments.add_argument("--seconds", type=float, help="play that long without notes, free or primed by clips")
@@ -93,12 +93,12 @@ def main(argv: list[str] | None = None) -> int:
         settings.output_dir = args.out
     if args.global_values:
         settings.global_values = args.global_values
-    player = checkpoint.load_player(settings, config, args.config)
+    player = checkpoint.load_for_generation(settings, config, args.config)
     data, step = player.config.data_config, player.step
     _check_request(args, settings, data)
     mode, prime, given = "free" if args.midi or args.codes else settings.mode, None, settings
     if args.prime:
-        prime = read_prime(args.prime, 2.0 if args.prime_seconds is None else args.prime_seconds, data)
+        prime = read_audio_prompt(args.prime, 2.0 if args.prime_seconds is None else args.prime_seconds, data)
         given = replace(settings, mode="free")  # of a clip's truth nothing is heard
         settings.mode = mode = "primed"
     folder = Path(settings.output_dir)
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         record = _record(settings, player, mode, prime)
         if args.seconds is not None:
             record["seconds"] = args.seconds
-        claim(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
+        acquire_output_dir(folder, RECORD_NAME, record, PRODUCTS, force=args.force)
         taken = {piece.name for piece in pieces if _is_taken(folder, piece)}
         remedy = "choose another folder, or use --force"
         failures += [Failure(name, f"{folder} holds {name}.wav of other notes; {remedy}") for name in sorted(taken)]
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
               "nll": nll, "mean_nll": mean_nll, "seams": seams}  # fmt: skip
     lines = [f"{name}: {folding.words(measured)}" for name, measured in seams.items()]
     summary = "\n".join([*lines, _summary(folder, len(pieces), len(pieces) - len(todo), mean_nll)])
-    return finish(summary, result, failures, len(pieces), as_json=args.as_json)
+    return report_and_exit_code(summary, result, failures, len(pieces), as_json=args.as_json)
 
 
 def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig) -> None:
@@ -178,9 +178,11 @@ def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig)
         raise InputError(f"--null: guidance = {settings.guidance:g} leads away from nothing; set guidance = 1")
 
 
-def _record(settings: InferenceConfig, player: checkpoint.Player, mode: str, prime: Prime | None) -> dict[str, Any]:
+def _record(
+    settings: InferenceConfig, player: checkpoint.LoadedModel, mode: str, prime: AudioPrompt | None
+) -> dict[str, Any]:
     """All that the samples depend on, besides the clips and MIDI files: it tells whose results a folder holds."""
-    heard = {name: value for name, value in vars(settings).items() if name not in NOT_HEARD}
+    heard = {name: value for name, value in vars(settings).items() if name not in KEYS_NOT_AFFECTING_AUDIO}
     of_prime = {"prime_sha256": hashlib.sha256(prime.pcm).hexdigest()} if prime else {}
     return of_prime | {
         "inference_config": heard,
@@ -221,7 +223,7 @@ def _batches(pieces: list[Piece], size: int) -> Iterator[list[Piece]]:
 
 
 def _code_pieces(
-    paths: list[Path], settings: InferenceConfig, player: checkpoint.Player
+    paths: list[Path], settings: InferenceConfig, player: checkpoint.LoadedModel
 ) -> tuple[list[Piece], list[Failure]]:
     """The pieces of these files of codes. Raises InputError if this model plays no codes."""
     n_codes, data = player.model.n_codes, player.config.data_config
@@ -234,7 +236,7 @@ def _code_pieces(
     pieces, failures = code_pieces(paths, settings, data, n_codes)
     for piece in pieces:
         if piece.codes.weights_sha256 not in ("", player.sha256):
-            note(f"{piece.name}: other weights wrote these codes; what they mean to these is another matter")
+            log(f"{piece.name}: other weights wrote these codes; what they mean to these is another matter")
     return pieces, failures
 
 
@@ -280,7 +282,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _generate(
-    player: checkpoint.Player, pieces: list[Piece], mode: str, settings: InferenceConfig, folder: Path
+    player: checkpoint.LoadedModel, pieces: list[Piece], mode: str, settings: InferenceConfig, folder: Path
 ) -> None:
     """Generate one batch and write its wavs and pictures, and in mode teacher_forced the likelihoods."""
     model, data, handover = player.model, player.config.data_config, None
@@ -308,11 +310,11 @@ def _generate(
         output = map_wav(folder / f"{piece.name}.wav")
         extra = functools.partial(_draw_codes, piece, data.midi_hz) if piece.codes else None
         figure = clip_figure(piece.performance or no_notes(), piece.n_frames / data.midi_hz, data.audio_hz, piece.truth,
-                             output, title=piece.name, handover_seconds=handover, extra=extra)  # fmt: skip
+                             output, title=piece.name, prompt_end_seconds=handover, extra=extra)  # fmt: skip
         save_figure(folder / f"{piece.name}.png", figure)
 
 
-def _codes(player: checkpoint.Player, piece: Piece) -> Codes:
+def _codes(player: checkpoint.LoadedModel, piece: Piece) -> Codes:
     """The codes to play a piece from: given ones, or those of its notes."""
     if piece.codes is not None:
         return piece.codes
@@ -361,7 +363,7 @@ def _stream(
     except KeyboardInterrupt:
         for path in unfinished:
             if path.is_file():
-                note(f"kept {len(map_wav(path)) / data.audio_hz:.2f} s in {path}")
+                log(f"kept {len(map_wav(path)) / data.audio_hz:.2f} s in {path}")
         raise
     for path in unfinished:
         path.unlink(missing_ok=True)
@@ -407,7 +409,7 @@ def _with_speed(
             if not on_terminal and now - noted > SECONDS_BETWEEN_NOTES:
                 noted = now
                 share = f"{done / total:.0%} of {n_streams} streams"
-                note(f"{share}, {rate:,.0f} samples/s, {rate / audio_hz:.2f} x real time")
+                log(f"{share}, {rate:,.0f} samples/s, {rate / audio_hz:.2f} x real time")
 
 
 def _write_page(

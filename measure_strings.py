@@ -23,15 +23,15 @@ from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import (
     PARTIAL_CHANNEL,
     SHORTEST_SECONDS,
-    Strings,
-    usual_strings,
+    PianoPartials,
+    default_partials,
     window_seconds,
 )
 from midi2wave.config import load_config
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, sounding_offset
 from midi2wave.utils.atomic_files import write_text
-from midi2wave.utils.cli import parser, progress, run
+from midi2wave.utils.cli import make_parser, progress, run
 from midi2wave.utils.errors import InputError
 
 N_PARTIALS = len(PARTIAL_CHANNEL)
@@ -58,7 +58,7 @@ class Followed:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
-    arguments = parser(__doc__, config="config_train.json")
+    arguments = make_parser(__doc__, config="config_train.json")
     arguments.add_argument("-d", "--data", type=Path, required=True, help="processed folder to measure")
     arguments.add_argument("-o", "--out", type=Path, required=True, help="where to write the completed config")
     args = arguments.parse_args(argv)
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def measured(folder: ProcessedFolder, preemphasis: float) -> tuple[Strings, float, np.ndarray]:
+def measured(folder: ProcessedFolder, preemphasis: float) -> tuple[PianoPartials, float, np.ndarray]:
     """The strings of a folder's piano, the power of the velocity that its amplitudes grow with, and which partials were
     measured, bool [88, 16]. Raises InputError if none was."""
     hz = _by_spectra(folder)
@@ -118,7 +118,7 @@ def measured(folder: ProcessedFolder, preemphasis: float) -> tuple[Strings, floa
     level, decay = _completed(np.abs(start), known), _completed(decay, known)
     # what is followed is a cosine, the excitation's first channels are sines
     phase = np.where(coherent & known, np.angle(start) + np.pi / 2, 0.0)
-    return Strings(hz, level * _channel_gain(level), decay, phase), exponent, known
+    return PianoPartials(hz, level * _channel_gain(level), decay, phase), exponent, known
 
 
 def _strokes(folder: ProcessedFolder, seconds: float) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
@@ -135,7 +135,7 @@ def _strokes(folder: ProcessedFolder, seconds: float) -> Iterator[tuple[int, np.
 
 def _by_spectra(folder: ProcessedFolder) -> np.ndarray:
     """Frequencies of all partials, Hz [88, 16], by the peaks of strokes' spectra around an ordinary piano's."""
-    usual, rate = usual_strings().hz, folder.audio_hz
+    usual, rate = default_partials().hz, folder.audio_hz
     length, size = round(WINDOW_SECONDS * rate), 2 ** int(np.ceil(np.log2(8 * WINDOW_SECONDS * rate)))
     found: dict[tuple[int, int], list[float]] = {}
     for position, onsets, keys, _ in _strokes(folder, SKIPPED_SECONDS + WINDOW_SECONDS):

@@ -20,7 +20,7 @@ from midi2wave.data import crops
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, Performance, clip, read_midi
 from midi2wave.plotting.figures import roll_figure, save_figure
-from midi2wave.utils.cli import Failure, finish, note, parser, progress, reason, run
+from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
 MIDI_SUFFIXES = (".mid", ".midi")
@@ -38,7 +38,7 @@ class Pair:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
-    args_parser = parser(__doc__, config="config_makeTest.json")
+    args_parser = make_parser(__doc__, config="config_makeTest.json")
     args_parser.add_argument("-d", "--dir", type=Path, required=True, help="where the clips go")
     args = args_parser.parse_args(argv)
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
@@ -53,21 +53,21 @@ def main(argv: list[str] | None = None) -> int:
             count = min(quota, config.n_clips - len(names))
             names += _cut(pair, config, args.dir, len(names), rng.integers(2**32, size=count))
         except InputError as error:
-            failures.append(Failure(str(pair.audio), reason(error)))
+            failures.append(Failure(str(pair.audio), format_error(error)))
         if len(names) == config.n_clips:
             break
     if names:
         crops.finish_clips(args.dir, names)
     result = {"dir": str(args.dir), "clips": names}
     summary = f"{args.dir}: {len(names)} of {config.n_clips} clips of {config.test_segment_length:g} s"
-    return finish(summary, result, failures, len(names), as_json=args.as_json)
+    return report_and_exit_code(summary, result, failures, len(names), as_json=args.as_json)
 
 
 def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws: np.ndarray) -> list[str]:
     """Cut one clip per draw out of a recording and write them; returns their names."""
     pcm, performance = read_pcm(pair.audio, config.audio_hz), read_midi(pair.midi)
     for dropped in performance.dropped:
-        note(f"{pair.midi}: {dropped}")
+        log(f"{pair.midi}: {dropped}")
     performance = replace(performance, recording=pair.recording)
     starts = _positions(performance, len(pcm), config)
     names = []
@@ -95,7 +95,7 @@ def _maestro_pairs(config: PreprocessConfig) -> tuple[list[Pair], list[Failure]]
             midi_path = inside(config.maestro_dir, r.midi_filename)
             pairs.append(Pair(Path(r.audio_filename).stem, audio_path, midi_path, integer_columns(vars(r))))
         except InputError as error:
-            failures.append(Failure(r.audio_filename, reason(error)))
+            failures.append(Failure(r.audio_filename, format_error(error)))
     return pairs, failures
 
 
@@ -117,7 +117,7 @@ def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
         if audio_path:
             pairs.append(Pair(stem.name, audio_path, midi_path))
         else:
-            note(f"{midi_path} has no audio beside it with the same stem; left out")
+            log(f"{midi_path} has no audio beside it with the same stem; left out")
     if not pairs:
         raise InputError(f"{folder} holds no audio and MIDI files with equal stems")
     return pairs

@@ -37,8 +37,8 @@ from midi2wave.data.processed_folder import (
 from midi2wave.data.resample_manifest import state
 from midi2wave.midi.reader import read_midi
 from midi2wave.utils import parallel
-from midi2wave.utils.atomic_files import refuse_foreign, remove_leftovers, write_text
-from midi2wave.utils.cli import Failure, finish, note, parser, progress_in_hours, reason, run
+from midi2wave.utils.atomic_files import remove_leftovers, require_own_dir, write_text
+from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress_in_hours, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import only_run
 
@@ -66,7 +66,7 @@ class Job:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
-    options = parser(__doc__, config="config_makeTrain.json")
+    options = make_parser(__doc__, config="config_makeTrain.json")
     parallel.add_arguments(options)
     args = options.parse_args(argv)
     parallel.check_arguments(args)
@@ -80,29 +80,29 @@ def main(argv: list[str] | None = None) -> int:
     folders = {job.folder: job.config for job in jobs}
     with contextlib.ExitStack() as locks:
         for folder, made_from in folders.items():
-            refuse_foreign(folder, RECORD_NAME)
+            require_own_dir(folder, RECORD_NAME)
             locks.enter_context(only_run(folder, parallel.shard_name(args.shard)))
             begin_folder(folder, Config(preprocess_config=made_from).as_dict(), force=args.force)
         known = {job.key: _finished(job) for job in jobs}  # may refuse: before any work
-        pending = [job for job in parallel.in_shard(jobs, args.shard) if not known[job.key]]
+        pending = [job for job in parallel.select_shard(jobs, args.shard) if not known[job.key]]
         for folder in folders:
             indices = [job.recording.index for job in pending if job.folder == folder]
             remove_leftovers(folder, product_names(indices, shared=not args.shard))
         failures = []
         for job, outcome in _with_progress(
-            parallel.work(_try, pending, n_jobs=args.jobs, backend=args.backend), pending
+            parallel.parallel_map(_try, pending, n_jobs=args.jobs, backend=args.backend), pending
         ):
             if isinstance(outcome, str):
                 failures.append(Failure(job.recording.audio_filename, outcome))
                 continue
             known[job.key] = outcome
             for remark in (*outcome[1].dropped, *outcome[1].warnings):
-                note(f"{job.recording.audio_filename}: {remark}")
+                log(f"{job.recording.audio_filename}: {remark}")
         failures.sort(key=lambda failure: failure.item)
         if args.shard:  # other shards have gone on meanwhile
             known |= {job.key: _finished(job) for job in jobs if not known[job.key]}
         if args.shard and sum(map(bool, known.values())) + len(failures) < len(jobs):
-            note("other shards are not done: the table and the card are written by the last one, or without --shard")
+            log("other shards are not done: the table and the card are written by the last one, or without --shard")
         else:
             for folder, made_from in folders.items():
                 done = [known[job.key] for job in jobs if job.folder == folder and known[job.key]]
@@ -164,9 +164,9 @@ def _try(job: Job) -> tuple[Job, Done | str]:
     except OSError as error:
         if error.errno in NO_ROOM:  # nor for the recordings after it
             raise
-        return job, reason(error)
+        return job, format_error(error)
     except InputError as error:
-        return job, reason(error)
+        return job, format_error(error)
 
 
 def _process(job: Job) -> Done:
@@ -241,7 +241,7 @@ def _report(
     ]
     if warnings:
         lines.append(f"{len(warnings)} recordings with warnings, see {CARD_NAME}")
-    return finish("\n".join(lines), result, failures, len(done), as_json=as_json)
+    return report_and_exit_code("\n".join(lines), result, failures, len(done), as_json=as_json)
 
 
 if __name__ == "__main__":

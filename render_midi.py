@@ -30,8 +30,8 @@ import soundfile
 
 from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata
 from midi2wave.midi.reader import Performance, read_midi, sounding_offset
-from midi2wave.utils.atomic_files import atomic_file, claim, write_text
-from midi2wave.utils.cli import Failure, finish, note, parser, progress, reason, run
+from midi2wave.utils.atomic_files import acquire_output_dir, atomic_file, write_text
+from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
 METADATA_NAME, RECORD_NAME = "maestro-v2.0.0.csv", "render.json"
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     instrument = _instrument(args)
     shares = {"validation": args.validation, "test": args.test}
     pieces, failures = _plan(args.dir, args.seed, shares)
-    claim(args.out, RECORD_NAME, _record(args, instrument), PRODUCTS, force=args.force)
+    acquire_output_dir(args.out, RECORD_NAME, _record(args, instrument), PRODUCTS, force=args.force)
     started = time.monotonic()
     rendered: dict[str, Rendered] = {}
     jobs = (joblib.delayed(_render)(piece, args.out, instrument) for piece in pieces)
@@ -99,11 +99,11 @@ def main(argv: list[str] | None = None) -> int:
     if kept:
         write_text(args.out / METADATA_NAME, _metadata(kept, rendered))
     result = _result(args.out, kept, rendered, time.monotonic() - started)
-    return finish(_summary(result), result, failures, len(kept), as_json=args.as_json)
+    return report_and_exit_code(_summary(result), result, failures, len(kept), as_json=args.as_json)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    made = parser(__doc__)
+    made = make_parser(__doc__)
     made.add_argument("-d", "--dir", type=Path, required=True, help="folder with MIDI files, or a MAESTRO folder")
     made.add_argument("-o", "--out", type=Path, required=True, help="where the data set goes")
     made.add_argument("--soundfont", type=Path, help="an .sf2 or .sf3 file (default: the first one found of Debian's)")
@@ -226,7 +226,7 @@ def _render(piece: Piece, folder: Path, instrument: Instrument) -> tuple[Piece, 
     try:
         performance = read_midi(piece.source)
         for dropped in performance.dropped:
-            note(f"{piece.source}: {dropped}")
+            log(f"{piece.source}: {dropped}")
         file, seconds = midi_file(performance, instrument.program)
         labels = io.BytesIO()
         file.save(file=labels)
@@ -240,7 +240,7 @@ def _render(piece: Piece, folder: Path, instrument: Instrument) -> tuple[Piece, 
                 aside.write_bytes(labels.getvalue())
         return piece, _loudness(audio_path)
     except (InputError, OSError, soundfile.LibsndfileError) as error:
-        return piece, reason(error)
+        return piece, format_error(error)
 
 
 def midi_file(

@@ -24,7 +24,7 @@ from midi2wave.data.maestro import SPLITS, find_metadata, inside, read_metadata,
 from midi2wave.data.resample_manifest import Entry, Manifest
 from midi2wave.utils import parallel
 from midi2wave.utils.atomic_files import remove_leftovers
-from midi2wave.utils.cli import Failure, finish, note, parser, progress_in_hours, reason, run
+from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress_in_hours, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import only_run
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out_dir = args.out_dir or args.dir
     names = _listed_files(args.dir, args.split, args.hz)
     # The names are dealt, whatever lies there: shards that start while files come and go must agree who does which.
-    planned = parallel.in_shard(_plan(names, args.dir, out_dir, args.hz, args.resampler), args.shard)
+    planned = parallel.select_shard(_plan(names, args.dir, out_dir, args.hz, args.resampler), args.shard)
     jobs = [item for item in planned if isinstance(item, Job)]
     failures = [item for item in planned if isinstance(item, Failure)]
     started = time.monotonic()
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for folder, ours in products.items():  # another shard may be writing a file of the same name elsewhere
             remove_leftovers(folder, ours)
         pending, skipped = _split_off_done(jobs, record, force=args.force, verify=args.verify)
-        outcomes = parallel.work(_resample_one, pending, n_jobs=args.jobs, backend=args.backend)
+        outcomes = parallel.parallel_map(_resample_one, pending, n_jobs=args.jobs, backend=args.backend)
         try:
             for job, outcome in _with_progress(outcomes, pending):
                 if isinstance(outcome, str):
@@ -72,15 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 record.add(job.name, outcome)
                 if outcome.n_clipped:
                     peak = f"(peak {outcome.peak:.3f})"
-                    note(f"clipped: {job.name}: {outcome.n_clipped} samples above full scale {peak}")
+                    log(f"clipped: {job.name}: {outcome.n_clipped} samples above full scale {peak}")
         finally:  # also for who interrupts
             failures += _save(record)
     result = _result(done, skipped, time.monotonic() - started, args.hz)
-    return finish(_summary(result), result, failures, len(done) + skipped, as_json=args.as_json)
+    return report_and_exit_code(_summary(result), result, failures, len(done) + skipped, as_json=args.as_json)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser(__doc__)
+    made = make_parser(__doc__)
     made.add_argument("-d", "--dir", type=Path, required=True, help="a MAESTRO folder, or any folder with audio")
     made.add_argument("--out_dir", type=Path, help="write the same tree here instead of beside the originals")
     made.add_argument("--hz", type=int, default=16000, help="sample rate to make (default 16000)")
@@ -124,7 +124,7 @@ def _listed_files(folder: Path, split: str, audio_hz: int) -> list[str]:
         outputs += ", taken for results of this command" if outputs else ""
         raise InputError(f"{folder} holds no audio files{outputs}; looked for {' '.join(AUDIO_SUFFIXES)}")
     if len(names) < len(sources):
-        note(f"left out: {len(sources) - len(names)} files that were made here at another rate, say the manifests")
+        log(f"left out: {len(sources) - len(names)} files that were made here at another rate, say the manifests")
     return names
 
 
@@ -157,7 +157,7 @@ def _plan(names: list[str], folder: Path, out_dir: Path, audio_hz: int, resample
                 words = f"no such file in {folder}; download it, or choose another split with -s"
             first.setdefault(target, name)
         except (InputError, OSError) as error:
-            words = reason(error)
+            words = format_error(error)
         planned.append(Failure(name, words) if words else Job(name, source, target, audio_hz, resampler))
     return planned
 
@@ -190,7 +190,7 @@ def _save(record: Manifest) -> list[Failure]:
     try:
         record.save()
     except OSError as error:
-        return [Failure(str(record.path), reason(error))]
+        return [Failure(str(record.path), format_error(error))]
     return []
 
 
@@ -210,7 +210,7 @@ def _resample_one(job: Job) -> tuple[Job, Entry | str]:
         made: Resampled = resample_file(job.source, job.target, job.audio_hz, job.resampler, replace=job.replace)
         return job, resample_manifest.entry(job.target, made, state, job.resampler)
     except (InputError, OSError) as error:
-        return job, reason(error)
+        return job, format_error(error)
 
 
 def _result(resampled: dict[str, Entry], skipped: int, elapsed_seconds: float, audio_hz: int) -> dict:

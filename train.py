@@ -27,15 +27,15 @@ from tqdm import tqdm
 
 from midi2wave.config import TrainConfig, load_config
 from midi2wave.data.crops import Crops, batches, micro_batches
-from midi2wave.training.cuda_graph import RecordedPass
-from midi2wave.training.distributed import ALONE, World, joined, local_device
-from midi2wave.training.hardware import GIB, available_bytes, explained_memory, keep_freed_memory, training_bytes
+from midi2wave.training.cuda_graph import GraphedPass
+from midi2wave.training.distributed import SINGLE_PROCESS, World, init_distributed, local_device
+from midi2wave.training.hardware import GIB, available_bytes, friendly_oom_errors, keep_freed_memory, training_bytes
 from midi2wave.training.log import TrainingLog
-from midi2wave.training.run_state import Run, begin, save
-from midi2wave.training.scheduled_sampling import with_own_samples
-from midi2wave.training.schedules import history_interference, history_noise, learning_rate, own_share
+from midi2wave.training.run_state import Run, create_or_resume_run, save
+from midi2wave.training.scheduled_sampling import apply_scheduled_sampling
+from midi2wave.training.schedules import history_mixing, history_noise, learning_rate, model_sample_probability
 from midi2wave.training.validation import crops_of, training_losses, validate
-from midi2wave.utils.cli import choose_device, note, parser, reason, run
+from midi2wave.utils.cli import choose_device, format_error, log, make_parser, run
 from midi2wave.utils.errors import InputError
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config", "dist_config")
@@ -47,26 +47,34 @@ IMPATIENT_SECONDS = 1.0  # two signals within this time are one: a group of proc
 def main(argv: list[str] | None = None) -> int:
     """Run the step; returns the exit code."""
     started = time.monotonic()
-    args = parser(__doc__, config="config_train.json").parse_args(argv)
+    args = make_parser(__doc__, config="config_train.json").parse_args(argv)
     config = load_config(args.config, NEEDS, args.overrides)
     if not config.data_config.dataset_path:
         raise InputError(f"{args.config}: data_config.dataset_path is empty; make one with preprocess_maestro.py")
     keep_freed_memory()
     device = choose_device(local_device(config.train_config.device))
-    with joined(config.dist_config, device) as world, explained_memory(), contextlib.ExitStack() as held:
-        state = begin(config, force=args.force, world=world, held=held)
-        log = TrainingLog(state.folder, state.step) if world.writes else None
-        with contextlib.closing(log) if log else contextlib.nullcontext(), stop_signals(world) as stop:
-            train(state, log, stop)
-    if log:
+    with init_distributed(config.dist_config, device) as world, friendly_oom_errors(), contextlib.ExitStack() as held:
+        state = create_or_resume_run(config, force=args.force, world=world, held=held)
+        training_log = TrainingLog(state.folder, state.step) if world.is_main_process else None
+        with (
+            contextlib.closing(training_log) if training_log else contextlib.nullcontext(),
+            stop_signals(world) as stop,
+        ):
+            train(state, training_log, stop)
+    if training_log:
         elapsed = time.monotonic() - started
-        result = {"run_folder": str(state.folder), "step": state.step, **log.newest, "elapsed_seconds": elapsed}
-        print(json.dumps(result) if args.as_json else f"{state.folder}: step {state.step}, {log.words()}")
+        result = {
+            "run_folder": str(state.folder),
+            "step": state.step,
+            **training_log.newest,
+            "elapsed_seconds": elapsed,
+        }
+        print(json.dumps(result) if args.as_json else f"{state.folder}: step {state.step}, {training_log.words()}")
     return 0
 
 
 @contextlib.contextmanager
-def stop_signals(world: World = ALONE) -> Iterator[Callable[[], bool]]:
+def stop_signals(world: World = SINGLE_PROCESS) -> Iterator[Callable[[], bool]]:
     """Turn SIGINT and SIGTERM into a question that the loop asks between two steps; a later one acts at once.
 
     Under torchrun none does: it hands on to its processes what a terminal has sent them already.
@@ -86,21 +94,21 @@ def stop_signals(world: World = ALONE) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def train(state: Run, log: TrainingLog | None, stop: Callable[[], bool] = lambda: False) -> None:
+def train(state: Run, training_log: TrainingLog | None, stop: Callable[[], bool] = lambda: False) -> None:
     """The loop: from the state's step to the last one, or until `stop()` of any process; saves at the end.
 
-    `log` is None in all processes but the one that writes.
+    `training_log` is None in all processes but the one that writes.
     """
     settings, data, world = state.config.train_config, state.config.data_config, state.world
-    if log:
-        note(introduction(state))
+    if training_log:
+        log(run_summary(state))
     crops = crops_of(
         data.dataset_path,
         data,
         state.model,
         settings.seed,
         history_noise=functools.partial(history_noise, settings),
-        history_interference=functools.partial(history_interference, settings),
+        history_mixing=functools.partial(history_mixing, settings),
         history_dropout=settings.history_dropout,
         conditioning_dropout=data.conditioning_dropout,
     )
@@ -110,12 +118,12 @@ def train(state: Run, log: TrainingLog | None, stop: Callable[[], bool] = lambda
     n_passes = settings.batch_size // world.size // state.micro_batch
     n_samples = settings.batch_size * crops.n_frames * crops.hop
     bar = tqdm(total=settings.steps, initial=state.step, unit="step", dynamic_ncols=True,
-               disable=not (log and sys.stderr.isatty()))  # fmt: skip
-    meter, reports, first, skipped = Meter(), Reports(state.device), state.step, 0
+               disable=not (training_log and sys.stderr.isatty()))  # fmt: skip
+    meter, reports, first, skipped = ThroughputMeter(), AsyncMetricsReader(state.device), state.step, 0
     while state.step < settings.steps:
         with meter.waiting():
             passes = [next(loader) for _ in range(n_passes)]
-        reports.push(state.step, update(state, passes, stopping=stop()))
+        reports.push(state.step, train_step(state, passes, stopping=stop()))
         state.step += 1
         last, stopped = state.step == settings.steps, False
         for step, report in reports.ready(everything=last or _due(state)):
@@ -126,27 +134,27 @@ def train(state: Run, log: TrainingLog | None, stop: Callable[[], bool] = lambda
         meter.step()  # validation, samples and checkpoints are not training time
         if state.step == first + 1:
             starting = meter.seconds  # compiling, and workers that begin
-        if log and state.step % settings.iters_per_log == 0 and meter.losses:
+        if training_log and state.step % settings.iters_per_log == 0 and meter.losses:
             metrics = meter.read(n_samples) | {"learning_rate": learning_rate(state.step - 1, settings)}
-            log.metrics(state.step, **metrics)
+            training_log.metrics(state.step, **metrics)
             bar.set_postfix(loss=f"{metrics['loss']:.3f}", samples_per_s=f"{metrics['samples_per_second']:.0f}")
-        if log and state.step == first + STEPS_BEFORE_FORECAST:
+        if training_log and state.step == first + STEPS_BEFORE_FORECAST:
             steps_timed = STEPS_BEFORE_FORECAST - 1
-            note(forecast(settings.steps - state.step, (meter.seconds - starting) / steps_timed))
-        _now_and_then(state, log)
+            log(eta_message(settings.steps - state.step, (meter.seconds - starting) / steps_timed))
+        run_periodic_tasks(state, training_log)
         if stopped or (world.size == 1 and stop()):  # several must stop after the same step
             break
         meter.resume()
     bar.close()
     if state.saved_step != state.step and (problem := save(state)):
         raise InputError(f"step {state.step} is not saved: {problem}")
-    if log:
-        log.curves()
+    if training_log:
+        training_log.curves()
         if state.step < settings.steps:
-            note(f"stopped at step {state.step} of {settings.steps}; the same command goes on from there")
+            log(f"stopped at step {state.step} of {settings.steps}; the same command goes on from there")
 
 
-def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = False) -> Tensor:
+def train_step(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = False) -> Tensor:
     """One optimiser step on some batches of equal size, which changes nothing without a finite loss and gradient.
 
     Returns what `Report` is made of, on the device: the host asks it nothing, and so need not wait for it.
@@ -157,10 +165,10 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
     if state.to_record:
         _record(state, passes)
     state.optimizer.zero_grad(set_to_none=state.recorded is None)
-    if share := own_share(settings, state.step):
+    if share := model_sample_probability(settings, state.step):
         indices = micro_batches(range(state.step, state.step + 1), settings.batch_size, state.micro_batch,
                                 state.world.rank, state.world.size)  # fmt: skip
-        passes = [with_own_samples(state.model, batch, crops, share, settings, state.device, state.precision)
+        passes = [apply_scheduled_sampling(state.model, batch, crops, share, settings, state.device, state.precision)
                   for batch, crops in zip(passes, indices, strict=True)]  # fmt: skip
     own = torch.zeros(3, device=state.device)  # this process's means of the losses
     for i, batch in enumerate(passes):
@@ -168,7 +176,7 @@ def update(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = Fals
         with state.called.no_sync() if more_follow else contextlib.nullcontext():
             own += state.recorded(batch) if state.recorded else _backward(state, len(passes), batch)
     means = torch.cat([own, own.new_full((1,), stopping)]) / state.world.size
-    loss, mel, diversity, stop = state.world.total(means).unbind()
+    loss, mel, diversity, stop = state.world.all_reduce_sum(means).unbind()
     norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
     finite = torch.isfinite(loss + mel + diversity + norm).float()
     state.optimizer.found_inf, state.optimizer.grad_scale = 1 - finite, None  # a fused optimiser then leaves it
@@ -196,14 +204,16 @@ def _record(state: Run, passes: list[dict[str, Tensor]]) -> None:
     """Record a pass, if that is possible: else training goes on without."""
     state.to_record = False
     try:
-        state.recorded = RecordedPass(functools.partial(_backward, state, len(passes)), passes[0], state.device)
+        state.recorded = GraphedPass(functools.partial(_backward, state, len(passes)), passes[0], state.device)
     except RuntimeError as error:
-        note(f"a pass could not be recorded as a CUDA graph ({reason(error)}): training goes on without one, slower "
-             "(train_config.cuda_graph=false silences this)")  # fmt: skip
+        log(
+            f"a pass could not be recorded as a CUDA graph ({format_error(error)}): training goes on without one, "
+            "slower (train_config.cuda_graph=false silences this)"
+        )
 
 
 @dataclass(frozen=True)
-class Report:
+class StepMetrics:
     """What a step found: loss over all processes and of this one, the norm of the gradient before it was clipped."""
 
     loss: float
@@ -219,7 +229,7 @@ class Report:
         return math.isfinite(self.loss + self.mel_loss + self.diversity_loss + self.gradient_norm)
 
 
-class Reports:
+class AsyncMetricsReader:
     """Steps' reports, read from a CUDA device one step late: it works on the next one then, and nobody waits."""
 
     def __init__(self, device: torch.device) -> None:
@@ -234,16 +244,16 @@ class Reports:
             event.record(stream)
         self.pending.append((step, values, event))
 
-    def ready(self, *, everything: bool = False) -> Iterator[tuple[int, Report]]:
+    def ready(self, *, everything: bool = False) -> Iterator[tuple[int, StepMetrics]]:
         """Steps and reports, oldest first; on CUDA all but the newest one, unless `everything` is asked for."""
         while len(self.pending) > (1 if self.late and not everything else 0):
             step, values, event = self.pending.popleft()
             if event:
                 event.synchronize()
-            yield step, Report(*values.tolist())
+            yield step, StepMetrics(*values.tolist())
 
 
-class Meter:
+class ThroughputMeter:
     """What is measured between two lines of the log."""
 
     def __init__(self) -> None:
@@ -258,7 +268,7 @@ class Meter:
         yield
         self.waited += time.monotonic() - began
 
-    def add(self, report: Report, settings: TrainConfig) -> None:
+    def add(self, report: StepMetrics, settings: TrainConfig) -> None:
         """Count a step's report in, unless it was skipped."""
         if report.finite:
             self.losses.append(report.loss)
@@ -302,7 +312,7 @@ def _due(state: Run) -> bool:
     return any(state.step % n == 0 for n in every)
 
 
-def _skip(state: Run, step: int, report: Report, skipped: int, crops: Crops) -> int:
+def _skip(state: Run, step: int, report: StepMetrics, skipped: int, crops: Crops) -> int:
     """Say that a step changed nothing, and on which crops; after ten in a row there is no point in going on."""
     world, size = state.world, state.config.train_config.batch_size
     # If one process found the loss itself not to be finite, the fault lies in its crops, and it alone speaks.
@@ -312,18 +322,18 @@ def _skip(state: Run, step: int, report: Report, skipped: int, crops: Crops) -> 
             position, frame = crops.where(index)
             names.append(f"{crops.folder.rows[position].audio_filename} at {frame / crops.config.midi_hz:.2f} s")
         who = f" (process {world.rank})" if world.size > 1 else ""
-        note(f"step {step} was skipped{who}: its loss or gradient is not finite; its crops: {', '.join(names)}")
+        log(f"step {step} was skipped{who}: its loss or gradient is not finite; its crops: {', '.join(names)}")
     if skipped + 1 == SKIPS_BEFORE_GIVING_UP:
         save(state)  # the weights are those of the last good step
         raise InputError("ten steps in a row without a finite gradient; lower train_config.learning_rate")
     return skipped + 1
 
 
-def _if_deaf(state: Run, found: dict[str, float]) -> str | None:
+def ignored_conditioning_warning(state: Run, found: dict[str, float]) -> str | None:
     """What to say if the decoder ignores its MIDI: at the second validation of that kind in a row, the fourth, ..."""
     gap, error = found["validation_gap"], found["validation_gap_error"]
-    state.deaf_validations = state.deaf_validations + 1 if gap < 2 * error else 0
-    count = state.deaf_validations
+    state.n_validations_without_gap = state.n_validations_without_gap + 1 if gap < 2 * error else 0
+    count = state.n_validations_without_gap
     if count < 2 or count & (count - 1):
         return None
     return (
@@ -333,7 +343,7 @@ def _if_deaf(state: Run, found: dict[str, float]) -> str | None:
     )
 
 
-def _now_and_then(state: Run, log: TrainingLog | None) -> None:
+def run_periodic_tasks(state: Run, training_log: TrainingLog | None) -> None:
     """What does not happen at every step: validation, samples, checkpoints."""
     settings = state.config.train_config
     last, improved = state.step == settings.steps, False
@@ -342,21 +352,21 @@ def _now_and_then(state: Run, log: TrainingLog | None) -> None:
         improved = found["validation_nll"] < state.best[0]
         if improved:
             state.best = (found["validation_nll"], state.step)
-        if log:
-            log.metrics(state.step, **found)
-            log.curves()
-            if "validation_gap" in found and (warning := _if_deaf(state, found)):
-                note(warning)
+        if training_log:
+            training_log.metrics(state.step, **found)
+            training_log.curves()
+            if "validation_gap" in found and (warning := ignored_conditioning_warning(state, found)):
+                log(warning)
     if improved or state.step % settings.iters_per_checkpoint == 0:
         save(state)
-    if log and settings.iters_per_sample and state.step % settings.iters_per_sample == 0:
-        log.sample(state.step, state.average, state.config.data_config)
+    if training_log and settings.iters_per_sample and state.step % settings.iters_per_sample == 0:
+        training_log.sample(state.step, state.average, state.config.data_config)
 
 
-def introduction(state: Run) -> str:
+def run_summary(state: Run) -> str:
     """One line with all that matters about a run that begins, and another if it needs more memory than is free."""
     settings, data, decoder = state.config.train_config, state.config.data_config, state.model.decoder
-    lookahead, world = state.model.margins[1] / data.midi_hz, state.world
+    lookahead, world = state.model.context_frames[1] / data.midi_hz, state.world
     processes = f", {world.size} processes" if world.size > 1 else ""
     crop_samples = max(1, round(data.segment_length * data.midi_hz)) * state.model.hop
     needed = training_bytes(state.model, state.micro_batch * crop_samples, state.precision,
@@ -380,7 +390,7 @@ def introduction(state: Run) -> str:
     return said
 
 
-def forecast(steps: int, seconds_per_step: float) -> str:
+def eta_message(steps: int, seconds_per_step: float) -> str:
     """How long the rest of a run will take."""
     minutes = steps * seconds_per_step / 60
     left = f"{minutes / 60:.1f} hours" if minutes >= 100 else f"{minutes:.1f} minutes"

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 import logistic_mixture
 from midi2wave.config import CondWavenetConfig, WavenetConfig
-from midi2wave.modules.argmax_bottleneck import SPARSE, ArgmaxBottleneck, codes_of, nearest
-from midi2wave.modules.residual_stack import Gates, LayerWeights, residual_stack, run_layers, upsampled
+from midi2wave.modules.argmax_bottleneck import INPUT_WEIGHT_GAIN, ArgmaxBottleneck, codes_of, init_codebook
+from midi2wave.modules.residual_stack import GateKernels, LayerWeights, residual_stack, run_layers, upsampled
 
 N_CODES = 256
 SILENT_CODE = 128
@@ -68,7 +68,7 @@ class ContextStack(nn.Module):
         self.bottleneck = None
         if config.n_codes:
             self.bottleneck = ArgmaxBottleneck(config.n_codes, n_out, config.code_scale)
-            self.input.weight.data.mul_(SPARSE)
+            self.input.weight.data.mul_(INPUT_WEIGHT_GAIN)
         self.split = (residual, skip)
         reach = sum(conv.dilation[0] * (config.kernel_size - 1) for conv in self.dilated)
         if lookahead_frames > reach:
@@ -97,10 +97,10 @@ class ContextStack(nn.Module):
         return codes_of(self.output(self._hidden(features)))
 
     @torch.no_grad()
-    def spread_codes(self, features: Tensor) -> None:
+    def init_codebook_from_features(self, features: Tensor) -> None:
         """Begin with codes that lie as the frames of these features do, [B, F, left + N + right]."""
         frames = self._hidden(features).transpose(1, 2).flatten(0, 1)
-        weight, bias = nearest(frames, self.bottleneck.n_codes)
+        weight, bias = init_codebook(frames, self.bottleneck.n_codes)
         self.output.weight.copy_(weight.unsqueeze(-1))
         self.output.bias.copy_(bias)
 
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
     def __init__(self, config: WavenetConfig, n_excitation: int, upsampling: Upsampling) -> None:
         super().__init__()
         self.config, self.upsampling, self.taps = config, upsampling, config.kernel_size
-        self.gates = Gates()  # how the parallel pass computes them; training may choose otherwise
+        self.gates = GateKernels()  # how the parallel pass computes them; training may choose otherwise
         self.mixture = config.output == "logistic_mixture"
         residual = config.n_residual_channels
         per_tap = 2 if self.mixture else N_CODES
@@ -335,8 +335,8 @@ class Decoder(nn.Module):
         ratios, n_channels = [], self.config.n_residual_channels
         for i, (given, summed, _) in enumerate(run_layers(x, frames, ramp, layers)):
             cond, past = upsampled(frames[:, :, i], ramp).flatten(0, 2).float(), summed.float()
-            if layers[i].riders is not None:
-                of_riders = F.linear(given[:, n_channels:], layers[i].riders.to(given.dtype)).float()
+            if layers[i].aux_inputs is not None:
+                of_riders = F.linear(given[:, n_channels:], layers[i].aux_inputs.to(given.dtype)).float()
                 cond, past = cond + of_riders, past - of_riders
             moved = [part.std(dim=0).square().mean().sqrt() for part in (cond, past)]
             ratios.append(moved[0] / moved[1].clamp(min=1e-6))  # of silence the past may not move at all
@@ -351,23 +351,23 @@ class Decoder(nn.Module):
     def _stack_inputs(
         self, history: Tensor, context: Tensor, excitation: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, list[LayerWeights]]:
-        """What the residual stack is given, from `prepare`'s context and excitation: its first input with the riders,
+        """What the residual stack is given, from `prepare`'s context and excitation: its first input, the auxiliary inputs,
         frames, ramp and weights."""
-        n_frames, riders = (len(history) - self.taps) // self.upsampling.hop, []
+        n_frames, aux_inputs = (len(history) - self.taps) // self.upsampling.hop, []
         biases = torch.cat([layer.cond.bias for layer in self.layers])
         if self.upsampling.commutes:
             frames = F.linear(context, torch.cat([layer.cond.weight for layer in self.layers]), biases)
             frames = torch.cat([frames, frames[-1:]])[: n_frames + 1]  # repetition needs no frame after the last
         else:  # at audio rate already; the biases stay
-            riders.append((context, [layer.cond.weight for layer in self.layers]))
+            aux_inputs.append((context, [layer.cond.weight for layer in self.layers]))
             frames = biases.to(context.dtype).expand(n_frames + 1, history.shape[1], -1)
         if excitation is not None:
-            riders.append((excitation, [layer.excitation.weight for layer in self.layers]))
+            aux_inputs.append((excitation, [layer.excitation.weight for layer in self.layers]))
         with torch.autocast(history.device.type, enabled=False):  # a product of 4, whose inputs have 16 bits
             x = self.embed(history[:-1].unfold(0, self.taps, 1))  # [T, B, R]
-        columns, weights = [x.to(frames.dtype), *(values.to(frames.dtype) for values, _ in riders)], []
-        if riders:
-            weights = [torch.cat(of_layer, dim=1) for of_layer in zip(*(each for _, each in riders), strict=True)]
+        columns, weights = [x.to(frames.dtype), *(values.to(frames.dtype) for values, _ in aux_inputs)], []
+        if aux_inputs:
+            weights = [torch.cat(of_layer, dim=1) for of_layer in zip(*(each for _, each in aux_inputs), strict=True)]
             # Rows that begin at multiples of 16 bytes: else a GPU's products take kernels of half the speed.
             spare = -(x.shape[-1] + weights[0].shape[1]) % ALIGNED_COLUMNS
             if spare and self.aligned(history.device):
@@ -425,7 +425,7 @@ class WaveNet(nn.Module):
             nn.init.constant_(self.mel_head.bias, QUIET_LOG_AMPLITUDE)
 
     @property
-    def margins(self) -> tuple[int, int]:
+    def context_frames(self) -> tuple[int, int]:
         """Frames of features needed before and after the frames that are generated."""
         up = self.decoder.upsampling
         return self.context.left + up.left, self.context.right + up.right
@@ -544,7 +544,7 @@ class Conditioning:
             up = model.decoder.upsampling
             codes = self.codes(first - up.left, up.left + n_frames + up.right)
             return model.context.bottleneck.context(codes), self.excitation(first, n_frames)
-        left, right = model.margins
+        left, right = model.context_frames
         features = self.features(first - left, left + n_frames + right)
         return model.context(features), self.excitation(first, n_frames)
 
@@ -575,7 +575,7 @@ def rows_per_stream(guidance: float) -> int:
 
 
 @torch.inference_mode()
-def prime(
+def prefill(
     model: WaveNet,
     conditioning: Conditioning,
     n_streams: int,
@@ -623,7 +623,7 @@ def generate(
     Yields int64 blocks [B, n] (16-bit values or codes), the prefix first.
     """
     decoder, n_rows = model.decoder, rows_per_stream(guidance)
-    caches, first = prime(model, conditioning, n_streams, n_frames, prefix, guidance)
+    caches, first = prefill(model, conditioning, n_streams, n_frames, prefix, guidance)
     if prefix is not None:
         yield prefix
     while first < n_frames:

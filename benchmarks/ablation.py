@@ -31,8 +31,8 @@ import train
 from midi2wave.checkpoint import step_folders, step_of
 from midi2wave.config import Config, load_config
 from midi2wave.plotting.figures import save_figure
-from midi2wave.utils.atomic_files import claim, refuse_foreign, remove, write_text
-from midi2wave.utils.cli import Failure, finish, note, parser, reason, run
+from midi2wave.utils.atomic_files import acquire_output_dir, remove, require_own_dir, write_text
+from midi2wave.utils.cli import Failure, format_error, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +77,7 @@ COLUMNS = {"nll_true": "NLL", "gap": "gap", "gap_onsets": "gap at onsets", "f1":
 
 def main(argv: list[str] | None = None) -> int:
     """Train and play what is missing, then report on what is there; returns the exit code."""
-    arguments = parser(__doc__, config=DEMO_CONFIG)
+    arguments = make_parser(__doc__, config=DEMO_CONFIG)
     arguments.add_argument("--evaluate", default="demo/config_evaluate.json", help="config of evaluate.py")
     arguments.add_argument("--out", type=Path, required=True, help="folder of the runs and their scores")
     arguments.add_argument("--steps", type=int, default=2400, help="of every run (default 2400)")
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         save_figure(picture, gap_figure(args.out, found))
         put(args.report, [*lines, "", f"![Validation gap by training step and variant]({picture.name})"])
     summary = "\n".join([*lines, "", f"picture: {picture}"])
-    return finish(summary, {"runs": found}, failures, len(found), as_json=args.as_json)
+    return report_and_exit_code(summary, {"runs": found}, failures, len(found), as_json=args.as_json)
 
 
 def own(args: Namespace) -> None:
@@ -115,12 +115,12 @@ def own(args: Namespace) -> None:
     configs = {name: config_of(args, name).as_dict() for name in dict.fromkeys(["all on", *args.only])}
     given = [*overrides(args, evaluating=True), "evaluate_config.model_filename=run"]  # every run's own, later
     evaluation = load_config(args.evaluate, ("evaluate_config",), given).as_dict()
-    refuse_foreign(args.out, RECORD_NAME)
+    require_own_dir(args.out, RECORD_NAME)
     if args.force:
         for said in args.out.glob("*/train.log"):
             remove(said.parent)
     record = {"config": configs["all on"], "evaluate": evaluation, "steps": args.steps}
-    claim(args.out, RECORD_NAME, record, ("*/run/config.json",), force=args.force)
+    acquire_output_dir(args.out, RECORD_NAME, record, ("*/run/config.json",), force=args.force)
 
 
 def overrides(args: Namespace, *, evaluating: bool) -> list[str]:
@@ -153,7 +153,7 @@ def do_all(args: Namespace) -> list[Failure]:
                 try:
                     one.result()
                 except (InputError, OSError) as error:
-                    failures.append(Failure(f"{name}, seed {seed}", reason(error)))
+                    failures.append(Failure(f"{name}, seed {seed}", format_error(error)))
         except KeyboardInterrupt:  # the commands that run were interrupted too: what waits must not begin
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -172,10 +172,10 @@ def train_and_play(args: Namespace, name: str, seed: int) -> None:
         return
     folder.mkdir(exist_ok=True)
     if not (folder / TRAINED_NAME).is_file():
-        note(f"{name}, seed {seed}: training")
+        log(f"{name}, seed {seed}: training")
         learn(args, name, seed, folder)
     trained = json.loads((folder / TRAINED_NAME).read_text(encoding="utf-8"))
-    note(f"{name}, seed {seed}: playing")
+    log(f"{name}, seed {seed}: playing")
     keys = {"model_filename": folder / "run", "output_dir": folder / "played", "counterfactuals": "false"}
     given = [*overrides(args, evaluating=True), *(f"evaluate_config.{key}={value}" for key, value in keys.items())]
     # Forced, since a stopped evaluation may have left wavs.
@@ -217,8 +217,8 @@ def command(script: str, config: str, given: list[str], folder: Path, *options: 
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     path = folder / f"{Path(script).stem}.log"
     with (
-        open(path, "a", encoding="utf-8") as log,
-        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, env=os.environ | threads, text=True) as process,
+        open(path, "a", encoding="utf-8") as log_file,
+        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log_file, env=os.environ | threads, text=True) as process,
     ):
         printed = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)

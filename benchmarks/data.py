@@ -36,7 +36,7 @@ from midi2wave.data.processed_folder import ProcessedFolder, begin_folder, finis
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.reader import Performance
 from midi2wave.utils import parallel
-from midi2wave.utils.cli import note
+from midi2wave.utils.cli import log
 
 HZ = 16000
 FILE_SECONDS, N_FILES = 300, 16  # eight each of 44.1 and 48 kHz: 80 minutes
@@ -95,7 +95,7 @@ def yardsticks(paths: list[Path], folder: Path) -> dict[str, float]:
     try:
         import librosa
     except ImportError:
-        note("librosa is not installed (pip install -r requirements-bench.txt): no comparison with the earlier way")
+        log("librosa is not installed (pip install -r requirements-bench.txt): no comparison with the earlier way")
     else:
 
         def earlier(path: Path, res_type: str) -> None:
@@ -110,7 +110,7 @@ def yardsticks(paths: list[Path], folder: Path) -> dict[str, float]:
     }
     for name, arguments in commands.items():
         if shutil.which(name) is None:
-            note(f"{name} is not installed: left out")
+            log(f"{name} is not installed: left out")
             continue
         works[name] = lambda path, of=arguments: subprocess.run(
             list(map(str, of(path))), check=True, capture_output=True
@@ -119,7 +119,7 @@ def yardsticks(paths: list[Path], folder: Path) -> dict[str, float]:
     rates = {}
     for name, seconds in zip(works, seconds_of(*rounds, times=2), strict=True):
         rates[name] = len(few) * FILE_SECONDS / seconds
-        note(f"  {name}: {rates[name]:.0f} x real time")
+        log(f"  {name}: {rates[name]:.0f} x real time")
     return rates
 
 
@@ -143,7 +143,7 @@ def resample_seconds(paths: list[Path], folder: Path, n_jobs: int) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     jobs = [resample_audio.Job(p.name, p, folder / p.name, HZ, "soxr_hq", replace=True) for p in paths]
     started = time.perf_counter()
-    for _, outcome in parallel.work(resample_audio._resample_one, jobs, n_jobs=n_jobs, backend="loky"):
+    for _, outcome in parallel.parallel_map(resample_audio._resample_one, jobs, n_jobs=n_jobs, backend="loky"):
         assert not isinstance(outcome, str), outcome
     return time.perf_counter() - started
 
@@ -155,7 +155,7 @@ def preprocess_seconds(maestro: Path, resampled: Path, out: Path, n_jobs: int) -
     begin_folder(out, Config(preprocess_config=config).as_dict(), force=False)
     jobs = [preprocess_maestro.Job(recording, config) for recording in read_metadata(maestro)]
     started, rows = time.perf_counter(), []
-    for _, outcome in parallel.work(preprocess_maestro._try, jobs, n_jobs=n_jobs, backend="loky"):
+    for _, outcome in parallel.parallel_map(preprocess_maestro._try, jobs, n_jobs=n_jobs, backend="loky"):
         assert not isinstance(outcome, str), outcome
         rows.append(outcome[0])
     elapsed = time.perf_counter() - started
@@ -165,7 +165,7 @@ def preprocess_seconds(maestro: Path, resampled: Path, out: Path, n_jobs: int) -
 
 def crops_per_second(folder: Path) -> float:
     """Crops of the default config (0.5 s, note features and excitation), one process, notes in memory."""
-    crops = Crops(ProcessedFolder(folder), DataConfig(), margins=(63, 64), n_previous=1024, codes=False, seed=0)
+    crops = Crops(ProcessedFolder(folder), DataConfig(), context_frames=(63, 64), n_previous=1024, codes=False, seed=0)
     (seconds,) = seconds_of(lambda: [crops[i] for i in range(400)], times=2)
     return 400 / seconds
 
@@ -202,11 +202,11 @@ def disk_rates(folder: Path, megabytes: int = 1024) -> tuple[float, float]:
 def measure(folder: Path) -> dict[str, float]:
     """Everything, in a folder of its own; remarks on stderr."""
     cores = joblib.cpu_count()
-    note(f"writing {N_FILES * FILE_SECONDS / 60:.0f} minutes of 44.1 and 48 kHz stereo ...")
+    log(f"writing {N_FILES * FILE_SECONDS / 60:.0f} minutes of 44.1 and 48 kHz stereo ...")
     paths = write_recordings(folder / "maestro")
     length = N_FILES * FILE_SECONDS
     written, read = disk_rates(folder)
-    note(f"disk: writes {written:.0f} MB/s, reads {read:.0f} MB/s")
+    log(f"disk: writes {written:.0f} MB/s, reads {read:.0f} MB/s")
     rates = yardsticks(paths, folder)
     alone, together = seconds_of(
         lambda: resample_seconds(paths, folder / "audio/2004", 1),
@@ -219,12 +219,12 @@ def measure(folder: Path) -> dict[str, float]:
         lambda: preprocess_seconds(folder / "maestro", folder / "audio", folder / "data", cores),
         times=2,
     )
-    note(f"resampling: {length / alone:.0f} x with one process, {length / together:.0f} x with {cores}")
-    note(f"preprocessing: {length / one:.0f} x with one process, {length / all_:.0f} x with {cores}")
+    log(f"resampling: {length / alone:.0f} x with one process, {length / together:.0f} x with {cores}")
+    log(f"preprocessing: {length / one:.0f} x with one process, {length / all_:.0f} x with {cores}")
     if "librosa soxr_hq" in rates:
-        note(f"librosa's own soxr_hq: ours is {rates['ours'] / rates['librosa soxr_hq']:.1f} times as fast")
+        log(f"librosa's own soxr_hq: ours is {rates['ours'] / rates['librosa soxr_hq']:.1f} times as fast")
     gigabytes = HOURS * 3600 * HZ * 2 / 1e9
-    note(f"{HOURS} h of MAESTRO: {103 / read * 1000 / 60:.1f} min to read 103 GB from this disk, and "
+    log(f"{HOURS} h of MAESTRO: {103 / read * 1000 / 60:.1f} min to read 103 GB from this disk, and "
          f"{gigabytes / written * 1000 / 60:.1f} min to write {gigabytes:.0f} GB")  # fmt: skip
     performance = midi_reader.read_midi(paths[0].with_suffix(".midi"))
     return {

@@ -17,7 +17,7 @@ from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import conditioning_of
 from midi2wave.config import load_config
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.utils.cli import parser, run
+from midi2wave.utils.cli import make_parser, run
 from midi2wave.utils.errors import InputError
 
 SECONDS = 10.0  # of a stretch
@@ -27,7 +27,7 @@ EDGES_HZ = (0, 250, 500, 1000, 2000, 4000)
 
 def main(argv: list[str] | None = None) -> int:
     """Measure a folder; returns the exit code."""
-    arguments = parser(__doc__, config="config_train.json")
+    arguments = make_parser(__doc__, config="config_train.json")
     arguments.add_argument("-d", "--data", type=Path, required=True, help="processed folder to measure")
     args = arguments.parse_args(argv)
     data = load_config(args.config, ("data_config",), args.overrides).data_config

@@ -35,7 +35,7 @@ from midi2wave.data.crops import Crops
 from midi2wave.data.maestro import COLUMNS, SPLITS
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi import reader as midi_reader
-from midi2wave.utils.cli import note
+from midi2wave.utils.cli import log
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS = dict(zip(SPLITS, (962, 137, 177), strict=True))  # of version 3
@@ -155,7 +155,7 @@ def crops(folder: Path, rows: list[dict[str, str]], piece: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     started = time.perf_counter()
     opened = ProcessedFolder(folder / "sparse")
-    data = Crops(opened, DataConfig(), margins=(63, 64), n_previous=1024, codes=False, seed=0)
+    data = Crops(opened, DataConfig(), context_frames=(63, 64), n_previous=1024, codes=False, seed=0)
     opening = time.perf_counter() - started
     data[3000]  # compiles
     started = time.perf_counter()
@@ -183,7 +183,7 @@ def main() -> None:
             rows = list(csv.DictReader(handle))
     with tempfile.TemporaryDirectory(dir=args.dir) as name:
         folder = Path(name)
-        note(f"{len(rows)} recordings, {sum(float(row['duration']) for row in rows) / 3600:.1f} h")
+        log(f"{len(rows)} recordings, {sum(float(row['duration']) for row in rows) / 3600:.1f} h")
         tools(folder, rows, args.jobs)
         with few_open_files():
             crops(folder, rows, folder / "maestro/one.midi")

@@ -8,20 +8,20 @@ from collections.abc import Callable
 
 import torch
 
-from midi2wave.training.hardware import wait
+from midi2wave.training.hardware import synchronize
 
 
 def seconds_per_call(function: Callable[[], object], device: torch.device, at_least: float = 0.5) -> float:
     """Time of one call, the best of three stretches of `at_least` seconds, after two calls to warm up."""
     for _ in range(2):
         function()
-    wait(device)
+    synchronize(device)
     best = float("inf")
     for _ in range(3):
         began, calls = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - began) < at_least or not calls:
             function()
-            wait(device)
+            synchronize(device)
             calls += 1
         best = min(best, elapsed / calls)
     return best

@@ -16,18 +16,18 @@ from benchmarks.plain import plain_update
 from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
 from midi2wave.data.crops import batches, micro_batches
-from midi2wave.modules.residual_stack import Gates, compiled_gates
+from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.plotting.figures import save_figure
-from midi2wave.training.distributed import ALONE
+from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory
 from midi2wave.training.run_state import Run, choose_micro_batch, make_optimizer
 from midi2wave.training.validation import crops_of
-from midi2wave.utils.cli import choose_device, note, parser, run
+from midi2wave.utils.cli import choose_device, log, make_parser, run
 
 
 def main() -> int:
     """Train twice, draw both; returns the exit code."""
-    arguments = parser(__doc__, config="config_train.json")
+    arguments = make_parser(__doc__, config="config_train.json")
     arguments.add_argument("--steps", type=int, default=200)
     arguments.add_argument("--out", type=Path, default=Path("docs/loss_curves.png"))
     args = arguments.parse_args()
@@ -58,19 +58,19 @@ def learn(config, device: torch.device, precision: torch.dtype | None) -> list[f
     torch.manual_seed(settings.seed)
     model = build_model(config).to(device)
     crops = crops_of(data.dataset_path, data, model, settings.seed)
-    micro_batch = choose_micro_batch(settings, ALONE, device, crops.n_frames * crops.hop)
+    micro_batch = choose_micro_batch(settings, SINGLE_PROCESS, device, crops.n_frames * crops.hop)
     state = Run(config, Path(), device, model, build_model(config).to(device), make_optimizer(model, settings),
                 precision=precision or torch.float32, micro_batch=micro_batch)  # fmt: skip
     if precision:
-        model.decoder.gates = compiled_gates(device) or Gates()
+        model.decoder.gates = compile_gate_kernels(device) or GateKernels()
     indices = micro_batches(range(settings.steps), settings.batch_size, micro_batch, 0, 1)
     loader, losses = batches(crops, indices, data.n_workers), []
     for _ in range(settings.steps):
         passes = [next(loader) for _ in range(settings.batch_size // micro_batch)]
-        losses.append(train.update(state, passes)[0].item() if precision else plain_update(state, passes))
+        losses.append(train.train_step(state, passes)[0].item() if precision else plain_update(state, passes))
         state.step += 1
         if state.step % 20 == 0:
-            note(f"step {state.step}: {losses[-1]:.3f}")
+            log(f"step {state.step}: {losses[-1]:.3f}")
     return losses
 
 

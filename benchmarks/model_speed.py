@@ -25,14 +25,14 @@ from midi2wave.checkpoint import build_model
 from midi2wave.conditioning.note_conditioning import n_excitation, n_features
 from midi2wave.config import Config, DataConfig, load_config
 from midi2wave.midi.reader import Performance
-from midi2wave.modules.residual_stack import Gates, compiled_gates
+from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.sampling import engines
 from midi2wave.sampling.synthesis import conditioning
-from midi2wave.training.distributed import ALONE
-from midi2wave.training.hardware import choose_precision, keep_freed_memory, training_bytes, wait
+from midi2wave.training.distributed import SINGLE_PROCESS
+from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
 from midi2wave.training.run_state import choose_micro_batch, make_optimizer
 from midi2wave.training.validation import training_losses
-from midi2wave.utils.cli import choose_device, note, parser, run
+from midi2wave.utils.cli import choose_device, log, make_parser, run
 from wavenet import Caches, WaveNet, seeded_uniforms
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config")
@@ -70,7 +70,7 @@ class Cost:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the cost of one config; returns the exit code."""
-    arguments = parser(__doc__, config="config_train.json")
+    arguments = make_parser(__doc__, config="config_train.json")
     arguments.add_argument("--measure", action="store_true", help="measure speeds on this machine too: a minute or so")
     args = arguments.parse_args(argv)
     config = load_config(args.config, NEEDS, args.overrides)
@@ -88,7 +88,7 @@ def count(config: Config) -> Cost:
     with torch.device("meta"):  # nothing is computed, and of the largest model nothing stored
         model = build_model(config)
         cache_bytes = sum(ring.nbytes for ring in Caches(model.decoder, 1).layers)
-    data, (left, right) = config.data_config, model.margins
+    data, (left, right) = config.data_config, model.context_frames
     at_audio_rate, at_frame_rate = multiply_adds(model)
     recompute = config.train_config.activation_checkpointing
 
@@ -162,13 +162,13 @@ def training_speed(config: Config, device: torch.device) -> float:
     torch.manual_seed(0)
     model = build_model(config).to(device)
     crop_samples = max(1, round(data.segment_length * data.midi_hz)) * model.hop
-    n_crops = choose_micro_batch(settings, ALONE, device, crop_samples)
+    n_crops = choose_micro_batch(settings, SINGLE_PROCESS, device, crop_samples)
     recompute = settings.activation_checkpointing
-    compiled = compiled_gates(device, recompute=recompute) if settings.compile else None
-    model.decoder.gates = compiled or Gates(recompute=recompute)
+    compiled = compile_gate_kernels(device, recompute=recompute) if settings.compile else None
+    model.decoder.gates = compiled or GateKernels(recompute=recompute)
     precision, optimizer = choose_precision(settings.precision, device), make_optimizer(model, settings)
     format_name = str(precision).removeprefix("torch.")
-    note(f"training: {n_crops} crops of {data.segment_length:g} s in {format_name} on {device}, "
+    log(f"training: {n_crops} crops of {data.segment_length:g} s in {format_name} on {device}, "
          f"gates {'compiled' if compiled else 'not compiled'}, {torch.get_num_threads()} threads")  # fmt: skip
     batch = noise_crops(model, data, n_crops, crop_samples)
 
@@ -178,7 +178,7 @@ def training_speed(config: Config, device: torch.device) -> float:
         (nll.mean() + settings.mel_loss_weight * mel.mean() + settings.diversity_loss_weight * diversity).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
-        wait(device)
+        synchronize(device)
         return n_crops * crop_samples
 
     step()
@@ -192,7 +192,7 @@ def noise_crops(model: WaveNet, data: DataConfig, n_crops: int, crop_samples: in
     """
     generator, (low, high) = torch.Generator().manual_seed(0), (-3000, 3000) if model.decoder.mixture else (0, 256)
     history = torch.randint(low, high, (n_crops, model.decoder.taps + crop_samples), generator=generator)
-    frames = sum(model.margins) + crop_samples // model.hop
+    frames = sum(model.context_frames) + crop_samples // model.hop
     n_rows = n_features(data.features) + len(data.global_values)
     batch = {"history": history, "samples": history[:, model.decoder.taps :].clone(),
              "features": torch.rand(n_crops, n_rows, frames, generator=generator)}  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.ablation import parts, put
 from benchmarks.limits import processor
 from benchmarks.model_speed import MIB
-from midi2wave.utils.cli import choose_device, note, parser, run
+from midi2wave.utils.cli import choose_device, log, make_parser, run
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("<!-- presets -->", "<!-- /presets -->")
@@ -33,7 +33,7 @@ ENGINES = ("training", "sampling_torch", "sampling_numba")
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table or put it into a page; returns the exit code."""
-    arguments = parser(__doc__)
+    arguments = make_parser(__doc__)
     arguments.add_argument("--measure", action="store_true", help="measure the speeds on this machine too")
     arguments.add_argument("--report", type=Path, help="Markdown file to put the table into, between its marks")
     args = arguments.parse_args(argv)
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def cost_of(config: str, *, measure: bool) -> dict[str, Any]:
     """What `python wavenet.py` says of one config."""
-    note(config)
+    log(config)
     command = [sys.executable, "wavenet.py", "-c", config, "--json", *(["--measure"] if measure else [])]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout)
 

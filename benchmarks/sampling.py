@@ -35,8 +35,8 @@ from midi2wave.sampling import engines
 from midi2wave.sampling.engines.cpu_weights import aligned, pack, pack_decoder, to_bfloat16
 from midi2wave.sampling.engines.simd import borrow, has_bfloat16, multiply
 from midi2wave.sampling.synthesis import conditioning
-from midi2wave.training.hardware import wait
-from midi2wave.utils.cli import note
+from midi2wave.training.hardware import synchronize
+from midi2wave.utils.cli import log
 from wavenet import WaveNet, seeded_uniforms
 
 CONFIGS = {
@@ -163,12 +163,12 @@ def speed(model: WaveNet, config: Config, case: Case) -> float:
         else:
             blocks = engines.generate(*arguments, sampler=case.engine, threads=case.threads, weights=case.weights)
         next(blocks)
-        wait(device)
+        synchronize(device)
         done = 0
         started = time.perf_counter()
         while (elapsed := time.perf_counter() - started) < SECONDS:
             done += next(blocks).numel()
-            wait(device)
+            synchronize(device)
         best = max(best, done / elapsed)
         blocks.close()
     return best
@@ -185,7 +185,7 @@ def measure(configs: list[str], engines: list[str]) -> list[dict[str, object]]:
     """The rows of these configs and engines; the limits' ingredients go to stderr as they are found."""
     rates = {weights: multiply_rate(weights) for weights in ("float32", "bfloat16")}
     for weights, rate in rates.items():
-        note(f"multiply-adds of one thread, {weights}: {rate / 1e9:.0f} G/s")
+        log(f"multiply-adds of one thread, {weights}: {rate / 1e9:.0f} G/s")
     rows, reading = [], {}
     chosen = [case for case in cases() if case.engine in engines]
     with tqdm(total=len(configs) * len(chosen), disable=not sys.stderr.isatty()) as bar:
@@ -207,7 +207,7 @@ def measure(configs: list[str], engines: list[str]) -> list[dict[str, object]]:
                 })  # fmt: skip
                 bar.update()
     for (n_bytes, threads), rate in sorted(reading.items()):
-        note(f"reading {n_bytes / 1e6:.2f} MB a thread, {threads} at once: {rate / 1e9:.0f} GB/s each")
+        log(f"reading {n_bytes / 1e6:.2f} MB a thread, {threads} at once: {rate / 1e9:.0f} GB/s each")
     return rows
 
 
@@ -228,7 +228,7 @@ def first_block(prefix_seconds: float = 2.0) -> None:
         next(blocks)
         given = time.perf_counter()
         next(blocks)
-        note(f"first block of a primed model: {1e3 * (time.perf_counter() - started):.0f} ms after the call, of which "
+        log(f"first block of a primed model: {1e3 * (time.perf_counter() - started):.0f} ms after the call, of which "
              f"{1e3 * (given - started):.0f} ms for {prefix_seconds:g} s of prefix")  # fmt: skip
         blocks.close()
 
@@ -283,13 +283,13 @@ def main() -> None:
         return
     if not any(case.engine in args.engine for case in cases()):
         raise SystemExit("error: no CUDA device is there for --engine cuda")
-    note(machine())
+    log(machine())
     if "cuda" in args.engine and torch.cuda.is_available():
-        note(torch.cuda.get_device_name())
+        log(torch.cuda.get_device_name())
     rows = measure(args.config, args.engine)
     if "numba" in args.engine:
         first_block()
-        note("start of a process to its first block: " + ", then ".join(f"{seconds:.1f} s" for seconds in start_up()))
+        log("start of a process to its first block: " + ", then ".join(f"{seconds:.1f} s" for seconds in start_up()))
     print(json.dumps(rows) if args.as_json else table(rows))
 
 

@@ -26,9 +26,9 @@ from benchmarks.model_speed import noise_crops
 from benchmarks.plain import plain_update
 from midi2wave.checkpoint import build_model
 from midi2wave.config import Config, load_config
-from midi2wave.modules.residual_stack import Gates, compiled_gates
-from midi2wave.training.distributed import ALONE
-from midi2wave.training.hardware import choose_precision, keep_freed_memory, training_bytes, wait
+from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
+from midi2wave.training.distributed import SINGLE_PROCESS
+from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
 from midi2wave.training.run_state import Run, choose_micro_batch, make_optimizer
 from midi2wave.utils.cli import choose_device
 
@@ -114,17 +114,17 @@ def measure_config(
     return [{**row, "vs_plain": row["samples_per_second"] / best} for row in rows]
 
 
-def variants(batch: int, device: torch.device) -> list[tuple[str, int, torch.dtype, Gates | None, bool, bool]]:
+def variants(batch: int, device: torch.device) -> list[tuple[str, int, torch.dtype, GateKernels | None, bool, bool]]:
     """Of each row name, batch, number format, gates (None: the obvious implementation), activation checkpointing, and
     whether its pass is recorded as a CUDA graph."""
     rows = [("plain", size, torch.float32, None, False, False) for size in sorted({1, batch})]
     on_gpu = device.type == "cuda"
     if not on_gpu:
         rows.append(("plain, freed memory kept", batch, torch.float32, None, False, False))
-    rows.append(("float32", batch, torch.float32, Gates(), False, False))
+    rows.append(("float32", batch, torch.float32, GateKernels(), False, False))
     if choose_precision("auto", device) == torch.bfloat16:
-        rows.append(("bfloat16", batch, torch.bfloat16, Gates(), False, False))
-        if compiled := compiled_gates(device):
+        rows.append(("bfloat16", batch, torch.bfloat16, GateKernels(), False, False))
+        if compiled := compile_gate_kernels(device):
             name = "bfloat16, compiled"
             rows.append((name, batch, torch.bfloat16, compiled, False, False))
             if on_gpu:
@@ -139,7 +139,7 @@ def make_run(config: Config, device: torch.device, precision: torch.dtype, crop_
     torch.manual_seed(0)
     model = build_model(config).to(device)
     settings = config.train_config
-    micro_batch = choose_micro_batch(settings, ALONE, device, crop_samples)
+    micro_batch = choose_micro_batch(settings, SINGLE_PROCESS, device, crop_samples)
     return Run(config, Path(), device, model, build_model(config).to(device), make_optimizer(model, settings),
                precision=precision, micro_batch=micro_batch)  # fmt: skip
 
@@ -152,7 +152,7 @@ def time_step(state: Run, crop_samples: int, seconds: float) -> float:
     return (
         state.config.train_config.batch_size
         * crop_samples
-        / seconds_per_step(lambda: train.update(state, passes), state.device, seconds)
+        / seconds_per_step(lambda: train.train_step(state, passes), state.device, seconds)
     )
 
 
@@ -166,7 +166,7 @@ def seconds_per_step(step, device: torch.device, seconds: float) -> float:
     """Mean time of a step, after two to warm up."""
     for _ in range(2):
         step()
-    wait(device)
+    synchronize(device)
     began, n, before = time.perf_counter(), 0, None
     while time.perf_counter() - began < seconds or not n:
         step()
@@ -176,7 +176,7 @@ def seconds_per_step(step, device: torch.device, seconds: float) -> float:
             if before:
                 before.synchronize()
             before = end
-    wait(device)
+    synchronize(device)
     return (time.perf_counter() - began) / n
 
 

@@ -13,7 +13,7 @@ import train
 from benchmarks.model_speed import noise_crops
 from benchmarks.training import CONFIGS, make_run
 from midi2wave.config import load_config
-from midi2wave.modules.residual_stack import Gates
+from midi2wave.modules.residual_stack import GateKernels
 from midi2wave.training.hardware import GIB, training_bytes
 
 
@@ -31,8 +31,8 @@ def main() -> None:
     crop_samples = round(data.segment_length * data.midi_hz) * (data.audio_hz // data.midi_hz)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     state = make_run(config, torch.device("cpu"), precision, crop_samples)
-    state.model.decoder.gates = Gates(recompute=recompute)
-    train.update(state, [noise_crops(state.model, state.config.data_config, args.crops, crop_samples)])
+    state.model.decoder.gates = GateKernels(recompute=recompute)
+    train.train_step(state, [noise_crops(state.model, state.config.data_config, args.crops, crop_samples)])
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     stated = training_bytes(state.model, args.crops * crop_samples, precision, recompute=recompute)
     print(f"measured {grown / GIB:.2f} GiB, stated {stated / GIB:.2f} GiB")

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from midi2wave.utils.cli import note, parser, run
+from midi2wave.utils.cli import log, make_parser, run
 from midi2wave.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> int:
     """Measure and print a table, or JSON; returns the exit code."""
-    arguments = parser(__doc__, config="demo/config_train.json")
+    arguments = make_parser(__doc__, config="demo/config_train.json")
     arguments.add_argument("--steps", type=int, default=60, help="steps of each run (default 60)")
     args = arguments.parse_args()
     rows = []
@@ -30,7 +30,7 @@ def main() -> int:
         given = [f"train_config.steps={args.steps}", "train_config.warmup_steps=1", f"data_config.n_workers={workers}",
                  "data_config.validation_path=", *args.overrides]  # fmt: skip
         rows.append({"processes": processes, "workers": workers, **measure(args.config, given, processes, args.steps)})
-        note(str(rows[-1]))
+        log(str(rows[-1]))
     if args.as_json:
         print(json.dumps(rows))
         return 0

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from midi2wave.conditioning.note_conditioning import n_excitation, n_features
-from midi2wave.config import Config, SamplingKeys, config_from_dict
-from midi2wave.utils.atomic_files import atomic_folder, point, remove
-from midi2wave.utils.cli import choose_device, note, reason
+from midi2wave.config import Config, SamplingConfig, config_from_dict
+from midi2wave.utils.atomic_files import atomic_folder, remove, update_symlink
+from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
@@ -86,7 +86,7 @@ def save(
         _tidy(run_folder, folder, keep, keep_every, best_step)
         remove(replaced)
     except OSError as error:
-        note(f"{folder} is saved, but {run_folder} could not be tidied up: {reason(error)}")
+        log(f"{folder} is saved, but {run_folder} could not be tidied up: {format_error(error)}")
     return folder
 
 
@@ -95,7 +95,7 @@ def _tidy(run_folder: Path, folder: Path, keep: int, keep_every: int, best_step:
     best = run_folder / f"step_{best_step:08d}"
     for name, target in ((LATEST_NAME, folder), (BEST_NAME, best)):
         if target.is_dir():
-            point(run_folder / name, target)
+            update_symlink(run_folder / name, target)
     found = step_folders(run_folder)
     newer = found.index(folder) + 1
     for other in found[: max(0, newer - keep)]:
@@ -149,7 +149,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
             if metadata.get("format") != FORMAT:
                 raise InputError(f"{path} is not a midi2wave checkpoint (its metadata says {metadata.get('format')!r})")
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
-            stored_config = _today(json.loads(metadata["config"]), path)
+            stored_config = migrate_config(json.loads(metadata["config"]), path)
             config, step = config_from_dict(stored_config, str(path)), int(metadata["step"])
     except PermissionError:  # no damage
         raise
@@ -160,7 +160,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
     return weights, config, step
 
 
-def _today(config: Any, path: Path) -> Any:
+def migrate_config(config: Any, path: Path) -> Any:
     """A stored config without keys that are gone. Raises InputError where they said something."""
     data = config.get("data_config") if isinstance(config, dict) else None
     for key in ("tuning_cents", "stiffness"):
@@ -181,7 +181,7 @@ def load_model(path: str | Path, device: torch.device) -> tuple[WaveNet, Config,
 
 
 @dataclass(frozen=True)
-class Player:
+class LoadedModel:
     """A trained model that is to generate, and what tells whose results are its own."""
 
     model: WaveNet
@@ -190,7 +190,7 @@ class Player:
     sha256: str  # of the weights' file: a model trained anew has the same config and step
 
 
-def load_player(settings: SamplingKeys, given: Config, source: str) -> Player:
+def load_for_generation(settings: SamplingConfig, given: Config, source: str) -> LoadedModel:
     """The model that a command's settings name. Raises InputError where the command's config `given`, of the file
     `source`, contradicts the model's: it may repeat its blocks, no more."""
     weights = find_weights(settings.model_filename)  # once: a training that runs may add a checkpoint
@@ -204,9 +204,9 @@ def load_player(settings: SamplingKeys, given: Config, source: str) -> Player:
             "to be guided by; set guidance = 1"
         )
     if settings.guidance != 1 and not config.data_config.conditioning_dropout:
-        note("the model was trained without data_config.conditioning_dropout: for guidance, silence stands for no MIDI")
+        log("the model was trained without data_config.conditioning_dropout: for guidance, silence stands for no MIDI")
     with open(weights, "rb") as handle:
-        return Player(model, config, step, hashlib.file_digest(handle, "sha256").hexdigest())
+        return LoadedModel(model, config, step, hashlib.file_digest(handle, "sha256").hexdigest())
 
 
 def fit_weights(model: WaveNet, weights: dict[str, torch.Tensor], path: str | Path) -> None:
@@ -236,7 +236,7 @@ def load_training(run_folder: Path, *, quiet: bool = False) -> tuple[dict[str, A
             raise
         except (InputError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             if not quiet:
-                note(f"checkpoint {folder} cannot be used ({reason(error)}); trying the one before")
+                log(f"checkpoint {folder} cannot be used ({format_error(error)}); trying the one before")
     if step_folders(run_folder):
         raise InputError(f"no checkpoint in {run_folder} can be used; begin anew with --force, or elsewhere")
     return None

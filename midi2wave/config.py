@@ -30,13 +30,15 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 LARGEST_SEED = 2**63 - 1  # what NumPy's and PyTorch's generators both take
 
 
-def key(doc: str, default: Any = MISSING, *, low: float | None = None, above: float | None = None, high=None, of=None):
+def option(
+    doc: str, default: Any = MISSING, *, ge: float | None = None, gt: float | None = None, le=None, choices=None
+):
     """A config key: what it means, its default (none: the key must be given) and which values are possible.
 
-    `low` and `high` are inclusive limits, `above` an exclusive one, `of` the tuple of allowed values (of a list: of its
+    `ge` and `le` are inclusive limits, `gt` an exclusive one, `choices` the tuple of allowed values (of a list: of its
     items).
     """
-    metadata = {"doc": doc, "low": low, "above": above, "high": high, "of": of}
+    metadata = {"doc": doc, "ge": ge, "gt": gt, "le": le, "choices": choices}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -46,20 +48,20 @@ def key(doc: str, default: Any = MISSING, *, low: float | None = None, above: fl
 class PreprocessConfig:
     """preprocess_maestro.py and preprocess_audio.py."""
 
-    maestro_dir: str = key("folder with the MAESTRO metadata file and the year folders", "")
-    split: str = key(
+    maestro_dir: str = option("folder with the MAESTRO metadata file and the year folders", "")
+    split: str = option(
         "split to process; all: out_dir/train, out_dir/validation and out_dir/test (preprocess_audio.py: clips of any)",
         "train",
-        of=("train", "validation", "test", "all"),
+        choices=("train", "validation", "test", "all"),
     )
-    out_dir: str = key("processed folder to write (preprocess_maestro.py); with split all the parent of three", "")
-    resampled_dir: str = key("where resample_audio.py --out_dir wrote; empty: beside the originals", "")
-    audio_dir: str = key("folder of audio + MIDI pairs with equal stems, instead of maestro_dir", "")
-    audio_hz: int = key("sample rate in Hz", 16000, low=1000, high=192000)
-    midi_hz: int = key("conditioning frames per second; audio_hz must be a multiple of it", 250, low=10, high=2000)
-    test_segment_length: float = key("length of a test clip in seconds (preprocess_audio.py)", 4.0, above=0)
-    n_clips: int = key("how many test clips to cut (preprocess_audio.py)", 8, low=1)
-    seed: int = key("seed of the clip positions", 0, low=0, high=LARGEST_SEED)
+    out_dir: str = option("processed folder to write (preprocess_maestro.py); with split all the parent of three", "")
+    resampled_dir: str = option("where resample_audio.py --out_dir wrote; empty: beside the originals", "")
+    audio_dir: str = option("folder of audio + MIDI pairs with equal stems, instead of maestro_dir", "")
+    audio_hz: int = option("sample rate in Hz", 16000, ge=1000, le=192000)
+    midi_hz: int = option("conditioning frames per second; audio_hz must be a multiple of it", 250, ge=10, le=2000)
+    test_segment_length: float = option("length of a test clip in seconds (preprocess_audio.py)", 4.0, gt=0)
+    n_clips: int = option("how many test clips to cut (preprocess_audio.py)", 8, ge=1)
+    seed: int = option("seed of the clip positions", 0, ge=0, le=LARGEST_SEED)
 
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
@@ -69,64 +71,64 @@ class PreprocessConfig:
 class DataConfig:
     """What the model is shown: crops of audio and the conditioning computed from the note events."""
 
-    dataset_path: str = key("processed folder to train on", "")
-    validation_path: str = key("processed folder to validate on; empty: no validation", "")
-    segment_length: float = key("crop length in seconds", 0.5, above=0)
-    audio_hz: int = key("sample rate in Hz of the processed folder", 16000, low=1000, high=192000)
-    midi_hz: int = key("conditioning frames per second; audio_hz must be a multiple of it", 250, low=10, high=2000)
-    features: list[str] = key(
+    dataset_path: str = option("processed folder to train on", "")
+    validation_path: str = option("processed folder to validate on; empty: no validation", "")
+    segment_length: float = option("crop length in seconds", 0.5, gt=0)
+    audio_hz: int = option("sample rate in Hz of the processed folder", 16000, ge=1000, le=192000)
+    midi_hz: int = option("conditioning frames per second; audio_hz must be a multiple of it", 250, ge=10, le=2000)
+    features: list[str] = option(
         "frame-rate features of the notes: names (onset, held_velocity, onset_age, release_age, pedals) or one preset: "
         "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset); [] with excitation false: an "
         "unconditional model, which hears no MIDI and has no context stack",
         ["note_state"],
-        of=(*FEATURES, *FEATURE_PRESETS),
+        choices=(*FEATURES, *FEATURE_PRESETS),
     )
-    sustain_extends_notes: bool = key(
+    sustain_extends_notes: bool = option(
         "a note that a pedal holds, sustain or sostenuto, goes on in features and excitation until its damper falls; "
         "false: it ends with its key, and without the feature pedals the model hears of no pedal at all",
         True,
     )
-    preemphasis: float = key(
+    preemphasis: float = option(
         "a of the pre-emphasis x[t] - a x[t-1] that the model hears and predicts in the place of the samples x[t]: the "
         "noise of what it draws then falls off towards high frequencies as the music does; 0: none",
         0.0,
-        low=0,
-        high=0.99,
+        ge=0,
+        le=0.99,
     )
-    excitation: bool = key("add the note-synchronous excitation at audio rate to the conditioning", True)
-    excitation_quadrature: bool = key(
+    excitation: bool = option("add the note-synchronous excitation at audio rate to the conditioning", True)
+    excitation_quadrature: bool = option(
         "give each channel of the excitation twice, a quarter of a period apart: any phase is then a blend of the two",
         False,
     )
-    partial_hz: list[float] = key(
+    partial_hz: list[float] = option(
         "of the excitation's strings: frequencies of the 16 partials of each of the 88 keys, key after key "
         "(measure_strings.py), or as many for each of global_values of one column, whose pianos or tunings differ; "
         "empty: as of an ordinary piano",
         [],
     )
-    partial_level: list[float] = key("the same: amplitudes at the onset, for velocity 127", [])
-    partial_decay: list[float] = key("the same: how fast they decay, in 1/s", [])
-    partial_phase: list[float] = key("the same: phases at the onset, in radians", [])
-    velocity_exponent: float = key("the power of the velocity that the excitation's amplitude grows with", 1.5, low=0)
-    damping_seconds: float = key("in which a string under its damper falls to 1/e in the excitation", 0.04, above=0)
-    conditioning_dropout: float = key(
+    partial_level: list[float] = option("the same: amplitudes at the onset, for velocity 127", [])
+    partial_decay: list[float] = option("the same: how fast they decay, in 1/s", [])
+    partial_phase: list[float] = option("the same: phases at the onset, in radians", [])
+    velocity_exponent: float = option("the power of the velocity that the excitation's amplitude grows with", 1.5, ge=0)
+    damping_seconds: float = option("in which a string under its damper falls to 1/e in the excitation", 0.04, gt=0)
+    conditioning_dropout: float = option(
         "share of the training crops that are shown the null condition instead of their MIDI: what guidance needs",
         0.0,
-        low=0,
-        high=1,
+        ge=0,
+        le=1,
     )
-    global_values: list[str] = key(
+    global_values: list[str] = option(
         "global conditioning: the values of integer columns of filenames.csv that the model tells apart, each as "
         "COLUMN=VALUE, such as year=2008. Training refuses recordings with others; empty: no global conditioning",
         [],
     )
-    max_silence: float = key(
+    max_silence: float = option(
         "largest part of a crop that may be silent (20 ms below -60 dBFS); others are drawn again; 1: any",
         1.0,
-        low=0,
-        high=1,
+        ge=0,
+        le=1,
     )
-    n_workers: int = key("processes that read crops; 0: none", 1, low=0, high=256)
+    n_workers: int = option("processes that read crops; 0: none", 1, ge=0, le=256)
 
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
@@ -166,28 +168,28 @@ class DataConfig:
 class WavenetConfig:
     """The autoregressive decoder (arXiv 1609.03499)."""
 
-    output: str = key(
+    output: str = option(
         "output distribution: logistic_mixture over 16-bit samples, or categorical over 256 mu-law codes",
         "logistic_mixture",
-        of=("logistic_mixture", "categorical"),
+        choices=("logistic_mixture", "categorical"),
     )
-    n_mixtures: int = key("components of the logistic mixture", 10, low=1, high=100)
-    n_layers: int = key("gated residual layers", 20, low=1, high=200)
-    max_dilation: int = key("dilations double from 1 up to this, then start again at 1", 512, low=1, high=65536)
-    kernel_size: int = key("taps of the dilated convolutions and of the input layer", 2, of=(2, 3))
-    n_residual_channels: int = key("channels of the residual path", 64, low=1, high=4096)
-    n_skip_channels: int = key("channels of the skip sum", 256, low=1, high=4096)
-    n_out_channels: int = key("channels between the two output layers", 256, low=1, high=4096)
-    n_cond_channels: int = key("channels of the conditioning that the context stack gives the decoder", 64, low=1)
-    conditioned_layers: str = key(
+    n_mixtures: int = option("components of the logistic mixture", 10, ge=1, le=100)
+    n_layers: int = option("gated residual layers", 20, ge=1, le=200)
+    max_dilation: int = option("dilations double from 1 up to this, then start again at 1", 512, ge=1, le=65536)
+    kernel_size: int = option("taps of the dilated convolutions and of the input layer", 2, choices=(2, 3))
+    n_residual_channels: int = option("channels of the residual path", 64, ge=1, le=4096)
+    n_skip_channels: int = option("channels of the skip sum", 256, ge=1, le=4096)
+    n_out_channels: int = option("channels between the two output layers", 256, ge=1, le=4096)
+    n_cond_channels: int = option("channels of the conditioning that the context stack gives the decoder", 64, ge=1)
+    conditioned_layers: str = option(
         "which layers' gates hear the conditioning: all, or the first alone (to see what the others are worth)",
         "all",
-        of=("all", "first"),
+        choices=("all", "first"),
     )
-    output_conditioning: bool = key(
+    output_conditioning: bool = option(
         "add the conditioning to the skip sum too, behind the layers (nv-wavenet has no place for it)", False
     )
-    output_bias: bool = key(
+    output_bias: bool = option(
         "biases on the two output layers; false lets nv-wavenet have a categorical model without spare channels",
         True,
     )
@@ -201,33 +203,33 @@ class WavenetConfig:
 class CondWavenetConfig:
     """The context stack: dilated gated convolutions over conditioning frames (arXiv 1810.12247, section 4)."""
 
-    n_layers: int = key("gated residual layers; the paper's 2 x 6", 12, low=1, high=200)
-    max_dilation: int = key("dilations double from 1 up to this, then start again at 1", 32, low=1, high=65536)
-    kernel_size: int = key("taps of the dilated convolutions", 2, low=2, high=15)
-    n_residual_channels: int = key("channels of the residual path", 64, low=1, high=4096)
-    n_skip_channels: int = key("channels of the skip sum", 128, low=1, high=4096)
-    lookahead_ms: float = key(
-        "how far the context sees into the MIDI's future; 0: causal. At most its receptive field", 248.0, low=0
+    n_layers: int = option("gated residual layers; the paper's 2 x 6", 12, ge=1, le=200)
+    max_dilation: int = option("dilations double from 1 up to this, then start again at 1", 32, ge=1, le=65536)
+    kernel_size: int = option("taps of the dilated convolutions", 2, ge=2, le=15)
+    n_residual_channels: int = option("channels of the residual path", 64, ge=1, le=4096)
+    n_skip_channels: int = option("channels of the skip sum", 128, ge=1, le=4096)
+    lookahead_ms: float = option(
+        "how far the context sees into the MIDI's future; 0: causal. At most its receptive field", 248.0, ge=0
     )
-    upsampling: str = key(
+    upsampling: str = option(
         "from frames to samples: repeat, linear (looks one frame further ahead) or transposed (learned window)",
         "linear",
-        of=("repeat", "linear", "transposed"),
+        choices=("repeat", "linear", "transposed"),
     )
-    n_mels: int = key(
+    n_mels: int = option(
         "bands of an auxiliary head: from the context alone, the log-mel spectrum of the audio must be told; 0: none",
         0,
-        low=0,
-        high=256,
+        ge=0,
+        le=256,
     )
-    n_codes: int = key(
+    n_codes: int = option(
         "argmax autoencoder: each frame of the context becomes one of so many codes (docs/argmax_autoencoder.md); "
         "0: none",
         0,
-        low=0,
-        high=4096,
+        ge=0,
+        le=4096,
     )
-    code_scale: float = key("length of a code's one-hot vector, from which the decoder's context is made", 1.0, above=0)
+    code_scale: float = option("length of a code's one-hot vector, from which the decoder's context is made", 1.0, gt=0)
 
     def check(self) -> None:
         if self.n_codes == 1:
@@ -238,91 +240,93 @@ class CondWavenetConfig:
 class TrainConfig:
     """train.py."""
 
-    output_directory: str = key("run folder: checkpoints, metrics.jsonl, TensorBoard events, config")
-    steps: int = key("optimiser steps", 350_000, low=1)
-    batch_size: int = key("crops per step, of all processes together", 16, low=1)
-    micro_batch_size: int = key(
+    output_directory: str = option("run folder: checkpoints, metrics.jsonl, TensorBoard events, config")
+    steps: int = option("optimiser steps", 350_000, ge=1)
+    batch_size: int = option("crops per step, of all processes together", 16, ge=1)
+    micro_batch_size: int = option(
         "crops that a process passes through the model at once; it adds up the gradients of its share of batch_size. "
         "0: all of them on CUDA, as many as fit the caches on a CPU",
         0,
-        low=0,
+        ge=0,
     )
-    learning_rate: float = key("peak learning rate of AdamW", 5e-4, above=0)
-    final_learning_rate: float = key("learning rate at the last step, reached by a cosine", 1e-5, low=0)
-    warmup_steps: int = key("steps of linear warm-up", 1000, low=0)
-    weight_decay: float = key("decoupled weight decay of the matrices", 0.01, low=0)
-    gradient_clip: float = key("largest norm of the gradient", 1.0, above=0)
-    history_noise: float = key(
+    learning_rate: float = option("peak learning rate of AdamW", 5e-4, gt=0)
+    final_learning_rate: float = option("learning rate at the last step, reached by a cosine", 1e-5, ge=0)
+    warmup_steps: int = option("steps of linear warm-up", 1000, ge=0)
+    weight_decay: float = option("decoupled weight decay of the matrices", 0.01, ge=0)
+    gradient_clip: float = option("largest norm of the gradient", 1.0, gt=0)
+    history_noise: float = option(
         "noise on the samples that the decoder is shown as the past, at the start: largest level relative to the "
         "crop's RMS; it must then listen to the MIDI and to longer stretches, and learns to mend its own errors",
         0.3,
-        low=0,
-        high=10,
+        ge=0,
+        le=10,
     )
-    final_history_noise: float = key("the same at the last step; in between it falls linearly", 0.03, low=0, high=10)
-    history_interference: float = key(
+    final_history_noise: float = option("the same at the last step; in between it falls linearly", 0.03, ge=0, le=10)
+    history_interference: float = option(
         "sound of another crop on the samples shown as the past: largest level relative to the crop's RMS. What sounds "
         "there and is not in the MIDI must be ended: alone, a decoder that only continues tones rings for ever",
         0.0,
-        low=0,
-        high=10,
+        ge=0,
+        le=10,
     )
-    final_history_interference: float = key(
+    final_history_interference: float = option(
         "the same at the last step, along a line in between; -1: as at the first",
         -1.0,
-        low=-1,
-        high=10,
+        ge=-1,
+        le=10,
     )
-    history_dropout: float = key(
+    history_dropout: float = option(
         "share of the crops whose history is nothing but noise: what is to be played stands in the MIDI alone",
         0.0,
-        low=0,
-        high=1,
+        ge=0,
+        le=1,
     )
-    scheduled_sampling_passes: int = key(
+    scheduled_sampling_passes: int = option(
         "scheduled sampling: forward passes before each step, from which the model's own samples are drawn that take "
         "the place of some of those shown as the past; more passes: they go better with one another. 0: off",
         0,
-        low=0,
-        high=100,
+        ge=0,
+        le=100,
     )
-    scheduled_sampling: float = key(
+    scheduled_sampling: float = option(
         "share of the past that is the model's own at the last step (with scheduled_sampling_passes)",
         0.5,
-        low=0,
-        high=1,
+        ge=0,
+        le=1,
     )
-    scheduled_sampling_patience: int = key(
-        "steps before that share begins to grow from 0, along a line up to the last step", 0, low=0
+    scheduled_sampling_patience: int = option(
+        "steps before that share begins to grow from 0, along a line up to the last step", 0, ge=0
     )
-    mel_loss_weight: float = key("weight of the auxiliary head's loss (cond_wavenet_config.n_mels)", 0.3, low=0)
-    diversity_loss_weight: float = key(
+    mel_loss_weight: float = option("weight of the auxiliary head's loss (cond_wavenet_config.n_mels)", 0.3, ge=0)
+    diversity_loss_weight: float = option(
         "weight of the loss that asks for all codes to be used alike (cond_wavenet_config.n_codes) in the crops that "
         "a process passes through the model at once",
         1.0,
-        low=0,
+        ge=0,
     )
-    context_learning_rate: float = key("of the context stack, as a factor of the learning rate", 1.0, above=0)
-    ema_decay: float = key("decay of the weight average that is validated and shipped; 0: none", 0.9995, low=0, high=1)
-    seed: int = key("seed of weights and crops", 0, low=0, high=LARGEST_SEED)
-    checkpoint_path: str = key("start from the weights of this checkpoint (a new run, step 0); empty: random", "")
-    iters_per_checkpoint: int = key("steps between checkpoints", 2000, low=1)
-    keep_checkpoints: int = key("newest checkpoints kept; the best by validation is kept beside them", 3, low=1)
-    keep_every: int = key("keep the checkpoints of every so many steps for good; 0: none", 0, low=0)
-    iters_per_log: int = key("steps between log lines", 50, low=1)
-    iters_per_validation: int = key("steps between validations", 1000, low=1)
-    validation_crops: int = key("crops per validation, always the same ones", 128, low=2)
-    iters_per_sample: int = key("steps between logged audio and pictures; 0: never", 10_000, low=0)
-    device: str = key("auto, cpu, cuda or cuda:N", "auto")
-    precision: str = key(
+    context_learning_rate: float = option("of the context stack, as a factor of the learning rate", 1.0, gt=0)
+    ema_decay: float = option("decay of the weight average that is validated and shipped; 0: none", 0.9995, ge=0, le=1)
+    seed: int = option("seed of weights and crops", 0, ge=0, le=LARGEST_SEED)
+    checkpoint_path: str = option("start from the weights of this checkpoint (a new run, step 0); empty: random", "")
+    iters_per_checkpoint: int = option("steps between checkpoints", 2000, ge=1)
+    keep_checkpoints: int = option("newest checkpoints kept; the best by validation is kept beside them", 3, ge=1)
+    keep_every: int = option("keep the checkpoints of every so many steps for good; 0: none", 0, ge=0)
+    iters_per_log: int = option("steps between log lines", 50, ge=1)
+    iters_per_validation: int = option("steps between validations", 1000, ge=1)
+    validation_crops: int = option("crops per validation, always the same ones", 128, ge=2)
+    iters_per_sample: int = option("steps between logged audio and pictures; 0: never", 10_000, ge=0)
+    device: str = option("auto, cpu, cuda or cuda:N", "auto")
+    precision: str = option(
         "of the matrix products; weights, optimiser and likelihood are float32 always. auto: bfloat16 where the "
         "processor multiplies it faster (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX), float32 elsewhere",
         "auto",
-        of=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16"),
     )
-    compile: bool = key("fuse the gates by torch.compile, where it finds a compiler: faster after some seconds", True)
-    cuda_graph: bool = key("record a pass once and replay it, on one CUDA GPU: the host launches it at once", True)
-    activation_checkpointing: bool = key(
+    compile: bool = option(
+        "fuse the gates by torch.compile, where it finds a compiler: faster after some seconds", True
+    )
+    cuda_graph: bool = option("record a pass once and replay it, on one CUDA GPU: the host launches it at once", True)
+    activation_checkpointing: bool = option(
         "compute the layers' sums twice instead of keeping them: about half the memory, a little slower", False
     )
 
@@ -346,50 +350,50 @@ class TrainConfig:
 class DistConfig:
     """Training by several processes, started by torchrun."""
 
-    backend: str = key("auto (nccl on CUDA, gloo on CPUs), gloo or nccl", "auto", of=("auto", "gloo", "nccl"))
-    timeout_minutes: float = key("how long a process waits for the others before it gives up", 30.0, above=0)
+    backend: str = option("auto (nccl on CUDA, gloo on CPUs), gloo or nccl", "auto", choices=("auto", "gloo", "nccl"))
+    timeout_minutes: float = option("how long a process waits for the others before it gives up", 30.0, gt=0)
 
 
 @dataclass(kw_only=True)
-class SamplingKeys:
+class SamplingConfig:
     """What every block says of sampling."""
 
-    model_filename: str = key("checkpoint: a run folder, a step folder or a .safetensors file")
-    test_dir: str = key("folder of test clips made by preprocess_audio.py", "test")
-    teacher_length: float = key("seconds of truth before the model takes over in mode primed", 2.0, above=0)
-    temperature: float = key("1: the model's own distribution; less: less noise, less variety", 1.0, above=0, high=10)
-    guidance: float = key(
+    model_filename: str = option("checkpoint: a run folder, a step folder or a .safetensors file")
+    test_dir: str = option("folder of test clips made by preprocess_audio.py", "test")
+    teacher_length: float = option("seconds of truth before the model takes over in mode primed", 2.0, gt=0)
+    temperature: float = option("1: the model's own distribution; less: less noise, less variety", 1.0, gt=0, le=10)
+    guidance: float = option(
         "classifier-free guidance: 1: the model given its MIDI; more: further away from what it plays without; 0: "
         "without. All but 1 take twice the work, and a model that was trained with conditioning_dropout",
         1.0,
-        low=0,
-        high=100,
+        ge=0,
+        le=100,
     )
-    global_values: list[str] = key(
+    global_values: list[str] = option(
         "what the model is told of the recording as a whole, each as COLUMN=VALUE, instead of what a test clip says; "
         "some of its data_config.global_values",
         [],
     )
-    seed: int = key("seed of the uniforms that the samples are drawn with", 0, low=0, high=LARGEST_SEED)
-    batch_size: int = key("clips generated side by side", 8, low=1)
-    sampler: str = key(
+    seed: int = option("seed of the uniforms that the samples are drawn with", 0, ge=0, le=LARGEST_SEED)
+    batch_size: int = option("clips generated side by side", 8, ge=1)
+    sampler: str = option(
         "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph; of one piece "
         "slower than numba on a CPU); auto: numba",
         "auto",
-        of=SAMPLERS,
+        choices=SAMPLERS,
     )
-    sampler_threads: int = key(
+    sampler_threads: int = option(
         "threads of sampler numba, no more than there are cores (0: as many as help); torch and cuda ignore it",
         0,
-        low=0,
-        high=1024,
+        ge=0,
+        le=1024,
     )
-    sampler_weights: str = key(
+    sampler_weights: str = option(
         "bfloat16 makes sampler numba up to twice as fast; the samples are then near the reference's, not the same",
         "float32",
-        of=SAMPLER_WEIGHTS,
+        choices=SAMPLER_WEIGHTS,
     )
-    device: str = key("auto, cpu, cuda or cuda:N", "auto")
+    device: str = option("auto, cpu, cuda or cuda:N", "auto")
 
     def engine(self) -> dict[str, Any]:
         """The keyword arguments of `samplers.generate` that choose the engine."""
@@ -397,30 +401,30 @@ class SamplingKeys:
 
 
 @dataclass(kw_only=True)
-class InferenceConfig(SamplingKeys):
+class InferenceConfig(SamplingConfig):
     """inference.py."""
 
-    output_dir: str = key("where wavs, pictures and the listening page go", "output")
-    mode: str = key(
+    output_dir: str = option("where wavs, pictures and the listening page go", "output")
+    mode: str = option(
         "teacher_forced (one parallel pass), primed (teacher_length of the truth, then autoregressive) or free "
         "(from silence)",
         "primed",
-        of=("teacher_forced", "primed", "free"),
+        choices=("teacher_forced", "primed", "free"),
     )
-    tail_seconds: float = key("sound after the last note of a MIDI file (--midi)", 2.0, low=0)
-    max_seconds: float = key("refuse MIDI files that would sound longer than this (--midi)", 3600.0, above=0)
-    fold_seconds: float = key(
+    tail_seconds: float = option("sound after the last note of a MIDI file (--midi)", 2.0, ge=0)
+    max_seconds: float = option("refuse MIDI files that would sound longer than this (--midi)", 3600.0, gt=0)
+    fold_seconds: float = option(
         "cut what is played free into parts of this length, generated side by side and cross-faded (folding.py): "
         "faster, but not quite what one stream gives, and in the memory of the whole piece; 0: one stream",
         0.0,
-        low=0,
+        ge=0,
     )
-    fold_overlap_seconds: float = key("length of the cross-fades between parts; at most fold_seconds", 0.1, above=0)
-    fold_warmup_seconds: float = key(
+    fold_overlap_seconds: float = option("length of the cross-fades between parts; at most fold_seconds", 0.1, gt=0)
+    fold_warmup_seconds: float = option(
         "how much earlier, from silence, each part begins than it is heard; the decoder's receptive field at least. "
         "Neighbours then fall in step",
         1.0,
-        low=0,
+        ge=0,
     )
 
     def check(self) -> None:
@@ -432,17 +436,17 @@ class InferenceConfig(SamplingKeys):
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(SamplingKeys):
+class EvaluateConfig(SamplingConfig):
     """evaluate.py."""
 
-    output_dir: str = key("where scores, wavs, pictures and the listening page go", "evaluation")
-    mode: str = key(
+    output_dir: str = option("where scores, wavs, pictures and the listening page go", "evaluation")
+    mode: str = option(
         "free (from silence) or primed (teacher_length of the truth, then autoregressive; only what follows is scored)",
         "free",
-        of=("free", "primed"),
+        choices=("free", "primed"),
     )
-    counterfactuals: bool = key("also change one thing of a phrase at a time: pitch, velocity, pedal", True)
-    drift_dir: str = key("folder of long test clips (60 s) to look for drift in; empty: none", "")
+    counterfactuals: bool = option("also change one thing of a phrase at a time: pitch, velocity, pedal", True)
+    drift_dir: str = option("folder of long test clips (60 s) to look for drift in; empty: none", "")
 
 
 @dataclass
@@ -576,18 +580,18 @@ def _value(f, value: Any, where: str) -> Any:
     if not right:
         raise InputError(f"{where} = {json.dumps(value)}: expected {expected}")
     limits = f.metadata
-    if limits["of"] is not None:
+    if limits["choices"] is not None:
         for item in value if is_list else [value]:
-            if item not in limits["of"]:
-                near = difflib.get_close_matches(str(item), [str(v) for v in limits["of"]], n=1, cutoff=0.5)
+            if item not in limits["choices"]:
+                near = difflib.get_close_matches(str(item), [str(v) for v in limits["choices"]], n=1, cutoff=0.5)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise InputError(
-                    f"{where} = {json.dumps(item)}: expected one of {', '.join(map(str, limits['of']))}{hint}"
+                    f"{where} = {json.dumps(item)}: expected one of {', '.join(map(str, limits['choices']))}{hint}"
                 )
     for name, ok, word in (
-        ("low", lambda v, x: v >= x, "at least"),
-        ("above", lambda v, x: v > x, "more than"),
-        ("high", lambda v, x: v <= x, "at most"),
+        ("ge", lambda v, x: v >= x, "at least"),
+        ("gt", lambda v, x: v > x, "more than"),
+        ("le", lambda v, x: v <= x, "at most"),
     ):
         if limits[name] is not None and not ok(value, limits[name]):
             raise InputError(f"{where} = {json.dumps(value)}: expected {word} {limits[name]}")

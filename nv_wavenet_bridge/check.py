@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from midi2wave.utils.cli import Failure, finish, parser, progress, reason, run
+from midi2wave.utils.cli import Failure, format_error, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle
 from nv_wavenet_bridge.emulator import cumulative, emulate
@@ -45,7 +45,7 @@ class Comparison:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the check; returns the exit code."""
-    arguments = parser(__doc__)
+    arguments = make_parser(__doc__)
     arguments.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE")
     arguments.add_argument("--golden", nargs="+", type=Path, default=[], metavar="FILE.npz")
     args = arguments.parse_args(argv)
@@ -60,9 +60,9 @@ def main(argv: list[str] | None = None) -> int:
                 raise InputError(words)
             right[str(path)] = words
         except InputError as error:
-            failures.append(Failure(str(path), reason(error)))
+            failures.append(Failure(str(path), format_error(error)))
     summary = "\n".join(f"{path}: {words}" for path, words in right.items()) or "nothing checks out"
-    return finish(summary, {"right": right}, failures, len(right), as_json=args.as_json)
+    return report_and_exit_code(summary, {"right": right}, failures, len(right), as_json=args.as_json)
 
 
 def check_bundle(path: Path) -> tuple[bool, str]:
@@ -118,7 +118,7 @@ def read_golden(path: Path) -> tuple[dict[str, Any], np.ndarray, dict[str, np.nd
         if cond_input.shape != shape or stored["samples"].shape != shape[1::2] or stored["logits_last"].ndim != 3:
             raise ValueError("its arrays do not fit together")
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a golden file ({reason(error)})") from error
+        raise InputError(f"{path} is not a golden file ({format_error(error)})") from error
     return weights, cond_input, stored
 
 

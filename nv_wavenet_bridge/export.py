@@ -23,7 +23,7 @@ from midi2wave.config import DataConfig, load_config
 from midi2wave.sampling.pieces import Piece, clip_pieces, midi_pieces, timed_pieces
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.utils.atomic_files import atomic_folder
-from midi2wave.utils.cli import choose_device, finish, note, parser, progress, run
+from midi2wave.utils.cli import choose_device, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle, fold
 from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
@@ -33,7 +33,7 @@ BLOCK_FRAMES = 16
 
 def main(argv: list[str] | None = None) -> int:
     """Run the export; returns the exit code."""
-    arguments = parser(__doc__, config="config_inference.json")
+    arguments = make_parser(__doc__, config="config_inference.json")
     arguments.add_argument("--checkpoint", help="what to export, instead of inference_config.model_filename")
     arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="pieces: these MIDI files")
     arguments.add_argument(
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         if pieces
         else "nothing was made"
     )
-    return finish(summary, result, failures, len(pieces), as_json=args.as_json)
+    return report_and_exit_code(summary, result, failures, len(pieces), as_json=args.as_json)
 
 
 def _check_target(folder: Path, force: bool) -> None:
@@ -108,7 +108,7 @@ def _cut(pieces: list[Piece], seconds: float | None, midi_hz: int) -> list[Piece
     most = int(seconds * midi_hz + 1e-6)
     for piece in pieces:
         if piece.n_frames > most:
-            note(f"{piece.name}: cut from {piece.n_frames / midi_hz:g} to {most / midi_hz:g} s")
+            log(f"{piece.name}: cut from {piece.n_frames / midi_hz:g} to {most / midi_hz:g} s")
     return [replace(piece, n_frames=min(piece.n_frames, most)) for piece in pieces]
 
 
@@ -130,7 +130,7 @@ def _check_sizes(model: WaveNet, pieces: list[Piece], data: DataConfig) -> None:
             f"the layers' history of {batch_size} pieces is beyond nv-wavenet's 32-bit index; export fewer at once"
         )
     n_bytes = 4 * 2 * wide * batch_size * config.n_layers * longest.n_frames * model.hop
-    note(
+    log(
         f"{bundle.COND_NAME} takes {n_bytes / 1e9:.2f} GB: {batch_size} x {seconds:g} s, {config.n_layers} layers of "
         f"2 x {wide} values a sample; on the GPU as much again"
     )

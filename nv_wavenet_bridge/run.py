@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from midi2wave.audio.io import mu_law_decode, write_wav
-from midi2wave.audio.pre_emphasis import Deemphasis, decode_changes
-from midi2wave.utils.cli import finish, note, parser, run
+from midi2wave.audio.pre_emphasis import Deemphasis, mu_law_decode_preemphasized
+from midi2wave.utils.cli import log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle, fold
 from nv_wavenet_bridge.check import compare
@@ -32,7 +32,7 @@ RAND_SEED = 1
 
 def main(argv: list[str] | None = None) -> int:
     """Play the bundle; returns the exit code."""
-    arguments = parser(__doc__)
+    arguments = make_parser(__doc__)
     arguments.add_argument("bundle", type=Path, metavar="BUNDLE")
     arguments.add_argument("--nv_wavenet", type=Path, required=True, help="folder with nv_wavenet.py, built")
     arguments.add_argument("--implementation", choices=IMPLEMENTATIONS, default="auto", help="kernel (default auto)")
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     codes, uniforms, seconds = _play(module, read, IMPLEMENTATIONS[implementation])
     for row, wav, piece in zip(codes, wavs, read.about["pieces"], strict=True):
         drawn, coefficient = row[None, : piece["n_samples"]], read.about["preemphasis"]
-        pcm = Deemphasis(coefficient)(decode_changes(drawn)) if coefficient else mu_law_decode(drawn)
+        pcm = Deemphasis(coefficient)(mu_law_decode_preemphasized(drawn)) if coefficient else mu_law_decode(drawn)
         write_wav(wav, pcm[0], read.about["audio_hz"])
     rate = codes.size / seconds
     result: dict[str, Any] = {"out": str(folder), "implementation": implementation, "samples_per_second": rate}
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         words.append(f"not compared with {bundle.EXPECTED_NAME}: this build draws its own random numbers (README.md)")
     result |= {"compared": found.n_samples, "on_edge": found.on_edge, "different": found.wrong}
     summary = f"{len(wavs)} wavs in {folder}\n{implementation}: {rate:.0f} samples/s ({batch_size} side by side)\n"
-    return finish(summary + "\n".join(words), result, [], len(wavs), as_json=args.as_json)
+    return report_and_exit_code(summary + "\n".join(words), result, [], len(wavs), as_json=args.as_json)
 
 
 def load_nv_wavenet(folder: Path, size: dict[str, int]) -> ModuleType:
@@ -118,7 +118,7 @@ def _check_gpu(read: bundle.Bundle, size: dict[str, int], implementation: str) -
     blocks = fold.persistent_blocks(n_layers, n_residual, size["S"], size["A"], batch_size)
     there = torch.cuda.get_device_properties(0).multi_processor_count
     if implementation == "persistent" and blocks > there:
-        note(f"persistent keeps {blocks} blocks on the GPU, which has {there} multiprocessors: it may abort here")
+        log(f"persistent keeps {blocks} blocks on the GPU, which has {there} multiprocessors: it may abort here")
 
 
 def _play(module: ModuleType, read: bundle.Bundle, implementation: str) -> tuple[np.ndarray, np.ndarray, float]:

@@ -18,7 +18,7 @@ import soundfile
 import soxr
 
 from midi2wave.utils.atomic_files import atomic_file
-from midi2wave.utils.cli import note
+from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
 # What libsndfile reads, in the order of preference where files differ only in their suffix.
@@ -130,7 +130,7 @@ def wav_stream(path: str | Path, audio_hz: int, interrupted: str | Path) -> Iter
                 yield append
         except KeyboardInterrupt:
             if n_samples and _is_larger(Path(interrupted), aside):
-                note(f"{interrupted}, of an earlier run, is longer and stays as it is")
+                log(f"{interrupted}, of an earlier run, is longer and stays as it is")
             elif n_samples:
                 os.replace(aside, interrupted)
             raise

@@ -50,13 +50,13 @@ class Deemphasis:
         return _rounded(sound)
 
 
-def decode_changes(codes: np.ndarray) -> np.ndarray:
+def mu_law_decode_preemphasized(codes: np.ndarray) -> np.ndarray:
     """`mu_law_decode` of a model with pre-emphasis, uint8 [...] -> int16 [...]: silence is 0, where the middle of its
     code's bin, 3, would become a constant of 9 and more."""
     return np.where(codes == SILENT_CODE, 0, mu_law_decode(codes)).astype(np.int16)
 
 
-def after_truth(drawn: np.ndarray, pcm: np.ndarray, coefficient: float) -> np.ndarray:
+def deemphasize_teacher_forced(drawn: np.ndarray, pcm: np.ndarray, coefficient: float) -> np.ndarray:
     """Samples that were each drawn after true ones, and these, int16 [B, T] -> what was drawn, as int16 [B, T]."""
     if not coefficient:
         return drawn

@@ -22,7 +22,7 @@ def columns(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value.partition("=")[0] for value in values))
 
 
-def one_of_each(known: Sequence[str]) -> tuple[str, ...]:
+def default_labels(known: Sequence[str]) -> tuple[str, ...]:
     """The first value of each column."""
     return tuple(next(value for value in known if columns([value]) == (column,)) for column in columns(known))
 
@@ -32,14 +32,14 @@ def one_hot(recording: Sequence[str], known: Sequence[str]) -> list[float]:
     return [float(value in recording) for value in known]
 
 
-def unsaid(recording: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+def unknown_columns(recording: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """The columns of which the model knows values, but not this recording's."""
     return tuple(c for c in columns(known) if c not in columns([value for value in recording if value in known]))
 
 
 def check_known(recording: Sequence[str], known: Sequence[str], name: str) -> None:
     """Raise InputError unless the model knows a value of a recording for each of its columns."""
-    for column in unsaid(recording, known):
+    for column in unknown_columns(recording, known):
         own = next((value for value in recording if columns([value]) == (column,)), None)
         has = f"has {own}, which is" if own else f"has no whole number in a column {column!r}, so that it is"
         expected = ", ".join(value for value in known if columns([value]) == (column,))
@@ -48,7 +48,7 @@ def check_known(recording: Sequence[str], known: Sequence[str], name: str) -> No
         )
 
 
-def check_given(given: Sequence[str], known: Sequence[str]) -> None:
+def validate_labels(given: Sequence[str], known: Sequence[str]) -> None:
     """Raise InputError for values that a model can't be told, or that contradict each other."""
     if given and not known:
         raise InputError(
@@ -61,7 +61,7 @@ def check_given(given: Sequence[str], known: Sequence[str]) -> None:
         raise InputError(f"{', '.join(given)}: expected one value of a column")
 
 
-def told(recording: Sequence[str], given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+def resolve_labels(recording: Sequence[str], given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """What a model is told of a recording: the values given instead of its own of these columns, of those it knows."""
     own = [value for value in recording if columns([value])[0] not in columns(given)]
     return tuple(value for value in known if value in given or value in own)

@@ -54,14 +54,14 @@ def partial_hz(key: int, cents: float, stiffness: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Untold:
+class NullPerformance:
     """In the place of a performance: nothing is said of its notes, but what is known of its recording."""
 
     recording: tuple[str, ...]  # as of `Performance`
 
 
 @dataclass(frozen=True)
-class Strings:
+class PianoPartials:
     """The partials of every key that the excitation sounds, each float64 [88, 16]: Hz, amplitude at the onset for
     velocity 127, decay in 1/s and phase at the onset in radians."""
 
@@ -85,11 +85,11 @@ def window_seconds(hz: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def usual_strings() -> Strings:
+def default_partials() -> PianoPartials:
     """Those of an ordinary piano in tune, all beginning at phase 0; every channel's partials as loud as one."""
     n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
     shape = (N_PITCHES, len(n))
-    return Strings(
+    return PianoPartials(
         hz=np.stack([partial_hz(key, 0.0, USUAL_STIFFNESS[key]) for key in range(N_PITCHES)]),
         level=np.broadcast_to(1 / np.sqrt(np.bincount(PARTIAL_CHANNEL)[PARTIAL_CHANNEL]), shape),
         decay=FUNDAMENTAL_DECAY[:, None] * (1 + 0.5 * (n - 1)),
@@ -97,14 +97,14 @@ def usual_strings() -> Strings:
     )
 
 
-def strings_of(config: DataConfig, of_recording: Sequence[float] = ()) -> Strings:
+def partials_for(config: DataConfig, of_recording: Sequence[float] = ()) -> PianoPartials:
     """The strings that a config describes, the same object for all recordings of which it says the same.
 
     Where it has a set for each of its global values, those of the recording's first value; where none is known, the
     first set.
     """
     if not config.partial_hz:
-        return usual_strings()
+        return default_partials()
     given = (config.partial_hz, config.partial_level, config.partial_decay, config.partial_phase)
     sets = _given_strings(*map(tuple, given))
     known = np.flatnonzero(of_recording)
@@ -112,9 +112,9 @@ def strings_of(config: DataConfig, of_recording: Sequence[float] = ()) -> String
 
 
 @functools.lru_cache(maxsize=4)
-def _given_strings(*given: tuple[float, ...]) -> list[Strings]:
+def _given_strings(*given: tuple[float, ...]) -> list[PianoPartials]:
     lists = (np.array(values, dtype=np.float64).reshape(-1, N_PITCHES, len(PARTIAL_CHANNEL)) for values in given)
-    return [Strings(*one) for one in zip(*lists, strict=True)]
+    return [PianoPartials(*one) for one in zip(*lists, strict=True)]
 
 
 class NullConditioning:
@@ -149,7 +149,7 @@ class NoteConditioning:
         audio_hz: int,
         midi_hz: int,
         quadrature: bool = False,
-        strings: Strings | None = None,
+        strings: PianoPartials | None = None,
         velocity_exponent: float = 1.5,
         damping_seconds: float = 0.04,
         sustain_extends_notes: bool = True,
@@ -157,7 +157,7 @@ class NoteConditioning:
     ) -> None:
         self.names, self.quadrature = feature_names(names), quadrature
         self.of_recording = np.array(of_recording, dtype=np.float32)  # [G], the same at all times
-        self.strings = strings or usual_strings()
+        self.strings = strings or default_partials()
         self.velocity_exponent, self.damping_seconds = velocity_exponent, damping_seconds
         self.audio_hz, self.midi_hz, self.hop = audio_hz, midi_hz, audio_hz // midi_hz
         self.key = performance.pitch - LOWEST_PITCH
@@ -229,7 +229,7 @@ class NoteConditioning:
 
 
 def conditioning_of(
-    performance: Performance | Untold | None, config: DataConfig
+    performance: Performance | NullPerformance | None, config: DataConfig
 ) -> NoteConditioning | NullConditioning:
     """The conditioning of a performance as a model of this config is shown it; of None or Untold, the null condition.
 
@@ -246,7 +246,7 @@ def conditioning_of(
         audio_hz=config.audio_hz,
         midi_hz=config.midi_hz,
         quadrature=config.excitation_quadrature,
-        strings=strings_of(config, of_recording),
+        strings=partials_for(config, of_recording),
         velocity_exponent=config.velocity_exponent,
         damping_seconds=config.damping_seconds,
         sustain_extends_notes=config.sustain_extends_notes,

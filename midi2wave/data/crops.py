@@ -20,7 +20,7 @@ from midi2wave.conditioning.note_conditioning import NoteConditioning, NullCondi
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.reader import Performance, load_events, save_events
-from midi2wave.utils.atomic_files import claim
+from midi2wave.utils.atomic_files import acquire_output_dir
 from midi2wave.utils.errors import InputError
 
 CLIPS_RECORD_NAME = "clips.json"
@@ -40,7 +40,7 @@ class Clip:
 
 def begin_clips(folder: Path, made_from: dict[str, Any], *, force: bool) -> None:
     """Claim a folder for test clips. Raises InputError if it holds something else (see `atomic.claim`)."""
-    claim(folder, CLIPS_RECORD_NAME, made_from, CLIP_FILES, force=force)
+    acquire_output_dir(folder, CLIPS_RECORD_NAME, made_from, CLIP_FILES, force=force)
 
 
 def write_clip(
@@ -91,7 +91,7 @@ class Crops(Dataset):
         folder: ProcessedFolder,
         config: DataConfig,
         *,
-        margins: tuple[int, int],
+        context_frames: tuple[int, int],
         n_previous: int,
         codes: bool,
         seed: int,
@@ -105,7 +105,7 @@ class Crops(Dataset):
         for row, recording in zip(folder.rows, folder.recordings, strict=True):
             check_known(recording, config.global_values, f"{folder.path}: {row.audio_filename}")
         self.folder, self.config = folder, config
-        self.margins, self.n_previous, self.codes = margins, n_previous, codes
+        self.context_frames, self.n_previous, self.codes = context_frames, n_previous, codes
         self.seed, self.history_noise = seed, history_noise
         self.history_interference = history_interference
         self.history_dropout, self.conditioning_dropout = history_dropout, conditioning_dropout
@@ -200,7 +200,7 @@ class Crops(Dataset):
         pcm = np.zeros(self.n_previous + n_samples, dtype=np.int16)  # before a recording's first sample stands silence
         known = self._emphasized(position, first - self.n_previous, first + n_samples)
         pcm[len(pcm) - len(known) :] = known
-        notes, (left, right) = self.conditioning(position), self.margins
+        notes, (left, right) = self.conditioning(position), self.context_frames
         if self._chosen(index, 3, self.conditioning_dropout):
             notes = NullConditioning(self.config, notes.of_recording)
         crop = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from midi2wave.audio.io import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
-from midi2wave.conditioning.note_conditioning import Strings, window_seconds
+from midi2wave.conditioning.note_conditioning import PianoPartials, window_seconds
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, sounding_offset
@@ -112,7 +112,7 @@ def _clear(strokes: Strokes) -> np.ndarray:
 
 
 def _tuned(
-    folder: ProcessedFolder, strokes: Strokes, data: DataConfig, strings: Strings
+    folder: ProcessedFolder, strokes: Strokes, data: DataConfig, strings: PianoPartials
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies [88, 16] by how phases turn within strokes, whatever their labels; levels at velocity 127."""
     hz, clear = strings.hz.copy(), _clear(strokes)
@@ -268,7 +268,7 @@ def _shifts(key: _Key, phasor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return shift[rows, best], at.real.sum(-1)[rows, best] / weights.sum(axis=1)
 
 
-def piano_of(folder: ProcessedFolder, data: DataConfig, strings: Strings) -> Piano:
+def piano_of(folder: ProcessedFolder, data: DataConfig, strings: PianoPartials) -> Piano:
     """The piano of a folder whose labels are aligned; keys with too few strokes have no phasors."""
     strokes = _strokes(folder, data.velocity_exponent, [None] * len(folder.rows))
     onset = strokes.label
@@ -304,7 +304,7 @@ def _keys(
 def aligned(
     folder: ProcessedFolder,
     data: DataConfig,
-    strings: Strings,
+    strings: PianoPartials,
     flux: Sequence[float | None],
     known: Piano | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ import numpy as np
 from midi2wave.conditioning.global_conditioning import check_known, columns, integer_columns
 from midi2wave.data.maestro import Recording
 from midi2wave.midi.reader import DAMAGED_ARRAYS, Performance, load_events, save_events
-from midi2wave.utils.atomic_files import atomic_file, claim, refuse_foreign, write_text
+from midi2wave.utils.atomic_files import acquire_output_dir, atomic_file, require_own_dir, write_text
 from midi2wave.utils.errors import EXHAUSTED, InputError
 
 FORMAT = 1
@@ -62,7 +62,7 @@ class Row:
 def begin_folder(folder: Path, made_from: dict[str, Any], *, force: bool) -> None:
     """Claim a folder for writing. Raises InputError if it holds something else (see `atomic.claim`)."""
     record = {"format": FORMAT, "made_from": made_from}
-    claim(folder, RECORD_NAME, record, PRODUCTS, force=force)
+    acquire_output_dir(folder, RECORD_NAME, record, PRODUCTS, force=force)
 
 
 def check_claim(folder: Path, made_from: dict[str, Any], step: str, *, force: bool) -> None:
@@ -71,7 +71,7 @@ def check_claim(folder: Path, made_from: dict[str, Any], step: str, *, force: bo
 
     A folder that the same step began from the same, and did not finish, is gone on with. Raises InputError.
     """
-    refuse_foreign(folder, RECORD_NAME)
+    require_own_dir(folder, RECORD_NAME)
     if not (folder / RECORD_NAME).is_file():
         return
     there = _record(folder)["made_from"]

@@ -81,7 +81,7 @@ class Manifest:
         if made_with and resampler not in made_with and not force:
             raise InputError(self._refusal(", ".join(sorted(made_with))))
 
-    def standing(self, name: str, source: Path, target: Path, *, verify: bool = False) -> str:
+    def status(self, name: str, source: Path, target: Path, *, verify: bool = False) -> str:
         """How an output stands: MISSING; UNKNOWN (exists, but no entry fits it); CHANGED (ours, but the source has
         changed since); DONE. `verify` compares its checksum too. InputError if it was made with another resampler.
         """

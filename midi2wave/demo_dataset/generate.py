@@ -21,7 +21,7 @@ from midi2wave.data.maestro import COLUMNS
 from midi2wave.demo_dataset.composer import SHORTEST_PIECE_SECONDS, compose
 from midi2wave.demo_dataset.piano_synth import render
 from midi2wave.utils import cli
-from midi2wave.utils.atomic_files import atomic_file, claim, write_text
+from midi2wave.utils.atomic_files import acquire_output_dir, atomic_file, write_text
 from midi2wave.utils.errors import InputError
 
 RECIPE = 1  # raise it when the music or the sound changes, so that a rerun does not mix old pieces with new ones
@@ -110,21 +110,21 @@ def make_data_set(
     minutes = {"train": float(train_minutes), "validation": float(validation_minutes), "test": float(test_minutes)}
     parameters = _checked_parameters(seed, minutes, audio_hz)
     pieces = _plan(seed, minutes)
-    claim(folder, RECORD_NAME, parameters, PRODUCTS, force=force)
+    acquire_output_dir(folder, RECORD_NAME, parameters, PRODUCTS, force=force)
     metadata = folder / METADATA_NAME
     if metadata.is_file() and all((folder / f"{p.stem}{end}").is_file() for p in pieces for end in (".midi", ".wav")):
-        cli.note(f"{folder} is already complete; nothing to do")
+        cli.log(f"{folder} is already complete; nothing to do")
         return metadata
     for done, piece in enumerate(pieces, start=1):
         _make_piece(folder, piece, audio_hz)
-        cli.note(f"piece {done} of {len(pieces)}: {piece.stem}.wav ({piece.split}, {piece.seconds:.0f} s)")
+        cli.log(f"piece {done} of {len(pieces)}: {piece.stem}.wav ({piece.split}, {piece.seconds:.0f} s)")
     write_text(metadata, _metadata(folder, pieces))
     return metadata
 
 
 def main(argv: list[str] | None = None) -> int:
     """Make the data set; returns the exit code."""
-    parser = cli.parser(__doc__)
+    parser = cli.make_parser(__doc__)
     parser.add_argument("-o", "--output", default="demo/maestro-demo", help="folder (default %(default)s)")
     parser.add_argument(
         "--minutes",
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     total_minutes = sum(float(row["duration"]) for row in rows) / 60
     result = {"metadata": str(metadata), "pieces": len(rows), "minutes": round(total_minutes, 2)}
     summary = f"{len(rows)} pieces, {total_minutes:.1f} minutes: {metadata}"
-    return cli.finish(summary, result, [], len(rows), as_json=args.as_json)
+    return cli.report_and_exit_code(summary, result, [], len(rows), as_json=args.as_json)
 
 
 if __name__ == "__main__":

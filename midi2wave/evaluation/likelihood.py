@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midi2wave.conditioning.note_conditioning import Untold
+from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance
 from midi2wave.sampling.synthesis import conditioning, to_samples
@@ -56,7 +56,7 @@ def paired_likelihood(
     device, hop = next(model.parameters()).device, model.hop
     n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
     other = replace(other, recording=own.recording)  # what is compared are the notes
-    given = conditioning([own, other, Untold(own.recording)], data, device)
+    given = conditioning([own, other, NullPerformance(own.recording)], data, device)
     samples = to_samples(model, pcm[None], data).to(device)
     after_onset = torch.from_numpy(_after_onsets(own, len(pcm), data.audio_hz))
     sums, counts = np.zeros((2, 3)), np.zeros(2, dtype=int)

@@ -110,13 +110,13 @@ def clip_picture(
     heard: Notes | None,
     *,
     title: str,
-    handover_seconds: float | None = None,
+    prompt_end_seconds: float | None = None,
 ) -> Figure:
     """`report.clip_figure` of a clip, and below it what was heard in the output: right, missing and invented notes."""
     seconds = len(truth) / audio_hz
     extra = None if heard is None else lambda ax: _draw_heard(ax, played, heard, seconds)
     return clip_figure(
-        performance, seconds, audio_hz, truth, output, title=title, handover_seconds=handover_seconds, extra=extra
+        performance, seconds, audio_hz, truth, output, title=title, prompt_end_seconds=prompt_end_seconds, extra=extra
     )
 
 

@@ -22,7 +22,7 @@ from midi2wave.audio.io import FULL_SCALE, read_pcm, sample_rate
 from midi2wave.conditioning.global_conditioning import columns
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.evaluation.metrics import level_db
-from midi2wave.utils.cli import parser, run
+from midi2wave.utils.cli import make_parser, run
 from midi2wave.utils.errors import InputError
 
 FRAME_SECONDS, FALL_FRAMES, FALL_PERCENTILE = 0.02, 5, 90
@@ -122,7 +122,7 @@ def fall_rates(folder: ProcessedFolder, column: str) -> dict[str, list[float]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the fall rate of audio files, and its means over the recordings of folders; returns the exit code."""
-    arguments = parser(__doc__)
+    arguments = make_parser(__doc__)
     arguments.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="audio file or processed folder")
     arguments.add_argument("--column", default="year", help="integer column of a folder's filenames.csv (default year)")
     args = arguments.parse_args(argv)

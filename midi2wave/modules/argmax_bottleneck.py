@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 # Of the features few are not 0 in a frame. At the usual scale of the first weights, which counts on all of them, frames
 # differ by a hundredth of what they have in common: one code takes them all, and any step moves them all to another.
-SPARSE = 10.0
+INPUT_WEIGHT_GAIN = 10.0
 FLOOR = 1e-3  # of the sum that z is divided by: q is uniform where no z is positive, and its gradient finite
 
 
@@ -31,7 +31,7 @@ class ArgmaxBottleneck(nn.Module):
         It is the `diversity_loss` of q, as in the paper, and that of the codes: the former alone is content with frames
         that are all divided evenly, in which one code may still be a little ahead everywhere.
         """
-        q = shares(z.to(self.projection.weight.dtype))  # also under autocast
+        q = normalized_relu(z.to(self.projection.weight.dtype))  # also under autocast
         code = self._one_hot(codes_of(z)) + (q - q.detach())  # in brackets: exactly 0
         return self.projection(code * self.scale), diversity_loss(q) + diversity_loss(code)
 
@@ -43,7 +43,7 @@ class ArgmaxBottleneck(nn.Module):
         return F.one_hot(codes, self.n_codes).transpose(1, 2).to(self.projection.weight.dtype)
 
 
-def shares(z: Tensor) -> Tensor:
+def normalized_relu(z: Tensor) -> Tensor:
     """z [B, K, N] -> q [B, K, N]: ReLU(z) over its sum across the codes of a frame, which is 1 for q.
 
     FLOOR stands in the sum and, shared out evenly, in each of its parts: without a positive z all codes are alike.
@@ -57,7 +57,7 @@ def codes_of(z: Tensor) -> Tensor:
     return z.argmax(dim=1)
 
 
-def nearest(frames: Tensor, n_codes: int) -> tuple[Tensor, Tensor]:
+def init_codebook(frames: Tensor, n_codes: int) -> tuple[Tensor, Tensor]:
     """Weight [K, S] and bias [K] of a z that is largest for the nearest of K centres, which are some of these frames,
     [M, S], evenly spaced: codes to begin with, of which most are in use.
 
@@ -80,7 +80,7 @@ def diversity_loss(q: Tensor) -> Tensor:
     return (q.shape[1] * q.mean(dim=(0, 2)) - 1).square().mean()
 
 
-def code_use(counts: np.ndarray) -> dict[str, float]:
+def codebook_usage(counts: np.ndarray) -> dict[str, float]:
     """How often each code was chosen, [K] -> the share of codes that were, and the perplexity of the choice, 1..K."""
     p = counts[counts > 0] / counts.sum()
     return {"code_usage": len(p) / len(counts), "code_perplexity": float(np.exp(-np.sum(p * np.log(p))))}

@@ -10,7 +10,7 @@ WaveNet (arXiv 1609.03499), equation 2 with local conditioning. What is done her
   matrix product that reads and writes views, so that nothing is padded, shifted or copied.
 - Conditioning at frame rate (c, [frames, B, L, 2R]) is interpolated where the gate is computed. It never exists at
   audio rate.
-- Conditioning at audio rate (q, the riders) stands in columns behind the residual ones and rides along: each layer's
+- Conditioning at audio rate (q, the auxiliary inputs) stands in columns behind the residual ones: each layer's
   newest tap has weights for it, the residual product has none. Its gradient comes back the same way.
 - All gates write into one tensor [T * B, L, R]: the skip outputs of all layers are then one product.
 - A gate's nonlinearities and their gradient are one pass over memory each, where torch.compile may fuse them
@@ -26,17 +26,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer's parameters; R residual channels, K taps, Q riders."""
+    """One layer's parameters; R residual channels, K taps, Q aux_inputs."""
 
     dilation: int
     taps: Tensor  # [2R, K * R], oldest tap first
-    riders: Tensor | None  # [2R, Q]
+    aux_inputs: Tensor | None  # [2R, Q]
     residual: Tensor | None  # [R, R]; None in the last layer, whose residual output nobody uses
     bias: Tensor | None  # [R], of the residual product
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """The parameters in the order in which autograd is given them."""
-        return self.taps, self.riders, self.residual, self.bias
+        return self.taps, self.aux_inputs, self.residual, self.bias
 
 
 def gate(summed: Tensor, frames: Tensor, ramp: Tensor, hidden: Tensor) -> None:
@@ -62,7 +62,7 @@ def upsampled(frames: Tensor, ramp: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Gates:
+class GateKernels:
     """How the gates are computed in training: by torch's operators one by one, or compiled into one kernel each."""
 
     forward: Callable[..., None] = gate
@@ -71,9 +71,11 @@ class Gates:
     recompute: bool = field(default=False, kw_only=True)
 
 
-def compiled_gates(device: torch.device | str = "cpu", *, recompute: bool = False) -> Gates | None:
+def compile_gate_kernels(device: torch.device | str = "cpu", *, recompute: bool = False) -> GateKernels | None:
     """Gates as one kernel each, made by torch.compile; None where it has no compiler to work with."""
-    made = Gates(torch.compile(gate, dynamic=False), torch.compile(gate_backward, dynamic=False), recompute=recompute)
+    made = GateKernels(
+        torch.compile(gate, dynamic=False), torch.compile(gate_backward, dynamic=False), recompute=recompute
+    )
     summed, frames, ramp = (torch.zeros(shape, device=device) for shape in ((1, 1, 1, 2), (2, 1, 2), (1,)))
     try:
         made.forward(summed, frames, ramp, torch.zeros(1, 1, 1, 1, device=device))
@@ -87,11 +89,12 @@ def residual_stack(
     frames: Tensor,
     ramp: Tensor,
     layers: list[LayerWeights],
-    gates: Gates = Gates(),
+    gates: GateKernels = GateKernels(),
 ) -> Tensor:
     """What all layers' gates let through, [T * B, L, R], with gradients for x, frames and the weights.
 
-    x: [T * B, R + Q], the first layer's input and the riders, time-first; frames: [F + 1, B, L, 2R]; ramp: [hop] with
+    x: [T * B, R + Q], the first layer's input and the auxiliary inputs, time-first;
+    frames: [F + 1, B, L, 2R]; ramp: [hop] with
     T = F * hop, 0 for repetition, i / hop for linear interpolation. Before the first row stands zero in every layer.
     Products are in x's dtype; the weights may be of a wider one, and so are then their gradients.
     """
@@ -105,7 +108,7 @@ def run_layers(
     ramp: Tensor,
     layers: list[LayerWeights],
     hidden: Tensor | None = None,
-    gates: Gates = Gates(recompute=True),
+    gates: GateKernels = GateKernels(recompute=True),
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The same without gradients, layer by layer: its input [T * B, R + Q], what it sums before the conditioning at
     frame rate is added [T * B, 2R], and what its gate lets through [T * B, R].
@@ -117,14 +120,14 @@ def run_layers(
     n_channels = layers[0].taps.shape[0] // 2
     summed, one = x.new_empty(len(x), 2 * n_channels), None if hidden is not None else x.new_empty(len(x), n_channels)
     for i, layer in enumerate(layers):
-        let_through = one if hidden is None else hidden[:, i]
+        gated = one if hidden is None else hidden[:, i]
         if i and not gates.recompute:
             summed = torch.empty_like(summed)
         _sum_taps(x, layer, frames.shape[1], summed)
-        gates.forward(_by_frame(summed, frames, ramp), frames[:, :, i], ramp, _by_frame(let_through, frames, ramp))
-        yield x, summed, let_through
+        gates.forward(_by_frame(summed, frames, ramp), frames[:, :, i], ramp, _by_frame(gated, frames, ramp))
+        yield x, summed, gated
         if layer.residual is not None:
-            x = _next_input(x, let_through, layer)
+            x = _next_input(x, gated, layer)
 
 
 def _in_dtype(layer: LayerWeights, dtype: torch.dtype) -> LayerWeights:
@@ -143,13 +146,13 @@ def _offsets(layer: LayerWeights, batch_size: int) -> list[int]:
 
 
 def _newest(layer: LayerWeights) -> Tensor:
-    """The weights of the newest tap and of the riders: [2R, R + Q]."""
+    """The weights of the newest tap and of the aux_inputs: [2R, R + Q]."""
     newest = layer.taps[:, -(layer.taps.shape[0] // 2) :]
-    return newest if layer.riders is None else torch.cat([newest, layer.riders], dim=1)
+    return newest if layer.aux_inputs is None else torch.cat([newest, layer.aux_inputs], dim=1)
 
 
 def _sum_taps(x: Tensor, layer: LayerWeights, batch_size: int, out: Tensor) -> None:
-    """Write the sum over taps and riders, [T * B, 2R], into `out`."""
+    """Write the sum over taps and aux_inputs, [T * B, 2R], into `out`."""
     n_channels = layer.taps.shape[0] // 2
     torch.mm(x, _newest(layer).t(), out=out)
     for k, offset in enumerate(_offsets(layer, batch_size)[:-1]):
@@ -160,7 +163,7 @@ def _sum_taps(x: Tensor, layer: LayerWeights, batch_size: int, out: Tensor) -> N
 
 def _next_input(x: Tensor, hidden: Tensor, layer: LayerWeights) -> Tensor:
     n_channels = len(layer.bias)
-    # The riders' columns get zero weights, so that one product makes the whole next input.
+    # The aux_inputs' columns get zero weights, so that one product makes the whole next input.
     padded = torch.nn.functional.pad(layer.residual, (0, 0, 0, x.shape[1] - n_channels))
     result = torch.addmm(x, hidden, padded.t())
     result[:, :n_channels] += layer.bias
@@ -225,7 +228,7 @@ class _ResidualStack(torch.autograd.Function):
                     weight = layer.taps[:, k * n_channels : (k + 1) * n_channels]
                     grad_x[: len(earlier), :n_channels].addmm_(later, weight)
             grad_taps.append(grad_newest[:, :n_channels])
-            grad_riders = None if layer.riders is None else grad_newest[:, n_channels:]
+            grad_riders = None if layer.aux_inputs is None else grad_newest[:, n_channels:]
             grads.append((torch.cat(grad_taps, dim=1), grad_riders, grad_residual, grad_bias))
         by_layer = [g for layer_grads in reversed(grads) for g in layer_grads]
         given = [None if g is None else g.to(p.dtype) for g, p in zip(by_layer, flat, strict=True)]

@@ -53,13 +53,13 @@ def clip_figure(
     output: np.ndarray | None = None,
     *,
     title: str = "",
-    handover_seconds: float | None = None,
+    prompt_end_seconds: float | None = None,
     extra: Callable[[Axes], None] | None = None,
 ) -> Figure:
     """The notes of a clip above the spectrograms of its recording and of the model's output, on one time axis.
 
     `truth` and `output` are int16 [T]; one that is None has no row. Decibels are relative to the loudest point of
-    the truth (of the output if there is no truth or only silence), the same for both. `handover_seconds` marks where
+    the truth (of the output if there is no truth or only silence), the same for both. `prompt_end_seconds` marks where
     the model stops hearing the recording. `extra` draws one more row at the bottom.
     """
     given = (("recording", truth), ("model output", output))
@@ -85,8 +85,8 @@ def clip_figure(
 
     if extra is not None:
         extra(axes[-1])
-    if handover_seconds is not None:
-        _mark_handover(axes[: 2 + len(sounds)], handover_seconds, seconds)
+    if prompt_end_seconds is not None:
+        _mark_handover(axes[: 2 + len(sounds)], prompt_end_seconds, seconds)
     _finish_time_axis(axes, seconds)
     figure.align_ylabels([axes[0], *axes[2:]])
     # A title is often a file name, where a dollar sign starts no formula.
@@ -186,8 +186,8 @@ def _draw_spectrogram(ax: Axes, power: np.ndarray, seconds: float, audio_hz: int
     return image
 
 
-def _mark_handover(axes: list[Axes], handover_seconds: float, seconds: float) -> None:
-    at = min(max(handover_seconds, 0.0), seconds)
+def _mark_handover(axes: list[Axes], prompt_end_seconds: float, seconds: float) -> None:
+    at = min(max(prompt_end_seconds, 0.0), seconds)
     for row, ax in enumerate(axes):
         ax.axvline(at, color="white" if row > 1 else "black", linewidth=1.5, linestyle="--")
     words = (("teacher-forced", at > 0, "right", -6), ("autoregressive", at < seconds, "left", 6))

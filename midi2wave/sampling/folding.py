@@ -68,11 +68,11 @@ def fold_of(n_frames: int, settings: InferenceConfig, data: DataConfig, receptiv
 
 
 def weights(n: int, correlation: float) -> tuple[np.ndarray, np.ndarray]:
-    """A cross-fade's weights of the sound that leaves and of the one that comes, [n] each (see above)."""
-    comes = (np.arange(n) + 0.5) / n
-    leaves = 1 - comes
-    norm = np.sqrt(leaves**2 + comes**2 + 2 * correlation * leaves * comes)
-    return leaves / norm, comes / norm
+    """A cross-fade's weights of the sound that fades out and of the one that fades in, [n] each (see above)."""
+    fade_in = (np.arange(n) + 0.5) / n
+    fade_out = 1 - fade_in
+    norm = np.sqrt(fade_out**2 + fade_in**2 + 2 * correlation * fade_out * fade_in)
+    return fade_out / norm, fade_in / norm
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -85,21 +85,21 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 def join(streams: np.ndarray, fold: Fold, hop: int) -> tuple[np.ndarray, list[float]]:
     """The parts' streams, int16 [parts, stream_frames * hop] -> the piece, int16 [n_frames * hop], and the correlation
     of the two sounds at each seam."""
-    piece, agreements = np.zeros(fold.n_frames * hop, dtype=np.int16), []
+    piece, seam_correlations = np.zeros(fold.n_frames * hop, dtype=np.int16), []
     n = fold.overlap * hop
     for stream, begin, cut, end in zip(streams, fold.begins, fold.cuts, fold.ends, strict=True):
         part = stream[(cut - begin) * hop : (end - begin) * hop]
         if cut:
             before = piece[cut * hop : cut * hop + n]
-            agreements.append(correlation(before, part[:n]))
-            leaves, comes = weights(n, agreements[-1])
-            faded = np.rint(leaves * before + comes * part[:n]).clip(-FULL_SCALE, FULL_SCALE - 1)
+            seam_correlations.append(correlation(before, part[:n]))
+            fade_out, fade_in = weights(n, seam_correlations[-1])
+            faded = np.rint(fade_out * before + fade_in * part[:n]).clip(-FULL_SCALE, FULL_SCALE - 1)
             part = np.concatenate([faded.astype(np.int16), part[n:]])
         piece[cut * hop : end * hop] = part
-    return piece, agreements
+    return piece, seam_correlations
 
 
-def seams(piece: np.ndarray, fold: Fold, data: DataConfig, agreements: list[float]) -> dict[str, Any]:
+def seams(piece: np.ndarray, fold: Fold, data: DataConfig, seam_correlations: list[float]) -> dict[str, Any]:
     """What `join` made, measured: of every seam its second, the correlation, and how many dB the cross-fade is louder
     than what lies as long before and behind it; and how that is elsewhere in the piece, of every stretch of that length
     that is no seam. None where it is silent."""
@@ -110,7 +110,7 @@ def seams(piece: np.ndarray, fold: Fold, data: DataConfig, agreements: list[floa
     low, high = np.percentile(usual, USUAL_PERCENTILES).tolist() if usual else (None, None)
     return {
         "seams": [{"seconds": start / data.audio_hz, "level_db": _step_db(piece, start, n), "correlation": agreement}
-                  for start, agreement in zip(at, agreements, strict=True)],
+                  for start, agreement in zip(at, seam_correlations, strict=True)],
         "elsewhere_db": float(np.mean(usual)) if usual else None,
         "elsewhere_low_db": low,
         "elsewhere_high_db": high,

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from midi2wave.audio.io import read_beginning
-from midi2wave.conditioning.global_conditioning import check_given, told, unsaid
-from midi2wave.conditioning.note_conditioning import Untold
+from midi2wave.conditioning.global_conditioning import resolve_labels, unknown_columns, validate_labels
+from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig, EvaluateConfig, InferenceConfig
 from midi2wave.data.crops import clip_paths, read_clip
 from midi2wave.midi.reader import Performance, read_midi, sounding_offset
 from midi2wave.sampling.code_files import Codes, load_codes
 from midi2wave.sampling.folding import Fold
-from midi2wave.utils.cli import Failure, note, reason
+from midi2wave.utils.cli import Failure, format_error, log
 from midi2wave.utils.errors import InputError
 
 
 @dataclass(frozen=True)
-class Prime:
+class AudioPrompt:
     """The beginning of some recording, for a model to go on from."""
 
     name: str
@@ -41,14 +41,14 @@ class Piece:
     n_frames: int
     truth: np.ndarray | None = None  # int16 [n_frames * hop]
     recording: tuple[str, ...] = ()  # what is known of it, as of `Performance`
-    prime: Prime | None = None  # what sounds up to its time 0; None: silence
+    prime: AudioPrompt | None = None  # what sounds up to its time 0; None: silence
     fold: Fold | None = None  # the parts that it is generated in; None: in one
     codes: Codes | None = None  # in place of the notes
 
     @property
-    def heard(self) -> Performance | Untold:
+    def heard(self) -> Performance | NullPerformance:
         """What the model is told of it: its notes, or nothing about them."""
-        return self.performance or Untold(self.recording)
+        return self.performance or NullPerformance(self.recording)
 
 
 def midi_pieces(
@@ -59,12 +59,12 @@ def midi_pieces(
     Raises InputError for settings.global_values that the model does not know.
     """
     pieces, failures = [], []
-    check_given(settings.global_values, data.global_values)
+    validate_labels(settings.global_values, data.global_values)
     for number, path in enumerate(paths):
         try:
             performance = read_midi(path)
             for dropped in performance.dropped:
-                note(f"{path}: {dropped}")
+                log(f"{path}: {dropped}")
             # A pedal that is never released would hold the last notes for ever: the keys' release ends the piece then.
             ends = sounding_offset(performance)
             last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
@@ -76,24 +76,24 @@ def midi_pieces(
                 raise InputError("ends as it begins; raise inference_config.tail_seconds to hear it")
             pieces.append(Piece(path.stem, number, performance, n_frames))
         except InputError as error:
-            failures.append(Failure(str(path), reason(error)))
+            failures.append(Failure(str(path), format_error(error)))
     return _told(pieces, settings.global_values, data), failures
 
 
-def read_prime(path: Path, seconds: float, data: DataConfig) -> Prime:
+def read_audio_prompt(path: Path, seconds: float, data: DataConfig) -> AudioPrompt:
     """The first seconds of any audio file, in whole frames. Raises InputError if there are not so many."""
     if not (math.isfinite(seconds) and seconds > 0):
         raise InputError(f"--prime_seconds {seconds:g}: expected more than 0")
     n_frames = max(1, round(seconds * data.midi_hz))
     pcm = read_beginning(path, data.audio_hz, n_frames * (data.audio_hz // data.midi_hz))
-    return Prime(path.name, n_frames / data.midi_hz, pcm)
+    return AudioPrompt(path.name, n_frames / data.midi_hz, pcm)
 
 
 def code_pieces(
     paths: list[Path], settings: InferenceConfig, data: DataConfig, n_codes: int
 ) -> tuple[list[Piece], list[Failure]]:
     """A piece without notes per file of codes; files that a model of n_codes can't play as failures."""
-    check_given(settings.global_values, data.global_values)
+    validate_labels(settings.global_values, data.global_values)
     pieces, failures = [], []
     for number, path in enumerate(paths):
         try:
@@ -107,7 +107,7 @@ def code_pieces(
             _check(name, codes.n_frames / data.midi_hz, pieces, settings.max_seconds)
             pieces.append(Piece(name, number, None, codes.n_frames, codes=codes))
         except InputError as error:
-            failures.append(Failure(str(path), reason(error)))
+            failures.append(Failure(str(path), format_error(error)))
     return pieces, failures
 
 
@@ -129,7 +129,7 @@ def clip_pieces(folder: str | Path, data: DataConfig, given: Sequence[str] = ())
     given: global values, instead of what the clips say of their recordings. Raises InputError if the model does not
     know them, or if there are no clips at all.
     """
-    check_given(given, data.global_values)
+    validate_labels(given, data.global_values)
     hop, pieces, failures = data.audio_hz // data.midi_hz, [], []
     for number, path in enumerate(clip_paths(folder)):
         try:
@@ -139,7 +139,7 @@ def clip_pieces(folder: str | Path, data: DataConfig, given: Sequence[str] = ())
                 raise InputError("has less than a conditioning frame; cut longer clips")
             pieces.append(Piece(clip.name, number, clip.performance, n_frames, clip.pcm[: n_frames * hop]))
         except InputError as error:
-            failures.append(Failure(path.stem, reason(error)))
+            failures.append(Failure(path.stem, format_error(error)))
     return _told(pieces, given, data), failures
 
 
@@ -150,7 +150,7 @@ def timed_pieces(
 
     Raises InputError for an impossible length or number, and if there are no clips; those too short are failures.
     """
-    check_given(settings.global_values, data.global_values)
+    validate_labels(settings.global_values, data.global_values)
     n_frames, primed = round(seconds * data.midi_hz) if math.isfinite(seconds) else 0, primed_frames(settings, data)
     if settings.mode == "teacher_forced":
         raise InputError("--seconds: mode teacher_forced takes as long as its clips; set inference_config.mode=free")
@@ -180,10 +180,10 @@ def _told(pieces: list[Piece], given: Sequence[str], data: DataConfig) -> list[P
     """The pieces with what the model is told of their recordings; says so where that is less than it could be."""
     known, result = data.global_values, []
     for piece in pieces:
-        recording = told(piece.heard.recording, given, known)
+        recording = resolve_labels(piece.heard.recording, given, known)
         notes = piece.performance and replace(piece.performance, recording=recording)
         result.append(replace(piece, performance=notes, recording=recording))
-    if vague := sum(bool(unsaid(piece.recording, known)) for piece in result):
-        note(f"of {vague} of {len(result)} pieces the model is not told all it could be ({', '.join(known)}; see "
+    if vague := sum(bool(unknown_columns(piece.recording, known)) for piece in result):
+        log(f"of {vague} of {len(result)} pieces the model is not told all it could be ({', '.join(known)}; see "
              "docs/global_conditioning.md)")  # fmt: skip
     return result

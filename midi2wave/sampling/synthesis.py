@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from midi2wave.audio.io import mu_law_decode, mu_law_encode
-from midi2wave.audio.pre_emphasis import Deemphasis, after_truth, decode_changes, emphasize
-from midi2wave.conditioning.note_conditioning import Untold, conditioning_of
+from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced, emphasize, mu_law_decode_preemphasized
+from midi2wave.conditioning.note_conditioning import NullPerformance, conditioning_of
 from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance
 from midi2wave.sampling import engines
@@ -23,7 +23,7 @@ FRAMES_AT_ONCE = 1000  # of which `encode` makes codes: memory does not grow wit
 
 
 def conditioning(
-    performances: list[Performance | Untold | None],
+    performances: list[Performance | NullPerformance | None],
     config: DataConfig,
     device: torch.device,
     first_frames: list[int] | None = None,
@@ -46,9 +46,13 @@ def conditioning(
     return Conditioning(features, excitation)
 
 
-def with_null(performances: list[Performance | Untold | None], guidance: float) -> list[Performance | Untold | None]:
+def with_null(
+    performances: list[Performance | NullPerformance | None], guidance: float
+) -> list[Performance | NullPerformance | None]:
     """The performances of the rows that guidance needs: each one, then as often the null condition of its recording."""
-    return performances + [one and Untold(one.recording) for one in performances] * (rows_per_stream(guidance) - 1)
+    return performances + [one and NullPerformance(one.recording) for one in performances] * (
+        rows_per_stream(guidance) - 1
+    )
 
 
 def dated_uniforms(
@@ -89,7 +93,7 @@ def _from_codes(
 
 def synthesize(
     model: WaveNet,
-    performances: list[Performance | Untold | None],
+    performances: list[Performance | NullPerformance | None],
     n_frames: int,
     config: DataConfig,
     *,
@@ -160,7 +164,7 @@ def teacher_forced(
     uniforms = seeded_uniforms(seed, streams, model.uniforms_per_sample, device)(0, pcm.shape[1])
     drawn = model.draw(model.guide(params, guidance), uniforms, temperature)
     nll = -model.log_likelihood(params[: len(samples)], samples).mean().item()
-    return after_truth(to_pcm(model, drawn, config), pcm, config.preemphasis), nll
+    return deemphasize_teacher_forced(to_pcm(model, drawn, config), pcm, config.preemphasis), nll
 
 
 def to_samples(model: WaveNet, pcm: np.ndarray, config: DataConfig) -> torch.Tensor:
@@ -174,4 +178,4 @@ def to_pcm(model: WaveNet, samples: torch.Tensor, config: DataConfig) -> np.ndar
     values = samples.cpu().numpy()
     if model.decoder.mixture:
         return values.astype(np.int16)
-    return decode_changes(values) if config.preemphasis else mu_law_decode(values)
+    return mu_law_decode_preemphasized(values) if config.preemphasis else mu_law_decode(values)

@@ -13,7 +13,7 @@ from torch import Tensor
 PASSES_BEFORE = 3  # with which libraries choose their kernels and take their memory: not to be recorded
 
 
-class RecordedPass:
+class GraphedPass:
     """`run` of batches of one shape: adds to the gradients what it added while it was recorded.
 
     run: batch on the device -> Tensor. The gradients of the parameters must stay the tensors that they are: zeroed,

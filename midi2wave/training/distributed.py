@@ -27,25 +27,25 @@ class World:
     size: int = 1
 
     @property
-    def writes(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the process that writes files and speaks for all."""
         return self.rank == 0
 
-    def wrapped(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
         """The model as it must be called for its gradients to become the mean over all processes."""
         if self.size == 1:
             return model
         devices = [device] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, on each of them; on CUDA the host does not wait for it."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
-    def gathered(self, value: object) -> list:
+    def all_gather(self, value: object) -> list:
         """The values that all processes give, in the order of their ranks, on each of them."""
         if self.size == 1:
             return [value]
@@ -53,13 +53,13 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when all processes have come here."""
         if self.size > 1:
             dist.barrier()
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 def local_device(device: str) -> str:
@@ -76,13 +76,13 @@ def local_device(device: str) -> str:
 
 
 @contextlib.contextmanager
-def joined(config: DistConfig, device: torch.device) -> Iterator[World]:
+def init_distributed(config: DistConfig, device: torch.device) -> Iterator[World]:
     """The processes that torchrun has started, connected for as long as the context lasts; this one alone without it.
 
     Raises InputError where they can't be connected.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     backend = config.backend if config.backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
@@ -96,7 +96,7 @@ def joined(config: DistConfig, device: torch.device) -> Iterator[World]:
                          f"({str(error).splitlines()[0]}); see dist_config.backend") from error  # fmt: skip
     try:
         yield world
-        world.wait()  # nobody takes the connections down while another one still uses them
+        world.barrier()  # nobody takes the connections down while another one still uses them
     except RuntimeError as error:
         if not any(word in str(error) for word in ("Connection closed by peer", "Connection reset", "NCCL")):
             raise

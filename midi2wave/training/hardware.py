@@ -41,10 +41,10 @@ def training_bytes(model: WaveNet, n_samples: int, precision: torch.dtype, *, re
     """An estimate of the memory that training takes: the weights' part, and `n_samples` in one pass (B * T)."""
     decoder, size = model.decoder, precision.itemsize
     n_layers, residual = len(decoder.layers), decoder.config.n_residual_channels
-    riders = 0 if decoder.layers[0].excitation is None else decoder.layers[0].excitation.in_features
+    aux_inputs = 0 if decoder.layers[0].excitation is None else decoder.layers[0].excitation.in_features
     # Kept for the backward pass: each layer's input, its sums unless they are computed again, what its gate lets
     # through; there, the gradient of the latter. Then the head: skip sum and hidden layer before and after their ReLU.
-    channels = n_layers * ((residual + riders) + (0 if recompute else 2 * residual) + 2 * residual)
+    channels = n_layers * ((residual + aux_inputs) + (0 if recompute else 2 * residual) + 2 * residual)
     channels += 4 * (decoder.config.n_skip_channels + decoder.config.n_out_channels)
     n_params = decoder.output.out_features
     likelihood = 4 * (25 * n_params // 3 if decoder.mixture else 4 * n_params)  # float32 steps of the log-likelihood
@@ -65,14 +65,14 @@ def available_bytes(device: torch.device) -> int | None:
     return None
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Until the device has done what it was told to: what a clock is read after."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextlib.contextmanager
-def explained_memory() -> Iterator[None]:
+def friendly_oom_errors() -> Iterator[None]:
     """Turn an allocation that failed into an InputError that says what to lower."""
     try:
         yield

@@ -16,7 +16,7 @@ from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, clip
 from midi2wave.plotting.figures import clip_figure, curves_figure, save_figure
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.atomic_files import write_text
-from midi2wave.utils.cli import note, reason
+from midi2wave.utils.cli import format_error, log
 from wavenet import WaveNet
 
 METRICS_NAME, CURVES_NAME, SAMPLES_NAME = "metrics.jsonl", "curves.png", "samples"
@@ -55,7 +55,7 @@ class TrainingLog:
         try:
             yield
         except OSError as error:
-            note(f"{what} could not be written: {reason(error)}")
+            log(f"{what} could not be written: {format_error(error)}")
 
     @contextlib.contextmanager
     def _on_board(self) -> Iterator[None]:
@@ -64,7 +64,7 @@ class TrainingLog:
             yield
         except OSError as error:
             self.board = None
-            note(f"TensorBoard's events could not be written, none follow: {reason(error)}")
+            log(f"TensorBoard's events could not be written, none follow: {format_error(error)}")
 
     def metrics(self, step: int, **metrics: float) -> None:
         """Log metrics of a step; where there is no progress bar also as words, but for those of single layers."""
@@ -75,7 +75,7 @@ class TrainingLog:
             for name, value in metrics.items() if self.board else ():
                 self.board.add_scalar(name, value, step)
         if not sys.stderr.isatty():
-            note(f"step {step}: {self.words(metrics)}")
+            log(f"step {step}: {self.words(metrics)}")
 
     def words(self, metrics: dict[str, float] | None = None) -> str:
         """Metrics (default: the newest value of each) for people."""
@@ -102,7 +102,7 @@ class TrainingLog:
         blocks = synthesize(model, [events], n_frames, data, streams=[0], seed=0, prefix=prefix, threads=1)
         output = torch.cat([torch.from_numpy(block[0].copy()) for block in blocks])
         figure = clip_figure(events, SAMPLE_SECONDS, data.audio_hz, truth, output.numpy(), title=f"step {step}",
-                             handover_seconds=SAMPLE_PRIMED_SECONDS)  # fmt: skip
+                             prompt_end_seconds=SAMPLE_PRIMED_SECONDS)  # fmt: skip
         stem = self.folder / SAMPLES_NAME / f"step_{step:08d}"
         with self._reported(f"the sample of step {step}"):
             write_wav(stem.with_suffix(".wav"), output.numpy(), data.audio_hz)

@@ -17,15 +17,15 @@ import torch
 
 from midi2wave import checkpoint
 from midi2wave.config import Config, TrainConfig
-from midi2wave.modules.residual_stack import Gates, compiled_gates
-from midi2wave.training.cuda_graph import RecordedPass
-from midi2wave.training.distributed import ALONE, World, local_device
+from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
+from midi2wave.training.cuda_graph import GraphedPass
+from midi2wave.training.distributed import SINGLE_PROCESS, World, local_device
 from midi2wave.training.hardware import choose_precision
 from midi2wave.training.log import METRICS_NAME
 from midi2wave.training.log_mel import window_samples
 from midi2wave.training.validation import Validation, crops_of, load_validation
 from midi2wave.utils.atomic_files import clear_leftovers, remove, write_text
-from midi2wave.utils.cli import choose_device, note, reason
+from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import only_run
 from wavenet import WaveNet
@@ -47,22 +47,24 @@ class Run:
     average: WaveNet  # exponential moving average of the weights: validated, sampled from and shipped
     optimizer: torch.optim.Optimizer
     validation: Validation | None = None
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
     precision: torch.dtype = torch.float32
     micro_batch: int = 1  # crops in one pass
     step: int = 0
     saved_step: int = -1
     best: tuple[float, int] = (math.inf, -1)  # lowest validation_nll, and its step
-    deaf_validations: int = 0  # in a row, at which the decoder made no use of the MIDI
-    recorded: RecordedPass | None = None  # a pass of training, once it is recorded
+    n_validations_without_gap: int = 0  # in a row, at which the decoder made no use of the MIDI
+    recorded: GraphedPass | None = None  # a pass of training, once it is recorded
 
     def __post_init__(self) -> None:
-        self.called = self.world.wrapped(self.model, self.device)  # how the model is called in training
+        self.called = self.world.wrap(self.model, self.device)  # how the model is called in training
         # Whether a pass is still to be recorded. Several processes talk to each other on the way back, and are not.
         self.to_record = self.config.train_config.cuda_graph and self.device.type == "cuda" and self.world.size == 1
 
 
-def begin(config: Config, *, force: bool, world: World = ALONE, held: contextlib.ExitStack | None = None) -> Run:
+def create_or_resume_run(
+    config: Config, *, force: bool, world: World = SINGLE_PROCESS, held: contextlib.ExitStack | None = None
+) -> Run:
     """A new run, or an old one as its newest checkpoint left it; `held` then keeps other runs out of its folder.
 
     Raises InputError where config and folder do not fit, or another run is working on it.
@@ -86,13 +88,13 @@ def begin(config: Config, *, force: bool, world: World = ALONE, held: contextlib
         )
     validation = load_validation(config, model, world) if data.validation_path else None
     micro_batch = choose_micro_batch(settings, world, device, crops.n_frames * crops.hop)
-    if world.writes:
+    if world.is_main_process:
         _check_folder(folder)
         if held:
             held.enter_context(only_run(folder))
         _clear(folder, force=force)
-    world.wait()
-    stored = checkpoint.load_training(folder, quiet=not world.writes)
+    world.barrier()
+    stored = checkpoint.load_training(folder, quiet=not world.is_main_process)
     if stored and (wrong := checkpoint.differences(config, stored[1])):
         raise InputError(
             f"{folder} holds a run with another model: {'; '.join(wrong)}; choose another output_directory"
@@ -101,19 +103,19 @@ def begin(config: Config, *, force: bool, world: World = ALONE, held: contextlib
         checkpoint.fit_weights(model, stored[0]["model"], folder)
     elif model.n_codes and not settings.checkpoint_path:
         features = torch.stack([crops[index]["features"] for index in range(CROPS_OF_CODES)])
-        model.context.spread_codes(features.to(device))
+        model.context.init_codebook_from_features(features.to(device))
     average = copy.deepcopy(model).requires_grad_(False).eval()
-    average.decoder.gates = Gates(recompute=True)  # it needs no sums for a backward pass
+    average.decoder.gates = GateKernels(recompute=True)  # it needs no sums for a backward pass
     optimizer = make_optimizer(model, settings)
     precision = choose_precision(settings.precision, device)
     state = Run(config, folder, device, model, average, optimizer, validation, world, precision, micro_batch)
     if stored:
         _go_on(state, stored[0])
-    if len(set(world.gathered((state.step, state.best)))) > 1:
+    if len(set(world.all_gather((state.step, state.best)))) > 1:
         raise InputError(f"the processes found different checkpoints in {folder}: it must be one that all of them see")
-    if world.writes:
+    if world.is_main_process:
         write_text(folder / CONFIG_NAME, json.dumps(config.as_dict(), indent=2) + "\n")
-    model.decoder.gates = _gates(settings, device, speaks=world.writes)
+    model.decoder.gates = _gates(settings, device, speaks=world.is_main_process)
     return state
 
 
@@ -159,7 +161,7 @@ def save(state: Run) -> str | None:
         raise InputError(
             f"the weights of step {state.step} are not finite: not saved; lower train_config.learning_rate"
         )
-    if not state.world.writes:
+    if not state.world.is_main_process:
         state.saved_step = state.step
         return None
     training = {
@@ -181,8 +183,8 @@ def save(state: Run) -> str | None:
             best_step=state.best[1],
         )
     except OSError as error:
-        note(f"the checkpoint of step {state.step} could not be saved: {reason(error)}")
-        return reason(error)
+        log(f"the checkpoint of step {state.step} could not be saved: {format_error(error)}")
+        return format_error(error)
     state.saved_step = state.step
     return None
 
@@ -201,19 +203,19 @@ def _go_on(state: Run, stored: dict) -> None:
     state.best = tuple(stored.get("best", state.best))
     if state.step > settings.steps:
         raise InputError(f"{state.folder} is at step {state.step} already; raise train_config.steps = {settings.steps}")
-    if state.world.writes:
-        note(f"going on from step {state.step} of {state.folder}")
+    if state.world.is_main_process:
+        log(f"going on from step {state.step} of {state.folder}")
 
 
-def _gates(settings: TrainConfig, device: torch.device, *, speaks: bool) -> Gates:
+def _gates(settings: TrainConfig, device: torch.device, *, speaks: bool) -> GateKernels:
     if settings.compile:
-        gates = compiled_gates(device, recompute=settings.activation_checkpointing)
+        gates = compile_gate_kernels(device, recompute=settings.activation_checkpointing)
         if gates:
             return gates
         if speaks:
-            note("torch.compile finds no compiler here: training goes on without it, slower "
+            log("torch.compile finds no compiler here: training goes on without it, slower "
                  "(train_config.compile=false silences this)")  # fmt: skip
-    return Gates(recompute=settings.activation_checkpointing)
+    return GateKernels(recompute=settings.activation_checkpointing)
 
 
 def _check_folder(folder: Path) -> None:

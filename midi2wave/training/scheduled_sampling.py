@@ -16,7 +16,7 @@ from wavenet import WaveNet, seeded_uniforms
 FIRST_STREAM = 2**40  # of the crops' uniforms: no piece that is played has these
 
 
-def with_own_samples(
+def apply_scheduled_sampling(
     model: WaveNet,
     batch: dict[str, Tensor],
     indices: list[int],

@@ -19,13 +19,13 @@ def history_noise(config: TrainConfig, index: int) -> float:
     return _along_a_line(config, index, config.history_noise, config.final_history_noise)
 
 
-def history_interference(config: TrainConfig, index: int) -> float:
+def history_mixing(config: TrainConfig, index: int) -> float:
     """The same of the other crop's sound."""
     first, final = config.history_interference, config.final_history_interference
     return _along_a_line(config, index, first, first if final < 0 else final)
 
 
-def own_share(settings: TrainConfig, step: int) -> float:
+def model_sample_probability(settings: TrainConfig, step: int) -> float:
     """Which share of the history is the model's own: none up to the patience, then a line up to the last step."""
     if not settings.scheduled_sampling_passes:
         return 0.0

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from midi2wave.config import Config, DataConfig
 from midi2wave.data.crops import Crops
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.modules.argmax_bottleneck import code_use
-from midi2wave.training.distributed import ALONE, World
+from midi2wave.modules.argmax_bottleneck import codebook_usage
+from midi2wave.training.distributed import SINGLE_PROCESS, World
 from midi2wave.training.log_mel import log_mel
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
@@ -28,7 +28,7 @@ def crops_of(path: str, data: DataConfig, model: WaveNet, seed: int, *, warmup_f
     return Crops(
         ProcessedFolder(path),
         data,
-        margins=model.margins,
+        context_frames=model.context_frames,
         n_previous=model.decoder.taps,
         codes=not model.decoder.mixture,
         seed=seed,
@@ -100,7 +100,7 @@ class Validation:
         return len(self.crops["samples"])
 
 
-def load_validation(config: Config, model: WaveNet, world: World = ALONE) -> Validation:
+def load_validation(config: Config, model: WaveNet, world: World = SINGLE_PROCESS) -> Validation:
     """Read this process's validation crops. Raises InputError for what is wrong with their folder."""
     n = config.train_config.validation_crops
     if n < world.size:
@@ -140,7 +140,7 @@ def validate(
     batch_size: int,
     device: torch.device,
     precision: torch.dtype = torch.float32,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Likelihood of the validation crops with their own MIDI and with their partner's; how strong the MIDI is inside,
     and how its codes are used, if it has any.
@@ -163,11 +163,11 @@ def validate(
     own = torch.cat(own).double().cpu()
     if not validation.of_partners:
         sums = torch.tensor([float(len(own)), own.sum()], dtype=torch.float64, device=device)
-        count, own_sum = world.total(sums).tolist()
+        count, own_sum = world.all_reduce_sum(sums).tolist()
         return {"validation_nll": own_sum / count}
     gap = torch.cat(other).double().cpu() - own
     sums = torch.stack([torch.tensor(float(len(own))).double(), own.sum(), gap.sum(), (gap**2).sum()])
-    count, own_sum, gap_sum, gap_squares = world.total(sums.to(device, torch.float64)).tolist()
+    count, own_sum, gap_sum, gap_squares = world.all_reduce_sum(sums.to(device, torch.float64)).tolist()
     mean_gap = gap_sum / count
     variance = max(0.0, gap_squares - count * mean_gap**2) / (count - 1)
     return {
@@ -176,7 +176,7 @@ def validate(
         "validation_gap": mean_gap,
         "validation_gap_error": math.sqrt(variance / count),  # standard error, paired by crop
         "conditioning_ratio": sorted(ratios)[len(ratios) // 2],
-        **(code_use(world.total(counts).cpu().numpy()) if n_codes else {}),
+        **(codebook_usage(world.all_reduce_sum(counts).cpu().numpy()) if n_codes else {}),
         **{f"conditioning_ratio/layer_{i:02d}": ratio for i, ratio in enumerate(ratios)},
     }
 

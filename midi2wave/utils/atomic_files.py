@@ -83,7 +83,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def point(link: Path, target: Path) -> None:
+def update_symlink(link: Path, target: Path) -> None:
     """Make `link` a symbolic link to a neighbour in the same folder, in one step; where there are none, do without."""
     aside = _aside(link)
     if not link.is_symlink():  # nothing, or a folder, where the run was copied by something that follows links
@@ -99,7 +99,7 @@ def write_text(path: str | Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def refuse_foreign(folder: Path, record_name: str) -> None:
+def require_own_dir(folder: Path, record_name: str) -> None:
     """InputError if `folder` is a file, or holds files that are not ours (no record of that name)."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder")
@@ -112,7 +112,7 @@ def refuse_foreign(folder: Path, record_name: str) -> None:
         )
 
 
-def claim(
+def acquire_output_dir(
     folder: str | Path, record_name: str, record: dict[str, Any], products: tuple[str, ...], *, force: bool
 ) -> None:
     """Make `folder` ours for products made from `record` (the resolved config), or refuse.
@@ -123,7 +123,7 @@ def claim(
     files is always refused: `force` may remove what the same step made before, nothing else.
     """
     folder = Path(folder)
-    refuse_foreign(folder, record_name)
+    require_own_dir(folder, record_name)
     path, text = folder / record_name, json.dumps(record, indent=2, sort_keys=True) + "\n"
     if path.is_file():
         made = [file for pattern in products for file in folder.glob(pattern)]

@@ -29,10 +29,10 @@ class Failure:
     """One item (a file, a clip) that could not be done, and why, in words for the person who owns it."""
 
     item: str
-    reason: str
+    format_error: str
 
 
-def parser(description: str | None, *, config: str | None = None) -> argparse.ArgumentParser:
+def make_parser(description: str | None, *, config: str | None = None) -> argparse.ArgumentParser:
     """An argument parser with the options that all steps share; `config` is the default of -c where there is one."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if config is not None:
@@ -52,7 +52,7 @@ def parser(description: str | None, *, config: str | None = None) -> argparse.Ar
     return made
 
 
-def note(message: str) -> None:
+def log(message: str) -> None:
     """Progress and remarks go to stderr, so that stdout holds results only."""
     print(message, file=sys.stderr, flush=True)
 
@@ -81,7 +81,7 @@ def progress(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
         yield item
         if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
             noted = time.monotonic()
-            note(f"{done} of {total} {unit}s")
+            log(f"{done} of {total} {unit}s")
 
 
 def progress_in_hours(
@@ -105,11 +105,13 @@ def progress_in_hours(
             bar.update(part - bar.n)
             if bar.disable and now - noted > SECONDS_BETWEEN_NOTES:
                 noted = now
-                note(words)
+                log(words)
             yield item
 
 
-def finish(summary: str, result: dict[str, Any], failures: list[Failure], done: int, *, as_json: bool) -> int:
+def report_and_exit_code(
+    summary: str, result: dict[str, Any], failures: list[Failure], done: int, *, as_json: bool
+) -> int:
     """Print the outcome of a step over many items and return its exit code.
 
     `done` counts the usable items; `failures` the others. Exit 2 only if there is nothing usable.
@@ -120,14 +122,14 @@ def finish(summary: str, result: dict[str, Any], failures: list[Failure], done: 
         print(summary)
     for failure in failures:
         why = failure.reason.removeprefix(failure.item).lstrip(": ")  # many reasons begin with the file's name
-        note(f"failed: {failure.item}: {why}")
+        log(f"failed: {failure.item}: {why}")
     if not failures:
         return 0
-    note(f"{len(failures)} of {len(failures) + done} items failed (listed above)")
+    log(f"{len(failures)} of {len(failures) + done} items failed (listed above)")
     return 1 if done else 2
 
 
-def reason(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """An exception as one line for the user; full disks and missing rights in plain words."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'while writing'}); free some space and run the same command again"
@@ -143,9 +145,9 @@ def run(step: Callable[[], int]) -> NoReturn:
     try:
         code = step()
     except (InputError, OSError) as error:
-        note(f"error: {reason(error)}")
+        log(f"error: {format_error(error)}")
         code = 2
     except KeyboardInterrupt:
-        note("interrupted; finished files are whole, the same command goes on from there")
+        log("interrupted; finished files are whole, the same command goes on from there")
         code = 130
     sys.exit(code)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from midi2wave.utils.cli import note
+from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
 try:
@@ -46,7 +46,7 @@ def _hold(held: contextlib.ExitStack, folder: Path, name: str, *, shared: bool) 
     try:
         handle = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:  # a read-only folder: what is done can still be found so
-        note(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
+        log(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
         return
     _held.add(handle)
     held.callback(_release, handle)
@@ -57,7 +57,7 @@ def _hold(held: contextlib.ExitStack, folder: Path, name: str, *, shared: bool) 
             f"another run is working on {folder}; wait until it has ended, or choose another folder"
         ) from None
     except OSError as error:
-        note(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
+        log(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
 
 
 def _release(handle: int) -> None:

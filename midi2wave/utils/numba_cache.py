@@ -6,7 +6,7 @@ from typing import Any
 
 import numba
 
-from midi2wave.utils.cli import note, reason
+from midi2wave.utils.cli import format_error, log
 
 
 class kept_njit:
@@ -30,6 +30,6 @@ class kept_njit:
         except OSError as error:  # while compiling: compiled code raises none, so that nothing has been done yet
             if self.dispatcher is self.here_only:
                 raise
-            note(f"compiled code could not be kept ({reason(error)}); it is compiled for this process alone")
+            log(f"compiled code could not be kept ({format_error(error)}); it is compiled for this process alone")
             self.dispatcher = self.here_only
             return self.dispatcher(*arguments)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import joblib
 
-from midi2wave.utils.cli import note
+from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
 J = TypeVar("J")
@@ -41,7 +41,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.jobs < 1:
         raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
     if args.backend == "loky" and args.jobs > joblib.cpu_count():
-        note(f"--jobs {args.jobs} is more than the cores there are; {joblib.cpu_count()} files at once")
+        log(f"--jobs {args.jobs} is more than the cores there are; {joblib.cpu_count()} files at once")
         args.jobs = joblib.cpu_count()
     if args.shard:
         whole = re.fullmatch(r"(\d{1,6})/(\d{1,6})", args.shard)
@@ -54,7 +54,7 @@ def shard_name(shard: str) -> str:
     return "shard-{}-of-{}".format(*map(int, shard.split("/"))) if shard else ""
 
 
-def in_shard(items: list[T], shard: str) -> list[T]:
+def select_shard(items: list[T], shard: str) -> list[T]:
     """The items of a shard ("2/8"; "": all). They are dealt out like cards, since neighbours are alike in length."""
     if not shard:
         return items
@@ -62,7 +62,7 @@ def in_shard(items: list[T], shard: str) -> list[T]:
     return items[number - 1 :: count]
 
 
-def work(function: Callable[[J], R], jobs: Iterable[J], *, n_jobs: int, backend: str) -> Iterator[R]:
+def parallel_map(function: Callable[[J], R], jobs: Iterable[J], *, n_jobs: int, backend: str) -> Iterator[R]:
     """Yield what `function` makes of each job, as each is done; `function` must be importable by its name.
 
     Raises InputError if the backend is not there or a worker was killed.

@@ -12,7 +12,7 @@ import torch
 
 from midi2wave import checkpoint
 from midi2wave.config import DistConfig
-from midi2wave.training.distributed import ALONE, joined, local_device
+from midi2wave.training.distributed import SINGLE_PROCESS, init_distributed, local_device
 from midi2wave.utils.errors import InputError
 from tests.commands.test_resume import same, state
 from tests.helpers.pipeline import ROOT, settings
@@ -44,10 +44,10 @@ def done(*command):
 
 def test_a_process_without_torchrun_is_alone(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    with joined(DistConfig(), torch.device("cpu")) as world:
-        assert world == ALONE and world.writes
+    with init_distributed(DistConfig(), torch.device("cpu")) as world:
+        assert world == SINGLE_PROCESS and world.is_main_process
         model, values = torch.nn.Linear(1, 1), torch.ones(2)
-        assert world.wrapped(model, torch.device("cpu")) is model and world.total(values) is values
+        assert world.wrap(model, torch.device("cpu")) is model and world.all_reduce_sum(values) is values
 
 
 def test_each_process_takes_the_device_of_its_place(monkeypatch):

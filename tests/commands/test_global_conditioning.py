@@ -15,8 +15,8 @@ import train
 from evaluate import _Player
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
-from midi2wave.conditioning.global_conditioning import check_given, integer_columns, one_of_each, told
-from midi2wave.conditioning.note_conditioning import NULL_FEATURE, Untold, conditioning_of, n_features
+from midi2wave.conditioning.global_conditioning import default_labels, integer_columns, resolve_labels, validate_labels
+from midi2wave.conditioning.note_conditioning import NULL_FEATURE, NullPerformance, conditioning_of, n_features
 from midi2wave.config import (
     CondWavenetConfig,
     Config,
@@ -90,7 +90,7 @@ def test_the_rows_are_the_last_of_the_features_and_zero_for_what_is_unknown():
         assert np.array_equal(rows[f:], np.repeat(np.array(expected)[:, None], 5, axis=1))
         plain = conditioning_of(of(value), replace(data, global_values=[])).features(-2, 5)
         assert np.array_equal(rows[:f], plain)
-        null = conditioning_of(Untold(of(value).recording), data).features(-2, 5)
+        null = conditioning_of(NullPerformance(of(value).recording), data).features(-2, 5)
         assert np.array_equal(null[f:], rows[f:]) and np.all(null[:f] == NULL_FEATURE)
     assert not conditioning_of(None, data).features(0, 1)[f:].any()
 
@@ -147,7 +147,7 @@ def test_guidance_is_about_the_notes_only():
     model, data = make()
     none = play(model, data, [of("year=2008", 0), of("year=2008", 1), of("year=2009", 0)], guidance=0.0)
     assert np.array_equal(none[0], none[1]) and not np.array_equal(none[0], none[2])
-    assert with_null([of("year=2008")], 2.0)[1:] == [Untold(of("year=2008").recording)]
+    assert with_null([of("year=2008")], 2.0)[1:] == [NullPerformance(of("year=2008").recording)]
 
 
 def test_pieces_without_notes_can_be_told_it_too(road):
@@ -161,7 +161,7 @@ def test_pieces_without_notes_can_be_told_it_too(road):
     ):
         made = {"inference_config": block | {"mode": mode, "global_values": given}}
         pieces, _ = timed_pieces(0.1, 2, config_from_dict(made, "it").inference_config, data)
-        assert [piece.heard for piece in pieces] == [Untold(expected)] * 2
+        assert [piece.heard for piece in pieces] == [NullPerformance(expected)] * 2
     with pytest.raises(InputError, match="does not know 'year=2011'"):
         made = {"inference_config": block | {"mode": "free", "global_values": ["year=2011"]}}
         timed_pieces(0.1, 1, config_from_dict(made, "it").inference_config, data)
@@ -252,11 +252,11 @@ def test_texts_and_their_columns():
     row = {"index": "07", "year": " 2009", "title": "No. 3", "duration": 2.0, "n": -1, "long": "9" * 19, "none": None}
     assert integer_columns(row) == ("index=7", "year=2009", "n=-1")
     known = ["year=2008", "year=2009", "piano=1"]
-    assert one_of_each(known) == ("year=2008", "piano=1")
-    assert told(["index=3", "year=2008", "piano=1"], [], known) == ("year=2008", "piano=1")
-    assert told(["year=2008", "piano=1"], ["year=2009"], known) == ("year=2009", "piano=1")
-    assert told(["year=2004"], [], known) == ()
-    check_given(["piano=1", "year=2009"], known)
+    assert default_labels(known) == ("year=2008", "piano=1")
+    assert resolve_labels(["index=3", "year=2008", "piano=1"], [], known) == ("year=2008", "piano=1")
+    assert resolve_labels(["year=2008", "piano=1"], ["year=2009"], known) == ("year=2009", "piano=1")
+    assert resolve_labels(["year=2004"], [], known) == ()
+    validate_labels(["piano=1", "year=2009"], known)
     for given, among, words in (
         (["year=2011"], known, "does not know 'year=2011'; expected one of year=2008, year=2009, piano=1"),
         (["room=1"], known, "does not know 'room=1'; expected one of"),
@@ -265,7 +265,7 @@ def test_texts_and_their_columns():
         (["year=2008"], [], "can't be told year=2008: it was trained without"),
     ):
         with pytest.raises(InputError, match=words):
-            check_given(given, among)
+            validate_labels(given, among)
 
 
 @pytest.mark.parametrize("values", ["year", "year=", "=3", "year=2008.0", "year=08", "y r=1"])

@@ -13,9 +13,9 @@ from midi2wave.conditioning.note_conditioning import (
     USUAL_STIFFNESS,
     NoteConditioning,
     conditioning_of,
+    default_partials,
     partial_hz,
-    strings_of,
-    usual_strings,
+    partials_for,
 )
 from midi2wave.config import DataConfig, config_from_dict, load_config
 from midi2wave.data import processed_folder
@@ -102,7 +102,7 @@ def test_where_labels_are_inexact_there_are_no_phases(tmp_path):
 def test_the_excitation_sounds_as_measured():
     pedals = {pedal: np.zeros((0, 2)) for pedal in PEDALS}
     piece = Performance(np.zeros(1), np.full(1, 9.0), np.array([69]), np.array([100]), pedals)
-    usual = usual_strings()
+    usual = default_partials()
     lists = {"hz": usual.hz * 2 ** (50 / 1200), "level": usual.level * 2, "decay": usual.decay * 3,
              "phase": usual.phase + np.pi / 2}  # fmt: skip
     given = {f"partial_{name}": values.ravel().tolist() for name, values in lists.items()}
@@ -146,7 +146,7 @@ def test_what_cannot_be_measured_is_refused_and_what_is_not_heard_is_taken_from_
 
 def test_every_global_value_can_have_its_own_strings():
     """Of two sets each recording gets its own, one of which nothing is known the first."""
-    usual, names = usual_strings(), ("hz", "level", "decay", "phase")
+    usual, names = default_partials(), ("hz", "level", "decay", "phase")
     given = {f"partial_{name}": 2 * getattr(usual, name).ravel().tolist() for name in names}
     given["partial_hz"][88 * 16 :] = (1.01 * usual.hz).ravel().tolist()
     with pytest.raises(InputError, match="88 x 16 numbers"):
@@ -155,7 +155,7 @@ def test_every_global_value_can_have_its_own_strings():
         config_from_dict({"data_config": {**given, "global_values": ["year=2008", "piano=1"]}}, "test")
     both = {**given, "global_values": ["year=2008", "year=2009"]}
     data = config_from_dict({"data_config": both}, "test").data_config
-    first, second, unknown = (strings_of(data, one_hot(said, data.global_values)).hz
+    first, second, unknown = (partials_for(data, one_hot(said, data.global_values)).hz
                               for said in (["year=2008"], ["year=2009"], []))  # fmt: skip
     assert np.allclose(first, usual.hz) and np.allclose(second, 1.01 * usual.hz) and np.array_equal(unknown, first)
     played = Performance(np.zeros(1), np.ones(1), np.array([69]), np.array([100]), {})
@@ -179,7 +179,7 @@ def test_the_recordings_of_each_value_are_measured_by_themselves(tmp_path):
     for value, said in zip(values, ((1, 0), (0, 1)), strict=True):
         assert {f"year={row.year}" for row in parts[value].rows} == {value}
         own, *_ = measure_strings.measured(parts[value], 0.0)
-        np.testing.assert_allclose(strings_of(data, said).hz, own.hz, rtol=1e-5)
+        np.testing.assert_allclose(partials_for(data, said).hz, own.hz, rtol=1e-5)
     assert folder.parts([]) == folder.parts([*values, "piano=1"]) == {"": folder}
     with pytest.raises(InputError, match="none of data_config"):
         folder.parts(["year=2008", "year=2010"])

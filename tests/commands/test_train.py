@@ -18,7 +18,7 @@ from midi2wave.training import log as training_log
 from midi2wave.training import run_state, validation
 from midi2wave.training.distributed import World
 from midi2wave.training.log import TrainingLog
-from midi2wave.training.run_state import Run, begin
+from midi2wave.training.run_state import Run, create_or_resume_run
 from midi2wave.utils.errors import InputError
 
 
@@ -84,12 +84,12 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path, monkeypatch,
     state = make_state(tmp_path)
     before, average = state.model.weight.detach().clone(), state.average.weight.clone()
     loss_of_weight(monkeypatch, factor)
-    report = train.Report(*train.update(state, [{}]).tolist())
+    report = train.StepMetrics(*train.train_step(state, [{}]).tolist())
     assert not report.finite
     assert torch.equal(state.model.weight, before) and torch.equal(state.average.weight, average)
     assert not any(value.any() for value in state.optimizer.state[state.model.weight].values())
     loss_of_weight(monkeypatch)
-    assert train.Report(*train.update(state, [{}]).tolist()).finite
+    assert train.StepMetrics(*train.train_step(state, [{}]).tolist()).finite
     assert not torch.equal(state.model.weight, before)
 
 
@@ -98,7 +98,7 @@ def test_the_average_follows_the_weights(tmp_path, monkeypatch):
     state.step = 1000  # past the quick start of the average
     start = state.average.weight.item()
     loss_of_weight(monkeypatch)
-    train.update(state, [{}])
+    train.train_step(state, [{}])
     assert state.average.weight.item() == pytest.approx((start + state.model.weight.item()) / 2)
 
 
@@ -107,14 +107,14 @@ def test_passes_add_up_to_the_batch(road, tmp_path):
     overrides = [f"train_config.{name}" for name in ("batch_size=4", "gradient_clip=1e9", "precision=float32")]
     config, gradients, losses = road_config(road, tmp_path, *overrides), [], []
     for size in (4, 2, 1):
-        state = begin(config, force=True)
+        state = create_or_resume_run(config, force=True)
         state.model.double()
         crops = validation.crops_of(config.data_config.dataset_path, config.data_config, state.model, 0)
         passes = [
             {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
             for batch in crops_module.batches(crops, crops_module.micro_batches(range(1), 4, size, 0, 1), 0)
         ]
-        losses.append(train.update(state, passes)[0].item())
+        losses.append(train.train_step(state, passes)[0].item())
         gradients.append(torch.cat([p.grad.flatten() for p in state.model.parameters()]))
     assert losses[1:] == pytest.approx([losses[0]] * 2, abs=1e-7)  # the sum of the passes' losses is kept in float32
     assert all((g - gradients[0]).abs().max() < 1e-12 for g in gradients[1:])
@@ -136,13 +136,13 @@ def test_a_recorded_pass_takes_part_in_a_step(road, tmp_path, monkeypatch):
     config, weights = road_config(road, tmp_path, "train_config.batch_size=4", "train_config.precision=float32"), []
     monkeypatch.setattr(train, "RecordedPass", Replayed)
     for to_record in (False, True):
-        state = begin(config, force=True)
+        state = create_or_resume_run(config, force=True)
         state.to_record = to_record
         crops = validation.crops_of(config.data_config.dataset_path, config.data_config, state.model, 0)
         places = []
         for step in range(2):
             indices = crops_module.micro_batches(range(step, step + 1), 4, 2, 0, 1)
-            train.update(state, list(crops_module.batches(crops, indices, 0)))
+            train.train_step(state, list(crops_module.batches(crops, indices, 0)))
             state.step += 1
             places.append([p.grad.data_ptr() for p in state.model.parameters() if p.grad is not None])
         assert (state.recorded is not None) == to_record and not state.to_record
@@ -161,25 +161,30 @@ def test_where_a_pass_cannot_be_recorded_training_goes_on_without(tmp_path, monk
     usual.model.load_state_dict(state.model.state_dict())
     state.to_record = True
     for _ in range(2):
-        assert torch.equal(train.update(state, [{}]), train.update(usual, [{}]))
+        assert torch.equal(train.train_step(state, [{}]), train.train_step(usual, [{}]))
     assert torch.equal(state.model.weight, usual.model.weight)
     assert capsys.readouterr().err.count("could not be recorded") == 1
 
 
 def test_the_mel_head_learns_and_is_logged(road, tmp_path):
     heads = ["cond_wavenet_config.n_mels=8", "data_config.segment_length=0.1", "train_config.mel_loss_weight=1.0"]
-    state = begin(road_config(road, tmp_path / "with", *heads), force=False)
+    state = create_or_resume_run(road_config(road, tmp_path / "with", *heads), force=False)
     before = state.model.mel_head.weight.detach().clone()
     log = run_to_the_end(state)
     assert log.newest["mel_loss"] > 0 and not torch.equal(state.model.mel_head.weight, before)
-    assert "mel_loss" not in run_to_the_end(begin(road_config(road, tmp_path / "without"), force=False)).newest
+    assert (
+        "mel_loss"
+        not in run_to_the_end(create_or_resume_run(road_config(road, tmp_path / "without"), force=False)).newest
+    )
     with pytest.raises(InputError, match=r"segment_length = 0.01: expected at least 0.036 s"):
-        begin(road_config(road, tmp_path / "short", *heads[:1], "data_config.segment_length=0.01"), force=False)
+        create_or_resume_run(
+            road_config(road, tmp_path / "short", *heads[:1], "data_config.segment_length=0.01"), force=False
+        )
 
 
 def test_the_context_stack_alone_is_taught_by_the_mel_loss(road, tmp_path):
     """Without a loss of the decoder, only the context stack and its head get a gradient."""
-    state = begin(
+    state = create_or_resume_run(
         road_config(road, tmp_path, "cond_wavenet_config.n_mels=8", "data_config.segment_length=0.1"), force=False
     )
     batch = {name: value[:2] for name, value in state.validation.crops.items()}
@@ -195,9 +200,9 @@ def test_the_context_s_learning_rate_is_a_factor_of_the_schedule(road, tmp_path)
         "data_config.segment_length=0.1",
         "train_config.context_learning_rate=3",
     )
-    state = begin(road_config(road, tmp_path, *overrides), force=False)
+    state = create_or_resume_run(road_config(road, tmp_path, *overrides), force=False)
     rates = {}
-    train.update(state, [{name: value[:2] for name, value in state.validation.crops.items()}])
+    train.train_step(state, [{name: value[:2] for name, value in state.validation.crops.items()}])
     names = {id(p): name.split(".")[0] for name, p in state.model.named_parameters()}
     for group in state.optimizer.param_groups:
         rates.update({names[id(p)]: group["lr"] for p in group["params"]})
@@ -208,7 +213,7 @@ def test_the_context_s_learning_rate_is_a_factor_of_the_schedule(road, tmp_path)
 def test_a_model_that_ignores_its_midi_is_told_of_in_plain_words(tmp_path):
     state = make_state(tmp_path)
     deaf, listens = ({"validation_gap": gap, "validation_gap_error": 0.01} for gap in (0.015, 0.03))
-    said = [train._if_deaf(state, found) for found in [deaf] * 5 + [listens] + [deaf] * 2]
+    said = [train.ignored_conditioning_warning(state, found) for found in [deaf] * 5 + [listens] + [deaf] * 2]
     assert [bool(words) for words in said] == [False, True, False, True, False, False, False, True]
     assert "ignores its MIDI" in said[1] and "0.0150 +- 0.0100" in said[1] and "4 validations" in said[3]
     assert "\n" not in said[1]
@@ -218,7 +223,7 @@ def test_the_training_says_so_itself_and_not_at_every_validation(road, tmp_path,
     others = {"validation_gap": 0.0, "validation_gap_error": 0.01}
     monkeypatch.setattr(train, "validate", lambda *_: {"validation_nll": 5.0, **others})
     every = ["train_config.iters_per_validation=1", "train_config.steps=3"]
-    run_to_the_end(begin(road_config(road, tmp_path, *every), force=False))
+    run_to_the_end(create_or_resume_run(road_config(road, tmp_path, *every), force=False))
     said = [line for line in capsys.readouterr().err.splitlines() if "ignores its MIDI" in line]
     assert len(said) == 1 and "2 validations in a row" in said[0] and "docs/conditioning.md" in said[0]
 
@@ -233,7 +238,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 
 def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(road, tmp_path, monkeypatch, capsys):
-    state, original, losses = begin(road_config(road, tmp_path), force=False), train.training_losses, []
+    state, original, losses = create_or_resume_run(road_config(road, tmp_path), force=False), train.training_losses, []
 
     def damaged(*given):
         losses.append(given)
@@ -252,13 +257,13 @@ def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(road, tmp_pa
 def test_the_curves_end_with_the_last_validation(road, tmp_path, monkeypatch):
     drawn, original = [], training_log.curves_figure
     monkeypatch.setattr(training_log, "curves_figure", lambda metrics: drawn.append(metrics) or original(metrics))
-    run_to_the_end(begin(road_config(road, tmp_path), force=False))
+    run_to_the_end(create_or_resume_run(road_config(road, tmp_path), force=False))
     assert drawn[-1][-1]["step"] == 4 and "validation_nll" in drawn[-1][-1]
     assert (tmp_path / "curves.png").is_file()
 
 
 def test_every_metric_is_logged(road, tmp_path):
-    log = run_to_the_end(begin(road_config(road, tmp_path), force=False))
+    log = run_to_the_end(create_or_resume_run(road_config(road, tmp_path), force=False))
     assert log.newest.keys() >= {"loss", "gradient_norm", "clip_rate", "learning_rate", "samples_per_second",
                                  "data_wait", "validation_nll", "validation_gap", "conditioning_ratio",
                                  "conditioning_ratio/layer_01"}  # fmt: skip
@@ -267,7 +272,7 @@ def test_every_metric_is_logged(road, tmp_path):
 
 
 def test_the_conditioning_ratio_is_zero_where_the_midi_is_not_heard(road, tmp_path):
-    state = begin(road_config(road, tmp_path), force=False)
+    state = create_or_resume_run(road_config(road, tmp_path), force=False)
     with torch.no_grad():
         for layer in state.model.decoder.layers[:1]:
             layer.cond.weight.zero_()
@@ -277,8 +282,8 @@ def test_the_conditioning_ratio_is_zero_where_the_midi_is_not_heard(road, tmp_pa
 
 
 def test_ten_skipped_steps_in_a_row_end_the_run(road, tmp_path, monkeypatch):
-    state = begin(road_config(road, tmp_path, "train_config.steps=20"), force=False)
-    monkeypatch.setattr(train, "update", lambda *_, **__: torch.tensor([math.nan, 1.0, math.nan, 0.0]))
+    state = create_or_resume_run(road_config(road, tmp_path, "train_config.steps=20"), force=False)
+    monkeypatch.setattr(train, "train_step", lambda *_, **__: torch.tensor([math.nan, 1.0, math.nan, 0.0]))
     with pytest.raises(InputError, match="ten steps in a row"):
         run_to_the_end(state)
     assert state.step == 10
@@ -286,7 +291,11 @@ def test_ten_skipped_steps_in_a_row_end_the_run(road, tmp_path, monkeypatch):
 
 def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(road, tmp_path, monkeypatch, capsys):
     best = "train_config.iters_per_validation=100"  # else the first validation saves too
-    state, original, full = begin(road_config(road, tmp_path, best), force=False), checkpoint.save, [True, False]
+    state, original, full = (
+        create_or_resume_run(road_config(road, tmp_path, best), force=False),
+        checkpoint.save,
+        [True, False],
+    )
 
     def save(*arguments, **options):
         if full.pop(0):
@@ -300,7 +309,7 @@ def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(road, tmp_path, monkey
 
     full[:] = [True, True, True]
     with pytest.raises(InputError, match="step 5 is not saved"):
-        run_to_the_end(begin(road_config(road, tmp_path, "train_config.steps=5"), force=False))
+        run_to_the_end(create_or_resume_run(road_config(road, tmp_path, "train_config.steps=5"), force=False))
 
 
 def test_a_full_disk_ends_neither_the_log_nor_the_run(road, tmp_path, monkeypatch, capsys):
@@ -311,7 +320,7 @@ def test_a_full_disk_ends_neither_the_log_nor_the_run(road, tmp_path, monkeypatc
 
     monkeypatch.setattr(training_log.SummaryWriter, "add_scalar", full)
     monkeypatch.setattr(training_log, "save_figure", full)
-    state = begin(road_config(road, tmp_path), force=False)
+    state = create_or_resume_run(road_config(road, tmp_path), force=False)
     run_to_the_end(state)
     said = capsys.readouterr().err
     assert state.saved_step == 4
@@ -320,7 +329,7 @@ def test_a_full_disk_ends_neither_the_log_nor_the_run(road, tmp_path, monkeypatc
 
 
 def test_half_a_line_of_metrics_is_passed_over(road, tmp_path):
-    run_to_the_end(begin(road_config(road, tmp_path, "train_config.steps=2"), force=False))
+    run_to_the_end(create_or_resume_run(road_config(road, tmp_path, "train_config.steps=2"), force=False))
     with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as handle:
         handle.write('{"step": 2, "lo')
     log = TrainingLog(tmp_path, 2)
@@ -341,11 +350,11 @@ def test_only_a_run_s_folder_is_taken(tmp_path):
 
 def test_a_second_training_in_the_same_folder_is_refused(road, tmp_path):
     with contextlib.ExitStack() as held:
-        begin(road_config(road, tmp_path), force=False, held=held)
+        create_or_resume_run(road_config(road, tmp_path), force=False, held=held)
         with pytest.raises(InputError, match="another run is working on"), contextlib.ExitStack() as other:
-            begin(road_config(road, tmp_path), force=True, held=other)
+            create_or_resume_run(road_config(road, tmp_path), force=True, held=other)
     with contextlib.ExitStack() as held:
-        begin(road_config(road, tmp_path), force=False, held=held)
+        create_or_resume_run(road_config(road, tmp_path), force=False, held=held)
 
 
 def test_signals_at_once_are_one_and_a_later_one_is_impatience(monkeypatch):
@@ -377,7 +386,7 @@ def test_a_saved_checkpoint_counts_as_saved_even_if_old_ones_cannot_be_removed(r
         raise PermissionError(errno.EACCES, "Permission denied", "step_00000002")
 
     monkeypatch.setattr(checkpoint, "_tidy", stuck)
-    run_to_the_end(begin(road_config(road, tmp_path, "train_config.keep_checkpoints=1"), force=False))
+    run_to_the_end(create_or_resume_run(road_config(road, tmp_path, "train_config.keep_checkpoints=1"), force=False))
     assert "is saved, but" in capsys.readouterr().err
     assert checkpoint.load_weights(tmp_path)[2] == 4
 
@@ -387,10 +396,10 @@ def test_the_best_checkpoint_by_validation_is_kept_beside_the_newest(road, tmp_p
     others = {"validation_gap": 0.0, "validation_gap_error": 0.0}
     monkeypatch.setattr(train, "validate", lambda *_: {"validation_nll": next(losses), **others})
     every = [f"train_config.{name}=1" for name in ("iters_per_validation", "iters_per_checkpoint", "keep_checkpoints")]
-    run_to_the_end(begin(road_config(road, tmp_path, *every, "train_config.steps=4"), force=False))
+    run_to_the_end(create_or_resume_run(road_config(road, tmp_path, *every, "train_config.steps=4"), force=False))
     assert [folder.name[-1] for folder in checkpoint.step_folders(tmp_path)] == ["2", "4"]
     assert checkpoint.load_weights(tmp_path / "best")[2] == 2 and checkpoint.load_weights(tmp_path / "latest")[2] == 4
-    state = begin(road_config(road, tmp_path, *every, "train_config.steps=5"), force=False)
+    state = create_or_resume_run(road_config(road, tmp_path, *every, "train_config.steps=5"), force=False)
     assert state.best == (3.0, 2)  # also known after going on
     run_to_the_end(state)
     assert checkpoint.load_weights(tmp_path / "best")[2] == 2
@@ -411,15 +420,15 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
 
 def test_a_run_without_a_compiler_says_so_and_goes_on(road, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_state, "compiled_gates", lambda *_, **__: None)
-    begin(road_config(road, tmp_path, "train_config.compile=true"), force=False)
+    create_or_resume_run(road_config(road, tmp_path, "train_config.compile=true"), force=False)
     assert "finds no compiler here: training goes on without it" in capsys.readouterr().err
 
 
 def test_an_allocation_that_fails_says_what_to_lower(monkeypatch):
     with pytest.raises(InputError, match=r"micro_batch_size.*segment_length.*activation_checkpointing"), \
-            train.explained_memory():  # fmt: skip
+            train.friendly_oom_errors():  # fmt: skip
         torch.empty(2**60, dtype=torch.uint8)
-    with pytest.raises(RuntimeError, match="another"), train.explained_memory():
+    with pytest.raises(RuntimeError, match="another"), train.friendly_oom_errors():
         raise RuntimeError("another")
 
 
@@ -443,7 +452,7 @@ def test_processes_share_the_validation_crops(road):
 
 def test_the_gap_is_that_of_the_partner_s_midi(road, tmp_path, monkeypatch):
     """With a likelihood that only counts the notes in the features, the gap is the difference of the counts."""
-    state = begin(road_config(road, tmp_path, "train_config.validation_crops=6"), force=False)
+    state = create_or_resume_run(road_config(road, tmp_path, "train_config.validation_crops=6"), force=False)
     monkeypatch.setattr(validation, "negative_log_likelihood", lambda model, batch, *_: batch["features"].sum((1, 2)))
     result = validation.validate(state.model, state.validation, 4, state.device)
     notes, of_partners = (given["features"].sum(dim=(1, 2)) for given in (state.validation.crops,

@@ -57,10 +57,10 @@ def test_it_has_neither_context_stack_nor_weights_for_conditioning():
         model, config = make()
     names = [name for name, value in model.state_dict().items() if value.numel()]
     assert not [name for name in names if name.startswith("context") or name.endswith("cond.weight")]
-    assert model.margins == (0, 0) and not config.data_config.conditional
+    assert model.context_frames == (0, 0) and not config.data_config.conditional
     assert make({**NO_MIDI, "features": ["onset"]})[1].data_config.conditional
     preset = load_config("demo/config_train_unconditional.json", train.NEEDS)
-    assert not preset.data_config.conditional and checkpoint.build_model(preset).margins == (0, 0)
+    assert not preset.data_config.conditional and checkpoint.build_model(preset).context_frames == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def check_processed(data: bytes, box: Path) -> None:
             processed_folder.finished(folder, recording, {})
         config = DataConfig(segment_length=0.1)
         opened = ProcessedFolder(folder)
-        crops = Crops(opened, config, margins=(2, 2), n_previous=9, codes=False, seed=0)
+        crops = Crops(opened, config, context_frames=(2, 2), n_previous=9, codes=False, seed=0)
         for i in range(4):
             assert crops[i]["samples"].shape == (1600,)
     finally:

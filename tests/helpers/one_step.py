@@ -13,10 +13,10 @@ import torch
 import train
 from midi2wave.config import load_config
 from midi2wave.data.crops import batches, micro_batches
-from midi2wave.training.distributed import joined
-from midi2wave.training.run_state import begin
+from midi2wave.training.distributed import init_distributed
+from midi2wave.training.run_state import create_or_resume_run
 from midi2wave.training.validation import crops_of, validate
-from midi2wave.utils.cli import parser
+from midi2wave.utils.cli import make_parser
 
 
 def doubled(batch):
@@ -26,18 +26,18 @@ def doubled(batch):
 
 def main(output: str, *given: str) -> None:
     """Save {"gradient", "loss", validation results} to `output`."""
-    args = parser(None, config="").parse_args(given)
+    args = make_parser(None, config="").parse_args(given)
     config = load_config(args.config, train.NEEDS, args.overrides)
     settings = config.train_config
-    with joined(config.dist_config, torch.device("cpu")) as world:
-        state = begin(config, force=True, world=world)
+    with init_distributed(config.dist_config, torch.device("cpu")) as world:
+        state = create_or_resume_run(config, force=True, world=world)
         state.model.double()
         state.__post_init__()  # the wrapped model's buffers are made for one dtype
         crops = crops_of(config.data_config.dataset_path, config.data_config, state.model, settings.seed)
         mine = micro_batches(range(1), settings.batch_size, state.micro_batch, world.rank, world.size)
-        loss = train.update(state, [doubled(batch) for batch in batches(crops, mine, 0)])[0]
+        loss = train.train_step(state, [doubled(batch) for batch in batches(crops, mine, 0)])[0]
         found = validate(state.average, state.validation, 2, state.device, world=world)
-        if world.writes:
+        if world.is_main_process:
             gradient = torch.cat([p.grad.flatten() for p in state.model.parameters()])
             torch.save({"gradient": gradient, "loss": loss, **found}, output)
 

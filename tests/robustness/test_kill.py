@@ -226,7 +226,7 @@ def _die(job: int) -> int:
 
 def test_a_worker_that_is_killed_is_told_in_one_line():
     with pytest.raises(InputError, match="a worker process was killed, perhaps for lack of memory"):
-        list(parallel.work(_die, range(8), n_jobs=2, backend="loky"))
+        list(parallel.parallel_map(_die, range(8), n_jobs=2, backend="loky"))
 
 
 def test_more_jobs_than_cores_are_brought_down_with_a_word(tmp_path, monkeypatch):

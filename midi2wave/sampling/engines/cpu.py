@@ -31,7 +31,7 @@ from midi2wave.sampling.engines.cpu_weights import (
     to_bfloat16,
 )
 from midi2wave.sampling.engines.simd import has_bfloat16
-from wavenet import Caches, Conditioning, WaveNet, prime, rows_per_stream
+from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream
 
 NOT_YET = -(2**62)  # a flag before anything was done
 FIRST_FRAMES, MOST_FRAMES = 1, 128  # a block is small at first, for the first sound to come early
@@ -209,7 +209,7 @@ def generate(
 
     portable: bfloat16 weights are widened and multiplied in float32 also where the processor multiplies bfloat16.
     """
-    caches, first = prime(model, conditioning, n_streams, n_frames, prefix, guidance)
+    caches, first = prefill(model, conditioning, n_streams, n_frames, prefix, guidance)
     if prefix is not None:
         yield prefix
     device = caches.recent.device

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from wavenet import Caches, Conditioning, WaveNet, prime, rows_per_stream
+from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream
 
 BLOCK_FRAMES = 16
 MOST_STEPS = 16  # samples per replay; more gain little, and every one lengthens the capture
@@ -107,7 +107,7 @@ def generate(
     guidance: float = 1.0,
 ) -> Iterator[Tensor]:
     """`wavenet.generate` by this engine; see `samplers.generate`."""
-    caches, first = prime(model, conditioning, n_streams, n_frames, prefix, guidance)
+    caches, first = prefill(model, conditioning, n_streams, n_frames, prefix, guidance)
     if prefix is not None:
         yield prefix
     decoder, hop = model.decoder, model.hop

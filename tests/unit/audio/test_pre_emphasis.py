@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from midi2wave.audio.io import mu_law_encode
-from midi2wave.audio.pre_emphasis import Deemphasis, after_truth, decode_changes, emphasize, gain
+from midi2wave.audio.pre_emphasis import (
+    Deemphasis,
+    deemphasize_teacher_forced,
+    emphasize,
+    gain,
+    mu_law_decode_preemphasized,
+)
 
 A = 0.9
 
@@ -55,16 +61,16 @@ def test_a_block_of_no_samples_and_no_emphasis():
     again = Deemphasis(A)
     assert np.array_equal(again(emphasize(music(), A)[:, :100]), first)
     pcm = music()
-    assert Deemphasis(0.0)(pcm) is pcm and after_truth(pcm, pcm, 0.0) is pcm
+    assert Deemphasis(0.0)(pcm) is pcm and deemphasize_teacher_forced(pcm, pcm, 0.0) is pcm
 
 
 def test_a_sample_drawn_after_the_truth_is_heard_after_the_truth():
     pcm = music()
     shown = emphasize(pcm, A)
-    assert np.abs(after_truth(shown, pcm, A).astype(int) - pcm).max() <= 1
+    assert np.abs(deemphasize_teacher_forced(shown, pcm, A).astype(int) - pcm).max() <= 1
     off = shown.copy()
     off[:, 500] += 1000  # one sample drawn differently, which the next ones do not go on from
-    difference = after_truth(off, pcm, A).astype(int) - after_truth(shown, pcm, A)
+    difference = deemphasize_teacher_forced(off, pcm, A).astype(int) - deemphasize_teacher_forced(shown, pcm, A)
     assert np.flatnonzero(difference[0]).tolist() == [500] and difference[0, 500] == pytest.approx(
         1000 / gain(A), abs=1
     )
@@ -79,6 +85,6 @@ def test_white_noise_on_what_is_shown_is_soft_at_high_frequencies():
 
 def test_silence_as_codes_stays_silence():
     silence = np.zeros((1, 1000), dtype=np.int16)
-    assert not Deemphasis(A)(decode_changes(mu_law_encode(emphasize(silence, A)))).any()
+    assert not Deemphasis(A)(mu_law_decode_preemphasized(mu_law_encode(emphasize(silence, A)))).any()
     codes = mu_law_encode(emphasize(music(), A))
-    assert np.array_equal(mu_law_encode(decode_changes(codes)), codes)
+    assert np.array_equal(mu_law_encode(mu_law_decode_preemphasized(codes)), codes)

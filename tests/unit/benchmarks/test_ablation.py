@@ -7,7 +7,7 @@ import pytest
 import train
 from benchmarks import ablation
 from midi2wave import checkpoint
-from midi2wave.conditioning.note_conditioning import usual_strings
+from midi2wave.conditioning.note_conditioning import default_partials
 from midi2wave.config import load_config
 from tests.helpers.pipeline import ROOT, call, refused, settings
 
@@ -46,7 +46,7 @@ def commands(monkeypatch):
 @pytest.fixture(scope="module")
 def strings_config(tmp_path_factory):
     """The demo's config with the keys that measure_strings.py gives it."""
-    strings = usual_strings()
+    strings = default_partials()
     config = load_config("demo/config_train.json", train.NEEDS).as_dict()
     for name in ("hz", "level", "decay", "phase"):
         config["data_config"][f"partial_{name}"] = getattr(strings, name).ravel().tolist()

@@ -21,7 +21,7 @@ from tests.unit.model.test_wavenet import HOP, N_FRAMES, make_conditioning, make
 def test_the_obvious_implementation_is_the_same_function(output, kernel_size, upsampling):
     model, conditioning = make_model(output, kernel_size, upsampling), make_conditioning()
     samples, previous = random_samples(model), random_samples(model, n_frames=1, seed=5)[:, :kernel_size]
-    features = conditioning.features(-model.margins[0], sum(model.margins) + N_FRAMES)
+    features = conditioning.features(-model.context_frames[0], sum(model.context_frames) + N_FRAMES)
     excitation = conditioning.excitation(0, N_FRAMES)
     assert samples.shape[1] == N_FRAMES * HOP
     with torch.no_grad():

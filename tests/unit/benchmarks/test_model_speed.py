@@ -10,7 +10,7 @@ from benchmarks import model_speed as cost
 from benchmarks import presets
 from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
-from midi2wave.modules.residual_stack import Gates
+from midi2wave.modules.residual_stack import GateKernels
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import call, command, refused, settings
 from tests.unit.model.test_wavenet import make_model
@@ -41,9 +41,9 @@ def test_multiply_adds_are_those_that_pytorch_counts(output, kernel_size, upsamp
     cond = torch.zeros(len(decoder.layers), 1, 2 * decoder.config.n_residual_channels, dtype=dtype)
     counted = multiply_adds_of(Caches(decoder, 1).step, decoder, 0, cond)
 
-    n_frames = 2000  # so many that the context stack's margins do not matter
+    n_frames = 2000  # so many that the context stack's context_frames do not matter
     n_features, n_excitation = model.context.input.in_channels, decoder.layers[0].excitation.in_features
-    features = torch.zeros(1, n_features, sum(model.margins) + n_frames, dtype=dtype)
+    features = torch.zeros(1, n_features, sum(model.context_frames) + n_frames, dtype=dtype)
     excitation = torch.zeros(1, n_excitation, n_frames * model.hop, dtype=dtype)
 
     def condition() -> None:
@@ -60,7 +60,7 @@ def test_activations_are_about_those_that_autograd_keeps(recompute):
     config = small_config(f"train_config.activation_checkpointing={json.dumps(recompute)}",
                           "wavenet_config.n_layers=8", "cond_wavenet_config.n_mels=0")  # fmt: skip
     model, n_samples = build_model(config), 8000
-    model.decoder.gates = Gates(recompute=recompute)
+    model.decoder.gates = GateKernels(recompute=recompute)
     batch, kept = cost.noise_crops(model, config.data_config, 1, n_samples), {}
     previous, history = batch["history"].tensor_split([model.decoder.taps], dim=1)
 

@@ -67,8 +67,8 @@ def make_crops(
     folder, *, seed=1, n_previous=10, codes=False, noise=None, other=None, dropped=(0.0, 0.0), **config
 ) -> Crops:
     config = {"audio_hz": AUDIO_HZ, "midi_hz": MIDI_HZ, "segment_length": 0.2, **config}
-    return Crops(ProcessedFolder(folder), DataConfig(**config), margins=MARGINS, n_previous=n_previous, codes=codes,
-                 seed=seed, history_noise=noise, history_interference=other, history_dropout=dropped[0],
+    return Crops(ProcessedFolder(folder), DataConfig(**config), context_frames=MARGINS, n_previous=n_previous,
+                 codes=codes, seed=seed, history_noise=noise, history_interference=other, history_dropout=dropped[0],
                  conditioning_dropout=dropped[1])  # fmt: skip
 
 

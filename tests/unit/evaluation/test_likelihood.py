@@ -27,7 +27,7 @@ def clip(n_frames=N_FRAMES):
 
 def directly(model, data, pcm, one):
     """Negative log-likelihood of every sample, from one pass over the whole clip: [T]."""
-    left, right = model.margins
+    left, right = model.context_frames
     notes, n_frames = NoteConditioning(one, data.features, audio_hz=HZ, midi_hz=250), len(pcm) // HOP
     features = torch.from_numpy(notes.features(-left, left + n_frames + right))[None]
     heard = torch.from_numpy(notes.excitation(0, n_frames))[None] if data.excitation else None

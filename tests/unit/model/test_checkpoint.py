@@ -74,7 +74,7 @@ def test_weights_alone_are_a_complete_model(tmp_path):
     alone = (save_step(tmp_path, 7) / WEIGHTS_NAME).rename(tmp_path / "piano.safetensors")
     model, config, step = load_model(alone, torch.device("cpu"))
     assert (config, step, model.training) == (CONFIG, 7, False)
-    samples, features = torch.arange(32)[None] * 100, torch.rand(1, 3, sum(model.margins) + 2)
+    samples, features = torch.arange(32)[None] * 100, torch.rand(1, 3, sum(model.context_frames) + 2)
     excitation = torch.rand(1, 6, 32)
     with torch.no_grad():
         assert torch.equal(model(samples, features, excitation), make_model(7)(samples, features, excitation))

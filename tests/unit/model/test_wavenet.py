@@ -147,7 +147,7 @@ def test_the_first_layer_alone_hears_the_conditioning_and_stays_alone():
 def test_the_mel_head_hears_the_context_of_each_frame_and_changes_nothing_else(upsampling):
     model = make_model(upsampling=upsampling, n_mels=4)
     conditioning, samples = make_conditioning(), random_samples(model)
-    left, right = model.margins
+    left, right = model.context_frames
     features, excitation = conditioning.features(-left, left + N_FRAMES + right), conditioning.excitation(0, N_FRAMES)
     with torch.inference_mode():
         params, told = model(samples, features, excitation, mel=True)
@@ -249,7 +249,7 @@ def test_an_output_sees_the_samples_before_it_and_no_others(output, kernel_size)
 @pytest.mark.parametrize("lookahead_ms", [0.0, 12.0])
 def test_the_context_sees_as_far_ahead_as_declared_and_no_further(upsampling, lookahead_ms):
     model = make_model(upsampling=upsampling, lookahead_ms=lookahead_ms)
-    left, right = model.margins
+    left, right = model.context_frames
     features = torch.rand(1, N_FEATURES, left + N_FRAMES + right, dtype=torch.float64)
     samples, excitation = random_samples(model, 1), torch.zeros(1, N_EXCITATION, N_FRAMES * HOP, dtype=torch.float64)
     frame = 6

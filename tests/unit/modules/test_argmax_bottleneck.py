@@ -10,11 +10,11 @@ from midi2wave.config import CondWavenetConfig, WavenetConfig, config_from_dict
 from midi2wave.modules.argmax_bottleneck import (
     FLOOR,
     ArgmaxBottleneck,
-    code_use,
+    codebook_usage,
     codes_of,
     diversity_loss,
-    nearest,
-    shares,
+    init_codebook,
+    normalized_relu,
 )
 from midi2wave.sampling import engines
 from midi2wave.utils.errors import InputError
@@ -36,7 +36,7 @@ def make_bottleneck(scale=2.0) -> ArgmaxBottleneck:
 
 
 def test_shares_by_hand():
-    q = shares(frames([3, 1, -5, 0], [0.2, 0.2, 0.6, 1.0]))
+    q = normalized_relu(frames([3, 1, -5, 0], [0.2, 0.2, 0.6, 1.0]))
     low = FLOOR / K
     expected = frames([(3 + low) / (4 + FLOOR), (1 + low) / (4 + FLOOR), low / (4 + FLOOR), low / (4 + FLOOR)],
                       [(x + low) / (2 + FLOOR) for x in (0.2, 0.2, 0.6, 1)])  # fmt: skip
@@ -49,11 +49,11 @@ def test_shares_by_hand():
 def test_the_codes_of_a_frame_share_one_whatever_the_shape(batch_size, n_frames):
     """Also where batch or frames are as many as codes, and a sum over the wrong axis would not be seen by its shape."""
     z = torch.randn(batch_size, K, n_frames, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    q = shares(z)
+    q = normalized_relu(z)
     torch.testing.assert_close(q.sum(dim=1), torch.ones(batch_size, n_frames, dtype=torch.float64))
     for b in range(batch_size):
         for n in range(n_frames):
-            torch.testing.assert_close(q[b, :, n], shares(z[b : b + 1, :, n : n + 1])[0, :, 0])
+            torch.testing.assert_close(q[b, :, n], normalized_relu(z[b : b + 1, :, n : n + 1])[0, :, 0])
 
 
 def test_the_decoder_hears_one_code_and_nothing_of_the_others():
@@ -75,7 +75,7 @@ def test_the_gradient_is_that_of_q_in_the_place_of_the_code():
     wanted = torch.tensor([[[1.0], [-2.0], [0.5]]], dtype=torch.float64)
     (bottleneck(z)[0] * wanted).sum().backward()
     g = 2 * bottleneck.projection.weight[..., 0].t() @ wanted[0, :, 0]
-    q = shares(z.detach())[0, :, 0]
+    q = normalized_relu(z.detach())[0, :, 0]
     by_hand = (g - (g * q).sum()) / (4.5 + FLOOR) * torch.tensor([1, 1, 0, 1])
     torch.testing.assert_close(z.grad[0, :, 0], by_hand.detach(), rtol=1e-12, atol=1e-15)
     assert by_hand.abs()[[0, 1, 3]].min() > 1e-3  # codes that were not chosen learn too
@@ -87,7 +87,7 @@ def test_frames_without_a_positive_z_are_finite(z):
     bottleneck, z = make_bottleneck().float(), frames(z, [1, 2, 3, 4]).float().requires_grad_()
     context, uneven = bottleneck(z)
     (context.sum() + uneven).backward()
-    q = shares(z.detach())
+    q = normalized_relu(z.detach())
     assert q.isfinite().all() and z.grad.isfinite().all() and bottleneck.projection.weight.grad.isfinite().all()
     assert z.grad.abs().max() < 10 / FLOOR
     if z[0, :, 0].max() <= 0:
@@ -123,28 +123,28 @@ def test_the_loss_is_of_q_and_of_the_codes():
     z[:, 1] += 0.01
     bottleneck, z = make_bottleneck(), z.requires_grad_()
     _, uneven = bottleneck(z)
-    assert diversity_loss(shares(z)).item() < 1e-3 and uneven.item() == pytest.approx(K - 1, abs=1e-3)
+    assert diversity_loss(normalized_relu(z)).item() < 1e-3 and uneven.item() == pytest.approx(K - 1, abs=1e-3)
     uneven.backward()
     assert (z.grad[:, 1] > 0.01).all() and (z.grad[:, [0, 2, 3]] < -0.01).all()  # it falls, the others rise
 
 
 def test_use_and_perplexity():
-    assert code_use(np.array([5, 5, 5, 5])) == pytest.approx({"code_usage": 1.0, "code_perplexity": 4.0})
-    assert code_use(np.array([7, 0, 0, 0])) == pytest.approx({"code_usage": 0.25, "code_perplexity": 1.0})
+    assert codebook_usage(np.array([5, 5, 5, 5])) == pytest.approx({"code_usage": 1.0, "code_perplexity": 4.0})
+    assert codebook_usage(np.array([7, 0, 0, 0])) == pytest.approx({"code_usage": 0.25, "code_perplexity": 1.0})
     entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
-    found = code_use(np.array([2, 1, 1, 0]))
+    found = codebook_usage(np.array([2, 1, 1, 0]))
     assert found == pytest.approx({"code_usage": 0.75, "code_perplexity": math.exp(entropy)})
 
 
 def test_the_first_codes_are_those_of_the_nearest_frames():
     frames = 3 + torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    weight, bias = nearest(frames, 8)
+    weight, bias = init_codebook(frames, 8)
     z = frames @ weight.t() + bias
     centres = frames[torch.linspace(0, 199, 8).round().long()]
     assert torch.equal(z.argmax(dim=1), torch.cdist(frames, centres).argmin(dim=1))
     assert z.std().item() == pytest.approx(1) and 0.3 < (z > 0).double().mean() < 0.7
-    assert code_use(z.argmax(dim=1).bincount(minlength=8).numpy())["code_perplexity"] > 6
-    same = nearest(frames[:1].expand(20, 5), 8)  # frames that are all alike
+    assert codebook_usage(z.argmax(dim=1).bincount(minlength=8).numpy())["code_perplexity"] > 6
+    same = init_codebook(frames[:1].expand(20, 5), 8)  # frames that are all alike
     assert all(part.isfinite().all() for part in same)
 
 
@@ -154,7 +154,7 @@ def test_a_stack_begins_with_the_codes_of_its_frames(batch_size):
     features = torch.rand(batch_size, 5, 300, generator=torch.Generator().manual_seed(0))
     torch.nn.init.zeros_(model.context.output.weight)
     assert len(model.context.codes(features).unique()) == 1
-    model.context.spread_codes(features)
+    model.context.init_codebook_from_features(features)
     assert len(model.context.codes(features).unique()) == 6
     assert all(p.requires_grad for p in model.context.parameters())
 
@@ -237,13 +237,13 @@ def test_without_codes_nothing_is_added():
 
 def test_the_forward_pass_gives_the_loss_of_its_codes_and_taught_are_all_parts():
     model = make_model(output="logistic_mixture").train()
-    features = make_conditioning(model, 2).features(-model.margins[0], sum(model.margins) + N_FRAMES)
+    features = make_conditioning(model, 2).features(-model.context_frames[0], sum(model.context_frames) + N_FRAMES)
     excitation = make_conditioning(model, 2).excitation(0, N_FRAMES)
     samples = torch.zeros(2, N_FRAMES * model.hop, dtype=torch.long)
     params, diversity = model(samples, features, excitation, diversity=True)
     z = model.context.output(model.context._hidden(features))
-    used = code_use(codes_of(z).flatten().bincount(minlength=6).numpy())["code_usage"]
-    assert diversity.item() >= diversity_loss(shares(z)).item() + 1 / used - 1 > 0.01
+    used = codebook_usage(codes_of(z).flatten().bincount(minlength=6).numpy())["code_usage"]
+    assert diversity.item() >= diversity_loss(normalized_relu(z)).item() + 1 / used - 1 > 0.01
     assert torch.equal(model(samples, features, excitation), params)
     (-model.log_likelihood(params, samples).mean()).backward()
     assert all(p.grad.any() for p in model.context.parameters())  # through the hard choice

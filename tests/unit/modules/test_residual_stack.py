@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from midi2wave.modules.residual_stack import Gates, LayerWeights, compiled_gates, residual_stack, run_layers
+from midi2wave.modules.residual_stack import GateKernels, LayerWeights, compile_gate_kernels, residual_stack, run_layers
 
 HOP, N_FRAMES, BATCH, R = 4, 5, 3, 6
 T = N_FRAMES * HOP
 
 
-def make(taps=2, riders=2, dilations=(1, 2, 16, 32), dtype=torch.float64, seed=0):
+def make(taps=2, aux_inputs=2, dilations=(1, 2, 16, 32), dtype=torch.float64, seed=0):
     """Inputs and layers; the largest dilations reach beyond the crop for three taps, the last one also for two."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -20,21 +20,21 @@ def make(taps=2, riders=2, dilations=(1, 2, 16, 32), dtype=torch.float64, seed=0
     layers = []
     for i, dilation in enumerate(dilations):
         last = i == len(dilations) - 1
-        layers.append(LayerWeights(dilation, random(2 * R, taps * R), random(2 * R, riders) if riders else None,
+        layers.append(LayerWeights(dilation, random(2 * R, taps * R), random(2 * R, aux_inputs) if aux_inputs else None,
                                    None if last else random(R, R), None if last else random(R)))  # fmt: skip
-    return random(T * BATCH, R + riders), random(N_FRAMES + 1, BATCH, len(layers), 2 * R), layers
+    return random(T * BATCH, R + aux_inputs), random(N_FRAMES + 1, BATCH, len(layers), 2 * R), layers
 
 
 def obvious(x, frames, ramp, layers):
     """Padded Conv1d over [B, C, T], conditioning at audio rate."""
     n_taps = layers[0].taps.shape[1] // R
-    audio, riders = x.unflatten(0, (T, BATCH)).permute(1, 2, 0).tensor_split([R], dim=1)
+    audio, aux_inputs = x.unflatten(0, (T, BATCH)).permute(1, 2, 0).tensor_split([R], dim=1)
     hidden = []
     for i, layer in enumerate(layers):
         weight = layer.taps.unflatten(1, (n_taps, R)).permute(0, 2, 1)
         summed = F.conv1d(F.pad(audio, (layer.dilation * (n_taps - 1), 0)), weight, dilation=layer.dilation)
-        if layer.riders is not None:
-            summed = summed + F.conv1d(riders, layer.riders[..., None])
+        if layer.aux_inputs is not None:
+            summed = summed + F.conv1d(aux_inputs, layer.aux_inputs[..., None])
         at = torch.arange(T) // HOP
         blend = ramp[torch.arange(T) % HOP].view(-1, 1, 1)
         cond = (1 - blend) * frames[at, :, i] + blend * frames[at + 1, :, i]  # [T, B, 2R]
@@ -57,14 +57,14 @@ def gradients(function, x, frames, ramp, layers, *given):
 
 
 @pytest.mark.parametrize("taps", [2, 3])
-@pytest.mark.parametrize("riders", [0, 2])
+@pytest.mark.parametrize("aux_inputs", [0, 2])
 @pytest.mark.parametrize("kind", ["linear", "repeat"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_values_and_gradients_are_those_of_the_obvious_implementation(taps, riders, kind, recompute):
-    given = make(taps, riders)
+def test_values_and_gradients_are_those_of_the_obvious_implementation(taps, aux_inputs, kind, recompute):
+    given = make(taps, aux_inputs)
     given = (*given[:2], ramp_of(kind), given[2])
     expected, expected_grads = gradients(obvious, *given)
-    found, found_grads = gradients(residual_stack, *given, Gates(recompute=recompute))
+    found, found_grads = gradients(residual_stack, *given, GateKernels(recompute=recompute))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for a, b in zip(found_grads, expected_grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
@@ -83,7 +83,7 @@ def test_in_bfloat16_it_is_the_same_but_for_rounding(recompute):
     expected, expected_grads = gradients(obvious, x, frames, ramp_of("linear"), layers)
     low = (x.detach().bfloat16().requires_grad_(), frames.detach().bfloat16().requires_grad_())
     found, found_grads = gradients(residual_stack, *low, ramp_of("linear", torch.bfloat16), layers,
-                                   Gates(recompute=recompute))  # fmt: skip
+                                   GateKernels(recompute=recompute))  # fmt: skip
     assert found.dtype == torch.bfloat16 and all(g.dtype == torch.float64 for g in found_grads[2:])
     for a, b in zip((found, *found_grads), (expected, *expected_grads), strict=True):
         assert (a.double() - b).norm() < 0.02 * b.norm()
@@ -97,13 +97,13 @@ def test_layer_by_layer_without_gradients_it_is_the_same():
         one_by_one = [(given.clone(), hidden.clone()) for given, _, hidden in run_layers(x, frames, ramp, layers)]
     assert torch.equal(torch.stack([hidden for _, hidden in one_by_one], dim=1), expected)
     assert torch.equal(one_by_one[0][0], x)
-    assert all(torch.equal(given[:, R:], x[:, R:]) for given, _ in one_by_one)  # the riders ride along unchanged
+    assert all(torch.equal(given[:, R:], x[:, R:]) for given, _ in one_by_one)  # the aux_inputs ride along unchanged
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_gates_are_the_same_but_for_rounding(dtype):
-    gates = compiled_gates()
+    gates = compile_gate_kernels()
     if gates is None:
         pytest.skip("no C++ compiler here")
     x, frames, layers = make()

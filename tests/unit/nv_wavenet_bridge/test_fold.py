@@ -41,7 +41,7 @@ def make_model(upsampling="linear", excitation=True, **changes):
 
 def make_conditioning(model, seed=2):
     rng = np.random.default_rng(seed)
-    left, right = model.margins
+    left, right = model.context_frames
     n_inputs = n_features(["note_state"])
     features = torch.from_numpy(rng.normal(size=(BATCH, n_inputs, left + N_FRAMES + right)))
     excitation = torch.from_numpy(rng.normal(size=(BATCH, N_EXCITATION, N_FRAMES * HOP)))

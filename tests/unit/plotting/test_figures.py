@@ -190,7 +190,7 @@ def test_all_rows_share_the_time_axis_and_shorter_audio_ends_where_it_ends():
 def test_silence_and_scraps_of_audio_are_drawn(truth, output):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pixels(figures.clip_figure(made(), 4.0, AUDIO_HZ, truth, output, handover_seconds=1.0))
+        pixels(figures.clip_figure(made(), 4.0, AUDIO_HZ, truth, output, prompt_end_seconds=1.0))
 
 
 def test_an_hour_costs_little_more_than_a_clip():
@@ -223,7 +223,7 @@ def test_an_hour_costs_little_more_than_a_clip():
     ],
 )
 def test_handover_is_marked_in_every_row(handover, labels):
-    figure = figures.clip_figure(made(), 4.0, AUDIO_HZ, sine(440, 4.0), sine(440, 4.0), handover_seconds=handover)
+    figure = figures.clip_figure(made(), 4.0, AUDIO_HZ, sine(440, 4.0), sine(440, 4.0), prompt_end_seconds=handover)
     pixels(figure)
     assert [t.get_text() for t in figure.axes[0].texts] == labels
     lines = [ax.lines[0].get_xdata()[0] for ax in figure.axes[:4] if ax.lines]

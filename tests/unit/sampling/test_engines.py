@@ -15,7 +15,7 @@ from midi2wave.sampling.engines import cpu, cuda
 from midi2wave.sampling.engines import cpu_kernel as kernel
 from midi2wave.utils.errors import InputError
 from tests.helpers.sampler_models import make_conditioning, make_model, random_prefix, with_null
-from wavenet import Caches, Conditioning, WaveNet, generate, prime, seeded_uniforms
+from wavenet import Caches, Conditioning, WaveNet, generate, prefill, seeded_uniforms
 
 N_FRAMES = 14
 
@@ -119,7 +119,7 @@ def test_of_a_long_prefix_only_what_is_still_heard_is_played(kernel_size):
     whole = Caches(model.decoder, 2)
     with torch.inference_mode():
         model.decoder.fill(whole, prefix, *conditioning.block(model, 0, n_frames))
-    caches, first = prime(model, conditioning, 2, 40, prefix)
+    caches, first = prefill(model, conditioning, 2, 40, prefix)
     assert model.decoder.receptive_field < (n_frames - 10) * model.hop and first == n_frames
     assert torch.equal(caches.recent, whole.recent)
     for ring, expected in zip(caches.layers, whole.layers, strict=True):

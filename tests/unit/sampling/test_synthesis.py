@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from midi2wave.audio.io import mu_law_decode, mu_law_encode
-from midi2wave.audio.pre_emphasis import Deemphasis, after_truth, emphasize
+from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced, emphasize
 from midi2wave.checkpoint import build_model
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import CondWavenetConfig, Config, DataConfig, WavenetConfig
@@ -115,7 +115,7 @@ def test_teacher_forced_likelihood_is_the_models_own(output, excitation):
     pieces, pcm = [make_performance(0), make_performance(1)], make_pcm(2, N_FRAMES)
     drawn, nll = teacher_forced(model, pieces, pcm, data, streams=[0, 1], seed=5)
     assert drawn.dtype == np.int16 and drawn.shape == pcm.shape
-    left, right = model.margins
+    left, right = model.context_frames
     notes = [NoteConditioning(piece, data.features, audio_hz=4000, midi_hz=250) for piece in pieces]
     features = torch.from_numpy(np.stack([one.features(-left, left + N_FRAMES + right) for one in notes]))
     heard = torch.from_numpy(np.stack([one.excitation(0, N_FRAMES) for one in notes])) if excitation else None
@@ -180,7 +180,7 @@ def test_a_model_with_pre_emphasis_draws_changes(output):
     assert np.abs(primed[:, : 2 * HOP] - prefix).max() <= (5 if output == "logistic_mixture" else 150)
     forced, nll = teacher_forced(model, pieces, primed, emphasized, streams=[0, 1], seed=5)
     changes, same_nll = teacher_forced(model, pieces, emphasize(primed, 0.9), data, streams=[0, 1], seed=5)
-    assert np.array_equal(forced, after_truth(changes_of(changes), primed, 0.9)) and nll == same_nll
+    assert np.array_equal(forced, deemphasize_teacher_forced(changes_of(changes), primed, 0.9)) and nll == same_nll
 
 
 @pytest.mark.parametrize("excitation", [True, False])

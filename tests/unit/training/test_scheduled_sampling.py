@@ -8,9 +8,9 @@ import torch
 
 import train
 from midi2wave.data.crops import batches, micro_batches
-from midi2wave.training.run_state import begin
-from midi2wave.training.scheduled_sampling import FIRST_STREAM, with_own_samples
-from midi2wave.training.schedules import own_share
+from midi2wave.training.run_state import create_or_resume_run
+from midi2wave.training.scheduled_sampling import FIRST_STREAM, apply_scheduled_sampling
+from midi2wave.training.schedules import model_sample_probability
 from midi2wave.training.validation import crops_of
 from tests.commands.test_resume import same, state
 from tests.commands.test_train import road_config, settings
@@ -23,8 +23,8 @@ OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 
 def test_the_share_grows_along_a_line_after_the_patience():
     config = settings(scheduled_sampling_passes=1, scheduled_sampling=0.6, scheduled_sampling_patience=40)
-    assert [own_share(config, step) for step in (0, 40, 70, 100)] == pytest.approx([0, 0, 0.3, 0.6])
-    assert own_share(settings(scheduled_sampling=0.6), 100) == 0
+    assert [model_sample_probability(config, step) for step in (0, 40, 70, 100)] == pytest.approx([0, 0, 0.3, 0.6])
+    assert model_sample_probability(settings(scheduled_sampling=0.6), 100) == 0
     with pytest.raises(ValueError, match="scheduled_sampling_patience = 100: expected less than steps = 100"):
         settings(scheduled_sampling_passes=1, scheduled_sampling_patience=100).check()
 
@@ -34,7 +34,7 @@ def make_batch(model):
     conditioning, n_samples = make_conditioning(model, 2), N_FRAMES * model.hop
     low, high = (-9999, 9999) if model.decoder.mixture else (0, 256)
     history = torch.from_numpy(np.random.default_rng(1).integers(low, high, (2, model.decoder.taps + n_samples)))
-    left, right = model.margins
+    left, right = model.context_frames
     return {
         "samples": torch.zeros(2, n_samples, dtype=torch.long),
         "history": history,
@@ -45,7 +45,7 @@ def make_batch(model):
 
 def mixed(model, batch, share, n_passes, indices=INDICES, **options):
     config = settings(scheduled_sampling_passes=n_passes, seed=5)
-    return with_own_samples(model, batch, indices, share, config, CPU, **options)["history"]
+    return apply_scheduled_sampling(model, batch, indices, share, config, CPU, **options)["history"]
 
 
 def draws(model):
@@ -108,7 +108,7 @@ def trained(road, folder, *overrides, stop_at=None):
         f"train_config.{one}" for one in ("micro_batch_size=2", "history_interference=0.5", "history_dropout=0.3",
                                           "validation_crops=2", "iters_per_checkpoint=100", *overrides)
     ))  # fmt: skip
-    run = begin(config, force=False)
+    run = create_or_resume_run(config, force=False)
     train.train(run, None, lambda: stop_at is not None and run.step >= stop_at)
     return state(folder)
 
@@ -131,18 +131,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(road, tmp_path, output):
 
 def test_each_step_hears_its_own_crops(road, tmp_path, monkeypatch):
     """The indices are those of the crops in the batch: in every step others."""
-    seen, real = [], train.with_own_samples
+    seen, real = [], train.apply_scheduled_sampling
 
     def noted(model, batch, indices, *rest):
         seen.append((indices, batch["samples"]))
         return real(model, batch, indices, *rest)
 
-    monkeypatch.setattr(train, "with_own_samples", noted)
+    monkeypatch.setattr(train, "apply_scheduled_sampling", noted)
     trained(road, tmp_path, "scheduled_sampling_passes=1")
     assert [indices for indices, _ in seen] == [
         list(range(i, i + 2)) for i in range(4, 20, 2)
     ]  # at step 0 there are none
-    run = begin(road_config(road, tmp_path / "other"), force=False)
+    run = create_or_resume_run(road_config(road, tmp_path / "other"), force=False)
     crops = crops_of(run.config.data_config.dataset_path, run.config.data_config, run.model, 0)
     expected = next(batches(crops, micro_batches(range(1, 2), 4, 2, 0, 1), 0))
     assert torch.equal(seen[0][1], expected["samples"])

@@ -8,9 +8,9 @@ import pytest
 
 from midi2wave.utils import atomic_files
 from midi2wave.utils.atomic_files import (
+    acquire_output_dir,
     atomic_file,
     atomic_folder,
-    claim,
     clear_leftovers,
     remove_leftovers,
     write_text,
@@ -122,10 +122,10 @@ def test_a_new_or_empty_folder_is_claimed_and_gone_on_with(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".DS_Store").write_text("hidden files are nobody's work")
     for folder in (tmp_path / "new", tmp_path / "empty"):
-        claim(folder, "record.json", RECORD, PRODUCTS, force=False)
+        acquire_output_dir(folder, "record.json", RECORD, PRODUCTS, force=False)
         assert json.loads((folder / "record.json").read_text(encoding="utf-8")) == RECORD
         (folder / "a.wav").write_text("done")
-        claim(folder, "record.json", dict(reversed(RECORD.items())), PRODUCTS, force=False)
+        acquire_output_dir(folder, "record.json", dict(reversed(RECORD.items())), PRODUCTS, force=False)
         assert (folder / "a.wav").read_text() == "done"
 
 
@@ -134,7 +134,7 @@ def test_a_folder_of_another_record_is_refused(tmp_path, there):
     (tmp_path / "record.json").write_bytes(there)
     (tmp_path / "a.wav").write_text("made from it")
     with pytest.raises(InputError, match=r"another config .*--force"):
-        claim(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
+        acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
     assert (tmp_path / "record.json").read_bytes() == there
 
 
@@ -144,7 +144,7 @@ def test_a_folder_of_foreign_files_is_refused(tmp_path):
         (tmp_path / name).write_text("x")
     for force in (False, True):
         with pytest.raises(InputError, match=r"is not empty, .* choose another folder"):
-            claim(tmp_path, "record.json", RECORD, PRODUCTS, force=force)
+            acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=force)
     assert names(tmp_path) == {"thesis.txt", "a.wav"}
 
 
@@ -154,19 +154,19 @@ def test_two_shards_that_claim_a_new_folder_together(tmp_path, monkeypatch):
 
     def late(folder):
         monkeypatch.setattr(Path, "iterdir", iterdir)
-        claim(folder, "record.json", RECORD, PRODUCTS, force=False)
+        acquire_output_dir(folder, "record.json", RECORD, PRODUCTS, force=False)
         (folder / "a.wav").write_text("done")
         return iterdir(folder)
 
     monkeypatch.setattr(Path, "iterdir", late)
-    claim(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
+    acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
     assert names(tmp_path) == {"record.json", "a.wav"}
 
 
 def test_a_record_from_which_nothing_was_made_binds_nobody(tmp_path):
     """A config with a mistake, corrected after every item failed, needs no --force."""
-    claim(tmp_path, "record.json", {"other": 1}, PRODUCTS, force=False)
-    claim(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
+    acquire_output_dir(tmp_path, "record.json", {"other": 1}, PRODUCTS, force=False)
+    acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
     assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == RECORD
 
 
@@ -174,13 +174,13 @@ def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "x").write_text("x")
     for force in (False, True):
         with pytest.raises(InputError, match="is a file, expected a folder"):
-            claim(tmp_path / "x", "record.json", RECORD, PRODUCTS, force=force)
+            acquire_output_dir(tmp_path / "x", "record.json", RECORD, PRODUCTS, force=force)
 
 
 def test_force_removes_products_and_spares_everything_else(tmp_path):
-    claim(tmp_path, "record.json", {"other": 1}, PRODUCTS, force=False)
+    acquire_output_dir(tmp_path, "record.json", {"other": 1}, PRODUCTS, force=False)
     for name in ("a.wav", "index.html", "thesis.txt"):
         (tmp_path / name).write_text("x")
-    claim(tmp_path, "record.json", RECORD, PRODUCTS, force=True)
+    acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=True)
     assert names(tmp_path) == {"record.json", "thesis.txt"}
     assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == RECORD

@@ -53,30 +53,30 @@ def test_an_interrupt_is_no_traceback(capsys):
 
 
 def test_a_reason_is_never_empty():
-    assert cli.reason(InputError()) == "InputError"
+    assert cli.format_error(InputError()) == "InputError"
 
 
 @pytest.mark.parametrize(("n_failed", "done", "code"), [(0, 3, 0), (0, 0, 0), (1, 2, 1), (2, 0, 2)])
 def test_exit_code_of_many_items(n_failed, done, code, capsys):
     failures = [Failure(f"{i}.mid", "damaged") for i in range(n_failed)]
-    assert cli.finish("all in words", {"n": 1}, failures, done, as_json=False) == code
+    assert cli.report_and_exit_code("all in words", {"n": 1}, failures, done, as_json=False) == code
     out, err = capsys.readouterr()
     assert out == "all in words\n" and err.count("failed: ") == n_failed
     assert (f"{n_failed} of {n_failed + done} items failed" in err) == bool(n_failed)
 
 
 def test_json_is_one_object_on_stdout(capsys):
-    cli.finish("words", {"n": 1}, [Failure("é.mid", "damaged")], 1, as_json=True)
+    cli.report_and_exit_code("words", {"n": 1}, [Failure("é.mid", "damaged")], 1, as_json=True)
     out = capsys.readouterr().out
     assert json.loads(out) == {"n": 1, "failures": [{"item": "é.mid", "reason": "damaged"}]} and out.count("\n") == 1
 
 
 def test_shared_options():
-    args = cli.parser("what", config="c.json").parse_args(["--set", "a.b=1", "--set", "a.c=2", "--json"])
+    args = cli.make_parser("what", config="c.json").parse_args(["--set", "a.b=1", "--set", "a.c=2", "--json"])
     assert (args.config, args.overrides, args.as_json, args.force) == ("c.json", ["a.b=1", "a.c=2"], True, False)
-    assert cli.parser("what", config="c.json").parse_args([]).overrides == []
+    assert cli.make_parser("what", config="c.json").parse_args([]).overrides == []
     with pytest.raises(SystemExit) as left:
-        cli.parser("what").parse_args(["-c", "x"])
+        cli.make_parser("what").parse_args(["-c", "x"])
     assert left.value.code == 2
 
 

@@ -18,12 +18,13 @@ SHIPPED = sorted((ROOT / "pretrained").glob("*.safetensors"))
 PLAYED_BY = {"disklavier": "real/config_play.json"}  # the others: config_play.json
 
 
-def test_they_are_small_and_their_readme_names_them_and_their_licence():
+def test_they_are_small_and_each_has_a_model_card_with_its_licence():
     assert SHIPPED and sum(path.stat().st_size for path in SHIPPED) < 20e6
-    sections = (SHIPPED[0].parent / "README.md").read_text(encoding="utf-8").split("\n## ")[1:]
-    about = {section.split("`")[1]: section for section in sections}
-    assert about.keys() == {path.name for path in SHIPPED}
-    assert all("**Licence: CC BY-NC-SA" in section for section in about.values())
+    cards = {path: path.with_suffix(".md").read_text(encoding="utf-8") for path in SHIPPED}
+    assert all(f"`{path.name}`" in card.splitlines()[0] for path, card in cards.items())
+    assert all("**Licence: CC BY-NC-SA" in card for card in cards.values())
+    overview = (SHIPPED[0].parent / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{path.name}`" in overview and f"({path.stem}.md)" in overview for path in SHIPPED)
 
 
 def test_they_are_found_from_any_folder(tmp_path, monkeypatch):
@@ -35,7 +36,7 @@ def test_they_are_found_from_any_folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="module", params=SHIPPED, ids=lambda path: path.stem)
 def player(request):
     """What turns performances into audio by the shipped weights, as `counterfactual.Player`; in 16-bit weights, for
-    speed: the scores in pretrained/README.md are of full precision."""
+    speed: the scores in the model cards are of full precision."""
     model, config, _ = checkpoint.load_model(request.param, torch.device("cpu"))
     data = config.data_config
     settings = load_config(

@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
@@ -37,7 +38,10 @@ def check(space: Workspace, name: str, *, exact: bool) -> tuple[bool, str]:
     item = ITEMS[name]
     if reason := item.needs():
         return True, f"skipped: {reason}"
-    computed = record(item.compute(space))
+    try:
+        computed = record(item.compute(space))
+    except Exception:  # The other items may still be checked.
+        return False, f"FAILED\n{traceback.format_exc()}"
     path = RESULTS / f"{item.stored_in or name}.json"
     if not path.is_file():
         return False, f"no stored results at {path}; write them with --write --only {name}"

@@ -20,7 +20,7 @@ if str(ROOT) not in sys.path:
 
 # The commands, each the name of a module with `main(argv) -> exit code`.
 COMMANDS = {
-    "demo_data": "demo_data",
+    "demo_data": "midi2wave.demo_dataset.generate",
     "resample": "resample_audio",
     "preprocess": "preprocess_maestro",
     "clips": "preprocess_audio",
@@ -68,9 +68,9 @@ def augmented_crops(folder: Path, config_path: Path, *, codes: bool, seed: int) 
         codes: Whether samples are mu-law codes.
         seed: Seed of the crops.
     """
-    from config import load_config
-    from dataset import Crops
-    from processed_folder import ProcessedFolder
+    from midi2wave.config import load_config
+    from midi2wave.data.crops import Crops
+    from midi2wave.data.processed_folder import ProcessedFolder
 
     data = load_config(config_path, ("data_config",), []).data_config
     return Crops(
@@ -96,15 +96,15 @@ def uniforms(seed: int, streams: list[int], per_sample: int, first: int, n: int)
 
 
 def teacher_forced_losses(model_path: Path, clips: Path) -> dict[str, float]:
-    """Mean negative log-likelihoods in nats per sample of the clips of a folder, by `likelihood.paired_likelihood`.
+    """Mean negative log-likelihoods in nats per sample of the clips of a folder, by `paired_likelihood`.
 
     Every clip is scored with its own MIDI, with the next clip's, and with none.
     """
     import torch
 
-    from checkpoint import load_model
-    from likelihood import paired_likelihood
-    from pieces import clip_pieces
+    from midi2wave.checkpoint import load_model
+    from midi2wave.evaluation.likelihood import paired_likelihood
+    from midi2wave.sampling.pieces import clip_pieces
 
     model, config, _ = load_model(model_path, torch.device("cpu"))
     pieces, _ = clip_pieces(clips, config.data_config)

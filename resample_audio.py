@@ -174,7 +174,7 @@ def _split_off_done(jobs: list[Job], record: Manifest, *, force: bool, verify: b
     for job in jobs:
         job = replace(job, size=job.source.stat().st_size)
         standing = (
-            record.standing(job.name, job.source, job.target, verify=verify) if not force else resample_manifest.CHANGED
+            record.status(job.name, job.source, job.target, verify=verify) if not force else resample_manifest.CHANGED
         )
         if standing == resample_manifest.CHANGED:
             pending.append(replace(job, replace=True))

@@ -351,7 +351,7 @@ class Decoder(nn.Module):
     def _stack_inputs(
         self, history: Tensor, context: Tensor, excitation: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, list[LayerWeights]]:
-        """What the residual stack is given, from `prepare`'s context and excitation: its first input, the auxiliary inputs,
+        """Inputs of the residual stack, from `prepare`'s context and excitation: first input with auxiliary inputs,
         frames, ramp and weights."""
         n_frames, aux_inputs = (len(history) - self.taps) // self.upsampling.hop, []
         biases = torch.cat([layer.cond.bias for layer in self.layers])

@@ -42,7 +42,7 @@ BEGIN, END = "<!-- ablation -->", "<!-- /ablation -->"
 PICTURE_NAME = "conditioning_gap.png"  # beside the report
 VALIDATIONS = 15  # of every training: the points of its curve
 CLEAN = {"train_config.history_noise": 0, "train_config.final_history_noise": 0,
-         "train_config.history_interference": 0, "train_config.history_dropout": 0}  # fmt: skip
+         "train_config.history_mixing": 0, "train_config.history_dropout": 0}  # fmt: skip
 ONSETS = {"data_config.features": '["paper_v5"]'}
 NO_EXCITATION = {"data_config.excitation": "false"}
 CAUSAL = {"cond_wavenet_config.lookahead_ms": 0, "cond_wavenet_config.upsampling": "repeat"}
@@ -61,7 +61,7 @@ VARIANTS = {
     "no look-ahead": CAUSAL,
     "no mel head": NO_MEL,
     "clean history": CLEAN,
-    "no history mixing": {"train_config.history_interference": 0},
+    "no history mixing": {"train_config.history_mixing": 0},
     "no noise on the history": {"train_config.history_noise": 0, "train_config.final_history_noise": 0},
     "history never dropped": {"train_config.history_dropout": 0},
     "scheduled sampling": {"train_config.scheduled_sampling_passes": 1},

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from midi2wave.conditioning.global_conditioning import columns
+from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
 FEATURES = ("onset", "held_velocity", "onset_age", "release_age", "pedals")
@@ -262,14 +263,14 @@ class TrainConfig:
         le=10,
     )
     final_history_noise: float = option("the same at the last step; in between it falls linearly", 0.03, ge=0, le=10)
-    history_interference: float = option(
+    history_mixing: float = option(
         "sound of another crop on the samples shown as the past: largest level relative to the crop's RMS. What sounds "
         "there and is not in the MIDI must be ended: alone, a decoder that only continues tones rings for ever",
         0.0,
         ge=0,
         le=10,
     )
-    final_history_interference: float = option(
+    final_history_mixing: float = option(
         "the same at the last step, along a line in between; -1: as at the first",
         -1.0,
         ge=-1,
@@ -294,7 +295,7 @@ class TrainConfig:
         ge=0,
         le=1,
     )
-    scheduled_sampling_patience: int = option(
+    scheduled_sampling_start_step: int = option(
         "steps before that share begins to grow from 0, along a line up to the last step", 0, ge=0
     )
     mel_loss_weight: float = option("weight of the auxiliary head's loss (cond_wavenet_config.n_mels)", 0.3, ge=0)
@@ -331,17 +332,15 @@ class TrainConfig:
     )
 
     def check(self) -> None:
-        if -1 < self.final_history_interference < 0:
-            raise ValueError(
-                f"final_history_interference = {self.final_history_interference:g}: expected -1, or 0 and more"
-            )
+        if -1 < self.final_history_mixing < 0:
+            raise ValueError(f"final_history_mixing = {self.final_history_mixing:g}: expected -1, or 0 and more")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected less than steps = {self.steps}")
         if self.ema_decay >= 1:
             raise ValueError(f"ema_decay = {self.ema_decay}: expected less than 1")
-        if self.scheduled_sampling_passes and self.scheduled_sampling_patience >= self.steps:
+        if self.scheduled_sampling_passes and self.scheduled_sampling_start_step >= self.steps:
             raise ValueError(
-                f"scheduled_sampling_patience = {self.scheduled_sampling_patience}: expected less than steps = "
+                f"scheduled_sampling_start_step = {self.scheduled_sampling_start_step}: expected less than steps = "
                 f"{self.steps}"
             )
 
@@ -467,6 +466,14 @@ class Config:
         return {name: block for name, block in asdict(self).items() if block is not None}
 
 
+# Former names of options and of their values, still accepted: (block, former name) -> name, and for values
+# (block, option, former value) -> value.
+DEPRECATED_OPTIONS = {
+    ("train_config", "history_interference"): "history_mixing",
+    ("train_config", "final_history_interference"): "final_history_mixing",
+    ("train_config", "scheduled_sampling_patience"): "scheduled_sampling_start_step",
+}
+
 BLOCKS: dict[str, type] = {f.name: typing.get_args(f.type)[0] for f in fields(Config)}
 
 
@@ -500,7 +507,19 @@ def config_from_dict(raw: dict[str, Any], source: str) -> Config:
     """Build and check a Config from plain values; `source` names the file in error messages."""
     _check_shape(raw, source)
     _known(raw, list(BLOCKS), f"{source}: block")
+    raw = _rename_deprecated(raw, source)
     return Config(**{name: _block(BLOCKS[name], values, f"{source}: {name}") for name, values in raw.items()})
+
+
+def _rename_deprecated(raw: dict[str, Any], source: str) -> dict[str, Any]:
+    """The config with former option names replaced; logs one line for each."""
+    result = {name: dict(values) for name, values in raw.items()}
+    for (block, former), name in DEPRECATED_OPTIONS.items():
+        if former in result.get(block, {}):
+            log(f"{source}: {block}.{former} is deprecated; write {block}.{name}")
+            result[block].setdefault(name, result[block].pop(former))
+            result[block].pop(former, None)
+    return result
 
 
 def _check_shape(raw: Any, source: str) -> None:
@@ -534,6 +553,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
     if not (equals and dot and block and name):
         raise InputError(f"--set {text}: expected block.key=value, e.g. train_config.batch_size=4")
     _known([block], list(BLOCKS), "--set: block")
+    name = DEPRECATED_OPTIONS.get((block, name), name)
     _known([name], [f.name for f in fields(BLOCKS[block])], f"--set: {block} key")
     if {f.name: f.type for f in fields(BLOCKS[block])}[name] is str:
         parsed = value

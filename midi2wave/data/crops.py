@@ -97,7 +97,7 @@ class Crops(Dataset):
         seed: int,
         warmup_frames: int = 0,
         history_noise: Callable[[int], float] | None = None,
-        history_interference: Callable[[int], float] | None = None,
+        history_mixing: Callable[[int], float] | None = None,
         history_dropout: float = 0.0,
         conditioning_dropout: float = 0.0,
     ) -> None:
@@ -107,7 +107,7 @@ class Crops(Dataset):
         self.folder, self.config = folder, config
         self.context_frames, self.n_previous, self.codes = context_frames, n_previous, codes
         self.seed, self.history_noise = seed, history_noise
-        self.history_interference = history_interference
+        self.history_mixing = history_mixing
         self.history_dropout, self.conditioning_dropout = history_dropout, conditioning_dropout
         self.hop, self._notes = config.audio_hz // config.midi_hz, {}
         self.n_frames = warmup_frames + max(1, round(config.segment_length * config.midi_hz))
@@ -163,7 +163,7 @@ class Crops(Dataset):
         every crop; or noise alone, up to as loud as the crop."""
         dropped = self._chosen(index, 2, self.history_dropout)
         largest = 1.0 if dropped else self.history_noise(index) if self.history_noise else 0.0
-        largest_other = self.history_interference(index) if self.history_interference else 0.0
+        largest_other = self.history_mixing(index) if self.history_mixing else 0.0
         if not largest and not largest_other:
             return pcm
         rng = self._random(index, 1)

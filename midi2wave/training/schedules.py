@@ -21,7 +21,7 @@ def history_noise(config: TrainConfig, index: int) -> float:
 
 def history_mixing(config: TrainConfig, index: int) -> float:
     """The same of the other crop's sound."""
-    first, final = config.history_interference, config.final_history_interference
+    first, final = config.history_mixing, config.final_history_mixing
     return _along_a_line(config, index, first, first if final < 0 else final)
 
 
@@ -29,7 +29,7 @@ def model_sample_probability(settings: TrainConfig, step: int) -> float:
     """Which share of the history is the model's own: none up to the patience, then a line up to the last step."""
     if not settings.scheduled_sampling_passes:
         return 0.0
-    patience = settings.scheduled_sampling_patience
+    patience = settings.scheduled_sampling_start_step
     return settings.scheduled_sampling * max(0, step - patience) / (settings.steps - patience)
 
 

@@ -29,7 +29,7 @@ class Failure:
     """One item (a file, a clip) that could not be done, and why, in words for the person who owns it."""
 
     item: str
-    format_error: str
+    reason: str
 
 
 def make_parser(description: str | None, *, config: str | None = None) -> argparse.ArgumentParser:

@@ -53,8 +53,8 @@ def test_the_history_noise_falls_along_a_line_over_the_crops():
 
 @pytest.mark.parametrize(("final", "expected"), [(0.0, [1.0, 0.5, 0.0]), (-1.0, [1.0, 1.0, 1.0])])
 def test_the_other_crops_sound_falls_with_it_or_stays(final, expected):
-    config = settings(history_interference=1.0, final_history_interference=final)
-    assert [train.history_interference(config, index) for index in (0, 200, 400)] == pytest.approx(expected)
+    config = settings(history_mixing=1.0, final_history_mixing=final)
+    assert [train.history_mixing(config, index) for index in (0, 200, 400)] == pytest.approx(expected)
 
 
 def make_state(tmp_path):
@@ -134,7 +134,7 @@ class Replayed:
 def test_a_recorded_pass_takes_part_in_a_step(road, tmp_path, monkeypatch):
     """Two passes a step, two steps: the weights are those of steps without it, the gradients the same tensors."""
     config, weights = road_config(road, tmp_path, "train_config.batch_size=4", "train_config.precision=float32"), []
-    monkeypatch.setattr(train, "RecordedPass", Replayed)
+    monkeypatch.setattr(train, "GraphedPass", Replayed)
     for to_record in (False, True):
         state = create_or_resume_run(config, force=True)
         state.to_record = to_record
@@ -155,7 +155,7 @@ def test_where_a_pass_cannot_be_recorded_training_goes_on_without(tmp_path, monk
     def refuse(*_):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(train, "RecordedPass", refuse)
+    monkeypatch.setattr(train, "GraphedPass", refuse)
     loss_of_weight(monkeypatch)
     state, usual = make_state(tmp_path), make_state(tmp_path)
     usual.model.load_state_dict(state.model.state_dict())
@@ -419,7 +419,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
 
 
 def test_a_run_without_a_compiler_says_so_and_goes_on(road, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run_state, "compiled_gates", lambda *_, **__: None)
+    monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
     create_or_resume_run(road_config(road, tmp_path, "train_config.compile=true"), force=False)
     assert "finds no compiler here: training goes on without it" in capsys.readouterr().err
 

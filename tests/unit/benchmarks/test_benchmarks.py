@@ -33,7 +33,7 @@ def test_the_obvious_implementation_is_the_same_function(output, kernel_size, up
 @pytest.mark.slow
 def test_the_training_benchmark_gives_its_rows(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["training", "--config", "demo", "--batch", "2", "--seconds", "0.1", "--json"])
-    monkeypatch.setattr(training, "compiled_gates", lambda *_: None)
+    monkeypatch.setattr(training, "compile_gate_kernels", lambda *_: None)
     training.main()
     rows = json.loads(capsys.readouterr().out)
     keys = {"config", "variant", "batch", "crop_seconds", "samples_per_second", "vs_plain", "limit_fraction"}

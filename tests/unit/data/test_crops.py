@@ -68,7 +68,7 @@ def make_crops(
 ) -> Crops:
     config = {"audio_hz": AUDIO_HZ, "midi_hz": MIDI_HZ, "segment_length": 0.2, **config}
     return Crops(ProcessedFolder(folder), DataConfig(**config), context_frames=MARGINS, n_previous=n_previous,
-                 codes=codes, seed=seed, history_noise=noise, history_interference=other, history_dropout=dropped[0],
+                 codes=codes, seed=seed, history_noise=noise, history_mixing=other, history_dropout=dropped[0],
                  conditioning_dropout=dropped[1])  # fmt: skip
 
 

@@ -22,11 +22,11 @@ OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 
 
 def test_the_share_grows_along_a_line_after_the_patience():
-    config = settings(scheduled_sampling_passes=1, scheduled_sampling=0.6, scheduled_sampling_patience=40)
+    config = settings(scheduled_sampling_passes=1, scheduled_sampling=0.6, scheduled_sampling_start_step=40)
     assert [model_sample_probability(config, step) for step in (0, 40, 70, 100)] == pytest.approx([0, 0, 0.3, 0.6])
     assert model_sample_probability(settings(scheduled_sampling=0.6), 100) == 0
-    with pytest.raises(ValueError, match="scheduled_sampling_patience = 100: expected less than steps = 100"):
-        settings(scheduled_sampling_passes=1, scheduled_sampling_patience=100).check()
+    with pytest.raises(ValueError, match="scheduled_sampling_start_step = 100: expected less than steps = 100"):
+        settings(scheduled_sampling_passes=1, scheduled_sampling_start_step=100).check()
 
 
 def make_batch(model):
@@ -105,7 +105,7 @@ def test_a_share_of_the_history_is_replaced_and_how_the_crops_are_passed_does_no
 def trained(road, folder, *overrides, stop_at=None):
     """A short run with all that disturbs the history, in micro-batches, stopped at some step; all it has saved."""
     config = road_config(road, folder, "train_config.steps=5", "train_config.batch_size=4", *(
-        f"train_config.{one}" for one in ("micro_batch_size=2", "history_interference=0.5", "history_dropout=0.3",
+        f"train_config.{one}" for one in ("micro_batch_size=2", "history_mixing=0.5", "history_dropout=0.3",
                                           "validation_crops=2", "iters_per_checkpoint=100", *overrides)
     ))  # fmt: skip
     run = create_or_resume_run(config, force=False)
@@ -116,7 +116,7 @@ def trained(road, folder, *overrides, stop_at=None):
 def test_a_share_of_nothing_trains_as_without_and_another_share_does_not(road, tmp_path):
     off = trained(road, tmp_path / "off")
     nothing = trained(road, tmp_path / "nothing", "scheduled_sampling_passes=2", "scheduled_sampling=0")
-    patient = trained(road, tmp_path / "patient", "scheduled_sampling_passes=2", "scheduled_sampling_patience=4")
+    patient = trained(road, tmp_path / "patient", "scheduled_sampling_passes=2", "scheduled_sampling_start_step=4")
     some = trained(road, tmp_path / "some", "scheduled_sampling_passes=2", "scheduled_sampling=1")
     assert same(nothing, off) and same(patient, off) and not same(some, off)
 

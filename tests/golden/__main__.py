@@ -17,13 +17,15 @@ import time
 import traceback
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+# Sums are taken in another order by several threads; libraries read these variables when they are imported.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
 
-import torch
+import torch  # noqa: E402
 
-from tests.golden.comparison import compare, record
-from tests.golden.items import ITEMS
-from tests.golden.workspace import Workspace
+from tests.golden.comparison import compare, record  # noqa: E402
+from tests.golden.items import ITEMS  # noqa: E402
+from tests.golden.workspace import Workspace  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MAX_PRINTED_DIFFERENCES = 8

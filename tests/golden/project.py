@@ -44,8 +44,7 @@ RENAMED_KEYS = {
 # Part of a state-dict key in stored results -> its name in the checkpoints of later code.
 RENAMED_TENSORS = {"context.of_recording.": "context.global_embedding."}
 
-# Options of train.py that the runs below set and that are to be renamed.
-OPTION_HISTORY_MIXING = "train_config.history_interference"
+# The mode in which the model continues a recording, as options name it.
 PROMPTED_MODE = "primed"
 
 # The weights in a checkpoint folder.
@@ -76,13 +75,13 @@ def augmented_crops(folder: Path, config_path: Path, *, codes: bool, seed: int) 
     return Crops(
         ProcessedFolder(folder),
         data,
-        margins=(5, 7),
+        context_frames=(5, 7),
         n_previous=33,
         codes=codes,
         seed=seed,
         warmup_frames=3,
         history_noise=lambda index: 0.5 / (1 + index),
-        history_interference=lambda index: 1.0 / (1 + index),
+        history_mixing=lambda index: 1.0 / (1 + index),
         history_dropout=0.3,
         conditioning_dropout=0.4,
     )

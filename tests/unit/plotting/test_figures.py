@@ -313,7 +313,7 @@ def test_a_failed_save_leaves_the_old_picture(tmp_path, monkeypatch):
 
 def test_importing_report_stays_light_and_away_from_pyplot():
     heavy = "{'matplotlib.pyplot', 'librosa', 'torch', 'scipy.signal', 'numba'}"
-    code = f"import sys, report; print(*({heavy} & set(sys.modules)))"
+    code = f"import sys, midi2wave.plotting.figures; print(*({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

@@ -44,7 +44,7 @@ for locator in caching.CacheImpl._locator_classes:  # no folder can be written t
 from midi2wave.conditioning import note_conditioning
 rows = np.zeros((88, 4), np.float32)
 one = np.array([2])
-conditioning._add_states(rows, 0, one, one, one + 1, np.ones(1, np.float32), True, np.ones(1, np.float32))
+note_conditioning._add_states(rows, 0, one, one, one + 1, np.ones(1, np.float32), True, np.ones(1, np.float32))
 print(rows.sum())
 """
 

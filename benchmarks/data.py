@@ -1,4 +1,4 @@
-"""How fast the data road is, beside the earlier way (librosa), sox and ffmpeg on the same files, all in one run.
+"""How fast the data pipeline is, beside the earlier way (librosa), sox and ffmpeg on the same files, all in one run.
 
     python -m benchmarks.data            words; about two minutes and 3 GB of disk
     python -m benchmarks.data --json     nine numbers as one JSON object, the rest on stderr

@@ -135,7 +135,7 @@ def test_strokes_of_few_partials_are_not_judged_for_random_phases_fit_them_too(n
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory):
+def pipeline(tmp_path_factory):
     """A folder whose labels are up to 10 ms early, the same with true labels, aligned, and its measured config."""
     folder = tmp_path_factory.mktemp("align")
     make_folder(folder / "true")
@@ -145,19 +145,19 @@ def road(tmp_path_factory):
     return folder
 
 
-def test_phases_are_found_where_they_were_not(road):
-    strings = json.loads(measured(road / "aligned", road / "again.json").read_text())["data_config"]
+def test_phases_are_found_where_they_were_not(pipeline):
+    strings = json.loads(measured(pipeline / "aligned", pipeline / "again.json").read_text())["data_config"]
     coherent = [
-        np.count_nonzero(json.loads((road / name).read_text())["data_config"]["partial_phase"])
+        np.count_nonzero(json.loads((pipeline / name).read_text())["data_config"]["partial_phase"])
         for name in ("measured.json", "again.json")
     ]
     assert coherent[0] < 40 and coherent[1] >= 8 * 7  # eight keys of eight partials
     assert len(strings["partial_phase"]) == 88 * len(PARTIAL_CHANNEL)
-    assert (np.abs(errors_of(road / "aligned", road / "true")) < 1e-4).mean() > 0.9
+    assert (np.abs(errors_of(pipeline / "aligned", pipeline / "true")) < 1e-4).mean() > 0.9
 
 
-def test_nothing_else_changes(road):
-    before, after = ProcessedFolder(road / "off"), ProcessedFolder(road / "aligned")
+def test_nothing_else_changes(pipeline):
+    before, after = ProcessedFolder(pipeline / "off"), ProcessedFolder(pipeline / "aligned")
     assert before.rows == after.rows
     for i in range(len(before.rows)):
         np.testing.assert_array_equal(before.pcm(i), after.pcm(i))
@@ -166,14 +166,14 @@ def test_nothing_else_changes(road):
         np.testing.assert_allclose(new.offset - new.onset, old.offset - old.onset, atol=1e-9)
 
 
-def test_unseen_recordings_are_aligned_like_the_others(road, tmp_path):
+def test_unseen_recordings_are_aligned_like_the_others(pipeline, tmp_path):
     """Other recordings of the same piano: the keys' zero comes from the first folder, so that there is no offset of
     each key between the two."""
     make_folder(tmp_path / "true", seed=1)
     make_folder(tmp_path / "off", late=0.01, seed=1)
-    assert align(tmp_path / "off", road / "measured.json", tmp_path / "like", "--like", road / "aligned") == 0
+    assert align(tmp_path / "off", pipeline / "measured.json", tmp_path / "like", "--like", pipeline / "aligned") == 0
     offsets = []
-    for ours, true in ((tmp_path / "like", tmp_path / "true"), (road / "aligned", road / "true")):
+    for ours, true in ((tmp_path / "like", tmp_path / "true"), (pipeline / "aligned", pipeline / "true")):
         (onset, pitch), (right, _) = onsets(ours), onsets(true)
         offsets.append({p: np.median((onset - right)[pitch == p]) for p in np.unique(pitch)})
         assert np.mean([abs(o - r - offsets[-1][p]) < 1e-4 for o, r, p in zip(onset, right, pitch, strict=True)]) > 0.9
@@ -221,17 +221,17 @@ def test_blocks_of_strokes_change_nothing(monkeypatch):
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_hardly_fits_is_refused_before_anything_is_written(road, tmp_path, capsys):
+def test_what_hardly_fits_is_refused_before_anything_is_written(pipeline, tmp_path, capsys):
     """The strings of another piano's phases; a key that is struck too seldom; partials that are too few; no notes."""
     make_folder(tmp_path / "aligned", seed=2)
-    config, folder, mixed = road / "measured.json", ProcessedFolder(road / "off"), tmp_path / "mixed"
-    shutil.copytree(road / "off", mixed)
+    config, folder, mixed = pipeline / "measured.json", ProcessedFolder(pipeline / "off"), tmp_path / "mixed"
+    shutil.copytree(pipeline / "off", mixed)
     for i, row in enumerate(folder.rows):  # each with another's notes
         pcm, other = np.array(folder.pcm(i)), folder.performance((i + 1) % len(folder.rows))
         processed_folder.write_recording(mixed, row, pcm, replace(other, onset=other.onset + 0.2))
     processed_folder.finish_folder(mixed, folder.rows)
     with pytest.raises(InputError, match=r"only \d+ % of the notes fit the strings, nothing is written"):
-        align(mixed, config, tmp_path / "out", "--like", road / "aligned")
+        align(mixed, config, tmp_path / "out", "--like", pipeline / "aligned")
     assert capsys.readouterr().err.count("is it the MIDI of this recording?") == len(folder.rows)
     for i, row in enumerate(folder.rows):
         few = midi_reader.no_notes() if i else first_notes(folder.performance(0), 5)
@@ -246,18 +246,18 @@ def test_what_hardly_fits_is_refused_before_anything_is_written(road, tmp_path, 
     assert [path.name for path in (tmp_path / "out").iterdir()] == [folder_lock.LOCK_NAME]
 
 
-def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(road, tmp_path, monkeypatch):
-    config, out = road / "measured.json", tmp_path / "out"
+def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(pipeline, tmp_path, monkeypatch):
+    config, out = pipeline / "measured.json", tmp_path / "out"
     with pytest.raises(InputError, match="was made by another command"):
-        align(road / "off", config, road / "true", "--force")
+        align(pipeline / "off", config, pipeline / "true", "--force")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "letter.txt").write_text("mine")
     with pytest.raises(InputError, match="this command did not make it"):
-        align(road / "off", config, tmp_path / "foreign", "--force")
-    assert ProcessedFolder(road / "true").rows and (tmp_path / "foreign" / "letter.txt").exists()
+        align(pipeline / "off", config, tmp_path / "foreign", "--force")
+    assert ProcessedFolder(pipeline / "true").rows and (tmp_path / "foreign" / "letter.txt").exists()
     write, written = align_labels.write_recording, []
     monkeypatch.setattr(
-        align_labels, "aligned", lambda folder, *_: (onsets_as_written(road / "aligned"), np.full(300, 3.0))
+        align_labels, "aligned", lambda folder, *_: (onsets_as_written(pipeline / "aligned"), np.full(300, 3.0))
     )
 
     def interrupted(*args):
@@ -268,47 +268,47 @@ def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(road, tmp_pa
 
     monkeypatch.setattr(align_labels, "write_recording", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        align(road / "off", config, out)
+        align(pipeline / "off", config, out)
     assert not (out / "filenames.csv").exists()
     with pytest.raises(InputError, match="begun with another config"):
-        align(road / "off", config, out, "--set", "data_config.preemphasis=0.5")
+        align(pipeline / "off", config, out, "--set", "data_config.preemphasis=0.5")
     with folder_lock.only_run(out), pytest.raises(InputError, match="another run is working"):
-        align(road / "off", config, out)
-    assert align(road / "off", config, out) == 0
-    assert ProcessedFolder(out).made_from == ProcessedFolder(road / "aligned").made_from
-    for path in (road / "aligned").glob("[0-9]*"):
+        align(pipeline / "off", config, out)
+    assert align(pipeline / "off", config, out) == 0
+    assert ProcessedFolder(out).made_from == ProcessedFolder(pipeline / "aligned").made_from
+    for path in (pipeline / "aligned").glob("[0-9]*"):
         assert (out / path.name).read_bytes() == path.read_bytes()
 
 
-def test_facts_are_those_of_the_new_labels(road, tmp_path):
+def test_facts_are_those_of_the_new_labels(pipeline, tmp_path):
     """What was said of the old labels' lag is said no more; facts that cannot be read are told before any work."""
-    data, folder = tmp_path / "late", ProcessedFolder(road / "off")
-    shutil.copytree(road / "off", data)
+    data, folder = tmp_path / "late", ProcessedFolder(pipeline / "off")
+    shutil.copytree(pipeline / "off", data)
     for i, row in enumerate(folder.rows):
         late = replace(folder.performance(i), onset=folder.performance(i).onset - 0.1)
         pcm = np.array(folder.pcm(i))
         words = midi_alignment.verdict(midi_alignment.alignments(pcm, late, HZ))
         processed_folder.write_recording(data, row, pcm, late, {"late_ms": [100.0], "warnings": ["x", words]})
     processed_folder.finish_folder(data, folder.rows)
-    assert align(data, road / "measured.json", tmp_path / "out") == 0
+    assert align(data, pipeline / "measured.json", tmp_path / "out") == 0
     facts = ProcessedFolder(tmp_path / "out").facts(0)
     assert facts["warnings"] == ["x"] and abs(facts["late_ms"][0]) < 30
     (data / "4.json").write_text("{}")
     with pytest.raises(InputError, match=r"4\.json is damaged"):
-        align(data, road / "measured.json", tmp_path / "again")
+        align(data, pipeline / "measured.json", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
-def test_mistakes_are_told(road, tmp_path):
-    config = road / "measured.json"
+def test_mistakes_are_told(pipeline, tmp_path):
+    config = pipeline / "measured.json"
     with pytest.raises(InputError, match="is there already; choose another name, or use --force"):
-        align(road / "off", config, road / "aligned")
+        align(pipeline / "off", config, pipeline / "aligned")
     with pytest.raises(InputError, match="is what is to be read"):
-        align(road / "off", config, road / "off", "--force")
+        align(pipeline / "off", config, pipeline / "off", "--force")
     with pytest.raises(InputError, match="is not aligned; align it first"):
-        align(road / "off", config, tmp_path / "out", "--like", road / "true")
+        align(pipeline / "off", config, tmp_path / "out", "--like", pipeline / "true")
     with pytest.raises(InputError, match=r"run measure_strings\.py first"):
-        align(road / "off", config.with_suffix(".plain"), tmp_path / "out")
+        align(pipeline / "off", config.with_suffix(".plain"), tmp_path / "out")
     with pytest.raises(InputError, match=r"16000 Hz, but data_config\.audio_hz = 8000"):
-        align(road / "off", config, tmp_path / "out", "--set", "data_config.audio_hz=8000")
+        align(pipeline / "off", config, tmp_path / "out", "--set", "data_config.audio_hz=8000")
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from midi2wave.midi.reader import load_events
 from midi2wave.sampling.code_files import load_codes, save_codes
 from midi2wave.sampling.synthesis import encode
 from tests.commands.test_commands import metrics, wavs
-from tests.helpers.pipeline import HZ, call, failed, files, refused, settings, write_midi
+from tests.helpers.pipeline import HZ, assert_failed, assert_refused, call, read_files, settings, write_midi
 from tests.unit.training.test_toy_task import learn
 
 K = 6
@@ -24,10 +24,10 @@ SONGS = {"a": [(0.0, 0.02, 60, 90), (0.03, 0.05, 64, 50)], "b": [(0.0, 0.03, 48,
 
 
 @pytest.fixture(scope="module")
-def run(road, tmp_path_factory):
-    """A run of the road's model with codes and without excitation."""
+def run(pipeline, tmp_path_factory):
+    """A run of the pipeline's model with codes and without excitation."""
     folder = tmp_path_factory.mktemp("codes") / "run"
-    done = call(train, "-c", road.config, "--json", *settings(
+    done = call(train, "-c", pipeline.config, "--json", *settings(
         f"train_config.output_directory={folder}", f"cond_wavenet_config.n_codes={K}", "data_config.excitation=false",
         "train_config.diversity_loss_weight=0.5",
     ))  # fmt: skip
@@ -36,9 +36,9 @@ def run(road, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def plain(road, tmp_path_factory):
-    """The road's config without the blocks of its model, which is another one."""
-    blocks = json.loads(road.config.read_text())
+def plain(pipeline, tmp_path_factory):
+    """The pipeline's config without the blocks of its model, which is another one."""
+    blocks = json.loads(pipeline.config.read_text())
     path = tmp_path_factory.mktemp("plain") / "config.json"
     path.write_text(json.dumps({"inference_config": blocks["inference_config"]}))
     return path
@@ -73,8 +73,8 @@ def test_training_logs_the_loss_and_the_use_of_the_codes(run):
     assert (config.cond_wavenet_config.n_codes, config.train_config.diversity_loss_weight) == (K, 0.5)
 
 
-def test_without_codes_there_is_nothing_to_log(road):
-    assert not any("code" in name or "diversity" in name for line in metrics(road.folder / "run") for name in line)
+def test_without_codes_there_is_nothing_to_log(pipeline):
+    assert not any("code" in name or "diversity" in name for line in metrics(pipeline.folder / "run") for name in line)
 
 
 def test_codes_are_written_beside_the_wavs_and_play_the_very_same(plain, run, played, tmp_path):
@@ -112,12 +112,12 @@ def test_other_codes_sound_different_and_do_not_replace_the_first(plain, run, pl
     changed = type(codes)(**vars(codes) | {"codes": (codes.codes + 1) % K})
     save_codes(tmp_path / "a.codes.npz", changed)
     out = shutil.copytree(played, tmp_path / "out")
-    failed(play(plain, run, out, "--codes", tmp_path / "a.codes.npz"), 2, a="holds a.wav of other notes")
-    assert files(out) == files(played)
+    assert_failed(play(plain, run, out, "--codes", tmp_path / "a.codes.npz"), 2, a="holds a.wav of other notes")
+    assert read_files(out) == read_files(played)
     assert play(plain, run, tmp_path / "new", "--codes", tmp_path / "a.codes.npz").code == 0
     assert not np.array_equal(wavs(tmp_path / "new")["a"], wavs(played)["a"])
     song = write_midi(tmp_path / "a.mid", SONGS["a"])  # nor does MIDI replace what was made from codes
-    failed(play(plain, run, tmp_path / "new", "--midi", song), 2, a="holds a.wav of other notes")
+    assert_failed(play(plain, run, tmp_path / "new", "--midi", song), 2, a="holds a.wav of other notes")
 
 
 def test_bad_files_are_left_out_and_named(plain, run, played, tmp_path):
@@ -131,25 +131,27 @@ def test_bad_files_are_left_out_and_named(plain, run, played, tmp_path):
         save_codes(tmp_path / f"{name}.codes.npz", type(codes)(**vars(codes) | wrong))
     given = [tmp_path / f"{name}.codes.npz" for name in ("cut", "rate", "more", "other", "gone")]
     done = play(plain, run, tmp_path / "out", "--codes", *given)
-    failed(done, 1, cut="not a whole file of codes", rate="100 times a second, the model has 6",
+    assert_failed(done, 1, cut="not a whole file of codes", rate="100 times a second, the model has 6",
            more="one of 12 codes", gone="no such file of codes")  # fmt: skip
     assert done.result["wavs"] == ["other.wav"]
     assert "other: other weights wrote these codes" in done.err
-    failed(play(plain, run, tmp_path / "none", "--codes", given[0]), 2, cut="not a whole file of codes")
+    assert_failed(play(plain, run, tmp_path / "none", "--codes", given[0]), 2, cut="not a whole file of codes")
     long = play(plain, run, tmp_path / "none", "--codes", played / "a.codes.npz", max_seconds=0.01)
-    failed(long, 2, a="raise inference_config.max_seconds")
+    assert_failed(long, 2, a="raise inference_config.max_seconds")
 
 
-def test_models_that_play_no_codes_say_so(road, plain, run, played, tmp_path):
+def test_models_that_play_no_codes_say_so(pipeline, plain, run, played, tmp_path):
     given = ("--codes", played / "a.codes.npz")
-    codeless = (road.folder / "run",)
-    refused(play(plain, codeless, tmp_path / "out", *given), "has no codes", "cond_wavenet_config.n_codes")
+    codeless = (pipeline.folder / "run",)
+    assert_refused(play(plain, codeless, tmp_path / "out", *given), "has no codes", "cond_wavenet_config.n_codes")
     excited = tmp_path / "excited"
-    assert call(train, "-c", road.config, *settings(
+    assert call(train, "-c", pipeline.config, *settings(
         f"train_config.output_directory={excited}", f"cond_wavenet_config.n_codes={K}", "train_config.steps=2",
     )).code == 0  # fmt: skip
-    refused(play(plain, (excited,), tmp_path / "out", *given), "data_config.excitation", "--midi")
-    refused(play(plain, run, tmp_path / "out", *given, "--midi", "a.mid"), "--codes and --midi exclude each other")
+    assert_refused(play(plain, (excited,), tmp_path / "out", *given), "data_config.excitation", "--midi")
+    assert_refused(
+        play(plain, run, tmp_path / "out", *given, "--midi", "a.mid"), "--codes and --midi exclude each other"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -161,8 +163,8 @@ def test_clips_have_their_codes_too(plain, run, tmp_path, mode):
         assert (tmp_path / "out" / wav.replace(".wav", ".codes.npz")).is_file()
 
 
-def test_evaluation_counts_the_codes(road, plain, run, tmp_path):
-    keys = {"model_filename": run[0], "test_dir": road.folder / "test", "output_dir": tmp_path / "out"}
+def test_evaluation_counts_the_codes(pipeline, plain, run, tmp_path):
+    keys = {"model_filename": run[0], "test_dir": pipeline.folder / "test", "output_dir": tmp_path / "out"}
     options = settings(*(f"evaluate_config.{name}={value}" for name, value in keys.items()),
                        "evaluate_config.counterfactuals=false")  # fmt: skip
     done = call(evaluate, "-c", plain, *options)
@@ -170,7 +172,7 @@ def test_evaluation_counts_the_codes(road, plain, run, tmp_path):
     result = call(evaluate, "-c", plain, *options, "--json").result
     assert result["n_codes"] == K and 1 / K <= result["code_usage"] <= 1 and 1 <= result["code_perplexity"] <= K
     without = call(evaluate, "-c", plain, "--json", *options, "--set",
-                 f"evaluate_config.model_filename={road.folder}/run", "--force").result  # fmt: skip
+                 f"evaluate_config.model_filename={pipeline.folder}/run", "--force").result  # fmt: skip
     assert (without["n_codes"], without["code_usage"], without["code_perplexity"]) == (0, None, None)
 
 

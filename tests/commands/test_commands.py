@@ -23,10 +23,10 @@ from tests.helpers.pipeline import (
     PRIMED_SECONDS,
     SECONDS,
     call,
-    files,
     melody,
+    modification_times,
+    read_files,
     settings,
-    times,
     write_audio,
     write_midi,
 )
@@ -50,47 +50,47 @@ def wavs(folder):
     return {path.stem: pcm(path) for path in folder.glob("*.wav") if not path.stem.endswith("_truth")}
 
 
-def inferred(road, folder, *overrides, midi=()):
+def inferred(pipeline, folder, *overrides, midi=()):
     """The result of an inference into `folder`, and its wavs."""
     overrides = settings(*(f"inference_config.{override}" for override in overrides))
-    outcome = call(inference, "-c", road.config, "--out", folder, "--json", *overrides, *midi and ("--midi", *midi))
+    outcome = call(inference, "-c", pipeline.config, "--out", folder, "--json", *overrides, *midi and ("--midi", *midi))
     assert outcome.code == 0, outcome.err
     made = wavs(folder)
     assert sorted(f"{name}.wav" for name in made) == sorted(outcome.result["wavs"])
     return outcome.result, made
 
 
-def test_resampled_audio_is_as_long_as_the_original(road):
-    assert road.steps["resample"].result["files"] == 4
+def test_resampled_audio_is_as_long_as_the_original(pipeline):
+    assert pipeline.commands["resample"].result["files"] == 4
     for number in range(4):
-        assert len(pcm(road.folder / f"maestro/2004/{number}_16000.wav")) == SECONDS * HZ
+        assert len(pcm(pipeline.folder / f"maestro/2004/{number}_16000.wav")) == SECONDS * HZ
 
 
 @pytest.mark.parametrize(("name", "indices"), [("train", [0, 1]), ("validation", [2])])
-def test_processed_folder(road, name, indices):
-    result = road.steps[name].result
+def test_processed_folder(pipeline, name, indices):
+    result = pipeline.commands[name].result
     notes = sum(len(melody(index)) for index in indices)
     assert (result["recordings"], result["notes"], result["failures"]) == (len(indices), notes, [])
     assert result["hours"] == pytest.approx(len(indices) * SECONDS / 3600)
     for index in indices:
-        stored = np.load(road.folder / name / f"{index}.npy")
+        stored = np.load(pipeline.folder / name / f"{index}.npy")
         assert stored.dtype == np.int16
-        assert np.array_equal(stored, pcm(road.folder / f"maestro/2004/{index}_16000.wav"))
+        assert np.array_equal(stored, pcm(pipeline.folder / f"maestro/2004/{index}_16000.wav"))
 
 
-def test_clips_are_cut_out_of_the_recording(road):
-    names = road.steps["test"].result["clips"]
+def test_clips_are_cut_out_of_the_recording(pipeline):
+    names = pipeline.commands["test"].result["clips"]
     assert len(names) == 2
-    whole = pcm(road.folder / "maestro/2004/3_16000.wav")
+    whole = pcm(pipeline.folder / "maestro/2004/3_16000.wav")
     for name in names:
-        clip, first = pcm(road.folder / f"test/{name}.wav"), round(float(name.split("_")[-1][:-1]) * HZ)
+        clip, first = pcm(pipeline.folder / f"test/{name}.wav"), round(float(name.split("_")[-1][:-1]) * HZ)
         assert len(clip) == CLIP_SAMPLES
         assert np.array_equal(clip, whole[first : first + CLIP_SAMPLES])
-        assert (road.folder / f"test/{name}.png").read_bytes().startswith(PNG)
+        assert (pipeline.folder / f"test/{name}.png").read_bytes().startswith(PNG)
 
 
-def test_training_leaves_checkpoints_metrics_and_its_config(road):
-    run, result = road.folder / "run", road.steps["run"].result
+def test_training_leaves_checkpoints_metrics_and_its_config(pipeline):
+    run, result = pipeline.folder / "run", pipeline.commands["run"].result
     assert result["step"] == 4
     assert np.isfinite([result["loss"], result["validation_nll"], result["validation_gap"]]).all()
     assert [line["step"] for line in metrics(run) if "loss" in line] == [1, 2, 3, 4]
@@ -100,22 +100,22 @@ def test_training_leaves_checkpoints_metrics_and_its_config(road):
     assert list(run.glob("events.out.tfevents.*"))
 
 
-def test_primed_output_starts_with_the_truth(road):
-    output, result = road.folder / "output", road.steps["output"].result
+def test_primed_output_starts_with_the_truth(pipeline):
+    output, result = pipeline.folder / "output", pipeline.commands["output"].result
     assert (len(result["wavs"]), result["mode"], result["step"], result["failures"]) == (2, "primed", 4, [])
     page = (output / "index.html").read_text(encoding="utf-8")
     for name, generated in wavs(output).items():
         truth = pcm(output / f"{name}_truth.wav")
         assert len(generated) == len(truth) == CLIP_SAMPLES
-        assert np.array_equal(truth, pcm(road.folder / f"test/{name.removesuffix('_primed')}.wav"))
+        assert np.array_equal(truth, pcm(pipeline.folder / f"test/{name.removesuffix('_primed')}.wav"))
         assert np.array_equal(generated[:PRIMED_SAMPLES], truth[:PRIMED_SAMPLES])
         assert not np.array_equal(generated[PRIMED_SAMPLES:], truth[PRIMED_SAMPLES:])
         assert (output / f"{name}.png").read_bytes().startswith(PNG)
         assert f"{name}.wav" in page
 
 
-def test_teacher_forced_draws_every_sample_and_reports_the_likelihood(road, tmp_path):
-    result, made = inferred(road, tmp_path / "out", "mode=teacher_forced")
+def test_teacher_forced_draws_every_sample_and_reports_the_likelihood(pipeline, tmp_path):
+    result, made = inferred(pipeline, tmp_path / "out", "mode=teacher_forced")
     assert len(made) == 2 and result["nll"].keys() == made.keys()
     assert np.isfinite(list(result["nll"].values())).all()
     for name, drawn in made.items():
@@ -124,18 +124,18 @@ def test_teacher_forced_draws_every_sample_and_reports_the_likelihood(road, tmp_
         assert not np.array_equal(drawn[:PRIMED_SAMPLES], truth[:PRIMED_SAMPLES])
 
 
-def test_free_clips_have_nothing_of_the_truth(road, tmp_path):
-    _, made = inferred(road, tmp_path / "out", "mode=free")
+def test_free_clips_have_nothing_of_the_truth(pipeline, tmp_path):
+    _, made = inferred(pipeline, tmp_path / "out", "mode=free")
     assert len(made) == 2
     for name, samples in made.items():
         assert len(samples) == CLIP_SAMPLES
         assert not np.array_equal(samples[:PRIMED_SAMPLES], pcm(tmp_path / f"out/{name}_truth.wav")[:PRIMED_SAMPLES])
 
 
-def test_samples_depend_on_the_seed_and_not_on_the_batch_size(road, tmp_path):
+def test_samples_depend_on_the_seed_and_not_on_the_batch_size(pipeline, tmp_path):
     songs = [write_midi(tmp_path / f"{n}.mid", [(0.0, 0.01 * n, 60 + n, 90)]) for n in (1, 2)]
     alone, together, other = (
-        inferred(road, tmp_path / str(number), "tail_seconds=0", *overrides, midi=songs)[1]
+        inferred(pipeline, tmp_path / str(number), "tail_seconds=0", *overrides, midi=songs)[1]
         for number, overrides in enumerate([("batch_size=1",), ("batch_size=4",), ("seed=1",)])
     )
     assert sorted(alone) == ["1", "2"]
@@ -144,20 +144,20 @@ def test_samples_depend_on_the_seed_and_not_on_the_batch_size(road, tmp_path):
         assert not np.array_equal(samples, other[name])
 
 
-def test_any_midi_file_becomes_a_wav_until_the_tail_after_the_last_note(road, tmp_path):
+def test_any_midi_file_becomes_a_wav_until_the_tail_after_the_last_note(pipeline, tmp_path):
     long = write_midi(tmp_path / "Für Elise.mid", [(0.0, 0.02, 60, 90), (0.02, 0.04, 64, 90)])
     short = write_midi(tmp_path / "b.midi", [(0.0, 0.01, 60, 90)])
-    _, made = inferred(road, tmp_path / "out", "tail_seconds=0.02", midi=[long, short])
+    _, made = inferred(pipeline, tmp_path / "out", "tail_seconds=0.02", midi=[long, short])
     lengths = {name: len(samples) for name, samples in made.items()}
     assert lengths == {"Für Elise": 0.06 * HZ, "b": np.ceil(0.03 * 250) / 250 * HZ}  # whole conditioning frames
     assert (tmp_path / "out/Für Elise.png").read_bytes().startswith(PNG)
     assert "F%C3%BCr%20Elise.wav" in (tmp_path / "out/index.html").read_text(encoding="utf-8")
 
 
-def test_training_goes_on_where_it_stopped(road, tmp_path):
-    run = shutil.copytree(road.folder / "run", tmp_path / "run")
+def test_training_goes_on_where_it_stopped(pipeline, tmp_path):
+    run = shutil.copytree(pipeline.folder / "run", tmp_path / "run")
     before = metrics(run)
-    elsewhere = ("-c", road.config, "--set", f"train_config.output_directory={run}")
+    elsewhere = ("-c", pipeline.config, "--set", f"train_config.output_directory={run}")
     more = call(train, *elsewhere, "--set", "train_config.steps=8", "--json")
     assert more.code == 0 and more.result["step"] == 8
     assert "going on from step 4" in more.err
@@ -169,10 +169,10 @@ def test_training_goes_on_where_it_stopped(road, tmp_path):
     assert [line["step"] for line in metrics(run) if "loss" in line] == list(range(1, 9))
 
 
-def test_a_run_that_is_killed_and_resumed_equals_one_in_one_go(road, tmp_path):
+def test_a_run_that_is_killed_and_resumed_equals_one_in_one_go(pipeline, tmp_path):
     """The crops, the learning rate and the optimiser go on: the weights at the end are the same, bit for bit."""
     for name in ("whole", "parts"):
-        arguments = ("-c", road.config, "--set", f"train_config.output_directory={tmp_path / name}")
+        arguments = ("-c", pipeline.config, "--set", f"train_config.output_directory={tmp_path / name}")
         assert call(train, *arguments).code == 0
         if name == "parts":
             shutil.rmtree(tmp_path / "parts/step_00000004")  # as if killed after step 2; metrics.jsonl has 3 and 4
@@ -186,21 +186,21 @@ def test_a_run_that_is_killed_and_resumed_equals_one_in_one_go(road, tmp_path):
     ]
 
 
-def test_force_touches_nothing_before_the_rest_of_the_config_is_right(road, tmp_path):
-    run = shutil.copytree(road.folder / "run", tmp_path / "run")
-    before = files(run)
+def test_force_touches_nothing_before_the_rest_of_the_config_is_right(pipeline, tmp_path):
+    run = shutil.copytree(pipeline.folder / "run", tmp_path / "run")
+    before = read_files(run)
     for wrong in ("train_config.checkpoint_path=nowhere", "data_config.validation_path=nowhere"):
         outcome = call(
-            train, "-c", road.config, "--force", "--set", f"train_config.output_directory={run}", "--set", wrong
+            train, "-c", pipeline.config, "--force", "--set", f"train_config.output_directory={run}", "--set", wrong
         )
         assert outcome.code == 2 and "nowhere" in outcome.err
-        assert files(run) == before
+        assert read_files(run) == before
 
 
 @pytest.mark.parametrize("after", ["update", "validate"])
-def test_a_run_that_is_stopped_saves_whole_steps_and_loses_none(road, tmp_path, monkeypatch, after):
+def test_a_run_that_is_stopped_saves_whole_steps_and_loses_none(pipeline, tmp_path, monkeypatch, after):
     """A signal may arrive in the middle of a step, or while a checkpoint's step is validated."""
-    arguments = ("-c", road.config, "--set", "train_config.iters_per_validation=2", "--set")
+    arguments = ("-c", pipeline.config, "--set", "train_config.iters_per_validation=2", "--set")
     assert call(train, *arguments, f"train_config.output_directory={tmp_path / 'whole'}").code == 0
     original, calls = getattr(train, after), {"update": [2], "validate": [1]}[after]
 
@@ -221,49 +221,49 @@ def test_a_run_that_is_stopped_saves_whole_steps_and_loses_none(road, tmp_path, 
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_rerun_finds_everything_done(road):
-    folder = road.folder
-    written = {name: times(folder / name) for name in ("maestro", "train", "output")}
-    clips = files(folder / "test")
+def test_a_rerun_finds_everything_done(pipeline):
+    folder = pipeline.folder
+    written = {name: modification_times(folder / name) for name in ("maestro", "train", "output")}
+    clips = read_files(folder / "test")
     assert call(resample_audio, "-d", folder / "maestro", "--json").result["already_done"] == 4
-    assert call(preprocess_maestro, "-c", road.config).code == 0
-    arguments = ("-d", folder / "test", "-c", road.config, "--set", "preprocess_config.split=test")
+    assert call(preprocess_maestro, "-c", pipeline.config).code == 0
+    arguments = ("-d", folder / "test", "-c", pipeline.config, "--set", "preprocess_config.split=test")
     assert call(preprocess_audio, *arguments).code == 0
-    done = call(inference, "-c", road.config)
+    done = call(inference, "-c", pipeline.config)
     assert done.code == 0 and "2 were there already" in done.out
-    assert times(folder / "maestro") == written["maestro"]
-    assert files(folder / "test") == clips
+    assert modification_times(folder / "maestro") == written["maestro"]
+    assert read_files(folder / "test") == clips
     for name, product in (("train", ".np"), ("output", ".wav")):
-        now = times(folder / name)
+        now = modification_times(folder / name)
         assert now.keys() == written[name].keys()
         assert all(now[file] == written[name][file] for file in now if product in file)
 
 
-def test_force_makes_it_anew(road, tmp_path):
+def test_force_makes_it_anew(pipeline, tmp_path):
     for name in ("train", "test", "output", "run"):
-        shutil.copytree(road.folder / name, tmp_path / name)
+        shutil.copytree(pipeline.folder / name, tmp_path / name)
     (tmp_path / "train/0.npy").write_bytes(b"damaged")
     (tmp_path / "train/9.json").write_text("{}")  # of a recording that is in the split no more
-    data = ("-c", road.config, "--set", f"preprocess_config.out_dir={tmp_path / 'train'}")
+    data = ("-c", pipeline.config, "--set", f"preprocess_config.out_dir={tmp_path / 'train'}")
     assert call(preprocess_maestro, *data, "--force").code == 0
-    assert np.array_equal(np.load(tmp_path / "train/0.npy"), np.load(road.folder / "train/0.npy"))
+    assert np.array_equal(np.load(tmp_path / "train/0.npy"), np.load(pipeline.folder / "train/0.npy"))
     assert not (tmp_path / "train/9.json").exists()
 
-    clips = ("-d", tmp_path / "test", "-c", road.config, "--set", "preprocess_config.split=validation")
+    clips = ("-d", tmp_path / "test", "-c", pipeline.config, "--set", "preprocess_config.split=validation")
     refused = call(preprocess_audio, *clips)
     assert refused.code == 2 and "--force" in refused.err
-    assert files(tmp_path / "test") == files(road.folder / "test")
+    assert read_files(tmp_path / "test") == read_files(pipeline.folder / "test")
     assert call(preprocess_audio, *clips, "--force").code == 0
     assert all("_2_" in path.name for path in (tmp_path / "test").glob("clip_*.wav"))
 
-    other = ("-c", road.config, "--out", tmp_path / "output", "--set", "inference_config.seed=5")
+    other = ("-c", pipeline.config, "--out", tmp_path / "output", "--set", "inference_config.seed=5")
     assert call(inference, *other).code == 2
     assert call(inference, *other, "--force").code == 0
     assert any(
-        not np.array_equal(made, wavs(road.folder / "output")[n]) for n, made in wavs(tmp_path / "output").items()
+        not np.array_equal(made, wavs(pipeline.folder / "output")[n]) for n, made in wavs(tmp_path / "output").items()
     )
 
-    arguments = ("-c", road.config, "--set", f"train_config.output_directory={tmp_path / 'run'}", "--force")
+    arguments = ("-c", pipeline.config, "--set", f"train_config.output_directory={tmp_path / 'run'}", "--force")
     assert "going on" not in call(train, *arguments, "--set", "train_config.steps=3").err
     assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == [1, 2, 3]
     assert sorted(p.name for p in (tmp_path / "run").glob("step_*")) == ["step_00000002", "step_00000003"]
@@ -276,7 +276,7 @@ def test_help_shows_how_to_call_it(step):
     assert f"python {step.__name__}.py" in shown.out
 
 
-def test_pairs_from_any_folder(tmp_path, road):
+def test_pairs_from_any_folder(tmp_path, pipeline):
     """audio_dir instead of maestro_dir: originals at 16 kHz are taken as they are, NAME_16000.wav is preferred."""
     folder = tmp_path / "pairs"
     for stem, written in (("a", "a.flac"), ("b", "b_16000.wav")):
@@ -290,14 +290,14 @@ def test_pairs_from_any_folder(tmp_path, road):
         "preprocess_config.n_clips=4",
     )
     arguments = [part for setting in settings for part in ("--set", setting)]
-    done = call(preprocess_audio, "-d", tmp_path / "clips", "-c", road.config, "--json", *arguments)
+    done = call(preprocess_audio, "-d", tmp_path / "clips", "-c", pipeline.config, "--json", *arguments)
     assert done.code == 0 and "lonely.mid has no audio" in done.err
     assert sorted(name.split("_")[2] for name in done.result["clips"]) == ["a", "a", "b", "b"]
 
 
 @pytest.mark.slow
-def test_training_writes_samples_to_listen_to(road, tmp_path):
-    arguments = ("-c", road.config, "--set", f"train_config.output_directory={tmp_path / 'run'}")
+def test_training_writes_samples_to_listen_to(pipeline, tmp_path):
+    arguments = ("-c", pipeline.config, "--set", f"train_config.output_directory={tmp_path / 'run'}")
     arguments += ("--set", "train_config.iters_per_sample=2", "--set", "train_config.steps=2")
     assert call(train, *arguments).code == 0
     assert len(pcm(tmp_path / "run/samples/step_00000002.wav")) == 2 * HZ

@@ -62,8 +62,8 @@ def test_each_process_takes_the_device_of_its_place(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_gradients_of_one(road, tmp_path):
-    given = ("-c", road.config, *settings(
+def test_two_processes_have_the_gradients_of_one(pipeline, tmp_path):
+    given = ("-c", pipeline.config, *settings(
         "train_config.batch_size=8", "train_config.micro_batch_size=2", "train_config.precision=float32",
         "train_config.gradient_clip=1e9", "train_config.validation_crops=7",
     ))  # fmt: skip
@@ -79,9 +79,9 @@ def test_two_processes_have_the_gradients_of_one(road, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_after_a_kill(road, tmp_path):
+def test_a_run_of_two_processes_goes_on_after_a_kill(pipeline, tmp_path):
     def command(folder):
-        return (*TORCHRUN, ROOT / "train.py", "-c", road.config, "--json", *settings(
+        return (*TORCHRUN, ROOT / "train.py", "-c", pipeline.config, "--json", *settings(
             f"train_config.output_directory={folder}", "train_config.steps=200", "train_config.batch_size=4",
             "train_config.iters_per_checkpoint=3", "train_config.iters_per_validation=100",
         ))  # fmt: skip
@@ -99,10 +99,10 @@ def test_a_run_of_two_processes_goes_on_after_a_kill(road, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_after_the_same_step(road, tmp_path):
+def test_two_processes_stop_after_the_same_step(pipeline, tmp_path):
     """One of them gets the signal; torchrun ends with both having ended well."""
     folder = tmp_path / "run"
-    running = started(*TORCHRUN, ROOT / "train.py", "-c", road.config, *settings(
+    running = started(*TORCHRUN, ROOT / "train.py", "-c", pipeline.config, *settings(
         f"train_config.output_directory={folder}", "train_config.steps=100000", "train_config.batch_size=4",
         "train_config.iters_per_checkpoint=5", "train_config.validation_crops=2"))  # fmt: skip
     for pid in workers(running, folder)[:1] * 2:  # twice, as a group's signal that torchrun hands on

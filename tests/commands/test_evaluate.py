@@ -14,7 +14,16 @@ from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.report import table
 from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, clip
 from tests.helpers.fake_piano import HZ, melody, play, player
-from tests.helpers.pipeline import call, command, failed, files, nothing_half_written, refused, settings, times
+from tests.helpers.pipeline import (
+    assert_failed,
+    assert_no_partial_files,
+    assert_refused,
+    call,
+    command,
+    modification_times,
+    read_files,
+    settings,
+)
 
 SECONDS, LONG_SECONDS = 3.0, 12.0
 KEYS = {"nll_true", "nll_shuffled", "nll_null", "gap", "gap_onsets", "f1", "f1_ceiling", "f1_floor", "chroma"}
@@ -36,9 +45,9 @@ def clips(tmp_path_factory):
 
 
 @pytest.fixture
-def options(road, clips, tmp_path):
-    return ["-c", road.config, *settings(
-        f"evaluate_config.model_filename={road.folder}/run", f"evaluate_config.test_dir={clips}/test",
+def options(pipeline, clips, tmp_path):
+    return ["-c", pipeline.config, *settings(
+        f"evaluate_config.model_filename={pipeline.folder}/run", f"evaluate_config.test_dir={clips}/test",
         f"evaluate_config.output_dir={tmp_path}/out", "evaluate_config.counterfactuals=false",
         "evaluate_config.device=cpu",
     )]  # fmt: skip
@@ -76,18 +85,18 @@ def obey(performance, n):
     return play(performance, n / HZ)[:n]
 
 
-def test_the_command_on_a_model_that_has_learnt_nothing(road, tmp_path):
-    done = command("evaluate.py", "-c", road.config, "--json", *settings(
-        f"evaluate_config.model_filename={road.folder}/run", f"evaluate_config.test_dir={road.folder}/test",
+def test_the_command_on_a_model_that_has_learnt_nothing(pipeline, tmp_path):
+    done = command("evaluate.py", "-c", pipeline.config, "--json", *settings(
+        f"evaluate_config.model_filename={pipeline.folder}/run", f"evaluate_config.test_dir={pipeline.folder}/test",
         f"evaluate_config.output_dir={tmp_path}/out", "evaluate_config.counterfactuals=false",
     ))  # fmt: skip
     assert done.code == 0, done.err
     assert done.result.keys() >= KEYS
     assert done.result["nll_true"] > 0 and len(done.result["conditioning_ratios"]) == 2
     assert len(done.result["per_clip"]) == 2 and done.result["failures"] == []
-    assert {"scores.json", "summary.png", "index.html", "evaluate.json"} <= files(tmp_path / "out").keys()
+    assert {"scores.json", "summary.png", "index.html", "evaluate.json"} <= read_files(tmp_path / "out").keys()
     assert len(list((tmp_path / "out").glob("clip_*.png"))) == 2
-    nothing_half_written(tmp_path / "out")
+    assert_no_partial_files(tmp_path / "out")
 
 
 def test_obedient_audio_reaches_the_ceiling(options, generated, tmp_path):
@@ -128,7 +137,7 @@ def test_in_mode_primed_only_what_follows_is_scored(unseen, options, generated):
 
 def test_primed_needs_clips_that_last(options):
     too_long = settings("evaluate_config.mode=primed", f"evaluate_config.teacher_length={SECONDS}")
-    refused(call(evaluate, *options, *too_long), "0 usable clips")
+    assert_refused(call(evaluate, *options, *too_long), "0 usable clips")
 
 
 def test_without_a_transcriber_all_else_is_there(unseen, options, generated, monkeypatch):
@@ -150,11 +159,13 @@ def test_without_a_transcriber_all_else_is_there(unseen, options, generated, mon
 def test_what_was_generated_is_not_generated_again(unseen, options, generated, tmp_path):
     calls = generated(obey)
     first = call(evaluate, *options, "--json").result
-    written = times(tmp_path / "out")
+    written = modification_times(tmp_path / "out")
     assert call(evaluate, *options, "--json").result == first
     assert len(calls) == 1
-    assert all(times(tmp_path / "out")[name] == at for name, at in written.items() if name.endswith(".wav"))
-    refused(call(evaluate, *options, *settings("evaluate_config.seed=1")), "holds results of another config")
+    assert all(
+        modification_times(tmp_path / "out")[name] == at for name, at in written.items() if name.endswith(".wav")
+    )
+    assert_refused(call(evaluate, *options, *settings("evaluate_config.seed=1")), "holds results of another config")
     assert call(evaluate, *options, *settings("evaluate_config.seed=1"), "--force").code == 0
     assert len(calls) == 2
 
@@ -174,7 +185,7 @@ def test_drift_and_counterfactuals(unseen, options, clips, generated, monkeypatc
     assert abs(found["worst_window_db"]) < 1 and found["silent_after_seconds"] <= 0.5 and found["tail_db"] < -100
     assert not done.result["transcriber"] or found["f1_last"] == pytest.approx(found["f1_last_ceiling"], abs=0.1)
     assert done.result["counterfactuals"] == dataclasses.asdict(counterfactuals(player, HZ))
-    long_files = files(tmp_path / "out/drift")
+    long_files = read_files(tmp_path / "out/drift")
     assert sum(name.endswith("s.wav") for name in long_files) == 1
     n_calls = len(calls)
     words = call(evaluate, *options, *more).out
@@ -191,10 +202,12 @@ def test_one_bad_clip_is_left_out(unseen, options, clips, generated, tmp_path):
     damaged = sorted(folder.glob("*.npz"))[0]
     damaged.write_bytes(b"nothing")
     done = call(evaluate, *options, *settings(f"evaluate_config.test_dir={folder}"), "--json")
-    failed(done, 1, **{damaged.stem.split(".")[0]: "not a whole file of note events"})
+    assert_failed(done, 1, **{damaged.stem.split(".")[0]: "not a whole file of note events"})
     assert done.result["clips"] == 2
     sorted(folder.glob("*.wav"))[1].unlink()
-    refused(call(evaluate, *options, *settings(f"evaluate_config.test_dir={folder}")), "1 usable clips", "two or more")
+    assert_refused(
+        call(evaluate, *options, *settings(f"evaluate_config.test_dir={folder}")), "1 usable clips", "two or more"
+    )
 
 
 def test_what_is_missing_is_said(options, tmp_path):
@@ -203,9 +216,11 @@ def test_what_is_missing_is_said(options, tmp_path):
         ("test_dir", "no test clips"),
         ("drift_dir", "no test clips"),
     ):
-        refused(call(evaluate, *options, *settings(f"evaluate_config.{key}={tmp_path}/gone")), words)
-    refused(call(evaluate, *options, *settings("evaluate_config.mode=teacher_forced")), "expected one of free, primed")
-    refused(call(evaluate, *options, *settings("data_config.midi_hz=125")), "differ", "midi_hz")
+        assert_refused(call(evaluate, *options, *settings(f"evaluate_config.{key}={tmp_path}/gone")), words)
+    assert_refused(
+        call(evaluate, *options, *settings("evaluate_config.mode=teacher_forced")), "expected one of free, primed"
+    )
+    assert_refused(call(evaluate, *options, *settings("data_config.midi_hz=125")), "differ", "midi_hz")
 
 
 def test_partners_are_of_another_recording_where_there_is_one():

@@ -42,7 +42,7 @@ from midi2wave.training.validation import load_validation
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks
 from tests.helpers.paths import SHARED
-from tests.helpers.pipeline import HZ, call, files, refused, settings, write_midi
+from tests.helpers.pipeline import HZ, assert_refused, call, read_files, settings, write_midi
 from tests.unit.data.test_crops import make_crops, write_folder
 from tests.unit.sampling.test_synthesis import CPU, N_FRAMES, OUTPUTS, make_pcm, make_performance
 
@@ -150,9 +150,9 @@ def test_guidance_is_about_the_notes_only():
     assert with_null([of("year=2008")], 2.0)[1:] == [NullPerformance(of("year=2008").recording)]
 
 
-def test_pieces_without_notes_can_be_told_it_too(road):
+def test_pieces_without_notes_can_be_told_it_too(pipeline):
     data = make_config(audio_hz=HZ, global_values=["year=2004", "year=2009"]).data_config
-    block = {"model_filename": "", "test_dir": f"{road.folder}/test", "teacher_length": 0.04}
+    block = {"model_filename": "", "test_dir": f"{pipeline.folder}/test", "teacher_length": 0.04}
     for mode, given, expected in (
         ("free", [], ()),
         ("free", ["year=2009"], ("year=2009",)),
@@ -313,21 +313,21 @@ def test_a_checkpoint_from_before_is_the_same_model(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(road, tmp_path_factory):
-    """The road's run (the recordings are of 2004), but told years."""
+def run(pipeline, tmp_path_factory):
+    """The pipeline's run (the recordings are of 2004), but told years."""
     folder = tmp_path_factory.mktemp("run")
     known = settings('data_config.global_values=["year=2004", "year=2009"]', "train_config.learning_rate=0.1",
                      f"train_config.output_directory={folder}/run")  # fmt: skip
-    made = call(train, "-c", road.config, *known)
+    made = call(train, "-c", pipeline.config, *known)
     assert made.code == 0, made.err
     return folder / "run"
 
 
-def test_the_command_plays_the_year_it_is_told(road, run, tmp_path):
+def test_the_command_plays_the_year_it_is_told(pipeline, run, tmp_path):
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90)])
     data = checkpoint.load_weights(run)[1].data_config
     own = settings(f"inference_config.model_filename={run}", "inference_config.tail_seconds=0")
-    arguments = ("-c", road.config, *own, *settings(f"data_config.global_values={json.dumps(data.global_values)}"))
+    arguments = ("-c", pipeline.config, *own, *settings(f"data_config.global_values={json.dumps(data.global_values)}"))
     sounds = {}
     for value in ("", "year=2004", "year=2009"):
         out, given = tmp_path / f"out{value}", ["--global", value] if value else []
@@ -340,27 +340,29 @@ def test_the_command_plays_the_year_it_is_told(road, run, tmp_path):
     set_so = settings("inference_config.global_values=year=2009", f"inference_config.output_dir={tmp_path}/set")
     assert call(inference, *arguments, *set_so, "--midi", song).code == 0
     assert np.array_equal(audio_io.read_pcm(tmp_path / "set/song.wav", HZ), sounds["year=2009"])
-    refused(call(inference, *arguments, *set_so, "--midi", song, "--global", "year=2004"), "results of another config")
+    assert_refused(
+        call(inference, *arguments, *set_so, "--midi", song, "--global", "year=2004"), "results of another config"
+    )
 
     for value, words in (("year=2011", "expected one of year=2004, year=2009"), ("piano=1", "does not know 'piano=1'")):
         for what in (["--midi", song], []):
-            refused(call(inference, *arguments, "--out", tmp_path / "no", *what, "--global", value), words)
-    plain = call(inference, "-c", road.config, "--out", tmp_path / "no", "--midi", song, "--global", "year=2004")
-    refused(plain, "can't be told year=2004", "trained without data_config.global_values")
+            assert_refused(call(inference, *arguments, "--out", tmp_path / "no", *what, "--global", value), words)
+    plain = call(inference, "-c", pipeline.config, "--out", tmp_path / "no", "--midi", song, "--global", "year=2004")
+    assert_refused(plain, "can't be told year=2004", "trained without data_config.global_values")
     assert not (tmp_path / "no").exists()
 
 
-def test_clips_carry_it_and_can_be_overruled(road, run, tmp_path):
-    assert [path for path in clip_paths(road.folder / "test")
+def test_clips_carry_it_and_can_be_overruled(pipeline, run, tmp_path):
+    assert [path for path in clip_paths(pipeline.folder / "test")
             if set(read_clip(path, HZ).performance.recording) != {"index=3", "year=2004"}] == []  # fmt: skip
     sounds = {}
     for value in ("", "year=2004", "year=2009"):
         own = settings(f"inference_config.model_filename={run}", f"inference_config.output_dir={tmp_path}/out{value}",
                        'data_config.global_values=["year=2004", "year=2009"]')  # fmt: skip
-        made = call(inference, "-c", road.config, *own, *(["--global", value] if value else []))
+        made = call(inference, "-c", pipeline.config, *own, *(["--global", value] if value else []))
         assert made.code == 0 and "not told" not in made.err
         sounds[value] = {
-            name: wav for name, wav in files(tmp_path / f"out{value}").items() if name.endswith("primed.wav")
+            name: wav for name, wav in read_files(tmp_path / f"out{value}").items() if name.endswith("primed.wav")
         }
     assert sounds[""] == sounds["year=2004"] and len(sounds[""]) == 2
     assert all(sounds[""][name] != sounds["year=2009"][name] for name in sounds[""])

@@ -14,44 +14,44 @@ from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.data import crops
 from midi2wave.sampling import synthesis
-from tests.helpers.pipeline import HZ, call, files, refused, settings, times, write_midi
+from tests.helpers.pipeline import HZ, assert_refused, call, modification_times, read_files, settings, write_midi
 
 
-def test_a_model_trained_anew_is_not_taken_for_the_same(road, tmp_path):
+def test_a_model_trained_anew_is_not_taken_for_the_same(pipeline, tmp_path):
     """Config and step are equal, the weights are not."""
-    run = shutil.copytree(road.folder / "run", tmp_path / "run")
+    run = shutil.copytree(pipeline.folder / "run", tmp_path / "run")
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.01, 60, 90)])
     overrides = settings(f"inference_config.model_filename={run}", "inference_config.tail_seconds=0")
-    arguments = ("-c", road.config, "--out", tmp_path / "out", *overrides, "--midi", song)
+    arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *overrides, "--midi", song)
     assert call(inference, *arguments).code == 0
     assert "1 were there already" in call(inference, *arguments).out
 
-    before = files(tmp_path / "out")
+    before = read_files(tmp_path / "out")
     path = run / "step_00000004/weights.safetensors"
     with safe_open(path, framework="pt") as stored:
         metadata = stored.metadata()
         tensors = {name: stored.get_tensor(name) + 0.1 for name in stored.keys()}  # noqa: SIM118 - not a dictionary
     save_file(tensors, path, metadata)
-    refused(call(inference, *arguments), "results of another config", "--force")
-    assert files(tmp_path / "out") == before
+    assert_refused(call(inference, *arguments), "results of another config", "--force")
+    assert read_files(tmp_path / "out") == before
     assert call(inference, *arguments, "--force").code == 0
-    assert files(tmp_path / "out")["song.wav"] != before["song.wav"]
+    assert read_files(tmp_path / "out")["song.wav"] != before["song.wav"]
 
 
 @pytest.fixture
-def clips(road, tmp_path):
-    """The road's clips, the second one cut to half its length."""
-    folder = shutil.copytree(road.folder / "test", tmp_path / "test")
+def clips(pipeline, tmp_path):
+    """The pipeline's clips, the second one cut to half its length."""
+    folder = shutil.copytree(pipeline.folder / "test", tmp_path / "test")
     path = sorted(folder.glob("clip_*.wav"))[1]
     pcm = audio_io.read_pcm(path, HZ)
     audio_io.write_wav(path, pcm[: len(pcm) // 2], HZ)
     return folder
 
 
-def test_likelihoods_are_reported_also_of_clips_that_were_there_already(road, clips, tmp_path):
+def test_likelihoods_are_reported_also_of_clips_that_were_there_already(pipeline, clips, tmp_path):
     overrides = settings(f"inference_config.test_dir={clips}", "inference_config.mode=teacher_forced")
-    arguments = ("-c", road.config, "--out", tmp_path / "out", *overrides)
-    model, config, _ = checkpoint.load_model(road.folder / "run", torch.device("cpu"))
+    arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *overrides)
+    model, config, _ = checkpoint.load_model(pipeline.folder / "run", torch.device("cpu"))
     expected, n_samples = {}, []
     for path in crops.clip_paths(clips):
         clip = crops.read_clip(path, HZ)
@@ -65,11 +65,13 @@ def test_likelihoods_are_reported_also_of_clips_that_were_there_already(road, cl
 
     made = call(inference, *arguments)
     assert made.code == 0 and f"; mean NLL {mean:.4f} nats per sample; listen: " in made.out
-    written = times(tmp_path / "out")
+    written = modification_times(tmp_path / "out")
     again = call(inference, *arguments, "--json")
     assert again.result["nll"] == pytest.approx(expected, rel=1e-6)
     assert again.result["mean_nll"] == pytest.approx(mean, rel=1e-6)
-    assert all(times(tmp_path / "out")[name] == written[name] for name in written if name != inference.PAGE_NAME)
+    assert all(
+        modification_times(tmp_path / "out")[name] == written[name] for name in written if name != inference.PAGE_NAME
+    )
     page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
     for name, nll in expected.items():
         assert f"<h2>{name}</h2>\n<p>NLL of the truth: {nll:.4f} nats per sample</p>" in page
@@ -81,28 +83,30 @@ def test_likelihoods_are_reported_also_of_clips_that_were_there_already(road, cl
     assert json.loads((tmp_path / f"out/{lost}.json").read_text())["nll"] == mended.result["nll"][lost]
 
 
-def test_other_modes_have_no_likelihood(road):
-    result = road.steps["output"].result
+def test_other_modes_have_no_likelihood(pipeline):
+    result = pipeline.commands["output"].result
     assert (result["nll"], result["mean_nll"]) == ({}, None)
-    assert "NLL" not in (road.folder / "output/index.html").read_text(encoding="utf-8")
+    assert "NLL" not in (pipeline.folder / "output/index.html").read_text(encoding="utf-8")
 
 
-def test_guidance_is_heard_and_said(road, tmp_path):
+def test_guidance_is_heard_and_said(pipeline, tmp_path):
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90)])
     sounds = {}
     for guidance in (1, 0, 3):
         overrides = settings("inference_config.tail_seconds=0", f"inference_config.guidance={guidance}")
         out = tmp_path / str(guidance)
-        made = call(inference, "-c", road.config, "--out", out, *overrides, "--midi", song)
+        made = call(inference, "-c", pipeline.config, "--out", out, *overrides, "--midi", song)
         assert made.code == 0 and ("silence stands for no MIDI" in made.err) == (guidance != 1)
         assert "guidance" in (out / "index.html").read_text(encoding="utf-8")
         sounds[guidance] = audio_io.read_pcm(out / "song.wav", HZ)
     assert all(np.mean(sounds[one] != sounds[1]) > 0.1 for one in (0, 3))
     overrides = settings("inference_config.guidance=-1")
-    refused(call(inference, "-c", road.config, "--out", tmp_path / "out", *overrides, "--midi", song), "guidance", "-1")
+    assert_refused(
+        call(inference, "-c", pipeline.config, "--out", tmp_path / "out", *overrides, "--midi", song), "guidance", "-1"
+    )
 
 
-def test_pieces_are_made_by_length_and_shown_as_given(road, tmp_path, monkeypatch):
+def test_pieces_are_made_by_length_and_shown_as_given(pipeline, tmp_path, monkeypatch):
     seconds = {"d": 0.04, "a": 0.008, "c": 0.035, "b": 0.012}
     songs = [write_midi(tmp_path / f"{name}.mid", [(0.0, end, 60, 90)]) for name, end in seconds.items()]
     batches, synthesize = [], inference.synthesize
@@ -116,7 +120,7 @@ def test_pieces_are_made_by_length_and_shown_as_given(road, tmp_path, monkeypatc
     for batch_size in (2, 1):
         overrides = settings("inference_config.tail_seconds=0", f"inference_config.batch_size={batch_size}")
         out = tmp_path / str(batch_size)
-        done = call(inference, "-c", road.config, "--out", out, "--json", *overrides, "--midi", *songs)
+        done = call(inference, "-c", pipeline.config, "--out", out, "--json", *overrides, "--midi", *songs)
         assert done.result["wavs"] == ["d.wav", "a.wav", "c.wav", "b.wav"]
         page = (out / "index.html").read_text(encoding="utf-8")
         assert np.all(np.diff([page.index(f"<h2>{name}</h2>") for name in seconds]) > 0)
@@ -125,17 +129,17 @@ def test_pieces_are_made_by_length_and_shown_as_given(road, tmp_path, monkeypatc
     assert all(np.array_equal(a, b) for a, b in zip(*samples, strict=True))
 
 
-def test_a_clip_that_ends_within_half_a_frame_of_the_truth_is_refused(road, tmp_path):
+def test_a_clip_that_ends_within_half_a_frame_of_the_truth_is_refused(pipeline, tmp_path):
     """Rounded to frames teacher_length is all of it, though it is a little less."""
-    clip = min(crops.clip_paths(road.folder / "test"), key=lambda path: path.name)
+    clip = min(crops.clip_paths(pipeline.folder / "test"), key=lambda path: path.name)
     frames = len(crops.read_clip(clip, HZ).pcm) // (HZ // 250)
     overrides = settings(f"inference_config.teacher_length={(frames - 0.4) / 250}")
-    made = call(inference, "-c", road.config, "--out", tmp_path / "out", *overrides)
+    made = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", *overrides)
     assert made.code == 2 and f"{clip.stem}: has" in made.err and "nothing is left" in made.err
 
 
-def test_a_note_without_length_is_a_piece_or_said_to_be_none(road, tmp_path):
+def test_a_note_without_length_is_a_piece_or_said_to_be_none(pipeline, tmp_path):
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.0, 60, 90)])
-    arguments = ("-c", road.config, "--out", tmp_path / "out", *settings("inference_config.tail_seconds=0"))
+    arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *settings("inference_config.tail_seconds=0"))
     made = call(inference, *arguments, "--midi", song)
     assert made.code == 2 and "song.mid: ends as it begins; raise inference_config.tail_seconds" in made.err

@@ -15,10 +15,10 @@ from midi2wave.midi import reader as midi_reader
 from midi2wave.plotting import figures
 from tests.helpers.pipeline import (
     SECONDS,
+    assert_failed,
+    assert_refused,
     call,
-    failed,
-    files,
-    refused,
+    read_files,
     settings,
     write_audio,
     write_config,
@@ -35,12 +35,14 @@ def test_metadata_in_another_order_are_refused(tmp_path):
     metadata = write_maestro(tmp_path / "maestro", ["train", "train"]) / "maestro-v2.0.0.csv"
     arguments = ("-c", write_config(tmp_path))
     assert call(preprocess_maestro, *arguments).code == 0
-    before = files(tmp_path / "train")
+    before = read_files(tmp_path / "train")
     header, *rows = metadata.read_text(encoding="utf-8").splitlines()
     metadata.write_text("\n".join([header, *reversed(rows)]) + "\n", encoding="utf-8")
 
-    refused(call(preprocess_maestro, *arguments), "holds another recording under index 0", "2004/1.wav", "--force")
-    assert files(tmp_path / "train") == before
+    assert_refused(
+        call(preprocess_maestro, *arguments), "holds another recording under index 0", "2004/1.wav", "--force"
+    )
+    assert read_files(tmp_path / "train") == before
     assert call(preprocess_maestro, *arguments, "--force").code == 0
     assert [row.audio_filename for row in ProcessedFolder(tmp_path / "train").rows] == [
         "2004/1.wav",
@@ -62,7 +64,7 @@ def test_a_recording_that_the_disk_does_not_give_is_left_out(tmp_path, monkeypat
     arguments = ("-c", write_config(tmp_path), "--json")
     with monkeypatch.context() as broken:
         broken.setattr(preprocess_maestro, reader, broken_for("0", getattr(preprocess_maestro, reader), error))
-        failed(call(preprocess_maestro, *arguments), 1, **{"0": words})
+        assert_failed(call(preprocess_maestro, *arguments), 1, **{"0": words})
     assert [row.audio_filename for row in ProcessedFolder(tmp_path / "train").rows] == ["2004/1.wav"]
     assert call(preprocess_maestro, *arguments).code == 0
     assert len(ProcessedFolder(tmp_path / "train").rows) == 2
@@ -72,7 +74,7 @@ def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
     write_maestro(tmp_path / "maestro", ["train", "train"])
     full = OSError(errno.ENOSPC, "No space left on device", "0.npy")
     monkeypatch.setattr(preprocess_maestro, "read_pcm", broken_for("0", preprocess_maestro.read_pcm, full))
-    refused(call(preprocess_maestro, "-c", write_config(tmp_path)), "the disk is full (0.npy)")
+    assert_refused(call(preprocess_maestro, "-c", write_config(tmp_path)), "the disk is full (0.npy)")
 
 
 def broken_for(number: str, reader, error: OSError):
@@ -97,11 +99,11 @@ def test_facts_of_other_kinds_are_found_out_again(tmp_path, monkeypatch, wrong):
     write_maestro(tmp_path / "maestro", ["train"])
     arguments = ("-c", write_config(tmp_path))
     assert call(preprocess_maestro, *arguments).code == 0
-    before, path = files(tmp_path / "train"), tmp_path / "train/0.json"
+    before, path = read_files(tmp_path / "train"), tmp_path / "train/0.json"
     stored = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**stored, "facts": {**stored["facts"], **wrong}}), encoding="utf-8")
     assert call(preprocess_maestro, *arguments).code == 0
-    assert files(tmp_path / "train") == before
+    assert read_files(tmp_path / "train") == before
 
 
 def test_a_clip_keeps_the_notes_of_its_margins_and_shows_its_own(tmp_path, monkeypatch):

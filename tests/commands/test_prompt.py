@@ -15,7 +15,17 @@ from midi2wave.sampling.synthesis import conditioning, synthesize, to_pcm, to_sa
 from midi2wave.utils.errors import InputError
 from tests.commands.test_unconditional import NO_MIDI, inference_file, save
 from tests.commands.test_unconditional import make as make_unconditional
-from tests.helpers.pipeline import HZ, call, files, melody, refused, settings, times, write_audio, write_midi
+from tests.helpers.pipeline import (
+    HZ,
+    assert_refused,
+    call,
+    melody,
+    modification_times,
+    read_files,
+    settings,
+    write_audio,
+    write_midi,
+)
 from tests.unit.sampling.test_synthesis import HOP, N_FRAMES, make, make_pcm, make_performance, play
 from wavenet import seeded_uniforms
 
@@ -103,9 +113,9 @@ def prime(tmp_path):
     return write_audio(tmp_path / "prime.flac", melody(5), 44100, 2)
 
 
-def test_midi_files_go_on_from_any_audio(road, prime, tmp_path):
+def test_midi_files_go_on_from_any_audio(pipeline, prime, tmp_path):
     song, other = (write_midi(tmp_path / f"{n}.mid", [(0.0, 0.02, 60 + n, 90)]) for n in (0, 1))
-    out, arguments = tmp_path / "out", ("-c", road.config, *settings("inference_config.tail_seconds=0"))
+    out, arguments = tmp_path / "out", ("-c", pipeline.config, *settings("inference_config.tail_seconds=0"))
     arguments, midi = (*arguments, "--prime_seconds", "0.1"), ("--midi", song, other)
     primed = (*arguments, "--out", out, "--prime", prime, *midi)
     done = call(inference, *primed, "--json")
@@ -117,39 +127,39 @@ def test_midi_files_go_on_from_any_audio(road, prime, tmp_path):
         assert not np.array_equal(sounds[0][:8], sounds[1][:8])
     assert "0.1 s of prime.flac, heard before each piece" in (out / "index.html").read_text(encoding="utf-8")
 
-    before = files(out)
+    before = read_files(out)
     assert "2 were there already" in call(inference, *primed).out
     renamed = prime.rename(tmp_path / "renamed.flac")  # the same sound
     assert "2 were there already" in call(inference, *arguments, "--out", out, "--prime", renamed, *midi).out
     other_prime = write_audio(tmp_path / "b.wav", melody(6))
     for given in (["--prime", other_prime], ["--prime", renamed, "--prime_seconds", "0.2"]):
-        refused(call(inference, *arguments, "--out", out, *given, *midi), "results of another config", "--force")
-    refused(call(inference, *arguments[:-2], "--out", out, *midi), "results of another config")
+        assert_refused(call(inference, *arguments, "--out", out, *given, *midi), "results of another config", "--force")
+    assert_refused(call(inference, *arguments[:-2], "--out", out, *midi), "results of another config")
     assert {name: before[name] for name in before if name != "index.html"} == {
-        name: content for name, content in files(out).items() if name != "index.html"
+        name: content for name, content in read_files(out).items() if name != "index.html"
     }
 
 
 @pytest.mark.parametrize("mode", ["primed", "free"])
-def test_clips_go_on_from_it_instead_of_their_own_truth(road, prime, tmp_path, mode):
+def test_clips_go_on_from_it_instead_of_their_own_truth(pipeline, prime, tmp_path, mode):
     given = (*settings(f"inference_config.mode={mode}"), "--prime", prime, "--prime_seconds", "0.1")
-    done = call(inference, "-c", road.config, "--out", tmp_path / "out", "--json", *given)
+    done = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--json", *given)
     assert done.code == 0 and done.result["mode"] == "primed"
     for name in done.result["wavs"]:
         assert name.endswith("_primed.wav")
         output, of_truth = (
-            audio_io.read_pcm(folder / name, HZ) for folder in (tmp_path / "out", road.folder / "output")
+            audio_io.read_pcm(folder / name, HZ) for folder in (tmp_path / "out", pipeline.folder / "output")
         )
         truth = audio_io.read_pcm(tmp_path / "out" / name.replace(".wav", "_truth.wav"), HZ)
         assert len(output) == len(truth) == len(of_truth)
         assert np.mean(output[:640] != truth[:640]) > 0.3 and np.array_equal(of_truth[:640], truth[:640])
 
 
-def test_a_short_clip_is_played_whole_after_a_long_prime(road, prime, tmp_path):
+def test_a_short_clip_is_played_whole_after_a_long_prime(pipeline, prime, tmp_path):
     """teacher_length is of the clip's own truth: it plays no part here."""
     given = (*settings("inference_config.teacher_length=5"), "--prime", prime)
-    assert call(inference, "-c", road.config, "--out", tmp_path / "out", *given).code == 0
-    of_truth = call(inference, "-c", road.config, "--out", tmp_path / "b", *given[:2])
+    assert call(inference, "-c", pipeline.config, "--out", tmp_path / "out", *given).code == 0
+    of_truth = call(inference, "-c", pipeline.config, "--out", tmp_path / "b", *given[:2])
     assert of_truth.code == 2 and of_truth.err.count("nothing is left") == 2
 
 
@@ -163,13 +173,15 @@ def test_a_short_clip_is_played_whole_after_a_long_prime(road, prime, tmp_path):
         (["--prime", "/no/such.wav"], ["/no/such.wav", "no such audio file"]),
     ],
 )
-def test_primes_that_make_no_sense(road, prime, tmp_path, given, words):
-    refused(call(inference, "-c", road.config, "--out", tmp_path / "out", "--prime", prime, *given), *words)
+def test_primes_that_make_no_sense(pipeline, prime, tmp_path, given, words):
+    assert_refused(call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--prime", prime, *given), *words)
     assert not (tmp_path / "out").exists()
 
 
-def test_seconds_of_no_prime(road, tmp_path):
-    refused(call(inference, "-c", road.config, "--out", tmp_path / "out", "--prime_seconds", "2"), "--prime FILE")
+def test_seconds_of_no_prime(pipeline, tmp_path):
+    assert_refused(
+        call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--prime_seconds", "2"), "--prime FILE"
+    )
 
 
 def test_an_unconditional_model_goes_on_for_the_seconds_it_is_given(prime, tmp_path):
@@ -182,14 +194,16 @@ def test_an_unconditional_model_goes_on_for_the_seconds_it_is_given(prime, tmp_p
         sounds.append(audio_io.read_pcm(out / "piece_000.wav", HZ))
     assert len(sounds[0]) == len(sounds[1]) == 0.1 * HZ and not np.array_equal(*sounds)
     folded = settings("inference_config.fold_seconds=1", "inference_config.mode=free")
-    refused(
+    assert_refused(
         call(inference, "-c", file, "--out", tmp_path / "c", "--seconds", "3", *folded), "fold_seconds", "set it to 0"
     )
 
 
-def test_a_rerun_writes_nothing(road, prime, tmp_path):
-    arguments = ("-c", road.config, "--out", tmp_path / "out", "--prime", prime, "--prime_seconds", "0.05")
+def test_a_rerun_writes_nothing(pipeline, prime, tmp_path):
+    arguments = ("-c", pipeline.config, "--out", tmp_path / "out", "--prime", prime, "--prime_seconds", "0.05")
     assert call(inference, *arguments).code == 0
-    written = times(tmp_path / "out")
+    written = modification_times(tmp_path / "out")
     assert call(inference, *arguments).code == 0
-    assert all(times(tmp_path / "out")[name] == written[name] for name in written if name != inference.PAGE_NAME)
+    assert all(
+        modification_times(tmp_path / "out")[name] == written[name] for name in written if name != inference.PAGE_NAME
+    )

@@ -12,7 +12,16 @@ from midi2wave.data.maestro import read_metadata
 from midi2wave.midi.reader import SUSTAIN, read_midi
 from render_midi import midi_file, piece_title
 from tests.helpers.fake_piano import performance
-from tests.helpers.pipeline import call, failed, files, nothing_half_written, refused, times, write_maestro, write_midi
+from tests.helpers.pipeline import (
+    assert_failed,
+    assert_no_partial_files,
+    assert_refused,
+    call,
+    modification_times,
+    read_files,
+    write_maestro,
+    write_midi,
+)
 
 NOTES = [(0.5, 1.0, 60, 80), (1.0, 1.5, 64, 80)]
 
@@ -80,7 +89,7 @@ def test_a_data_set_that_the_next_steps_read(midis, soundfont, tmp_path, played)
     assert found["Bach__Fugue__A"] == found["Bach__Fugue_no_repeat__B"]
     assert set(found.values()) == {"train", "validation", "test"}
     assert sum(done.result["hours"].values()) == pytest.approx(5 * 3.5 / 3600, rel=1e-3)
-    nothing_half_written(tmp_path / "out")
+    assert_no_partial_files(tmp_path / "out")
 
 
 def test_splits_hang_on_the_seed_alone(midis, soundfont, tmp_path, played):
@@ -107,11 +116,11 @@ def test_a_maestro_folder_keeps_its_splits_and_years(soundfont, tmp_path, played
 def test_what_is_done_is_not_done_again_and_changed_midi_is(midis, soundfont, tmp_path, played):
     command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
     call(render_midi, *command)
-    before, written = files(tmp_path / "out"), times(tmp_path / "out")
+    before, written = read_files(tmp_path / "out"), modification_times(tmp_path / "out")
     assert call(render_midi, *command).code == 0
-    assert files(tmp_path / "out") == before and len(played) == 5
+    assert read_files(tmp_path / "out") == before and len(played) == 5
     audio = [name for name in written if name.endswith(".flac")]
-    assert all(times(tmp_path / "out")[name] == written[name] for name in audio)
+    assert all(modification_times(tmp_path / "out")[name] == written[name] for name in audio)
     write_midi(midis / "song.mid", [*NOTES, (2.0, 2.5, 50, 80)])
     (tmp_path / "out/2000/Bach__Fugue__A.flac").unlink()
     assert call(render_midi, *command).code == 0
@@ -122,7 +131,7 @@ def test_what_is_done_is_not_done_again_and_changed_midi_is(midis, soundfont, tm
 def test_another_instrument_is_refused_and_forced(midis, soundfont, tmp_path, played):
     command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
     call(render_midi, *command)
-    refused(call(render_midi, *command, "--gain", "0.5"), "holds results of another config", "--force")
+    assert_refused(call(render_midi, *command, "--gain", "0.5"), "holds results of another config", "--force")
     assert call(render_midi, *command, "--gain", "0.5", "--force").code == 0
     assert len(played) == 10 and played[-1].gain == 0.5
 
@@ -132,7 +141,7 @@ def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, played):
     (midis / "deeper").mkdir()
     write_midi(midis / "deeper" / "song.mid", NOTES)
     done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--json")
-    failed(done, 1, text="not a MIDI file", song="would be written over")
+    assert_failed(done, 1, text="not a MIDI file", song="would be written over")
     assert done.result["files"] == 5 and "text" not in splits(tmp_path / "out")
 
 
@@ -146,19 +155,21 @@ def test_what_clips_or_is_silent_is_not_taken(midis, soundfont, tmp_path, played
 def test_what_is_missing_is_said(midis, soundfont, tmp_path, monkeypatch):
     out = ["-o", tmp_path / "out"]
     monkeypatch.setattr(render_midi.shutil, "which", lambda _: None)
-    refused(call(render_midi, "-d", midis, *out), "fluidsynth is not installed", "apt-get install")
+    assert_refused(call(render_midi, "-d", midis, *out), "fluidsynth is not installed", "apt-get install")
     monkeypatch.setattr(render_midi.shutil, "which", lambda _: "fluidsynth")
     monkeypatch.setattr(render_midi, "SOUNDFONT_FOLDERS", (str(tmp_path),))
-    refused(call(render_midi, "-d", midis, *out), "no soundfont found", "--soundfont")
-    refused(call(render_midi, "-d", midis, *out, "--soundfont", midis / "song.mid"), "is not a soundfont")
-    refused(call(render_midi, "-d", midis, *out, "--soundfont", tmp_path / "gone.sf2"), "gone.sf2")
-    refused(call(render_midi, "-d", tmp_path / "gone", *out, "--soundfont", soundfont), "no such folder")
+    assert_refused(call(render_midi, "-d", midis, *out), "no soundfont found", "--soundfont")
+    assert_refused(call(render_midi, "-d", midis, *out, "--soundfont", midis / "song.mid"), "is not a soundfont")
+    assert_refused(call(render_midi, "-d", midis, *out, "--soundfont", tmp_path / "gone.sf2"), "gone.sf2")
+    assert_refused(call(render_midi, "-d", tmp_path / "gone", *out, "--soundfont", soundfont), "no such folder")
     (tmp_path / "empty").mkdir()
-    refused(call(render_midi, "-d", tmp_path / "empty", *out, "--soundfont", soundfont), "holds no MIDI files")
+    assert_refused(call(render_midi, "-d", tmp_path / "empty", *out, "--soundfont", soundfont), "holds no MIDI files")
     for inside in (midis, midis / "out"):
-        refused(call(render_midi, "-d", midis, "-o", inside, "--soundfont", soundfont), "--out lies in the folder of")
+        assert_refused(
+            call(render_midi, "-d", midis, "-o", inside, "--soundfont", soundfont), "--out lies in the folder of"
+        )
     for option, value in (("--gain", "0"), ("--program", "128"), ("--test", "0.9"), ("--seed", "-1"), ("--jobs", "0")):
-        refused(call(render_midi, "-d", midis, *out, "--soundfont", soundfont, option, value), option)
+        assert_refused(call(render_midi, "-d", midis, *out, "--soundfont", soundfont, option, value), option)
     assert not (tmp_path / "out").exists()
 
 

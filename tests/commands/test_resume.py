@@ -43,9 +43,9 @@ def server():
     server.process.wait(60)
 
 
-def arguments(road, folder, *more):
+def arguments(pipeline, folder, *more):
     """A run of some seconds with all that could make two runs differ: workers, noise, schedule, average, validation."""
-    return ("-c", road.config, *settings(
+    return ("-c", pipeline.config, *settings(
         f"train_config.output_directory={folder}", f"train_config.steps={STEPS}", "train_config.batch_size=4",
         "train_config.micro_batch_size=2", "train_config.iters_per_checkpoint=7", "train_config.iters_per_log=5",
         "train_config.iters_per_validation=25", "data_config.n_workers=2", *more,
@@ -75,18 +75,18 @@ def losses(folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(road, server, tmp_path_factory):
+def undisturbed(pipeline, server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert server.attempt(None, *arguments(road, folder)) == 0
+    assert server.attempt(None, *arguments(pipeline, folder)) == 0
     return folder
 
 
 @pytest.mark.slow
-def test_killed_ten_times_it_ends_with_the_same_weights(road, server, undisturbed, tmp_path):
+def test_killed_ten_times_it_ends_with_the_same_weights(pipeline, server, undisturbed, tmp_path):
     chance, folder, kills = random.Random(4), tmp_path / "run", 0
     while kills < 10:
         before = steps(folder)
-        code = server.attempt(chance.uniform(0.5, 3.5), *arguments(road, folder))
+        code = server.attempt(chance.uniform(0.5, 3.5), *arguments(pipeline, folder))
         assert code in (-9, 0)
         assert steps(folder) >= before  # nothing saved is lost
         for saved in checkpoint.step_folders(folder):  # whatever is there is whole
@@ -96,7 +96,7 @@ def test_killed_ten_times_it_ends_with_the_same_weights(road, server, undisturbe
             assert same(state(folder), state(undisturbed))
             shutil.rmtree(folder)
         kills += code == -9
-    assert server.attempt(None, *arguments(road, folder)) == 0
+    assert server.attempt(None, *arguments(pipeline, folder)) == 0
     assert same(state(folder), state(undisturbed))
     assert not list(folder.glob(".*.partial"))  # what the killed ones left is cleared away
     assert losses(folder)[-1] == losses(undisturbed)[-1]
@@ -104,12 +104,12 @@ def test_killed_ten_times_it_ends_with_the_same_weights(road, server, undisturbe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [checkpoint.WEIGHTS_NAME, checkpoint.TRAINING_NAME])
-def test_a_truncated_newest_checkpoint_costs_its_steps_and_nothing_else(road, server, undisturbed, tmp_path, name):
+def test_a_truncated_newest_checkpoint_costs_its_steps_and_nothing_else(pipeline, server, undisturbed, tmp_path, name):
     folder = tmp_path / "run"
     shutil.copytree(undisturbed, folder, symlinks=True)
     *_, before, newest = checkpoint.step_folders(folder)
     (newest / name).write_bytes((newest / name).read_bytes()[:1000])
-    outcome = command("train.py", *arguments(road, folder))
+    outcome = command("train.py", *arguments(pipeline, folder))
     assert outcome.code == 0, outcome
     assert f"{newest.name} cannot be used" in outcome.err
     assert f"going on from step {checkpoint.step_of(before)}" in outcome.err

@@ -13,7 +13,7 @@ import soundfile
 
 import inference
 from midi2wave.audio import io as audio_io
-from tests.helpers.pipeline import HZ, ROOT, call, files, nothing_half_written, settings, write_midi
+from tests.helpers.pipeline import HZ, ROOT, assert_no_partial_files, call, read_files, settings, write_midi
 
 
 @pytest.fixture
@@ -21,28 +21,28 @@ def song(tmp_path):
     return write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90), (0.3, 0.4, 64, 90)])
 
 
-def test_engines_and_threads_are_chosen_by_config(road, song, tmp_path):
+def test_engines_and_threads_are_chosen_by_config(pipeline, song, tmp_path):
     outputs = {}
     for name, overrides in {
         "torch": ["inference_config.sampler=torch"],
         "numba": ["inference_config.sampler=numba", "inference_config.sampler_threads=2"],
         "bfloat16": ["inference_config.sampler_weights=bfloat16"],
     }.items():
-        arguments = ("-c", road.config, "--out", tmp_path / name, *settings(*overrides), "--midi", song)
+        arguments = ("-c", pipeline.config, "--out", tmp_path / name, *settings(*overrides), "--midi", song)
         assert call(inference, *arguments).code == 0
         outputs[name] = audio_io.read_pcm(tmp_path / name / "song.wav", HZ)
     assert len(outputs["torch"]) == len(outputs["numba"]) == len(outputs["bfloat16"])
     assert np.abs(outputs["torch"][:50].astype(int) - outputs["numba"][:50]).max() <= 1
     # another engine may differ by rounding, so that its results are others; threads change nothing
-    arguments = ("-c", road.config, "--out", tmp_path / "numba", "--midi", song)
+    arguments = ("-c", pipeline.config, "--out", tmp_path / "numba", "--midi", song)
     numba = settings("inference_config.sampler=numba")
     assert "1 were there already" in call(inference, *arguments, *numba).out
     assert call(inference, *arguments, *settings("inference_config.sampler=torch")).code == 2
 
 
-def test_what_an_interrupt_leaves_is_valid_and_not_taken_for_finished(road, song, tmp_path, monkeypatch):
+def test_what_an_interrupt_leaves_is_valid_and_not_taken_for_finished(pipeline, song, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
-    assert call(inference, "-c", road.config, "--out", whole, "--midi", song).code == 0
+    assert call(inference, "-c", pipeline.config, "--out", whole, "--midi", song).code == 0
     synthesize = inference.synthesize
 
     def interrupted(*arguments, **options):
@@ -52,26 +52,28 @@ def test_what_an_interrupt_leaves_is_valid_and_not_taken_for_finished(road, song
             yield block
 
     out = tmp_path / "out"
-    arguments = ("-c", road.config, "--out", out, "--midi", song)
+    arguments = ("-c", pipeline.config, "--out", out, "--midi", song)
     monkeypatch.setattr(inference, "synthesize", interrupted)
     stopped = call(inference, *arguments)
     assert stopped.code == 130 and "song.interrupted.wav" in stopped.err
     kept = audio_io.read_pcm(out / "song.interrupted.wav", HZ)
     complete = audio_io.read_pcm(whole / "song.wav", HZ)
     assert len(kept) == (1 + 2 + 4 + 8) * HZ // 250 and np.array_equal(kept, complete[: len(kept)])
-    assert "song.wav" not in files(out)
-    nothing_half_written(out)
+    assert "song.wav" not in read_files(out)
+    assert_no_partial_files(out)
     monkeypatch.setattr(inference, "synthesize", synthesize)
     assert call(inference, *arguments).code == 0
-    assert files(out)["song.wav"] == files(whole)["song.wav"] and "song.interrupted.wav" not in files(out)
+    assert read_files(out)["song.wav"] == read_files(whole)["song.wav"] and "song.interrupted.wav" not in read_files(
+        out
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
-def test_ctrl_c_in_a_real_process(road, tmp_path):
+def test_ctrl_c_in_a_real_process(pipeline, tmp_path):
     """Two threads are sampling a long piece when the signal comes."""
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90), (900.0, 900.1, 60, 90)])
     out = tmp_path / "out"
-    command = [sys.executable, ROOT / "inference.py", "-c", road.config, "--out", out, "--midi", song,
+    command = [sys.executable, ROOT / "inference.py", "-c", pipeline.config, "--out", out, "--midi", song,
                *settings("inference_config.sampler_threads=2")]  # fmt: skip
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
@@ -84,7 +86,7 @@ def test_ctrl_c_in_a_real_process(road, tmp_path):
     assert process.returncode == 130, err
     assert "interrupted" in err and "Traceback" not in err
     assert soundfile.info(out / "song.interrupted.wav").frames > 10_000
-    nothing_half_written(out)
+    assert_no_partial_files(out)
 
 
 def test_a_stream_that_fails_leaves_nothing_but_the_longest_that_was_interrupted(tmp_path, capsys):
@@ -94,7 +96,7 @@ def test_a_stream_that_fails_leaves_nothing_but_the_longest_that_was_interrupted
         raise ZeroDivisionError
     with pytest.raises(KeyboardInterrupt), audio_io.wav_stream(path, HZ, left):
         raise KeyboardInterrupt
-    assert files(tmp_path) == {}
+    assert read_files(tmp_path) == {}
     for n, kept in ((5, 5), (3, 5), (9, 9)):
         with pytest.raises(KeyboardInterrupt), audio_io.wav_stream(path, HZ, left) as append:
             append(np.full(n, n, np.int16))
@@ -105,7 +107,7 @@ def test_a_stream_that_fails_leaves_nothing_but_the_longest_that_was_interrupted
     with audio_io.wav_stream(path, HZ, left) as append:
         append(np.arange(7, dtype=np.int16))
         append(np.arange(3, dtype=np.int16))
-    assert list(files(tmp_path)) == ["a.wav"]
+    assert list(read_files(tmp_path)) == ["a.wav"]
     assert np.array_equal(audio_io.map_wav(path), [*range(7), *range(3)])
 
 

@@ -26,10 +26,10 @@ def settings(**changes):
     return TrainConfig(**{"output_directory": "run", "steps": 100, "batch_size": 4, "warmup_steps": 10, **changes})
 
 
-def road_config(road, folder, *overrides):
-    """The config of the tiny road, with a run folder of its own and gates that need no compiler."""
+def pipeline_config(pipeline, folder, *overrides):
+    """The config of the tiny pipeline, with a run folder of its own and gates that need no compiler."""
     own = [f"train_config.output_directory={folder}", "train_config.compile=false"]
-    return load_config(road.config, train.NEEDS, [*own, *overrides])
+    return load_config(pipeline.config, train.NEEDS, [*own, *overrides])
 
 
 def run_to_the_end(state):
@@ -102,10 +102,10 @@ def test_the_average_follows_the_weights(tmp_path, monkeypatch):
     assert state.average.weight.item() == pytest.approx((start + state.model.weight.item()) / 2)
 
 
-def test_passes_add_up_to_the_batch(road, tmp_path):
+def test_passes_add_up_to_the_batch(pipeline, tmp_path):
     """In float64, lest rounding hide a mistake."""
     overrides = [f"train_config.{name}" for name in ("batch_size=4", "gradient_clip=1e9", "precision=float32")]
-    config, gradients, losses = road_config(road, tmp_path, *overrides), [], []
+    config, gradients, losses = pipeline_config(pipeline, tmp_path, *overrides), [], []
     for size in (4, 2, 1):
         state = create_or_resume_run(config, force=True)
         state.model.double()
@@ -131,9 +131,12 @@ class Replayed:
         return self.run(batch)
 
 
-def test_a_recorded_pass_takes_part_in_a_step(road, tmp_path, monkeypatch):
+def test_a_recorded_pass_takes_part_in_a_step(pipeline, tmp_path, monkeypatch):
     """Two passes a step, two steps: the weights are those of steps without it, the gradients the same tensors."""
-    config, weights = road_config(road, tmp_path, "train_config.batch_size=4", "train_config.precision=float32"), []
+    config, weights = (
+        pipeline_config(pipeline, tmp_path, "train_config.batch_size=4", "train_config.precision=float32"),
+        [],
+    )
     monkeypatch.setattr(train, "GraphedPass", Replayed)
     for to_record in (False, True):
         state = create_or_resume_run(config, force=True)
@@ -166,26 +169,27 @@ def test_where_a_pass_cannot_be_recorded_training_goes_on_without(tmp_path, monk
     assert capsys.readouterr().err.count("could not be recorded") == 1
 
 
-def test_the_mel_head_learns_and_is_logged(road, tmp_path):
+def test_the_mel_head_learns_and_is_logged(pipeline, tmp_path):
     heads = ["cond_wavenet_config.n_mels=8", "data_config.segment_length=0.1", "train_config.mel_loss_weight=1.0"]
-    state = create_or_resume_run(road_config(road, tmp_path / "with", *heads), force=False)
+    state = create_or_resume_run(pipeline_config(pipeline, tmp_path / "with", *heads), force=False)
     before = state.model.mel_head.weight.detach().clone()
     log = run_to_the_end(state)
     assert log.newest["mel_loss"] > 0 and not torch.equal(state.model.mel_head.weight, before)
     assert (
         "mel_loss"
-        not in run_to_the_end(create_or_resume_run(road_config(road, tmp_path / "without"), force=False)).newest
+        not in run_to_the_end(create_or_resume_run(pipeline_config(pipeline, tmp_path / "without"), force=False)).newest
     )
     with pytest.raises(InputError, match=r"segment_length = 0.01: expected at least 0.036 s"):
         create_or_resume_run(
-            road_config(road, tmp_path / "short", *heads[:1], "data_config.segment_length=0.01"), force=False
+            pipeline_config(pipeline, tmp_path / "short", *heads[:1], "data_config.segment_length=0.01"), force=False
         )
 
 
-def test_the_context_stack_alone_is_taught_by_the_mel_loss(road, tmp_path):
+def test_the_context_stack_alone_is_taught_by_the_mel_loss(pipeline, tmp_path):
     """Without a loss of the decoder, only the context stack and its head get a gradient."""
     state = create_or_resume_run(
-        road_config(road, tmp_path, "cond_wavenet_config.n_mels=8", "data_config.segment_length=0.1"), force=False
+        pipeline_config(pipeline, tmp_path, "cond_wavenet_config.n_mels=8", "data_config.segment_length=0.1"),
+        force=False,
     )
     batch = {name: value[:2] for name, value in state.validation.crops.items()}
     _, mel, _ = validation.training_losses(state.model, batch, state.device, torch.float32, state.model)
@@ -194,13 +198,13 @@ def test_the_context_stack_alone_is_taught_by_the_mel_loss(road, tmp_path):
     assert taught == {"context", "mel_head"}
 
 
-def test_the_context_s_learning_rate_is_a_factor_of_the_schedule(road, tmp_path):
+def test_the_context_s_learning_rate_is_a_factor_of_the_schedule(pipeline, tmp_path):
     overrides = (
         "cond_wavenet_config.n_mels=8",
         "data_config.segment_length=0.1",
         "train_config.context_learning_rate=3",
     )
-    state = create_or_resume_run(road_config(road, tmp_path, *overrides), force=False)
+    state = create_or_resume_run(pipeline_config(pipeline, tmp_path, *overrides), force=False)
     rates = {}
     train.train_step(state, [{name: value[:2] for name, value in state.validation.crops.items()}])
     names = {id(p): name.split(".")[0] for name, p in state.model.named_parameters()}
@@ -219,11 +223,11 @@ def test_a_model_that_ignores_its_midi_is_told_of_in_plain_words(tmp_path):
     assert "\n" not in said[1]
 
 
-def test_the_training_says_so_itself_and_not_at_every_validation(road, tmp_path, monkeypatch, capsys):
+def test_the_training_says_so_itself_and_not_at_every_validation(pipeline, tmp_path, monkeypatch, capsys):
     others = {"validation_gap": 0.0, "validation_gap_error": 0.01}
     monkeypatch.setattr(train, "validate", lambda *_: {"validation_nll": 5.0, **others})
     every = ["train_config.iters_per_validation=1", "train_config.steps=3"]
-    run_to_the_end(create_or_resume_run(road_config(road, tmp_path, *every), force=False))
+    run_to_the_end(create_or_resume_run(pipeline_config(pipeline, tmp_path, *every), force=False))
     said = [line for line in capsys.readouterr().err.splitlines() if "ignores its MIDI" in line]
     assert len(said) == 1 and "2 validations in a row" in said[0] and "docs/conditioning.md" in said[0]
 
@@ -237,8 +241,12 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(road, tmp_path, monkeypatch, capsys):
-    state, original, losses = create_or_resume_run(road_config(road, tmp_path), force=False), train.training_losses, []
+def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(pipeline, tmp_path, monkeypatch, capsys):
+    state, original, losses = (
+        create_or_resume_run(pipeline_config(pipeline, tmp_path), force=False),
+        train.training_losses,
+        [],
+    )
 
     def damaged(*given):
         losses.append(given)
@@ -254,16 +262,16 @@ def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(road, tmp_pa
     assert math.isfinite(log.newest["loss"])
 
 
-def test_the_curves_end_with_the_last_validation(road, tmp_path, monkeypatch):
+def test_the_curves_end_with_the_last_validation(pipeline, tmp_path, monkeypatch):
     drawn, original = [], training_log.curves_figure
     monkeypatch.setattr(training_log, "curves_figure", lambda metrics: drawn.append(metrics) or original(metrics))
-    run_to_the_end(create_or_resume_run(road_config(road, tmp_path), force=False))
+    run_to_the_end(create_or_resume_run(pipeline_config(pipeline, tmp_path), force=False))
     assert drawn[-1][-1]["step"] == 4 and "validation_nll" in drawn[-1][-1]
     assert (tmp_path / "curves.png").is_file()
 
 
-def test_every_metric_is_logged(road, tmp_path):
-    log = run_to_the_end(create_or_resume_run(road_config(road, tmp_path), force=False))
+def test_every_metric_is_logged(pipeline, tmp_path):
+    log = run_to_the_end(create_or_resume_run(pipeline_config(pipeline, tmp_path), force=False))
     assert log.newest.keys() >= {"loss", "gradient_norm", "clip_rate", "learning_rate", "samples_per_second",
                                  "data_wait", "validation_nll", "validation_gap", "conditioning_ratio",
                                  "conditioning_ratio/layer_01"}  # fmt: skip
@@ -271,8 +279,8 @@ def test_every_metric_is_logged(road, tmp_path):
     assert log.newest["conditioning_ratio/layer_00"] > 0
 
 
-def test_the_conditioning_ratio_is_zero_where_the_midi_is_not_heard(road, tmp_path):
-    state = create_or_resume_run(road_config(road, tmp_path), force=False)
+def test_the_conditioning_ratio_is_zero_where_the_midi_is_not_heard(pipeline, tmp_path):
+    state = create_or_resume_run(pipeline_config(pipeline, tmp_path), force=False)
     with torch.no_grad():
         for layer in state.model.decoder.layers[:1]:
             layer.cond.weight.zero_()
@@ -281,18 +289,18 @@ def test_the_conditioning_ratio_is_zero_where_the_midi_is_not_heard(road, tmp_pa
     assert ratios[0] < 1e-6 < 1e-2 < ratios[1]
 
 
-def test_ten_skipped_steps_in_a_row_end_the_run(road, tmp_path, monkeypatch):
-    state = create_or_resume_run(road_config(road, tmp_path, "train_config.steps=20"), force=False)
+def test_ten_skipped_steps_in_a_row_end_the_run(pipeline, tmp_path, monkeypatch):
+    state = create_or_resume_run(pipeline_config(pipeline, tmp_path, "train_config.steps=20"), force=False)
     monkeypatch.setattr(train, "train_step", lambda *_, **__: torch.tensor([math.nan, 1.0, math.nan, 0.0]))
     with pytest.raises(InputError, match="ten steps in a row"):
         run_to_the_end(state)
     assert state.step == 10
 
 
-def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(road, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(pipeline, tmp_path, monkeypatch, capsys):
     best = "train_config.iters_per_validation=100"  # else the first validation saves too
     state, original, full = (
-        create_or_resume_run(road_config(road, tmp_path, best), force=False),
+        create_or_resume_run(pipeline_config(pipeline, tmp_path, best), force=False),
         checkpoint.save,
         [True, False],
     )
@@ -309,10 +317,10 @@ def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(road, tmp_path, monkey
 
     full[:] = [True, True, True]
     with pytest.raises(InputError, match="step 5 is not saved"):
-        run_to_the_end(create_or_resume_run(road_config(road, tmp_path, "train_config.steps=5"), force=False))
+        run_to_the_end(create_or_resume_run(pipeline_config(pipeline, tmp_path, "train_config.steps=5"), force=False))
 
 
-def test_a_full_disk_ends_neither_the_log_nor_the_run(road, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_ends_neither_the_log_nor_the_run(pipeline, tmp_path, monkeypatch, capsys):
     """TensorBoard's writer hands the error on at some later call, and is dead from then on."""
 
     def full(*_, **__):
@@ -320,7 +328,7 @@ def test_a_full_disk_ends_neither_the_log_nor_the_run(road, tmp_path, monkeypatc
 
     monkeypatch.setattr(training_log.SummaryWriter, "add_scalar", full)
     monkeypatch.setattr(training_log, "save_figure", full)
-    state = create_or_resume_run(road_config(road, tmp_path), force=False)
+    state = create_or_resume_run(pipeline_config(pipeline, tmp_path), force=False)
     run_to_the_end(state)
     said = capsys.readouterr().err
     assert state.saved_step == 4
@@ -328,8 +336,8 @@ def test_a_full_disk_ends_neither_the_log_nor_the_run(road, tmp_path, monkeypatc
     assert "curves.png could not be written: the disk is full" in said
 
 
-def test_half_a_line_of_metrics_is_passed_over(road, tmp_path):
-    run_to_the_end(create_or_resume_run(road_config(road, tmp_path, "train_config.steps=2"), force=False))
+def test_half_a_line_of_metrics_is_passed_over(pipeline, tmp_path):
+    run_to_the_end(create_or_resume_run(pipeline_config(pipeline, tmp_path, "train_config.steps=2"), force=False))
     with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as handle:
         handle.write('{"step": 2, "lo')
     log = TrainingLog(tmp_path, 2)
@@ -348,13 +356,13 @@ def test_only_a_run_s_folder_is_taken(tmp_path):
         run_state._check_folder(tmp_path / "diary.txt")
 
 
-def test_a_second_training_in_the_same_folder_is_refused(road, tmp_path):
+def test_a_second_training_in_the_same_folder_is_refused(pipeline, tmp_path):
     with contextlib.ExitStack() as held:
-        create_or_resume_run(road_config(road, tmp_path), force=False, held=held)
+        create_or_resume_run(pipeline_config(pipeline, tmp_path), force=False, held=held)
         with pytest.raises(InputError, match="another run is working on"), contextlib.ExitStack() as other:
-            create_or_resume_run(road_config(road, tmp_path), force=True, held=other)
+            create_or_resume_run(pipeline_config(pipeline, tmp_path), force=True, held=other)
     with contextlib.ExitStack() as held:
-        create_or_resume_run(road_config(road, tmp_path), force=False, held=held)
+        create_or_resume_run(pipeline_config(pipeline, tmp_path), force=False, held=held)
 
 
 def test_signals_at_once_are_one_and_a_later_one_is_impatience(monkeypatch):
@@ -375,31 +383,35 @@ def test_signals_at_once_are_one_and_a_later_one_is_impatience(monkeypatch):
         assert stop()
 
 
-def test_fewer_validation_crops_than_processes_are_refused(road):
-    config = load_config(road.config, train.NEEDS, ["train_config.validation_crops=2"])
+def test_fewer_validation_crops_than_processes_are_refused(pipeline):
+    config = load_config(pipeline.config, train.NEEDS, ["train_config.validation_crops=2"])
     with pytest.raises(InputError, match="validation_crops = 2: expected at least one for each of 3 processes"):
         validation.load_validation(config, checkpoint.build_model(config), World(0, 3))
 
 
-def test_a_saved_checkpoint_counts_as_saved_even_if_old_ones_cannot_be_removed(road, tmp_path, monkeypatch, capsys):
+def test_a_saved_checkpoint_counts_as_saved_even_if_old_ones_cannot_be_removed(pipeline, tmp_path, monkeypatch, capsys):
     def stuck(*_):
         raise PermissionError(errno.EACCES, "Permission denied", "step_00000002")
 
     monkeypatch.setattr(checkpoint, "_tidy", stuck)
-    run_to_the_end(create_or_resume_run(road_config(road, tmp_path, "train_config.keep_checkpoints=1"), force=False))
+    run_to_the_end(
+        create_or_resume_run(pipeline_config(pipeline, tmp_path, "train_config.keep_checkpoints=1"), force=False)
+    )
     assert "is saved, but" in capsys.readouterr().err
     assert checkpoint.load_weights(tmp_path)[2] == 4
 
 
-def test_the_best_checkpoint_by_validation_is_kept_beside_the_newest(road, tmp_path, monkeypatch):
+def test_the_best_checkpoint_by_validation_is_kept_beside_the_newest(pipeline, tmp_path, monkeypatch):
     losses = iter([5.0, 3.0, 4.0, 4.5, 4.2])
     others = {"validation_gap": 0.0, "validation_gap_error": 0.0}
     monkeypatch.setattr(train, "validate", lambda *_: {"validation_nll": next(losses), **others})
     every = [f"train_config.{name}=1" for name in ("iters_per_validation", "iters_per_checkpoint", "keep_checkpoints")]
-    run_to_the_end(create_or_resume_run(road_config(road, tmp_path, *every, "train_config.steps=4"), force=False))
+    run_to_the_end(
+        create_or_resume_run(pipeline_config(pipeline, tmp_path, *every, "train_config.steps=4"), force=False)
+    )
     assert [folder.name[-1] for folder in checkpoint.step_folders(tmp_path)] == ["2", "4"]
     assert checkpoint.load_weights(tmp_path / "best")[2] == 2 and checkpoint.load_weights(tmp_path / "latest")[2] == 4
-    state = create_or_resume_run(road_config(road, tmp_path, *every, "train_config.steps=5"), force=False)
+    state = create_or_resume_run(pipeline_config(pipeline, tmp_path, *every, "train_config.steps=5"), force=False)
     assert state.best == (3.0, 2)  # also known after going on
     run_to_the_end(state)
     assert checkpoint.load_weights(tmp_path / "best")[2] == 2
@@ -418,9 +430,9 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
         choose(2, batch_size=16, micro_batch_size=3)
 
 
-def test_a_run_without_a_compiler_says_so_and_goes_on(road, tmp_path, monkeypatch, capsys):
+def test_a_run_without_a_compiler_says_so_and_goes_on(pipeline, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
-    create_or_resume_run(road_config(road, tmp_path, "train_config.compile=true"), force=False)
+    create_or_resume_run(pipeline_config(pipeline, tmp_path, "train_config.compile=true"), force=False)
     assert "finds no compiler here: training goes on without it" in capsys.readouterr().err
 
 
@@ -437,9 +449,9 @@ def test_a_validation_crop_s_partner_is_of_another_recording_where_there_is_one(
     assert validation.partners([4, 4, 4]) == [1, 2, 0]
 
 
-def test_processes_share_the_validation_crops(road):
-    config = load_config(road.config, train.NEEDS, ["train_config.validation_crops=7"])
-    config.data_config.validation_path = str(road.folder / "train")
+def test_processes_share_the_validation_crops(pipeline):
+    config = load_config(pipeline.config, train.NEEDS, ["train_config.validation_crops=7"])
+    config.data_config.validation_path = str(pipeline.folder / "train")
     model = checkpoint.build_model(config)
     whole, *parts = (validation.load_validation(config, model, World(rank, size)) for rank, size in
                      ((0, 1), (0, 2), (1, 2)))  # fmt: skip
@@ -450,9 +462,9 @@ def test_processes_share_the_validation_crops(road):
         assert all(torch.equal(part.of_partners[name], whole.of_partners[name][rank::2]) for name in whole.of_partners)
 
 
-def test_the_gap_is_that_of_the_partner_s_midi(road, tmp_path, monkeypatch):
+def test_the_gap_is_that_of_the_partner_s_midi(pipeline, tmp_path, monkeypatch):
     """With a likelihood that only counts the notes in the features, the gap is the difference of the counts."""
-    state = create_or_resume_run(road_config(road, tmp_path, "train_config.validation_crops=6"), force=False)
+    state = create_or_resume_run(pipeline_config(pipeline, tmp_path, "train_config.validation_crops=6"), force=False)
     monkeypatch.setattr(validation, "negative_log_likelihood", lambda model, batch, *_: batch["features"].sum((1, 2)))
     result = validation.validate(state.model, state.validation, 4, state.device)
     notes, of_partners = (given["features"].sum(dim=(1, 2)) for given in (state.validation.crops,

@@ -19,7 +19,7 @@ from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
 from midi2wave.sampling.synthesis import conditioning, synthesize
 from nv_wavenet_bridge import check, export
-from tests.helpers.pipeline import HZ, PRIMED_SECONDS, call, files, refused, settings, write_midi
+from tests.helpers.pipeline import HZ, PRIMED_SECONDS, assert_refused, call, read_files, settings, write_midi
 from tests.unit.nv_wavenet_bridge.test_bundle import BLOCKS
 from tests.unit.sampling.test_engines import joined, parallel
 from wavenet import generate, seeded_uniforms
@@ -102,10 +102,10 @@ def test_what_needs_a_context_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(road, tmp_path_factory):
+def trained(pipeline, tmp_path_factory):
     """A run folder, what the training said, and what it logged."""
     folder = tmp_path_factory.mktemp("unconditional")
-    outcome = call(train, "-c", road.config, *settings(
+    outcome = call(train, "-c", pipeline.config, *settings(
         f"train_config.output_directory={folder / 'run'}", "data_config.features=[]", "data_config.excitation=false",
         "train_config.iters_per_sample=2", "train_config.iters_per_validation=1", "data_config.n_workers=1",
     ))  # fmt: skip
@@ -121,7 +121,7 @@ def test_training_tells_its_likelihood_and_says_that_there_is_no_gap(trained):
     assert (run / "best").exists() and list((run / "samples").glob("*.wav"))
 
 
-def test_it_plays_by_itself_and_goes_on_from_clips(road, trained, tmp_path):
+def test_it_plays_by_itself_and_goes_on_from_clips(pipeline, trained, tmp_path):
     arguments = (
         "-c",
         trained[0] / "config.json",
@@ -138,17 +138,17 @@ def test_it_plays_by_itself_and_goes_on_from_clips(road, trained, tmp_path):
     model, config, _ = checkpoint.load_model(trained[0], CPU)
     expected = list(synthesize(model, [None, None], 15, config.data_config, streams=[0, 1], seed=0))
     assert np.array_equal(np.concatenate(expected, axis=1), np.stack(sounds))
-    before = files(tmp_path / "free")
+    before = read_files(tmp_path / "free")
     assert call(inference, *arguments, *free, "--n_pieces", 3, "--out", tmp_path / "free").code == 0
-    after = files(tmp_path / "free")
+    after = read_files(tmp_path / "free")
     assert all(after[name] == before[name] for name in before if name != inference.PAGE_NAME) and len(after) > len(
         before
     )
     longer = call(inference, *arguments, *free, "--seconds", 0.08, "--out", tmp_path / "free")
-    refused(longer, "results of another config")
+    assert_refused(longer, "results of another config")
 
     primed = call(inference, *arguments, "--n_pieces", 3, "--out", tmp_path / "primed")
-    clips, given = [read_clip(path, HZ) for path in clip_paths(road.folder / "test")], round(PRIMED_SECONDS * HZ)
+    clips, given = [read_clip(path, HZ) for path in clip_paths(pipeline.folder / "test")], round(PRIMED_SECONDS * HZ)
     names = [f"piece_{number:03d}_{clips[number % 2].name}" for number in range(3)]
     assert primed.result["wavs"] == [f"{name}.wav" for name in names]
     sounds = [audio_io.read_pcm(tmp_path / "primed" / f"{name}.wav", HZ) for name in names]
@@ -162,26 +162,28 @@ def test_its_clips_have_a_likelihood(trained, tmp_path):
     assert made.code == 0 and np.isfinite(made.result["mean_nll"])
 
 
-def test_what_it_cannot_do_is_said_in_one_line(road, trained, tmp_path):
+def test_what_it_cannot_do_is_said_in_one_line(pipeline, trained, tmp_path):
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90)])
     own = trained[0] / "config.json"
     of_it = ("-c", own, "--out", tmp_path / "out", *settings(f"inference_config.model_filename={trained[0]}"))
-    refused(call(inference, *of_it, "--midi", song), "unconditional model and plays no MIDI", "--seconds")
-    refused(call(inference, *of_it, "--null", "--seconds", 1), "--seconds alone is enough")
-    refused(call(inference, *of_it, "--n_pieces", 2), "--n_pieces", "--seconds N")
-    refused(call(inference, *of_it, "--seconds", 0.03), "at least one conditioning frame after teacher_length = 0.04 s")
-    refused(call(inference, *of_it, "--seconds", "nan"), "--seconds nan")
-    refused(call(inference, *of_it, "--seconds", 1e5), "max_seconds")
-    refused(call(inference, *of_it, "--seconds", 1, "--n_pieces", 0), "--n_pieces 0")
-    refused(call(inference, *of_it, "--seconds", 1, *settings("inference_config.guidance=2")), "guidance = 2")
+    assert_refused(call(inference, *of_it, "--midi", song), "unconditional model and plays no MIDI", "--seconds")
+    assert_refused(call(inference, *of_it, "--null", "--seconds", 1), "--seconds alone is enough")
+    assert_refused(call(inference, *of_it, "--n_pieces", 2), "--n_pieces", "--seconds N")
+    assert_refused(
+        call(inference, *of_it, "--seconds", 0.03), "at least one conditioning frame after teacher_length = 0.04 s"
+    )
+    assert_refused(call(inference, *of_it, "--seconds", "nan"), "--seconds nan")
+    assert_refused(call(inference, *of_it, "--seconds", 1e5), "max_seconds")
+    assert_refused(call(inference, *of_it, "--seconds", 1, "--n_pieces", 0), "--n_pieces 0")
+    assert_refused(call(inference, *of_it, "--seconds", 1, *settings("inference_config.guidance=2")), "guidance = 2")
     judged = settings(f"evaluate_config.model_filename={trained[0]}", "evaluate_config.device=cpu")
-    refused(call(evaluate, "-c", own, *judged), "is an unconditional model", "mode=teacher_forced")
+    assert_refused(call(evaluate, "-c", own, *judged), "is an unconditional model", "mode=teacher_forced")
     assert not (tmp_path / "out").exists()
 
-    of_another = ("-c", road.config, "--out", tmp_path / "out")
-    refused(call(inference, *of_another, "--seconds", 1), "plays MIDI; give --midi FILE, or --null")
-    refused(call(inference, *of_another, "--seconds", 1, "--midi", song), "exclude each other")
-    refused(call(inference, *of_another, "--seconds", 1, "--null"), "without data_config.conditioning_dropout")
+    of_another = ("-c", pipeline.config, "--out", tmp_path / "out")
+    assert_refused(call(inference, *of_another, "--seconds", 1), "plays MIDI; give --midi FILE, or --null")
+    assert_refused(call(inference, *of_another, "--seconds", 1, "--midi", song), "exclude each other")
+    assert_refused(call(inference, *of_another, "--seconds", 1, "--null"), "without data_config.conditioning_dropout")
 
 
 def test_the_null_condition_is_played(tmp_path):
@@ -194,7 +196,7 @@ def test_the_null_condition_is_played(tmp_path):
     silence = np.concatenate(list(synthesize(model, [None], 10, config.data_config, streams=[0], seed=0)), axis=1)
     played = audio_io.read_pcm(tmp_path / "out/piece_000.wav", 4000)
     assert np.array_equal(played, expected[0]) and not np.array_equal(played, silence[0])
-    refused(
+    assert_refused(
         call(inference, *arguments, *settings("inference_config.guidance=2")), "guidance = 2 leads away from nothing"
     )
 
@@ -203,7 +205,7 @@ def test_nv_wavenet_plays_it(tmp_path):
     file = inference_file(tmp_path, save(tmp_path / "run", *make()))
     arguments = ("-c", file, "--out", tmp_path / "bundle")
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90)])
-    refused(call(export, *arguments, "--midi", song), "unconditional model; give --seconds")
+    assert_refused(call(export, *arguments, "--midi", song), "unconditional model; give --seconds")
     assert call(export, *arguments, "--seconds", 0.1).code == 0
     checked = call(check, tmp_path / "bundle")
     assert checked.code == 0, checked.err

@@ -58,13 +58,13 @@ def test_the_captured_graph_plays_what_the_reference_plays(
     assert torch.equal(again, captured)
 
 
-def test_one_step_is_the_cpus(road, tmp_path):
+def test_one_step_is_the_cpus(pipeline, tmp_path):
     """The first losses in float32, on the same crops, to its rounding."""
     losses = {}
     for device in ("cpu", "cuda"):
         folder = tmp_path / device
         given = {"steps": 4, "iters_per_log": 1, "precision": "float32", "device": device, "output_directory": folder}
-        outcome = call(train, "-c", road.config, *settings(*(f"train_config.{k}={v}" for k, v in given.items())))
+        outcome = call(train, "-c", pipeline.config, *settings(*(f"train_config.{k}={v}" for k, v in given.items())))
         assert outcome.code == 0, outcome.err
         rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         losses[device] = [row["loss"] for row in rows if "loss" in row]
@@ -83,13 +83,13 @@ def test_one_step_is_the_cpus(road, tmp_path):
         ["train_config.scheduled_sampling_passes=1", "train_config.scheduled_sampling=0.5"],
     ],
 )
-def test_a_recorded_pass_is_the_pass(road, tmp_path, changes):
+def test_a_recorded_pass_is_the_pass(pipeline, tmp_path, changes):
     """Losses and gradient norms of some steps, with the CUDA graph and without."""
     found = {}
     for recorded in ("true", "false"):
         folder = tmp_path / recorded
         given = {"steps": 6, "iters_per_log": 1, "cuda_graph": recorded, "device": "cuda", "output_directory": folder}
-        outcome = call(train, "-c", road.config,
+        outcome = call(train, "-c", pipeline.config,
                        *settings(*(f"train_config.{k}={v}" for k, v in given.items()), *changes))  # fmt: skip
         assert outcome.code == 0, outcome.err
         assert "could not be recorded" not in outcome.err
@@ -99,7 +99,7 @@ def test_a_recorded_pass_is_the_pass(road, tmp_path, changes):
     assert np.allclose(found["true"], found["false"], rtol=1e-3)
 
 
-def test_a_stopped_training_goes_on(road, tmp_path):
+def test_a_stopped_training_goes_on(pipeline, tmp_path):
     """Four steps, then four more: the validation of eight at once, within the noise of atomic additions."""
     constant = {"learning_rate": 0.001, "final_learning_rate": 0.001, "warmup_steps": 0,
                 "history_noise": 0, "final_history_noise": 0, "device": "cuda"}  # fmt: skip
@@ -107,7 +107,7 @@ def test_a_stopped_training_goes_on(road, tmp_path):
     for name, ends in (("at_once", [8]), ("in_two", [4, 8])):
         for steps in ends:
             given = {**constant, "steps": steps, "output_directory": tmp_path / name}
-            outcome = call(train, "-c", road.config, "--json",
+            outcome = call(train, "-c", pipeline.config, "--json",
                            *settings(*(f"train_config.{k}={v}" for k, v in given.items())))  # fmt: skip
             assert outcome.code == 0, outcome.err
             assert outcome.result["step"] == steps
@@ -115,11 +115,11 @@ def test_a_stopped_training_goes_on(road, tmp_path):
     assert results["in_two"] == pytest.approx(results["at_once"], rel=1e-3)
 
 
-def test_clips_from_the_command_line(road, tmp_path):
+def test_clips_from_the_command_line(pipeline, tmp_path):
     """`inference.py` with sampler cuda writes sound that is finite and not silent."""
     given = settings("inference_config.device=cuda", "inference_config.sampler=cuda",
                      f"inference_config.output_dir={tmp_path / 'out'}")  # fmt: skip
-    outcome = call(inference, "-c", road.config, *given, "--json")
+    outcome = call(inference, "-c", pipeline.config, *given, "--json")
     assert outcome.code == 0, outcome.err
     for name in outcome.result["wavs"]:
         sound, _ = soundfile.read(tmp_path / "out" / name)

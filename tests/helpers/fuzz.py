@@ -1,4 +1,4 @@
-"""Mutated files against every reader of the data road: each is read, or refused with a reason, and nothing else.
+"""Mutated files against every reader of the data pipeline: each is read, or refused with a reason, and nothing else.
 
     python -m tests.fuzz                                # 20,000 cases, new ones every time; about two minutes
     python -m tests.fuzz --cases 100000 --seed 7        # the same 100,000 again

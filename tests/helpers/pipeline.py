@@ -42,11 +42,11 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Road:
+class Pipeline:
     """The folder in which every command was run once, and how each of these runs ended."""
 
     folder: Path
-    steps: dict[str, Outcome]
+    commands: dict[str, Outcome]
 
     @property
     def config(self) -> Path:
@@ -101,7 +101,7 @@ def write_maestro(folder: Path, splits: Sequence[str] = SPLITS, audio_hz: int = 
 
 
 def write_config(folder: Path) -> Path:
-    """The config of all commands for a road in `folder`."""
+    """The config of all commands for a pipeline run in `folder`."""
     blocks = {
         "preprocess_config": {"maestro_dir": f"{folder}/maestro", "out_dir": f"{folder}/train", "seed": 1,
                               "test_segment_length": CLIP_SECONDS, "n_clips": 2},
@@ -134,11 +134,11 @@ def command(script: str, *arguments: str | Path) -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
-def call(step: ModuleType, *arguments: str | Path) -> Outcome:
-    """Run a step in this process, which has torch loaded already, but with the exit codes and words of the command."""
+def call(command_module: ModuleType, *arguments: str | Path) -> Outcome:
+    """Run a command in this process, which has torch loaded already, with the exit code and messages of the command."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
-        cli.run(lambda: step.main([str(argument) for argument in arguments]))
+        cli.run(lambda: command_module.main([str(argument) for argument in arguments]))
     return Outcome(left.value.code, out.getvalue(), err.getvalue())
 
 
@@ -147,17 +147,17 @@ def settings(*overrides: str) -> list[str]:
     return [part for override in overrides for part in ("--set", override)]
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones too, with its content."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def times(folder: Path) -> dict[str, int]:
+def modification_times(folder: Path) -> dict[str, int]:
     """When every file below a folder was written."""
     return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
-def refused(outcome: Outcome, *words: str) -> None:
+def assert_refused(outcome: Outcome, *words: str) -> None:
     """Exit 2, one line with all the words, no result and no traceback."""
     assert outcome.code == 2, outcome
     assert outcome.out == ""
@@ -166,7 +166,7 @@ def refused(outcome: Outcome, *words: str) -> None:
     assert all(word in line for word in words), line
 
 
-def failed(outcome: Outcome, code: int, **failures: str) -> None:
+def assert_failed(outcome: Outcome, code: int, **failures: str) -> None:
     """Exit 1 or 2, and in --json every failed item with words of its reason."""
     assert outcome.code == code, outcome
     assert "Traceback" not in outcome.err
@@ -176,9 +176,9 @@ def failed(outcome: Outcome, code: int, **failures: str) -> None:
     assert outcome.err.count("failed: ") == len(failures)
 
 
-def nothing_half_written(folder: Path) -> None:
-    """No aside file is left below a folder."""
-    assert not [name for name in files(folder) if ".partial" in name]
+def assert_no_partial_files(folder: Path) -> None:
+    """No partially written file is left below a folder."""
+    assert not [name for name in read_files(folder) if ".partial" in name]
 
 
 def bad_midis(folder: Path) -> dict[str, str]:

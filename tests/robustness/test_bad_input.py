@@ -20,14 +20,14 @@ from midi2wave.utils.folder_lock import LOCK_NAME
 from tests.helpers.pipeline import (
     HZ,
     SECONDS,
+    assert_failed,
+    assert_no_partial_files,
+    assert_refused,
     bad_midis,
     call,
     command,
-    failed,
-    files,
     melody,
-    nothing_half_written,
-    refused,
+    read_files,
     settings,
     write_audio,
     write_config,
@@ -46,7 +46,7 @@ def data(tmp_path):
 
 
 def maestro_refused(folder, *words, overrides=()):
-    refused(call(preprocess_maestro, "-c", folder / "config.json", *settings(*overrides)), *words)
+    assert_refused(call(preprocess_maestro, "-c", folder / "config.json", *settings(*overrides)), *words)
     assert not (folder / "train").exists()
 
 
@@ -85,21 +85,21 @@ def test_empty_folder_and_folder_without_metadata(data):
 @pytest.mark.parametrize("step", [preprocess_maestro, preprocess_audio, train, inference])
 def test_config_files_that_are_none(tmp_path, step):
     directory = ["-d", tmp_path / "clips"] if step is preprocess_audio else []
-    refused(
+    assert_refused(
         call(step, "-c", tmp_path / "config_trian.json", *directory), "config_trian.json", "not found", "did you mean"
     )
     (tmp_path / "broken.json").write_text('{"train_config": {"steps": 4,}}')
-    refused(call(step, "-c", tmp_path / "broken.json", *directory), "broken.json", "not valid JSON", "line 1")
+    assert_refused(call(step, "-c", tmp_path / "broken.json", *directory), "broken.json", "not valid JSON", "line 1")
     (tmp_path / "list.json").write_text("[]")
-    refused(call(step, "-c", tmp_path / "list.json", *directory), "list.json", "expected an object of blocks")
+    assert_refused(call(step, "-c", tmp_path / "list.json", *directory), "list.json", "expected an object of blocks")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.json", "list.json"]
 
 
-def test_misspelt_key_in_a_file_is_answered_as_a_command_would(road, tmp_path):
-    blocks = json.loads(road.config.read_text())
+def test_misspelt_key_in_a_file_is_answered_as_a_command_would(pipeline, tmp_path):
+    blocks = json.loads(pipeline.config.read_text())
     blocks["train_config"]["learning_rat"] = 1e-3
     (tmp_path / "config.json").write_text(json.dumps(blocks))
-    refused(command("train.py", "-c", tmp_path / "config.json"), "train_config", "did you mean 'learning_rate'?")
+    assert_refused(command("train.py", "-c", tmp_path / "config.json"), "train_config", "did you mean 'learning_rate'?")
 
 
 def test_missing_arguments_show_the_usage():
@@ -110,27 +110,29 @@ def test_missing_arguments_show_the_usage():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA is needed")
 @pytest.mark.parametrize(("device", "words"), [("cuda", "auto or cpu"), ("gpu", "auto or cpu")])
-def test_a_device_that_is_not_there(road, tmp_path, device, words):
+def test_a_device_that_is_not_there(pipeline, tmp_path, device, words):
     into = settings(f"train_config.output_directory={tmp_path}/run", f"train_config.device={device}")
-    refused(call(train, "-c", road.config, *into), repr(device), words)
+    assert_refused(call(train, "-c", pipeline.config, *into), repr(device), words)
     elsewhere = ("--out", tmp_path / "out", *settings(f"inference_config.device={device}"))
-    refused(call(inference, "-c", road.config, *elsewhere), repr(device), words)
+    assert_refused(call(inference, "-c", pipeline.config, *elsewhere), repr(device), words)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_with_other_things_in_them_are_left_alone(road, tmp_path):
+def test_folders_with_other_things_in_them_are_left_alone(pipeline, tmp_path):
     (tmp_path / "song.wav").write_bytes(b"precious")
     data = settings(f"preprocess_config.out_dir={tmp_path}")
     calls = [
-        (preprocess_maestro, "-c", road.config, *data),
-        (preprocess_audio, "-c", road.config, "-d", tmp_path, *settings("preprocess_config.split=test")),
-        (inference, "-c", road.config, "--out", tmp_path),
+        (preprocess_maestro, "-c", pipeline.config, *data),
+        (preprocess_audio, "-c", pipeline.config, "-d", tmp_path, *settings("preprocess_config.split=test")),
+        (inference, "-c", pipeline.config, "--out", tmp_path),
     ]
     for arguments in calls:
-        refused(call(*arguments), f"{tmp_path} exists and is not empty", "choose another folder")
-        refused(call(*arguments, "--force"), f"{tmp_path} exists and is not empty", "choose another folder")
-    refused(call(inference, "-c", road.config, "--out", tmp_path / "song.wav"), "is a file, expected a folder")
-    assert files(tmp_path) == {"song.wav": b"precious"}
+        assert_refused(call(*arguments), f"{tmp_path} exists and is not empty", "choose another folder")
+        assert_refused(call(*arguments, "--force"), f"{tmp_path} exists and is not empty", "choose another folder")
+    assert_refused(
+        call(inference, "-c", pipeline.config, "--out", tmp_path / "song.wav"), "is a file, expected a folder"
+    )
+    assert read_files(tmp_path) == {"song.wav": b"precious"}
 
 
 # ---- audio and MIDI in preprocessing
@@ -167,13 +169,13 @@ def test_one_bad_recording_does_not_stop_the_others(data, kind):
     damage_audio(path, kind)
     arguments = ("-c", data / "config.json", "--json")
     outcome = call(preprocess_maestro, *arguments)
-    failed(outcome, 1, **{"0": AUDIO[kind]})
+    assert_failed(outcome, 1, **{"0": AUDIO[kind]})
     assert outcome.result["recordings"] == 1
     assert sorted(path.name for path in (data / "train").glob("[0-9]*")) == ["1.json", "1.npy", "1.npz"]
     clips = call(preprocess_audio, "-d", data / "test", *arguments)
-    failed(clips, 1, **{"0_16000": AUDIO[kind].split(";")[0] if kind != "missing" else "no such audio file"})
+    assert_failed(clips, 1, **{"0_16000": AUDIO[kind].split(";")[0] if kind != "missing" else "no such audio file"})
     assert len(clips.result["clips"]) == len(list((data / "test").glob("clip_*.wav"))) > 0
-    nothing_half_written(data)
+    assert_no_partial_files(data)
 
     path.write_bytes(good)  # mended: the same commands do what is left, and leave nothing of before
     assert call(preprocess_maestro, *arguments).result["recordings"] == 2
@@ -186,11 +188,13 @@ def test_if_all_recordings_are_bad_the_corrected_command_is_not_refused(data):
     wrong = settings("preprocess_config.audio_hz=22000")
     arguments = ("-c", data / "config.json", "--json")
     missing = "resample_audio.py --hz 22000"
-    failed(call(preprocess_maestro, *arguments, *wrong), 2, **{"0": missing, "1": missing})
+    assert_failed(call(preprocess_maestro, *arguments, *wrong), 2, **{"0": missing, "1": missing})
     assert call(preprocess_maestro, *arguments).code == 0
     wrong = settings("preprocess_config.test_segment_length=9")
     short = "3.00 s of audio, shorter than a clip of 9 s"
-    failed(call(preprocess_audio, "-d", data / "test", *arguments, *wrong), 2, **{"0_16000": short, "1_16000": short})
+    assert_failed(
+        call(preprocess_audio, "-d", data / "test", *arguments, *wrong), 2, **{"0_16000": short, "1_16000": short}
+    )
     assert call(preprocess_audio, "-d", data / "test", *arguments).code == 0
 
 
@@ -201,9 +205,9 @@ def test_bad_midi_in_preprocessing(data):
         target.unlink(missing_ok=True)
         if name != "gone":
             shutil.copy(data / f"bad/{name}.mid", target)
-        failed(call(preprocess_maestro, "-c", data / "config.json", "--json", "--force"), 1, **{"0": words})
+        assert_failed(call(preprocess_maestro, "-c", data / "config.json", "--json", "--force"), 1, **{"0": words})
         assert not (data / "train/0.npy").exists()
-    nothing_half_written(data)
+    assert_no_partial_files(data)
 
 
 # ---- full disk
@@ -233,29 +237,31 @@ def full_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_in_plain_words(road, full_disk):
+def test_a_full_disk_is_said_in_plain_words(pipeline, full_disk):
     folder, full, words = full_disk
     calls = [
-        (preprocess_maestro, "-c", road.config, *settings(f"preprocess_config.out_dir={folder}/data")),
+        (preprocess_maestro, "-c", pipeline.config, *settings(f"preprocess_config.out_dir={folder}/data")),
         (
             preprocess_audio,
             "-c",
-            road.config,
+            pipeline.config,
             "-d",
             folder / "test",
             *settings("preprocess_config.test_segment_length=2"),
         ),
-        (inference, "-c", road.config, "--out", folder / "out"),
-        (train, "-c", road.config, *settings(f"train_config.output_directory={folder}/run")),
+        (inference, "-c", pipeline.config, "--out", folder / "out"),
+        (train, "-c", pipeline.config, *settings(f"train_config.output_directory={folder}/run")),
     ]
     for arguments in calls:
         with full():
             outcome = call(*arguments)
-        refused(outcome, words)
-        nothing_half_written(folder)
+        assert_refused(outcome, words)
+        assert_no_partial_files(folder)
         for made in folder.iterdir():
             shutil.rmtree(made)
     with full():
-        outcome = call(resample_audio, "-d", road.folder / "maestro", "--hz", "22050", "--out_dir", folder, "--json")
-    failed(outcome, 2, **dict.fromkeys("0123", words))
-    assert files(folder) == {LOCK_NAME: b""}
+        outcome = call(
+            resample_audio, "-d", pipeline.folder / "maestro", "--hz", "22050", "--out_dir", folder, "--json"
+        )
+    assert_failed(outcome, 2, **dict.fromkeys("0123", words))
+    assert read_files(folder) == {LOCK_NAME: b""}

@@ -16,7 +16,18 @@ import resample_audio
 from midi2wave.data import maestro
 from midi2wave.utils import folder_lock, parallel
 from midi2wave.utils.errors import InputError
-from tests.helpers.pipeline import ROOT, call, command, files, melody, refused, settings, times, write_audio, write_midi
+from tests.helpers.pipeline import (
+    ROOT,
+    assert_refused,
+    call,
+    command,
+    melody,
+    modification_times,
+    read_files,
+    settings,
+    write_audio,
+    write_midi,
+)
 
 N_FILES, SECONDS, KILLS = 10, 12.0, 20
 
@@ -70,7 +81,7 @@ def test_killed_at_any_moment_the_rerun_gives_the_same_bytes(tmp_path, step):
         shutil.rmtree(out)
     started = time.monotonic()
     assert command(*run[step]).code == 0
-    duration, whole = time.monotonic() - started, files(out)
+    duration, whole = time.monotonic() - started, read_files(out)
     rng, killed, halfway = np.random.default_rng(0), 0, 0
     while killed < KILLS:
         shutil.rmtree(out)
@@ -79,13 +90,13 @@ def test_killed_at_any_moment_the_rerun_gives_the_same_bytes(tmp_path, step):
             duration *= 0.9  # it had ended: the first run was slower than they are now
             continue
         killed += 1
-        halfway += out.is_dir() and files(out) != whole
+        halfway += out.is_dir() and read_files(out) != whole
         assert command(*run[step]).code == 0
         # Workers outlive a killed parent until the file that they are at is whole: the same one, byte for byte.
         patience = time.monotonic() + 10
         while any(out.rglob("*.partial")) and time.monotonic() < patience:
             time.sleep(0.05)
-        assert files(out) == whole
+        assert read_files(out) == whole
     assert halfway >= 2, "only ever killed before or after the work: nothing was tried"
 
 
@@ -96,23 +107,23 @@ def test_killed_while_changed_sources_are_made_again(tmp_path):
     run = steps(tmp_path)["audio"]
     assert command(*run).code == 0
     shutil.copytree(out, tmp_path / "old")
-    old = files(out)
+    old = read_files(out)
     write_data(source, 8, 6.0)
     assert command(*run).code == 0
-    whole = files(out)
+    whole = read_files(out)
     halfway = 0
     for n_done in (1, 2, 3, 5):
         shutil.rmtree(out)
         shutil.copytree(tmp_path / "old", out)
-        before = times(out)
+        before = modification_times(out)
         process = subprocess.Popen([sys.executable, ROOT / run[0], *run[1:]], stderr=subprocess.DEVNULL)
         while process.poll() is None and sum((out / n).stat().st_mtime_ns != before[n] for n in before) < n_done:
             time.sleep(0.001)
         process.kill()
-        killed, now, record = process.wait() == -signal.SIGKILL, files(out), "resampled_16000.json"
+        killed, now, record = process.wait() == -signal.SIGKILL, read_files(out), "resampled_16000.json"
         halfway += killed and now[record] == old[record] and now != old
         assert command(*run).code == 0
-        assert files(out) == whole
+        assert read_files(out) == whole
     assert halfway >= 2, "only ever killed before or after the work: nothing was tried"
 
 
@@ -144,11 +155,11 @@ def test_a_second_run_is_refused_and_shards_are_not(tmp_path):
              (preprocess_maestro, run["data"][1:], [tmp_path / "data/train"]))  # fmt: skip
     for module, arguments, (folder,) in calls:
         with folder_lock.only_run(folder):
-            refused(call(module, *arguments), "another run is working on", str(folder), "wait")
-            refused(call(module, *arguments, "--shard", "1/2"), "another run is working on")
+            assert_refused(call(module, *arguments), "another run is working on", str(folder), "wait")
+            assert_refused(call(module, *arguments, "--shard", "1/2"), "another run is working on")
         with folder_lock.only_run(folder, "shard-1-of-2"):
-            refused(call(module, *arguments), "another run is working on")
-            refused(call(module, *arguments, "--shard", "1/2"), "another run is working on")
+            assert_refused(call(module, *arguments), "another run is working on")
+            assert_refused(call(module, *arguments, "--shard", "1/2"), "another run is working on")
             assert call(module, *arguments, "--shard", "2/2").code == 0
         assert call(module, *arguments).code == 0
 
@@ -172,17 +183,17 @@ def test_shards_together_make_what_one_run_makes(tmp_path):
     whole = {}
     for step, module in modules.items():
         assert call(module, *run[step][1:]).code == 0
-        whole[step] = files(tmp_path / step)
+        whole[step] = read_files(tmp_path / step)
     for step, module in reversed(modules.items()):  # the data first: they are made from the audio as it is
         shutil.rmtree(tmp_path / step)
         for shard in ("2/3", "3/3", "1/3"):
             assert call(module, *run[step][1:], "--shard", shard).code == 0
-        made = {name: content for name, content in files(tmp_path / step).items() if "shard" not in name}
+        made = {name: content for name, content in read_files(tmp_path / step).items() if "shard" not in name}
         expected = {name: content for name, content in whole[step].items() if name != "resampled_16000.json"}
         assert made == expected
         again = call(module, *run[step][1:], "--json")
         assert again.code == 0 and again.result.get("already_done", 5) == 5, again
-    refused(call(preprocess_maestro, *run["data"][1:], "--shard", "1/3", "--force"), "--force with --shard")
+    assert_refused(call(preprocess_maestro, *run["data"][1:], "--shard", "1/3", "--force"), "--force with --shard")
 
 
 def test_a_shard_leaves_the_half_written_files_of_another_alone(tmp_path):
@@ -212,7 +223,7 @@ def test_shards_agree_who_does_which_while_files_come(tmp_path):
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
 def test_impossible_shards(tmp_path, shard):
-    refused(call(resample_audio, "-d", tmp_path, f"--shard={shard}"), f"--shard is {shard}", "expected I/N")
+    assert_refused(call(resample_audio, "-d", tmp_path, f"--shard={shard}"), f"--shard is {shard}", "expected I/N")
 
 
 # ---- workers
@@ -245,7 +256,7 @@ def test_a_backend_that_is_not_installed(tmp_path):
             __import__(package)
         except ImportError:
             write_audio(tmp_path / "a.wav", [], seconds=0.1, audio_hz=44100)
-            refused(call(resample_audio, "-d", tmp_path, "--backend", backend), f"pip install {package}")
+            assert_refused(call(resample_audio, "-d", tmp_path, "--backend", backend), f"pip install {package}")
 
 
 # ---- folders that may not be written
@@ -263,13 +274,13 @@ def test_a_read_only_source(tmp_path):
         for folder in (source / "2004", source):
             folder.chmod(0o555)
     try:
-        before = files(source)
+        before = read_files(source)
         assert call(resample_audio, *run["audio"][1:]).code == 0
         assert call(preprocess_maestro, *run["data"][1:]).code == 0
         beside = call(resample_audio, "-d", source, "--json")
         assert beside.code == 2 and "cannot be locked" in beside.err
         assert all(("Read-only" in f["reason"] or "permission" in f["reason"]) for f in beside.result["failures"])
-        assert files(source) == before
+        assert read_files(source) == before
     finally:
         if mounted:
             subprocess.run(["umount", str(source)], check=True)

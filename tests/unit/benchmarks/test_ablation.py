@@ -9,7 +9,7 @@ from benchmarks import ablation
 from midi2wave import checkpoint
 from midi2wave.conditioning.note_conditioning import default_partials
 from midi2wave.config import load_config
-from tests.helpers.pipeline import ROOT, call, refused, settings
+from tests.helpers.pipeline import ROOT, assert_refused, call, settings
 
 DOCUMENT = f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n"
 
@@ -148,20 +148,20 @@ def test_an_evaluation_that_failed_is_done_again_without_its_training(tmp_path, 
 def test_runs_of_another_config_are_not_mixed_in(tmp_path, commands):
     assert ablate(tmp_path / "out", only=["all on"]).code == 0
     other = settings("train_config.batch_size=4")
-    refused(ablate(tmp_path / "out", *other, only=["all off"]), "holds results of another config")
+    assert_refused(ablate(tmp_path / "out", *other, only=["all off"]), "holds results of another config")
     done = ablate(tmp_path / "out", *other, "--force", only=["all off"])
     assert [run["variant"] for run in done.result["runs"]] == ["all off"]
 
 
 def test_mistakes_are_told_before_anything_is_trained(tmp_path, commands):
-    refused(ablate(tmp_path / "out", only=["all of"]), "no variant 'all of'", "all off")
-    refused(ablate(tmp_path / "out", *settings("train_config.batchsize=4")), "batch_size")
+    assert_refused(ablate(tmp_path / "out", only=["all of"]), "no variant 'all of'", "all off")
+    assert_refused(ablate(tmp_path / "out", *settings("train_config.batchsize=4")), "batch_size")
     document = tmp_path / "page.md"
     document.write_text("no marks")
-    refused(ablate(tmp_path / "out", "--report", document), ablation.BEGIN, "once each")
+    assert_refused(ablate(tmp_path / "out", "--report", document), ablation.BEGIN, "once each")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "letter.txt").write_text("mine")
-    refused(ablate(tmp_path / "foreign", "--force"), "did not make it")
+    assert_refused(ablate(tmp_path / "foreign", "--force"), "did not make it")
     assert (tmp_path / "foreign" / "letter.txt").is_file() and commands[0] == []
 
 
@@ -215,11 +215,11 @@ def test_the_page_has_the_marks():
 
 
 @pytest.mark.slow
-def test_a_run_from_training_to_table(road, tmp_path):
+def test_a_run_from_training_to_table(pipeline, tmp_path):
     evaluation = tmp_path / "evaluate.json"  # without the model's blocks, which differ from run to run
-    keys = {"model_filename": "run", "test_dir": f"{road.folder}/test", "device": "cpu"}
+    keys = {"model_filename": "run", "test_dir": f"{pipeline.folder}/test", "device": "cpu"}
     evaluation.write_text(json.dumps({"evaluate_config": keys}))
-    done = call(ablation, "-c", road.config, "--evaluate", evaluation, "--out", tmp_path / "out", "--steps", 4,
+    done = call(ablation, "-c", pipeline.config, "--evaluate", evaluation, "--out", tmp_path / "out", "--steps", 4,
                 "--seeds", 0, "--only", "all off", "--json")  # fmt: skip
     assert done.code == 0, done.err
     (run,) = done.result["runs"]

@@ -1,4 +1,4 @@
-"""The benchmark of the data road runs and says what it promises; its numbers are no test's business."""
+"""The benchmark of the data pipeline runs and says what it promises; its numbers are no test's business."""
 
 import importlib.util
 import json

@@ -12,7 +12,7 @@ from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels
 from tests.helpers.paths import ROOT
-from tests.helpers.pipeline import call, command, refused, settings
+from tests.helpers.pipeline import assert_refused, call, command, settings
 from tests.unit.model.test_wavenet import make_model
 from wavenet import Caches
 
@@ -115,9 +115,9 @@ def test_an_unconditional_model_costs_no_conditioning():
 
 
 def test_impossible_models_are_refused():
-    refused(call(cost, "-c", "demo/config_train.json", *settings("cond_wavenet_config.lookahead_ms=9000")),
+    assert_refused(call(cost, "-c", "demo/config_train.json", *settings("cond_wavenet_config.lookahead_ms=9000")),
             "look-ahead", "not possible")  # fmt: skip
-    refused(call(cost, "-c", "config_play.json"), "train_config", "output_directory")
+    assert_refused(call(cost, "-c", "config_play.json"), "train_config", "output_directory")
 
 
 def test_the_page_of_presets_is_up_to_date():
@@ -145,4 +145,4 @@ def test_speeds_stand_in_the_table_once_they_are_measured(tmp_path, monkeypatch,
     assert text.count("12,346") == 15 and "threads; one stream" in text and "old" not in text
     assert text.startswith("before\n") and text.endswith("after\n")
     page.write_text("no marks", encoding="utf-8")
-    refused(call(presets, "--report", page), "expected the lines <!-- presets -->")
+    assert_refused(call(presets, "--report", page), "expected the lines <!-- presets -->")

@@ -11,7 +11,7 @@ from midi2wave.evaluation.report import _counterfactual_lines
 from midi2wave.evaluation.reverberation import Decay, decay, fall_rate, fall_rates, mean_decay, octave
 from tests.commands.test_global_conditioning import write_years
 from tests.helpers.fake_piano import HZ, play, player
-from tests.helpers.pipeline import call, refused
+from tests.helpers.pipeline import assert_refused, call
 
 VALUES = ["year=2008", "year=2009"]
 RT60 = {"year=2008": 0.3, "year=2009": 0.9}  # seconds
@@ -138,5 +138,7 @@ def test_recordings_and_files_show_it(tmp_path, monkeypatch):
     assert [line.split(": ")[0] for line in call(reverberation, *songs).out.splitlines()] == [
         str(song) for song in songs
     ]
-    refused(call(reverberation, tmp_path / "data", "--column", "room"), "no whole number in a column 'room'", "year")
-    refused(call(reverberation, tmp_path / "gone.wav"), "gone.wav")
+    assert_refused(
+        call(reverberation, tmp_path / "data", "--column", "room"), "no whole number in a column 'room'", "year"
+    )
+    assert_refused(call(reverberation, tmp_path / "gone.wav"), "gone.wav")

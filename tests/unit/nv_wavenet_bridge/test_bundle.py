@@ -22,7 +22,16 @@ from midi2wave.midi.reader import read_midi
 from midi2wave.sampling import pieces
 from midi2wave.sampling.synthesis import synthesize
 from nv_wavenet_bridge import bundle, check, export, run
-from tests.helpers.pipeline import ROOT, call, failed, files, nothing_half_written, refused, settings, write_midi
+from tests.helpers.pipeline import (
+    ROOT,
+    assert_failed,
+    assert_no_partial_files,
+    assert_refused,
+    call,
+    read_files,
+    settings,
+    write_midi,
+)
 
 HZ, HOP = 4000, 16
 BLOCKS = {
@@ -92,7 +101,7 @@ def test_a_bundle_describes_what_it_holds(world):
         "weights.safetensors",
         "bundle.json",
     }
-    nothing_half_written(world)
+    assert_no_partial_files(world)
 
 
 def test_conditioning_lies_in_the_file_as_in_nv_wavenets_memory(world):
@@ -145,7 +154,7 @@ def test_each_tensor_of_a_bundle_matters(world, tmp_path):
         else:
             cond_input = np.load(folder / "cond_input.npy")
             np.save(folder / "cond_input.npy", np.asfortranarray(flip(cond_input)))
-        failed(call(check, folder, "--json"), 2, **{name: "differ, the first at sample"})
+        assert_failed(call(check, folder, "--json"), 2, **{name: "differ, the first at sample"})
 
 
 def test_refusals_of_models(world, tmp_path):
@@ -153,42 +162,46 @@ def test_refusals_of_models(world, tmp_path):
         return make_bundle(world, tmp_path / "out", "--checkpoint", run_folder)
 
     mixture = make_run(tmp_path / "mixture", output="logistic_mixture", kernel_size=3)
-    refused(
+    assert_refused(
         answer(mixture), "can't be exported", "(1) wavenet_config.output = logistic", "(2) wavenet_config.kernel_size"
     )
     wide = make_run(tmp_path / "wide", n_residual_channels=130, n_out_channels=256)
-    refused(answer(wide), "(1) wavenet_config.n_residual_channels = 130", "(2) wavenet_config.output_bias = true")
-    refused(answer(make_run(tmp_path / "nan", poison=True)), "NaN or infinite weights (decoder.skip.weight)")
-    refused(answer(tmp_path / "none"), "no checkpoint at")
+    assert_refused(
+        answer(wide), "(1) wavenet_config.n_residual_channels = 130", "(2) wavenet_config.output_bias = true"
+    )
+    assert_refused(answer(make_run(tmp_path / "nan", poison=True)), "NaN or infinite weights (decoder.skip.weight)")
+    assert_refused(answer(tmp_path / "none"), "no checkpoint at")
     assert not (tmp_path / "out").exists()
 
 
 def test_refusals_of_pieces_and_folders(world, tmp_path):
     out = tmp_path / "out"
-    refused(make_bundle(world, out, "--clips", "x"), "--midi and --clips exclude each other")
-    refused(make_bundle(world, out, "--max_seconds", "nan"), "--max_seconds nan")
-    refused(make_bundle(world, out, "--max_seconds", "-1"), "at least a conditioning frame, 0.004 s")
-    refused(call(export, "-c", world / "config.json", "--clips", tmp_path / "none", "--out", out), "no test clips")
+    assert_refused(make_bundle(world, out, "--clips", "x"), "--midi and --clips exclude each other")
+    assert_refused(make_bundle(world, out, "--max_seconds", "nan"), "--max_seconds nan")
+    assert_refused(make_bundle(world, out, "--max_seconds", "-1"), "at least a conditioning frame, 0.004 s")
+    assert_refused(
+        call(export, "-c", world / "config.json", "--clips", tmp_path / "none", "--out", out), "no test clips"
+    )
     guided = make_bundle(world, out, *settings("inference_config.guidance=2"))
-    refused(guided, "inference_config.guidance = 2", "set guidance = 1")
+    assert_refused(guided, "inference_config.guidance = 2", "set guidance = 1")
     tail = settings("inference_config.tail_seconds=1e4")
-    refused(
+    assert_refused(
         make_bundle(world, out, *tail), "long lasts 10000.1 s", "32-bit index reaches 1398.1 s", "--max_seconds 1398"
     )
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "letter.txt").write_text("dear")
-    refused(make_bundle(world, tmp_path / "foreign", "--force"), "is not a bundle", "choose another folder")
-    refused(make_bundle(world, world / "config.json"), "is a file, expected a folder")
-    before = files(world / "bundle")
-    refused(make_bundle(world, world / "bundle"), "holds a bundle", "--force")
-    failed(make_bundle(world, out, "--json", midi=["gone.mid"]), 2, gone="no such file")
-    assert files(world / "bundle") == before and not out.exists()
+    assert_refused(make_bundle(world, tmp_path / "foreign", "--force"), "is not a bundle", "choose another folder")
+    assert_refused(make_bundle(world, world / "config.json"), "is a file, expected a folder")
+    before = read_files(world / "bundle")
+    assert_refused(make_bundle(world, world / "bundle"), "holds a bundle", "--force")
+    assert_failed(make_bundle(world, out, "--json", midi=["gone.mid"]), 2, gone="no such file")
+    assert read_files(world / "bundle") == before and not out.exists()
 
 
 def test_a_bad_piece_is_left_out_and_a_long_one_cut(world, tmp_path):
     out = tmp_path / "out"
     first = make_bundle(world, out, "--json", "--max_seconds", "0.1", midi=["gone.mid", "long.mid", "short.mid"])
-    failed(first, 1, gone="no such file")
+    assert_failed(first, 1, gone="no such file")
     assert "long: cut from 0.152 to 0.1 s" in first.err
     about = json.loads((out / "bundle.json").read_text())
     assert [(p["name"], p["n_samples"]) for p in about["pieces"]] == [("long", 25 * HOP), ("short", 18 * HOP)]
@@ -202,7 +215,9 @@ def test_clips_of_different_length_are_padded_and_each_is_as_if_alone(world, tmp
         piece = read_midi(world / ("long.mid" if number else "short.mid"))
         write_clip(tmp_path / "clips", number, "x", 0.0, np.zeros(n_samples, np.int16), piece, HZ)
     source = ("-c", world / "config.json", "--clips", tmp_path / "clips")
-    failed(call(export, *source, "--out", tmp_path / "out", "--json"), 1, clip_002_x_0="less than a conditioning frame")
+    assert_failed(
+        call(export, *source, "--out", tmp_path / "out", "--json"), 1, clip_002_x_0="less than a conditioning frame"
+    )
     about = json.loads((tmp_path / "out" / "bundle.json").read_text())
     assert [p["n_samples"] for p in about["pieces"]] == [20 * HOP, 31 * HOP]
     expected = np.load(tmp_path / "out" / "expected.npy")
@@ -243,7 +258,7 @@ def test_damaged_bundles(world, tmp_path):
         folder = shutil.copytree(world / "bundle", tmp_path / "broken")
         change(folder / name)
         outcome = call(check, folder, "--json")
-        failed(outcome, 2, broken=words[0])
+        assert_failed(outcome, 2, broken=words[0])
         assert all(word in outcome.err for word in words)
         shutil.rmtree(folder)
 
@@ -347,7 +362,7 @@ def test_a_build_that_takes_uniforms_plays_expected(world, build, tmp_path):
         pcm, hz = soundfile.read(out / f"{name}.wav", dtype="int16")
         np.testing.assert_array_equal(pcm, mu_law_decode(row[:n_samples]))
         assert hz == HZ
-    refused(call(*arguments), "short.wav exists", "--force")
+    assert_refused(call(*arguments), "short.wav exists", "--force")
 
 
 def test_a_build_as_it_is_draws_the_numbers_that_were_foretold(world, build, tmp_path):
@@ -370,15 +385,15 @@ def test_what_would_make_nv_wavenet_end_the_process_is_refused_before(world, bui
             sys.modules.pop(name, None)
         return call(run, world / "bundle", "--nv_wavenet", folder, "--out", tmp_path / "out", *options)
 
-    refused(answer(build(sizes=(64, 256, 256))), "compiled for {'R': 64", "needs {'R': 32", "build again")
-    refused(answer(tmp_path / "none"), "holds no nv_wavenet.py")
-    refused(call(run, tmp_path, "--nv_wavenet", build()), "is not a bundle")
+    assert_refused(answer(build(sizes=(64, 256, 256))), "compiled for {'R': 64", "needs {'R': 32", "build again")
+    assert_refused(answer(tmp_path / "none"), "holds no nv_wavenet.py")
+    assert_refused(call(run, tmp_path, "--nv_wavenet", build()), "is not a bundle")
     (build() / "nv_wavenet_ext.py").write_text("import something_that_is_not_there")
-    refused(answer(tmp_path / "nv-wavenet"), "not a working build of nv-wavenet", "something_that_is_not_there")
+    assert_refused(answer(tmp_path / "nv-wavenet"), "not a working build of nv-wavenet", "something_that_is_not_there")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**5, 10**9))
-    refused(answer(build()), "GB are free")
+    assert_refused(answer(build()), "GB are free")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(answer(build()), "no CUDA GPU here")
+    assert_refused(answer(build()), "no CUDA GPU here")
     assert not (tmp_path / "out").exists()
 
 
@@ -388,7 +403,7 @@ def test_wide_models_have_the_persistent_kernel_only(world, build, tmp_path):
     assert make_bundle(world, out, "--checkpoint", run_folder, midi=["short.mid"]).code == 0
     assert json.loads((out / "bundle.json").read_text())["nv_wavenet"]["implementations"] == ["persistent"]
     folder = build(passes=True, sizes=(128, 256, 256), implementation=3)
-    refused(call(run, out, "--nv_wavenet", folder, "--implementation", "single"), "no kernel for R = 128")
+    assert_refused(call(run, out, "--nv_wavenet", folder, "--implementation", "single"), "no kernel for R = 128")
     outcome = call(run, out, "--nv_wavenet", folder, "--json")
     assert outcome.code == 0 and outcome.result["implementation"] == "persistent"
     assert (out / "played_persistent" / "short.wav").is_file()

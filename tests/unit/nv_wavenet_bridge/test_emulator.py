@@ -9,7 +9,7 @@ from midi2wave.config import WavenetConfig
 from nv_wavenet_bridge import bundle, check
 from nv_wavenet_bridge.emulator import draw, emulate
 from tests.helpers.paths import SHARED
-from tests.helpers.pipeline import call, failed, refused
+from tests.helpers.pipeline import assert_failed, assert_refused, call
 from wavenet import Caches, Decoder, Upsampling
 
 FILES = sorted((SHARED / "nv_wavenet" / "golden").glob("*.npz"))
@@ -88,20 +88,20 @@ def test_a_golden_file_with_one_wrong_tensor_fails(tmp_path, name):
     else:
         stored[name] = array[::-1]
     np.savez(tmp_path / "wrong.npz", **stored)
-    failed(call(check, "--golden", tmp_path / "wrong.npz", "--json"), 2, wrong="samples equal")
+    assert_failed(call(check, "--golden", tmp_path / "wrong.npz", "--json"), 2, wrong="samples equal")
 
 
 def test_files_that_are_no_golden_files(tmp_path):
     (tmp_path / "text.npz").write_text("a letter")
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     outcome = call(check, "--golden", tmp_path / "text.npz", tmp_path / "other.npz", tmp_path / "gone.npz", "--json")
-    failed(outcome, 2, text="not a golden file", other="not a golden file", gone="no such file")
-    refused(call(check), "nothing to check", "--golden")
+    assert_failed(outcome, 2, text="not a golden file", other="not a golden file", gone="no such file")
+    assert_refused(call(check), "nothing to check", "--golden")
 
 
 @golden
 def test_one_good_file_among_bad_ones(tmp_path):
-    failed(call(check, "--golden", FILES[1], tmp_path / "gone.npz", "--json"), 1, gone="no such file")
+    assert_failed(call(check, "--golden", FILES[1], tmp_path / "gone.npz", "--json"), 1, gone="no such file")
 
 
 def test_draw_takes_the_first_code_whose_cumulative_mass_reaches_the_uniform():

@@ -14,7 +14,7 @@ from midi2wave.sampling import folding
 from midi2wave.sampling.folding import Fold
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.errors import InputError
-from tests.helpers.pipeline import HZ, call, refused, settings, times, write_midi
+from tests.helpers.pipeline import HZ, assert_refused, call, modification_times, settings, write_midi
 from tests.unit.sampling.test_synthesis import HOP, make
 
 DATA = DataConfig(audio_hz=4000, midi_hz=250)
@@ -183,7 +183,7 @@ def songs(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["torch", "numba"])
-def test_long_pieces_are_folded_short_ones_are_not(road, songs, tmp_path, sampler, monkeypatch):
+def test_long_pieces_are_folded_short_ones_are_not(pipeline, songs, tmp_path, sampler, monkeypatch):
     engine = (*settings(f"inference_config.sampler={sampler}", "inference_config.sampler_threads=1"), "--midi", *songs)
     batches, synthesize = [], inference.synthesize
 
@@ -192,7 +192,7 @@ def test_long_pieces_are_folded_short_ones_are_not(road, songs, tmp_path, sample
         return synthesize(model, performances, n_frames, *rest, **options)
 
     monkeypatch.setattr(inference, "synthesize", noted)
-    arguments = ("-c", road.config, "--out", tmp_path / "folded", "--json", *FOLDED, *engine)
+    arguments = ("-c", pipeline.config, "--out", tmp_path / "folded", "--json", *FOLDED, *engine)
     done = call(inference, *arguments)
     assert done.code == 0 and done.result["wavs"] == ["short.wav", "long.wav", "middle.wav"]
     assert batches == [(30, [0], [0]), (30, [2] * 2, [0, 20]), (35, [1] * 4, [0, 20, 45, 70])]
@@ -201,34 +201,38 @@ def test_long_pieces_are_folded_short_ones_are_not(road, songs, tmp_path, sample
     for name, frames in (("short", 30), ("long", 88), ("middle", 50)):
         assert len(audio_io.read_pcm(tmp_path / f"folded/{name}.wav", HZ)) == frames * HZ // 250
 
-    assert call(inference, "-c", road.config, "--out", tmp_path / "whole", *FOLDED[-2:], *engine).code == 0
+    assert call(inference, "-c", pipeline.config, "--out", tmp_path / "whole", *FOLDED[-2:], *engine).code == 0
     short, whole = (audio_io.read_pcm(tmp_path / folder / "short.wav", HZ) for folder in ("folded", "whole"))
     assert np.array_equal(short, whole)
-    written = times(tmp_path / "folded")
+    written = modification_times(tmp_path / "folded")
     again = call(inference, *arguments)
     assert again.result == done.result
-    assert all(times(tmp_path / "folded")[name] == written[name] for name in written if name != inference.PAGE_NAME)
+    assert all(
+        modification_times(tmp_path / "folded")[name] == written[name]
+        for name in written
+        if name != inference.PAGE_NAME
+    )
     said = call(inference, *arguments[:4], *FOLDED, *engine).out
     assert "long: 3 seams, whose two sounds correlate by" in said and "3 were there already" in said
-    refused(call(inference, *arguments[:4], *FOLDED[-2:], *engine), "results of another config")
+    assert_refused(call(inference, *arguments[:4], *FOLDED[-2:], *engine), "results of another config")
 
 
-def test_clips_are_folded_in_mode_free(road, tmp_path):
+def test_clips_are_folded_in_mode_free(pipeline, tmp_path):
     given = settings("inference_config.mode=free", "inference_config.fold_seconds=0.04",
                      "inference_config.fold_overlap_seconds=0.01")  # fmt: skip
-    done = call(inference, "-c", road.config, "--out", tmp_path / "out", "--json", *given)
+    done = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--json", *given)
     assert done.code == 0 and [len(found["seams"]) for found in done.result["seams"].values()] == [1, 1]
 
 
 @pytest.mark.parametrize("mode", ["primed", "teacher_forced"])
-def test_what_goes_on_from_something_is_not_folded(road, songs, tmp_path, mode):
-    arguments = ("-c", road.config, "--out", tmp_path / "out", *FOLDED, *settings(f"inference_config.mode={mode}"))
-    refused(call(inference, *arguments), "fold_seconds", "in mode free")
-    clip = next((road.folder / "test").glob("*.wav"))
-    refused(call(inference, *arguments, "--midi", songs[1], "--prime", clip), "fold_seconds", "--prime")
+def test_what_goes_on_from_something_is_not_folded(pipeline, songs, tmp_path, mode):
+    arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *FOLDED, *settings(f"inference_config.mode={mode}"))
+    assert_refused(call(inference, *arguments), "fold_seconds", "in mode free")
+    clip = next((pipeline.folder / "test").glob("*.wav"))
+    assert_refused(call(inference, *arguments, "--midi", songs[1], "--prime", clip), "fold_seconds", "--prime")
     assert not (tmp_path / "out").exists()
 
 
-def test_overlaps_that_do_not_fit_are_refused(road, tmp_path):
+def test_overlaps_that_do_not_fit_are_refused(pipeline, tmp_path):
     with pytest.raises(InputError, match="fold_overlap_seconds"):
-        inference.load_config(road.config, (), ["inference_config.fold_seconds=0.01"])
+        inference.load_config(pipeline.config, (), ["inference_config.fold_seconds=0.01"])

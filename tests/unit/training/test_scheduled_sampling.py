@@ -13,7 +13,7 @@ from midi2wave.training.scheduled_sampling import FIRST_STREAM, apply_scheduled_
 from midi2wave.training.schedules import model_sample_probability
 from midi2wave.training.validation import crops_of
 from tests.commands.test_resume import same, state
-from tests.commands.test_train import road_config, settings
+from tests.commands.test_train import pipeline_config, settings
 from tests.helpers.sampler_models import make_conditioning, make_model
 from wavenet import generate, seeded_uniforms
 
@@ -102,9 +102,9 @@ def test_a_share_of_the_history_is_replaced_and_how_the_crops_are_passed_does_no
     assert not torch.equal(mixed(model, batch, 0.25, 1, [3, 4]) != batch["history"], replaced)
 
 
-def trained(road, folder, *overrides, stop_at=None):
+def trained(pipeline, folder, *overrides, stop_at=None):
     """A short run with all that disturbs the history, in micro-batches, stopped at some step; all it has saved."""
-    config = road_config(road, folder, "train_config.steps=5", "train_config.batch_size=4", *(
+    config = pipeline_config(pipeline, folder, "train_config.steps=5", "train_config.batch_size=4", *(
         f"train_config.{one}" for one in ("micro_batch_size=2", "history_mixing=0.5", "history_dropout=0.3",
                                           "validation_crops=2", "iters_per_checkpoint=100", *overrides)
     ))  # fmt: skip
@@ -113,23 +113,23 @@ def trained(road, folder, *overrides, stop_at=None):
     return state(folder)
 
 
-def test_a_share_of_nothing_trains_as_without_and_another_share_does_not(road, tmp_path):
-    off = trained(road, tmp_path / "off")
-    nothing = trained(road, tmp_path / "nothing", "scheduled_sampling_passes=2", "scheduled_sampling=0")
-    patient = trained(road, tmp_path / "patient", "scheduled_sampling_passes=2", "scheduled_sampling_start_step=4")
-    some = trained(road, tmp_path / "some", "scheduled_sampling_passes=2", "scheduled_sampling=1")
+def test_a_share_of_nothing_trains_as_without_and_another_share_does_not(pipeline, tmp_path):
+    off = trained(pipeline, tmp_path / "off")
+    nothing = trained(pipeline, tmp_path / "nothing", "scheduled_sampling_passes=2", "scheduled_sampling=0")
+    patient = trained(pipeline, tmp_path / "patient", "scheduled_sampling_passes=2", "scheduled_sampling_start_step=4")
+    some = trained(pipeline, tmp_path / "some", "scheduled_sampling_passes=2", "scheduled_sampling=1")
     assert same(nothing, off) and same(patient, off) and not same(some, off)
 
 
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
-def test_a_stopped_run_goes_on_bit_for_bit(road, tmp_path, output):
+def test_a_stopped_run_goes_on_bit_for_bit(pipeline, tmp_path, output):
     given = ("scheduled_sampling_passes=1", "scheduled_sampling=1")
-    whole = trained(road, tmp_path / "whole", *given)
-    halves = [trained(road, tmp_path / "halves", *given, stop_at=at) for at in (3, None)]
+    whole = trained(pipeline, tmp_path / "whole", *given)
+    halves = [trained(pipeline, tmp_path / "halves", *given, stop_at=at) for at in (3, None)]
     assert halves[0]["step"] == 3 and not same(halves[0], whole) and same(halves[1], whole)
 
 
-def test_each_step_hears_its_own_crops(road, tmp_path, monkeypatch):
+def test_each_step_hears_its_own_crops(pipeline, tmp_path, monkeypatch):
     """The indices are those of the crops in the batch: in every step others."""
     seen, real = [], train.apply_scheduled_sampling
 
@@ -138,11 +138,11 @@ def test_each_step_hears_its_own_crops(road, tmp_path, monkeypatch):
         return real(model, batch, indices, *rest)
 
     monkeypatch.setattr(train, "apply_scheduled_sampling", noted)
-    trained(road, tmp_path, "scheduled_sampling_passes=1")
+    trained(pipeline, tmp_path, "scheduled_sampling_passes=1")
     assert [indices for indices, _ in seen] == [
         list(range(i, i + 2)) for i in range(4, 20, 2)
     ]  # at step 0 there are none
-    run = create_or_resume_run(road_config(road, tmp_path / "other"), force=False)
+    run = create_or_resume_run(pipeline_config(pipeline, tmp_path / "other"), force=False)
     crops = crops_of(run.config.data_config.dataset_path, run.config.data_config, run.model, 0)
     expected = next(batches(crops, micro_batches(range(1, 2), 4, 2, 0, 1), 0))
     assert torch.equal(seen[0][1], expected["samples"])

@@ -24,6 +24,7 @@ from midi2wave.audio.io import read_pcm, write_wav
 from midi2wave.conditioning.global_conditioning import default_labels, resolve_labels
 from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config
 from midi2wave.data.crops import clip_source
+from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.evaluation import drift
 from midi2wave.evaluation.counterfactual import Counterfactuals, counterfactuals
 from midi2wave.evaluation.likelihood import Paired, conditioning_ratios, paired_likelihood
@@ -41,7 +42,6 @@ from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.plotting.figures import Entry, clip_figure, listening_page, save_figure
 from midi2wave.sampling.pieces import Piece, clip_pieces, primed_frames
 from midi2wave.sampling.synthesis import encode, synthesize
-from midi2wave.training.validation import partners
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
 from midi2wave.utils.cli import Failure, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
@@ -211,7 +211,9 @@ def _scores(
 ) -> Iterator[Scored]:  # fmt: skip
     """Likelihoods and scores of every clip."""
     start, hz = primed_frames(settings, data) / data.midi_hz, data.audio_hz
-    for piece, output, k in zip(pieces, outputs, partners([clip_source(piece.name) for piece in pieces]), strict=True):
+    for piece, output, k in zip(
+        pieces, outputs, mismatched_pairs([clip_source(piece.name) for piece in pieces]), strict=True
+    ):
         other = pieces[k]
         own, at_onsets = paired_likelihood(model, piece.truth, piece.performance, other.performance, data)
         sound, truth, wrong = (pcm[round(start * hz) :] for pcm in (output, piece.truth, other.truth))

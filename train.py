@@ -34,7 +34,7 @@ from midi2wave.training.log import TrainingLog
 from midi2wave.training.run_state import Run, create_or_resume_run, save
 from midi2wave.training.scheduled_sampling import apply_scheduled_sampling
 from midi2wave.training.schedules import history_mixing, history_noise, learning_rate, model_sample_probability
-from midi2wave.training.validation import crops_of, training_losses, validate
+from midi2wave.training.validation import crops_for_model, training_losses, validate
 from midi2wave.utils.cli import choose_device, format_error, log, make_parser, run
 from midi2wave.utils.errors import InputError
 
@@ -102,7 +102,7 @@ def train(state: Run, training_log: TrainingLog | None, stop: Callable[[], bool]
     settings, data, world = state.config.train_config, state.config.data_config, state.world
     if training_log:
         log(run_summary(state))
-    crops = crops_of(
+    crops = crops_for_model(
         data.dataset_path,
         data,
         state.model,

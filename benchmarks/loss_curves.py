@@ -20,8 +20,8 @@ from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.plotting.figures import save_figure
 from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory
-from midi2wave.training.run_state import Run, choose_micro_batch, make_optimizer
-from midi2wave.training.validation import crops_of
+from midi2wave.training.run_state import Run, choose_micro_batch_size, make_optimizer
+from midi2wave.training.validation import crops_for_model
 from midi2wave.utils.cli import choose_device, log, make_parser, run
 
 
@@ -57,8 +57,8 @@ def learn(config, device: torch.device, precision: torch.dtype | None) -> list[f
     settings, data = config.train_config, config.data_config
     torch.manual_seed(settings.seed)
     model = build_model(config).to(device)
-    crops = crops_of(data.dataset_path, data, model, settings.seed)
-    micro_batch = choose_micro_batch(settings, SINGLE_PROCESS, device, crops.n_frames * crops.hop)
+    crops = crops_for_model(data.dataset_path, data, model, settings.seed)
+    micro_batch = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crops.n_frames * crops.hop)
     state = Run(config, Path(), device, model, build_model(config).to(device), make_optimizer(model, settings),
                 precision=precision or torch.float32, micro_batch=micro_batch)  # fmt: skip
     if precision:

@@ -14,9 +14,9 @@ import numpy as np
 import soundfile
 
 from midi2wave.data.crops import Clip, clip_paths, clip_source, read_clip
+from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.evaluation.metrics import chroma_similarity, chroma_vectors, mean, multi_resolution_stft, onset_agreement
 from midi2wave.evaluation.transcription import INSTALL, Transcriber, note_f1, played_notes
-from midi2wave.training.validation import partners
 from midi2wave.utils.cli import run
 from midi2wave.utils.errors import InputError
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def sounds(clips: list[Clip], hz: int, transcriber: Transcriber) -> None:
     """Every score of four kinds of sound against each clip's recording and MIDI, averaged over the clips."""
     rng, rows = np.random.default_rng(0), {}
-    for clip, partner in zip(clips, partners([clip_source(clip.name) for clip in clips]), strict=True):
+    for clip, partner in zip(clips, mismatched_pairs([clip_source(clip.name) for clip in clips]), strict=True):
         truth = clip.pcm.astype(np.float64)
         noise = rng.normal(scale=np.sqrt(np.mean(truth**2)), size=len(truth))
         played, seconds = played_notes(clip.performance, 0, len(truth) / hz), len(truth) / hz

@@ -30,7 +30,7 @@ from midi2wave.sampling import engines
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
-from midi2wave.training.run_state import choose_micro_batch, make_optimizer
+from midi2wave.training.run_state import choose_micro_batch_size, make_optimizer
 from midi2wave.training.validation import training_losses
 from midi2wave.utils.cli import choose_device, log, make_parser, run
 from wavenet import Caches, WaveNet, seeded_uniforms
@@ -162,7 +162,7 @@ def training_speed(config: Config, device: torch.device) -> float:
     torch.manual_seed(0)
     model = build_model(config).to(device)
     crop_samples = max(1, round(data.segment_length * data.midi_hz)) * model.hop
-    n_crops = choose_micro_batch(settings, SINGLE_PROCESS, device, crop_samples)
+    n_crops = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crop_samples)
     recompute = settings.activation_checkpointing
     compiled = compile_gate_kernels(device, recompute=recompute) if settings.compile else None
     model.decoder.gates = compiled or GateKernels(recompute=recompute)

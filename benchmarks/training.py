@@ -29,7 +29,7 @@ from midi2wave.config import Config, load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
-from midi2wave.training.run_state import Run, choose_micro_batch, make_optimizer
+from midi2wave.training.run_state import Run, choose_micro_batch_size, make_optimizer
 from midi2wave.utils.cli import choose_device
 
 CONFIGS = {
@@ -139,7 +139,7 @@ def make_run(config: Config, device: torch.device, precision: torch.dtype, crop_
     torch.manual_seed(0)
     model = build_model(config).to(device)
     settings = config.train_config
-    micro_batch = choose_micro_batch(settings, SINGLE_PROCESS, device, crop_samples)
+    micro_batch = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crop_samples)
     return Run(config, Path(), device, model, build_model(config).to(device), make_optimizer(model, settings),
                precision=precision, micro_batch=micro_batch)  # fmt: skip
 

@@ -23,7 +23,7 @@ from midi2wave.training.distributed import SINGLE_PROCESS, World, local_device
 from midi2wave.training.hardware import choose_precision
 from midi2wave.training.log import METRICS_NAME
 from midi2wave.training.log_mel import window_samples
-from midi2wave.training.validation import Validation, crops_of, load_validation
+from midi2wave.training.validation import Validation, crops_for_model, load_validation
 from midi2wave.utils.atomic_files import clear_leftovers, remove, write_text
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
@@ -79,7 +79,9 @@ def create_or_resume_run(
         if wrong := checkpoint.differences(config, theirs, data_keys=checkpoint.SHAPE_KEYS):
             raise InputError(f"{settings.checkpoint_path} holds another model: {'; '.join(wrong)}")
         checkpoint.fit_weights(model, weights, settings.checkpoint_path)
-    crops = crops_of(data.dataset_path, data, model, settings.seed)  # says what is wrong before anything is touched
+    crops = crops_for_model(
+        data.dataset_path, data, model, settings.seed
+    )  # says what is wrong before anything is touched
     window = window_samples(data.audio_hz, crops.hop)
     if model.mel_head is not None and crops.n_frames * crops.hop < window:
         raise InputError(
@@ -87,7 +89,7 @@ def create_or_resume_run(
             "the window of the auxiliary head's spectrum; or cond_wavenet_config.n_mels = 0"
         )
     validation = load_validation(config, model, world) if data.validation_path else None
-    micro_batch = choose_micro_batch(settings, world, device, crops.n_frames * crops.hop)
+    micro_batch = choose_micro_batch_size(settings, world, device, crops.n_frames * crops.hop)
     if world.is_main_process:
         _check_folder(folder)
         if held:
@@ -119,7 +121,7 @@ def create_or_resume_run(
     return state
 
 
-def choose_micro_batch(settings: TrainConfig, world: World, device: torch.device, crop_samples: int) -> int:
+def choose_micro_batch_size(settings: TrainConfig, world: World, device: torch.device, crop_samples: int) -> int:
     """How many crops go through the model at once. Raises InputError if batch_size can't be shared out like that."""
     if settings.batch_size % world.size:
         raise InputError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from midi2wave.config import TrainConfig
-from midi2wave.training.validation import drawn
+from midi2wave.training.validation import sample_teacher_forced
 from wavenet import WaveNet, seeded_uniforms
 
 FIRST_STREAM = 2**40  # of the crops' uniforms: no piece that is played has these
@@ -35,6 +35,6 @@ def apply_scheduled_sampling(
     uniforms = seeded_uniforms(settings.seed, streams, model.uniforms_per_sample + 1, device)(0, heard.shape[1])
     chosen = uniforms[..., -1] < share
     for _ in range(settings.scheduled_sampling_passes):
-        own = drawn(model, batch, device, precision, uniforms[..., :-1])
+        own = sample_teacher_forced(model, batch, device, precision, uniforms[..., :-1])
         batch = batch | {"history": torch.cat([previous, torch.where(chosen, own, heard)], dim=1)}
     return batch

@@ -5,7 +5,6 @@ a decoder that listens does worse. Several processes share the crops.
 """
 
 import math
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from midi2wave.config import Config, DataConfig
 from midi2wave.data.crops import Crops
+from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.training.distributed import SINGLE_PROCESS, World
@@ -23,7 +23,9 @@ from wavenet import WaveNet
 SEED = 2**40  # no run's seed: the validation crops are the same in every run
 
 
-def crops_of(path: str, data: DataConfig, model: WaveNet, seed: int, *, warmup_frames: int = 0, **corruption) -> Crops:
+def crops_for_model(
+    path: str, data: DataConfig, model: WaveNet, seed: int, *, warmup_frames: int = 0, **corruption
+) -> Crops:
     """The crops of a processed folder as this model needs them (`dataset.Crops`, also for `corruption`)."""
     return Crops(
         ProcessedFolder(path),
@@ -48,7 +50,7 @@ def _passed(
 
 
 @torch.no_grad()
-def drawn(
+def sample_teacher_forced(
     model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, uniforms: Tensor
 ) -> Tensor:
     """The samples that the model draws in the place of the crops' own, each given the history before it: int64 [B, T],
@@ -109,8 +111,8 @@ def load_validation(config: Config, model: WaveNet, world: World = SINGLE_PROCES
         )
     warmup_frames = math.ceil(model.decoder.receptive_field / model.hop)
     path, data = config.data_config.validation_path, config.data_config
-    crops = crops_of(path, data, model, SEED, warmup_frames=warmup_frames)
-    partner = partners([crops.where(i)[0] for i in range(n)])
+    crops = crops_for_model(path, data, model, SEED, warmup_frames=warmup_frames)
+    partner = mismatched_pairs([crops.where(i)[0] for i in range(n)])
     own = [crops[i] for i in range(world.rank, n, world.size)]
     others = [crops[partner[i]] for i in range(world.rank, n, world.size)]
     given = [name for name in ("features", "excitation") if name in crops[0] and data.conditional]
@@ -122,15 +124,6 @@ def load_validation(config: Config, model: WaveNet, world: World = SINGLE_PROCES
         {name: torch.stack([item[name] for item in others]) for name in given},
         warmup_frames * model.hop,
     )
-
-
-def partners(recordings: Sequence[Hashable]) -> list[int]:
-    """For each crop or clip, given the recordings they are of, the next one of another; if all are one, the next."""
-    n, found = len(recordings), []
-    for i in range(n):
-        following = [(i + k) % n for k in range(1, n)]
-        found.append(next((k for k in following if recordings[k] != recordings[i]), following[0]))
-    return found
 
 
 @torch.inference_mode()

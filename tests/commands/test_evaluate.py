@@ -227,7 +227,7 @@ def test_partners_are_of_another_recording_where_there_is_one():
     names = ["clip_000_a_b_1.000s", "clip_001_a_b_2.000s", "clip_002_c_1.500s"]
     sources = [crops.clip_source(name) for name in names]
     assert sources == ["a_b", "a_b", "c"]
-    assert evaluate.partners(sources) == [2, 2, 0]
+    assert evaluate.mismatched_pairs(sources) == [2, 2, 0]
 
 
 def test_the_benchmark_of_the_measures(clips, capsys):

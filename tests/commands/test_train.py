@@ -109,7 +109,7 @@ def test_passes_add_up_to_the_batch(pipeline, tmp_path):
     for size in (4, 2, 1):
         state = create_or_resume_run(config, force=True)
         state.model.double()
-        crops = validation.crops_of(config.data_config.dataset_path, config.data_config, state.model, 0)
+        crops = validation.crops_for_model(config.data_config.dataset_path, config.data_config, state.model, 0)
         passes = [
             {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
             for batch in crops_module.batches(crops, crops_module.micro_batches(range(1), 4, size, 0, 1), 0)
@@ -141,7 +141,7 @@ def test_a_recorded_pass_takes_part_in_a_step(pipeline, tmp_path, monkeypatch):
     for to_record in (False, True):
         state = create_or_resume_run(config, force=True)
         state.to_record = to_record
-        crops = validation.crops_of(config.data_config.dataset_path, config.data_config, state.model, 0)
+        crops = validation.crops_for_model(config.data_config.dataset_path, config.data_config, state.model, 0)
         places = []
         for step in range(2):
             indices = crops_module.micro_batches(range(step, step + 1), 4, 2, 0, 1)
@@ -419,7 +419,7 @@ def test_the_best_checkpoint_by_validation_is_kept_beside_the_newest(pipeline, t
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
     def choose(size, crop_samples=8000, **changes):
-        return run_state.choose_micro_batch(settings(**changes), World(0, size), torch.device("cpu"), crop_samples)
+        return run_state.choose_micro_batch_size(settings(**changes), World(0, size), torch.device("cpu"), crop_samples)
 
     assert choose(1, batch_size=16) == choose(2, batch_size=16) == 2
     assert choose(1, batch_size=9) == 1 and choose(1, 4000, batch_size=9) == 3
@@ -445,8 +445,8 @@ def test_an_allocation_that_fails_says_what_to_lower(monkeypatch):
 
 
 def test_a_validation_crop_s_partner_is_of_another_recording_where_there_is_one():
-    assert validation.partners([0, 0, 1, 0]) == [2, 2, 3, 2]
-    assert validation.partners([4, 4, 4]) == [1, 2, 0]
+    assert validation.mismatched_pairs([0, 0, 1, 0]) == [2, 2, 3, 2]
+    assert validation.mismatched_pairs([4, 4, 4]) == [1, 2, 0]
 
 
 def test_processes_share_the_validation_crops(pipeline):

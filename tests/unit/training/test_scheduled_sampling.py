@@ -11,7 +11,7 @@ from midi2wave.data.crops import batches, micro_batches
 from midi2wave.training.run_state import create_or_resume_run
 from midi2wave.training.scheduled_sampling import FIRST_STREAM, apply_scheduled_sampling
 from midi2wave.training.schedules import model_sample_probability
-from midi2wave.training.validation import crops_of
+from midi2wave.training.validation import crops_for_model
 from tests.commands.test_resume import same, state
 from tests.commands.test_train import pipeline_config, settings
 from tests.helpers.sampler_models import make_conditioning, make_model
@@ -143,7 +143,7 @@ def test_each_step_hears_its_own_crops(pipeline, tmp_path, monkeypatch):
         list(range(i, i + 2)) for i in range(4, 20, 2)
     ]  # at step 0 there are none
     run = create_or_resume_run(pipeline_config(pipeline, tmp_path / "other"), force=False)
-    crops = crops_of(run.config.data_config.dataset_path, run.config.data_config, run.model, 0)
+    crops = crops_for_model(run.config.data_config.dataset_path, run.config.data_config, run.model, 0)
     expected = next(batches(crops, micro_batches(range(1, 2), 4, 2, 0, 1), 0))
     assert torch.equal(seen[0][1], expected["samples"])
     assert json.loads((tmp_path / "config.json").read_text())["train_config"]["scheduled_sampling_passes"] == 1

@@ -15,15 +15,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import logistic_mixture
-from midi2wave.config import CondWavenetConfig, WavenetConfig
+from midi2wave.conditioning.note_conditioning import n_excitation, n_features
+from midi2wave.config import CondWavenetConfig, Config, WavenetConfig
 from midi2wave.modules.argmax_bottleneck import INPUT_WEIGHT_GAIN, ArgmaxBottleneck, codes_of, init_codebook
 from midi2wave.modules.residual_stack import GateKernels, LayerWeights, residual_stack, run_layers, upsampled
+from midi2wave.modules.upsampling import Upsampling
+from midi2wave.utils.errors import InputError
 
 N_CODES = 256
 SILENT_CODE = 128
@@ -126,39 +128,6 @@ class NoContext(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[B, 0, N] -> [B, 0, N]."""
         return features
-
-
-class Upsampling(nn.Module):
-    """From conditioning frames to samples: [N', B, C] -> [N * hop, B, C], N' = left + N + right frames."""
-
-    def __init__(self, kind: str, hop: int, n_channels: int) -> None:
-        super().__init__()
-        self.kind, self.hop = kind, hop
-        self.left, self.right = {"repeat": (0, 0), "linear": (0, 1), "transposed": (1, 0)}[kind]
-        # Repetition and interpolation commute with a projection of the channels: the decoder projects at frame rate.
-        self.commutes = kind != "transposed"
-        if kind == "transposed":
-            self.window = nn.ConvTranspose1d(n_channels, n_channels, 2 * hop, stride=hop)
-            with torch.no_grad():  # start as linear interpolation of every channel by itself
-                self.window.weight.zero_()
-                ramp = torch.arange(hop) / hop
-                for channel in range(n_channels):
-                    self.window.weight[channel, channel] = torch.cat([ramp, 1 - ramp])
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """[left + N + right, B, C] -> [N * hop, B, C]; sample t of frame f blends f with its neighbour, if it does."""
-        if self.kind == "transposed":
-            out = self.window(frames.permute(1, 2, 0))  # [B, C, (N + 2) * hop]
-            return out[..., self.hop : -self.hop].permute(2, 0, 1)
-        if self.kind == "repeat":
-            return frames.repeat_interleave(self.hop, dim=0)
-        now, step = frames[:-1].unsqueeze(1), (frames[1:] - frames[:-1]).unsqueeze(1)
-        return torch.addcmul(now, step, self.ramp(frames).view(1, -1, 1, 1)).flatten(0, 1)
-
-    def ramp(self, like: Tensor) -> Tensor:
-        """The share of the next frame in each sample of a frame, [hop]: 0 where nothing is left to interpolate."""
-        ramp = torch.arange(self.hop, device=like.device, dtype=like.dtype) / self.hop
-        return ramp if self.kind == "linear" else torch.zeros_like(ramp)
 
 
 class ResidualLayer(nn.Module):
@@ -486,6 +455,30 @@ class WaveNet(nn.Module):
         return 2 if self.decoder.mixture else 1
 
 
+def build_model(config: Config) -> WaveNet:
+    """The untrained model that a config describes.
+
+    Args:
+        config: A config with the blocks data_config, wavenet_config and cond_wavenet_config.
+
+    Raises:
+        InputError: For parts that do not fit together.
+    """
+    data = config.data_config
+    try:
+        return WaveNet(
+            config.wavenet_config,
+            config.cond_wavenet_config,
+            n_features=n_features(data.features),
+            n_excitation=n_excitation(data),
+            audio_hz=data.audio_hz,
+            midi_hz=data.midi_hz,
+            n_global=len(data.global_values),
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
 class Caches:
     """Ring buffers of every layer's past inputs, [(K - 1) * dilation, B, R], and the K most recent samples [B, K].
 
@@ -549,26 +542,6 @@ class Conditioning:
         return model.context(features), self.excitation(first, n_frames)
 
 
-def seeded_uniforms(seed: int, streams: list[int], per_sample: int, device="cpu") -> Callable[[int, int], Tensor]:
-    """The source of a sampler's randomness: (first, n) -> float32 [B, n, U], a pure function of seed, stream and time.
-
-    A stream's values depend neither on its neighbours in the batch nor on the block size. They are odd multiples of
-    2^-24, exact in float32 and never 0 or 1 (nv-wavenet would answer 0 with a full-scale click).
-    """
-
-    def uniforms(first: int, n: int) -> Tensor:
-        begin, end = first * per_sample, (first + n) * per_sample
-        rows = []
-        for stream in streams:
-            # Philox is counter-based: one count gives four 64-bit words, so that any stretch can be drawn directly.
-            words = np.random.Philox(key=[seed, stream], counter=[begin // 4, 0, 0, 0]).random_raw(end - begin // 4 * 4)
-            rows.append(words[begin % 4 :] >> np.uint64(41))
-        odd = 2 * np.stack(rows).astype(np.float32) + 1
-        return torch.from_numpy(odd / 2**24).view(len(streams), n, per_sample).to(device)
-
-    return uniforms
-
-
 def rows_per_stream(guidance: float) -> int:
     """How often a stream passes through the decoder: with its notes, and for guidance under the null condition too."""
     return 1 if guidance == 1 else 2
@@ -617,7 +590,7 @@ def generate(
 ) -> Iterator[Tensor]:
     """Generate n_frames * hop samples for each stream, block by block: the reference for every faster engine.
 
-    uniforms(first, n) -> [B, n, U] for the samples first..first+n-1 (`seeded_uniforms`); prefix: [B, P * hop] samples
+    uniforms(first, n) -> [B, n, U] for the samples first..first+n-1 (`sampling.uniforms`); prefix: [B, P * hop] samples
     that are taken as given (teacher-forced) before the model goes on by itself. guidance: see `WaveNet.guide`; if it is
     not 1, conditioning has 2B rows, the streams' own, then as many of the null condition. Both hear the same samples.
     Yields int64 blocks [B, n] (16-bit values or codes), the prefix first.

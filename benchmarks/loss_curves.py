@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 import train
 from benchmarks.plain import plain_update
-from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
 from midi2wave.data.crops import batches, micro_batches
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
@@ -23,6 +22,7 @@ from midi2wave.training.hardware import choose_precision, keep_freed_memory
 from midi2wave.training.run_state import Run, choose_micro_batch_size, make_optimizer
 from midi2wave.training.validation import crops_for_model
 from midi2wave.utils.cli import choose_device, log, make_parser, run
+from wavenet import build_model
 
 
 def main() -> int:

@@ -21,19 +21,19 @@ import torch
 from torch import Tensor, nn
 
 import wavenet
-from midi2wave.checkpoint import build_model
 from midi2wave.conditioning.note_conditioning import n_excitation, n_features
 from midi2wave.config import Config, DataConfig, load_config
 from midi2wave.midi.reader import Performance
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.sampling import engines
 from midi2wave.sampling.synthesis import conditioning
+from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
 from midi2wave.training.run_state import choose_micro_batch_size, make_optimizer
 from midi2wave.training.validation import training_losses
 from midi2wave.utils.cli import choose_device, log, make_parser, run
-from wavenet import Caches, WaveNet, seeded_uniforms
+from wavenet import Caches, WaveNet, build_model
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config")
 MIB = 2**20

@@ -28,16 +28,16 @@ from numba import njit
 from tqdm import tqdm
 
 import wavenet
-from midi2wave.checkpoint import build_model
 from midi2wave.config import Config, load_config
 from midi2wave.midi.reader import Performance
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines.cpu_weights import aligned, pack, pack_decoder, to_bfloat16
 from midi2wave.sampling.engines.simd import borrow, has_bfloat16, multiply
 from midi2wave.sampling.synthesis import conditioning
+from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.training.hardware import synchronize
 from midi2wave.utils.cli import log
-from wavenet import WaveNet, seeded_uniforms
+from wavenet import WaveNet, build_model
 
 CONFIGS = {
     "reference": "config_train_nv_wavenet.json",  # nv-wavenet's size

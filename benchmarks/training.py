@@ -24,13 +24,13 @@ import train
 from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
 from benchmarks.model_speed import noise_crops
 from benchmarks.plain import plain_update
-from midi2wave.checkpoint import build_model
 from midi2wave.config import Config, load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
 from midi2wave.training.run_state import Run, choose_micro_batch_size, make_optimizer
 from midi2wave.utils.cli import choose_device
+from wavenet import build_model
 
 CONFIGS = {
     "reference": "config_train_nv_wavenet.json",  # nv-wavenet's reference size, categorical

@@ -22,12 +22,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
-from midi2wave.conditioning.note_conditioning import n_excitation, n_features
 from midi2wave.config import Config, SamplingConfig, config_from_dict
 from midi2wave.utils.atomic_files import atomic_folder, remove, update_symlink
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
-from wavenet import WaveNet
+from wavenet import WaveNet, build_model
 
 FORMAT = "midi2wave checkpoint 1"
 PROJECT_FOLDER = Path(__file__).resolve().parents[1]
@@ -39,23 +38,6 @@ MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
 SHAPE_KEYS = ("audio_hz", "midi_hz", "features", "excitation", "excitation_quadrature", "global_values")
 STRING_KEYS = ("partial_hz", "partial_level", "partial_decay", "partial_phase", "velocity_exponent", "damping_seconds")
 MODEL_DATA_KEYS = (*SHAPE_KEYS, *STRING_KEYS, "sustain_extends_notes", "preemphasis")
-
-
-def build_model(config: Config) -> WaveNet:
-    """The untrained model that a config describes. Raises InputError for parts that do not fit together."""
-    data = config.data_config
-    try:
-        return WaveNet(
-            config.wavenet_config,
-            config.cond_wavenet_config,
-            n_features=n_features(data.features),
-            n_excitation=n_excitation(data),
-            audio_hz=data.audio_hz,
-            midi_hz=data.midi_hz,
-            n_global=len(data.global_values),
-        )
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def save(

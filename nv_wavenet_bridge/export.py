@@ -22,11 +22,12 @@ from midi2wave import checkpoint
 from midi2wave.config import DataConfig, load_config
 from midi2wave.sampling.pieces import Piece, clip_pieces, midi_pieces, timed_pieces
 from midi2wave.sampling.synthesis import conditioning
+from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.atomic_files import atomic_folder
 from midi2wave.utils.cli import choose_device, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle, fold
-from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
+from wavenet import Conditioning, WaveNet, generate
 
 BLOCK_FRAMES = 16
 

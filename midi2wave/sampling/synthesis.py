@@ -17,7 +17,8 @@ from midi2wave.config import DataConfig
 from midi2wave.midi.reader import Performance
 from midi2wave.sampling import engines
 from midi2wave.sampling.code_files import Codes
-from wavenet import Conditioning, WaveNet, rows_per_stream, seeded_uniforms
+from midi2wave.sampling.uniforms import seeded_uniforms
+from wavenet import Conditioning, WaveNet, rows_per_stream
 
 FRAMES_AT_ONCE = 1000  # of which `encode` makes codes: memory does not grow with a piece's length
 

@@ -28,7 +28,7 @@ from midi2wave.utils.atomic_files import clear_leftovers, remove, write_text
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import only_run
-from wavenet import WaveNet
+from wavenet import WaveNet, build_model
 
 CONFIG_NAME = "config.json"
 CACHED_SAMPLES = 16384  # of one pass on a CPU: tensors of more leave its caches between one operation and the next
@@ -72,7 +72,7 @@ def create_or_resume_run(
     settings, data = config.train_config, config.data_config
     folder, device = Path(settings.output_directory), choose_device(local_device(settings.device))
     torch.manual_seed(settings.seed)
-    model = checkpoint.build_model(config).to(device)
+    model = build_model(config).to(device)
     if settings.checkpoint_path and (force or not checkpoint.step_folders(folder)):
         weights, theirs, _ = checkpoint.load_weights(settings.checkpoint_path)
         # another piano's strings are what training from these weights may be for

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from midi2wave.config import TrainConfig
+from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.training.validation import sample_teacher_forced
-from wavenet import WaveNet, seeded_uniforms
+from wavenet import WaveNet
 
 FIRST_STREAM = 2**40  # of the crops' uniforms: no piece that is played has these
 

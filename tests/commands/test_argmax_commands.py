@@ -18,6 +18,7 @@ from midi2wave.sampling.synthesis import encode
 from tests.commands.test_commands import metrics, wavs
 from tests.helpers.pipeline import HZ, assert_failed, assert_refused, call, read_files, settings, write_midi
 from tests.unit.training.test_toy_task import learn
+from wavenet import build_model
 
 K = 6
 SONGS = {"a": [(0.0, 0.02, 60, 90), (0.03, 0.05, 64, 50)], "b": [(0.0, 0.03, 48, 90)]}
@@ -178,7 +179,7 @@ def test_evaluation_counts_the_codes(pipeline, plain, run, tmp_path):
 
 def test_the_preset_is_a_model_with_codes_that_files_of_codes_can_play():
     config = load_config("demo/config_train_argmax.json", train.NEEDS)
-    model = checkpoint.build_model(config)
+    model = build_model(config)
     assert model.n_codes == 32 and not config.data_config.excitation
 
 

@@ -45,6 +45,7 @@ from tests.helpers.paths import SHARED
 from tests.helpers.pipeline import HZ, assert_refused, call, read_files, settings, write_midi
 from tests.unit.data.test_crops import make_crops, write_folder
 from tests.unit.sampling.test_synthesis import CPU, N_FRAMES, OUTPUTS, make_pcm, make_performance
+from wavenet import build_model
 
 VALUES = ["year=2008", "year=2009"]
 DISKLAVIER = SHARED / "data/disklavier-maestro-layout"
@@ -66,7 +67,7 @@ def make(*args, **data):
     """A model with global conditioning whose output is sensitive to what it is given, and its data config."""
     config = make_config(*args, **data)
     torch.manual_seed(0)
-    model = checkpoint.build_model(config).eval()
+    model = build_model(config).eval()
     torch.nn.init.normal_(model.decoder.output.weight, std=0.3)
     torch.nn.init.normal_(model.context.of_recording.weight, std=3.0)
     return model, config.data_config
@@ -242,7 +243,7 @@ def test_the_partner_of_a_validation_crop_lends_its_notes_only(tmp_path):
     config = make_config()
     config.data_config.validation_path = str(write_years(tmp_path / "data", [2008, 2009]))
     config.data_config.segment_length = 0.1
-    found = load_validation(config, checkpoint.build_model(config))
+    found = load_validation(config, build_model(config))
     own, other = found.crops["features"], found.of_partners["features"]
     assert torch.equal(own[:, -2:], other[:, -2:]) and not torch.equal(own[:, :-2], other[:, :-2])
     assert len(own[:, -1, 0].unique()) == 2  # or the partners would have had the same
@@ -284,7 +285,7 @@ def test_an_unconditional_model_has_no_context_to_put_it_into():
 
 def test_it_shapes_the_model_and_comes_back_with_it(tmp_path):
     config = make_config()
-    model = checkpoint.build_model(config)
+    model = build_model(config)
     checkpoint.save(tmp_path, 3, model.state_dict(), {}, config, 1)
     there, theirs, _ = checkpoint.load_model(tmp_path, CPU)
     assert theirs.data_config.global_values == VALUES
@@ -298,7 +299,7 @@ def test_a_checkpoint_from_before_is_the_same_model(tmp_path):
     """Without the keys in its config it loads, has no new weights, and plays as a model of today without values."""
     config = make_config(global_values=[])
     torch.manual_seed(0)
-    model = checkpoint.build_model(config).eval()
+    model = build_model(config).eval()
     folder = checkpoint.save(tmp_path, 3, model.state_dict(), {}, config, 1)
     path = folder / checkpoint.WEIGHTS_NAME
     with safe_open(path, framework="pt") as stored:

@@ -12,6 +12,7 @@ from midi2wave.audio import io as audio_io
 from midi2wave.audio.pre_emphasis import Deemphasis
 from midi2wave.midi.reader import Performance
 from midi2wave.sampling.synthesis import conditioning, synthesize, to_pcm, to_samples
+from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
 from tests.commands.test_unconditional import NO_MIDI, inference_file, save
 from tests.commands.test_unconditional import make as make_unconditional
@@ -27,7 +28,6 @@ from tests.helpers.pipeline import (
     write_midi,
 )
 from tests.unit.sampling.test_synthesis import HOP, N_FRAMES, make, make_pcm, make_performance, play
-from wavenet import seeded_uniforms
 
 BEFORE = 4  # frames of prime
 

@@ -20,6 +20,7 @@ from midi2wave.training.distributed import World
 from midi2wave.training.log import TrainingLog
 from midi2wave.training.run_state import Run, create_or_resume_run
 from midi2wave.utils.errors import InputError
+from wavenet import build_model
 
 
 def settings(**changes):
@@ -386,7 +387,7 @@ def test_signals_at_once_are_one_and_a_later_one_is_impatience(monkeypatch):
 def test_fewer_validation_crops_than_processes_are_refused(pipeline):
     config = load_config(pipeline.config, train.NEEDS, ["train_config.validation_crops=2"])
     with pytest.raises(InputError, match="validation_crops = 2: expected at least one for each of 3 processes"):
-        validation.load_validation(config, checkpoint.build_model(config), World(0, 3))
+        validation.load_validation(config, build_model(config), World(0, 3))
 
 
 def test_a_saved_checkpoint_counts_as_saved_even_if_old_ones_cannot_be_removed(pipeline, tmp_path, monkeypatch, capsys):
@@ -452,7 +453,7 @@ def test_a_validation_crop_s_partner_is_of_another_recording_where_there_is_one(
 def test_processes_share_the_validation_crops(pipeline):
     config = load_config(pipeline.config, train.NEEDS, ["train_config.validation_crops=7"])
     config.data_config.validation_path = str(pipeline.folder / "train")
-    model = checkpoint.build_model(config)
+    model = build_model(config)
     whole, *parts = (validation.load_validation(config, model, World(rank, size)) for rank, size in
                      ((0, 1), (0, 2), (1, 2)))  # fmt: skip
     assert [len(whole), *map(len, parts)] == [7, 4, 3]

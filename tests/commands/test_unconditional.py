@@ -18,11 +18,12 @@ from midi2wave.data.crops import clip_paths, read_clip
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
 from midi2wave.sampling.synthesis import conditioning, synthesize
+from midi2wave.sampling.uniforms import seeded_uniforms
 from nv_wavenet_bridge import check, export
 from tests.helpers.pipeline import HZ, PRIMED_SECONDS, assert_refused, call, read_files, settings, write_midi
 from tests.unit.nv_wavenet_bridge.test_bundle import BLOCKS
 from tests.unit.sampling.test_engines import joined, parallel
-from wavenet import generate, seeded_uniforms
+from wavenet import build_model, generate
 
 N_FRAMES, CPU = 9, torch.device("cpu")
 NO_MIDI = {"audio_hz": 4000, "midi_hz": 250, "features": [], "excitation": False}
@@ -33,7 +34,7 @@ def make(data=NO_MIDI, **changes):
     blocks = {**BLOCKS, "data_config": data, "wavenet_config": {**BLOCKS["wavenet_config"], **changes}}
     config = config_from_dict(blocks, "test")
     torch.manual_seed(4)
-    model = checkpoint.build_model(config).eval()
+    model = build_model(config).eval()
     torch.nn.init.normal_(model.decoder.output.weight, std=0.5)
     for layer in model.decoder.layers:
         torch.nn.init.normal_(layer.cond.bias, std=0.5)
@@ -60,7 +61,7 @@ def test_it_has_neither_context_stack_nor_weights_for_conditioning():
     assert model.context_frames == (0, 0) and not config.data_config.conditional
     assert make({**NO_MIDI, "features": ["onset"]})[1].data_config.conditional
     preset = load_config("demo/config_train_unconditional.json", train.NEEDS)
-    assert not preset.data_config.conditional and checkpoint.build_model(preset).context_frames == (0, 0)
+    assert not preset.data_config.conditional and build_model(preset).context_frames == (0, 0)
 
 
 @pytest.mark.parametrize(

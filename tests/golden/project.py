@@ -89,7 +89,7 @@ def augmented_crops(folder: Path, config_path: Path, *, codes: bool, seed: int) 
 
 def uniforms(seed: int, streams: list[int], per_sample: int, first: int, n: int) -> np.ndarray:
     """The random numbers of `n` samples from sample `first` on, in the project's shape."""
-    from wavenet import seeded_uniforms
+    from midi2wave.sampling.uniforms import seeded_uniforms
 
     return seeded_uniforms(seed, streams, per_sample)(first, n).numpy()
 

@@ -10,10 +10,11 @@ import torch
 import inference
 import train
 from midi2wave.sampling.engines import cuda
+from midi2wave.sampling.uniforms import seeded_uniforms
 from tests.helpers.pipeline import call, settings
 from tests.helpers.sampler_models import make_model, random_prefix, with_null
 from tests.unit.sampling.test_engines import joined, sources
-from wavenet import Conditioning, generate, seeded_uniforms
+from wavenet import Conditioning, generate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA GPU is needed")
 

@@ -6,10 +6,10 @@ import pytest
 
 import train
 from benchmarks import ablation
-from midi2wave import checkpoint
 from midi2wave.conditioning.note_conditioning import default_partials
 from midi2wave.config import load_config
 from tests.helpers.pipeline import ROOT, assert_refused, call, settings
+from wavenet import build_model
 
 DOCUMENT = f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n"
 
@@ -71,7 +71,7 @@ def test_a_variant_changes_its_own_keys_and_nothing_else(name, strings_config):
     differing = {f"{block}.{key}" for block, values in plain.as_dict().items() for key, value in values.items()
                  if changed.as_dict()[block][key] != value}  # fmt: skip
     assert differing == set(ablation.VARIANTS[name])  # none that the config has already
-    checkpoint.build_model(changed)
+    build_model(changed)
 
 
 def test_all_off_is_every_remedy_of_the_config_off():

@@ -8,13 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import model_speed as cost
 from benchmarks import presets
-from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import assert_refused, call, command, settings
 from tests.unit.model.test_wavenet import make_model
-from wavenet import Caches
+from wavenet import Caches, build_model
 
 SMALL = ("wavenet_config.n_layers=4", "wavenet_config.max_dilation=8", "train_config.compile=false",
          "train_config.batch_size=1", "data_config.segment_length=0.1", "train_config.device=cpu")  # fmt: skip

@@ -10,6 +10,7 @@ from midi2wave.config import FEATURES, CondWavenetConfig, Config, DataConfig, Wa
 from midi2wave.midi.reader import N_PITCHES, PEDALS, SOFT, SOSTENUTO, SUSTAIN
 from midi2wave.sampling.synthesis import conditioning
 from tests.unit.midi.test_performance import made
+from wavenet import build_model
 
 FRAME, N_FRAMES = 1 / 250, 30
 OTHERS = [name for name in FEATURES if name != "pedals"]
@@ -71,7 +72,7 @@ def test_a_model_hears_a_change_of_the_pedal_alone_unless_it_is_switched_off(fea
     torch.manual_seed(0)
     wavenet = WavenetConfig(n_mixtures=2, n_out_channels=8, n_cond_channels=8, **sizes)
     stack = CondWavenetConfig(lookahead_ms=8.0, **sizes)
-    model = checkpoint.build_model(Config(data_config=data, wavenet_config=wavenet, cond_wavenet_config=stack))
+    model = build_model(Config(data_config=data, wavenet_config=wavenet, cond_wavenet_config=stack))
     for layer in (model.context.input, model.decoder.output):  # an untrained model hardly listens
         torch.nn.init.normal_(layer.weight, std=0.5)
     pieces = [made(NOTE, {controller: pedal}) for pedal in ([], SHALLOW, DEEP)]

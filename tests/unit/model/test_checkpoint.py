@@ -21,6 +21,7 @@ from midi2wave.checkpoint import (
 )
 from midi2wave.config import CondWavenetConfig, Config, DataConfig, TrainConfig, WavenetConfig
 from midi2wave.utils.errors import InputError
+from wavenet import build_model
 
 
 def make_config(**wavenet) -> Config:
@@ -40,7 +41,7 @@ CONFIG = make_config()
 
 def make_model(seed: int = 0, config: Config = CONFIG):
     torch.manual_seed(seed)
-    return checkpoint.build_model(config)
+    return build_model(config)
 
 
 def save_step(run, step: int, keep: int = 9):
@@ -214,7 +215,7 @@ def test_impossible_parts_are_refused():
     config = make_config()
     config.cond_wavenet_config.lookahead_ms = 500.0
     with pytest.raises(InputError, match=r"lower cond_wavenet_config\.lookahead_ms"):
-        checkpoint.build_model(config)
+        build_model(config)
 
 
 class Trap:

@@ -6,17 +6,8 @@ import torch
 
 from midi2wave.audio.io import mu_law_decode
 from midi2wave.config import CondWavenetConfig, WavenetConfig
-from wavenet import (
-    ALIGNED_COLUMNS,
-    Caches,
-    Conditioning,
-    ContextStack,
-    Decoder,
-    WaveNet,
-    dilations,
-    generate,
-    seeded_uniforms,
-)
+from midi2wave.sampling.uniforms import seeded_uniforms
+from wavenet import ALIGNED_COLUMNS, Caches, Conditioning, ContextStack, Decoder, WaveNet, dilations, generate
 
 HOP, N_FEATURES, N_EXCITATION = 16, 5, 2
 N_FRAMES = 12

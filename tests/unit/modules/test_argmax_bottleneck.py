@@ -17,10 +17,11 @@ from midi2wave.modules.argmax_bottleneck import (
     normalized_relu,
 )
 from midi2wave.sampling import engines
+from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
 from tests.helpers.sampler_models import REACH, make_conditioning, with_null
 from tests.unit.sampling.test_engines import N_FRAMES, agreed, joined, parallel
-from wavenet import Conditioning, WaveNet, generate, seeded_uniforms
+from wavenet import Conditioning, WaveNet, generate
 
 K = 4
 

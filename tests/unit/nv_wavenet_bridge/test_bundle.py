@@ -32,6 +32,7 @@ from tests.helpers.pipeline import (
     settings,
     write_midi,
 )
+from wavenet import build_model
 
 HZ, HOP = 4000, 16
 BLOCKS = {
@@ -47,7 +48,7 @@ def make_run(folder, poison=False, **changes):
     """A run folder with one checkpoint of random weights."""
     config = config_from_dict({**BLOCKS, "wavenet_config": {**BLOCKS["wavenet_config"], **changes}}, "test")
     torch.manual_seed(4)
-    model = checkpoint.build_model(config)
+    model = build_model(config)
     torch.nn.init.normal_(model.decoder.output.weight, std=0.7)
     if poison:
         model.decoder.skip.weight.data[0, 0] = float("nan")

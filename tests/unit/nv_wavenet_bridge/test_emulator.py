@@ -6,11 +6,12 @@ import torch
 
 from logistic_mixture import from_cumulative
 from midi2wave.config import WavenetConfig
+from midi2wave.modules.upsampling import Upsampling
 from nv_wavenet_bridge import bundle, check
 from nv_wavenet_bridge.emulator import draw, emulate
 from tests.helpers.paths import SHARED
 from tests.helpers.pipeline import assert_failed, assert_refused, call
-from wavenet import Caches, Decoder, Upsampling
+from wavenet import Caches, Decoder
 
 FILES = sorted((SHARED / "nv_wavenet" / "golden").glob("*.npz"))
 golden = pytest.mark.skipif(not FILES, reason="NVIDIA's samples are not at hand (../shared/nv_wavenet/golden)")

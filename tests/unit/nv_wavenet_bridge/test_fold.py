@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from midi2wave.checkpoint import build_model
 from midi2wave.conditioning.note_conditioning import N_EXCITATION, n_features
 from midi2wave.config import CONFIG_FOLDER, CondWavenetConfig, Config, DataConfig, WavenetConfig
+from midi2wave.sampling.uniforms import seeded_uniforms
 from nv_wavenet_bridge import bundle, fold
 from nv_wavenet_bridge.emulator import dilation_cycle, emulate
 from nv_wavenet_bridge.export import conditioning_blocks
-from wavenet import Conditioning, dilations, generate, seeded_uniforms
+from wavenet import Conditioning, build_model, dilations, generate
 
 HOP, N_FRAMES, BATCH = 16, 19, 3  # frames: not a multiple of the block
 

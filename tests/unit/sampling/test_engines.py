@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from midi2wave.checkpoint import build_model
 from midi2wave.config import load_config
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
 from midi2wave.sampling.engines import cpu_kernel as kernel
+from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
 from tests.helpers.sampler_models import make_conditioning, make_model, random_prefix, with_null
-from wavenet import Caches, Conditioning, WaveNet, generate, prefill, seeded_uniforms
+from wavenet import Caches, Conditioning, WaveNet, build_model, generate, prefill
 
 N_FRAMES = 14
 

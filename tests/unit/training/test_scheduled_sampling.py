@@ -8,6 +8,7 @@ import torch
 
 import train
 from midi2wave.data.crops import batches, micro_batches
+from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.training.run_state import create_or_resume_run
 from midi2wave.training.scheduled_sampling import FIRST_STREAM, apply_scheduled_sampling
 from midi2wave.training.schedules import model_sample_probability
@@ -15,7 +16,7 @@ from midi2wave.training.validation import crops_for_model
 from tests.commands.test_resume import same, state
 from tests.commands.test_train import pipeline_config, settings
 from tests.helpers.sampler_models import make_conditioning, make_model
-from wavenet import generate, seeded_uniforms
+from wavenet import generate
 
 CPU, N_FRAMES, INDICES = torch.device("cpu"), 3, [7, 2]
 OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])

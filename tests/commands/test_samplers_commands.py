@@ -117,7 +117,7 @@ sys.path.insert(0, sys.argv[1])
 sys.path.insert(0, sys.argv[1] + "/tests")
 from tests.helpers.sampler_models import make_conditioning, make_model
 from midi2wave.sampling.engines import cpu, cpu_kernel as kernel
-from wavenet import seeded_uniforms
+from midi2wave.sampling.uniforms import seeded_uniforms
 model = make_model()
 next(cpu.generate(model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1), 1, 4, threads=1))
 print(sum(kernel.play.dispatcher.stats.cache_hits.values()), sum(kernel.play.dispatcher.stats.cache_misses.values()))
@@ -143,7 +143,8 @@ sys.path.insert(0, sys.argv[1] + "/tests")
 import torch
 from tests.helpers.sampler_models import make_conditioning, make_model
 from midi2wave.sampling.engines import cpu
-from wavenet import generate, seeded_uniforms
+from midi2wave.sampling.uniforms import seeded_uniforms
+from wavenet import generate
 model = make_model()
 arguments = (model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1))
 samples = torch.cat(list(generate(*arguments, 1, 8)), dim=1)

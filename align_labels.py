@@ -1,12 +1,12 @@
 """Note onsets as the sound has them: labels of a real piano are off by milliseconds, each note's by its own.
 
-    python measure_strings.py -d data/train -c config_train.json -o measured.json
+    python measure_partials.py -d data/train -c config_train.json -o measured.json
     python align_labels.py -d data/train -c measured.json -o data/aligned/train
     python align_labels.py -d data/validation -c measured.json -o data/aligned/validation --like data/aligned/train
-    python measure_strings.py -d data/aligned/train -c config_train.json -o strings.json
+    python measure_partials.py -d data/aligned/train -c config_train.json -o strings.json
 
 The partials of a key begin with the same phases at every stroke, relative to the hammer's; where labels and sound
-agree, `measure_strings.py` finds these phases, and the excitation meets the sound. Here the phases of all keys and the
+agree, `measure_partials.py` finds these phases, and the excitation meets the sound. Here the phases of all keys and the
 onset of each stroke are found in turns, until they agree (expectation and maximisation): the onset by all its partials
 together, the phases by all strokes of the key. The labels' own error is taken to be one for each recording, one that is
 proportional to velocity, and what is left; strokes that do not fit keep the first two, and so do those with too few
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     data = load_config(args.config, ("data_config",), args.overrides).data_config
     if not data.partial_hz:
-        raise InputError(f"{args.config} has no data_config.partial_hz; run measure_strings.py first")
+        raise InputError(f"{args.config} has no data_config.partial_hz; run measure_partials.py first")
     if args.out.resolve() in {path.resolve() for path in (args.data, args.like) if path}:
         raise InputError(f"{args.out} is what is to be read; choose another name")
     folder, like = ProcessedFolder(args.data), ProcessedFolder(args.like) if args.like else None

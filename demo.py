@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     step("preprocess_maestro.py", "-c", "demo/config_makeTrain.json")
     step("preprocess_maestro.py", "-c", "demo/config_makeValidation.json")
     # Again every time: it takes seconds, and of the same data and config come the same figures.
-    strings = FOLDER / "config_train_strings.json"
+    strings = FOLDER / "config_train_partials.json"
     step(
-        "measure_strings.py", "-d", FOLDER / "data" / "train", "-c", "demo/config_train.json", "-o", strings, "--force"
+        "measure_partials.py", "-d", FOLDER / "data" / "train", "-c", "demo/config_train.json", "-o", strings, "--force"
     )
     trained = step("train.py", "-c", strings)
     step("preprocess_audio.py", "-d", FOLDER / "test", "-c", "demo/config_makeTest.json")

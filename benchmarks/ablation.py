@@ -36,7 +36,7 @@ from midi2wave.utils.cli import Failure, format_error, log, make_parser, report_
 from midi2wave.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-DEMO_CONFIG = "demo/config_train_strings.json"  # as demo.py leaves it
+DEMO_CONFIG = "demo/config_train_partials.json"  # as demo.py leaves it
 RECORD_NAME, TRAINED_NAME, SCORES_NAME = "ablation.json", "trained.json", "scores.json"
 BEGIN, END = "<!-- ablation -->", "<!-- /ablation -->"
 PICTURE_NAME = "conditioning_gap.png"  # beside the report
@@ -203,7 +203,7 @@ def measured(args: Namespace, name: str, folder: Path) -> str:
     if not changed.partial_hz or not changed.excitation or changed.preemphasis == usual.preemphasis:
         return args.config
     path, given = folder / "config_strings.json", changes(args, name)
-    command("measure_strings.py", args.config, given, folder, "-d", changed.dataset_path, "-o", str(path), "--force")
+    command("measure_partials.py", args.config, given, folder, "-d", changed.dataset_path, "-o", str(path), "--force")
     return str(path)
 
 

@@ -148,7 +148,7 @@ def migrate_config(config: Any, path: Path) -> Any:
     for key in ("tuning_cents", "stiffness"):
         if isinstance(data, dict) and data.pop(key, None):
             raise InputError(
-                f"{path} was trained with data_config.{key}, whose place measure_strings.py has taken; play it by the "
+                f"{path} was trained with data_config.{key}, whose place measure_partials.py has taken; play it by the "
                 "version that made it, or train anew"
             )
     return config

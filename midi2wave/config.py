@@ -103,7 +103,7 @@ class DataConfig:
     )
     partial_hz: list[float] = option(
         "of the excitation's strings: frequencies of the 16 partials of each of the 88 keys, key after key "
-        "(measure_strings.py), or as many for each of global_values of one column, whose pianos or tunings differ; "
+        "(measure_partials.py), or as many for each of global_values of one column, whose pianos or tunings differ; "
         "empty: as of an ordinary piano",
         [],
     )

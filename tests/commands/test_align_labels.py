@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import align_labels
-import measure_strings
+import measure_partials
 from midi2wave.audio.io import FULL_SCALE
 from midi2wave.conditioning.note_conditioning import PARTIAL_CHANNEL
 from midi2wave.data import midi_alignment, onset_refinement, processed_folder
@@ -57,7 +57,7 @@ def errors_of(folder, truth):
 
 def measured(folder, path):
     path.with_suffix(".plain").write_text(json.dumps({"data_config": {"excitation_quadrature": True}}))
-    measure_strings.main(["-d", str(folder), "-c", str(path.with_suffix(".plain")), "-o", str(path)])
+    measure_partials.main(["-d", str(folder), "-c", str(path.with_suffix(".plain")), "-o", str(path)])
     return path
 
 
@@ -191,7 +191,7 @@ def test_each_value_is_aligned_by_itself(tmp_path):
     path.write_text("".join(f"{line},{room}\n" for line, room in zip(lines, rooms, strict=True)))
     plain, config = tmp_path / "plain.json", tmp_path / "measured.json"
     plain.write_text(json.dumps({"data_config": {"global_values": ["room=2008", "room=2009"]}}))
-    measure_strings.main(["-d", str(tmp_path / "off"), "-c", str(plain), "-o", str(config)])
+    measure_partials.main(["-d", str(tmp_path / "off"), "-c", str(plain), "-o", str(config)])
     assert len(json.loads(config.read_text())["data_config"]["partial_hz"]) == 2 * 88 * len(PARTIAL_CHANNEL)
     assert align(tmp_path / "off", config, tmp_path / "aligned") == 0
     assert ProcessedFolder(tmp_path / "aligned").recordings == ProcessedFolder(tmp_path / "off").recordings
@@ -307,7 +307,7 @@ def test_mistakes_are_told(pipeline, tmp_path):
         align(pipeline / "off", config, pipeline / "off", "--force")
     with pytest.raises(InputError, match="is not aligned; align it first"):
         align(pipeline / "off", config, tmp_path / "out", "--like", pipeline / "true")
-    with pytest.raises(InputError, match=r"run measure_strings\.py first"):
+    with pytest.raises(InputError, match=r"run measure_partials\.py first"):
         align(pipeline / "off", config.with_suffix(".plain"), tmp_path / "out")
     with pytest.raises(InputError, match=r"16000 Hz, but data_config\.audio_hz = 8000"):
         align(pipeline / "off", config, tmp_path / "out", "--set", "data_config.audio_hz=8000")

@@ -13,8 +13,8 @@ def test_it_trains_with_the_strings_of_the_piano_that_it_trains_on(monkeypatch, 
 
     monkeypatch.setattr(demo, "step", step)
     assert demo.main([]) == 0 and "2.00 worse" in capsys.readouterr().out
-    measured, trained = commands["measure_strings.py"], commands["train.py"]
-    assert list(commands).index("preprocess_maestro.py") < list(commands).index("measure_strings.py")
+    measured, trained = commands["measure_partials.py"], commands["train.py"]
+    assert list(commands).index("preprocess_maestro.py") < list(commands).index("measure_partials.py")
     assert trained == ["-c", measured[measured.index("-o") + 1]]
     assert "--force" in measured  # the same command goes on after an interruption
     data = load_config(measured[measured.index("-c") + 1], ("data_config",)).data_config

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import measure_strings
+import measure_partials
 from midi2wave.conditioning.global_conditioning import one_hot
 from midi2wave.conditioning.note_conditioning import (
     FUNDAMENTAL_DECAY,
@@ -73,7 +73,7 @@ def test_the_strings_come_out(tmp_path):
     blocks = {"data_config": {"excitation_quadrature": True}, "train_config": {"output_directory": "run"}}
     (tmp_path / "config.json").write_text(json.dumps(blocks))
     command = ["-d", tmp_path / "data", "-c", tmp_path / "config.json", "-o", tmp_path / "measured.json"]
-    assert measure_strings.main(list(map(str, command))) == 0
+    assert measure_partials.main(list(map(str, command))) == 0
     data = load_config(tmp_path / "measured.json", ("data_config", "train_config"), []).data_config
     assert data.excitation_quadrature and data.velocity_exponent == pytest.approx(1.7, abs=0.05)
     hz, level, decay, phase = (
@@ -89,12 +89,12 @@ def test_the_strings_come_out(tmp_path):
     np.testing.assert_allclose(level[:, 7] / level[:, 5], 6 / 8, rtol=0.08)
     assert 0.9 < np.percentile(np.reshape(data.partial_level, (88, 16))[:, 0], 90) < 1.1
     with pytest.raises(InputError, match="is there already"):
-        measure_strings.main(list(map(str, command)))
+        measure_partials.main(list(map(str, command)))
 
 
 def test_where_labels_are_inexact_there_are_no_phases(tmp_path):
     make_folder(tmp_path / "data", late=0.02)
-    strings, _, heard = measure_strings.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
+    strings, _, heard = measure_partials.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
     assert heard[KEYS, 0].all() and not strings.phase[KEYS, 1:8].any()
     np.testing.assert_allclose(1200 * np.log2(strings.hz[KEYS, :4] / [true_hz(k)[:4] for k in KEYS]), 0, atol=1.0)
 
@@ -120,7 +120,7 @@ def test_the_excitation_sounds_as_measured():
 def test_too_little_is_refused(tmp_path):
     make_folder(tmp_path / "data", strokes=1)
     with pytest.raises(InputError, match="too small to be measured"):
-        measure_strings.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
+        measure_partials.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
 
 
 @pytest.mark.parametrize(("key", "values"), [("partial_hz", [440.0] * 88), ("partial_level", [1.0] * 88 * 16)])
@@ -136,12 +136,12 @@ def test_what_cannot_be_measured_is_refused_and_what_is_not_heard_is_taken_from_
         (tmp_path / "config.json").write_text(json.dumps({"data_config": block}))
         with pytest.raises(InputError, match=words):
             command = ["-d", tmp_path / "data", "-c", tmp_path / "config.json", "-o", tmp_path / "measured.json"]
-            measure_strings.main(list(map(str, command)))
-    strings, _, heard = measure_strings.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
+            measure_partials.main(list(map(str, command)))
+    strings, _, heard = measure_partials.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
     assert heard[KEYS][:, : len(N)].all()
     # above the eighth there is nothing but noise, which does not decay
     assert heard[KEYS][:, len(N) :].mean() < 0.5
-    assert (strings.decay[KEYS] > measure_strings.DECAYS[0]).all()
+    assert (strings.decay[KEYS] > measure_partials.DECAYS[0]).all()
 
 
 def test_every_global_value_can_have_its_own_strings():
@@ -170,7 +170,7 @@ def test_the_recordings_of_each_value_are_measured_by_themselves(tmp_path):
     given = {"global_values": values, "features": ["note_state"]}
     (tmp_path / "config.json").write_text(json.dumps({"data_config": given}))
     command = ["-d", tmp_path / "data", "-c", tmp_path / "config.json", "-o", tmp_path / "measured.json"]
-    assert measure_strings.main(list(map(str, command))) == 0
+    assert measure_partials.main(list(map(str, command))) == 0
     data = load_config(tmp_path / "measured.json", ("data_config",)).data_config
     assert len(data.partial_hz) == 2 * 88 * 16
     folder = processed_folder.ProcessedFolder(tmp_path / "data")
@@ -178,7 +178,7 @@ def test_the_recordings_of_each_value_are_measured_by_themselves(tmp_path):
     assert list(parts) == values
     for value, said in zip(values, ((1, 0), (0, 1)), strict=True):
         assert {f"year={row.year}" for row in parts[value].rows} == {value}
-        own, *_ = measure_strings.measured(parts[value], 0.0)
+        own, *_ = measure_partials.measured(parts[value], 0.0)
         np.testing.assert_allclose(partials_for(data, said).hz, own.hz, rtol=1e-5)
     assert folder.parts([]) == folder.parts([*values, "piano=1"]) == {"": folder}
     with pytest.raises(InputError, match="none of data_config"):
@@ -187,4 +187,4 @@ def test_the_recordings_of_each_value_are_measured_by_themselves(tmp_path):
         json.dumps({"data_config": given | {"global_values": [*values, "year=2010"]}})
     )
     with pytest.raises(InputError, match="has no recording of year=2010"):
-        measure_strings.main([*map(str, command), "--force"])
+        measure_partials.main([*map(str, command), "--force"])

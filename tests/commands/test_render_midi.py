@@ -220,7 +220,7 @@ def test_fluidsynth_plays_the_labels(synthesizer, tmp_path):
 
 
 def test_every_note_begins_as_long_after_its_label_to_the_sample(synthesizer, tmp_path):
-    """What `measure_strings.py` relies on: strokes of a key differ in their level alone."""
+    """What `measure_partials.py` relies on: strokes of a key differ in their level alone."""
     folder = tmp_path / "midi"
     folder.mkdir()
     onset = [0.5, 2.0 + 0.0013, 3.5 + 0.0107, 5.0 + 0.0221]

@@ -10,7 +10,7 @@ from midi2wave import config
 from tests.helpers.paths import ROOT
 
 STEPS = {"render_midi", "resample_audio", "preprocess_maestro", "preprocess_audio", "train", "inference", "evaluate"}
-STEPS |= {"demo", "cost", "measure_strings", "align_labels"}
+STEPS |= {"demo", "cost", "measure_partials", "align_labels"}
 MODEL = {"wavenet", "residual_stack", "logistic_mixture", "argmax_bottleneck"}
 ON_THE_MODEL = {"checkpoint", "hardware", "likelihood", "synthesis", "training_log", "training_state", "validation"}
 ON_THE_MODEL |= {"scheduled_sampling"}

@@ -27,7 +27,7 @@ COMMANDS = {
     "train": "train",
     "inference": "inference",
     "evaluate": "evaluate",
-    "measure_partials": "measure_strings",
+    "measure_partials": "measure_partials",
     "align_labels": "align_labels",
     "export": "nv_wavenet_bridge.export",
 }

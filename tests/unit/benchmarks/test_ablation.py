@@ -27,7 +27,7 @@ def commands(monkeypatch):
         (folder / f"{script.removesuffix('.py')}.log").touch()
         if results["fails"] == (script, folder.name):
             raise ablation.InputError(f"{script} fails")
-        if script == "measure_strings.py":
+        if script == "measure_partials.py":
             return {}, 1.0
         if script == "evaluate.py":
             return dict.fromkeys([*ablation.COLUMNS, "f1_ceiling", "f1_floor", "chroma_floor"], 0.5), 1.0
@@ -45,7 +45,7 @@ def commands(monkeypatch):
 
 @pytest.fixture(scope="module")
 def strings_config(tmp_path_factory):
-    """The demo's config with the keys that measure_strings.py gives it."""
+    """The demo's config with the keys that measure_partials.py gives it."""
     strings = default_partials()
     config = load_config("demo/config_train.json", train.NEEDS).as_dict()
     for name in ("hz", "level", "decay", "phase"):
@@ -103,7 +103,7 @@ def test_strings_are_measured_again_in_the_sound_that_a_variant_hears(tmp_path, 
     assert ablate(tmp_path / "out", config=strings_config, only=only).code == 0
     measured = tmp_path / "out" / "no_pre_emphasis_0" / "config_strings.json"
     assert [one for one in commands[1]["configs"] if one[0] != "evaluate.py"] == [
-        ("measure_strings.py", "no_pre_emphasis_0", str(strings_config)),
+        ("measure_partials.py", "no_pre_emphasis_0", str(strings_config)),
         ("train.py", "no_pre_emphasis_0", str(measured)),
         ("train.py", "default_partials_0", str(strings_config)),
         ("train.py", "all_off_0", str(strings_config)),

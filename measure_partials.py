@@ -1,6 +1,6 @@
 """How a data set's piano sounds, string by string: what makes the excitation's sinusoids meet its partials.
 
-    python measure_strings.py -d data/train -c config_train.json -o my_config_train.json
+    python measure_partials.py -d data/train -c config_train.json -o my_config_train.json
 
 Of every key that is struck often enough its 16 partials are measured: frequency, amplitude, decay and phase at the
 onset, in the sound as the model hears it (with pre-emphasis), and how the amplitude grows with velocity. The config

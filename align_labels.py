@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from midi2wave.conditioning.global_conditioning import one_hot
-from midi2wave.conditioning.note_conditioning import PianoPartials, partials_for
+from midi2wave.conditioning.partials import PianoPartials, partials_for
 from midi2wave.config import DataConfig, load_config
 from midi2wave.data.midi_alignment import Alignment, alignments, trusted_seconds, verdict
 from midi2wave.data.onset_refinement import (
@@ -47,7 +47,7 @@ from midi2wave.data.processed_folder import (
     product_names,
     write_recording,
 )
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.utils.atomic_files import remove_leftovers
 from midi2wave.utils.cli import log, make_parser, run
 from midi2wave.utils.errors import InputError

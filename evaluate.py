@@ -37,7 +37,7 @@ from midi2wave.evaluation.metrics import (
 )
 from midi2wave.evaluation.report import clip_picture, summary_figure, table
 from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.plotting.figures import Entry, clip_figure, listening_page, save_figure
 from midi2wave.sampling.pieces import Piece, clip_pieces, primed_frames

@@ -43,7 +43,7 @@ from tqdm import tqdm
 from midi2wave import checkpoint
 from midi2wave.audio.io import map_wav, wav_stream, write_wav
 from midi2wave.config import DataConfig, InferenceConfig, load_config
-from midi2wave.midi.reader import load_events, no_notes, save_events
+from midi2wave.midi.performance import load_events, no_notes, save_events
 from midi2wave.plotting.figures import Entry, clip_figure, listening_page, save_figure
 from midi2wave.sampling import folding
 from midi2wave.sampling.code_files import Codes, load_codes, save_codes

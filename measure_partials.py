@@ -18,18 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-from midi2wave.audio.io import FULL_SCALE
+from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
-from midi2wave.conditioning.note_conditioning import (
+from midi2wave.conditioning.partials import (
+    MIN_WINDOW_SECONDS,
     PARTIAL_CHANNEL,
-    SHORTEST_SECONDS,
     PianoPartials,
     default_partials,
     window_seconds,
 )
 from midi2wave.config import load_config
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, sounding_offset
+from midi2wave.midi.performance import LOWEST_PITCH, N_PITCHES, sounding_offset
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import make_parser, progress, run
 from midi2wave.utils.errors import InputError
@@ -175,7 +175,7 @@ def _partials(
     """Of each stroke (key, velocity, which partials can be heard [16], these as complex amplitudes [P, W])."""
     rate = folder.audio_hz
     lengths = np.rint(window_seconds(hz) * rate).astype(int)
-    seconds = FIRST_SECONDS + STEP_SECONDS * N_WINDOWS + SHORTEST_SECONDS
+    seconds = FIRST_SECONDS + STEP_SECONDS * N_WINDOWS + MIN_WINDOW_SECONDS
     for position, onsets, keys, velocities in _strokes(folder, seconds):
         sound = emphasize(np.array(folder.pcm(position)), preemphasis) / FULL_SCALE
         for onset, key, velocity in zip(onsets, keys, velocities, strict=True):

@@ -18,7 +18,8 @@ from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data import crops
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
-from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, Performance, clip, read_midi
+from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
+from midi2wave.midi.reader import read_midi
 from midi2wave.plotting.figures import roll_figure, save_figure
 from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError

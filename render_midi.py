@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import mido
 import numpy as np
 import soundfile
 
 from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata
-from midi2wave.midi.reader import Performance, read_midi, sounding_offset
+from midi2wave.midi.reader import read_midi
+from midi2wave.midi.writer import TICKS_PER_SECOND, midi_file
 from midi2wave.utils.atomic_files import acquire_output_dir, atomic_file, write_text
 from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
@@ -40,7 +40,7 @@ MIDI_SUFFIXES = (".mid", ".midi")
 YEAR = 2000  # where the MIDI tells none: in this data set the year means the instrument, and there is one
 # FluidSynth begins a note with a block of 64 samples, at whole milliseconds of its clock. At this rate, and with labels
 # in whole milliseconds, a block is one, and every note begins as long after its label as every other, to the sample.
-AUDIO_HZ, TICKS_PER_SECOND = 64000, 1000
+AUDIO_HZ = 64 * TICKS_PER_SECOND
 SILENT_DB = -80.0  # of a whole file: the soundfont has no such program
 SOUNDFONTS = ("sf2/FluidR3_GM.sf2", "sf3/MuseScore_General.sf3", "sf3/MuseScore_General_Lite.sf3", "sf2/default-GM.sf2")
 SOUNDFONT_FOLDERS = ("/usr/share/sounds", "/usr/share/soundfonts", "/usr/local/share/soundfonts")
@@ -241,37 +241,6 @@ def _render(piece: Piece, folder: Path, instrument: Instrument) -> tuple[Piece, 
         return piece, _loudness(audio_path)
     except (InputError, OSError, soundfile.LibsndfileError) as error:
         return piece, format_error(error)
-
-
-def midi_file(
-    performance: Performance, program: int, tail_seconds: float = 2.0, ticks_per_second: int = TICKS_PER_SECOND
-) -> tuple[mido.MidiFile, float]:
-    """A performance as one track on one channel, at 120 quarter notes a minute, and how long it sounds in seconds.
-
-    It ends `tail_seconds` after the last damper has fallen; a pedal that is never released is so at the last key's
-    release. A pedal's state from before the first note is kept.
-    """
-    events = []  # (tick, order within a tick, message): pedals, releases, then strikes
-    for pedal, changes in performance.pedals.items():
-        events += [(t, 0, mido.Message("control_change", control=pedal, value=int(v))) for t, v in changes]
-    keys = (performance.onset, performance.offset, performance.pitch, performance.velocity)
-    for onset, offset, pitch, velocity in zip(*keys, strict=True):
-        # A note of no length would be released before it is struck.
-        offset = max(offset, onset + 1 / ticks_per_second)
-        events.append((offset, 1, mido.Message("note_off", note=int(pitch), velocity=0)))
-        events.append((onset, 2, mido.Message("note_on", note=int(pitch), velocity=int(velocity))))
-    ends = sounding_offset(performance)
-    last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
-    end = last + tail_seconds
-    for pedal in performance.pedals:
-        events.append((last, 3, mido.Message("control_change", control=pedal, value=0)))
-    ordered = sorted(((round(t * ticks_per_second), order, i) for i, (t, order, _) in enumerate(events) if t <= last))
-    track, before = mido.MidiTrack([mido.Message("program_change", program=program)]), 0
-    for tick, _, i in ordered:
-        track.append(events[i][2].copy(time=tick - before))
-        before = tick
-    track.append(mido.MetaMessage("end_of_track", time=round(end * ticks_per_second) - before))
-    return mido.MidiFile(type=0, ticks_per_beat=ticks_per_second // 2, tracks=[track]), end
 
 
 def _play(midi: bytes, instrument: Instrument) -> np.ndarray:

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import logistic_mixture
-from midi2wave.conditioning.note_conditioning import n_excitation, n_features
+from midi2wave.conditioning.excitation import n_excitation
+from midi2wave.conditioning.features import n_features
 from midi2wave.config import CondWavenetConfig, Config, WavenetConfig
 from midi2wave.modules.argmax_bottleneck import INPUT_WEIGHT_GAIN, ArgmaxBottleneck, codes_of, init_codebook
 from midi2wave.modules.residual_stack import GateKernels, LayerWeights, residual_stack, run_layers, upsampled

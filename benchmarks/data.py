@@ -34,7 +34,7 @@ from midi2wave.data.crops import Crops
 from midi2wave.data.maestro import COLUMNS, read_metadata
 from midi2wave.data.processed_folder import ProcessedFolder, begin_folder, finish_folder
 from midi2wave.midi import reader as midi_reader
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.utils import parallel
 from midi2wave.utils.cli import log
 

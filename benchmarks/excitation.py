@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from midi2wave.audio.io import FULL_SCALE
+from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import conditioning_of
 from midi2wave.config import load_config

@@ -35,6 +35,7 @@ from midi2wave.data.crops import Crops
 from midi2wave.data.maestro import COLUMNS, SPLITS
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi import reader as midi_reader
+from midi2wave.midi.performance import save_events
 from midi2wave.utils.cli import log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +102,7 @@ def write_sparse_folder(folder: Path, rows: list[dict[str, str]], piece: Path) -
     made_from = Config(preprocess_config=PreprocessConfig()).as_dict()
     processed_folder.begin_folder(folder, made_from, force=False)
     performance, table = midi_reader.read_midi(piece), []
-    midi_reader.save_events(folder / "0.npz", performance)
+    save_events(folder / "0.npz", performance)
     for i, row in enumerate(rows):
         n_samples = int(float(row["duration"]) * 16000)
         header = {"descr": "<i2", "fortran_order": False, "shape": (n_samples,)}

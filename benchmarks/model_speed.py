@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 import wavenet
-from midi2wave.conditioning.note_conditioning import n_excitation, n_features
+from midi2wave.conditioning.excitation import n_excitation
+from midi2wave.conditioning.features import n_features
 from midi2wave.config import Config, DataConfig, load_config
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.sampling import engines
 from midi2wave.sampling.synthesis import conditioning

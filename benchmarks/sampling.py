@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import wavenet
 from midi2wave.config import Config, load_config
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines.cpu_weights import aligned, pack, pack_decoder, to_bfloat16
 from midi2wave.sampling.engines.simd import borrow, has_bfloat16, multiply

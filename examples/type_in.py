@@ -19,10 +19,10 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from midi2wave.midi.reader import PEDALS, SUSTAIN, Performance  # noqa: E402
+from midi2wave.midi.performance import PEDALS, SUSTAIN, Performance  # noqa: E402
+from midi2wave.midi.writer import midi_file  # noqa: E402
 from midi2wave.utils.atomic_files import atomic_file  # noqa: E402 - the project's folder must be on the path
 from midi2wave.utils.cli import run  # noqa: E402
-from render_midi import midi_file  # noqa: E402
 
 STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 LEAD_IN_SECONDS = 0.3  # silence before the first note

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from midi2wave.audio.io import mu_law_decode, write_wav
+from midi2wave.audio.io import write_wav
+from midi2wave.audio.mu_law import mu_law_decode
 from midi2wave.audio.pre_emphasis import Deemphasis, mu_law_decode_preemphasized
 from midi2wave.utils.cli import log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError

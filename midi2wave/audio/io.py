@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from midi2wave.audio.pcm import FULL_SCALE, to_pcm
 from midi2wave.utils.atomic_files import atomic_file
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
@@ -26,12 +27,9 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".ogg", ".mp3", ".opus", ".o
 AUDIO_SUFFIXES += (".au", ".snd", ".caf")
 RESAMPLERS = ("soxr_hq", "soxr_vhq", "soxr_mq", "soxr_lq", "soxr_qq", "kaiser_best", "kaiser_fast")
 
-MU, SILENT_CODE = 255, 128
-FULL_SCALE = 32768  # int16 samples per unit amplitude
 LOUDEST = 1e6  # amplitudes from here on are no sound, and would overflow in the resampler
 BLOCK_FRAMES = 65536
 MAX_WAV_SAMPLES = (2**32 - 64) // 2  # the sizes in a wav header are 32-bit byte counts
-SILENCE_DB, SILENCE_SECONDS = -60, 0.02  # a stretch of this length is silent if its RMS lies below that
 WAV_HEADER_BYTES = 44  # as `_wav_writer` makes it
 UNKNOWN_BYTES = 0x7FFFF000  # encoders that write to a pipe put this or more where the data size is not known yet
 
@@ -81,32 +79,10 @@ def read_beginning(path: str | Path, audio_hz: int, n_samples: int) -> np.ndarra
     raise InputError(f"{path} has only {n_found / audio_hz:.3f} s, expected at least {n_samples / audio_hz:g} s")
 
 
-def to_pcm(samples: np.ndarray) -> tuple[np.ndarray, int]:
-    """Amplitudes in [-1, 1), float [T] -> (int16 [T], how many lay outside and were clipped)."""
-    scaled = np.rint(samples * FULL_SCALE)
-    clipped = np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1)
-    return clipped.astype(np.int16), int(np.count_nonzero(scaled != clipped))
-
-
 def write_wav(path: str | Path, pcm: np.ndarray, audio_hz: int) -> None:
     """Write int16 [T] as a 16-bit mono wav, atomically. Raises OSError (full disk, no permission)."""
     with atomic_file(path) as aside, _wav_writer(aside, audio_hz) as target:
         target.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
-
-
-def silence(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
-    """int16 [T] -> which of its whole stretches of SILENCE_SECONDS are silent, bool [blocks].
-
-    SILENCE_DB is relative to a full-scale square wave. The noise of a quiet room lies lower, the softest notes higher.
-    """
-    size = max(1, round(SILENCE_SECONDS * audio_hz))
-    limit = 10 ** (SILENCE_DB / 10) * FULL_SCALE**2 * size
-    stretches = pcm[: len(pcm) // size * size].reshape(-1, size)
-    silent = np.empty(len(stretches), dtype=bool)
-    for first in range(0, len(stretches), 4096):  # in blocks: as floats an hour would be 230 MB
-        block = stretches[first : first + 4096].astype(np.float32)
-        silent[first : first + 4096] = np.einsum("ij,ij->i", block, block) < limit
-    return silent
 
 
 @contextmanager
@@ -143,23 +119,6 @@ def _is_larger(path: Path, other: Path) -> bool:
 def map_wav(path: str | Path) -> np.ndarray:
     """int16 [T], memory-mapped, of a wav that `write_wav` or `wav_stream` wrote."""
     return np.memmap(path, "<i2", mode="r", offset=WAV_HEADER_BYTES)
-
-
-def mu_law_encode(pcm: np.ndarray) -> np.ndarray:
-    """int16 [...] -> 256 mu-law codes, uint8 [...]; silence is 128.
-
-    The continuous form of ITU-T G.711 (WaveNet, arXiv:1609.03499, section 2.2), rounded to codes as nv-wavenet does.
-    """
-    amplitude = pcm.astype(np.float64) / FULL_SCALE
-    companded = np.sign(amplitude) * np.log1p(MU * np.abs(amplitude)) / np.log1p(MU)
-    return ((companded + 1) / 2 * MU + 0.5).astype(np.uint8)
-
-
-def mu_law_decode(codes: np.ndarray) -> np.ndarray:
-    """Codes 0 to 255 [...] -> int16 [...], the amplitude each code stands for; `mu_law_encode` gives the code back."""
-    companded = 2 * codes.astype(np.float64) / MU - 1
-    amplitude = np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU
-    return to_pcm(amplitude)[0]
 
 
 def resample_file(

@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from midi2wave.audio.io import FULL_SCALE, SILENT_CODE, mu_law_decode
+from midi2wave.audio.mu_law import SILENT_CODE, mu_law_decode
+from midi2wave.audio.pcm import FULL_SCALE
 
 NEGLIGIBLE = 1e-12  # of an echo: below a float64's rounding error at full scale
 

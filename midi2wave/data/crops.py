@@ -14,12 +14,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from midi2wave.audio import io as audio_io
+from midi2wave.audio.mu_law import mu_law_encode
+from midi2wave.audio.pcm import FULL_SCALE, silence, to_pcm
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.global_conditioning import check_known
 from midi2wave.conditioning.note_conditioning import NoteConditioning, NullConditioning, conditioning_of
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.midi.reader import Performance, load_events, save_events
+from midi2wave.midi.performance import Performance, load_events, save_events
 from midi2wave.utils.atomic_files import acquire_output_dir
 from midi2wave.utils.errors import InputError
 
@@ -137,7 +139,7 @@ class Crops(Dataset):
     def _silence(self, position: int, frame: int) -> float:
         """The silent part of the crop that begins there, in 0..1."""
         crop = self.folder.pcm(position)[frame * self.hop : (frame + self.n_frames) * self.hop]
-        silent = audio_io.silence(crop, self.config.audio_hz)
+        silent = silence(crop, self.config.audio_hz)
         return float(silent.mean()) if len(silent) else 0.0
 
     def conditioning(self, position: int) -> NoteConditioning | NullConditioning:
@@ -156,7 +158,7 @@ class Crops(Dataset):
         return emphasize(self.folder.pcm(position)[begin - before : stop], self.config.preemphasis)[before:]
 
     def _samples(self, pcm: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy((audio_io.mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
+        return torch.from_numpy((mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
 
     def _corrupted(self, pcm: np.ndarray, index: int) -> np.ndarray:
         """The crop as the decoder is shown it: with white noise and another crop's sound, of levels drawn anew for
@@ -167,14 +169,14 @@ class Crops(Dataset):
         if not largest and not largest_other:
             return pcm
         rng = self._random(index, 1)
-        amplitude = pcm.astype(np.float32) / audio_io.FULL_SCALE
+        amplitude = pcm.astype(np.float32) / FULL_SCALE
         loudness = _rms(amplitude)
         shown = rng.uniform(0, largest) * loudness * rng.standard_normal(len(pcm), dtype=np.float32)
         if not dropped:
             shown += amplitude
             if largest_other:
                 shown += rng.uniform(0, largest_other) * loudness * self._interference(index, len(pcm))
-        return audio_io.to_pcm(shown)[0]
+        return to_pcm(shown)[0]
 
     def _interference(self, index: int, n_samples: int) -> np.ndarray:
         """The sound of another crop, float32 [n_samples] with an RMS of 1, or silence."""

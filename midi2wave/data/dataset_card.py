@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from midi2wave.audio.io import FULL_SCALE, SILENCE_DB, SILENCE_SECONDS, silence
+from midi2wave.audio.pcm import FULL_SCALE, SILENCE_SECONDS, SILENCE_THRESHOLD_DB, silence
 from midi2wave.data import midi_alignment
 from midi2wave.data.maestro import Recording
 from midi2wave.data.processed_folder import FORMAT, LONGEST_SECONDS, MOST_COUNTED, Row
-from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, PEDALS, Performance
+from midi2wave.midi.performance import LOWEST_PITCH, N_PITCHES, PEDALS, Performance
 
 DURATION_TOLERANCE = 0.05  # seconds between the metadata and the audio
 LONG_SILENCE_SECONDS = 10.0
@@ -106,7 +106,7 @@ def card(rows: list[Row], all_facts: list[Facts], made_from: dict[str, Any], fai
         "peak_dbfs": _spread(peaks_db),
         "peak_histogram": {"bin_db": PEAK_BIN_DB, "recordings": np.bincount(bins, minlength=PEAK_BINS).tolist()},
         "silence": {
-            "below_dbfs": SILENCE_DB,
+            "below_dbfs": SILENCE_THRESHOLD_DB,
             "hours": round(sum(f.silent_seconds for f in all_facts) / 3600, 4),
             "longest_seconds": max(f.longest_silence_seconds for f in all_facts),
         },

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 
 WARN_SECONDS = 0.05
 WINDOW_SECONDS = 30.0

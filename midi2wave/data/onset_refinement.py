@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from midi2wave.audio.io import FULL_SCALE
+from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
-from midi2wave.conditioning.note_conditioning import PianoPartials, window_seconds
+from midi2wave.conditioning.partials import PianoPartials, window_seconds
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.midi.reader import LOWEST_PITCH, N_PITCHES, sounding_offset
+from midi2wave.midi.performance import LOWEST_PITCH, N_PITCHES, sounding_offset
 from midi2wave.utils.cli import progress
 from midi2wave.utils.errors import InputError
 

@@ -28,9 +28,9 @@ import numpy as np
 
 from midi2wave.conditioning.global_conditioning import check_known, columns, integer_columns
 from midi2wave.data.maestro import Recording
-from midi2wave.midi.reader import DAMAGED_ARRAYS, Performance, load_events, save_events
+from midi2wave.midi.performance import Performance, load_events, save_events
 from midi2wave.utils.atomic_files import acquire_output_dir, atomic_file, require_own_dir, write_text
-from midi2wave.utils.errors import EXHAUSTED, InputError
+from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, EXHAUSTED, InputError
 
 FORMAT = 1
 INDEX_NAME, RECORD_NAME = "filenames.csv", "dataset.json"
@@ -275,7 +275,7 @@ class ProcessedFolder:
         path = self.path / f"{row.index}.npy"
         try:
             pcm = np.lib.format.open_memmap(path, mode="r")
-        except DAMAGED_ARRAYS as error:
+        except DAMAGED_ARRAY_ERRORS as error:
             if getattr(error, "errno", None) in EXHAUSTED:
                 raise
             raise InputError(f"{path} is missing or damaged ({error}); preprocess it again with --force") from error

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from midi2wave.midi.reader import read_midi, sounding_offset
+from midi2wave.midi.performance import sounding_offset
+from midi2wave.midi.reader import read_midi
 from midi2wave.utils.errors import InputError
 
 BLOCK = 1024  # samples that one matrix product synthesises from one row of phasors

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from midi2wave.audio.io import FULL_SCALE
-from midi2wave.evaluation.metrics import level_db
+from midi2wave.audio.pcm import FULL_SCALE, level_db
 from midi2wave.evaluation.reverberation import Decay, decay, mean_decay
-from midi2wave.midi.reader import PEDALS, SUSTAIN, Performance
+from midi2wave.midi.performance import PEDALS, SUSTAIN, Performance
 
 Player = Callable[[list[Performance], float], np.ndarray]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from midi2wave.evaluation.metrics import level_db
+from midi2wave.audio.pcm import level_db
 from midi2wave.evaluation.transcription import Notes, Transcriber, note_f1, played_notes
-from midi2wave.midi.reader import Performance, sounding_offset
+from midi2wave.midi.performance import Performance, sounding_offset
 
 WINDOW_SECONDS = 10.0
 AUDIBLE_DB = -60.0  # quieter stretches of the recording have no level that could be kept

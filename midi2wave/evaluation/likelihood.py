@@ -14,7 +14,7 @@ from torch import Tensor
 
 from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.sampling.synthesis import conditioning, to_samples
 from wavenet import WaveNet
 

@@ -7,7 +7,7 @@ is seen only beside a ceiling and a floor: the same score of a real recording, a
 import numpy as np
 from numpy.typing import ArrayLike
 
-from midi2wave.audio.io import FULL_SCALE
+from midi2wave.audio.pcm import FULL_SCALE
 
 CHROMA_WINDOW_SECONDS, CHROMA_HOP_SECONDS = 0.2, 0.05
 CHROMA_HZ = (100.0, 5000.0)  # below, neighbouring keys fall into one bin of the window; above are few partials
@@ -18,14 +18,7 @@ FLUX_RANGE_DB = 60.0
 ONSET_BLUR_SECONDS = 0.02
 STFT_RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # FFT size, hop, window in samples
 STFT_FLOOR = 1e-4  # the magnitude that the rounding to 16 bits alone has in these windows
-SILENCE_DB = -120.0  # what digital silence is called
 N_RESAMPLES = 2000
-
-
-def level_db(pcm: np.ndarray) -> float:
-    """RMS of int16 [T] in dB relative to full scale (a full-scale square wave is 0); at least SILENCE_DB."""
-    power = np.mean(np.square(pcm / FULL_SCALE)) if len(pcm) else 0.0
-    return float(10 * np.log10(max(power, 10 ** (SILENCE_DB / 10))))
 
 
 def chroma_similarity(output: np.ndarray, truth: np.ndarray, audio_hz: int) -> float:

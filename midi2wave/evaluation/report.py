@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from midi2wave.evaluation.transcription import Notes, matched
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.plotting.figures import DPI, WIDTH_INCHES, clip_figure
 
 LIKELIHOODS = (

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from midi2wave.audio.io import FULL_SCALE, read_pcm, sample_rate
+from midi2wave.audio.io import read_pcm, sample_rate
+from midi2wave.audio.pcm import FULL_SCALE, level_db
 from midi2wave.conditioning.global_conditioning import columns
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.evaluation.metrics import level_db
 from midi2wave.utils.cli import make_parser, run
 from midi2wave.utils.errors import InputError
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from midi2wave.audio.io import write_wav
-from midi2wave.midi.reader import Performance, sounding_offset
+from midi2wave.midi.performance import Performance, sounding_offset
 
 INSTALL = "pip install -r requirements-transcribe.txt && pip install --no-deps basic-pitch==0.4.0"
 ONSET_TOLERANCE_SECONDS = 0.05

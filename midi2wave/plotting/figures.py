@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from midi2wave.midi.reader import HIGHEST_PITCH, LOWEST_PITCH, SUSTAIN, Performance, sounding_offset
+from midi2wave.midi.performance import HIGHEST_PITCH, LOWEST_PITCH, SUSTAIN, Performance, sounding_offset
 from midi2wave.utils.atomic_files import atomic_file, write_text
 
 WIDTH_INCHES, DPI = 12, 100

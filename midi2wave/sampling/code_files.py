@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from midi2wave.midi.reader import DAMAGED_ARRAYS
 from midi2wave.utils.atomic_files import atomic_file
-from midi2wave.utils.errors import EXHAUSTED, InputError
+from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, EXHAUSTED, InputError
 
 FORMAT = "midi2wave codes 1"
 
@@ -71,7 +70,7 @@ def load_codes(path: str | Path) -> Codes:
         return Codes(values.astype(np.int16), first, n_frames, n_codes, midi_hz, source)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such file of codes; inference.py writes them beside its wavs") from None
-    except DAMAGED_ARRAYS as error:
+    except DAMAGED_ARRAY_ERRORS as error:
         if getattr(error, "errno", None) in EXHAUSTED:
             raise
         why = " ".join(str(error).split())

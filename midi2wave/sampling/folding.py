@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from midi2wave.audio.io import FULL_SCALE
+from midi2wave.audio.pcm import FULL_SCALE, level_db
 from midi2wave.config import DataConfig, InferenceConfig
-from midi2wave.evaluation.metrics import level_db
 
 AUDIBLE_DB = -60.0  # around quieter seams there is no level to be kept
 USUAL_PERCENTILES = (5, 95)

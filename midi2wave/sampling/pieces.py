@@ -12,7 +12,8 @@ from midi2wave.conditioning.global_conditioning import resolve_labels, unknown_c
 from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig, EvaluateConfig, InferenceConfig
 from midi2wave.data.crops import clip_paths, read_clip
-from midi2wave.midi.reader import Performance, read_midi, sounding_offset
+from midi2wave.midi.performance import Performance, sounding_offset
+from midi2wave.midi.reader import read_midi
 from midi2wave.sampling.code_files import Codes, load_codes
 from midi2wave.sampling.folding import Fold
 from midi2wave.utils.cli import Failure, format_error, log

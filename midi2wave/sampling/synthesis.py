@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from midi2wave.audio.io import mu_law_decode, mu_law_encode
+from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced, emphasize, mu_law_decode_preemphasized
 from midi2wave.conditioning.note_conditioning import NullPerformance, conditioning_of
 from midi2wave.config import DataConfig
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.sampling import engines
 from midi2wave.sampling.code_files import Codes
 from midi2wave.sampling.uniforms import seeded_uniforms

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from midi2wave.audio.io import write_wav
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, clip
+from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.plotting.figures import clip_figure, curves_figure, save_figure
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.atomic_files import write_text

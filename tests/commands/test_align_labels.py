@@ -9,13 +9,13 @@ import pytest
 
 import align_labels
 import measure_partials
-from midi2wave.audio.io import FULL_SCALE
-from midi2wave.conditioning.note_conditioning import PARTIAL_CHANNEL
+from midi2wave.audio.pcm import FULL_SCALE
+from midi2wave.conditioning.partials import PARTIAL_CHANNEL
 from midi2wave.data import midi_alignment, onset_refinement, processed_folder
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.demo_dataset.piano_synth import render
-from midi2wave.midi import reader as midi_reader
-from midi2wave.midi.reader import Performance, read_midi
+from midi2wave.midi.performance import Performance, no_notes
+from midi2wave.midi.reader import read_midi
 from midi2wave.utils import folder_lock
 from midi2wave.utils.errors import InputError
 from tests.commands.test_measure_partials import HZ, make_folder
@@ -234,12 +234,12 @@ def test_what_hardly_fits_is_refused_before_anything_is_written(pipeline, tmp_pa
         align(mixed, config, tmp_path / "out", "--like", pipeline / "aligned")
     assert capsys.readouterr().err.count("is it the MIDI of this recording?") == len(folder.rows)
     for i, row in enumerate(folder.rows):
-        few = midi_reader.no_notes() if i else first_notes(folder.performance(0), 5)
+        few = no_notes() if i else first_notes(folder.performance(0), 5)
         processed_folder.write_recording(mixed, row, np.array(folder.pcm(i)), few)
     processed_folder.finish_folder(mixed, folder.rows)
     with pytest.raises(InputError, match="too small to be aligned"):
         align(mixed, config, tmp_path / "out")
-    processed_folder.write_recording(mixed, folder.rows[0], np.array(folder.pcm(0)), midi_reader.no_notes())
+    processed_folder.write_recording(mixed, folder.rows[0], np.array(folder.pcm(0)), no_notes())
     processed_folder.finish_folder(mixed, folder.rows)
     with pytest.raises(InputError, match="has no notes"):
         align(mixed, config, tmp_path / "out")

@@ -12,7 +12,7 @@ import inference
 import train
 from midi2wave import checkpoint
 from midi2wave.config import load_config
-from midi2wave.midi.reader import load_events
+from midi2wave.midi.performance import load_events
 from midi2wave.sampling.code_files import load_codes, save_codes
 from midi2wave.sampling.synthesis import encode
 from tests.commands.test_commands import metrics, wavs

@@ -12,7 +12,7 @@ from benchmarks import measures
 from midi2wave.data import crops
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.report import table
-from midi2wave.midi.reader import CLIP_MARGIN_SECONDS, clip
+from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from tests.helpers.fake_piano import HZ, melody, play, player
 from tests.helpers.pipeline import (
     assert_failed,

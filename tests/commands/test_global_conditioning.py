@@ -15,8 +15,10 @@ import train
 from evaluate import _Player
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
+from midi2wave.audio.pcm import level_db
+from midi2wave.conditioning.features import NULL_FEATURE, n_features
 from midi2wave.conditioning.global_conditioning import default_labels, integer_columns, resolve_labels, validate_labels
-from midi2wave.conditioning.note_conditioning import NULL_FEATURE, NullPerformance, conditioning_of, n_features
+from midi2wave.conditioning.note_conditioning import NullPerformance, conditioning_of
 from midi2wave.config import (
     CondWavenetConfig,
     Config,
@@ -30,9 +32,8 @@ from midi2wave.data import processed_folder
 from midi2wave.data.crops import clip_paths, read_clip
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.evaluation.likelihood import paired_likelihood
-from midi2wave.evaluation.metrics import level_db
 from midi2wave.evaluation.reverberation import decay
-from midi2wave.midi.reader import PEDALS, Performance, clip, load_events, save_events
+from midi2wave.midi.performance import PEDALS, Performance, clip, load_events, save_events
 from midi2wave.sampling import synthesis
 from midi2wave.sampling.engines import cuda
 from midi2wave.sampling.pieces import timed_pieces

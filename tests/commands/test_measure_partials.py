@@ -8,18 +8,17 @@ import pytest
 
 import measure_partials
 from midi2wave.conditioning.global_conditioning import one_hot
-from midi2wave.conditioning.note_conditioning import (
+from midi2wave.conditioning.note_conditioning import NoteConditioning, conditioning_of
+from midi2wave.conditioning.partials import (
+    DEFAULT_STIFFNESS,
     FUNDAMENTAL_DECAY,
-    USUAL_STIFFNESS,
-    NoteConditioning,
-    conditioning_of,
     default_partials,
     partial_hz,
     partials_for,
 )
 from midi2wave.config import DataConfig, config_from_dict, load_config
 from midi2wave.data import processed_folder
-from midi2wave.midi.reader import LOWEST_PITCH, PEDALS, Performance
+from midi2wave.midi.performance import LOWEST_PITCH, PEDALS, Performance
 from midi2wave.utils.errors import InputError
 
 HZ, SECONDS = 16000, 35.0
@@ -28,7 +27,7 @@ N = np.arange(1, 9)  # the partials they have
 
 
 def true_hz(key):
-    return partial_hz(key, 4 * np.sin(key / 3), USUAL_STIFFNESS[key] * 0.7)[: len(N)]
+    return partial_hz(key, 4 * np.sin(key / 3), DEFAULT_STIFFNESS[key] * 0.7)[: len(N)]
 
 
 def true_decay(key):

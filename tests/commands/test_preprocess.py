@@ -11,7 +11,7 @@ import preprocess_maestro
 from midi2wave.audio import io as audio_io
 from midi2wave.data import crops
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.midi import reader as midi_reader
+from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.plotting import figures
 from tests.helpers.pipeline import (
     SECONDS,
@@ -140,8 +140,8 @@ def test_the_margin_of_a_clip_is_not_seen():
     sustain = [(float(t), int(rng.integers(0, 128))) for t in np.arange(0.3, 60, 1.7)]
     whole = made([*notes, (27.0, 27.5, 95, 60), (31.0, 31.5, 25, 60), (11.0, 12.0, 21, 60)], sustain)
     plain, wide = (
-        midi_reader.clip(whole, 26, 30),
-        midi_reader.clip(whole, 26, 30, margin=midi_reader.CLIP_MARGIN_SECONDS),
+        clip(whole, 26, 30),
+        clip(whole, 26, 30, margin=CLIP_MARGIN_SECONDS),
     )
     assert wide.onset[0] < -15 and wide.onset[-1] > 15 and len(plain.onset) < len(wide.onset) / 5
     pictures = [pixels(figures.roll_figure(performance, 4.0)) for performance in (plain, wide)]

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from midi2wave import checkpoint
+from midi2wave.audio.pcm import level_db
 from midi2wave.config import load_config
 from midi2wave.evaluation.counterfactual import counterfactuals
-from midi2wave.evaluation.metrics import level_db
-from midi2wave.midi.reader import PEDALS, Performance
+from midi2wave.midi.performance import PEDALS, Performance
 from midi2wave.sampling.synthesis import synthesize
 from tests.helpers.paths import ROOT
 

@@ -10,7 +10,7 @@ import torch
 import inference
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.pre_emphasis import Deemphasis
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.sampling.synthesis import conditioning, synthesize, to_pcm, to_samples
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError

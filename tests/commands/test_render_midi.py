@@ -9,8 +9,10 @@ import soundfile
 
 import render_midi
 from midi2wave.data.maestro import read_metadata
-from midi2wave.midi.reader import SUSTAIN, read_midi
-from render_midi import midi_file, piece_title
+from midi2wave.midi.performance import SUSTAIN
+from midi2wave.midi.reader import read_midi
+from midi2wave.midi.writer import midi_file
+from render_midi import piece_title
 from tests.helpers.fake_piano import performance
 from tests.helpers.pipeline import (
     assert_failed,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from midi2wave.midi import reader as midi_reader
+from midi2wave.midi.performance import sounding_offset
 from tests.helpers.paths import ROOT
 
 FOLDER = ROOT / "examples"
@@ -32,7 +33,7 @@ def test_an_example_is_read_whole(name):
     piece = example(name)
     typed = sum(len(type_in.voice(line)) for line in type_in.PIECES[name].voices)
     assert not piece.dropped and len(piece.pitch) == typed
-    assert 8 < midi_reader.sounding_offset(piece).max() < 60  # infinite with a pedal that stays down
+    assert 8 < sounding_offset(piece).max() < 60  # infinite with a pedal that stays down
 
 
 @pytest.mark.parametrize("name", type_in.PIECES)
@@ -91,5 +92,5 @@ def test_the_scale_s_chords_are_soft_medium_loud_and_then_without_and_with_pedal
     scale = example("scale")
     assert scale.pitch[:19].tolist() == sorted(set(scale.pitch))
     assert scale.velocity[19:].reshape(5, 3).tolist() == [[v] * 3 for v in (30, 64, 110, 64, 64)]
-    rings = midi_reader.sounding_offset(scale) - scale.offset
+    rings = sounding_offset(scale) - scale.offset
     assert rings[:-3].max() == 0 and rings[-3:].min() > 1

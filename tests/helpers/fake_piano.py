@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from midi2wave.midi.reader import PEDALS, SUSTAIN, Performance, sounding_offset
+from midi2wave.midi.performance import PEDALS, SUSTAIN, Performance, sounding_offset
 
 HZ = 16000
 

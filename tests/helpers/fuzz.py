@@ -36,6 +36,7 @@ from midi2wave.data import maestro, processed_folder
 from midi2wave.data.crops import Crops
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi import reader as midi_reader
+from midi2wave.midi.performance import clip, load_events, save_events, sounding_offset
 from midi2wave.plotting import figures
 from midi2wave.utils.errors import InputError
 
@@ -129,15 +130,15 @@ def check_midi(data: bytes, box: Path) -> None:
     performance = midi_reader.read_midi(path)
     assert np.isfinite(performance.onset).all() and np.isfinite(performance.offset).all()
     assert (performance.onset >= 0).all() and (np.diff(performance.onset) >= 0).all()
-    assert (performance.offset >= performance.onset).all() and (midi_reader.sounding_offset(performance) > -1).all()
+    assert (performance.offset >= performance.onset).all() and (sounding_offset(performance) > -1).all()
     assert performance.pitch.min() >= 21 and performance.pitch.max() <= 108
     assert performance.velocity.min() >= 1 and performance.velocity.max() <= 127
     notes = NoteConditioning(performance, ["note_state"], audio_hz=16000, midi_hz=250)
     for second in (0.0, float(performance.onset[-1])):
         features = notes.features(int(second * 250) - 2, 5)
         assert features.min() >= 0 and features.max() <= 1
-    midi_reader.save_events(box / "x.npz", midi_reader.clip(performance, 0.1, 2.0, margin=1.0))
-    midi_reader.load_events(box / "x.npz")
+    save_events(box / "x.npz", clip(performance, 0.1, 2.0, margin=1.0))
+    load_events(box / "x.npz")
 
 
 def check_audio(data: bytes, box: Path) -> None:
@@ -182,9 +183,7 @@ def write_processed(folder: Path) -> list[Path]:
     rows = []
     for i in range(2):
         row = Row(i, f"2004/{i}.wav", f"2004/{i}.midi", "train", 2004, 0.25, 4000, 3, "Chopin", "Étude")
-        processed_folder.write_recording(
-            folder, row, np.arange(4000).astype(np.int16), midi_reader.clip(performance, 0, 1)
-        )
+        processed_folder.write_recording(folder, row, np.arange(4000).astype(np.int16), clip(performance, 0, 1))
         rows.append(row)
     processed_folder.finish_folder(folder, rows)
     return sorted(folder.iterdir())

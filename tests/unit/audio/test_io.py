@@ -9,6 +9,8 @@ import soundfile
 import soxr
 
 from midi2wave.audio import io as audio_io
+from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
+from midi2wave.audio.pcm import to_pcm
 from midi2wave.utils.errors import InputError
 from tests.helpers.paths import SHARED
 
@@ -54,7 +56,7 @@ def test_read_averages_channels(tmp_path, suffix, subtype):
 
 
 def test_to_pcm_rounds_and_counts_what_it_clips():
-    pcm, n_clipped = audio_io.to_pcm(np.array([0.0, 1.4 / 32768, -1.6 / 32768, 1.0, -1.0, -1.5, 32767 / 32768]))
+    pcm, n_clipped = to_pcm(np.array([0.0, 1.4 / 32768, -1.6 / 32768, 1.0, -1.0, -1.5, 32767 / 32768]))
     assert pcm.dtype == np.int16
     assert pcm.tolist() == [0, 1, -2, 32767, -32768, -32768, 32767]
     assert n_clipped == 2
@@ -62,15 +64,15 @@ def test_to_pcm_rounds_and_counts_what_it_clips():
 
 def test_mu_law_codes_come_back():
     codes = np.arange(256, dtype=np.uint8)
-    pcm = audio_io.mu_law_decode(codes)
+    pcm = mu_law_decode(codes)
     assert pcm.dtype == np.int16
-    assert np.array_equal(audio_io.mu_law_encode(pcm), codes)
+    assert np.array_equal(mu_law_encode(pcm), codes)
     assert np.all(np.diff(pcm.astype(int)) > 0)
 
 
 def test_mu_law_follows_its_formula():
     pcm = np.arange(-32768, 32768).astype(np.int16)
-    codes = audio_io.mu_law_encode(pcm)
+    codes = mu_law_encode(pcm)
     assert codes.dtype == np.uint8
     assert codes[[0, 32768, 65535]].tolist() == [0, 128, 255]
     assert np.all(np.diff(codes.astype(int)) >= 0)
@@ -79,7 +81,7 @@ def test_mu_law_follows_its_formula():
     # a code is half a step of 2/255 wide to each side, and the slope there is ln 256 * (1/255 + |x|)
     x = pcm / 32768
     half_step = np.log(256) * (1 / 255 + np.abs(x)) / 255 * 1.03 + 0.5 / 32768
-    assert np.all(np.abs(audio_io.mu_law_decode(codes) / 32768 - x) <= half_step)
+    assert np.all(np.abs(mu_law_decode(codes) / 32768 - x) <= half_step)
 
 
 def damaged(folder: Path, kind: str) -> Path:
@@ -150,7 +152,7 @@ def test_streaming_equals_the_whole_file(tmp_path, resampler, source_hz, n_frame
     outcome = audio_io.resample_file(tmp_path / "x.wav", tmp_path / "y.wav", 16000, resampler)
     pcm = audio_io.read_pcm(tmp_path / "y.wav", 16000).astype(int)
     assert len(pcm) == len(expected)
-    assert np.abs(pcm - audio_io.to_pcm(expected)[0]).max() <= 1
+    assert np.abs(pcm - to_pcm(expected)[0]).max() <= 1
     assert (outcome.source_hz, outcome.channels, outcome.n_clipped) == (source_hz, 2, 0)
     assert outcome.seconds == len(expected) / 16000
     assert outcome.peak == pytest.approx(np.abs(expected).max(), abs=1e-6)

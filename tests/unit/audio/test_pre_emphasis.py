@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from midi2wave.audio.io import mu_law_encode
+from midi2wave.audio.mu_law import mu_law_encode
 from midi2wave.audio.pre_emphasis import (
     Deemphasis,
     deemphasize_teacher_forced,

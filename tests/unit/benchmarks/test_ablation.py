@@ -6,7 +6,7 @@ import pytest
 
 import train
 from benchmarks import ablation
-from midi2wave.conditioning.note_conditioning import default_partials
+from midi2wave.conditioning.partials import default_partials
 from midi2wave.config import load_config
 from tests.helpers.pipeline import ROOT, assert_refused, call, settings
 from wavenet import build_model

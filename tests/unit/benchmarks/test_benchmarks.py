@@ -11,7 +11,7 @@ from benchmarks.plain import plain_forward
 from midi2wave.conditioning.note_conditioning import conditioning_of
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import Row, begin_folder, finish_folder, write_recording
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from tests.unit.model.test_wavenet import HOP, N_FRAMES, make_conditioning, make_model, random_samples
 
 

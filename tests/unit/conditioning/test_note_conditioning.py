@@ -6,16 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from midi2wave.conditioning.note_conditioning import (
-    N_EXCITATION,
-    NULL_FEATURE,
-    NoteConditioning,
-    conditioning_of,
-    feature_names,
-    n_features,
-)
+from midi2wave.conditioning.excitation import N_EXCITATION
+from midi2wave.conditioning.features import NULL_FEATURE, feature_names, n_features
+from midi2wave.conditioning.note_conditioning import NoteConditioning, conditioning_of
 from midi2wave.config import FEATURE_PRESETS, DataConfig
-from midi2wave.midi.reader import (
+from midi2wave.midi.performance import (
     CLIP_MARGIN_SECONDS,
     LOWEST_PITCH,
     N_PITCHES,

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from midi2wave import checkpoint
-from midi2wave.conditioning.note_conditioning import N_EXCITATION, conditioning_of, n_features
+from midi2wave.conditioning.excitation import N_EXCITATION
+from midi2wave.conditioning.features import n_features
+from midi2wave.conditioning.note_conditioning import conditioning_of
 from midi2wave.config import FEATURES, CondWavenetConfig, Config, DataConfig, WavenetConfig
-from midi2wave.midi.reader import N_PITCHES, PEDALS, SOFT, SOSTENUTO, SUSTAIN
+from midi2wave.midi.performance import N_PITCHES, PEDALS, SOFT, SOSTENUTO, SUSTAIN
 from midi2wave.sampling.synthesis import conditioning
 from tests.unit.midi.test_performance import made
 from wavenet import build_model

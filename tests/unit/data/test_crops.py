@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from midi2wave.audio import io as audio_io
+from midi2wave.audio.mu_law import mu_law_encode
+from midi2wave.audio.pcm import silence
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import DataConfig
@@ -20,7 +21,7 @@ from midi2wave.data import crops as crops_module
 from midi2wave.data import processed_folder
 from midi2wave.data.crops import Crops, batches
 from midi2wave.data.processed_folder import ProcessedFolder, Row
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.utils.errors import InputError
 
 AUDIO_HZ, MIDI_HZ, HOP = 4000, 250, 16
@@ -321,7 +322,7 @@ def test_codes_are_the_mu_law_codes_of_the_pcm(folder):
     pcm, codes = (make_crops(folder, codes=codes, n_previous=2000) for codes in (False, True))
     for i in range(10):
         for name in ("samples", "history"):
-            assert torch.equal(codes[i][name], torch.from_numpy(audio_io.mu_law_encode(pcm[i][name].numpy())).long())
+            assert torch.equal(codes[i][name], torch.from_numpy(mu_law_encode(pcm[i][name].numpy())).long())
     in_silence = next(i for i in range(40) if codes.where(i)[1] * HOP < 2000)
     assert codes[in_silence]["history"][0] == 128
 
@@ -491,11 +492,11 @@ def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_pat
     np.save(path, sound)
     plain, capped = make_crops(tmp_path / "data"), make_crops(tmp_path / "data", max_silence=0.25)
     half = make_crops(tmp_path / "data", max_silence=0.5)
-    silent = [audio_io.silence(plain[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() for i in range(200)]
+    silent = [silence(plain[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() for i in range(200)]
     assert 100 < sum(part > 0.25 for part in silent) < 180
     for i, part in enumerate(silent):
         assert (capped.where(i) == plain.where(i)) == (part <= 0.25)
-        assert audio_io.silence(capped[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() <= 0.25
+        assert silence(capped[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() <= 0.25
         assert half.where(i) == plain.where(i) or part > 0.5
     everything = make_crops(tmp_path / "data", max_silence=0.0)
     np.save(path, np.zeros_like(sound))
@@ -522,4 +523,4 @@ def test_crops_are_slices_of_the_emphasized_recording(folder):
         assert np.array_equal(shown[i]["history"], before) and np.array_equal(shown[i]["samples"], before[10:])
         at_the_start.add(frame == 0)
     assert at_the_start == {True, False}
-    assert np.array_equal(codes[3]["history"], audio_io.mu_law_encode(shown[3]["history"].numpy()))
+    assert np.array_equal(codes[3]["history"], mu_law_encode(shown[3]["history"].numpy()))

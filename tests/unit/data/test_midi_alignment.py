@@ -10,10 +10,12 @@ import soundfile
 
 import preprocess_maestro
 from midi2wave.audio import io as audio_io
+from midi2wave.audio.pcm import silence, to_pcm
 from midi2wave.data import dataset_card, midi_alignment
 from midi2wave.data.maestro import COLUMNS, Recording, read_metadata, select_split
 from midi2wave.data.midi_alignment import Alignment, verdict
-from midi2wave.midi.reader import Performance, read_midi
+from midi2wave.midi.performance import Performance
+from midi2wave.midi.reader import read_midi
 from tests.commands.test_real_data import CLIP, DATA, DISKLAVIER
 from tests.helpers.pipeline import call, settings, write_midi
 
@@ -34,7 +36,7 @@ def struck(path, notes, seconds: float) -> np.ndarray:
         first = round(onset * HZ)
         tone = velocity / 512 * np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * age) * np.exp(-12 * age)
         sound[first : first + len(tone)] += tone[: max(0, len(sound) - first)]
-    pcm = audio_io.to_pcm(sound)[0]
+    pcm = to_pcm(sound)[0]
     audio_io.write_wav(path, pcm, HZ)
     return pcm
 
@@ -86,10 +88,10 @@ def test_silence_is_measured_in_stretches():
     pcm = np.zeros(HZ, dtype=np.int16)
     pcm[4000:8000] = 20 * (-1) ** np.arange(4000)  # -64 dB
     pcm[8000:12000] = 60 * (-1) ** np.arange(4000)  # -55 dB
-    silent = audio_io.silence(pcm, HZ)
+    silent = silence(pcm, HZ)
     assert silent.shape == (50,) and silent.sum() == 37  # 12,5 of 50 stretches are heard, the halves among them
     assert silent[:25].all() and not silent[25:37].any()
-    assert audio_io.silence(pcm[:100], HZ).shape == (0,)
+    assert silence(pcm[:100], HZ).shape == (0,)
 
 
 def test_facts_and_card_count_what_is_there(tmp_path):

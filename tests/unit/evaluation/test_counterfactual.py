@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from midi2wave.evaluation.counterfactual import COMPANION, PITCHES, SECONDS, counterfactuals, key_level_db, phrase
-from midi2wave.midi.reader import SUSTAIN
+from midi2wave.midi.performance import SUSTAIN
 from tests.helpers.fake_piano import HZ, performance, play, player
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from midi2wave.evaluation import drift
 from midi2wave.evaluation.transcription import Notes
-from midi2wave.midi.reader import SUSTAIN, sounding_offset
+from midi2wave.midi.performance import SUSTAIN, sounding_offset
 from tests.helpers.fake_piano import HZ, melody, performance, play
 
 SECONDS = 24.0

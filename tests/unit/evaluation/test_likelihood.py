@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from midi2wave.audio.io import mu_law_encode
+from midi2wave.audio.mu_law import mu_law_encode
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.evaluation.likelihood import conditioning_ratios, paired_likelihood
-from midi2wave.midi.reader import no_notes
+from midi2wave.midi.performance import no_notes
 from midi2wave.sampling.synthesis import conditioning
 from tests.helpers.fake_piano import performance
 from tests.unit.sampling.test_synthesis import HOP, make

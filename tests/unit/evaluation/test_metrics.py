@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from midi2wave.audio.pcm import level_db
 from midi2wave.evaluation.metrics import (
     bootstrap_interval,
     chroma_similarity,
-    level_db,
     mean,
     multi_resolution_stft,
     onset_agreement,

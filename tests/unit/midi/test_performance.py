@@ -8,7 +8,18 @@ import pytest
 
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.midi import reader as midi_reader
-from midi2wave.midi.reader import SOFT, SOSTENUTO, SUSTAIN, Performance
+from midi2wave.midi.performance import (
+    CLIP_MARGIN_SECONDS,
+    PEDALS,
+    SOFT,
+    SOSTENUTO,
+    SUSTAIN,
+    Performance,
+    clip,
+    load_events,
+    save_events,
+    sounding_offset,
+)
 from midi2wave.utils.errors import InputError
 
 
@@ -20,7 +31,7 @@ def rows(performance: Performance) -> list[tuple[float, float, int, int]]:
 def made(notes, pedals=None) -> Performance:
     """A performance from (onset, offset, pitch) and {controller: [(seconds, value)]}."""
     onset, offset, pitch = np.array(sorted(notes, key=lambda n: (n[0], n[2])), np.float64).reshape(-1, 3).T
-    given = {c: np.array((pedals or {}).get(c, []), np.float64).reshape(-1, 2) for c in midi_reader.PEDALS}
+    given = {c: np.array((pedals or {}).get(c, []), np.float64).reshape(-1, 2) for c in PEDALS}
     return Performance(onset, offset, pitch.astype(np.int64), np.full(len(onset), 64), given)
 
 
@@ -47,12 +58,12 @@ def made(notes, pedals=None) -> Performance:
     ],
 )
 def test_how_pedals_hold_a_note(pedals, expected):
-    assert midi_reader.sounding_offset(made([(0, 1, 60)], pedals)).tolist() == [expected]
+    assert sounding_offset(made([(0, 1, 60)], pedals)).tolist() == [expected]
 
 
 def test_a_held_note_ends_where_its_key_is_struck_again():
     performance = made([(0, 1, 60), (0, 1, 61), (1.5, 2, 60)], {SUSTAIN: [(0.5, 127), (4, 0)]})
-    assert midi_reader.sounding_offset(performance).tolist() == [1.5, 4.0, 4.0]
+    assert sounding_offset(performance).tolist() == [1.5, 4.0, 4.0]
 
 
 def random_performance(rng: np.random.Generator, length: int = 120) -> Performance:
@@ -63,10 +74,7 @@ def random_performance(rng: np.random.Generator, length: int = 120) -> Performan
         notes += [
             (t, min(t + rng.integers(0, 9), limit), pitch) for t, limit in zip(times, [*times[1:], length], strict=True)
         ]
-    pedals = {
-        c: [(t, rng.integers(0, 128)) for t in np.sort(rng.choice(length, 30, replace=False))]
-        for c in midi_reader.PEDALS
-    }
+    pedals = {c: [(t, rng.integers(0, 128)) for t in np.sort(rng.choice(length, 30, replace=False))] for c in PEDALS}
     return made(notes, pedals)
 
 
@@ -92,7 +100,7 @@ def test_sounding_offset_agrees_with_a_simulated_damper():
     for _ in range(20):
         performance = random_performance(rng)
         simulated = [simulated_end(performance, i, 130) for i in range(len(performance.onset))]
-        assert midi_reader.sounding_offset(performance).tolist() == simulated
+        assert sounding_offset(performance).tolist() == simulated
 
 
 # ---- clips ----
@@ -109,15 +117,15 @@ def test_clip_equals_the_same_stretch_of_the_whole():
     for _ in range(60):
         whole = random_performance(rng)
         start, end = np.sort(rng.choice(120, 2, replace=False)).astype(float)
-        cut, sound = midi_reader.clip(whole, start, end), midi_reader.sounding_offset(whole)
+        cut, sound = clip(whole, start, end), sounding_offset(whole)
         kept = (whole.onset < end) & ((sound > start) | (whole.onset >= start))
         assert np.array_equal(cut.onset + start, whole.onset[kept])
         assert np.array_equal(cut.offset + start, whole.offset[kept])
         assert np.array_equal(cut.pitch, whole.pitch[kept])
         assert np.array_equal(cut.velocity, whole.velocity[kept])
-        assert np.array_equal(np.minimum(midi_reader.sounding_offset(cut) + start, end), np.minimum(sound[kept], end))
+        assert np.array_equal(np.minimum(sounding_offset(cut) + start, end), np.minimum(sound[kept], end))
         times = np.arange(start, end, 0.5)
-        for controller in midi_reader.PEDALS:
+        for controller in PEDALS:
             assert np.all(cut.pedals[controller][:, 0] < end - start)
             assert np.array_equal(pedal_state(cut, controller, times - start), pedal_state(whole, controller, times))
 
@@ -138,17 +146,17 @@ def test_nothing_in_a_clip_depends_on_what_follows():
                 c: np.concatenate(
                     [whole.pedals[c][whole.pedals[c][:, 0] < end], other.pedals[c][other.pedals[c][:, 0] >= end]]
                 )
-                for c in midi_reader.PEDALS
+                for c in PEDALS
             },
         )
-        one, two = midi_reader.clip(whole, start, end), midi_reader.clip(joined, start, end)
+        one, two = clip(whole, start, end), clip(joined, start, end)
         assert rows(one) == rows(two)
-        assert all(np.array_equal(one.pedals[c], two.pedals[c]) for c in midi_reader.PEDALS)
+        assert all(np.array_equal(one.pedals[c], two.pedals[c]) for c in PEDALS)
 
 
 def test_a_clip_keeps_only_the_pedal_events_that_matter():
     whole = made([(0, 1, 60), (8, 9, 62)], {SUSTAIN: [(t, 100 * (t % 2)) for t in range(10)]})
-    assert midi_reader.clip(whole, 6.5, 9.0).pedals[SUSTAIN].tolist() == [[-0.5, 0.0], [0.5, 100.0], [1.5, 0.0]]
+    assert clip(whole, 6.5, 9.0).pedals[SUSTAIN].tolist() == [[-0.5, 0.0], [0.5, 100.0], [1.5, 0.0]]
 
 
 # ---- saving ----
@@ -157,18 +165,18 @@ def test_a_clip_keeps_only_the_pedal_events_that_matter():
 def test_events_come_back_as_they_were_saved(tmp_path):
     whole = random_performance(np.random.default_rng(8))
     whole = Performance(*(getattr(whole, n) for n in ("onset", "offset", "pitch", "velocity", "pedals")), ("é: 1",))
-    midi_reader.save_events(tmp_path / "0.npz", whole)
-    back = midi_reader.load_events(tmp_path / "0.npz")
+    save_events(tmp_path / "0.npz", whole)
+    back = load_events(tmp_path / "0.npz")
     assert rows(back) == rows(whole)
     assert back.dropped == whole.dropped
     assert back.pitch.dtype == np.int64
-    assert all(np.array_equal(back.pedals[c], whole.pedals[c]) for c in midi_reader.PEDALS)
+    assert all(np.array_equal(back.pedals[c], whole.pedals[c]) for c in PEDALS)
     assert [path.name for path in tmp_path.iterdir()] == ["0.npz"]
 
 
 def test_files_that_are_not_whole_events_are_refused(tmp_path):
     path = tmp_path / "0.npz"
-    midi_reader.save_events(path, made([(0, 1, 60)]))
+    save_events(path, made([(0, 1, 60)]))
     data = path.read_bytes()
     foreign, unequal = io.BytesIO(), io.BytesIO()
     np.savez(foreign, onset=np.zeros(3))
@@ -182,9 +190,9 @@ def test_files_that_are_not_whole_events_are_refused(tmp_path):
     for bad in [*truncations, bytes(flipped), foreign.getvalue(), unequal.getvalue(), single.getvalue(), b"text"]:
         path.write_bytes(bad)
         with pytest.raises(InputError, match=r"0\.npz: not a whole file of note events"):
-            midi_reader.load_events(path)
+            load_events(path)
     with pytest.raises(InputError, match="no such file"):
-        midi_reader.load_events(tmp_path / "missing.npz")
+        load_events(tmp_path / "missing.npz")
 
 
 @pytest.mark.parametrize(
@@ -192,14 +200,14 @@ def test_files_that_are_not_whole_events_are_refused(tmp_path):
 )
 def test_stored_events_that_no_piano_plays_are_refused(tmp_path, changed):
     """What is computed from them indexes by key: this must not be left to chance."""
-    midi_reader.save_events(tmp_path / "x.npz", made([(0, 1, 21), (1, 2, 108)]))
-    assert midi_reader.load_events(tmp_path / "x.npz").pitch.tolist() == [21, 108]
+    save_events(tmp_path / "x.npz", made([(0, 1, 21), (1, 2, 108)]))
+    assert load_events(tmp_path / "x.npz").pitch.tolist() == [21, 108]
     arrays = dict(np.load(tmp_path / "x.npz"))
     for name, value in changed.items():
         arrays[name][0] = value
     np.savez(tmp_path / "y.npz", **arrays)
     with pytest.raises(InputError, match="not those of a piano"):
-        midi_reader.load_events(tmp_path / "y.npz")
+        load_events(tmp_path / "y.npz")
 
 
 def test_a_piece_of_twenty_million_seconds_takes_no_memory(tmp_path):
@@ -218,6 +226,6 @@ def test_a_piece_of_twenty_million_seconds_takes_no_memory(tmp_path):
     notes = NoteConditioning(piece, ["note_state"], audio_hz=16000, midi_hz=250)
     last = int(piece.onset[-1] * 250)
     assert piece.onset[-1] > 2e7 and notes.features(last - 2, 5)[:88].any() and notes.excitation(last, 5).any()
-    midi_reader.clip(piece, piece.onset[-1] - 1, piece.onset[-1] + 1, margin=midi_reader.CLIP_MARGIN_SECONDS)
+    clip(piece, piece.onset[-1] - 1, piece.onset[-1] + 1, margin=CLIP_MARGIN_SECONDS)
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from midi2wave.midi import reader as midi_reader
-from midi2wave.midi.reader import SOFT, SOSTENUTO, SUSTAIN, Performance
+from midi2wave.midi.performance import SOFT, SOSTENUTO, SUSTAIN, Performance, sounding_offset
 from midi2wave.utils.errors import InputError
 from tests.helpers import odd_midi
 from tests.helpers.paths import ROOT, SHARED
@@ -155,7 +155,7 @@ def test_pedals_of_any_track_and_channel_are_the_pianos(read):
     performance = read(smf(notes, moves))
     assert performance.pedals[SUSTAIN].tolist() == [[0.25, 127.0], [1.0, 0.0]]
     assert performance.pedals[SOFT].tolist() == [[0.0, 100.0]]
-    assert midi_reader.sounding_offset(performance).tolist() == [1.0]
+    assert sounding_offset(performance).tolist() == [1.0]
 
 
 def test_pedal_events_of_one_tick_keep_the_files_order(read):
@@ -372,7 +372,7 @@ def test_odd_files_are_read_or_refused_and_nothing_else():
         else:
             n_read += 1
             assert np.all(performance.offset >= performance.onset)
-            assert np.all(midi_reader.sounding_offset(performance) >= performance.offset)
+            assert np.all(sounding_offset(performance) >= performance.offset)
         assert time.perf_counter() - start < 5
     # refused: two git-lfs pointers, two files without notes, one each without MIDI header, track and time base
     assert len(real_files("odd-midi")) - n_read == 7

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from midi2wave.audio.io import mu_law_decode
+from midi2wave.audio.mu_law import mu_law_decode
 from midi2wave.config import CondWavenetConfig, WavenetConfig
 from midi2wave.sampling.uniforms import seeded_uniforms
 from wavenet import ALIGNED_COLUMNS, Caches, Conditioning, ContextStack, Decoder, WaveNet, dilations, generate

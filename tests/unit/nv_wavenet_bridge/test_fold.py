@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from midi2wave.conditioning.note_conditioning import N_EXCITATION, n_features
+from midi2wave.conditioning.excitation import N_EXCITATION
+from midi2wave.conditioning.features import n_features
 from midi2wave.config import CONFIG_FOLDER, CondWavenetConfig, Config, DataConfig, WavenetConfig
 from midi2wave.sampling.uniforms import seeded_uniforms
 from nv_wavenet_bridge import bundle, fold

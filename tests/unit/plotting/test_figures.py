@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import FillBetweenPolyCollection
 
 from midi2wave.midi import reader as midi_reader
-from midi2wave.midi.reader import SUSTAIN, Performance
+from midi2wave.midi.performance import PEDALS, SUSTAIN, Performance, clip
 from midi2wave.plotting import figures
 from tests.helpers.paths import ROOT, SHARED
 
@@ -24,7 +24,7 @@ AUDIO_HZ = 16000
 def made(notes=(), sustain=()) -> Performance:
     """A performance from (onset, offset, pitch, velocity) and sustain events (seconds, value)."""
     rows = np.array(sorted(notes, key=lambda n: (n[0], n[2])), np.float64).reshape(-1, 4)
-    pedals = {c: np.empty((0, 2)) for c in midi_reader.PEDALS} | {SUSTAIN: np.array(sustain, np.float64).reshape(-1, 2)}
+    pedals = {c: np.empty((0, 2)) for c in PEDALS} | {SUSTAIN: np.array(sustain, np.float64).reshape(-1, 2)}
     return Performance(rows[:, 0], rows[:, 1], rows[:, 2].astype(np.int64), rows[:, 3].astype(np.int64), pedals)
 
 
@@ -384,7 +384,7 @@ def test_a_real_clip_shows_its_notes_as_sound():
         pytest.skip("the Disklavier recordings are not at hand")
     from midi2wave.audio import io as audio_io
 
-    performance = midi_reader.clip(midi_reader.read_midi(folder / "grieg_kobold_ENSTDkAm.midi"), 12.0, 16.0)
+    performance = clip(midi_reader.read_midi(folder / "grieg_kobold_ENSTDkAm.midi"), 12.0, 16.0)
     samples = audio_io.read_pcm(folder / "grieg_kobold_ENSTDkAm.flac", AUDIO_HZ)[12 * AUDIO_HZ : 16 * AUDIO_HZ]
     figure = figures.clip_figure(performance, 4.0, AUDIO_HZ, samples)
     decibels = image(figure, 2)

@@ -9,7 +9,7 @@ import pytest
 import inference
 from midi2wave.audio import io as audio_io
 from midi2wave.config import DataConfig, InferenceConfig
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.sampling import folding
 from midi2wave.sampling.folding import Fold
 from midi2wave.sampling.synthesis import synthesize

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from midi2wave.audio.io import mu_law_decode, mu_law_encode
+from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced, emphasize
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import CondWavenetConfig, Config, DataConfig, WavenetConfig
-from midi2wave.midi.reader import Performance
+from midi2wave.midi.performance import Performance
 from midi2wave.sampling.synthesis import conditioning, synthesize, teacher_forced, to_pcm, to_samples
 from wavenet import build_model
 

@@ -6,7 +6,7 @@ import pytest
 import train
 from midi2wave.config import config_from_dict
 from midi2wave.data import processed_folder
-from midi2wave.midi.reader import PEDALS, Performance
+from midi2wave.midi.performance import PEDALS, Performance
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.training.log import TrainingLog
 

@@ -23,8 +23,8 @@ from midi2wave import checkpoint
 from midi2wave.audio.io import read_pcm, write_wav
 from midi2wave.conditioning.global_conditioning import default_labels, resolve_labels
 from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config
-from midi2wave.data.crops import clip_source
 from midi2wave.data.pairing import mismatched_pairs
+from midi2wave.data.test_clips import clip_source
 from midi2wave.evaluation import drift
 from midi2wave.evaluation.counterfactual import Counterfactuals, counterfactuals
 from midi2wave.evaluation.likelihood import Paired, conditioning_ratios, paired_likelihood

@@ -16,7 +16,7 @@ import numpy as np
 from midi2wave.audio.io import AUDIO_SUFFIXES, read_pcm
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
-from midi2wave.data import crops
+from midi2wave.data import test_clips
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import read_midi
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     args = args_parser.parse_args(argv)
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
     pairs, failures = _maestro_pairs(config) if config.maestro_dir else (_folder_pairs(config), [])
-    crops.begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
+    test_clips.begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
 
     names: list[str] = []
     rng = np.random.default_rng(config.seed)
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         if len(names) == config.n_clips:
             break
     if names:
-        crops.finish_clips(args.dir, names)
+        test_clips.finish_clips(args.dir, names)
     result = {"dir": str(args.dir), "clips": names}
     summary = f"{args.dir}: {len(names)} of {config.n_clips} clips of {config.test_segment_length:g} s"
     return report_and_exit_code(summary, result, failures, len(names), as_json=args.as_json)
@@ -77,7 +77,7 @@ def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws:
         first = round(start * config.audio_hz)
         piece = pcm[first : first + round(length * config.audio_hz)]
         events = clip(performance, start, start + length, margin=CLIP_MARGIN_SECONDS)
-        name = crops.write_clip(folder, number + len(names), pair.name, start, piece, events, config.audio_hz)
+        name = test_clips.write_clip(folder, number + len(names), pair.name, start, piece, events, config.audio_hz)
         save_figure(folder / f"{name}.png", roll_figure(events, length, f"{pair.name}, from {start:.1f} s"))
         names.append(name)
     return names

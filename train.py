@@ -26,8 +26,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from midi2wave.config import TrainConfig, load_config
-from midi2wave.data.crops import Crops, batches, micro_batches
+from midi2wave.data.crops import CropAugmentation, Crops
 from midi2wave.training.cuda_graph import GraphedPass
+from midi2wave.training.data_loader import batches, micro_batches
 from midi2wave.training.distributed import SINGLE_PROCESS, World, init_distributed, local_device
 from midi2wave.training.hardware import GIB, available_bytes, friendly_oom_errors, keep_freed_memory, training_bytes
 from midi2wave.training.log import TrainingLog
@@ -107,10 +108,12 @@ def train(state: Run, training_log: TrainingLog | None, stop: Callable[[], bool]
         data,
         state.model,
         settings.seed,
-        history_noise=functools.partial(history_noise, settings),
-        history_mixing=functools.partial(history_mixing, settings),
-        history_dropout=settings.history_dropout,
-        conditioning_dropout=data.conditioning_dropout,
+        augmentation=CropAugmentation(
+            history_noise=functools.partial(history_noise, settings),
+            history_mixing=functools.partial(history_mixing, settings),
+            history_dropout=settings.history_dropout,
+            conditioning_dropout=data.conditioning_dropout,
+        ),
     )
     indices = micro_batches(range(state.step, settings.steps), settings.batch_size, state.micro_batch,
                             world.rank, world.size)  # fmt: skip
@@ -166,10 +169,10 @@ def train_step(state: Run, passes: list[dict[str, Tensor]], *, stopping: bool = 
         _record(state, passes)
     state.optimizer.zero_grad(set_to_none=state.recorded is None)
     if share := model_sample_probability(settings, state.step):
-        indices = micro_batches(range(state.step, state.step + 1), settings.batch_size, state.micro_batch,
-                                state.world.rank, state.world.size)  # fmt: skip
-        passes = [apply_scheduled_sampling(state.model, batch, crops, share, settings, state.device, state.precision)
-                  for batch, crops in zip(passes, indices, strict=True)]  # fmt: skip
+        passes = [
+            apply_scheduled_sampling(state.model, batch, share, settings, state.device, state.precision)
+            for batch in passes
+        ]
     own = torch.zeros(3, device=state.device)  # this process's means of the losses
     for i, batch in enumerate(passes):
         more_follow = state.called is not state.model and i < len(passes) - 1
@@ -319,7 +322,7 @@ def _skip(state: Run, step: int, report: StepMetrics, skipped: int, crops: Crops
     if not math.isfinite(report.own_loss) or math.isfinite(report.loss):
         names, share = [], size // world.size
         for index in range(step * size + world.rank * share, step * size + (world.rank + 1) * share):
-            position, frame = crops.where(index)
+            position, frame = crops.locate_crop(index)
             names.append(f"{crops.folder.rows[position].audio_filename} at {frame / crops.config.midi_hz:.2f} s")
         who = f" (process {world.rank})" if world.size > 1 else ""
         log(f"step {step} was skipped{who}: its loss or gradient is not finite; its crops: {', '.join(names)}")

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 import train
 from benchmarks.plain import plain_update
 from midi2wave.config import load_config
-from midi2wave.data.crops import batches, micro_batches
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.plotting.figures import save_figure
+from midi2wave.training.data_loader import batches, micro_batches
 from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory
 from midi2wave.training.run_state import Run, choose_micro_batch_size, make_optimizer

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from midi2wave.data.crops import Clip, clip_paths, clip_source, read_clip
 from midi2wave.data.pairing import mismatched_pairs
+from midi2wave.data.test_clips import Clip, clip_paths, clip_source, read_clip
 from midi2wave.evaluation.metrics import chroma_similarity, chroma_vectors, mean, multi_resolution_stft, onset_agreement
 from midi2wave.evaluation.transcription import INSTALL, Transcriber, note_f1, played_notes
 from midi2wave.utils.cli import run

@@ -1,19 +1,12 @@
-"""Test clips, and the crops of a processed folder (`processed_folder.py`) that training is fed with.
+"""The crops of a processed folder that training is fed with, and the augmentations of their history."""
 
-Test clips are pairs of clip_{number}_{source}_{start}s.wav and .npz in a folder with a clips.json.
-"""
-
-import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from midi2wave.audio import io as audio_io
 from midi2wave.audio.mu_law import mu_law_encode
 from midi2wave.audio.pcm import FULL_SCALE, silence, to_pcm
 from midi2wave.audio.pre_emphasis import emphasize
@@ -21,71 +14,44 @@ from midi2wave.conditioning.global_conditioning import check_known
 from midi2wave.conditioning.note_conditioning import NoteConditioning, NullConditioning, conditioning_of
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.midi.performance import Performance, load_events, save_events
-from midi2wave.utils.atomic_files import acquire_output_dir
 from midi2wave.utils.errors import InputError
 
-CLIPS_RECORD_NAME = "clips.json"
-CACHED_RECORDINGS = 500  # whose notes a process keeps: about 200 MB of MAESTRO, where each takes 2 ms to read
-LEAST_HEARD_DRAWS = 100  # after so many silent crops in a row one is taken as it is
-CLIP_FILES = ("clip_*.wav", "clip_*.npz", "clip_*.png")
+# A process keeps the notes of so many recordings: about 200 MB of MAESTRO, where each takes 2 ms to read.
+CACHED_RECORDINGS = 500
+# After so many silent crops in a row, one is taken as it is.
+MAX_SILENT_REDRAWS = 100
+
+# Each purpose for which a crop draws random numbers has its own stream of them.
+NOISE_STREAM = 1
+HISTORY_DROPOUT_STREAM = 2
+CONDITIONING_DROPOUT_STREAM = 3
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A test clip: what was played and what it sounded like."""
+class CropAugmentation:
+    """Random changes of what the decoder receives as input; the samples that it is to predict stay as they are.
 
-    name: str
-    performance: Performance
-    pcm: np.ndarray  # int16 [T]
+    Attributes:
+        history_noise: Index of a crop -> largest level of white noise on its history, relative to the crop's RMS.
+        history_mixing: Index of a crop -> largest level of another crop's sound on its history, likewise.
+        history_dropout: Probability that noise alone takes the place of the history.
+        conditioning_dropout: Probability that the null condition takes the place of the notes.
+    """
 
-
-def begin_clips(folder: Path, made_from: dict[str, Any], *, force: bool) -> None:
-    """Claim a folder for test clips. Raises InputError if it holds something else (see `atomic.claim`)."""
-    acquire_output_dir(folder, CLIPS_RECORD_NAME, made_from, CLIP_FILES, force=force)
-
-
-def write_clip(
-    folder: Path, number: int, source: str, start: float, pcm: np.ndarray, performance: Performance, audio_hz: int
-) -> str:
-    """Write one test clip as a wav and its events; returns its name, which tells where it was cut."""
-    name = f"clip_{number:03d}_{source}_{start:.3f}s"
-    audio_io.write_wav(folder / f"{name}.wav", pcm, audio_hz)
-    save_events(folder / f"{name}.npz", performance)
-    return name
+    history_noise: Callable[[int], float] | None = None
+    history_mixing: Callable[[int], float] | None = None
+    history_dropout: float = 0.0
+    conditioning_dropout: float = 0.0
 
 
-def finish_clips(folder: Path, names: list[str]) -> None:
-    """Remove clips that an earlier run cut and this one did not: one that failed then has shifted the numbers since."""
-    for path in (path for pattern in CLIP_FILES for path in folder.glob(pattern)):
-        if path.stem not in names:
-            path.unlink()
+NO_AUGMENTATION = CropAugmentation()
 
 
-def clip_source(name: str) -> str:
-    """The recording that a clip of this name was cut from (see `write_clip`)."""
-    return name.split("_", 2)[-1].rpartition("_")[0]
-
-
-def clip_paths(folder: str | Path) -> list[Path]:
-    """The wavs of all test clips of a folder, by name. Raises InputError if there are none."""
-    folder = Path(folder)
-    paths = sorted(folder.glob("clip_*.wav"))
-    if not paths:
-        raise InputError(f"{folder} holds no test clips; make some with preprocess_audio.py -d {folder}")
-    return paths
-
-
-def read_clip(path: Path, audio_hz: int) -> Clip:
-    """One test clip. Raises InputError if it is damaged or at another rate."""
-    return Clip(path.stem, load_events(path.with_suffix(".npz")), audio_io.read_pcm(path, audio_hz))
-
-
-class Crops(Dataset):
+class Crops(Dataset[dict[str, torch.Tensor]]):
     """Crops of a processed folder, without end. Which crop an index means is a pure function of (seed, index).
 
-    Recordings are chosen by length, so that every frame of the data set is as likely as any other. In front of a crop
-    may stand `warmup_frames` more, which are there for the decoder's receptive field and are not to be scored.
+    Recordings are chosen by length, so that every frame of the data set is as likely as any other. A crop may be
+    preceded by `warmup_frames`, which are there for the decoder's receptive field and are not to be scored.
     """
 
     def __init__(
@@ -98,165 +64,160 @@ class Crops(Dataset):
         codes: bool,
         seed: int,
         warmup_frames: int = 0,
-        history_noise: Callable[[int], float] | None = None,
-        history_mixing: Callable[[int], float] | None = None,
-        history_dropout: float = 0.0,
-        conditioning_dropout: float = 0.0,
+        augmentation: CropAugmentation = NO_AUGMENTATION,
     ) -> None:
+        """Check the folder against the config.
+
+        Args:
+            folder: Where the recordings are read from.
+            config: Rates, features and length of a crop.
+            context_frames: Frames of features before and after a crop.
+            n_previous: Samples of history before a crop.
+            codes: Whether samples are mu-law codes instead of 16-bit PCM.
+            seed: Seed of positions and augmentations.
+            warmup_frames: Frames in front of each crop.
+            augmentation: What happens to the decoder's input.
+
+        Raises:
+            InputError: The folder is at another rate, has labels that the config does not list, or holds no recording
+                that is as long as a crop.
+        """
         folder.check_rate(config.audio_hz)
         for row, recording in zip(folder.rows, folder.recordings, strict=True):
             check_known(recording, config.global_values, f"{folder.path}: {row.audio_filename}")
-        self.folder, self.config = folder, config
-        self.context_frames, self.n_previous, self.codes = context_frames, n_previous, codes
-        self.seed, self.history_noise = seed, history_noise
-        self.history_mixing = history_mixing
-        self.history_dropout, self.conditioning_dropout = history_dropout, conditioning_dropout
-        self.hop, self._notes = config.audio_hz // config.midi_hz, {}
+        self.folder = folder
+        self.config = config
+        self.context_frames = context_frames
+        self.n_previous = n_previous
+        self.codes = codes
+        self.seed = seed
+        self.augmentation = augmentation
+        self.hop = config.audio_hz // config.midi_hz
         self.n_frames = warmup_frames + max(1, round(config.segment_length * config.midi_hz))
-        starts = [row.n_samples // self.hop - self.n_frames + 1 for row in folder.rows]
-        if max(starts) <= 0:
+        self._conditionings: dict[int, NoteConditioning | NullConditioning] = {}
+        n_starts = [row.n_samples // self.hop - self.n_frames + 1 for row in folder.rows]
+        if max(n_starts) <= 0:
             longest = max(row.duration for row in folder.rows)
             raise InputError(
                 f"no recording in {folder.path} is as long as a crop of {self.n_frames / config.midi_hz:g} s "
                 f"(the longest has {longest:.2f} s); lower data_config.segment_length"
             )
-        self.cumulative = np.cumsum(np.maximum(starts, 0))
+        self.cumulative_starts = np.cumsum(np.maximum(n_starts, 0))
 
-    def where(self, index: int) -> tuple[int, int]:
+    def locate_crop(self, index: int) -> tuple[int, int]:
         """The position in `folder.rows` and the first frame of a crop: the first draw that is not too silent."""
-        for attempt in range(LEAST_HEARD_DRAWS):
-            position, frame = self._draw(index, attempt)
-            if self.config.max_silence >= 1 or self._silence(position, frame) <= self.config.max_silence:
+        for attempt in range(MAX_SILENT_REDRAWS):
+            position, frame = self._draw_position(index, attempt)
+            if self.config.max_silence >= 1 or self._silent_fraction(position, frame) <= self.config.max_silence:
                 break
         return position, frame
 
-    def _draw(self, index: int, attempt: int) -> tuple[int, int]:
-        draw = np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[index, 0, 0, attempt]))
-        at = int(draw.integers(self.cumulative[-1]))
-        position = int(np.searchsorted(self.cumulative, at, side="right"))
-        return position, at - int(self.cumulative[position - 1]) if position else at
+    def _draw_position(self, index: int, attempt: int) -> tuple[int, int]:
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[index, 0, 0, attempt]))
+        start = int(rng.integers(self.cumulative_starts[-1]))
+        position = int(np.searchsorted(self.cumulative_starts, start, side="right"))
+        return position, start - int(self.cumulative_starts[position - 1]) if position else start
 
-    def _silence(self, position: int, frame: int) -> float:
+    def _silent_fraction(self, position: int, frame: int) -> float:
         """The silent part of the crop that begins there, in 0..1."""
         crop = self.folder.pcm(position)[frame * self.hop : (frame + self.n_frames) * self.hop]
         silent = silence(crop, self.config.audio_hz)
         return float(silent.mean()) if len(silent) else 0.0
 
     def conditioning(self, position: int) -> NoteConditioning | NullConditioning:
-        """The conditioning of a whole recording, to be asked for ranges of frames."""
-        if position not in self._notes:
-            if len(self._notes) == CACHED_RECORDINGS:
-                del self._notes[next(iter(self._notes))]
+        """The conditioning of a whole recording, from which ranges of frames can be taken."""
+        if position not in self._conditionings:
+            if len(self._conditionings) == CACHED_RECORDINGS:
+                del self._conditionings[next(iter(self._conditionings))]
             performance = self.folder.performance(position) if self.config.conditional else None
-            self._notes[position] = conditioning_of(performance, self.config)
-        return self._notes[position]
+            self._conditionings[position] = conditioning_of(performance, self.config)
+        return self._conditionings[position]
 
     def _emphasized(self, position: int, first: int, stop: int) -> np.ndarray:
-        """What a recording has of the samples first..stop-1, as the model hears them: int16 [at most stop - first]."""
+        """What a recording has of the pre-emphasised samples first..stop-1: int16 [at most stop - first]."""
         begin = max(0, first)
-        before = min(1, begin)  # the change from it is the first sample's
-        return emphasize(self.folder.pcm(position)[begin - before : stop], self.config.preemphasis)[before:]
+        n_before = min(1, begin)  # The first sample's difference is taken from the sample before it.
+        return emphasize(self.folder.pcm(position)[begin - n_before : stop], self.config.preemphasis)[n_before:]
 
-    def _samples(self, pcm: np.ndarray) -> torch.Tensor:
+    def _as_model_input(self, pcm: np.ndarray) -> torch.Tensor:
+        """int16 [T] -> int64 [T]: the samples or their mu-law codes."""
         return torch.from_numpy((mu_law_encode(pcm) if self.codes else pcm).astype(np.int64))
 
-    def _corrupted(self, pcm: np.ndarray, index: int) -> np.ndarray:
-        """The crop as the decoder is shown it: with white noise and another crop's sound, of levels drawn anew for
-        every crop; or noise alone, up to as loud as the crop."""
-        dropped = self._chosen(index, 2, self.history_dropout)
-        largest = 1.0 if dropped else self.history_noise(index) if self.history_noise else 0.0
-        largest_other = self.history_mixing(index) if self.history_mixing else 0.0
-        if not largest and not largest_other:
+    def augment_history(self, pcm: np.ndarray, index: int) -> np.ndarray:
+        """The history of a crop as the decoder receives it.
+
+        White noise and another crop's sound are added at levels that are drawn for every crop; where the history is
+        dropped, it is noise alone, at most as loud as the crop.
+
+        Args:
+            pcm: Pre-emphasised samples, int16 [T].
+            index: Index of the crop.
+
+        Returns:
+            int16 [T].
+        """
+        augmentation = self.augmentation
+        dropped = self._bernoulli(index, HISTORY_DROPOUT_STREAM, augmentation.history_dropout)
+        max_noise = augmentation.history_noise(index) if augmentation.history_noise else 0.0
+        if dropped:
+            max_noise = 1.0
+        max_mixing = augmentation.history_mixing(index) if augmentation.history_mixing else 0.0
+        if not max_noise and not max_mixing:
             return pcm
-        rng = self._random(index, 1)
+        rng = self._random(index, NOISE_STREAM)
         amplitude = pcm.astype(np.float32) / FULL_SCALE
-        loudness = _rms(amplitude)
-        shown = rng.uniform(0, largest) * loudness * rng.standard_normal(len(pcm), dtype=np.float32)
+        level = _rms(amplitude)
+        augmented = rng.uniform(0, max_noise) * level * rng.standard_normal(len(pcm), dtype=np.float32)
         if not dropped:
-            shown += amplitude
-            if largest_other:
-                shown += rng.uniform(0, largest_other) * loudness * self._interference(index, len(pcm))
-        return to_pcm(shown)[0]
+            augmented += amplitude
+            if max_mixing:
+                augmented += rng.uniform(0, max_mixing) * level * self._other_crop(index, len(pcm))
+        return to_pcm(augmented)[0]
 
-    def _interference(self, index: int, n_samples: int) -> np.ndarray:
+    def _other_crop(self, index: int, n_samples: int) -> np.ndarray:
         """The sound of another crop, float32 [n_samples] with an RMS of 1, or silence."""
-        position, frame = self._draw(index, LEAST_HEARD_DRAWS)  # one that `where` never takes
+        # No attempt of `locate_crop` has this number.
+        position, frame = self._draw_position(index, MAX_SILENT_REDRAWS)
+        samples = self._emphasized(position, frame * self.hop, frame * self.hop + n_samples)
         other = np.zeros(n_samples, dtype=np.float32)
-        known = self._emphasized(position, frame * self.hop, frame * self.hop + n_samples)
-        other[: len(known)] = known
-        return other / max(_rms(other), 1.0)  # in steps of 16 bits
+        other[: len(samples)] = samples
+        return other / max(_rms(other), 1.0)  # The samples are integers of 16 bits: 1 is the smallest level.
 
-    def _random(self, index: int, purpose: int) -> np.random.Generator:
+    def _random(self, index: int, stream: int) -> np.random.Generator:
         # The lowest word of the counter runs on while numbers are drawn: every crop has it for itself.
-        return np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[0, index, purpose, 0]))
+        return np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[0, index, stream, 0]))
 
-    def _chosen(self, index: int, purpose: int, share: float) -> bool:
-        """Whether this crop is one of a share of all of them."""
-        return share > 0 and self._random(index, purpose).random() < share
+    def _bernoulli(self, index: int, stream: int, probability: float) -> bool:
+        return probability > 0 and self._random(index, stream).random() < probability
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """One crop: samples [T], history [M + T] (what the decoder sees, with M samples before the crop), features
-        [F + G, left + N + right], excitation [E, T]."""
-        position, frame = self.where(index)
-        first, n_samples = frame * self.hop, self.n_frames * self.hop
-        pcm = np.zeros(self.n_previous + n_samples, dtype=np.int16)  # before a recording's first sample stands silence
-        known = self._emphasized(position, first - self.n_previous, first + n_samples)
-        pcm[len(pcm) - len(known) :] = known
-        notes, (left, right) = self.conditioning(position), self.context_frames
-        if self._chosen(index, 3, self.conditioning_dropout):
-            notes = NullConditioning(self.config, notes.of_recording)
+        """One crop.
+
+        Returns:
+            "index": int64 []. "samples": what is to be predicted, int64 [T]. "history": what the decoder receives, with
+            M samples before the crop, int64 [M + T]. "features": float32 [F + G, left + N + right]. "excitation", if
+            the config has it: float32 [E, T].
+        """
+        position, frame = self.locate_crop(index)
+        first = frame * self.hop
+        n_samples = self.n_frames * self.hop
+        samples = self._emphasized(position, first - self.n_previous, first + n_samples)
+        pcm = np.zeros(self.n_previous + n_samples, dtype=np.int16)  # Silence stands before the first sample.
+        pcm[len(pcm) - len(samples) :] = samples
+        conditioning = self.conditioning(position)
+        left, right = self.context_frames
+        if self._bernoulli(index, CONDITIONING_DROPOUT_STREAM, self.augmentation.conditioning_dropout):
+            conditioning = NullConditioning(self.config, conditioning.of_recording)
         crop = {
-            "samples": self._samples(pcm[self.n_previous :]),
-            "history": self._samples(self._corrupted(pcm, index)),
-            "features": torch.from_numpy(notes.features(frame - left, left + self.n_frames + right)),
+            "index": torch.tensor(index),
+            "samples": self._as_model_input(pcm[self.n_previous :]),
+            "history": self._as_model_input(self.augment_history(pcm, index)),
+            "features": torch.from_numpy(conditioning.features(frame - left, left + self.n_frames + right)),
         }
         if self.config.excitation:
-            crop["excitation"] = torch.from_numpy(notes.excitation(frame, self.n_frames))
+            crop["excitation"] = torch.from_numpy(conditioning.excitation(frame, self.n_frames))
         return crop
 
 
 def _rms(sound: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(sound), dtype=np.float64)))
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def micro_batches(steps: range, batch_size: int, micro_batch_size: int, rank: int, size: int) -> Iterator[list[int]]:
-    """The crops of one of `size` processes, in the order in which it passes them through the model.
-
-    Step s is made of the crops [s * batch_size, (s + 1) * batch_size), however many processes there are; each takes an
-    equal stretch of them.
-    """
-    share = batch_size // size
-    for step in steps:
-        first = step * batch_size + rank * share
-        for begin in range(first, first + share, micro_batch_size):
-            yield list(range(begin, begin + micro_batch_size))
-
-
-def batches(
-    crops: Crops, indices: Iterable[list[int]], n_workers: int, *, pin_memory: bool = False
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of the crops of these indices, read ahead by worker processes.
-
-    The workers leave SIGINT and SIGTERM to the process that they work for. Raises InputError where a recording turns
-    out to be damaged.
-    """
-    loader = DataLoader(
-        crops,
-        batch_sampler=indices,
-        num_workers=n_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_ignore_interrupts,
-        prefetch_factor=4 if n_workers else None,
-        persistent_workers=False,
-    )
-    try:
-        yield from loader
-    except InputError as error:  # a worker's arrives with the traceback before its message
-        message = str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        error.__traceback__ = None  # its frames hold the workers, which are slow to stop if left to the collector
-        raise InputError(message) from None

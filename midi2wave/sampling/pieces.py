@@ -11,7 +11,7 @@ from midi2wave.audio.io import read_beginning
 from midi2wave.conditioning.global_conditioning import resolve_labels, unknown_columns, validate_labels
 from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig, EvaluateConfig, InferenceConfig
-from midi2wave.data.crops import clip_paths, read_clip
+from midi2wave.data.test_clips import clip_paths, read_clip
 from midi2wave.midi.performance import Performance, sounding_offset
 from midi2wave.midi.reader import read_midi
 from midi2wave.sampling.code_files import Codes, load_codes

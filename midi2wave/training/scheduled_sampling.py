@@ -20,7 +20,6 @@ FIRST_STREAM = 2**40  # of the crops' uniforms: no piece that is played has thes
 def apply_scheduled_sampling(
     model: WaveNet,
     batch: dict[str, Tensor],
-    indices: list[int],
     share: float,
     settings: TrainConfig,
     device: torch.device,
@@ -28,11 +27,11 @@ def apply_scheduled_sampling(
 ) -> dict[str, Tensor]:
     """The batch, with a share of its history replaced by the model's own samples.
 
-    What they are is a pure function of the weights, the batch and the crops' `indices` (`dataset.micro_batches`); an
-    index comes in one step only. The samples before the crop, which are not predicted, stay as they are.
+    What they are is a pure function of the weights and the batch, whose crops' indices choose the uniforms; an index
+    comes in one step only. The samples before the crop, which are not predicted, stay as they are.
     """
     previous, heard = batch["history"].to(device, non_blocking=True).tensor_split([model.decoder.taps], dim=1)
-    streams = [FIRST_STREAM + index for index in indices]
+    streams = [FIRST_STREAM + index for index in batch["index"].tolist()]
     uniforms = seeded_uniforms(settings.seed, streams, model.uniforms_per_sample + 1, device)(0, heard.shape[1])
     chosen = uniforms[..., -1] < share
     for _ in range(settings.scheduled_sampling_passes):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from midi2wave.config import Config, DataConfig
-from midi2wave.data.crops import Crops
+from midi2wave.data.crops import NO_AUGMENTATION, CropAugmentation, Crops
 from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.modules.argmax_bottleneck import codebook_usage
@@ -24,9 +24,15 @@ SEED = 2**40  # no run's seed: the validation crops are the same in every run
 
 
 def crops_for_model(
-    path: str, data: DataConfig, model: WaveNet, seed: int, *, warmup_frames: int = 0, **corruption
+    path: str,
+    data: DataConfig,
+    model: WaveNet,
+    seed: int,
+    *,
+    warmup_frames: int = 0,
+    augmentation: CropAugmentation = NO_AUGMENTATION,
 ) -> Crops:
-    """The crops of a processed folder as this model needs them (`dataset.Crops`, also for `corruption`)."""
+    """The crops of a processed folder as this model needs them (see `Crops`)."""
     return Crops(
         ProcessedFolder(path),
         data,
@@ -35,7 +41,7 @@ def crops_for_model(
         codes=not model.decoder.mixture,
         seed=seed,
         warmup_frames=warmup_frames,
-        **corruption,
+        augmentation=augmentation,
     )
 
 
@@ -112,7 +118,7 @@ def load_validation(config: Config, model: WaveNet, world: World = SINGLE_PROCES
     warmup_frames = math.ceil(model.decoder.receptive_field / model.hop)
     path, data = config.data_config.validation_path, config.data_config
     crops = crops_for_model(path, data, model, SEED, warmup_frames=warmup_frames)
-    partner = mismatched_pairs([crops.where(i)[0] for i in range(n)])
+    partner = mismatched_pairs([crops.locate_crop(i)[0] for i in range(n)])
     own = [crops[i] for i in range(world.rank, n, world.size)]
     others = [crops[partner[i]] for i in range(world.rank, n, world.size)]
     given = [name for name in ("features", "excitation") if name in crops[0] and data.conditional]

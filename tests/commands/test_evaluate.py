@@ -9,7 +9,7 @@ import pytest
 
 import evaluate
 from benchmarks import measures
-from midi2wave.data import crops
+from midi2wave.data import test_clips
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.report import table
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
@@ -35,12 +35,12 @@ def clips(tmp_path_factory):
     """Three clips of two recordings, whose audio is known, and a long one."""
     folder = tmp_path_factory.mktemp("clips")
     for name, sources, seconds in (("test", (0, 0, 1), SECONDS), ("long", (2,), LONG_SECONDS)):
-        crops.begin_clips(folder / name, {}, force=False)
+        test_clips.begin_clips(folder / name, {}, force=False)
         for number, source in enumerate(sources):
             piece, start = melody(source, 14.0), number * SECONDS
             events = clip(piece, start, start + seconds, CLIP_MARGIN_SECONDS)
             pcm = play(piece, 14.0)[round(start * HZ) :][: round(seconds * HZ)]
-            crops.write_clip(folder / name, number, f"a_piece_{source}", start, pcm, events, HZ)
+            test_clips.write_clip(folder / name, number, f"a_piece_{source}", start, pcm, events, HZ)
     return folder
 
 
@@ -225,7 +225,7 @@ def test_what_is_missing_is_said(options, tmp_path):
 
 def test_partners_are_of_another_recording_where_there_is_one():
     names = ["clip_000_a_b_1.000s", "clip_001_a_b_2.000s", "clip_002_c_1.500s"]
-    sources = [crops.clip_source(name) for name in names]
+    sources = [test_clips.clip_source(name) for name in names]
     assert sources == ["a_b", "a_b", "c"]
     assert evaluate.mismatched_pairs(sources) == [2, 2, 0]
 

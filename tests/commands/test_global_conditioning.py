@@ -29,8 +29,8 @@ from midi2wave.config import (
     load_config,
 )
 from midi2wave.data import processed_folder
-from midi2wave.data.crops import clip_paths, read_clip
 from midi2wave.data.processed_folder import ProcessedFolder, Row
+from midi2wave.data.test_clips import clip_paths, read_clip
 from midi2wave.evaluation.likelihood import paired_likelihood
 from midi2wave.evaluation.reverberation import decay
 from midi2wave.midi.performance import PEDALS, Performance, clip, load_events, save_events
@@ -216,7 +216,7 @@ def test_crops_say_what_recording_they_are_of(tmp_path):
         )
         seen = set()
         for i in range(12):
-            rows, position = crops[i]["features"], crops.where(i)[0]
+            rows, position = crops[i]["features"], crops.locate_crop(i)[0]
             assert torch.equal(rows[:-3], plain[i]["features"])
             assert rows[-3:].unique(dim=1).flatten().tolist() == [1, 1 - position, position]
             seen.add(position)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import inference
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
-from midi2wave.data import crops
+from midi2wave.data import test_clips
 from midi2wave.sampling import synthesis
 from tests.helpers.pipeline import HZ, assert_refused, call, modification_times, read_files, settings, write_midi
 
@@ -53,8 +53,8 @@ def test_likelihoods_are_reported_also_of_clips_that_were_there_already(pipeline
     arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *overrides)
     model, config, _ = checkpoint.load_model(pipeline.folder / "run", torch.device("cpu"))
     expected, n_samples = {}, []
-    for path in crops.clip_paths(clips):
-        clip = crops.read_clip(path, HZ)
+    for path in test_clips.clip_paths(clips):
+        clip = test_clips.read_clip(path, HZ)
         _, nll = synthesis.teacher_forced(model, [clip.performance], clip.pcm[None], config.data_config, streams=[0],
                                           seed=0)  # fmt: skip
         expected[f"{clip.name}_teacher_forced"] = nll
@@ -131,8 +131,8 @@ def test_pieces_are_made_by_length_and_shown_as_given(pipeline, tmp_path, monkey
 
 def test_a_clip_that_ends_within_half_a_frame_of_the_truth_is_refused(pipeline, tmp_path):
     """Rounded to frames teacher_length is all of it, though it is a little less."""
-    clip = min(crops.clip_paths(pipeline.folder / "test"), key=lambda path: path.name)
-    frames = len(crops.read_clip(clip, HZ).pcm) // (HZ // 250)
+    clip = min(test_clips.clip_paths(pipeline.folder / "test"), key=lambda path: path.name)
+    frames = len(test_clips.read_clip(clip, HZ).pcm) // (HZ // 250)
     overrides = settings(f"inference_config.teacher_length={(frames - 0.4) / 250}")
     made = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", *overrides)
     assert made.code == 2 and f"{clip.stem}: has" in made.err and "nothing is left" in made.err

@@ -9,7 +9,7 @@ import pytest
 import preprocess_audio
 import preprocess_maestro
 from midi2wave.audio import io as audio_io
-from midi2wave.data import crops
+from midi2wave.data import test_clips
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.plotting import figures
@@ -120,7 +120,7 @@ def test_a_clip_keeps_the_notes_of_its_margins_and_shows_its_own(tmp_path, monke
 
     own_pitches = set()
     for name in done.result["clips"]:
-        clip = crops.read_clip(tmp_path / f"clips/{name}.wav", 16000)
+        clip = test_clips.read_clip(tmp_path / f"clips/{name}.wav", 16000)
         start = float(name.rsplit("_", 1)[1][:-1])
         assert clip.performance.pitch.tolist() == [50, 60, 70]
         np.testing.assert_allclose(clip.performance.onset, np.array([30, 40, 45]) - start, atol=1e-9)

@@ -10,9 +10,9 @@ import pytest
 import preprocess_audio
 import preprocess_maestro
 import resample_audio
-from midi2wave.data.crops import clip_paths, read_clip
 from midi2wave.data.maestro import read_metadata, select_split
 from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.data.test_clips import clip_paths, read_clip
 from tests.helpers.paths import SHARED
 
 DATA = SHARED / "data"

@@ -13,9 +13,8 @@ import torch
 import train
 from midi2wave import checkpoint
 from midi2wave.config import TrainConfig, load_config
-from midi2wave.data import crops as crops_module
+from midi2wave.training import data_loader, run_state, validation
 from midi2wave.training import log as training_log
-from midi2wave.training import run_state, validation
 from midi2wave.training.distributed import World
 from midi2wave.training.log import TrainingLog
 from midi2wave.training.run_state import Run, create_or_resume_run
@@ -113,7 +112,7 @@ def test_passes_add_up_to_the_batch(pipeline, tmp_path):
         crops = validation.crops_for_model(config.data_config.dataset_path, config.data_config, state.model, 0)
         passes = [
             {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
-            for batch in crops_module.batches(crops, crops_module.micro_batches(range(1), 4, size, 0, 1), 0)
+            for batch in data_loader.batches(crops, data_loader.micro_batches(range(1), 4, size, 0, 1), 0)
         ]
         losses.append(train.train_step(state, passes)[0].item())
         gradients.append(torch.cat([p.grad.flatten() for p in state.model.parameters()]))
@@ -145,8 +144,8 @@ def test_a_recorded_pass_takes_part_in_a_step(pipeline, tmp_path, monkeypatch):
         crops = validation.crops_for_model(config.data_config.dataset_path, config.data_config, state.model, 0)
         places = []
         for step in range(2):
-            indices = crops_module.micro_batches(range(step, step + 1), 4, 2, 0, 1)
-            train.train_step(state, list(crops_module.batches(crops, indices, 0)))
+            indices = data_loader.micro_batches(range(step, step + 1), 4, 2, 0, 1)
+            train.train_step(state, list(data_loader.batches(crops, indices, 0)))
             state.step += 1
             places.append([p.grad.data_ptr() for p in state.model.parameters() if p.grad is not None])
         assert (state.recorded is not None) == to_record and not state.to_record

@@ -15,7 +15,7 @@ from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.mu_law import mu_law_decode
 from midi2wave.config import config_from_dict, load_config
-from midi2wave.data.crops import clip_paths, read_clip
+from midi2wave.data.test_clips import clip_paths, read_clip
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
 from midi2wave.sampling.synthesis import conditioning, synthesize

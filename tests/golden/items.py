@@ -228,7 +228,7 @@ def crops(space: Workspace) -> dict[str, Value]:
         made = project.augmented_crops(space.processed("train"), space.measured_config(), codes=codes, seed=11)
         for index in (0, 1, 2, 3, 1000, 123456):
             for name, tensor in made[index].items():
-                if not codes or name in ("samples", "history"):
+                if name in ("samples", "history") or not (codes or name == "index"):
                     values[f"{'codes' if codes else 'pcm'}.{index}.{name}"] = tensor.numpy()
     return values
 

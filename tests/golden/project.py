@@ -68,7 +68,7 @@ def augmented_crops(folder: Path, config_path: Path, *, codes: bool, seed: int) 
         seed: Seed of the crops.
     """
     from midi2wave.config import load_config
-    from midi2wave.data.crops import Crops
+    from midi2wave.data.crops import CropAugmentation, Crops
     from midi2wave.data.processed_folder import ProcessedFolder
 
     data = load_config(config_path, ("data_config",), []).data_config
@@ -80,10 +80,12 @@ def augmented_crops(folder: Path, config_path: Path, *, codes: bool, seed: int) 
         codes=codes,
         seed=seed,
         warmup_frames=3,
-        history_noise=lambda index: 0.5 / (1 + index),
-        history_mixing=lambda index: 1.0 / (1 + index),
-        history_dropout=0.3,
-        conditioning_dropout=0.4,
+        augmentation=CropAugmentation(
+            history_noise=lambda index: 0.5 / (1 + index),
+            history_mixing=lambda index: 1.0 / (1 + index),
+            history_dropout=0.3,
+            conditioning_dropout=0.4,
+        ),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 
 import train
 from midi2wave.config import load_config
-from midi2wave.data.crops import batches, micro_batches
+from midi2wave.training.data_loader import batches, micro_batches
 from midi2wave.training.distributed import init_distributed
 from midi2wave.training.run_state import create_or_resume_run
 from midi2wave.training.validation import crops_for_model, validate

@@ -18,10 +18,11 @@ from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import DataConfig
 from midi2wave.data import crops as crops_module
-from midi2wave.data import processed_folder
-from midi2wave.data.crops import Crops, batches
+from midi2wave.data import processed_folder, test_clips
+from midi2wave.data.crops import CropAugmentation, Crops
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi.performance import Performance
+from midi2wave.training.data_loader import batches, micro_batches
 from midi2wave.utils.errors import InputError
 
 AUDIO_HZ, MIDI_HZ, HOP = 4000, 250, 16
@@ -69,8 +70,7 @@ def make_crops(
 ) -> Crops:
     config = {"audio_hz": AUDIO_HZ, "midi_hz": MIDI_HZ, "segment_length": 0.2, **config}
     return Crops(ProcessedFolder(folder), DataConfig(**config), context_frames=MARGINS, n_previous=n_previous,
-                 codes=codes, seed=seed, history_noise=noise, history_mixing=other, history_dropout=dropped[0],
-                 conditioning_dropout=dropped[1])  # fmt: skip
+                 codes=codes, seed=seed, augmentation=CropAugmentation(noise, other, *dropped))  # fmt: skip
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -302,7 +302,7 @@ def test_a_crop_is_a_slice_of_its_recording_and_of_its_conditioning(tmp_path):
     crops = make_crops(tmp_path / "data", n_previous=150)
     begun_in_silence = 0
     for i in range(60):
-        position, frame = crops.where(i)
+        position, frame = crops.locate_crop(i)
         crop, first = crops[i], frame * HOP
         padded = np.concatenate([np.zeros(150, dtype=np.int16), sounds[position]])  # silence before the first sample
         assert crop["samples"].dtype == torch.int64
@@ -315,7 +315,7 @@ def test_a_crop_is_a_slice_of_its_recording_and_of_its_conditioning(tmp_path):
         assert np.array_equal(crop["excitation"], excitation[:, first : first + 800])
         begun_in_silence += first < 150
     assert 0 < begun_in_silence < 60
-    assert {crops.where(i)[0] for i in range(60)} == {0, 1}
+    assert {crops.locate_crop(i)[0] for i in range(60)} == {0, 1}
 
 
 def test_codes_are_the_mu_law_codes_of_the_pcm(folder):
@@ -323,27 +323,27 @@ def test_codes_are_the_mu_law_codes_of_the_pcm(folder):
     for i in range(10):
         for name in ("samples", "history"):
             assert torch.equal(codes[i][name], torch.from_numpy(mu_law_encode(pcm[i][name].numpy())).long())
-    in_silence = next(i for i in range(40) if codes.where(i)[1] * HOP < 2000)
+    in_silence = next(i for i in range(40) if codes.locate_crop(i)[1] * HOP < 2000)
     assert codes[in_silence]["history"][0] == 128
 
 
 def test_without_excitation_there_is_none(folder):
-    assert set(make_crops(folder, excitation=False)[0]) == {"samples", "history", "features"}
+    assert set(make_crops(folder, excitation=False)[0]) == {"index", "samples", "history", "features"}
 
 
 def test_crops_are_a_pure_function_of_seed_and_index(folder):
     crops, again = make_crops(folder), make_crops(folder)
     backwards = {i: again[i] for i in reversed(range(40))}
     assert all(equal(crops[i], backwards[i]) for i in range(40))
-    places = [crops.where(i) for i in range(40)]
+    places = [crops.locate_crop(i) for i in range(40)]
     assert len(set(places)) > 30
-    assert places != [make_crops(folder, seed=2).where(i) for i in range(40)]
+    assert places != [make_crops(folder, seed=2).locate_crop(i) for i in range(40)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_processes_share_the_crops_of_a_step(size, micro_batch_size):
-    shares = [list(crops_module.micro_batches(range(3, 6), 8, micro_batch_size, rank, size)) for rank in range(size)]
+    shares = [list(micro_batches(range(3, 6), 8, micro_batch_size, rank, size)) for rank in range(size)]
     assert all(len(batch) == micro_batch_size for share in shares for batch in share)
     passes = 8 // size // micro_batch_size
     for i, step in enumerate(range(3, 6)):
@@ -356,7 +356,7 @@ def test_every_frame_is_as_likely_as_any_other(tmp_path):
     crops, n = make_crops(tmp_path / "data", segment_length=3 / MIDI_HZ), 26 * 200
     counts = {}
     for i in range(n):
-        counts[crops.where(i)] = counts.get(crops.where(i), 0) + 1
+        counts[crops.locate_crop(i)] = counts.get(crops.locate_crop(i), 0) + 1
     assert sorted(counts) == [(0, f) for f in range(2)] + [(1, f) for f in range(8)] + [(3, f) for f in range(16)]
     chi_square = sum((count - 200) ** 2 / 200 for count in counts.values())
     assert chi_square < 52.6  # one seed in a thousand exceeds this with 25 degrees of freedom
@@ -364,7 +364,7 @@ def test_every_frame_is_as_likely_as_any_other(tmp_path):
 
 def test_recordings_shorter_than_a_crop_are_never_chosen(folder):
     crops = make_crops(folder, segment_length=0.4)  # 1600 samples: of the three, only those of 4000 and 1603 hold one
-    places = {crops.where(i) for i in range(2000)}
+    places = {crops.locate_crop(i) for i in range(2000)}
     assert {position for position, _ in places} == {1, 2}
     assert {frame for position, frame in places if position == 2} == {0}
     assert max(frame for position, frame in places if position == 1) == 150  # the last whole crop is reached
@@ -467,22 +467,22 @@ def test_damage_met_while_reading_is_one_line_also_from_a_worker(folder, n_worke
 def test_clips_come_back_by_name_and_damage_is_refused(tmp_path):
     folder = tmp_path / "test"
     with pytest.raises(InputError, match="holds no test clips; make some"):
-        crops_module.clip_paths(folder)
-    crops_module.begin_clips(folder, MADE_FROM, force=False)
+        test_clips.clip_paths(folder)
+    test_clips.begin_clips(folder, MADE_FROM, force=False)
     pcm = np.arange(-500, 500, dtype=np.int16)
     for number in (1, 0):
-        name = crops_module.write_clip(folder, number, "x", 1.5, pcm + number, make_performance(0, 1.0), AUDIO_HZ)
+        name = test_clips.write_clip(folder, number, "x", 1.5, pcm + number, make_performance(0, 1.0), AUDIO_HZ)
         assert name == f"clip_00{number}_x_1.500s"
-    paths = crops_module.clip_paths(folder)
-    clips = [crops_module.read_clip(path, AUDIO_HZ) for path in paths]
+    paths = test_clips.clip_paths(folder)
+    clips = [test_clips.read_clip(path, AUDIO_HZ) for path in paths]
     assert [clip.name for clip in clips] == ["clip_000_x_1.500s", "clip_001_x_1.500s"]
     assert np.array_equal(clips[1].pcm, pcm + 1)
     assert np.array_equal(clips[1].performance.onset, make_performance(0, 1.0).onset)
     with pytest.raises(InputError, match="is at 4000 Hz, expected 16000"):
-        crops_module.read_clip(paths[1], 16000)
+        test_clips.read_clip(paths[1], 16000)
     (folder / "clip_001_x_1.500s.npz").unlink()
     with pytest.raises(InputError, match=r"clip_001_x_1\.500s\.npz"):
-        crops_module.read_clip(paths[1], AUDIO_HZ)
+        test_clips.read_clip(paths[1], AUDIO_HZ)
 
 
 def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_path):
@@ -495,9 +495,9 @@ def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_pat
     silent = [silence(plain[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() for i in range(200)]
     assert 100 < sum(part > 0.25 for part in silent) < 180
     for i, part in enumerate(silent):
-        assert (capped.where(i) == plain.where(i)) == (part <= 0.25)
+        assert (capped.locate_crop(i) == plain.locate_crop(i)) == (part <= 0.25)
         assert silence(capped[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() <= 0.25
-        assert half.where(i) == plain.where(i) or part > 0.5
+        assert half.locate_crop(i) == plain.locate_crop(i) or part > 0.5
     everything = make_crops(tmp_path / "data", max_silence=0.0)
     np.save(path, np.zeros_like(sound))
     everything.folder._pcm.clear()
@@ -510,14 +510,14 @@ def test_only_so_many_recordings_are_kept_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(crops_module, "CACHED_RECORDINGS", 2)
     crops = make_crops(tmp_path / "data")
     assert all(equal(crops[i], reference[i]) for i in range(60))
-    assert len(crops._notes) == 2
+    assert len(crops._conditionings) == 2
 
 
 def test_crops_are_slices_of_the_emphasized_recording(folder):
     plain, shown, codes = (make_crops(folder, codes=codes, preemphasis=a) for codes, a in ((0, 0), (0, 0.9), (1, 0.9)))
     n, at_the_start = plain.n_frames * plain.hop, set()
     for i in range(200):
-        position, frame = plain.where(i)
+        position, frame = plain.locate_crop(i)
         whole = emphasize(plain.folder.pcm(position), 0.9)
         before = np.concatenate([np.zeros(10, dtype=np.int16), whole])[frame * plain.hop :][: 10 + n]
         assert np.array_equal(shown[i]["history"], before) and np.array_equal(shown[i]["samples"], before[10:])

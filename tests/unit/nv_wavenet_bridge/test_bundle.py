@@ -17,7 +17,7 @@ import torch
 from midi2wave import checkpoint
 from midi2wave.audio.mu_law import mu_law_decode
 from midi2wave.config import InferenceConfig, config_from_dict
-from midi2wave.data.crops import write_clip
+from midi2wave.data.test_clips import write_clip
 from midi2wave.midi.reader import read_midi
 from midi2wave.sampling import pieces
 from midi2wave.sampling.synthesis import synthesize

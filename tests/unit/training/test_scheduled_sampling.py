@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import train
-from midi2wave.data.crops import batches, micro_batches
 from midi2wave.sampling.uniforms import seeded_uniforms
+from midi2wave.training.data_loader import batches, micro_batches
 from midi2wave.training.run_state import create_or_resume_run
 from midi2wave.training.scheduled_sampling import FIRST_STREAM, apply_scheduled_sampling
 from midi2wave.training.schedules import model_sample_probability
@@ -37,6 +37,7 @@ def make_batch(model):
     history = torch.from_numpy(np.random.default_rng(1).integers(low, high, (2, model.decoder.taps + n_samples)))
     left, right = model.context_frames
     return {
+        "index": torch.tensor(INDICES),
         "samples": torch.zeros(2, n_samples, dtype=torch.long),
         "history": history,
         "features": conditioning.features(-left, left + N_FRAMES + right),
@@ -44,9 +45,9 @@ def make_batch(model):
     }, conditioning
 
 
-def mixed(model, batch, share, n_passes, indices=INDICES, **options):
+def mixed(model, batch, share, n_passes, **options):
     config = settings(scheduled_sampling_passes=n_passes, seed=5)
-    return apply_scheduled_sampling(model, batch, indices, share, config, CPU, **options)["history"]
+    return apply_scheduled_sampling(model, batch, share, config, CPU, **options)["history"]
 
 
 def draws(model):
@@ -93,14 +94,15 @@ def test_a_share_of_the_history_is_replaced_and_how_the_crops_are_passed_does_no
     assert torch.equal(some[replaced], all_own[replaced]) and 0.1 < replaced.float().mean() < 0.4
     more = mixed(model, batch, 0.5, 1, precision=precision) != batch["history"]
     assert (more | ~replaced).all() and more.sum() > replaced.sum()
-    for i, index in enumerate(INDICES):
+    for i in range(len(INDICES)):
         alone = {name: value[i : i + 1] for name, value in batch.items()}
-        apart = mixed(model, alone, 0.25, 1, [index], precision=precision)
+        apart = mixed(model, alone, 0.25, 1, precision=precision)
         close = (apart - some[i : i + 1]).abs() <= int(model.decoder.mixture) * (
             1 if precision == torch.float32 else 999
         )
         assert torch.equal(apart != batch["history"][i : i + 1], replaced[i : i + 1]) and close.float().mean() > 0.9
-    assert not torch.equal(mixed(model, batch, 0.25, 1, [3, 4]) != batch["history"], replaced)
+    others = batch | {"index": torch.tensor([3, 4])}
+    assert not torch.equal(mixed(model, others, 0.25, 1) != batch["history"], replaced)
 
 
 def trained(pipeline, folder, *overrides, stop_at=None):
@@ -134,9 +136,9 @@ def test_each_step_hears_its_own_crops(pipeline, tmp_path, monkeypatch):
     """The indices are those of the crops in the batch: in every step others."""
     seen, real = [], train.apply_scheduled_sampling
 
-    def noted(model, batch, indices, *rest):
-        seen.append((indices, batch["samples"]))
-        return real(model, batch, indices, *rest)
+    def noted(model, batch, *rest):
+        seen.append((batch["index"].tolist(), batch["samples"]))
+        return real(model, batch, *rest)
 
     monkeypatch.setattr(train, "apply_scheduled_sampling", noted)
     trained(pipeline, tmp_path, "scheduled_sampling_passes=1")

@@ -1,0 +1,102 @@
+"""Test clips: pairs of clip_{number}_{source}_{start}s.wav and .npz in a folder with a clips.json."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from midi2wave.audio import io as audio_io
+from midi2wave.midi.performance import Performance, load_events, save_events
+from midi2wave.utils.atomic_files import acquire_output_dir
+from midi2wave.utils.errors import InputError
+
+CLIPS_RECORD_NAME = "clips.json"
+CLIP_FILES = ("clip_*.wav", "clip_*.npz", "clip_*.png")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A test clip: the notes of a part of a recording, and its sound."""
+
+    name: str
+    performance: Performance
+    pcm: np.ndarray  # int16 [T]
+
+
+def begin_clips(folder: Path, made_from: dict[str, Any], *, force: bool) -> None:
+    """Acquire a folder for test clips.
+
+    Args:
+        folder: The folder; made if need be.
+        made_from: The resolved config.
+        force: Whether clips of another config are removed.
+
+    Raises:
+        InputError: The folder holds something else (see `atomic_files.acquire_output_dir`).
+    """
+    acquire_output_dir(folder, CLIPS_RECORD_NAME, made_from, CLIP_FILES, force=force)
+
+
+def write_clip(
+    folder: Path, number: int, source: str, start: float, pcm: np.ndarray, performance: Performance, audio_hz: int
+) -> str:
+    """Write one test clip as a wav and its events.
+
+    Args:
+        folder: Where to.
+        number: Number of the clip in the folder.
+        source: Name of the recording that it was cut from.
+        start: Its beginning in the recording, in seconds.
+        pcm: Its samples, int16 [T].
+        performance: Its notes, in seconds from its beginning.
+        audio_hz: Its sample rate.
+
+    Returns:
+        Its name, which contains number, source and start.
+    """
+    name = f"clip_{number:03d}_{source}_{start:.3f}s"
+    audio_io.write_wav(folder / f"{name}.wav", pcm, audio_hz)
+    save_events(folder / f"{name}.npz", performance)
+    return name
+
+
+def finish_clips(folder: Path, names: list[str]) -> None:
+    """Remove the clips of an earlier run that are not among `names`.
+
+    Numbers shift if a recording that could not be read in the earlier run can be read now.
+    """
+    for path in (path for pattern in CLIP_FILES for path in folder.glob(pattern)):
+        if path.stem not in names:
+            path.unlink()
+
+
+def clip_source(name: str) -> str:
+    """The recording that a clip of this name was cut from (see `write_clip`)."""
+    return name.split("_", 2)[-1].rpartition("_")[0]
+
+
+def clip_paths(folder: str | Path) -> list[Path]:
+    """The wavs of all test clips of a folder, sorted by name.
+
+    Raises:
+        InputError: There are none.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.glob("clip_*.wav"))
+    if not paths:
+        raise InputError(f"{folder} holds no test clips; make some with preprocess_audio.py -d {folder}")
+    return paths
+
+
+def read_clip(path: Path, audio_hz: int) -> Clip:
+    """One test clip.
+
+    Args:
+        path: Its wav, as in `clip_paths`.
+        audio_hz: The sample rate that is expected.
+
+    Raises:
+        InputError: It is damaged or at another rate.
+    """
+    return Clip(path.stem, load_events(path.with_suffix(".npz")), audio_io.read_pcm(path, audio_hz))

@@ -1,0 +1,78 @@
+"""Batches of crops in the order of training, read ahead by worker processes."""
+
+import signal
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from midi2wave.data.crops import Crops
+from midi2wave.utils.errors import InputError
+
+PREFETCHED_BATCHES = 4  # By each worker.
+
+
+def micro_batches(steps: range, batch_size: int, micro_batch_size: int, rank: int, size: int) -> Iterator[list[int]]:
+    """The indices of the crops of one process, in the order in which it passes them through the model.
+
+    Step s consists of the crops [s * batch_size, (s + 1) * batch_size), however many processes there are; each takes an
+    equal contiguous part of them.
+
+    Args:
+        steps: Optimiser steps.
+        batch_size: Crops in a step, of all processes together.
+        micro_batch_size: Crops in one forward and backward pass.
+        rank: Number of this process.
+        size: Number of processes.
+
+    Yields:
+        The indices of one micro-batch.
+    """
+    share = batch_size // size
+    for step in steps:
+        first = step * batch_size + rank * share
+        for begin in range(first, first + share, micro_batch_size):
+            yield list(range(begin, begin + micro_batch_size))
+
+
+def batches(
+    crops: Crops, indices: Iterable[list[int]], n_workers: int, *, pin_memory: bool = False
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of the crops of these indices, read ahead by worker processes.
+
+    The workers ignore SIGINT and SIGTERM: the process that they work for handles them.
+
+    Args:
+        crops: Where the crops come from.
+        indices: The indices of each batch.
+        n_workers: Number of worker processes; 0 reads in this process.
+        pin_memory: Whether batches lie in page-locked memory, from where copies to a GPU are asynchronous.
+
+    Yields:
+        What `Crops.__getitem__` returns, with a first axis of crops.
+
+    Raises:
+        InputError: A recording turns out to be damaged.
+    """
+    loader = DataLoader(
+        crops,
+        batch_sampler=indices,
+        num_workers=n_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_interrupts,
+        prefetch_factor=PREFETCHED_BATCHES if n_workers else None,
+        persistent_workers=False,
+    )
+    try:
+        yield from loader
+    except InputError as error:
+        # A worker's error arrives with the traceback before its message.
+        message = str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+        # Its frames hold the workers, which are slow to stop if they are left to the garbage collector.
+        error.__traceback__ = None
+        raise InputError(message) from None
+
+
+def _ignore_interrupts(_worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -145,7 +145,7 @@ def _record(settings: EvaluateConfig, loaded: checkpoint.LoadedModel, pieces: li
     for piece in pieces:  # clips cut anew may have the same names
         played = piece.performance
         events = (played.onset, played.offset, played.pitch, played.velocity, *played.pedals.values())
-        recording = "".join(played.recording).encode()
+        recording = "".join(played.global_labels).encode()
         digest = hashlib.sha256(b"".join(array.tobytes() for array in (piece.truth, *events)) + recording)
         clips[piece.name] = digest.hexdigest()
     return {
@@ -168,8 +168,10 @@ class _Player:
         """int16 [B, T], free-running. All use the same uniforms, so that they differ by their notes alone, and by what
         they say of the recording; where they say nothing, it is the usual one."""
         log(f"generating {len(performances)} phrases of {seconds:g} s")
-        performances = [replace(one, recording=resolve_labels(self.usual, one.recording, self.data.global_values))
-                        for one in performances]  # fmt: skip
+        values = self.data.global_values
+        performances = [
+            replace(one, global_labels=resolve_labels(self.usual, one.global_labels, values)) for one in performances
+        ]
         return self.generate(performances, round(seconds * self.data.midi_hz), [0] * len(performances))
 
     def generate(

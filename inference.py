@@ -43,7 +43,7 @@ from tqdm import tqdm
 from midi2wave import checkpoint
 from midi2wave.audio.io import map_wav, wav_stream, write_wav
 from midi2wave.config import DataConfig, InferenceConfig, load_config
-from midi2wave.midi.performance import load_events, no_notes, save_events
+from midi2wave.midi.performance import empty_performance, load_events, save_events
 from midi2wave.plotting.figures import Entry, clip_figure, listening_page, save_figure
 from midi2wave.sampling import folding
 from midi2wave.sampling.code_files import Codes, load_codes, save_codes
@@ -254,7 +254,7 @@ def _is_taken(folder: Path, piece: Piece) -> bool:
     same = all(
         np.array_equal(getattr(then, name), getattr(now, name)) for name in ("onset", "offset", "pitch", "velocity")
     )
-    same = same and then.recording == now.recording
+    same = same and then.global_labels == now.global_labels
     return not same or any(not np.array_equal(events, now.pedals[pedal]) for pedal, events in then.pedals.items())
 
 
@@ -309,8 +309,16 @@ def _generate(
             write_wav(folder / f"{piece.name}_truth.wav", piece.truth, data.audio_hz)
         output = map_wav(folder / f"{piece.name}.wav")
         extra = functools.partial(_draw_codes, piece, data.midi_hz) if piece.codes else None
-        figure = clip_figure(piece.performance or no_notes(), piece.n_frames / data.midi_hz, data.audio_hz, piece.truth,
-                             output, title=piece.name, prompt_end_seconds=handover, extra=extra)  # fmt: skip
+        figure = clip_figure(
+            piece.performance or empty_performance(),
+            piece.n_frames / data.midi_hz,
+            data.audio_hz,
+            piece.truth,
+            output,
+            title=piece.name,
+            prompt_end_seconds=handover,
+            extra=extra,
+        )
         save_figure(folder / f"{piece.name}.png", figure)
 
 

@@ -34,7 +34,7 @@ class Pair:
     name: str
     audio: Path
     midi: Path
-    recording: tuple[str, ...] = ()  # what the metadata say of it, as COLUMN=VALUE
+    global_labels: tuple[str, ...] = ()  # what the metadata say of it, as COLUMN=VALUE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,7 +69,7 @@ def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws:
     pcm, performance = read_pcm(pair.audio, config.audio_hz), read_midi(pair.midi)
     for dropped in performance.dropped:
         log(f"{pair.midi}: {dropped}")
-    performance = replace(performance, recording=pair.recording)
+    performance = replace(performance, global_labels=pair.global_labels)
     starts = _positions(performance, len(pcm), config)
     names = []
     for draw in draws:

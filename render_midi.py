@@ -29,7 +29,7 @@ import soundfile
 
 from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata
 from midi2wave.midi.reader import read_midi
-from midi2wave.midi.writer import TICKS_PER_SECOND, midi_file
+from midi2wave.midi.writer import TICKS_PER_SECOND, to_midi_file
 from midi2wave.utils.atomic_files import acquire_output_dir, atomic_file, write_text
 from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
@@ -227,7 +227,7 @@ def _render(piece: Piece, folder: Path, instrument: Instrument) -> tuple[Piece, 
         performance = read_midi(piece.source)
         for dropped in performance.dropped:
             log(f"{piece.source}: {dropped}")
-        file, seconds = midi_file(performance, instrument.program)
+        file, seconds = to_midi_file(performance, instrument.program)
         labels = io.BytesIO()
         file.save(file=labels)
         # The labels are written last: with the same ones beside it the audio is whole, and of these notes.

@@ -14,7 +14,7 @@ import numpy as np
 
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
-from midi2wave.conditioning.note_conditioning import conditioning_of
+from midi2wave.conditioning.note_conditioning import conditioning_for
 from midi2wave.config import load_config
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.cli import make_parser, run
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     whole, left = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
     for position in range(len(folder.rows)):
         sound = emphasize(np.array(folder.pcm(position)), data.preemphasis) / FULL_SCALE
-        notes, n_frames = conditioning_of(folder.performance(position), data), round(SECONDS * data.midi_hz)
+        notes, n_frames = conditioning_for(folder.performance(position), data), round(SECONDS * data.midi_hz)
         hop, last = folder.audio_hz // data.midi_hz, len(sound) * data.midi_hz // folder.audio_hz - n_frames
         for first in np.linspace(0, last, STRETCHES).astype(int) if last >= 0 else ():
             here = sound[first * hop : (first + n_frames) * hop]

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from midi2wave.midi.performance import PEDALS, SUSTAIN, Performance  # noqa: E402
-from midi2wave.midi.writer import midi_file  # noqa: E402
+from midi2wave.midi.writer import to_midi_file  # noqa: E402
 from midi2wave.utils.atomic_files import atomic_file  # noqa: E402 - the project's folder must be on the path
 from midi2wave.utils.cli import run  # noqa: E402
 
@@ -179,7 +179,7 @@ PIECES = {"bach_prelude": PRELUDE, "fur_elise": FUR_ELISE, "gymnopedie": GYMNOPE
 
 def written(piece: Piece) -> mido.MidiFile:
     """The piece as a MIDI file: piano, times in steps of 0.1 ms; the tempo lies in the times, as in a recording."""
-    return midi_file(perform(piece), program=0, tail_seconds=0.0, ticks_per_second=10_000)[0]
+    return to_midi_file(perform(piece), program=0, tail_seconds=0.0, ticks_per_second=10_000)[0]
 
 
 def main(argv: list[str] | None = None) -> int:

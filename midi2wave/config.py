@@ -10,11 +10,11 @@ import math
 import re
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from midi2wave.conditioning.global_conditioning import columns
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
@@ -43,6 +43,11 @@ def option(
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def label_columns(labels: Sequence[str]) -> tuple[str, ...]:
+    """The columns that labels are of, each once."""
+    return tuple(dict.fromkeys(label.partition("=")[0] for label in labels))
 
 
 @dataclass
@@ -135,7 +140,7 @@ class DataConfig:
         _check_rates(self.audio_hz, self.midi_hz)
         limits = {"hz": (1.0, 1e6), "level": (0.0, 1e6), "decay": (0.01, 1e3), "phase": (-10.0, 10.0)}
         n = 88 * 16
-        expected = sorted({n, n * len(self.global_values) if len(columns(self.global_values)) == 1 else n})
+        expected = sorted({n, n * len(self.global_values) if len(label_columns(self.global_values)) == 1 else n})
         for name, (low, high) in limits.items():
             values = getattr(self, f"partial_{name}")
             wrong = len(values) not in {0, *expected} or len(values) != len(self.partial_hz)

@@ -16,7 +16,7 @@ def to_pcm(samples: np.ndarray) -> tuple[np.ndarray, int]:
     return clipped.astype(np.int16), int(np.count_nonzero(scaled != clipped))
 
 
-def silence(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
+def silent_blocks(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
     """int16 [T] -> which of its whole stretches of SILENCE_SECONDS are silent, bool [blocks].
 
     SILENCE_THRESHOLD_DB is relative to a full-scale square wave. The noise of a quiet room lies below it, the softest

@@ -24,27 +24,27 @@ from midi2wave.conditioning.features import (
 from midi2wave.conditioning.global_conditioning import one_hot
 from midi2wave.conditioning.partials import PianoPartials, default_partials, partials_for
 from midi2wave.config import DataConfig
-from midi2wave.midi.performance import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, no_notes, sounding_offset
+from midi2wave.midi.performance import LOWEST_PITCH, N_PITCHES, PEDALS, Performance, empty_performance, sounding_offset
 
 
 @dataclass(frozen=True)
 class NullPerformance:
     """In the place of a performance: nothing is said of its notes, but what is known of its recording."""
 
-    recording: tuple[str, ...]  # as of `Performance`
+    global_labels: tuple[str, ...]  # as of `Performance`
 
 
 class NullConditioning:
     """No statement about the notes at all: what a model is shown of the crops whose MIDI is dropped."""
 
-    def __init__(self, config: DataConfig, of_recording: Sequence[float] = ()) -> None:
+    def __init__(self, config: DataConfig, global_features: Sequence[float] = ()) -> None:
         self.config, self.hop = config, config.audio_hz // config.midi_hz
-        self.of_recording = np.array(of_recording, dtype=np.float32)  # [G]
+        self.global_features = np.array(global_features, dtype=np.float32)  # [G]
 
     def features(self, first: int, n: int) -> np.ndarray:
         """As of `NoteConditioning`: float32 [F + G, n]."""
         unsaid = np.full((n_features(self.config.features), n), NULL_FEATURE, dtype=np.float32)
-        return np.concatenate([unsaid, constant_rows(self.of_recording, n)])
+        return np.concatenate([unsaid, constant_rows(self.global_features, n)])
 
     def excitation(self, first: int, n: int) -> np.ndarray:
         """As of `NoteConditioning`: float32 [E, n * hop]."""
@@ -66,15 +66,15 @@ class NoteConditioning:
         audio_hz: int,
         midi_hz: int,
         quadrature: bool = False,
-        strings: PianoPartials | None = None,
+        partials: PianoPartials | None = None,
         velocity_exponent: float = 1.5,
         damping_seconds: float = 0.04,
         sustain_extends_notes: bool = True,
-        of_recording: Sequence[float] = (),
+        global_features: Sequence[float] = (),
     ) -> None:
         self.names, self.quadrature = feature_names(names), quadrature
-        self.of_recording = np.array(of_recording, dtype=np.float32)  # [G], the same at all times
-        self.strings = strings or default_partials()
+        self.global_features = np.array(global_features, dtype=np.float32)  # [G], the same at all times
+        self.partials = partials or default_partials()
         self.velocity_exponent, self.damping_seconds = velocity_exponent, damping_seconds
         self.audio_hz, self.midi_hz, self.hop = audio_hz, midi_hz, audio_hz // midi_hz
         self.key = performance.pitch - LOWEST_PITCH
@@ -103,7 +103,7 @@ class NoteConditioning:
         rows = [
             self._pedal_rows(first, n) if name == "pedals" else self._key_rows(name, first, n) for name in self.names
         ]
-        return np.concatenate([*rows, constant_rows(self.of_recording, n)])
+        return np.concatenate([*rows, constant_rows(self.global_features, n)])
 
     def _key_rows(self, name: str, first: int, n: int) -> np.ndarray:
         rows = np.zeros((N_PITCHES, n), dtype=np.float32)
@@ -133,19 +133,25 @@ class NoteConditioning:
         """
         out = np.zeros((N_EXCITATION * (1 + self.quadrature), n * self.hop), dtype=np.float32)
         start, stop = first / self.midi_hz, (first + n) / self.midi_hz
-        longest = MAX_DECAY_NEPERS / self.strings.decay.min(axis=1)
+        longest = MAX_DECAY_NEPERS / self.partials.decay.min(axis=1)
         gone = np.minimum(self.onset + longest[self.key], self.end + 10 * self.damping_seconds)
         for i in np.flatnonzero((self.onset < stop) & (gone > start)):
             key = int(self.key[i])
             times = (self.onset[i], self.end[i], gone[i], self.damping_seconds)
             loudness = (self.velocity[i] / 127) ** self.velocity_exponent
             add_note(
-                out, first, self.hop, self.audio_hz, *times, loudness, *self.strings.table(key, self.audio_hz, self.hop)
+                out,
+                first,
+                self.hop,
+                self.audio_hz,
+                *times,
+                loudness,
+                *self.partials.table(key, self.audio_hz, self.hop),
             )
         return out
 
 
-def conditioning_of(
+def conditioning_for(
     performance: Performance | NullPerformance | None, config: DataConfig
 ) -> NoteConditioning | NullConditioning:
     """The conditioning of a performance as a model of this config is shown it; of None or Untold, the null condition.
@@ -153,19 +159,19 @@ def conditioning_of(
     A model that was never shown the null condition in training gets silence in its place, an unconditional one nothing:
     features [0, n] and excitation [0, n * hop].
     """
-    of_recording = one_hot(performance.recording if performance else (), config.global_values)
+    global_features = one_hot(performance.global_labels if performance else (), config.global_values)
     told = isinstance(performance, Performance)
     if not config.conditional or (not told and config.conditioning_dropout):
-        return NullConditioning(config, of_recording)
+        return NullConditioning(config, global_features)
     return NoteConditioning(
-        performance if told else no_notes(),
+        performance if told else empty_performance(),
         config.features,
         audio_hz=config.audio_hz,
         midi_hz=config.midi_hz,
         quadrature=config.excitation_quadrature,
-        strings=partials_for(config, of_recording),
+        partials=partials_for(config, global_features),
         velocity_exponent=config.velocity_exponent,
         damping_seconds=config.damping_seconds,
         sustain_extends_notes=config.sustain_extends_notes,
-        of_recording=of_recording,
+        global_features=global_features,
     )

@@ -63,7 +63,7 @@ def default_partials() -> PianoPartials:
     )
 
 
-def partials_for(config: DataConfig, of_recording: Sequence[float] = ()) -> PianoPartials:
+def partials_for(config: DataConfig, global_features: Sequence[float] = ()) -> PianoPartials:
     """The strings that a config describes, the same object for all recordings of which it says the same.
 
     Where it has a set for each of its global values, those of the recording's first value; where none is known, the
@@ -73,7 +73,7 @@ def partials_for(config: DataConfig, of_recording: Sequence[float] = ()) -> Pian
         return default_partials()
     given = (config.partial_hz, config.partial_level, config.partial_decay, config.partial_phase)
     sets = _configured_partials(*map(tuple, given))
-    known = np.flatnonzero(of_recording)
+    known = np.flatnonzero(global_features)
     return sets[known[0] if len(sets) > 1 and len(known) else 0]
 
 

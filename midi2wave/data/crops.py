@@ -8,10 +8,10 @@ import torch
 from torch.utils.data import Dataset
 
 from midi2wave.audio.mu_law import mu_law_encode
-from midi2wave.audio.pcm import FULL_SCALE, silence, to_pcm
+from midi2wave.audio.pcm import FULL_SCALE, silent_blocks, to_pcm
 from midi2wave.audio.pre_emphasis import emphasize
-from midi2wave.conditioning.global_conditioning import check_known
-from midi2wave.conditioning.note_conditioning import NoteConditioning, NullConditioning, conditioning_of
+from midi2wave.conditioning.global_conditioning import require_known_labels
+from midi2wave.conditioning.note_conditioning import NoteConditioning, NullConditioning, conditioning_for
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.errors import InputError
@@ -83,8 +83,8 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
                 that is as long as a crop.
         """
         folder.check_rate(config.audio_hz)
-        for row, recording in zip(folder.rows, folder.recordings, strict=True):
-            check_known(recording, config.global_values, f"{folder.path}: {row.audio_filename}")
+        for row, labels in zip(folder.rows, folder.global_labels, strict=True):
+            require_known_labels(labels, config.global_values, f"{folder.path}: {row.audio_filename}")
         self.folder = folder
         self.config = config
         self.context_frames = context_frames
@@ -121,7 +121,7 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
     def _silent_fraction(self, position: int, frame: int) -> float:
         """The silent part of the crop that begins there, in 0..1."""
         crop = self.folder.pcm(position)[frame * self.hop : (frame + self.n_frames) * self.hop]
-        silent = silence(crop, self.config.audio_hz)
+        silent = silent_blocks(crop, self.config.audio_hz)
         return float(silent.mean()) if len(silent) else 0.0
 
     def conditioning(self, position: int) -> NoteConditioning | NullConditioning:
@@ -130,7 +130,7 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
             if len(self._conditionings) == CACHED_RECORDINGS:
                 del self._conditionings[next(iter(self._conditionings))]
             performance = self.folder.performance(position) if self.config.conditional else None
-            self._conditionings[position] = conditioning_of(performance, self.config)
+            self._conditionings[position] = conditioning_for(performance, self.config)
         return self._conditionings[position]
 
     def _emphasized(self, position: int, first: int, stop: int) -> np.ndarray:
@@ -207,7 +207,7 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         conditioning = self.conditioning(position)
         left, right = self.context_frames
         if self._bernoulli(index, CONDITIONING_DROPOUT_STREAM, self.augmentation.conditioning_dropout):
-            conditioning = NullConditioning(self.config, conditioning.of_recording)
+            conditioning = NullConditioning(self.config, conditioning.global_features)
         crop = {
             "index": torch.tensor(index),
             "samples": self._as_model_input(pcm[self.n_previous :]),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from midi2wave.audio.pcm import FULL_SCALE, SILENCE_SECONDS, SILENCE_THRESHOLD_DB, silence
+from midi2wave.audio.pcm import FULL_SCALE, SILENCE_SECONDS, SILENCE_THRESHOLD_DB, silent_blocks
 from midi2wave.data import midi_alignment
 from midi2wave.data.maestro import Recording
 from midi2wave.data.processed_folder import FORMAT, LONGEST_SECONDS, MOST_COUNTED, Row
@@ -48,7 +48,7 @@ def facts(recording: Recording, pcm: np.ndarray, performance: Performance, audio
     seconds = len(pcm) / audio_hz
     played = performance.onset < seconds
     found = midi_alignment.alignments(pcm, performance, audio_hz)
-    silent = silence(pcm, audio_hz)
+    silent = silent_blocks(pcm, audio_hz)
     longest = _longest_run(silent) * SILENCE_SECONDS
     last_event = max(
         float(performance.offset.max()), *(float(performance.pedals[c][:, 0].max(initial=0.0)) for c in PEDALS)

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from midi2wave.conditioning.global_conditioning import check_known, columns, integer_columns
+from midi2wave.conditioning.global_conditioning import integer_columns, require_known_labels
+from midi2wave.config import label_columns
 from midi2wave.data.maestro import Recording
 from midi2wave.midi.performance import Performance, load_events, save_events
 from midi2wave.utils.atomic_files import acquire_output_dir, atomic_file, require_own_dir, write_text
@@ -229,7 +230,7 @@ class ProcessedFolder:
             if any(None in line for line in lines):
                 raise ValueError(f"{INDEX_NAME} has a line with too many fields")
             self.rows = [Row(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in lines]
-            self.recordings = [integer_columns(line) for line in lines]  # columns that the user has added, too
+            self.global_labels = [integer_columns(line) for line in lines]  # columns that the user has added, too
             self.added = [{name: line[name] for name in line if name not in kinds} for line in lines]  # these alone
         except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
             raise _damaged(self.path, error) from error
@@ -250,14 +251,17 @@ class ProcessedFolder:
 
         Raises InputError if a recording has none of the values.
         """
-        if len(values) < 2 or len(columns(values)) > 1:
+        if len(values) < 2 or len(label_columns(values)) > 1:
             return {"": self}
-        for row, recording in zip(self.rows, self.recordings, strict=True):
-            check_known(recording, values, f"{self.path}: {row.audio_filename}")
+        for row, labels in zip(self.rows, self.global_labels, strict=True):
+            require_known_labels(labels, values, f"{self.path}: {row.audio_filename}")
         parts = {}
         for value in values:
-            part, chosen = copy.copy(self), [value in recording for recording in self.recordings]
-            part.rows, part.recordings = list(compress(self.rows, chosen)), list(compress(self.recordings, chosen))
+            part, chosen = copy.copy(self), [value in labels for labels in self.global_labels]
+            part.rows, part.global_labels = (
+                list(compress(self.rows, chosen)),
+                list(compress(self.global_labels, chosen)),
+            )
             part.added, part._pcm = list(compress(self.added, chosen)), OrderedDict()
             if part.rows:
                 parts[value] = part
@@ -289,7 +293,7 @@ class ProcessedFolder:
     def performance(self, position: int) -> Performance:
         """The note and pedal events of the recording at this position of `rows`, and what its row says of it."""
         events = load_events(self.path / f"{self.rows[position].index}.npz")
-        return replace(events, recording=self.recordings[position])
+        return replace(events, global_labels=self.global_labels[position])
 
     def facts(self, position: int) -> dict[str, Any]:
         """What was found out about the recording at this position of `rows`, as `write_recording` stored it.

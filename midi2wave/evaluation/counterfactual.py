@@ -65,7 +65,7 @@ def counterfactuals(
         "loud": [phrase(p, LOUD) for p in pitches],
         "released": [phrase(p) for p in pitches],
         "held": [phrase(p, pedal=True) for p in pitches],
-        **{value: [replace(phrase(p), recording=(value,)) for p in pitches] for value in values},
+        **{value: [replace(phrase(p), global_labels=(value,)) for p in pitches] for value in values},
     }
     sounds = play([one for group in variants.values() for one in group], SECONDS)
     by_name = dict(zip(variants, sounds.reshape(len(variants), len(pitches), -1), strict=True))

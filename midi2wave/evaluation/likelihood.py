@@ -55,8 +55,8 @@ def paired_likelihood(
     """
     device, hop = next(model.parameters()).device, model.hop
     n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
-    other = replace(other, recording=own.recording)  # what is compared are the notes
-    given = conditioning([own, other, NullPerformance(own.recording)], data, device)
+    other = replace(other, global_labels=own.global_labels)  # what is compared are the notes
+    given = conditioning([own, other, NullPerformance(own.global_labels)], data, device)
     samples = to_samples(model, pcm[None], data).to(device)
     after_onset = torch.from_numpy(_after_onsets(own, len(pcm), data.audio_hz))
     sums, counts = np.zeros((2, 3)), np.zeros(2, dtype=int)

@@ -20,7 +20,7 @@ import numpy as np
 
 from midi2wave.audio.io import read_pcm, sample_rate
 from midi2wave.audio.pcm import FULL_SCALE, level_db
-from midi2wave.conditioning.global_conditioning import columns
+from midi2wave.config import label_columns
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.cli import make_parser, run
 from midi2wave.utils.errors import InputError
@@ -111,10 +111,10 @@ def _powers(pcm: np.ndarray, n: int) -> np.ndarray:
 def fall_rates(folder: ProcessedFolder, column: str) -> dict[str, list[float]]:
     """The fall rate of each recording of a processed folder, by its value in a column."""
     found: dict[str, list[float]] = {}
-    for position, recording in enumerate(folder.recordings):
-        own = [value for value in recording if columns([value]) == (column,)]
+    for position, labels in enumerate(folder.global_labels):
+        own = [value for value in labels if label_columns([value]) == (column,)]
         if not own:
-            where, there = folder.rows[position].audio_filename, ", ".join(columns(recording))
+            where, there = folder.rows[position].audio_filename, ", ".join(label_columns(labels))
             raise InputError(f"{folder.path}: {where} has no whole number in a column {column!r}; it has {there}")
         found.setdefault(own[0], []).append(fall_rate(folder.pcm(position), folder.audio_hz))
     return dict(sorted(found.items()))

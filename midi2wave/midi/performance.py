@@ -31,10 +31,10 @@ class Performance:
     velocity: np.ndarray  # int64 [N], 1..127
     pedals: dict[int, np.ndarray]  # controller -> float64 [K, 2] of (seconds, value 0..127), sorted by time
     dropped: tuple[str, ...] = ()  # what the reader left out or repaired, as "what: how many"
-    recording: tuple[str, ...] = ()  # what is known of the recording as a whole, as COLUMN=VALUE (`global_values.py`)
+    global_labels: tuple[str, ...] = ()  # labels of the recording as a whole, as COLUMN=VALUE
 
 
-def no_notes() -> Performance:
+def empty_performance() -> Performance:
     """A piano on which no note has ever been played, and no pedal moved."""
     nothing, none = np.empty(0), np.empty(0, dtype=np.int64)
     return Performance(nothing, nothing, none, none, {pedal: np.empty((0, 2)) for pedal in PEDALS})
@@ -113,8 +113,8 @@ def save_events(path: str | Path, performance: Performance) -> None:
     arrays = {name: getattr(performance, name) for name in _NOTE_ARRAYS}
     for controller in PEDALS:
         arrays[f"pedal_{controller}"] = performance.pedals.get(controller, np.empty((0, 2)))
-    if performance.recording:
-        arrays["recording"] = np.array(performance.recording, dtype=str)
+    if performance.global_labels:
+        arrays["recording"] = np.array(performance.global_labels, dtype=str)
     with atomic_file(path) as aside, open(aside, "wb") as handle:
         np.savez(handle, format=np.array(_FORMAT), dropped=np.array(performance.dropped, dtype=str), **arrays)
 
@@ -132,7 +132,7 @@ def load_events(path: str | Path) -> Performance:
                 velocity=stored["velocity"].astype(np.int64, casting="safe"),
                 pedals={c: stored[f"pedal_{c}"].astype(np.float64, casting="safe").reshape(-1, 2) for c in PEDALS},
                 dropped=tuple(stored["dropped"].tolist()),
-                recording=tuple(stored["recording"].tolist()) if "recording" in stored else (),
+                global_labels=tuple(stored["recording"].tolist()) if "recording" in stored else (),
             )
         if len({getattr(performance, name).shape for name in _NOTE_ARRAYS}) > 1 or performance.onset.ndim != 1:
             raise ValueError("its note arrays differ in length")

@@ -8,7 +8,7 @@ from midi2wave.midi.performance import Performance, sounding_offset
 TICKS_PER_SECOND = 1000
 
 
-def midi_file(
+def to_midi_file(
     performance: Performance, program: int, tail_seconds: float = 2.0, ticks_per_second: int = TICKS_PER_SECOND
 ) -> tuple[mido.MidiFile, float]:
     """A performance as one track on one channel, at 120 quarter notes a minute, and how long it sounds in seconds.

@@ -41,7 +41,7 @@ class Piece:
     performance: Performance | None  # None: played under the null condition, or without any
     n_frames: int
     truth: np.ndarray | None = None  # int16 [n_frames * hop]
-    recording: tuple[str, ...] = ()  # what is known of it, as of `Performance`
+    global_labels: tuple[str, ...] = ()  # what is known of it, as of `Performance`
     prime: AudioPrompt | None = None  # what sounds up to its time 0; None: silence
     fold: Fold | None = None  # the parts that it is generated in; None: in one
     codes: Codes | None = None  # in place of the notes
@@ -49,7 +49,7 @@ class Piece:
     @property
     def heard(self) -> Performance | NullPerformance:
         """What the model is told of it: its notes, or nothing about them."""
-        return self.performance or NullPerformance(self.recording)
+        return self.performance or NullPerformance(self.global_labels)
 
 
 def midi_pieces(
@@ -172,7 +172,14 @@ def timed_pieces(
         return [], failures
     chosen = [clips[number % len(clips)] for number in range(n_pieces)]
     return [
-        Piece(f"piece_{number:03d}_{clip.name}", number, None, n_frames, clip.truth, recording=clip.heard.recording)
+        Piece(
+            f"piece_{number:03d}_{clip.name}",
+            number,
+            None,
+            n_frames,
+            clip.truth,
+            global_labels=clip.heard.global_labels,
+        )
         for number, clip in enumerate(chosen)
     ], failures
 
@@ -181,10 +188,10 @@ def _told(pieces: list[Piece], given: Sequence[str], data: DataConfig) -> list[P
     """The pieces with what the model is told of their recordings; says so where that is less than it could be."""
     known, result = data.global_values, []
     for piece in pieces:
-        recording = resolve_labels(piece.heard.recording, given, known)
-        notes = piece.performance and replace(piece.performance, recording=recording)
-        result.append(replace(piece, performance=notes, recording=recording))
-    if vague := sum(bool(unknown_columns(piece.recording, known)) for piece in result):
+        labels = resolve_labels(piece.heard.global_labels, given, known)
+        notes = piece.performance and replace(piece.performance, global_labels=labels)
+        result.append(replace(piece, performance=notes, global_labels=labels))
+    if vague := sum(bool(unknown_columns(piece.global_labels, known)) for piece in result):
         log(f"of {vague} of {len(result)} pieces the model is not told all it could be ({', '.join(known)}; see "
              "docs/global_conditioning.md)")  # fmt: skip
     return result

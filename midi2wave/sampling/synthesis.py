@@ -12,7 +12,7 @@ import torch
 
 from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced, emphasize, mu_law_decode_preemphasized
-from midi2wave.conditioning.note_conditioning import NullPerformance, conditioning_of
+from midi2wave.conditioning.note_conditioning import NullPerformance, conditioning_for
 from midi2wave.config import DataConfig
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling import engines
@@ -33,7 +33,7 @@ def conditioning(
 
     first_frames: the frame of each performance that is the batch's frame 0; default: its own frame 0.
     """
-    notes = [conditioning_of(one, config) for one in performances]
+    notes = [conditioning_for(one, config) for one in performances]
     dated = list(zip(notes, first_frames or [0] * len(notes), strict=True))
 
     def features(first: int, n: int) -> torch.Tensor:
@@ -51,7 +51,7 @@ def with_null(
     performances: list[Performance | NullPerformance | None], guidance: float
 ) -> list[Performance | NullPerformance | None]:
     """The performances of the rows that guidance needs: each one, then as often the null condition of its recording."""
-    return performances + [one and NullPerformance(one.recording) for one in performances] * (
+    return performances + [one and NullPerformance(one.global_labels) for one in performances] * (
         rows_per_stream(guidance) - 1
     )
 

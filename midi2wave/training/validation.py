@@ -123,8 +123,8 @@ def load_validation(config: Config, model: WaveNet, world: World = SINGLE_PROCES
     others = [crops[partner[i]] for i in range(world.rank, n, world.size)]
     given = [name for name in ("features", "excitation") if name in crops[0] and data.conditional]
     for item, other in zip(own, others, strict=True) if data.global_values else ():
-        of_recording = slice(-len(data.global_values), None)
-        other["features"][of_recording] = item["features"][of_recording]  # the partner's notes, not its recording
+        global_rows = slice(-len(data.global_values), None)
+        other["features"][global_rows] = item["features"][global_rows]  # the partner's notes, not its recording
     return Validation(
         {name: torch.stack([item[name] for item in own]) for name in crops[0]},
         {name: torch.stack([item[name] for item in others]) for name in given},

@@ -14,7 +14,7 @@ from midi2wave.conditioning.partials import PARTIAL_CHANNEL
 from midi2wave.data import midi_alignment, onset_refinement, processed_folder
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.demo_dataset.piano_synth import render
-from midi2wave.midi.performance import Performance, no_notes
+from midi2wave.midi.performance import Performance, empty_performance
 from midi2wave.midi.reader import read_midi
 from midi2wave.utils import folder_lock
 from midi2wave.utils.errors import InputError
@@ -194,7 +194,7 @@ def test_each_value_is_aligned_by_itself(tmp_path):
     measure_partials.main(["-d", str(tmp_path / "off"), "-c", str(plain), "-o", str(config)])
     assert len(json.loads(config.read_text())["data_config"]["partial_hz"]) == 2 * 88 * len(PARTIAL_CHANNEL)
     assert align(tmp_path / "off", config, tmp_path / "aligned") == 0
-    assert ProcessedFolder(tmp_path / "aligned").recordings == ProcessedFolder(tmp_path / "off").recordings
+    assert ProcessedFolder(tmp_path / "aligned").global_labels == ProcessedFolder(tmp_path / "off").global_labels
     error = errors_of(tmp_path / "aligned", tmp_path / "true")
     before = np.abs(errors_of(tmp_path / "off", tmp_path / "true"))
     assert np.median(np.abs(error)) < 0.2 * np.median(before)
@@ -234,12 +234,12 @@ def test_what_hardly_fits_is_refused_before_anything_is_written(pipeline, tmp_pa
         align(mixed, config, tmp_path / "out", "--like", pipeline / "aligned")
     assert capsys.readouterr().err.count("is it the MIDI of this recording?") == len(folder.rows)
     for i, row in enumerate(folder.rows):
-        few = no_notes() if i else first_notes(folder.performance(0), 5)
+        few = empty_performance() if i else first_notes(folder.performance(0), 5)
         processed_folder.write_recording(mixed, row, np.array(folder.pcm(i)), few)
     processed_folder.finish_folder(mixed, folder.rows)
     with pytest.raises(InputError, match="too small to be aligned"):
         align(mixed, config, tmp_path / "out")
-    processed_folder.write_recording(mixed, folder.rows[0], np.array(folder.pcm(0)), no_notes())
+    processed_folder.write_recording(mixed, folder.rows[0], np.array(folder.pcm(0)), empty_performance())
     processed_folder.finish_folder(mixed, folder.rows)
     with pytest.raises(InputError, match="has no notes"):
         align(mixed, config, tmp_path / "out")

@@ -18,7 +18,7 @@ from midi2wave.audio import io as audio_io
 from midi2wave.audio.pcm import level_db
 from midi2wave.conditioning.features import NULL_FEATURE, n_features
 from midi2wave.conditioning.global_conditioning import default_labels, integer_columns, resolve_labels, validate_labels
-from midi2wave.conditioning.note_conditioning import NullPerformance, conditioning_of
+from midi2wave.conditioning.note_conditioning import NullPerformance, conditioning_for
 from midi2wave.config import (
     CondWavenetConfig,
     Config,
@@ -75,7 +75,7 @@ def make(*args, **data):
 
 
 def of(value: str, seed=0) -> Performance:
-    return replace(make_performance(seed), recording=(value, "index=3") if value else ())
+    return replace(make_performance(seed), global_labels=(value, "index=3") if value else ())
 
 
 def play(model, data, performances, **options) -> np.ndarray:
@@ -87,14 +87,14 @@ def test_the_rows_are_the_last_of_the_features_and_zero_for_what_is_unknown():
     data = make_config().data_config
     f = n_features(data.features)
     for value, expected in (("year=2008", [1, 0]), ("year=2009", [0, 1]), ("year=2011", [0, 0]), ("", [0, 0])):
-        rows = conditioning_of(of(value), data).features(-2, 5)
+        rows = conditioning_for(of(value), data).features(-2, 5)
         assert rows.shape == (f + 2, 5) and rows.dtype == np.float32
         assert np.array_equal(rows[f:], np.repeat(np.array(expected)[:, None], 5, axis=1))
-        plain = conditioning_of(of(value), replace(data, global_values=[])).features(-2, 5)
+        plain = conditioning_for(of(value), replace(data, global_values=[])).features(-2, 5)
         assert np.array_equal(rows[:f], plain)
-        null = conditioning_of(NullPerformance(of(value).recording), data).features(-2, 5)
+        null = conditioning_for(NullPerformance(of(value).global_labels), data).features(-2, 5)
         assert np.array_equal(null[f:], rows[f:]) and np.all(null[:f] == NULL_FEATURE)
-    assert not conditioning_of(None, data).features(0, 1)[f:].any()
+    assert not conditioning_for(None, data).features(0, 1)[f:].any()
 
 
 @pytest.mark.parametrize("upsampling", ["repeat", "linear", "transposed"])
@@ -149,7 +149,7 @@ def test_guidance_is_about_the_notes_only():
     model, data = make()
     none = play(model, data, [of("year=2008", 0), of("year=2008", 1), of("year=2009", 0)], guidance=0.0)
     assert np.array_equal(none[0], none[1]) and not np.array_equal(none[0], none[2])
-    assert with_null([of("year=2008")], 2.0)[1:] == [NullPerformance(of("year=2008").recording)]
+    assert with_null([of("year=2008")], 2.0)[1:] == [NullPerformance(of("year=2008").global_labels)]
 
 
 def test_pieces_without_notes_can_be_told_it_too(pipeline):
@@ -187,7 +187,7 @@ def test_the_likelihood_under_other_notes_is_of_the_same_recording():
 def test_events_and_clips_keep_it(tmp_path):
     for piece in (of("year=2008"), make_performance(0)):
         save_events(tmp_path / "a.npz", clip(piece, 0.0, 0.01))
-        assert load_events(tmp_path / "a.npz").recording == piece.recording
+        assert load_events(tmp_path / "a.npz").global_labels == piece.global_labels
     with np.load(tmp_path / "a.npz") as stored:
         assert "recording" not in stored  # files of what has none are as they were
 
@@ -222,7 +222,7 @@ def test_crops_say_what_recording_they_are_of(tmp_path):
             seen.add(position)
         assert seen == {0, 1}
     performance = ProcessedFolder(folder).performance(1)
-    assert {"index=1", "year=2009", "n_samples=900", "piano=3"} <= set(performance.recording)
+    assert {"index=1", "year=2009", "n_samples=900", "piano=3"} <= set(performance.global_labels)
 
 
 def test_recordings_whose_value_is_not_known_are_refused(tmp_path):
@@ -336,7 +336,7 @@ def test_the_command_plays_the_year_it_is_told(pipeline, run, tmp_path):
         made = call(inference, *arguments, "--out", out, "--midi", song, *given)
         assert made.code == 0 and ("1 of 1 pieces the model is not told" in made.err) == (not value), made.err
         sounds[value] = audio_io.read_pcm(out / "song.wav", HZ)
-        assert load_events(out / "song.npz").recording == ((value,) if value else ())
+        assert load_events(out / "song.npz").global_labels == ((value,) if value else ())
     assert all(np.mean(sounds[a] != sounds[b]) > 0.1 for a, b in (("", "year=2004"), ("year=2004", "year=2009")))
 
     set_so = settings("inference_config.global_values=year=2009", f"inference_config.output_dir={tmp_path}/set")
@@ -356,7 +356,7 @@ def test_the_command_plays_the_year_it_is_told(pipeline, run, tmp_path):
 
 def test_clips_carry_it_and_can_be_overruled(pipeline, run, tmp_path):
     assert [path for path in clip_paths(pipeline.folder / "test")
-            if set(read_clip(path, HZ).performance.recording) != {"index=3", "year=2004"}] == []  # fmt: skip
+            if set(read_clip(path, HZ).performance.global_labels) != {"index=3", "year=2004"}] == []  # fmt: skip
     sounds = {}
     for value in ("", "year=2004", "year=2009"):
         own = settings(f"inference_config.model_filename={run}", f"inference_config.output_dir={tmp_path}/out{value}",
@@ -443,7 +443,7 @@ def learn(folder, sound, steps, **blocks):
 
 def both_years(state, performance, seconds):
     """The same notes, freely played, of either year: int16 [2, T]."""
-    pieces = [replace(performance, recording=(value,)) for value in VALUES]
+    pieces = [replace(performance, global_labels=(value,)) for value in VALUES]
     blocks = synthesize(state.average, pieces, round(seconds * 250), state.config.data_config, streams=[0, 0], seed=0)
     return np.concatenate(list(blocks), axis=1)
 

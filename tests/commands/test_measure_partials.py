@@ -8,7 +8,7 @@ import pytest
 
 import measure_partials
 from midi2wave.conditioning.global_conditioning import one_hot
-from midi2wave.conditioning.note_conditioning import NoteConditioning, conditioning_of
+from midi2wave.conditioning.note_conditioning import NoteConditioning, conditioning_for
 from midi2wave.conditioning.partials import (
     DEFAULT_STIFFNESS,
     FUNDAMENTAL_DECAY,
@@ -105,7 +105,7 @@ def test_the_excitation_sounds_as_measured():
     lists = {"hz": usual.hz * 2 ** (50 / 1200), "level": usual.level * 2, "decay": usual.decay * 3,
              "phase": usual.phase + np.pi / 2}  # fmt: skip
     given = {f"partial_{name}": values.ravel().tolist() for name, values in lists.items()}
-    measured = conditioning_of(piece, DataConfig(**given, velocity_exponent=2.0)).excitation(0, 1000)[0]
+    measured = conditioning_for(piece, DataConfig(**given, velocity_exponent=2.0)).excitation(0, 1000)[0]
     ordinary = NoteConditioning(piece, ["onset"], audio_hz=HZ, midi_hz=250).excitation(0, 1000)[0]
     for fundamental, hz in ((measured, 440 * 2 ** (50 / 1200)), (ordinary, 440.3)):
         spectrum = np.abs(np.fft.rfft(fundamental * np.hanning(len(fundamental))))
@@ -158,7 +158,7 @@ def test_every_global_value_can_have_its_own_strings():
                               for said in (["year=2008"], ["year=2009"], []))  # fmt: skip
     assert np.allclose(first, usual.hz) and np.allclose(second, 1.01 * usual.hz) and np.array_equal(unknown, first)
     played = Performance(np.zeros(1), np.ones(1), np.array([69]), np.array([100]), {})
-    heard = {said: conditioning_of(replace(played, recording=said), data).excitation(0, 100)
+    heard = {said: conditioning_for(replace(played, global_labels=said), data).excitation(0, 100)
              for said in (("year=2008",), ("year=2009",))}  # fmt: skip
     assert np.abs(heard["year=2008",] - heard["year=2009",]).max() > 0.1
 

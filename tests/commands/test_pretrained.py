@@ -44,7 +44,7 @@ def player(request):
     ).inference_config
 
     def play(performances, seconds):
-        performances = [replace(one, recording=tuple(settings.global_values)) for one in performances]
+        performances = [replace(one, global_labels=tuple(settings.global_values)) for one in performances]
         blocks = synthesize(model, performances, round(seconds * data.midi_hz), data, streams=[0] * len(performances),
                             seed=0, temperature=settings.temperature, guidance=settings.guidance,
                             weights="bfloat16")  # fmt: skip

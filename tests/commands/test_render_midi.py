@@ -11,7 +11,7 @@ import render_midi
 from midi2wave.data.maestro import read_metadata
 from midi2wave.midi.performance import SUSTAIN
 from midi2wave.midi.reader import read_midi
-from midi2wave.midi.writer import midi_file
+from midi2wave.midi.writer import to_midi_file
 from render_midi import piece_title
 from tests.helpers.fake_piano import performance
 from tests.helpers.pipeline import (
@@ -179,7 +179,7 @@ def test_labels_are_the_performance(tmp_path):
     given = performance(
         [(0.25, 0.5, 60, 80), (0.5, 0.7, 60, 1), (0.5, 0.5, 64, 127), (1.0, 1.2, 21, 64)], pedal=[(0.1, 127), (2.0, 30)]
     )
-    file, seconds = midi_file(given, 0)
+    file, seconds = to_midi_file(given, 0)
     file.save(tmp_path / "a.mid")
     read = read_midi(tmp_path / "a.mid")
     assert seconds == pytest.approx(4.0)
@@ -191,7 +191,7 @@ def test_labels_are_the_performance(tmp_path):
 
 
 def test_a_pedal_that_is_never_released_ends_with_the_last_key():
-    _, seconds = midi_file(performance([(0.0, 1.0, 60, 80)], pedal=[(0.5, 127)]), 0)
+    _, seconds = to_midi_file(performance([(0.0, 1.0, 60, 80)], pedal=[(0.5, 127)]), 0)
     assert seconds == pytest.approx(3.0)
 
 
@@ -199,7 +199,7 @@ def test_fluidsynth_plays_the_labels(synthesizer, tmp_path):
     folder = tmp_path / "midi"
     folder.mkdir()
     held = performance([(0.5, 0.8, 69, 100), (3.0, 3.3, 69, 40)], pedal=[(0.6, 127), (2.5, 0)])
-    midi_file(held, 40)[0].save(folder / "a.mid")  # its violin is not heard: the piano plays
+    to_midi_file(held, 40)[0].save(folder / "a.mid")  # its violin is not heard: the piano plays
     outcome = call(render_midi, "-d", folder, "-o", tmp_path / "out", "--json")
     assert outcome.code == 0, outcome.err
     sound, hz = soundfile.read(tmp_path / "out/2000/a.flac")
@@ -227,7 +227,7 @@ def test_every_note_begins_as_long_after_its_label_to_the_sample(synthesizer, tm
     folder.mkdir()
     onset = [0.5, 2.0 + 0.0013, 3.5 + 0.0107, 5.0 + 0.0221]
     played = [(time, time + 0.6, 60, velocity) for time, velocity in zip(onset, (90, 90, 40, 110), strict=True)]
-    midi_file(performance(played), 0)[0].save(folder / "a.mid")
+    to_midi_file(performance(played), 0)[0].save(folder / "a.mid")
     assert call(render_midi, "-d", folder, "-o", tmp_path / "out").code == 0
     labels = read_midi(tmp_path / "out/2000/a.midi").onset
     sound, hz = soundfile.read(tmp_path / "out/2000/a.flac")

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import excitation, sampling, training
 from benchmarks.plain import plain_forward
-from midi2wave.conditioning.note_conditioning import conditioning_of
+from midi2wave.conditioning.note_conditioning import conditioning_for
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import Row, begin_folder, finish_folder, write_recording
 from midi2wave.midi.performance import Performance
@@ -59,7 +59,7 @@ def test_of_a_sound_that_is_its_excitation_nothing_is_left(tmp_path, capsys):
     onset = np.arange(10) * 1.1
     piece = Performance(onset, onset + 0.9, np.arange(50, 60), np.full(10, 80), {})
     weights = np.random.default_rng(0).uniform(-1, 1, 12)
-    sound = weights @ conditioning_of(piece, data).excitation(0, 3000)
+    sound = weights @ conditioning_for(piece, data).excitation(0, 3000)
     noise = np.random.default_rng(1).standard_normal(len(sound)) * sound.std()
     begin_folder(tmp_path, {"preprocess_config": {"audio_hz": 4000}}, force=False)
     rows = []

@@ -8,7 +8,7 @@ import pytest
 
 from midi2wave.conditioning.excitation import N_EXCITATION
 from midi2wave.conditioning.features import NULL_FEATURE, feature_names, n_features
-from midi2wave.conditioning.note_conditioning import NoteConditioning, conditioning_of
+from midi2wave.conditioning.note_conditioning import NoteConditioning, conditioning_for
 from midi2wave.config import FEATURE_PRESETS, DataConfig
 from midi2wave.midi.performance import (
     CLIP_MARGIN_SECONDS,
@@ -277,8 +277,8 @@ def test_quadrature_adds_the_cosine_of_every_partial():
 
 
 def test_the_null_condition_is_not_silence_where_it_is_trained():
-    silence = conditioning_of(None, DataConfig())
-    null = conditioning_of(None, DataConfig(conditioning_dropout=0.1))
+    silence = conditioning_for(None, DataConfig())
+    null = conditioning_for(None, DataConfig(conditioning_dropout=0.1))
     assert not silence.features(0, 5).any() and not silence.excitation(0, 5).any()
     assert null.features(-3, 5).shape == silence.features(-3, 5).shape and (null.features(-3, 5) == NULL_FEATURE).all()
     assert null.excitation(-3, 5).shape == (N_EXCITATION, 5 * 64) and not null.excitation(-3, 5).any()

@@ -7,7 +7,7 @@ import torch
 from midi2wave import checkpoint
 from midi2wave.conditioning.excitation import N_EXCITATION
 from midi2wave.conditioning.features import n_features
-from midi2wave.conditioning.note_conditioning import conditioning_of
+from midi2wave.conditioning.note_conditioning import conditioning_for
 from midi2wave.config import FEATURES, CondWavenetConfig, Config, DataConfig, WavenetConfig
 from midi2wave.midi.performance import N_PITCHES, PEDALS, SOFT, SOSTENUTO, SUSTAIN
 from midi2wave.sampling.synthesis import conditioning
@@ -26,7 +26,7 @@ def config_of(**changes) -> DataConfig:
 
 
 def rows(pedals, **changes) -> np.ndarray:
-    return conditioning_of(made(NOTE, pedals), config_of(**changes)).features(0, N_FRAMES)
+    return conditioning_for(made(NOTE, pedals), config_of(**changes)).features(0, N_FRAMES)
 
 
 @pytest.mark.parametrize(("line", "controller"), list(enumerate(PEDALS)))
@@ -44,16 +44,16 @@ def test_what_a_pedal_holds_is_held_only_if_it_is_to_extend_notes(controller, la
     key = OTHERS.index("held_velocity") * N_PITCHES + 60 - 21
     for extends, end in ((True, last), (False, 2)):
         data = config_of(sustain_extends_notes=extends)
-        given = conditioning_of(made(NOTE, {controller: DEEP}), data)
+        given = conditioning_for(made(NOTE, {controller: DEEP}), data)
         assert np.flatnonzero(given.features(0, N_FRAMES)[key]).tolist() == list(range(end + 1))
-        plain = conditioning_of(made([(0.0, (end + 1) * FRAME, 60)]), data)
+        plain = conditioning_for(made([(0.0, (end + 1) * FRAME, 60)]), data)
         assert np.array_equal(given.excitation(0, N_FRAMES), plain.excitation(0, N_FRAMES))
         assert given.excitation(0, N_FRAMES).shape == (N_EXCITATION, N_FRAMES * 16)
 
 
 def test_sostenuto_holds_the_keys_that_are_down_when_it_is_pressed_and_no_others():
     notes = [(0.0, 3 * FRAME, 60), (2 * FRAME, 4 * FRAME, 62), (0.0, FRAME, 64)]
-    given = conditioning_of(made(notes, {SOSTENUTO: [(1.5 * FRAME, 127), (9 * FRAME, 0)]}), config_of())
+    given = conditioning_for(made(notes, {SOSTENUTO: [(1.5 * FRAME, 127), (9 * FRAME, 0)]}), config_of())
     held = given.features(0, N_FRAMES)[N_PITCHES : 2 * N_PITCHES] > 0
     assert [np.flatnonzero(held[pitch - 21]).tolist() for pitch in (60, 62, 64)] == [list(range(9)), [2, 3], [0]]
 

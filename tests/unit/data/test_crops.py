@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from midi2wave.audio.mu_law import mu_law_encode
-from midi2wave.audio.pcm import silence
+from midi2wave.audio.pcm import silent_blocks
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import DataConfig
@@ -492,11 +492,11 @@ def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_pat
     np.save(path, sound)
     plain, capped = make_crops(tmp_path / "data"), make_crops(tmp_path / "data", max_silence=0.25)
     half = make_crops(tmp_path / "data", max_silence=0.5)
-    silent = [silence(plain[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() for i in range(200)]
+    silent = [silent_blocks(plain[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() for i in range(200)]
     assert 100 < sum(part > 0.25 for part in silent) < 180
     for i, part in enumerate(silent):
         assert (capped.locate_crop(i) == plain.locate_crop(i)) == (part <= 0.25)
-        assert silence(capped[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() <= 0.25
+        assert silent_blocks(capped[i]["samples"].numpy().astype(np.int16), AUDIO_HZ).mean() <= 0.25
         assert half.locate_crop(i) == plain.locate_crop(i) or part > 0.5
     everything = make_crops(tmp_path / "data", max_silence=0.0)
     np.save(path, np.zeros_like(sound))

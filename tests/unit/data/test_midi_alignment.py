@@ -10,7 +10,7 @@ import soundfile
 
 import preprocess_maestro
 from midi2wave.audio import io as audio_io
-from midi2wave.audio.pcm import silence, to_pcm
+from midi2wave.audio.pcm import silent_blocks, to_pcm
 from midi2wave.data import dataset_card, midi_alignment
 from midi2wave.data.maestro import COLUMNS, Recording, read_metadata, select_split
 from midi2wave.data.midi_alignment import Alignment, verdict
@@ -88,10 +88,10 @@ def test_silence_is_measured_in_stretches():
     pcm = np.zeros(HZ, dtype=np.int16)
     pcm[4000:8000] = 20 * (-1) ** np.arange(4000)  # -64 dB
     pcm[8000:12000] = 60 * (-1) ** np.arange(4000)  # -55 dB
-    silent = silence(pcm, HZ)
+    silent = silent_blocks(pcm, HZ)
     assert silent.shape == (50,) and silent.sum() == 37  # 12,5 of 50 stretches are heard, the halves among them
     assert silent[:25].all() and not silent[25:37].any()
-    assert silence(pcm[:100], HZ).shape == (0,)
+    assert silent_blocks(pcm[:100], HZ).shape == (0,)
 
 
 def test_facts_and_card_count_what_is_there(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from midi2wave.audio.mu_law import mu_law_encode
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.evaluation.likelihood import conditioning_ratios, paired_likelihood
-from midi2wave.midi.performance import no_notes
+from midi2wave.midi.performance import empty_performance
 from midi2wave.sampling.synthesis import conditioning
 from tests.helpers.fake_piano import performance
 from tests.unit.sampling.test_synthesis import HOP, make
@@ -48,7 +48,7 @@ def test_in_blocks_it_is_the_likelihood_of_the_whole(output, excitation):
     for onset in (0.4, 0.41, 1.2):
         after[round(onset * HZ) : round((onset + 0.05) * HZ)] = True
     assert at_onsets.n_samples == after[warmup:].sum() == round(0.11 * HZ)
-    for name, one in (("true", OWN), ("shuffled", OTHER), ("null", no_notes())):
+    for name, one in (("true", OWN), ("shuffled", OTHER), ("null", empty_performance())):
         nll = directly(model, data, pcm, one)
         assert getattr(everywhere, name) == pytest.approx(nll[warmup:].mean(), rel=1e-5)
         assert getattr(at_onsets, name) == pytest.approx(nll[after].mean(), rel=1e-5)
@@ -70,13 +70,13 @@ def test_a_model_that_ignores_its_midi_has_no_gap():
 
 def test_no_notes_are_what_an_untouched_piano_gives():
     _, data = make()
-    given = conditioning([no_notes()], data, torch.device("cpu"))
+    given = conditioning([empty_performance()], data, torch.device("cpu"))
     assert not given.features(-50, 100).any() and not given.excitation(0, 100).any()
 
 
 def test_without_an_onset_nothing_is_known_of_onsets():
     model, data = make()
-    everywhere, at_onsets = paired_likelihood(model, clip(), no_notes(), OTHER, data)
+    everywhere, at_onsets = paired_likelihood(model, clip(), empty_performance(), OTHER, data)
     assert np.isfinite(everywhere.gap) and at_onsets.n_samples == 0 and np.isnan(at_onsets.gap)
 
 

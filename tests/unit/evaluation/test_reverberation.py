@@ -89,7 +89,7 @@ def in_the_room(played, seconds):
     sounds = []
     for one in played:
         dry = play(one, seconds).astype(float)
-        rt60 = RT60[one.recording[0]] if one.recording else 0.1
+        rt60 = RT60[one.global_labels[0]] if one.global_labels else 0.1
         time = np.arange(HZ) / HZ
         room = 0.03 * 10 ** (-3 * time / rt60) * np.random.default_rng(0).standard_normal(len(time))
         n = len(dry) + len(room)

@@ -26,8 +26,9 @@ from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config
 from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.data.test_clips import clip_source
 from midi2wave.evaluation import drift
+from midi2wave.evaluation.conditioning_ratios import clip_conditioning_ratios
 from midi2wave.evaluation.counterfactual import Counterfactuals, counterfactuals
-from midi2wave.evaluation.likelihood import Paired, conditioning_ratios, paired_likelihood
+from midi2wave.evaluation.likelihood import Paired, paired_likelihood
 from midi2wave.evaluation.metrics import (
     bootstrap_interval,
     chroma_similarity,
@@ -234,7 +235,7 @@ def _scores(
             pairs = ((notes, heard), (notes, ceiling), (others, heard))
             measures["f1"] = Score(*(note_f1(*pair) for pair in pairs))
             measures["f1_offsets"] = Score(*(note_f1(*pair, with_offsets=True) for pair in pairs))
-        ratios = conditioning_ratios(model, piece.truth, piece.performance, data)
+        ratios = clip_conditioning_ratios(model, piece.truth, piece.performance, data)
         counts, n_codes = None, model.n_codes
         if n_codes:
             codes = encode(model, piece.performance, piece.n_frames, data)

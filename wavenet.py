@@ -295,22 +295,22 @@ class Decoder(nn.Module):
         for i, (x, _, _) in enumerate(layers):
             caches.fill(i, x[:, : self.config.n_residual_channels].unflatten(0, (samples.shape[1], len(samples))))
 
-    def conditioning_ratios(
+    def gate_contributions(
         self, samples: Tensor, context: Tensor, excitation: Tensor | None = None, previous: Tensor | None = None
-    ) -> list[Tensor]:
-        """For every layer, how much conditioning moves its gate over time against how much past samples do: a ratio of
-        standard deviations (arguments as in `forward`, without gradients)."""
-        given = self.prepare(context, excitation)
-        x, frames, ramp, layers = self._stack_inputs(self._history(samples, previous), *given)
-        ratios, n_channels = [], self.config.n_residual_channels
-        for i, (given, summed, _) in enumerate(run_layers(x, frames, ramp, layers)):
-            cond, past = upsampled(frames[:, :, i], ramp).flatten(0, 2).float(), summed.float()
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each layer, what the conditioning and the past samples add to its gate: float32 [T * B, 2R] each.
+
+        Args: as of `forward`. Without gradients.
+        """
+        prepared = self.prepare(context, excitation)
+        x, frames, ramp, layers = self._stack_inputs(self._history(samples, previous), *prepared)
+        n_channels = self.config.n_residual_channels
+        for i, (inputs, pre_activations, _) in enumerate(run_layers(x, frames, ramp, layers)):
+            cond, past = upsampled(frames[:, :, i], ramp).flatten(0, 2).float(), pre_activations.float()
             if layers[i].aux_inputs is not None:
-                of_riders = F.linear(given[:, n_channels:], layers[i].aux_inputs.to(given.dtype)).float()
-                cond, past = cond + of_riders, past - of_riders
-            moved = [part.std(dim=0).square().mean().sqrt() for part in (cond, past)]
-            ratios.append(moved[0] / moved[1].clamp(min=1e-6))  # of silence the past may not move at all
-        return ratios
+                aux = F.linear(inputs[:, n_channels:], layers[i].aux_inputs.to(inputs.dtype)).float()
+                cond, past = cond + aux, past - aux
+            yield cond, past
 
     def _history(self, samples: Tensor, previous: Tensor | None) -> Tensor:
         """The samples [B, T] with those before them, time-first: [K + T, B]."""

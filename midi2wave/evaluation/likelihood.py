@@ -20,7 +20,6 @@ from wavenet import WaveNet
 
 BLOCK_SECONDS = 0.5  # of audio in one parallel pass: memory does not grow with a clip's length
 ONSET_SECONDS = 0.05
-RATIO_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def paired_likelihood(
         stop, begin = min(start + block, n_frames), max(0, start - warmup)
         context, excitation = given.block(model, begin, stop - begin)
         here = samples[:, begin * hop : stop * hop].expand(3, -1)
-        params = model.decoder(here, context, excitation, _before(model, samples, begin * hop).expand(3, -1))
+        params = model.decoder(here, context, excitation, preceding_samples(model, samples, begin * hop).expand(3, -1))
         nll = -model.log_likelihood(params, here)[:, (start - begin) * hop :].double().cpu()  # [3, T]
         mask = after_onset[start * hop : stop * hop]
         sums += torch.stack([nll.sum(dim=1), nll[:, mask].sum(dim=1)]).numpy()
@@ -83,20 +82,8 @@ def _after_onsets(performance: Performance, n_samples: int, audio_hz: int) -> np
     return marked
 
 
-def _before(model: WaveNet, samples: Tensor, first: int) -> Tensor:
+def preceding_samples(model: WaveNet, samples: Tensor, first: int) -> Tensor:
     """The samples that the input layer's taps see before sample `first`, with silence before the start: [B, K]."""
     taps = model.decoder.taps
     silence = samples.new_full((len(samples), taps), model.decoder.silence)
     return torch.cat([silence, samples[:, :first]], dim=1)[:, -taps:]
-
-
-@torch.inference_mode()
-def conditioning_ratios(model: WaveNet, pcm: np.ndarray, own: Performance, data: DataConfig) -> list[float]:
-    """`Decoder.conditioning_ratios` of the end of a clip, int16 [N * hop]: half a second after a receptive field."""
-    device = next(model.parameters()).device
-    n_frames, warmup = len(pcm) // model.hop, math.ceil(model.decoder.receptive_field / model.hop)
-    begin = max(0, n_frames - round(RATIO_SECONDS * data.midi_hz) - warmup)
-    context, excitation = conditioning([own], data, device).block(model, begin, n_frames - begin)
-    samples = to_samples(model, pcm[None], data).to(device)
-    here, before = samples[:, begin * model.hop :], _before(model, samples, begin * model.hop)
-    return torch.stack(model.decoder.conditioning_ratios(here, context, excitation, before)).tolist()

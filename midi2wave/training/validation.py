@@ -14,6 +14,7 @@ from midi2wave.config import Config, DataConfig
 from midi2wave.data.crops import NO_AUGMENTATION, CropAugmentation, Crops
 from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.evaluation.conditioning_ratios import conditioning_ratios
 from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.training.distributed import SINGLE_PROCESS, World
 from midi2wave.training.log_mel import log_mel
@@ -158,7 +159,7 @@ def validate(
             codes = model.context.codes(batch["features"].to(device))
             counts += codes.flatten().bincount(minlength=n_codes)
         if not ratios and validation.of_partners:
-            ratios = conditioning_ratios(model, batch, device, precision)
+            ratios = first_crop_ratios(model, batch, device, precision)
     own = torch.cat(own).double().cpu()
     if not validation.of_partners:
         sums = torch.tensor([float(len(own)), own.sum()], dtype=torch.float64, device=device)
@@ -181,16 +182,12 @@ def validate(
 
 
 @torch.inference_mode()
-def conditioning_ratios(
+def first_crop_ratios(
     model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype = torch.float32
 ) -> list[float]:
-    """For every layer, how much the MIDI moves its gate against how much the past samples do.
-
-    A ratio of standard deviations over time, in the first crop of a batch; 0: this layer does not hear the MIDI.
-    """
-    here = {name: value[:1].to(device) for name, value in batch.items()}
-    previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
+    """`conditioning_ratios` of the first crop of a batch."""
+    crop = {name: value[:1].to(device) for name, value in batch.items()}
+    previous, history = crop["history"].tensor_split([model.decoder.taps], dim=1)
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        context = model.context(here["features"])
-        ratios = model.decoder.conditioning_ratios(history, context, here.get("excitation"), previous)
-    return torch.stack(ratios).tolist()
+        context = model.context(crop["features"])
+        return conditioning_ratios(model.decoder, history, context, crop.get("excitation"), previous)

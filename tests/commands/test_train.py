@@ -285,7 +285,7 @@ def test_the_conditioning_ratio_is_zero_where_the_midi_is_not_heard(pipeline, tm
         for layer in state.model.decoder.layers[:1]:
             layer.cond.weight.zero_()
             layer.excitation.weight.zero_()
-    ratios = validation.conditioning_ratios(state.model, state.validation.crops, state.device)
+    ratios = validation.first_crop_ratios(state.model, state.validation.crops, state.device)
     assert ratios[0] < 1e-6 < 1e-2 < ratios[1]
 
 

@@ -8,7 +8,8 @@ import torch
 
 from midi2wave.audio.mu_law import mu_law_encode
 from midi2wave.conditioning.note_conditioning import NoteConditioning
-from midi2wave.evaluation.likelihood import conditioning_ratios, paired_likelihood
+from midi2wave.evaluation.conditioning_ratios import clip_conditioning_ratios
+from midi2wave.evaluation.likelihood import paired_likelihood
 from midi2wave.midi.performance import empty_performance
 from midi2wave.sampling.synthesis import conditioning
 from tests.helpers.fake_piano import performance
@@ -65,7 +66,7 @@ def test_a_model_that_ignores_its_midi_has_no_gap():
             layer.excitation.weight.zero_()
     for paired in paired_likelihood(model, clip(), OWN, OTHER, data):
         assert paired.gap == paired.gap_null == 0
-    assert conditioning_ratios(model, clip(), OWN, data) == pytest.approx([0, 0, 0], abs=1e-5)
+    assert clip_conditioning_ratios(model, clip(), OWN, data) == pytest.approx([0, 0, 0], abs=1e-5)
 
 
 def test_no_notes_are_what_an_untouched_piano_gives():
@@ -88,9 +89,9 @@ def test_of_a_clip_shorter_than_two_receptive_fields_the_second_half_is_scored()
 
 def test_ratios_grow_with_the_conditioning():
     model, data = make()
-    before = conditioning_ratios(model, clip(), OWN, data)
+    before = clip_conditioning_ratios(model, clip(), OWN, data)
     with torch.no_grad():
         model.decoder.layers[2].cond.weight.mul_(3)
         model.decoder.layers[2].excitation.weight.mul_(3)
-    after = conditioning_ratios(model, clip(), OWN, data)
+    after = clip_conditioning_ratios(model, clip(), OWN, data)
     assert after == pytest.approx([before[0], before[1], 3 * before[2]], rel=1e-3)

@@ -40,7 +40,8 @@ from midi2wave.evaluation.report import clip_picture, summary_figure, table
 from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
 from midi2wave.midi.performance import Performance
 from midi2wave.modules.argmax_bottleneck import codebook_usage
-from midi2wave.plotting.figures import Entry, clip_figure, listening_page, save_figure
+from midi2wave.plotting.figures import clip_figure, save_figure
+from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.sampling.pieces import Piece, clip_pieces, primed_frames
 from midi2wave.sampling.synthesis import encode, synthesize
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
@@ -317,12 +318,14 @@ def _write_pictures(
                               title=f"{name}: {words}", prompt_end_seconds=start or None)  # fmt: skip
         save_figure(folder / f"{name}.png", figure)
         sounds = [("output", f"{name}.wav"), ("recording", f"{name}_truth.wav")]
-        entries.append(Entry(name, f"{name}.png", sounds, f"{words}; gap {one.everywhere.gap:.3f} nats per sample"))
+        entries.append(
+            ListeningClip(name, f"{name}.png", sounds, f"{words}; gap {one.everywhere.gap:.3f} nats per sample")
+        )
     save_figure(folder / SUMMARY_NAME, summary_figure(result))
     facts = {"model": f"{result['model']}, step {result['step']}", "mode": settings.mode, "seed": str(settings.seed),
              "temperature": f"{settings.temperature:g}", "guidance": f"{settings.guidance:g}",
              "transcriber": result["transcriber"] or "none"}  # fmt: skip
-    listening_page(folder / PAGE_NAME, "midi2wave: evaluation", entries, facts)
+    write_listening_page(folder / PAGE_NAME, "midi2wave: evaluation", entries, facts)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ from midi2wave import checkpoint
 from midi2wave.audio.io import map_wav, wav_stream, write_wav
 from midi2wave.config import DataConfig, InferenceConfig, load_config
 from midi2wave.midi.performance import empty_performance, load_events, save_events
-from midi2wave.plotting.figures import Entry, clip_figure, listening_page, save_figure
+from midi2wave.plotting.figures import clip_figure, save_figure
+from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.sampling import folding
 from midi2wave.sampling.code_files import Codes, load_codes, save_codes
 from midi2wave.sampling.pieces import (
@@ -429,14 +430,14 @@ def _write_page(
         if piece.truth is not None:
             wavs.append(("truth", f"{piece.name}_truth.wav"))
         remark = f"NLL of the truth: {nll[piece.name]:.4f} nats per sample" if piece.name in nll else ""
-        entries.append(Entry(piece.name, f"{piece.name}.png", wavs, remark))
+        entries.append(ListeningClip(piece.name, f"{piece.name}.png", wavs, remark))
     facts = {"model": f"{settings.model_filename}, step {step}", "mode": mode, "seed": str(settings.seed),
              "temperature": f"{settings.temperature:g}", "guidance": f"{settings.guidance:g}"}  # fmt: skip
     if prime := pieces[0].prime:
         facts["prime"] = f"{prime.seconds:g} s of {prime.name}, heard before each piece"
     elif mode == "primed":
         facts["teacher_length"] = f"{settings.teacher_length:g} s"
-    listening_page(folder / PAGE_NAME, "midi2wave", entries, facts)
+    write_listening_page(folder / PAGE_NAME, "midi2wave", entries, facts)
 
 
 if __name__ == "__main__":

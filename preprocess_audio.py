@@ -20,7 +20,7 @@ from midi2wave.data import test_clips
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import read_midi
-from midi2wave.plotting.figures import roll_figure, save_figure
+from midi2wave.plotting.figures import piano_roll_figure, save_figure
 from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
@@ -78,7 +78,7 @@ def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws:
         piece = pcm[first : first + round(length * config.audio_hz)]
         events = clip(performance, start, start + length, margin=CLIP_MARGIN_SECONDS)
         name = test_clips.write_clip(folder, number + len(names), pair.name, start, piece, events, config.audio_hz)
-        save_figure(folder / f"{name}.png", roll_figure(events, length, f"{pair.name}, from {start:.1f} s"))
+        save_figure(folder / f"{name}.png", piano_roll_figure(events, length, f"{pair.name}, from {start:.1f} s"))
         names.append(name)
     return names
 

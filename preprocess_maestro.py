@@ -207,12 +207,11 @@ def _finish(folder: Path, done: list[Done], made_from: PreprocessConfig, failed:
     card, picture = folder / CARD_NAME, folder / CARD_PICTURE_NAME
     same = card.is_file() and picture.is_file() and card.read_bytes() == text.encode()
     if not same:
-        from midi2wave.plotting.figures import (  # half a second to import, which a rerun need not wait for
-            card_figure,
-            save_figure,
-        )
+        # Importing matplotlib takes half a second, which a rerun need not wait for.
+        from midi2wave.plotting.dataset_card import dataset_card_figure
+        from midi2wave.plotting.figures import save_figure
 
-        save_figure(picture, card_figure(numbers, dataset_card.title(folder, numbers)))
+        save_figure(picture, dataset_card_figure(numbers, dataset_card.title(folder, numbers)))
         write_text(card, text)
     finish_folder(folder, rows)
 

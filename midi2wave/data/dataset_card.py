@@ -1,4 +1,4 @@
-"""The dataset card: what a processed folder holds, in numbers, and a picture of them (`report.card_figure`).
+"""The dataset card: what a processed folder holds, in numbers, and a picture of them (`plotting.dataset_card`).
 
 Every recording brings its own facts (`Facts`, kept in its {index}.json), so that the card of 200 hours is made without
 reading them again. It holds nothing of the moment or the machine but the versions: the same data give the same card.

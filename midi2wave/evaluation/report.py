@@ -112,7 +112,7 @@ def clip_picture(
     title: str,
     prompt_end_seconds: float | None = None,
 ) -> Figure:
-    """`report.clip_figure` of a clip, and below it what was heard in the output: right, missing and invented notes."""
+    """`figures.clip_figure` of a clip, and below it what was heard in the output: right, missing and invented notes."""
     seconds = len(truth) / audio_hz
     extra = None if heard is None else lambda ax: _draw_heard(ax, played, heard, seconds)
     return clip_figure(

@@ -13,7 +13,8 @@ from midi2wave.audio.io import write_wav
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
-from midi2wave.plotting.figures import clip_figure, curves_figure, save_figure
+from midi2wave.plotting.figures import clip_figure, save_figure
+from midi2wave.plotting.training_curves import training_curves_figure
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import format_error, log
@@ -85,7 +86,7 @@ class TrainingLog:
     def curves(self) -> None:
         """Draw metrics.jsonl."""
         with self._reported(CURVES_NAME):
-            save_figure(self.folder / CURVES_NAME, curves_figure(self._lines()))
+            save_figure(self.folder / CURVES_NAME, training_curves_figure(self._lines()))
 
     def sample(self, step: int, model: WaveNet, data: DataConfig) -> None:
         """Let the model go on from a second of a validation recording: a wav and a picture to look at."""

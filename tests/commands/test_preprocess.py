@@ -13,6 +13,7 @@ from midi2wave.data import test_clips
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.plotting import figures
+from tests.helpers.figures import make_performance, pixels
 from tests.helpers.pipeline import (
     SECONDS,
     assert_failed,
@@ -25,7 +26,6 @@ from tests.helpers.pipeline import (
     write_maestro,
     write_midi,
 )
-from tests.unit.plotting.test_figures import made, pixels
 
 CLIP_SECONDS = 0.5
 
@@ -138,13 +138,13 @@ def test_the_margin_of_a_clip_is_not_seen():
     onset = np.sort(rng.uniform(0, 60, 200))
     notes = [(t, t + 0.5, int(rng.integers(30, 90)), int(rng.integers(1, 128))) for t in onset]
     sustain = [(float(t), int(rng.integers(0, 128))) for t in np.arange(0.3, 60, 1.7)]
-    whole = made([*notes, (27.0, 27.5, 95, 60), (31.0, 31.5, 25, 60), (11.0, 12.0, 21, 60)], sustain)
+    whole = make_performance([*notes, (27.0, 27.5, 95, 60), (31.0, 31.5, 25, 60), (11.0, 12.0, 21, 60)], sustain)
     plain, wide = (
         clip(whole, 26, 30),
         clip(whole, 26, 30, margin=CLIP_MARGIN_SECONDS),
     )
     assert wide.onset[0] < -15 and wide.onset[-1] > 15 and len(plain.onset) < len(wide.onset) / 5
-    pictures = [pixels(figures.roll_figure(performance, 4.0)) for performance in (plain, wide)]
+    pictures = [pixels(figures.piano_roll_figure(performance, 4.0)) for performance in (plain, wide)]
     assert np.array_equal(*pictures)
 
 

@@ -263,8 +263,13 @@ def test_a_step_on_damaged_audio_is_skipped_and_its_crops_are_named(pipeline, tm
 
 
 def test_the_curves_end_with_the_last_validation(pipeline, tmp_path, monkeypatch):
-    drawn, original = [], training_log.curves_figure
-    monkeypatch.setattr(training_log, "curves_figure", lambda metrics: drawn.append(metrics) or original(metrics))
+    drawn, original = [], training_log.training_curves_figure
+
+    def spy(metrics):
+        drawn.append(metrics)
+        return original(metrics)
+
+    monkeypatch.setattr(training_log, "training_curves_figure", spy)
     run_to_the_end(create_or_resume_run(pipeline_config(pipeline, tmp_path), force=False))
     assert drawn[-1][-1]["step"] == 4 and "validation_nll" in drawn[-1][-1]
     assert (tmp_path / "curves.png").is_file()

@@ -42,7 +42,7 @@ from midi2wave.data.onset_refinement import (
 from midi2wave.data.processed_folder import (
     ProcessedFolder,
     begin_folder,
-    check_claim,
+    check_output_folder,
     finish_folder,
     product_names,
     write_recording,
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     if like and "aligned" not in like.made_from:
         raise InputError(f"{args.like} is not aligned; align it first, without --like")
     made_from = folder.made_from | {"aligned": {"like": str(args.like or args.data)} | _decisive(data)}
-    check_claim(args.out, made_from, "aligned", force=args.force)
+    check_output_folder(args.out, made_from, "aligned", force=args.force)
     for each in filter(None, (folder, like)):
         each.check_rate(data.audio_hz)
     parts = folder.parts(data.global_values)

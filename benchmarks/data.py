@@ -25,14 +25,14 @@ import joblib
 import numpy as np
 import soundfile
 
-import preprocess_maestro
-import resample_audio
 from midi2wave.audio import io as audio_io
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import Config, DataConfig, PreprocessConfig
 from midi2wave.data.crops import Crops
 from midi2wave.data.maestro import COLUMNS, read_metadata
+from midi2wave.data.preprocessing import PreprocessJob, process_one
 from midi2wave.data.processed_folder import ProcessedFolder, begin_folder, finish_folder
+from midi2wave.data.resampling import ResampleJob, resample_one
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.performance import Performance
 from midi2wave.utils import parallel
@@ -141,9 +141,9 @@ def peak_megabytes(folder: Path, seconds: int = 3600) -> float:
 def resample_seconds(paths: list[Path], folder: Path, n_jobs: int) -> float:
     """Seconds for all files in processes that are running already."""
     shutil.rmtree(folder, ignore_errors=True)
-    jobs = [resample_audio.Job(p.name, p, folder / p.name, HZ, "soxr_hq", replace=True) for p in paths]
+    jobs = [ResampleJob(p.name, p, folder / p.name, HZ, "soxr_hq", replace=True) for p in paths]
     started = time.perf_counter()
-    for _, outcome in parallel.parallel_map(resample_audio._resample_one, jobs, n_jobs=n_jobs, backend="loky"):
+    for _, outcome in parallel.parallel_map(resample_one, jobs, n_jobs=n_jobs, backend="loky"):
         assert not isinstance(outcome, str), outcome
     return time.perf_counter() - started
 
@@ -153,9 +153,9 @@ def preprocess_seconds(maestro: Path, resampled: Path, out: Path, n_jobs: int) -
     shutil.rmtree(out, ignore_errors=True)
     config = PreprocessConfig(maestro_dir=str(maestro), resampled_dir=str(resampled), out_dir=str(out))
     begin_folder(out, Config(preprocess_config=config).as_dict(), force=False)
-    jobs = [preprocess_maestro.Job(recording, config) for recording in read_metadata(maestro)]
+    jobs = [PreprocessJob(recording, config) for recording in read_metadata(maestro)]
     started, rows = time.perf_counter(), []
-    for _, outcome in parallel.parallel_map(preprocess_maestro._try, jobs, n_jobs=n_jobs, backend="loky"):
+    for _, outcome in parallel.parallel_map(process_one, jobs, n_jobs=n_jobs, backend="loky"):
         assert not isinstance(outcome, str), outcome
         rows.append(outcome[0])
     elapsed = time.perf_counter() - started

@@ -43,7 +43,7 @@ class Facts:
     warnings: list[str] = field(default_factory=list)
 
 
-def facts(recording: Recording, pcm: np.ndarray, performance: Performance, audio_hz: int) -> Facts:
+def measure_facts(recording: Recording, pcm: np.ndarray, performance: Performance, audio_hz: int) -> Facts:
     """Measure a recording: pcm int16 [T] and its performance, against its metadata."""
     seconds = len(pcm) / audio_hz
     played = performance.onset < seconds
@@ -82,7 +82,7 @@ def _longest_run(flags: np.ndarray) -> int:
     return int((edges[1::2] - edges[0::2]).max(initial=0))
 
 
-def card(rows: list[Row], all_facts: list[Facts], made_from: dict[str, Any], failed: int) -> dict[str, Any]:
+def make_card(rows: list[Row], all_facts: list[Facts], made_from: dict[str, Any], failed: int) -> dict[str, Any]:
     """The card of a processed folder, as plain JSON values."""
     durations = np.array([row.duration for row in rows])
     peaks_db = [20 * math.log10(max(f.peak, 1 / FULL_SCALE)) for f in all_facts]

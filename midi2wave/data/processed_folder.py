@@ -66,7 +66,7 @@ def begin_folder(folder: Path, made_from: dict[str, Any], *, force: bool) -> Non
     acquire_output_dir(folder, RECORD_NAME, record, PRODUCTS, force=force)
 
 
-def check_claim(folder: Path, made_from: dict[str, Any], step: str, *, force: bool) -> None:
+def check_output_folder(folder: Path, made_from: dict[str, Any], step: str, *, force: bool) -> None:
     """Say before long work what `begin_folder` would say after it; and refuse, whatever `force` says, what another step
     has made: a folder whose record has nothing under the name of this one.
 
@@ -109,7 +109,7 @@ def product_names(indices: list[int], *, shared: bool) -> set[str]:
     return recordings | ({INDEX_NAME, RECORD_NAME, CARD_NAME, CARD_PICTURE_NAME} if shared else set())
 
 
-def finished(folder: Path, recording: Recording, sources: Sources) -> tuple[Row, dict[str, Any]] | None:
+def read_finished(folder: Path, recording: Recording, sources: Sources) -> tuple[Row, dict[str, Any]] | None:
     """Row and facts of a recording that is whole in the folder already, made from files as they are now; else None.
 
     Raises InputError if another recording stands under its index: the metadata have changed since that was written.

@@ -9,7 +9,7 @@ import pytest
 import preprocess_audio
 import preprocess_maestro
 from midi2wave.audio import io as audio_io
-from midi2wave.data import test_clips
+from midi2wave.data import preprocessing, test_clips
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.plotting import figures
@@ -63,7 +63,7 @@ def test_a_recording_that_the_disk_does_not_give_is_left_out(tmp_path, monkeypat
     write_maestro(tmp_path / "maestro", ["train", "train"])
     arguments = ("-c", write_config(tmp_path), "--json")
     with monkeypatch.context() as broken:
-        broken.setattr(preprocess_maestro, reader, broken_for("0", getattr(preprocess_maestro, reader), error))
+        broken.setattr(preprocessing, reader, broken_for("0", getattr(preprocessing, reader), error))
         assert_failed(call(preprocess_maestro, *arguments), 1, **{"0": words})
     assert [row.audio_filename for row in ProcessedFolder(tmp_path / "train").rows] == ["2004/1.wav"]
     assert call(preprocess_maestro, *arguments).code == 0
@@ -73,7 +73,7 @@ def test_a_recording_that_the_disk_does_not_give_is_left_out(tmp_path, monkeypat
 def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
     write_maestro(tmp_path / "maestro", ["train", "train"])
     full = OSError(errno.ENOSPC, "No space left on device", "0.npy")
-    monkeypatch.setattr(preprocess_maestro, "read_pcm", broken_for("0", preprocess_maestro.read_pcm, full))
+    monkeypatch.setattr(preprocessing, "read_pcm", broken_for("0", preprocessing.read_pcm, full))
     assert_refused(call(preprocess_maestro, "-c", write_config(tmp_path)), "the disk is full (0.npy)")
 
 

@@ -200,7 +200,7 @@ def check_processed(data: bytes, box: Path) -> None:
     try:
         recording = maestro.Recording(0, "", "", "train", 2004, "2004/0.midi", "2004/0.wav", 0.25)
         with contextlib.suppress(InputError):
-            processed_folder.finished(folder, recording, {})
+            processed_folder.read_finished(folder, recording, {})
         config = DataConfig(segment_length=0.1)
         opened = ProcessedFolder(folder)
         crops = Crops(opened, config, context_frames=(2, 2), n_previous=9, codes=False, seed=0)

@@ -82,13 +82,13 @@ def test_a_folder_comes_back_as_written(folder):
     assert opened.audio_hz == AUDIO_HZ and [row.n_samples for row in opened.rows] == [500, 4000, 1603]
     assert opened.rows[1] == Row(1, "2004/é 1.wav", "1.midi", "train", 2004, 1.0, 4000, 12, 'A "B", C', "D\nE")
     for position, row in enumerate(opened.rows):
-        assert processed_folder.finished(folder, row, {}) == (row, {})
+        assert processed_folder.read_finished(folder, row, {}) == (row, {})
         pcm = opened.pcm(position)
         assert isinstance(pcm, np.memmap) and pcm.dtype == np.int16 and not pcm.flags.writeable
         assert np.array_equal(pcm, np.random.default_rng(position).integers(-20000, 20000, row.n_samples))
         there, made = opened.performance(position), make_performance(position, row.duration)
         assert np.array_equal(there.onset, made.onset) and np.array_equal(there.pedals[64], made.pedals[64])
-    assert processed_folder.finished(folder, dataclasses.replace(opened.rows[0], index=3), {}) is None
+    assert processed_folder.read_finished(folder, dataclasses.replace(opened.rows[0], index=3), {}) is None
     assert not list(folder.glob(".*"))
 
 
@@ -107,7 +107,7 @@ def test_a_row_is_written_last(tmp_path, monkeypatch):
     row = Row(0, "", "", "train", 2004, 1.0, 4, 12, "", "")
     with pytest.raises(OSError, match="No space"):
         processed_folder.write_recording(tmp_path, row, np.zeros(4, dtype=np.int16), make_performance(0, 1.0))
-    assert processed_folder.finished(tmp_path, row, {}) is None
+    assert processed_folder.read_finished(tmp_path, row, {}) is None
 
 
 @pytest.mark.parametrize("interrupted", ["atomic_file", "save_events", "write_text"])
@@ -138,7 +138,7 @@ def test_a_damaged_row_means_that_the_recording_is_not_finished(folder):
     row = ProcessedFolder(folder).rows[0]
     for text in ("", "{", "[]", "3", '"x"', "null", '{"index": 0}'):
         (folder / "0.json").write_text(text)
-        assert processed_folder.finished(folder, row, {}) is None
+        assert processed_folder.read_finished(folder, row, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_row_of_other_kinds_means_that_the_recording_is_not_finished(folder, w
     row = ProcessedFolder(folder).rows[0]
     stored = json.loads((folder / "0.json").read_text(encoding="utf-8"))
     (folder / "0.json").write_text(json.dumps({**stored, **wrong}))
-    assert processed_folder.finished(folder, row, {}) is None
+    assert processed_folder.read_finished(folder, row, {}) is None
 
 
 def test_damaged_audio_or_notes_mean_that_the_recording_is_not_finished(folder):
@@ -164,9 +164,9 @@ def test_damaged_audio_or_notes_mean_that_the_recording_is_not_finished(folder):
             spoilt.append(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
         for damaged in spoilt:
             path.write_bytes(damaged)
-            assert processed_folder.finished(folder, row, {}) is None
+            assert processed_folder.read_finished(folder, row, {}) is None
         path.write_bytes(whole)
-        assert processed_folder.finished(folder, row, {}) == (row, {})
+        assert processed_folder.read_finished(folder, row, {}) == (row, {})
 
 
 def test_recordings_from_before_the_states_of_the_files_were_kept_stay_finished(folder):
@@ -174,16 +174,16 @@ def test_recordings_from_before_the_states_of_the_files_were_kept_stay_finished(
     stored = json.loads(path.read_text(encoding="utf-8"))
     del stored["files"]
     path.write_text(json.dumps(stored), encoding="utf-8")
-    assert processed_folder.finished(folder, row, {}) == (row, {})
+    assert processed_folder.read_finished(folder, row, {}) == (row, {})
     (folder / "0.npz").write_bytes((folder / "0.npz").read_bytes()[:100])
-    assert processed_folder.finished(folder, row, {}) is None
+    assert processed_folder.read_finished(folder, row, {}) is None
 
 
 @pytest.mark.parametrize("name", ["audio_filename", "midi_filename", "split"])
 def test_another_recording_under_an_index_is_not_taken_for_finished(folder, name):
     recording = dataclasses.replace(ProcessedFolder(folder).rows[1], **{name: "other"})
     with pytest.raises(InputError, match=f"another recording under index 1 .{name} .*'other'.* --force"):
-        processed_folder.finished(folder, recording, {})
+        processed_folder.read_finished(folder, recording, {})
 
 
 def test_a_folder_of_other_contents_is_not_taken(folder, tmp_path):

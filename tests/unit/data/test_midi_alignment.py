@@ -98,7 +98,7 @@ def test_facts_and_card_count_what_is_there(tmp_path):
     notes = [(0.1, 0.2, 60, 10), (0.3, 0.4, 60, 20), (0.5, 0.6, 21, 20), (5.0, 5.1, 108, 127)]
     pcm, performance = both(tmp_path, notes, seconds=1.0)
     recording = Recording(0, "Bach", "Fuge", "train", 2004, "a.mid", "a.wav", 1.2)
-    facts = dataset_card.facts(recording, pcm, performance, HZ)
+    facts = dataset_card.measure_facts(recording, pcm, performance, HZ)
     assert (facts.pitches[0], facts.pitches[39], sum(facts.pitches)) == (1, 2, 3)
     assert (facts.velocities[10], facts.velocities[20], facts.velocities[127]) == (1, 2, 0)
     assert facts.midi_outlasts_seconds == pytest.approx(4.1, abs=0.002)
@@ -176,5 +176,5 @@ def test_the_maestro_clip_is_warned_of(tmp_path):
     audio_io.resample_file(next(CLIP.glob("*.wav")), tmp_path / "clip.wav", HZ)
     performance = read_midi(next(CLIP.glob("*.midi")))
     recording = Recording(0, "", "", "train", 2018, "", "", 704.1)
-    facts = dataset_card.facts(recording, audio_io.read_pcm(tmp_path / "clip.wav", HZ), performance, HZ)
+    facts = dataset_card.measure_facts(recording, audio_io.read_pcm(tmp_path / "clip.wav", HZ), performance, HZ)
     assert facts.midi_outlasts_seconds > 700 and len(facts.warnings) == 2

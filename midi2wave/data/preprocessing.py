@@ -1,0 +1,172 @@
+"""Preprocessing of MAESTRO: the recordings of a split as jobs, the work on one recording, table and dataset card."""
+
+import contextlib
+import errno
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from midi2wave.audio.io import read_pcm
+from midi2wave.config import Config, PreprocessConfig
+from midi2wave.data import dataset_card
+from midi2wave.data.dataset_card import Facts
+from midi2wave.data.maestro import SPLITS, Recording, inside, read_metadata, resampled_name, select_split
+from midi2wave.data.processed_folder import (
+    CARD_NAME,
+    CARD_PICTURE_NAME,
+    Row,
+    finish_folder,
+    read_finished,
+    write_recording,
+)
+from midi2wave.data.resample_manifest import state
+from midi2wave.midi.reader import read_midi
+from midi2wave.utils.atomic_files import write_text
+from midi2wave.utils.cli import format_error
+from midi2wave.utils.errors import InputError
+
+# The errno of an OSError after which no other recording can be written either.
+DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Processed = tuple[Row, Facts]
+
+
+@dataclass(frozen=True)
+class PreprocessJob:
+    """One recording to preprocess, with the config of its split."""
+
+    recording: Recording
+    config: PreprocessConfig
+
+    @property
+    def folder(self) -> Path:
+        """The processed folder."""
+        return Path(self.config.out_dir)
+
+    @property
+    def id(self) -> tuple[Path, int]:
+        """A dictionary key of the job, equal for the copy that a worker process returns."""
+        return self.folder, self.recording.index
+
+
+def plan_jobs(config: PreprocessConfig) -> list[PreprocessJob]:
+    """The recordings of the split; split "all" is three folders, each as if its split had been named alone.
+
+    Raises:
+        InputError: The metadata cannot be read or list no recordings of the split.
+    """
+    recordings = read_metadata(config.maestro_dir)
+    jobs = []
+    for split in SPLITS if config.split == "all" else [config.split]:
+        own_config = config
+        if config.split == "all":
+            own_config = replace(config, split=split, out_dir=f"{config.out_dir}/{split}")
+        jobs += [PreprocessJob(recording, own_config) for recording in select_split(recordings, split)]
+    if not jobs:
+        raise InputError(f"the metadata in {config.maestro_dir} lists no recordings of split {config.split!r}")
+    return jobs
+
+
+def _source_paths(job: PreprocessJob) -> tuple[Path, Path]:
+    """Where the audio and the MIDI lie. Raises InputError for a name that leads out of the folder."""
+    config = job.config
+    audio_dir = config.resampled_dir or config.maestro_dir
+    audio_path = inside(audio_dir, resampled_name(job.recording.audio_filename, config.audio_hz))
+    return audio_path, inside(config.maestro_dir, job.recording.midi_filename)
+
+
+def read_processed(job: PreprocessJob) -> Processed | None:
+    """The row and facts of a recording that is done, made from the files as they are now; else None.
+
+    Raises:
+        InputError: The folder holds another recording under the same index.
+    """
+    sources: dict[str, list[int]] = {}
+    paths: tuple[Path, ...] = ()
+    with contextlib.suppress(InputError):
+        paths = _source_paths(job)
+    for name, path in zip(("audio", "midi"), paths, strict=False):
+        with contextlib.suppress(OSError):
+            sources[name] = list(state(path))
+    stored = read_finished(job.folder, job.recording, sources)
+    with contextlib.suppress(TypeError, ValueError):
+        return (stored[0], dataset_card.facts_from(stored[1])) if stored else None
+    return None
+
+
+def process_one(job: PreprocessJob) -> tuple[PreprocessJob, Processed | str]:
+    """Do one job; worker processes import this function by its name.
+
+    Returns:
+        The job with its row and facts, or with the reason why there are none.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    try:
+        return job, _process(job)
+    except OSError as error:
+        if error.errno in DISK_FULL_ERRORS:
+            raise
+        return job, format_error(error)
+    except InputError as error:
+        return job, format_error(error)
+
+
+def _process(job: PreprocessJob) -> Processed:
+    """Read, check and write one recording."""
+    config = job.config
+    recording = job.recording
+    audio_path, midi_path = _source_paths(job)
+    if not audio_path.is_file():
+        raise InputError(f"{audio_path} is missing; run resample_audio.py --hz {config.audio_hz} first")
+    sources = {"audio": list(state(audio_path))}
+    pcm = read_pcm(audio_path, config.audio_hz)
+    performance = read_midi(midi_path)
+    sources["midi"] = list(state(midi_path))
+    facts = dataset_card.measure_facts(recording, pcm, performance, config.audio_hz)
+    row = Row(
+        index=recording.index,
+        audio_filename=recording.audio_filename,
+        midi_filename=recording.midi_filename,
+        split=recording.split,
+        year=recording.year,
+        duration=len(pcm) / config.audio_hz,
+        n_samples=len(pcm),
+        n_notes=sum(facts.pitches),
+        composer=recording.composer,
+        title=recording.title,
+    )
+    write_recording(job.folder, row, pcm, performance, asdict(facts), sources)
+    return row, facts
+
+
+def finish_processed_folder(folder: Path, processed: list[Processed], config: PreprocessConfig, n_failed: int) -> None:
+    """Write the table, the dataset card and its picture, if the folder holds any recording.
+
+    Args:
+        folder: The processed folder.
+        processed: Its recordings in the order of the metadata.
+        config: The config that it was made from.
+        n_failed: How many recordings of the split are missing.
+    """
+    if not processed:
+        return
+    rows = [row for row, _ in processed]
+    facts = [facts for _, facts in processed]
+    card = dataset_card.make_card(rows, facts, Config(preprocess_config=config).as_dict(), n_failed)
+    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    # A histogram stands on one line.
+    text = re.sub(r"\[[\d\s.,-]*\]", lambda counts: " ".join(counts[0].split()), text)
+    card_path = folder / CARD_NAME
+    picture_path = folder / CARD_PICTURE_NAME
+    unchanged = card_path.is_file() and picture_path.is_file() and card_path.read_bytes() == text.encode()
+    if not unchanged:
+        # Matplotlib takes half a second to import, which a rerun need not wait for.
+        from midi2wave.plotting.dataset_card import dataset_card_figure
+        from midi2wave.plotting.figures import save_figure
+
+        save_figure(picture_path, dataset_card_figure(card, dataset_card.title(folder, card)))
+        write_text(card_path, text)
+    finish_folder(folder, rows)

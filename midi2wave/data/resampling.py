@@ -1,0 +1,181 @@
+"""Resampling of a folder: which files are sources, which of them are done, and the work on one file."""
+
+import contextlib
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from midi2wave.audio.io import AUDIO_SUFFIXES, resample_file
+from midi2wave.data import resample_manifest
+from midi2wave.data.maestro import find_metadata, inside, read_metadata, resampled_name, select_split
+from midi2wave.data.resample_manifest import Manifest, ManifestEntry
+from midi2wave.utils.cli import Failure, format_error, log
+from midi2wave.utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class ResampleJob:
+    """One file to resample.
+
+    Attributes:
+        name: The source relative to the folder that the user named.
+        source: The file to read.
+        target: The file to write.
+        audio_hz: The sample rate of the target.
+        resampler: One of `audio.io.RESAMPLERS`.
+        replace: Whether an existing target is replaced; otherwise the result must be equal to it.
+        size: Bytes of the source.
+    """
+
+    name: str
+    source: Path
+    target: Path
+    audio_hz: int
+    resampler: str
+    replace: bool = False
+    size: int = 0
+
+
+def list_sources(folder: Path, split: str, audio_hz: int) -> list[str]:
+    """The files to resample: the audio that the metadata list, or without metadata all audio files below the folder.
+
+    Args:
+        folder: A MAESTRO folder, or any folder with audio.
+        split: A split of MAESTRO, or "all".
+        audio_hz: The sample rate of the results; files that are results already are left out.
+
+    Returns:
+        Names relative to `folder`.
+
+    Raises:
+        InputError: There are none, or there is no such split.
+    """
+    if find_metadata(folder):
+        names = [recording.audio_filename for recording in select_split(read_metadata(folder), split)]
+        if not names:
+            raise InputError(f"the metadata in {folder} lists no recordings of the {split} split")
+        return names
+    if split != "all":
+        raise InputError(f"{folder} has no maestro-v*.csv or .json, so it has no {split} split; leave -s away")
+    audio = sorted(
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        # Hidden files are partly written ones, or the resource forks that macOS puts beside real files.
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+    results = _listed_results(folder)
+    candidates = [path for path in audio if not path.stem.endswith(f"_{audio_hz}")]
+    names = [path.as_posix() for path in candidates if path not in results]
+    if not names:
+        raise _no_sources(folder, audio_hz, len(audio) - len(candidates), len(candidates))
+    if len(names) < len(candidates):
+        log(f"left out: {len(candidates) - len(names)} files that were made here at another rate, say the manifests")
+    return names
+
+
+def _no_sources(folder: Path, audio_hz: int, n_with_suffix: int, n_listed: int) -> InputError:
+    """The error for a folder without sources, which names the files that were taken for results."""
+    results = [f"{n_with_suffix} that end in _{audio_hz}"] if n_with_suffix else []
+    results += [f"{n_listed} that a manifest lists"] if n_listed else []
+    exceptions = f" but {' and '.join(results)}, taken for results of this command" if results else ""
+    return InputError(f"{folder} holds no audio files{exceptions}; looked for {' '.join(AUDIO_SUFFIXES)}")
+
+
+def _listed_results(folder: Path) -> set[Path]:
+    """The results below `folder`, at any rate, whose source lies there too, relative to it."""
+    results = set()
+    for path in folder.rglob("resampled_*.json"):
+        match = re.match(r"resampled_(\d+)\.", path.name)
+        if match is None:
+            continue
+        # The manifest of this run's own rate is read again later, where errors are reported.
+        with contextlib.suppress(InputError, OSError):
+            for name in resample_manifest.read(path):
+                if _is_file(folder / name):
+                    results.add(path.parent.relative_to(folder) / resampled_name(name, int(match[1])))
+    return results
+
+
+def plan_jobs(
+    names: list[str], folder: Path, out_dir: Path, audio_hz: int, resampler: str
+) -> list[ResampleJob | Failure]:
+    """For each source its job, or the reason why it cannot be done.
+
+    Args:
+        names: Sources relative to `folder`.
+        folder: Where the sources lie.
+        out_dir: Where the same tree is written.
+        audio_hz: The sample rate of the results.
+        resampler: One of `audio.io.RESAMPLERS`.
+    """
+    sources_by_target: dict[Path, str] = {}
+    planned: list[ResampleJob | Failure] = []
+    originals = {(folder / name).resolve() for name in names if _is_file(folder / name)}
+    for name in names:
+        reason = ""
+        try:
+            source = inside(folder, name)
+            target = inside(out_dir, resampled_name(name, audio_hz))
+            if target in sources_by_target:
+                reason = f"would give the same {target.name} as {sources_by_target[target]}; rename one of them"
+            elif target.resolve() in originals:
+                reason = f"would become {target.name}, which is an original; use --out_dir"
+            elif not source.is_file():
+                reason = f"no such file in {folder}; download it, or choose another split with -s"
+            sources_by_target.setdefault(target, name)
+        except (InputError, OSError) as error:
+            reason = format_error(error)
+        planned.append(Failure(name, reason) if reason else ResampleJob(name, source, target, audio_hz, resampler))
+    return planned
+
+
+def _is_file(path: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # The name is too long, or no file can have it.
+        return path.is_file()
+    return False
+
+
+def select_pending(
+    jobs: list[ResampleJob], manifest: Manifest, *, force: bool, verify: bool
+) -> tuple[list[ResampleJob], int]:
+    """The jobs that are not done, the largest sources first, and the number of those that are.
+
+    Args:
+        jobs: All jobs.
+        manifest: What has been done.
+        force: Whether all are done again.
+        verify: Whether the checksums of finished targets are compared.
+
+    Returns:
+        Jobs and a count. A target that no entry fits is not replaced: the result must be equal to it.
+    """
+    pending: list[ResampleJob] = []
+    n_done = 0
+    for job in jobs:
+        job = replace(job, size=job.source.stat().st_size)
+        status = resample_manifest.CHANGED
+        if not force:
+            status = manifest.status(job.name, job.source, job.target, verify=verify)
+        if status == resample_manifest.CHANGED:
+            pending.append(replace(job, replace=True))
+        elif status == resample_manifest.DONE:
+            n_done += 1
+        else:
+            pending.append(job)
+    # No process should be left with a long file at the end.
+    pending.sort(key=lambda job: -job.size)
+    return pending, n_done
+
+
+def resample_one(job: ResampleJob) -> tuple[ResampleJob, ManifestEntry | str]:
+    """Do one job; worker processes import this function by its name.
+
+    Returns:
+        The job with its entry for the manifest, or with the reason why there is none.
+    """
+    try:
+        source_state = resample_manifest.state(job.source)
+        resampled = resample_file(job.source, job.target, job.audio_hz, job.resampler, replace=job.replace)
+        return job, resample_manifest.make_entry(job.target, resampled, source_state, job.resampler)
+    except (InputError, OSError) as error:
+        return job, format_error(error)

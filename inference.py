@@ -42,6 +42,7 @@ from tqdm import tqdm
 
 from midi2wave import checkpoint
 from midi2wave.audio.io import map_wav, wav_stream, write_wav
+from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.config import DataConfig, InferenceConfig, load_config
 from midi2wave.midi.performance import empty_performance, load_events, save_events
 from midi2wave.plotting.figures import clip_figure, save_figure
@@ -231,7 +232,7 @@ def _code_pieces(
     if not n_codes:
         raise InputError(f"{settings.model_filename} has no codes to be played; train one with "
                          "cond_wavenet_config.n_codes, or use --midi")  # fmt: skip
-    if data.excitation:
+    if n_excitation(data):
         raise InputError(f"{settings.model_filename} hears notes beside its codes, which files of codes do not hold "
                          "(data_config.excitation = true); train one with false, or use --midi")  # fmt: skip
     pieces, failures = code_pieces(paths, settings, data, n_codes)

@@ -122,13 +122,40 @@ class ContextStack(nn.Module):
 
 
 class NoContext(nn.Module):
-    """What stands in the place of the context stack in an unconditional model: no channels in, none out."""
+    """The context stack of an unconditional model: zero channels in, zero channels out."""
 
     left = right = 0
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, 0, N] -> [B, 0, N]."""
+        """Features [B, 0, N] as the context [B, 0, N]."""
         return features
+
+    def with_diversity(self, features: Tensor) -> tuple[Tensor, None]:
+        """The context [B, 0, N], and no loss of the codes' use."""
+        return features, None
+
+
+class EmptyLinear(nn.Module):
+    """A linear layer of zero inputs without bias, whose output is 0.
+
+    Its weight is no parameter: neither the state dict nor the optimiser has an entry for it.
+    """
+
+    weight: Tensor
+
+    def __init__(self, n_out: int) -> None:
+        super().__init__()
+        self.in_features = 0
+        self.register_buffer("weight", torch.zeros(n_out, 0), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Zeros [..., n_out] for inputs [..., 0]."""
+        return F.linear(inputs, self.weight)
+
+
+def unbiased_linear(n_in: int, n_out: int) -> nn.Linear | EmptyLinear:
+    """A linear layer without bias, also of zero inputs."""
+    return nn.Linear(n_in, n_out, bias=False) if n_in else EmptyLinear(n_out)
 
 
 class ResidualLayer(nn.Module):
@@ -143,7 +170,7 @@ class ResidualLayer(nn.Module):
             # of an unconditional model, whose conditioning has no channels: the bias is then all there is of it
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             self.cond = nn.Linear(config.n_cond_channels, 2 * residual)  # has the bias of both
-        self.excitation = nn.Linear(n_excitation, 2 * residual, bias=False) if n_excitation else None
+        self.excitation = unbiased_linear(n_excitation, 2 * residual)
         # The last layer's residual output would be used by nobody.
         self.residual = None if last else nn.Linear(residual, residual)
 
@@ -151,6 +178,12 @@ class ResidualLayer(nn.Module):
     def history(self) -> int:
         """Steps of this layer's input that must be remembered."""
         return self.dilation * (self.taps - 1)
+
+    def weights(self, aux_weight: Tensor) -> LayerWeights:
+        """The layer's parameters as `residual_stack` takes them, with the weight [2R, Q] of its auxiliary inputs."""
+        if self.residual is None:
+            return LayerWeights(self.dilation, self.dilated.weight, aux_weight, None, None)
+        return LayerWeights(self.dilation, self.dilated.weight, aux_weight, self.residual.weight, self.residual.bias)
 
     def gate(self, taps: Tensor, cond: Tensor) -> Tensor:
         """taps [..., K * R], cond [..., 2R] -> hidden [..., R]."""
@@ -181,12 +214,11 @@ class Decoder(nn.Module):
         self.output_cond = self.output_excitation = None
         if config.output_conditioning:
             self.output_cond = nn.Linear(config.n_cond_channels, config.n_skip_channels, bias=False)
-            if n_excitation:
-                self.output_excitation = nn.Linear(n_excitation, config.n_skip_channels, bias=False)
+            self.output_excitation = unbiased_linear(n_excitation, config.n_skip_channels)
         if config.conditioned_layers == "first":
             for layer in self.layers[1:]:
-                for unheard in filter(None, (layer.cond, layer.excitation)):
-                    unheard.weight.requires_grad_(False).zero_()
+                for disabled_projection in (layer.cond, layer.excitation):
+                    disabled_projection.weight.requires_grad_(False).zero_()
         if self.mixture:
             self._start_mixture(config.n_mixtures)
 
@@ -235,28 +267,28 @@ class Decoder(nn.Module):
         companded = 2 * samples.float() / (N_CODES - 1) - 1
         return companded.sign() * torch.expm1(companded.abs() * math.log(N_CODES)) / (N_CODES - 1)
 
-    def layer_conditioning(self, layer: ResidualLayer, context: Tensor, excitation: Tensor | None) -> Tensor:
+    def layer_conditioning(self, layer: ResidualLayer, context: Tensor, excitation: Tensor) -> Tensor:
         """What one layer adds before its gate: [T, B, 2R], from `prepare`'s context and excitation [T, B, E]."""
         cond = layer.cond(context)
         if self.upsampling.commutes:
             cond = self.upsampling(cond)
-        return cond if layer.excitation is None else cond + layer.excitation(excitation)
+        return cond + layer.excitation(excitation)
 
-    def output_conditioning(self, context: Tensor, excitation: Tensor | None) -> Tensor | None:
+    def output_conditioning(self, context: Tensor, excitation: Tensor) -> Tensor | None:
         """What is added to the skip sum: [T, B, S], from `prepare`'s context and excitation; None: nothing."""
         if self.output_cond is None:
             return None
         cond = self.output_cond(context)
         if self.upsampling.commutes:
             cond = self.upsampling(cond)
-        return cond if self.output_excitation is None else cond + self.output_excitation(excitation)
+        return cond + self.output_excitation(excitation)
 
-    def prepare(self, context: Tensor, excitation: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def prepare(self, context: Tensor, excitation: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, left + N + right] and [B, E, T] -> time-first, upsampled here if it can't be done after projecting."""
         context = context.permute(2, 0, 1)
         if not self.upsampling.commutes:
             context = self.upsampling(context)
-        return context, None if excitation is None else excitation.permute(2, 0, 1)
+        return context, excitation.permute(2, 0, 1)
 
     def head(self, hidden: Tensor, cond: Tensor | None = None) -> Tensor:
         """What the layers' gates let through, [..., L * R], and the output's conditioning [..., S], if there is one,
@@ -268,88 +300,110 @@ class Decoder(nn.Module):
         with torch.autocast(last.device.type, enabled=False):  # means need more than bfloat16's eight bits
             return self.output(last.to(self.units.dtype)) * self.units
 
-    def forward(
-        self,
-        samples: Tensor,
-        context: Tensor,
-        excitation: Tensor | None = None,
-        previous: Tensor | None = None,
-    ) -> Tensor:
+    def prepend_silence(self, samples: Tensor) -> Tensor:
+        """The history of samples that nothing precedes: samples [B, T] after K silent ones, [B, K + T]."""
+        return torch.cat([samples.new_full((len(samples), self.taps), self.silence), samples], dim=1)
+
+    def forward(self, history: Tensor, context: Tensor, excitation: Tensor) -> Tensor:
         """Distribution parameters of every sample, in one parallel pass.
 
-        samples: [B, T], 16-bit values or codes; context: [B, C, left + N + right] with T = N * hop; excitation:
-        [B, E, T]; previous: [B, K] samples before the first one (default silence). Returns [B, P, T]; the output at t
-        never sees samples[t].
+        Args:
+            history: The K samples before the first one (`prepend_silence`: none), then the samples themselves, 16-bit
+                values or mu-law codes, [B, K + T] with T = N * hop. The output at t is no function of sample t.
+            context: Context of the frames, [B, C, left + N + right].
+            excitation: Excitation of the samples, [B, E, T].
+
+        Returns:
+            Parameters [B, P, T].
         """
         context, excitation = self.prepare(context, excitation)
-        x, *given = self._stack_inputs(self._history(samples, previous), context, excitation)
-        hidden, cond = residual_stack(x, *given, self.gates), self.output_conditioning(context, excitation)
+        x, frames, ramp, layers = self.stack_inputs(history, context, excitation)
+        hidden = residual_stack(x, frames, ramp, layers, self.gates)
+        cond = self.output_conditioning(context, excitation)
         params = self.head(hidden.flatten(1), None if cond is None else cond.flatten(0, 1))
-        return params.unflatten(0, (samples.shape[1], len(samples))).permute(1, 2, 0)
+        return params.unflatten(0, (history.shape[1] - self.taps, len(history))).permute(1, 2, 0)
 
-    def fill(self, caches: "Caches", samples: Tensor, context: Tensor, excitation: Tensor | None) -> None:
-        """Leave in empty caches what the cached sampler needs to go on after samples [B, T] (see `forward`)."""
-        history = self._history(samples, None)
-        caches.recent = history[-self.taps :].t().clone()
-        layers = run_layers(*self._stack_inputs(history, *self.prepare(context, excitation)))
-        for i, (x, _, _) in enumerate(layers):
-            caches.fill(i, x[:, : self.config.n_residual_channels].unflatten(0, (samples.shape[1], len(samples))))
+    def fill(self, caches: "Caches", history: Tensor, context: Tensor, excitation: Tensor) -> None:
+        """Write into empty caches what the cached sampler needs to go on after a history.
+
+        Args:
+            caches: New caches of as many rows as the history.
+            history: As in `forward`, [B, K + T].
+            context: As in `forward`.
+            excitation: As in `forward`.
+        """
+        caches.recent = history[:, -self.taps :].clone()
+        n_samples = history.shape[1] - self.taps
+        for i, (x, _, _) in enumerate(run_layers(*self.stack_inputs(history, *self.prepare(context, excitation)))):
+            caches.fill(i, x[:, : self.config.n_residual_channels].unflatten(0, (n_samples, len(history))))
 
     def gate_contributions(
-        self, samples: Tensor, context: Tensor, excitation: Tensor | None = None, previous: Tensor | None = None
+        self, history: Tensor, context: Tensor, excitation: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """For each layer, what the conditioning and the past samples add to its gate: float32 [T * B, 2R] each.
 
         Args: as of `forward`. Without gradients.
         """
-        prepared = self.prepare(context, excitation)
-        x, frames, ramp, layers = self._stack_inputs(self._history(samples, previous), *prepared)
+        x, frames, ramp, layers = self.stack_inputs(history, *self.prepare(context, excitation))
         n_channels = self.config.n_residual_channels
         for i, (inputs, pre_activations, _) in enumerate(run_layers(x, frames, ramp, layers)):
-            cond, past = upsampled(frames[:, :, i], ramp).flatten(0, 2).float(), pre_activations.float()
-            if layers[i].aux_inputs is not None:
-                aux = F.linear(inputs[:, n_channels:], layers[i].aux_inputs.to(inputs.dtype)).float()
-                cond, past = cond + aux, past - aux
-            yield cond, past
+            audio_rate = F.linear(inputs[:, n_channels:], layers[i].aux_inputs.to(inputs.dtype)).float()
+            frame_rate = upsampled(frames[:, :, i], ramp).flatten(0, 2).float()
+            yield frame_rate + audio_rate, pre_activations.float() - audio_rate
 
-    def _history(self, samples: Tensor, previous: Tensor | None) -> Tensor:
-        """The samples [B, T] with those before them, time-first: [K + T, B]."""
-        if previous is None:
-            previous = samples.new_full((samples.shape[0], self.taps), self.silence)
-        return torch.cat([previous, samples], dim=1).t()
-
-    def _stack_inputs(
-        self, history: Tensor, context: Tensor, excitation: Tensor | None
+    def stack_inputs(
+        self, history: Tensor, context: Tensor, excitation: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, list[LayerWeights]]:
-        """Inputs of the residual stack, from `prepare`'s context and excitation: first input with auxiliary inputs,
-        frames, ramp and weights."""
-        n_frames, aux_inputs = (len(history) - self.taps) // self.upsampling.hop, []
+        """The arguments of `residual_stack` and `run_layers`.
+
+        Args:
+            history: As in `forward`, [B, K + T].
+            context: Context as `prepare` returns it.
+            excitation: Excitation as `prepare` returns it, [T, B, E].
+
+        Returns:
+            The first layer's input with the auxiliary inputs, the conditioning at frame rate, the ramp of its
+            interpolation, and the layers' weights.
+        """
+        history = history.t()  # [K + T, B]
+        n_frames = (len(history) - self.taps) // self.upsampling.hop
+        aux_inputs, weights = [excitation], [layer.excitation.weight for layer in self.layers]
         biases = torch.cat([layer.cond.bias for layer in self.layers])
         if self.upsampling.commutes:
             frames = F.linear(context, torch.cat([layer.cond.weight for layer in self.layers]), biases)
             frames = torch.cat([frames, frames[-1:]])[: n_frames + 1]  # repetition needs no frame after the last
-        else:  # at audio rate already; the biases stay
-            aux_inputs.append((context, [layer.cond.weight for layer in self.layers]))
+        else:  # The context is at audio rate already; only the biases are left at frame rate.
+            aux_inputs.insert(0, context)
+            weights = [torch.cat([layer.cond.weight, layer.excitation.weight], dim=1) for layer in self.layers]
             frames = biases.to(context.dtype).expand(n_frames + 1, history.shape[1], -1)
-        if excitation is not None:
-            aux_inputs.append((excitation, [layer.excitation.weight for layer in self.layers]))
         with torch.autocast(history.device.type, enabled=False):  # a product of 4, whose inputs have 16 bits
             x = self.embed(history[:-1].unfold(0, self.taps, 1))  # [T, B, R]
-        columns, weights = [x.to(frames.dtype), *(values.to(frames.dtype) for values, _ in aux_inputs)], []
-        if aux_inputs:
-            weights = [torch.cat(of_layer, dim=1) for of_layer in zip(*(each for _, each in aux_inputs), strict=True)]
-            # Rows that begin at multiples of 16 bytes: else a GPU's products take kernels of half the speed.
-            spare = -(x.shape[-1] + weights[0].shape[1]) % ALIGNED_COLUMNS
-            if spare and self.aligned(history.device):
-                columns.append(columns[0].new_zeros(*x.shape[:2], spare))
-                weights = [F.pad(weight, (0, spare)) for weight in weights]
+        columns = [values.to(frames.dtype) for values in (x, *aux_inputs)]
+        # Rows that begin at multiples of 16 bytes: else a GPU's products take kernels of half the speed.
+        spare = -(x.shape[-1] + weights[0].shape[1]) % ALIGNED_COLUMNS
+        if spare and self.aligned(history.device):
+            columns.append(columns[0].new_zeros(*x.shape[:2], spare))
+            weights = [F.pad(weight, (0, spare)) for weight in weights]
+        layers = [layer.weights(aux) for layer, aux in zip(self.layers, weights, strict=True)]
         x = torch.cat(columns, dim=-1).flatten(0, 1)
-        layers = [
-            LayerWeights(layer.dilation, layer.dilated.weight, weights[i] if weights else None,
-                         *((None, None) if layer.residual is None else (layer.residual.weight, layer.residual.bias)))
-            for i, layer in enumerate(self.layers)
-        ]  # fmt: skip
         return x, frames.unflatten(-1, (len(layers), -1)), self.upsampling.ramp(frames), layers
+
+
+@dataclass(frozen=True, eq=False)
+class WaveNetOutput:
+    """The result of a parallel pass.
+
+    Attributes:
+        params: Distribution parameters of every sample, [B, P, T].
+        mel_prediction: Log-mel spectrum that the auxiliary head predicts from the context alone, [B, n_mels, N] (see
+            `training.log_mel`); None without a head.
+        diversity_loss: Loss of an uneven use of the codes, a number (see `ArgmaxBottleneck.forward`); None without
+            codes.
+    """
+
+    params: Tensor
+    mel_prediction: Tensor | None = None
+    diversity_loss: Tensor | None = None
 
 
 class WaveNet(nn.Module):
@@ -400,29 +454,21 @@ class WaveNet(nn.Module):
         up = self.decoder.upsampling
         return self.context.left + up.left, self.context.right + up.right
 
-    def forward(
-        self,
-        samples: Tensor,
-        features: Tensor,
-        excitation: Tensor | None = None,
-        previous: Tensor | None = None,
-        *,
-        mel: bool = False,
-        diversity: bool = False,
-    ) -> Tensor | tuple[Tensor, ...]:
-        """samples [B, N * hop], features [B, F + G, left + N + right], excitation [B, E, N * hop] -> params [B, P, T].
+    def forward(self, history: Tensor, features: Tensor, excitation: Tensor) -> WaveNetOutput:
+        """A parallel pass over samples and their conditioning.
 
-        With `mel`, also what the auxiliary head takes the log-mel spectrum to be: [B, n_mels, N] (see `mel.log_mel`).
-        With `diversity`, then also the loss of the codes' use (see `ArgmaxBottleneck.forward`).
+        Args:
+            history: The K samples before the first one, then the samples, [B, K + T] with T = N * hop (see
+                `Decoder.forward`).
+            features: Features of the notes, then the global features, [B, F + G, left + N + right].
+            excitation: Excitation of the samples, [B, E, T].
         """
-        context, uneven = self.context.with_diversity(features) if diversity else (self.context(features), None)
-        found = [self.decoder(samples, context, excitation, previous)]
-        if mel:
-            begin = self.decoder.upsampling.left
-            found.append(self.mel_head(context[..., begin : begin + samples.shape[1] // self.hop]))
-        if diversity:
-            found.append(uneven)
-        return tuple(found) if len(found) > 1 else found[0]
+        context, diversity_loss = self.context.with_diversity(features)
+        params = self.decoder(history, context, excitation)
+        if self.mel_head is None:
+            return WaveNetOutput(params, None, diversity_loss)
+        begin, n_frames = self.decoder.upsampling.left, params.shape[-1] // self.hop
+        return WaveNetOutput(params, self.mel_head(context[..., begin : begin + n_frames]), diversity_loss)
 
     def log_likelihood(self, params: Tensor, samples: Tensor) -> Tensor:
         """params [B, P, T], samples [B, T] -> log-probability of each sample in nats, [B, T], float32."""
@@ -524,15 +570,15 @@ class Conditioning:
     """Conditioning on demand, so that a piece of any length takes the same memory.
 
     features(first_frame, n_frames) -> [B, F + G, n_frames], for any frame, also before the start;
-    excitation(first_frame, n_frames) -> [B, E, n_frames * hop] or None;
+    excitation(first_frame, n_frames) -> [B, E, n_frames * hop], E >= 0;
     codes(first_frame, n_frames) -> int64 [B, n_frames], which the features are then not asked for.
     """
 
     features: Callable[[int, int], Tensor]
-    excitation: Callable[[int, int], Tensor | None]
+    excitation: Callable[[int, int], Tensor]
     codes: Callable[[int, int], Tensor] | None = None
 
-    def block(self, model: WaveNet, first: int, n_frames: int) -> tuple[Tensor, Tensor | None]:
+    def block(self, model: WaveNet, first: int, n_frames: int) -> tuple[Tensor, Tensor]:
         """Context [B, C, left + n + right] and excitation [B, E, n * hop] of a range of frames."""
         if self.codes is not None:
             up = model.decoder.upsampling
@@ -571,7 +617,8 @@ def prefill(
         # What lies further back than the receptive field is not heard any more.
         begin = max(0, first - -(-(model.decoder.receptive_field + model.decoder.taps) // model.hop))
         context, excitation = conditioning.block(model, begin, first - begin)
-        model.decoder.fill(caches, prefix[:, begin * model.hop :].repeat(n_rows, 1), context, excitation)
+        history = model.decoder.prepend_silence(prefix[:, begin * model.hop :].repeat(n_rows, 1))
+        model.decoder.fill(caches, history, context, excitation)
         caches.layers = [ring.roll(begin * model.hop, dims=0) for ring in caches.layers]  # to rows of absolute time
     return caches, first
 

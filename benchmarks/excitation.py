@@ -14,6 +14,7 @@ import numpy as np
 
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.audio.pre_emphasis import emphasize
+from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.conditioning.note_conditioning import conditioning_for
 from midi2wave.config import load_config
 from midi2wave.data.processed_folder import ProcessedFolder
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("-d", "--data", type=Path, required=True, help="processed folder to measure")
     args = arguments.parse_args(argv)
     data = load_config(args.config, ("data_config",), args.overrides).data_config
-    if not data.excitation:
+    if not n_excitation(data):
         raise InputError(f"{args.config}: data_config.excitation is false: there is nothing to measure")
     folder = ProcessedFolder(args.data)
     folder.check_rate(data.audio_hz)

@@ -195,10 +195,12 @@ def noise_crops(model: WaveNet, data: DataConfig, n_crops: int, crop_samples: in
     history = torch.randint(low, high, (n_crops, model.decoder.taps + crop_samples), generator=generator)
     frames = sum(model.context_frames) + crop_samples // model.hop
     n_rows = n_features(data.features) + len(data.global_values)
-    batch = {"history": history, "samples": history[:, model.decoder.taps :].clone(),
-             "features": torch.rand(n_crops, n_rows, frames, generator=generator)}  # fmt: skip
-    if data.excitation:
-        batch["excitation"] = torch.randn(n_crops, n_excitation(data), crop_samples, generator=generator)
+    batch = {
+        "history": history,
+        "samples": history[:, model.decoder.taps :].clone(),
+        "features": torch.rand(n_crops, n_rows, frames, generator=generator),
+        "excitation": torch.randn(n_crops, n_excitation(data), crop_samples, generator=generator),
+    }
     return {name: value.to(model.decoder.input.weight.device) for name, value in batch.items()}
 
 

@@ -12,13 +12,11 @@ from train import learning_rate
 from wavenet import N_CODES, WaveNet
 
 
-def plain_forward(
-    model: WaveNet, samples: Tensor, features: Tensor, excitation: Tensor | None, previous: Tensor
-) -> Tensor:
-    """`WaveNet.forward`, layer by layer with padded convolutions; the conditioning of all layers is one tensor
-    [B, 2R * L, T]."""
-    decoder, n_samples = model.decoder, samples.shape[1]
-    history = torch.cat([previous, samples], dim=1)[:, :-1]
+def plain_forward(model: WaveNet, history: Tensor, features: Tensor, excitation: Tensor) -> Tensor:
+    """The params of `WaveNet.forward`, layer by layer with padded convolutions; all layers' conditioning is one
+    tensor [B, 2R * L, T]."""
+    decoder, n_samples = model.decoder, history.shape[1] - model.decoder.taps
+    history = history[:, :-1]
     if decoder.mixture:
         x = decoder.embed(history.unfold(1, decoder.taps, 1)).transpose(1, 2)
     else:
@@ -27,7 +25,7 @@ def plain_forward(
     context = decoder.upsampling(model.context(features).permute(2, 0, 1)).permute(1, 2, 0)
     cond = F.conv1d(context, torch.cat([layer.cond.weight for layer in decoder.layers])[..., None],
                     torch.cat([layer.cond.bias for layer in decoder.layers]))  # fmt: skip
-    if excitation is not None:
+    if excitation.shape[1]:
         cond = cond + F.conv1d(excitation, torch.cat([layer.excitation.weight for layer in decoder.layers])[..., None])
     skip, residual = 0, decoder.config.n_residual_channels
     skip_weights = decoder.skip.weight.unflatten(1, (len(decoder.layers), residual))
@@ -62,8 +60,7 @@ def plain_update(state: Run, passes: list[dict[str, Tensor]]) -> float:
 
 def plain_loss(model: WaveNet, batch: dict[str, Tensor]) -> Tensor:
     """Mean negative log-likelihood of a batch of crops in nats per sample."""
-    previous, history = batch["history"].tensor_split([model.decoder.taps], dim=1)
-    params = plain_forward(model, history, batch["features"], batch.get("excitation"), previous)
+    params = plain_forward(model, batch["history"], batch["features"], batch["excitation"])
     if model.decoder.mixture:
         return -model.log_likelihood(params, batch["samples"]).mean()
     return F.cross_entropy(params, batch["samples"])

@@ -65,14 +65,15 @@ class NoteConditioning:
         *,
         audio_hz: int,
         midi_hz: int,
-        quadrature: bool = False,
+        n_channels: int = N_EXCITATION,
         partials: PianoPartials | None = None,
         velocity_exponent: float = 1.5,
         damping_seconds: float = 0.04,
         sustain_extends_notes: bool = True,
         global_features: Sequence[float] = (),
     ) -> None:
-        self.names, self.quadrature = feature_names(names), quadrature
+        self.names = feature_names(names)
+        self.n_channels = n_channels  # of the excitation: 0, 6, or 12 in quadrature
         self.global_features = np.array(global_features, dtype=np.float32)  # [G], the same at all times
         self.partials = partials or default_partials()
         self.velocity_exponent, self.damping_seconds = velocity_exponent, damping_seconds
@@ -125,13 +126,15 @@ class NoteConditioning:
         return rows
 
     def excitation(self, first: int, n: int) -> np.ndarray:
-        """The sounding notes as decaying, slightly inharmonic sinusoids: float32 [6, n * hop], or [12, n * hop].
+        """The sounding notes as decaying, slightly inharmonic sinusoids: float32 [E, n * hop].
 
         Every partial starts with its phase at its note's onset, also if that lies before `first`; in quadrature its
         cosine stands six channels further. It gives the decoder a source to filter, as source-filter vocoders do for
         speech (arXiv 1810.11946).
         """
-        out = np.zeros((N_EXCITATION * (1 + self.quadrature), n * self.hop), dtype=np.float32)
+        out = np.zeros((self.n_channels, n * self.hop), dtype=np.float32)
+        if not self.n_channels:
+            return out
         start, stop = first / self.midi_hz, (first + n) / self.midi_hz
         longest = MAX_DECAY_NEPERS / self.partials.decay.min(axis=1)
         gone = np.minimum(self.onset + longest[self.key], self.end + 10 * self.damping_seconds)
@@ -168,7 +171,7 @@ def conditioning_for(
         config.features,
         audio_hz=config.audio_hz,
         midi_hz=config.midi_hz,
-        quadrature=config.excitation_quadrature,
+        n_channels=n_excitation(config),
         partials=partials_for(config, global_features),
         velocity_exponent=config.velocity_exponent,
         damping_seconds=config.damping_seconds,

@@ -195,8 +195,8 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
 
         Returns:
             "index": int64 []. "samples": what is to be predicted, int64 [T]. "history": what the decoder receives, with
-            M samples before the crop, int64 [M + T]. "features": float32 [F + G, left + N + right]. "excitation", if
-            the config has it: float32 [E, T].
+            M samples before the crop, int64 [M + T]. "features": float32 [F + G, left + N + right]. "excitation":
+            float32 [E, T].
         """
         position, frame = self.locate_crop(index)
         first = frame * self.hop
@@ -208,15 +208,13 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         left, right = self.context_frames
         if self._bernoulli(index, CONDITIONING_DROPOUT_STREAM, self.augmentation.conditioning_dropout):
             conditioning = NullConditioning(self.config, conditioning.global_features)
-        crop = {
+        return {
             "index": torch.tensor(index),
             "samples": self._as_model_input(pcm[self.n_previous :]),
             "history": self._as_model_input(self.augment_history(pcm, index)),
             "features": torch.from_numpy(conditioning.features(frame - left, left + self.n_frames + right)),
+            "excitation": torch.from_numpy(conditioning.excitation(frame, self.n_frames)),
         }
-        if self.config.excitation:
-            crop["excitation"] = torch.from_numpy(conditioning.excitation(frame, self.n_frames))
-        return crop
 
 
 def _rms(sound: np.ndarray) -> float:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from midi2wave.config import DataConfig
-from midi2wave.evaluation.likelihood import preceding_samples
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling.synthesis import conditioning, to_samples
 from wavenet import Decoder, WaveNet
@@ -22,9 +21,7 @@ MIN_DEVIATION = 1e-6
 
 
 @torch.inference_mode()
-def conditioning_ratios(
-    decoder: Decoder, samples: Tensor, context: Tensor, excitation: Tensor | None = None, previous: Tensor | None = None
-) -> list[float]:
+def conditioning_ratios(decoder: Decoder, history: Tensor, context: Tensor, excitation: Tensor) -> list[float]:
     """For each layer, the standard deviation over time of the conditioning's contribution to its gate, relative to that
     of the past samples' contribution.
 
@@ -32,13 +29,12 @@ def conditioning_ratios(
 
     Args:
         decoder: The decoder.
-        samples: 16-bit values or mu-law codes, [B, T].
+        history: The samples, 16-bit values or mu-law codes, with the K samples before them, [B, K + T].
         context: Output of the context stack, [B, C, left + N + right] with T = N * hop.
         excitation: Excitation, [B, E, T].
-        previous: The samples before the first one, [B, K]; default silence.
     """
     ratios = []
-    for contributions in decoder.gate_contributions(samples, context, excitation, previous):
+    for contributions in decoder.gate_contributions(history, context, excitation):
         cond, past = (part.std(dim=0).square().mean().sqrt() for part in contributions)
         ratios.append(cond / past.clamp(min=MIN_DEVIATION))
     return torch.stack(ratios).tolist()
@@ -60,6 +56,5 @@ def clip_conditioning_ratios(
     n_frames, warmup = len(pcm) // model.hop, math.ceil(model.decoder.receptive_field / model.hop)
     begin = max(0, n_frames - round(RATIO_SECONDS * data.midi_hz) - warmup)
     context, excitation = conditioning([performance], data, device).block(model, begin, n_frames - begin)
-    samples = to_samples(model, pcm[None], data).to(device)
-    previous = preceding_samples(model, samples, begin * model.hop)
-    return conditioning_ratios(model.decoder, samples[:, begin * model.hop :], context, excitation, previous)
+    history = model.decoder.prepend_silence(to_samples(model, pcm[None], data).to(device))
+    return conditioning_ratios(model.decoder, history[:, begin * model.hop :], context, excitation)

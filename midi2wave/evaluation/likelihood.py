@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig
@@ -56,16 +55,17 @@ def paired_likelihood(
     n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
     other = replace(other, global_labels=own.global_labels)  # what is compared are the notes
     given = conditioning([own, other, NullPerformance(own.global_labels)], data, device)
-    samples = to_samples(model, pcm[None], data).to(device)
+    history = model.decoder.prepend_silence(to_samples(model, pcm[None], data).to(device))
     after_onset = torch.from_numpy(_after_onsets(own, len(pcm), data.audio_hz))
     sums, counts = np.zeros((2, 3)), np.zeros(2, dtype=int)
     first, block = min(warmup, n_frames // 2), max(warmup, round(BLOCK_SECONDS * data.midi_hz))
     for start in range(first, n_frames, block):
         stop, begin = min(start + block, n_frames), max(0, start - warmup)
         context, excitation = given.block(model, begin, stop - begin)
-        here = samples[:, begin * hop : stop * hop].expand(3, -1)
-        params = model.decoder(here, context, excitation, preceding_samples(model, samples, begin * hop).expand(3, -1))
-        nll = -model.log_likelihood(params, here)[:, (start - begin) * hop :].double().cpu()  # [3, T]
+        block_history = history[:, begin * hop : stop * hop + model.decoder.taps].expand(3, -1)
+        params = model.decoder(block_history, context, excitation)
+        samples = block_history[:, model.decoder.taps :]
+        nll = -model.log_likelihood(params, samples)[:, (start - begin) * hop :].double().cpu()  # [3, T]
         mask = after_onset[start * hop : stop * hop]
         sums += torch.stack([nll.sum(dim=1), nll[:, mask].sum(dim=1)]).numpy()
         counts += [nll.shape[1], int(mask.sum())]
@@ -80,10 +80,3 @@ def _after_onsets(performance: Performance, n_samples: int, audio_hz: int) -> np
     for first in np.rint(performance.onset * audio_hz).astype(int):
         marked[max(0, first) : max(0, first + reach)] = True
     return marked
-
-
-def preceding_samples(model: WaveNet, samples: Tensor, first: int) -> Tensor:
-    """The samples that the input layer's taps see before sample `first`, with silence before the start: [B, K]."""
-    taps = model.decoder.taps
-    silence = samples.new_full((len(samples), taps), model.decoder.silence)
-    return torch.cat([silence, samples[:, :first]], dim=1)[:, -taps:]

@@ -30,7 +30,7 @@ class LayerWeights:
 
     dilation: int
     taps: Tensor  # [2R, K * R], oldest tap first
-    aux_inputs: Tensor | None  # [2R, Q]
+    aux_inputs: Tensor  # [2R, Q], Q >= 0
     residual: Tensor | None  # [R, R]; None in the last layer, whose residual output nobody uses
     bias: Tensor | None  # [R], of the residual product
 
@@ -148,7 +148,7 @@ def _offsets(layer: LayerWeights, batch_size: int) -> list[int]:
 def _newest(layer: LayerWeights) -> Tensor:
     """The weights of the newest tap and of the aux_inputs: [2R, R + Q]."""
     newest = layer.taps[:, -(layer.taps.shape[0] // 2) :]
-    return newest if layer.aux_inputs is None else torch.cat([newest, layer.aux_inputs], dim=1)
+    return torch.cat([newest, layer.aux_inputs], dim=1) if layer.aux_inputs.shape[1] else newest
 
 
 def _sum_taps(x: Tensor, layer: LayerWeights, batch_size: int, out: Tensor) -> None:
@@ -228,8 +228,7 @@ class _ResidualStack(torch.autograd.Function):
                     weight = layer.taps[:, k * n_channels : (k + 1) * n_channels]
                     grad_x[: len(earlier), :n_channels].addmm_(later, weight)
             grad_taps.append(grad_newest[:, :n_channels])
-            grad_riders = None if layer.aux_inputs is None else grad_newest[:, n_channels:]
-            grads.append((torch.cat(grad_taps, dim=1), grad_riders, grad_residual, grad_bias))
+            grads.append((torch.cat(grad_taps, dim=1), grad_newest[:, n_channels:], grad_residual, grad_bias))
         by_layer = [g for layer_grads in reversed(grads) for g in layer_grads]
         given = [None if g is None else g.to(p.dtype) for g, p in zip(by_layer, flat, strict=True)]
         return grad_x, grad_frames, None, None, None, *given

@@ -39,9 +39,7 @@ def conditioning(
     def features(first: int, n: int) -> torch.Tensor:
         return torch.from_numpy(np.stack([one.features(begin + first, n) for one, begin in dated])).to(device)
 
-    def excitation(first: int, n: int) -> torch.Tensor | None:
-        if not config.excitation:
-            return None
+    def excitation(first: int, n: int) -> torch.Tensor:
         return torch.from_numpy(np.stack([one.excitation(begin + first, n) for one, begin in dated])).to(device)
 
     return Conditioning(features, excitation)
@@ -160,8 +158,8 @@ def teacher_forced(
     device = next(model.parameters()).device
     samples = to_samples(model, pcm, config).to(device)
     given = conditioning(with_null(performances, guidance), config, device)
-    heard = samples.repeat(rows_per_stream(guidance), 1)
-    params = model.decoder(heard, *given.block(model, 0, pcm.shape[1] // model.hop))
+    history = model.decoder.prepend_silence(samples.repeat(rows_per_stream(guidance), 1))
+    params = model.decoder(history, *given.block(model, 0, pcm.shape[1] // model.hop))
     uniforms = seeded_uniforms(seed, streams, model.uniforms_per_sample, device)(0, pcm.shape[1])
     drawn = model.draw(model.guide(params, guidance), uniforms, temperature)
     nll = -model.log_likelihood(params[: len(samples)], samples).mean().item()

@@ -41,7 +41,7 @@ def training_bytes(model: WaveNet, n_samples: int, precision: torch.dtype, *, re
     """An estimate of the memory that training takes: the weights' part, and `n_samples` in one pass (B * T)."""
     decoder, size = model.decoder, precision.itemsize
     n_layers, residual = len(decoder.layers), decoder.config.n_residual_channels
-    aux_inputs = 0 if decoder.layers[0].excitation is None else decoder.layers[0].excitation.in_features
+    aux_inputs = decoder.layers[0].excitation.in_features
     # Kept for the backward pass: each layer's input, its sums unless they are computed again, what its gate lets
     # through; there, the gradient of the latter. Then the head: skip sum and hidden layer before and after their ReLU.
     channels = n_layers * ((residual + aux_inputs) + (0 if recompute else 2 * residual) + 2 * residual)

@@ -30,11 +30,11 @@ def apply_scheduled_sampling(
     What they are is a pure function of the weights and the batch, whose crops' indices choose the uniforms; an index
     comes in one step only. The samples before the crop, which are not predicted, stay as they are.
     """
-    previous, heard = batch["history"].to(device, non_blocking=True).tensor_split([model.decoder.taps], dim=1)
+    previous, crop = batch["history"].to(device, non_blocking=True).tensor_split([model.decoder.taps], dim=1)
     streams = [FIRST_STREAM + index for index in batch["index"].tolist()]
-    uniforms = seeded_uniforms(settings.seed, streams, model.uniforms_per_sample + 1, device)(0, heard.shape[1])
+    uniforms = seeded_uniforms(settings.seed, streams, model.uniforms_per_sample + 1, device)(0, crop.shape[1])
     chosen = uniforms[..., -1] < share
     for _ in range(settings.scheduled_sampling_passes):
         own = sample_teacher_forced(model, batch, device, precision, uniforms[..., :-1])
-        batch = batch | {"history": torch.cat([previous, torch.where(chosen, own, heard)], dim=1)}
+        batch = batch | {"history": torch.cat([previous, torch.where(chosen, own, crop)], dim=1)}
     return batch

@@ -19,7 +19,7 @@ from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.training.distributed import SINGLE_PROCESS, World
 from midi2wave.training.log_mel import log_mel
 from midi2wave.utils.errors import InputError
-from wavenet import WaveNet
+from wavenet import WaveNet, WaveNetOutput
 
 SEED = 2**40  # no run's seed: the validation crops are the same in every run
 
@@ -47,13 +47,13 @@ def crops_for_model(
 
 
 def _passed(
-    model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, called: nn.Module, **options
-) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
-    """The crops' samples [B, T] on the device, and what the model, called as `called`, makes of their histories."""
-    here = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    previous, history = here["history"].tensor_split([model.decoder.taps], dim=1)
+    batch: dict[str, Tensor], device: torch.device, precision: torch.dtype, called: nn.Module
+) -> tuple[Tensor, WaveNetOutput]:
+    """The crops' samples [B, T] on the device, and the output of the model, called as `called`, for their histories."""
+    batch_on_device = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    inputs = (batch_on_device[name] for name in ("history", "features", "excitation"))
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        return here["samples"], called(history, here["features"], here.get("excitation"), previous, **options)
+        return batch_on_device["samples"], called(*inputs)
 
 
 @torch.no_grad()
@@ -62,8 +62,8 @@ def sample_teacher_forced(
 ) -> Tensor:
     """The samples that the model draws in the place of the crops' own, each given the history before it: int64 [B, T],
     by uniforms [B, T, U]."""
-    _, params = _passed(model, batch, device, precision, model)
-    return model.draw(params.float(), uniforms)
+    _, output = _passed(batch, device, precision, model)
+    return model.draw(output.params.float(), uniforms)
 
 
 def training_losses(
@@ -72,17 +72,15 @@ def training_losses(
     """The training's losses: of each crop `negative_log_likelihood` [B], and how far the auxiliary head is from the
     log-mel spectrum, in nats of amplitude [B] (0 without a head); of all of them that of the codes' use (0 without
     codes). `called` is the model as it must be called, where it is wrapped."""
-    wanted = {"mel": model.mel_head is not None, "diversity": model.n_codes > 0}
-    samples, found = _passed(model, batch, device, precision, called, **wanted)
-    params, *found = found if any(wanted.values()) else (found,)
-    nll = -model.log_likelihood(params, samples).mean(dim=1)
-    diversity = found.pop() if wanted["diversity"] else nll.new_zeros(())
-    if not wanted["mel"]:
+    samples, output = _passed(batch, device, precision, called)
+    nll = -model.log_likelihood(output.params, samples).mean(dim=1)
+    diversity = nll.new_zeros(()) if output.diversity_loss is None else output.diversity_loss
+    if output.mel_prediction is None:
         return nll, torch.zeros_like(nll), diversity
-    (told,) = found
-    target, first = log_mel(model.decoder.amplitudes(samples), model.audio_hz, model.hop, told.shape[1])
-    heard = told[..., first : first + target.shape[-1]].float()
-    return nll, (heard - target).abs().mean(dim=(1, 2)), diversity
+    n_mels = output.mel_prediction.shape[1]
+    target, first = log_mel(model.decoder.amplitudes(samples), model.audio_hz, model.hop, n_mels)
+    mel_prediction = output.mel_prediction[..., first : first + target.shape[-1]].float()
+    return nll, (mel_prediction - target).abs().mean(dim=(1, 2)), diversity
 
 
 def negative_log_likelihood(
@@ -93,8 +91,8 @@ def negative_log_likelihood(
     warmup_samples: int = 0,
 ) -> Tensor:
     """Mean over each crop but its first `warmup_samples`, in nats per sample: [B], float32; products in `precision`."""
-    samples, params = _passed(model, batch, device, precision, model)
-    return -model.log_likelihood(params, samples)[:, warmup_samples:].mean(dim=1)
+    samples, output = _passed(batch, device, precision, model)
+    return -model.log_likelihood(output.params, samples)[:, warmup_samples:].mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def load_validation(config: Config, model: WaveNet, world: World = SINGLE_PROCES
     partner = mismatched_pairs([crops.locate_crop(i)[0] for i in range(n)])
     own = [crops[i] for i in range(world.rank, n, world.size)]
     others = [crops[partner[i]] for i in range(world.rank, n, world.size)]
-    given = [name for name in ("features", "excitation") if name in crops[0] and data.conditional]
+    given = ("features", "excitation") if data.conditional else ()
     for item, other in zip(own, others, strict=True) if data.global_values else ():
         global_rows = slice(-len(data.global_values), None)
         other["features"][global_rows] = item["features"][global_rows]  # the partner's notes, not its recording
@@ -185,9 +183,7 @@ def validate(
 def first_crop_ratios(
     model: WaveNet, batch: dict[str, Tensor], device: torch.device, precision: torch.dtype = torch.float32
 ) -> list[float]:
-    """`conditioning_ratios` of the first crop of a batch."""
-    crop = {name: value[:1].to(device) for name, value in batch.items()}
-    previous, history = crop["history"].tensor_split([model.decoder.taps], dim=1)
+    """`conditioning_ratios` of every layer in the first crop of a batch."""
+    history, features, excitation = (batch[name][:1].to(device) for name in ("history", "features", "excitation"))
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        context = model.context(crop["features"])
-        return conditioning_ratios(model.decoder, history, context, crop.get("excitation"), previous)
+        return conditioning_ratios(model.decoder, history, model.context(features), excitation)

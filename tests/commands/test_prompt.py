@@ -62,8 +62,8 @@ def test_one_parallel_pass_over_prime_and_output_draws_the_output_again(output, 
     drawn = torch.zeros(2, N_FRAMES * HOP, dtype=torch.long)
     with torch.inference_mode():
         for i in range(N_FRAMES * HOP):  # a whole parallel pass for every sample: no cache is left that could err
-            samples = torch.cat([heard, drawn], dim=1)
-            params = model.decoder(samples, context, excitation)[:, :, BEFORE * HOP + i : BEFORE * HOP + i + 1]
+            history = model.decoder.prepend_silence(torch.cat([heard, drawn], dim=1))
+            params = model.decoder(history, context, excitation)[:, :, BEFORE * HOP + i : BEFORE * HOP + i + 1]
             drawn[:, i] = model.draw(params, uniforms[:, i : i + 1])[:, 0]
     deemphasis = Deemphasis(preemphasis)
     deemphasis(raw)

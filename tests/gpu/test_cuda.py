@@ -26,7 +26,7 @@ def on_gpu(model, n_streams, guidance):
         conditioning = with_null(conditioning)
     there = Conditioning(
         lambda first, n: conditioning.features(first, n).cuda(),
-        lambda first, n: None if (given := conditioning.excitation(first, n)) is None else given.cuda(),
+        lambda first, n: conditioning.excitation(first, n).cuda(),
     )
     uniforms = seeded_uniforms(3, list(range(n_streams)), model.uniforms_per_sample, "cuda")
     return model.cuda(), there, uniforms

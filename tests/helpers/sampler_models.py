@@ -27,8 +27,7 @@ def make_model(output="categorical", kernel_size=2, upsampling="linear", n_excit
 
 def make_conditioning(model: WaveNet, n_streams: int, n_frames: int = 600) -> Conditioning:
     """Random conditioning that exists for any frame, a stream's own whatever its neighbours are."""
-    layer = model.decoder.layers[0].excitation
-    n_excitation = 0 if layer is None else layer.in_features
+    n_excitation = model.decoder.layers[0].excitation.in_features
     features, excitation = [], []
     for stream in range(n_streams):
         rng = np.random.default_rng(stream)
@@ -37,15 +36,15 @@ def make_conditioning(model: WaveNet, n_streams: int, n_frames: int = 600) -> Co
     features, excitation = torch.from_numpy(np.stack(features)), torch.from_numpy(np.stack(excitation))
     return Conditioning(
         lambda first, n: features[..., first + REACH : first + REACH + n],
-        lambda first, n: excitation[..., first * model.hop : (first + n) * model.hop] if n_excitation else None,
+        lambda first, n: excitation[..., first * model.hop : (first + n) * model.hop],
     )
 
 
 def with_null(conditioning: Conditioning) -> Conditioning:
     """Every stream's own rows, then as many of nothing."""
 
-    def doubled(values: torch.Tensor | None) -> torch.Tensor | None:
-        return None if values is None else torch.cat([values, torch.zeros_like(values)])
+    def doubled(values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values, torch.zeros_like(values)])
 
     return Conditioning(
         lambda first, n: doubled(conditioning.features(first, n)),

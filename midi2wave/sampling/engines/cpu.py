@@ -85,20 +85,19 @@ class _Inputs:
         decoder = self.decoder
         context, excitation = self.conditioning.block(self.model, first, n_frames)
         n_layers, n_streams, n_samples = len(decoder.layers), len(context), n_frames * self.model.hop
-        parts = [] if excitation is None else [excitation.permute(2, 0, 1)]
+        parts = [excitation.permute(2, 0, 1)]
         if decoder.upsampling.commutes:
             frames = torch.addmm(self.bias, context.permute(2, 0, 1).flatten(0, 1).float(), self.weight.t())
             frames = frames.unflatten(0, (-1, n_streams))
         else:
-            parts.append(decoder.prepare(context, None)[0])
+            parts.append(decoder.prepare(context, excitation)[0])
             frames = self.bias.expand(1, n_streams, -1)
         n_gates = 2 * padded(decoder.config.n_residual_channels) * n_layers
         frames, output_frames = frames.tensor_split([n_gates], dim=-1)
         frames = frames.unflatten(-1, (n_layers, -1)).transpose(1, 2)
         side = np.zeros((n_samples, n_streams, self.n_side), np.float32)
-        if parts:
-            joined = torch.cat(parts, dim=-1)
-            side[..., : joined.shape[-1]] = joined.cpu().numpy()
+        joined = torch.cat(parts, dim=-1)
+        side[..., : joined.shape[-1]] = joined.cpu().numpy()
         return frames.cpu().numpy(), output_frames.cpu().numpy(), side
 
 

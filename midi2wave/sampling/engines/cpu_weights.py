@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from midi2wave.sampling.engines.simd import LANES, PANEL
-from wavenet import Decoder
+from wavenet import Decoder, EmptyLinear
 
 CACHE_LINE = 64  # bytes
 MOST_AHEAD = 16  # samples whose products with the past are taken together at most
@@ -141,13 +141,12 @@ def conditioning_layer(decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
 def n_side(decoder: Decoder) -> int:
     """Audio-rate inputs of every gate: the excitation, and the context if it is upsampled before projecting."""
     layer = decoder.layers[0]
-    n_excitation = layer.excitation.in_features if layer.excitation is not None else 0
-    return n_excitation + (0 if decoder.upsampling.commutes else layer.cond.in_features)
+    return layer.excitation.in_features + (0 if decoder.upsampling.commutes else layer.cond.in_features)
 
 
-def _side(cond: torch.nn.Linear, excitation: torch.nn.Linear | None, commutes: bool) -> np.ndarray:
+def _side(cond: torch.nn.Linear, excitation: torch.nn.Linear | EmptyLinear, commutes: bool) -> np.ndarray:
     """The weights of the audio-rate inputs in the order of `n_side`: [rows, E]."""
-    parts = [] if excitation is None else [_array(excitation.weight)]
+    parts = [_array(excitation.weight)]
     parts += [] if commutes else [_array(cond.weight)]
     return np.concatenate(parts, axis=1)
 

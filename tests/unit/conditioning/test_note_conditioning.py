@@ -262,12 +262,12 @@ def test_excitation_equals_the_slow_reference(seed):
 def test_quadrature_adds_the_cosine_of_every_partial():
     piece = random_performance(3, n_notes=20)
     plain = conditioning(piece).excitation(-100, 700)
-    both = NoteConditioning(piece, ["onset"], audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ, quadrature=True)
+    both = NoteConditioning(piece, ["onset"], audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ, n_channels=2 * N_EXCITATION)
     given = both.excitation(-100, 700)
     assert given.shape == (2 * N_EXCITATION, 700 * 64) and np.array_equal(given[:N_EXCITATION], plain)
     assert given[:, 64 * 300 : 64 * 301].tobytes() == both.excitation(200, 1).tobytes()
     tone = NoteConditioning(
-        performance([(0, 9, 69, 127)]), ["onset"], audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ, quadrature=True
+        performance([(0, 9, 69, 127)]), ["onset"], audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ, n_channels=2 * N_EXCITATION
     )
     sine, cosine = tone.excitation(0, 250)[[0, N_EXCITATION]]
     # sin^2 + cos^2: the envelope of the only partial of its channel, which falls smoothly from 1

@@ -80,7 +80,8 @@ def test_a_model_hears_a_change_of_the_pedal_alone_unless_it_is_switched_off(fea
     pieces = [made(NOTE, {controller: pedal}) for pedal in ([], SHALLOW, DEEP)]
     context, excitation = conditioning(pieces, data, torch.device("cpu")).block(model, 0, N_FRAMES)
     with torch.no_grad():
-        params = model.decoder(torch.zeros(3, N_FRAMES * 16, dtype=torch.long), context, excitation)
+        history = model.decoder.prepend_silence(torch.zeros(3, N_FRAMES * 16, dtype=torch.long))
+        params = model.decoder(history, context, excitation)
     changes = [(params[i] - params[0]).abs().max().item() for i in (1, 2)]
     assert tuple(change > 1e-4 for change in changes) == HEARD[features, extends]
     assert all(change == 0 or change > 1e-4 for change in changes)

@@ -327,8 +327,10 @@ def test_codes_are_the_mu_law_codes_of_the_pcm(folder):
     assert codes[in_silence]["history"][0] == 128
 
 
-def test_without_excitation_there_is_none(folder):
-    assert set(make_crops(folder, excitation=False)[0]) == {"index", "samples", "history", "features"}
+def test_without_excitation_it_has_no_channels(folder):
+    crop = make_crops(folder, excitation=False)[0]
+    assert set(crop) == {"index", "samples", "history", "features", "excitation"}
+    assert crop["excitation"].shape == (0, len(crop["samples"]))
 
 
 def test_crops_are_a_pure_function_of_seed_and_index(folder):

@@ -33,16 +33,16 @@ def make_conditioning(n_streams=2, n_excitation=N_EXCITATION, dtype=torch.float6
     """Random conditioning that exists for any frame, as real conditioning does."""
     rng, reach = np.random.default_rng(seed), 64
     features = torch.from_numpy(rng.random((n_streams, N_FEATURES, N_FRAMES + 2 * reach))).to(dtype)
-    excitation = torch.from_numpy(rng.normal(size=(n_streams, max(1, n_excitation), N_FRAMES * HOP))).to(dtype)
+    excitation = torch.from_numpy(rng.normal(size=(n_streams, n_excitation, N_FRAMES * HOP))).to(dtype)
     return Conditioning(
         lambda first, n: features[..., first + reach : first + reach + n],
-        lambda first, n: excitation[..., first * HOP : (first + n) * HOP] if n_excitation else None,
+        lambda first, n: excitation[..., first * HOP : (first + n) * HOP],
     )
 
 
 def parallel(model, samples, conditioning):
     context, excitation = conditioning.block(model, 0, samples.shape[1] // HOP)
-    return model.decoder(samples, context, excitation)
+    return model.decoder(model.decoder.prepend_silence(samples), context, excitation)
 
 
 def random_samples(model, n_streams=2, n_frames=N_FRAMES, seed=3):
@@ -66,7 +66,10 @@ def test_cached_steps_give_the_parallel_pass(dtype, tolerance, output, kernel_si
     model = make_model(output, kernel_size, upsampling, n_excitation=n_excitation, dtype=dtype)
     conditioning, samples = make_conditioning(n_excitation=n_excitation, dtype=dtype), random_samples(model)
     if given == "nothing":  # the null condition: no note has ever been played
-        conditioning = Conditioning(lambda first, n: torch.zeros(2, N_FEATURES, n, dtype=dtype), lambda *_: None)
+        conditioning = Conditioning(
+            lambda first, n: torch.zeros(2, N_FEATURES, n, dtype=dtype),
+            lambda first, n: torch.zeros(2, 0, n * HOP, dtype=dtype),
+        )
     with torch.inference_mode():
         expected = parallel(model, samples, conditioning)
         caches = Caches(model.decoder, 2)
@@ -110,12 +113,9 @@ def test_padded_rows_give_the_same_and_teach_the_same(upsampling, monkeypatch):
         model.log_likelihood(params, samples).mean().backward()
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         found.append(torch.cat([params.detach().flatten(), *gradients]))
-        history = model.decoder._history(samples, None)
-        widths.append(
-            model.decoder._stack_inputs(history, *model.decoder.prepare(*conditioning.block(model, 0, N_FRAMES)))[
-                0
-            ].shape[1]
-        )
+        prepared = model.decoder.prepare(*conditioning.block(model, 0, N_FRAMES))
+        first_input, *_ = model.decoder.stack_inputs(model.decoder.prepend_silence(samples), *prepared)
+        widths.append(first_input.shape[1])
     torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
     assert widths[0] % ALIGNED_COLUMNS and not widths[1] % ALIGNED_COLUMNS
 
@@ -123,14 +123,15 @@ def test_padded_rows_give_the_same_and_teach_the_same(upsampling, monkeypatch):
 def test_the_first_layer_alone_hears_the_conditioning_and_stays_alone():
     model = make_model(conditioned_layers="first", n_mels=4)
     conditioning, samples = make_conditioning(), random_samples(model)
+    history = model.decoder.prepend_silence(samples)
     context, excitation = conditioning.block(model, 0, N_FRAMES)
-    params = model.decoder(samples, context, excitation)
+    params = model.decoder(history, context, excitation)
     params.sum().backward()
     first, *others = model.decoder.layers
     assert first.cond.weight.grad.any() and first.excitation.weight.grad.any()
     for layer in others:
         assert not layer.cond.weight.any() and layer.cond.weight.grad is None and layer.excitation.weight.grad is None
-    ratios = conditioning_ratios(model.decoder, samples, context, excitation)
+    ratios = conditioning_ratios(model.decoder, history, context.detach(), excitation)
     assert ratios[0] > 0 and not any(ratios[1:])
 
 
@@ -140,13 +141,17 @@ def test_the_mel_head_hears_the_context_of_each_frame_and_changes_nothing_else(u
     conditioning, samples = make_conditioning(), random_samples(model)
     left, right = model.context_frames
     features, excitation = conditioning.features(-left, left + N_FRAMES + right), conditioning.excitation(0, N_FRAMES)
+    history = model.decoder.prepend_silence(samples)
     with torch.inference_mode():
-        params, told = model(samples, features, excitation, mel=True)
-        assert told.shape == (2, 4, N_FRAMES) and torch.equal(params, model(samples, features, excitation))
-        part = model(samples[:, HOP:], features[..., 1:], excitation[..., HOP:], mel=True)[1]
-        torch.testing.assert_close(part, told[..., 1:])
+        output = model(history, features, excitation)
+        mel_prediction = output.mel_prediction
+        assert mel_prediction.shape == (2, 4, N_FRAMES) and output.diversity_loss is None
+        assert torch.equal(output.params, parallel(model, samples, conditioning))
+        part = model(history[:, HOP:], features[..., 1:], excitation[..., HOP:]).mel_prediction
+        torch.testing.assert_close(part, mel_prediction[..., 1:])
         features[..., left + 3] += 1
-        moved = (model(samples, features, excitation, mel=True)[1] - told).abs().amax(dim=(0, 1)) > 1e-9
+        changed = model(history, features, excitation).mel_prediction
+        moved = (changed - mel_prediction).abs().amax(dim=(0, 1)) > 1e-9
         assert moved[3] and not moved[:1].any()  # a look-ahead of two frames
 
 
@@ -171,7 +176,8 @@ def test_the_default_size_is_exact_too(output):
     with torch.inference_mode():
         expected = parallel(model, samples, conditioning)
         caches = Caches(model.decoder, 2)
-        model.decoder.fill(caches, samples[:, : 30 * HOP], *conditioning.block(model, 0, 30))
+        history = model.decoder.prepend_silence(samples[:, : 30 * HOP])
+        model.decoder.fill(caches, history, *conditioning.block(model, 0, 30))
         context, excited = model.decoder.prepare(*conditioning.block(model, 30, 10))
         cond = torch.stack([model.decoder.layer_conditioning(x, context, excited) for x in model.decoder.layers], 1)
         for t in range(10 * HOP):
@@ -247,7 +253,9 @@ def test_the_context_sees_as_far_ahead_as_declared_and_no_further(upsampling, lo
     changed = features.clone()
     changed[..., left + frame] += 1
     with torch.inference_mode():
-        difference = (model(samples, features, excitation) - model(samples, changed, excitation)).abs().amax((0, 1))
+        history = model.decoder.prepend_silence(samples)
+        before, after = (model(history, given, excitation).params for given in (features, changed))
+        difference = (before - after).abs().amax((0, 1))
     seen_from = (frame - right) * HOP + (1 if upsampling == "linear" else 0)  # its weight is 0 at the frame's start
     assert torch.all(difference[:seen_from] == 0)
     assert difference[seen_from] > 0

@@ -241,11 +241,13 @@ def test_the_forward_pass_gives_the_loss_of_its_codes_and_taught_are_all_parts()
     features = make_conditioning(model, 2).features(-model.context_frames[0], sum(model.context_frames) + N_FRAMES)
     excitation = make_conditioning(model, 2).excitation(0, N_FRAMES)
     samples = torch.zeros(2, N_FRAMES * model.hop, dtype=torch.long)
-    params, diversity = model(samples, features, excitation, diversity=True)
+    history = model.decoder.prepend_silence(samples)
+    output = model(history, features, excitation)
+    params, diversity = output.params, output.diversity_loss
     z = model.context.output(model.context._hidden(features))
     used = codebook_usage(codes_of(z).flatten().bincount(minlength=6).numpy())["code_usage"]
     assert diversity.item() >= diversity_loss(normalized_relu(z)).item() + 1 / used - 1 > 0.01
-    assert torch.equal(model(samples, features, excitation), params)
+    assert torch.equal(model.decoder(history, model.context(features), excitation), params)
     (-model.log_likelihood(params, samples).mean()).backward()
     assert all(p.grad.any() for p in model.context.parameters())  # through the hard choice
 

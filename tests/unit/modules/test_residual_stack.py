@@ -20,7 +20,7 @@ def make(taps=2, aux_inputs=2, dilations=(1, 2, 16, 32), dtype=torch.float64, se
     layers = []
     for i, dilation in enumerate(dilations):
         last = i == len(dilations) - 1
-        layers.append(LayerWeights(dilation, random(2 * R, taps * R), random(2 * R, aux_inputs) if aux_inputs else None,
+        layers.append(LayerWeights(dilation, random(2 * R, taps * R), random(2 * R, aux_inputs),
                                    None if last else random(R, R), None if last else random(R)))  # fmt: skip
     return random(T * BATCH, R + aux_inputs), random(N_FRAMES + 1, BATCH, len(layers), 2 * R), layers
 
@@ -33,7 +33,7 @@ def obvious(x, frames, ramp, layers):
     for i, layer in enumerate(layers):
         weight = layer.taps.unflatten(1, (n_taps, R)).permute(0, 2, 1)
         summed = F.conv1d(F.pad(audio, (layer.dilation * (n_taps - 1), 0)), weight, dilation=layer.dilation)
-        if layer.aux_inputs is not None:
+        if aux_inputs.shape[1]:
             summed = summed + F.conv1d(aux_inputs, layer.aux_inputs[..., None])
         at = torch.arange(T) // HOP
         blend = ramp[torch.arange(T) % HOP].view(-1, 1, 1)
@@ -50,7 +50,7 @@ def ramp_of(kind, dtype=torch.float64):
 
 
 def gradients(function, x, frames, ramp, layers, *given):
-    leaves = [x, frames, *(t for layer in layers for t in layer.tensors() if t is not None)]
+    leaves = [x, frames, *(t for layer in layers for t in layer.tensors() if t is not None and t.numel())]
     out = function(x, frames, ramp, layers, *given)
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     return out.detach(), torch.autograd.grad((out * weights.sin()).sum(), leaves)

@@ -46,10 +46,10 @@ def make_conditioning(model, seed=2):
     n_inputs = n_features(["note_state"])
     features = torch.from_numpy(rng.normal(size=(BATCH, n_inputs, left + N_FRAMES + right)))
     excitation = torch.from_numpy(rng.normal(size=(BATCH, N_EXCITATION, N_FRAMES * HOP)))
-    has_excitation = model.decoder.layers[0].excitation is not None
+    excitation = excitation[:, : model.decoder.layers[0].excitation.in_features]
     return Conditioning(
         lambda first, n: features[..., first + left :][..., :n],
-        lambda first, n: excitation[..., first * HOP : (first + n) * HOP] if has_excitation else None,
+        lambda first, n: excitation[..., first * HOP : (first + n) * HOP],
     )
 
 
@@ -94,7 +94,7 @@ def test_our_sampler_and_the_emulator_draw_the_same(case, temperature):
     assert len(np.unique(ours)) > 50  # the choice is wide: a wrong tensor shows
     with torch.inference_mode():
         context, excitation = make_conditioning(model).block(model, 0, N_FRAMES)
-        logits = model.decoder(ours, context, excitation).numpy() / temperature
+        logits = model.decoder(model.decoder.prepend_silence(ours), context, excitation).numpy() / temperature
     emulated = np.stack([logits for _, logits in steps], axis=-1)
     np.testing.assert_allclose(emulated, logits, rtol=0, atol=2e-5)
 

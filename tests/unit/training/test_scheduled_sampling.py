@@ -60,7 +60,7 @@ def test_all_of_the_history_becomes_what_the_model_draws(output):
     batch, _ = make_batch(model)
     before, heard = batch["history"].tensor_split([model.decoder.taps], dim=1)
     with torch.no_grad():
-        params = model(heard, batch["features"], batch["excitation"], before)
+        params = model(batch["history"], batch["features"], batch["excitation"]).params
     expected = model.draw(params, draws(model)(0, heard.shape[1])[..., :-1])
     found = mixed(model, batch, 1.0, 1)
     assert torch.equal(found, torch.cat([before, expected], dim=1))

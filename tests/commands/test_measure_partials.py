@@ -1,4 +1,4 @@
-"""A piano whose strings are known is measured as what it is."""
+"""measure_partials.py: the partials of a synthetic piano are measured as what they are."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,8 @@ from midi2wave.conditioning.partials import (
     partials_for,
 )
 from midi2wave.config import DataConfig, config_from_dict, load_config
-from midi2wave.data import processed_folder
+from midi2wave.data import partial_tracking, processed_folder
+from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import LOWEST_PITCH, PEDALS, Performance
 from midi2wave.utils.errors import InputError
 
@@ -93,9 +94,10 @@ def test_the_strings_come_out(tmp_path):
 
 def test_where_labels_are_inexact_there_are_no_phases(tmp_path):
     make_folder(tmp_path / "data", late=0.02)
-    strings, _, heard = measure_partials.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
-    assert heard[KEYS, 0].all() and not strings.phase[KEYS, 1:8].any()
-    np.testing.assert_allclose(1200 * np.log2(strings.hz[KEYS, :4] / [true_hz(k)[:4] for k in KEYS]), 0, atol=1.0)
+    measurement = partial_tracking.measure_partials(ProcessedFolder(tmp_path / "data"), 0.0)
+    partials, is_measured = measurement.partials, measurement.is_measured
+    assert is_measured[KEYS, 0].all() and not partials.phase[KEYS, 1:8].any()
+    np.testing.assert_allclose(1200 * np.log2(partials.hz[KEYS, :4] / [true_hz(k)[:4] for k in KEYS]), 0, atol=1.0)
 
 
 def test_the_excitation_sounds_as_measured():
@@ -119,7 +121,7 @@ def test_the_excitation_sounds_as_measured():
 def test_too_little_is_refused(tmp_path):
     make_folder(tmp_path / "data", strokes=1)
     with pytest.raises(InputError, match="too small to be measured"):
-        measure_partials.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
+        partial_tracking.measure_partials(ProcessedFolder(tmp_path / "data"), 0.0)
 
 
 @pytest.mark.parametrize(("key", "values"), [("partial_hz", [440.0] * 88), ("partial_level", [1.0] * 88 * 16)])
@@ -136,11 +138,12 @@ def test_what_cannot_be_measured_is_refused_and_what_is_not_heard_is_taken_from_
         with pytest.raises(InputError, match=words):
             command = ["-d", tmp_path / "data", "-c", tmp_path / "config.json", "-o", tmp_path / "measured.json"]
             measure_partials.main(list(map(str, command)))
-    strings, _, heard = measure_partials.measured(processed_folder.ProcessedFolder(tmp_path / "data"), 0.0)
-    assert heard[KEYS][:, : len(N)].all()
+    measurement = partial_tracking.measure_partials(ProcessedFolder(tmp_path / "data"), 0.0)
+    partials, is_measured = measurement.partials, measurement.is_measured
+    assert is_measured[KEYS][:, : len(N)].all()
     # above the eighth there is nothing but noise, which does not decay
-    assert heard[KEYS][:, len(N) :].mean() < 0.5
-    assert (strings.decay[KEYS] > measure_partials.DECAYS[0]).all()
+    assert is_measured[KEYS][:, len(N) :].mean() < 0.5
+    assert (partials.decay[KEYS] > partial_tracking.MIN_DECAY).all()
 
 
 def test_every_global_value_can_have_its_own_strings():
@@ -172,12 +175,12 @@ def test_the_recordings_of_each_value_are_measured_by_themselves(tmp_path):
     assert measure_partials.main(list(map(str, command))) == 0
     data = load_config(tmp_path / "measured.json", ("data_config",)).data_config
     assert len(data.partial_hz) == 2 * 88 * 16
-    folder = processed_folder.ProcessedFolder(tmp_path / "data")
+    folder = ProcessedFolder(tmp_path / "data")
     parts = folder.parts([*values, "year=2010"])
     assert list(parts) == values
     for value, said in zip(values, ((1, 0), (0, 1)), strict=True):
         assert {f"year={row.year}" for row in parts[value].rows} == {value}
-        own, *_ = measure_partials.measured(parts[value], 0.0)
+        own = partial_tracking.measure_partials(parts[value], 0.0).partials
         np.testing.assert_allclose(partials_for(data, said).hz, own.hz, rtol=1e-5)
     assert folder.parts([]) == folder.parts([*values, "piano=1"]) == {"": folder}
     with pytest.raises(InputError, match="none of data_config"):

@@ -2,17 +2,19 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 import render_midi
+from midi2wave.data import rendering
 from midi2wave.data.maestro import read_metadata
+from midi2wave.data.rendering import piece_title
 from midi2wave.midi.performance import SUSTAIN
 from midi2wave.midi.reader import read_midi
 from midi2wave.midi.writer import to_midi_file
-from render_midi import piece_title
 from tests.helpers.fake_piano import performance
 from tests.helpers.pipeline import (
     assert_failed,
@@ -30,9 +32,7 @@ NOTES = [(0.5, 1.0, 60, 80), (1.0, 1.5, 64, 80)]
 
 @pytest.fixture(scope="module")
 def synthesizer():
-    found = any(
-        (render_midi.Path(f) / n).is_file() for f in render_midi.SOUNDFONT_FOLDERS for n in render_midi.SOUNDFONTS
-    )
+    found = any((Path(f) / n).is_file() for f in rendering.SOUNDFONT_FOLDERS for n in rendering.SOUNDFONTS)
     if not found or shutil.which("fluidsynth") is None:
         pytest.skip("FluidSynth or its soundfont is not installed (apt-get install fluidsynth fluid-soundfont-gm)")
 
@@ -52,11 +52,11 @@ def played(monkeypatch):
 
     def play(midi, instrument):
         calls.append(instrument)
-        time = np.arange(5 * render_midi.AUDIO_HZ) / render_midi.AUDIO_HZ
+        time = np.arange(5 * rendering.AUDIO_HZ) / rendering.AUDIO_HZ
         return np.tile(instrument.gain * np.sin(2 * np.pi * 440 * time)[:, None], 2).astype(np.float32)
 
-    monkeypatch.setattr(render_midi, "_play", play)
-    monkeypatch.setattr(render_midi.shutil, "which", lambda _: "fluidsynth")
+    monkeypatch.setattr(rendering, "play", play)
+    monkeypatch.setattr(rendering.shutil, "which", lambda _: "fluidsynth")
     return calls
 
 
@@ -149,17 +149,17 @@ def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, played):
 
 @pytest.mark.parametrize(("gain", "words"), [(2.0, "clips; lower --gain"), (0.0001, "only silence")])
 def test_what_clips_or_is_silent_is_not_taken(midis, soundfont, tmp_path, played, monkeypatch, gain, words):
-    monkeypatch.setattr(render_midi, "_instrument", lambda _: render_midi.Instrument("", soundfont, 0, gain, False))
+    monkeypatch.setattr(render_midi, "find_instrument", lambda *_: rendering.Instrument("", soundfont, 0, gain, False))
     done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--json")
     assert done.code == 2 and all(words in failure["reason"] for failure in done.result["failures"])
 
 
 def test_what_is_missing_is_said(midis, soundfont, tmp_path, monkeypatch):
     out = ["-o", tmp_path / "out"]
-    monkeypatch.setattr(render_midi.shutil, "which", lambda _: None)
+    monkeypatch.setattr(rendering.shutil, "which", lambda _: None)
     assert_refused(call(render_midi, "-d", midis, *out), "fluidsynth is not installed", "apt-get install")
-    monkeypatch.setattr(render_midi.shutil, "which", lambda _: "fluidsynth")
-    monkeypatch.setattr(render_midi, "SOUNDFONT_FOLDERS", (str(tmp_path),))
+    monkeypatch.setattr(rendering.shutil, "which", lambda _: "fluidsynth")
+    monkeypatch.setattr(rendering, "SOUNDFONT_FOLDERS", (str(tmp_path),))
     assert_refused(call(render_midi, "-d", midis, *out), "no soundfont found", "--soundfont")
     assert_refused(call(render_midi, "-d", midis, *out, "--soundfont", midis / "song.mid"), "is not a soundfont")
     assert_refused(call(render_midi, "-d", midis, *out, "--soundfont", tmp_path / "gone.sf2"), "gone.sf2")

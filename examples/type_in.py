@@ -186,8 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     """Write all of them; returns the exit code."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     for name, piece in PIECES.items():
-        with atomic_file(HERE / f"{name}.mid") as aside:
-            written(piece).save(aside)
+        with atomic_file(HERE / f"{name}.mid") as tmp_path:
+            written(piece).save(tmp_path)
     print(f"{len(PIECES)} files written to {HERE}")
     return 0
 

@@ -58,10 +58,10 @@ def save(
     """
     folder = run_folder / f"step_{step:08d}"
     replaced = run_folder / f".{folder.name}.replaced.partial"
-    with atomic_folder(folder) as aside:
+    with atomic_folder(folder) as tmp_path:
         metadata = {"format": FORMAT, "step": str(step), "config": json.dumps(config.as_dict())}
-        (aside / WEIGHTS_NAME).write_bytes(serialize({k: v.contiguous() for k, v in weights.items()}, metadata))
-        _write_training(aside / TRAINING_NAME, {**training, "step": step})
+        (tmp_path / WEIGHTS_NAME).write_bytes(serialize({k: v.contiguous() for k, v in weights.items()}, metadata))
+        _write_training(tmp_path / TRAINING_NAME, {**training, "step": step})
         if folder.exists():
             os.replace(folder, replaced)
     try:

@@ -148,11 +148,11 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
     size, n_samples = bundle.sizes(weights), n_frames * model.hop
     shape = (len(pieces), n_samples)
     target = folder.resolve()  # a link stays one
-    with atomic_folder(target) as aside:
-        bundle.write_weights(aside, weights)
+    with atomic_folder(target) as tmp_path:
+        bundle.write_weights(tmp_path, weights)
         projected = conditioning_blocks(model, cond, n_frames)
         bundle.write_array(
-            aside / bundle.COND_NAME,
+            tmp_path / bundle.COND_NAME,
             (2 * size["R"], len(pieces), size["L"], n_samples),
             "<f4",
             (fold.widen_halves(block, size["R"]) for block in projected),
@@ -160,10 +160,12 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
         blocks = generate(model, cond, uniforms, len(pieces), n_frames, temperature=about["temperature"],
                           block_frames=BLOCK_FRAMES)  # fmt: skip
         drawn = (block.cpu().numpy() for block in progress(blocks, math.ceil(n_frames / BLOCK_FRAMES), "block"))
-        bundle.write_array(aside / bundle.EXPECTED_NAME, shape, "<i4", drawn)
-        bundle.write_array(aside / bundle.UNIFORMS_NAME, shape, "<f4", [uniforms(0, n_samples)[..., 0].cpu().numpy()])
+        bundle.write_array(tmp_path / bundle.EXPECTED_NAME, shape, "<i4", drawn)
+        bundle.write_array(
+            tmp_path / bundle.UNIFORMS_NAME, shape, "<f4", [uniforms(0, n_samples)[..., 0].cpu().numpy()]
+        )
         text = json.dumps(_about(folder, weights, pieces, about, n_samples, model.hop), indent=2)
-        (aside / bundle.BUNDLE_NAME).write_text(text + "\n", encoding="utf-8")
+        (tmp_path / bundle.BUNDLE_NAME).write_text(text + "\n", encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)
 

@@ -81,7 +81,7 @@ def read_beginning(path: str | Path, audio_hz: int, n_samples: int) -> np.ndarra
 
 def write_wav(path: str | Path, pcm: np.ndarray, audio_hz: int) -> None:
     """Write int16 [T] as a 16-bit mono wav, atomically. Raises OSError (full disk, no permission)."""
-    with atomic_file(path) as aside, _wav_writer(aside, audio_hz) as target:
+    with atomic_file(path) as tmp_path, _wav_writer(tmp_path, audio_hz) as target:
         target.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
 
 
@@ -100,15 +100,15 @@ def wav_stream(path: str | Path, audio_hz: int, interrupted: str | Path) -> Iter
         wav.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
         n_samples += len(pcm)
 
-    with atomic_file(path) as aside:
+    with atomic_file(path) as tmp_path:
         try:
-            with _wav_writer(aside, audio_hz) as wav:
+            with _wav_writer(tmp_path, audio_hz) as wav:
                 yield append
         except KeyboardInterrupt:
-            if n_samples and _is_larger(Path(interrupted), aside):
+            if n_samples and _is_larger(Path(interrupted), tmp_path):
                 log(f"{interrupted}, of an earlier run, is longer and stays as it is")
             elif n_samples:
-                os.replace(aside, interrupted)
+                os.replace(tmp_path, interrupted)
             raise
 
 
@@ -138,8 +138,8 @@ def resample_file(
     with _open(source) as opened:
         source_hz, channels = opened.samplerate, opened.channels
         blocks = _resampled_blocks(map(_mono, _blocks(source, opened)), source_hz, audio_hz, resampler)
-        with atomic_file(target) as aside:
-            with _wav_writer(aside, audio_hz) as wav:
+        with atomic_file(target) as tmp_path:
+            with _wav_writer(tmp_path, audio_hz) as wav:
                 for block in blocks:
                     pcm, clipped_here = to_pcm(block)
                     n_samples += len(pcm)
@@ -150,7 +150,7 @@ def resample_file(
                     wav.writeframesraw(pcm.tobytes())
             if not n_samples:
                 raise InputError(f"{source} is too short to give a sample at {audio_hz} Hz")
-            if not replace and Path(target).exists() and not filecmp.cmp(aside, target, shallow=False):
+            if not replace and Path(target).exists() and not filecmp.cmp(tmp_path, target, shallow=False):
                 raise InputError(f"{target} exists and is not what would be made here; make it again with --force")
     return Resampled(n_samples / audio_hz, peak, n_clipped, source_hz, channels)
 

@@ -71,11 +71,11 @@ def _make_piece(folder: Path, piece: Piece, audio_hz: int) -> None:
     midi_path, audio_path = folder / f"{piece.stem}.midi", folder / f"{piece.stem}.wav"
     if midi_path.is_file() and audio_path.is_file():
         return
-    with atomic_file(midi_path) as aside:
-        compose(piece.seed, piece.seconds).save(aside)
+    with atomic_file(midi_path) as tmp_path:
+        compose(piece.seed, piece.seconds).save(tmp_path)
     audio = render(midi_path, audio_hz)
-    with atomic_file(audio_path) as aside:
-        soundfile.write(aside, audio, audio_hz, subtype="PCM_16", format="WAV")
+    with atomic_file(audio_path) as tmp_path:
+        soundfile.write(tmp_path, audio, audio_hz, subtype="PCM_16", format="WAV")
 
 
 def _metadata(folder: Path, pieces: list[Piece]) -> str:

@@ -115,7 +115,7 @@ def save_events(path: str | Path, performance: Performance) -> None:
         arrays[f"pedal_{controller}"] = performance.pedals.get(controller, np.empty((0, 2)))
     if performance.global_labels:
         arrays["recording"] = np.array(performance.global_labels, dtype=str)
-    with atomic_file(path) as aside, open(aside, "wb") as handle:
+    with atomic_file(path) as tmp_path, open(tmp_path, "wb") as handle:
         np.savez(handle, format=np.array(_FORMAT), dropped=np.array(performance.dropped, dtype=str), **arrays)
 
 

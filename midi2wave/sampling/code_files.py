@@ -46,7 +46,7 @@ class Codes:
 
 def save_codes(path: str | Path, codes: Codes) -> None:
     """Write codes to an .npz file, atomically. Raises OSError if that is not possible."""
-    with atomic_file(path) as aside, open(aside, "wb") as handle:
+    with atomic_file(path) as tmp_path, open(tmp_path, "wb") as handle:
         np.savez(handle, format=np.array(FORMAT), **vars(codes))
 
 

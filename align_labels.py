@@ -48,10 +48,10 @@ from midi2wave.data.processed_folder import (
     write_recording,
 )
 from midi2wave.midi.performance import Performance
-from midi2wave.utils.atomic_files import remove_leftovers
+from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import log, make_parser, run
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import only_run
+from midi2wave.utils.folder_lock import lock_folder
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     if lacking := [value for value in parts if value not in likes]:
         raise InputError(f"{args.like} has no recording of {lacking[0]}, {args.data} has; align that without --like")
     facts = {row.index: folder.facts(position) for position, row in enumerate(folder.rows)}
-    with only_run(args.out):
+    with lock_folder(args.out):
         found = []
         for value, part in parts.items():
             strings = partials_for(data, one_hot([value], data.global_values))
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         evidence = np.concatenate([each.evidence for each in found])
         _check_fit(evidence, args.data, args.config)
         begin_folder(args.out, made_from, force=args.force)
-        remove_leftovers(args.out, product_names([row.index for row in folder.rows], shared=True))
+        remove_partial_files(args.out, product_names([row.index for row in folder.rows], shared=True))
         for each in found:
             _write(each, facts[each.folder.rows[each.position].index], args.out)
         finish_folder(args.out, folder.rows, folder.added)

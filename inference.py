@@ -61,7 +61,7 @@ from midi2wave.sampling.pieces import (
 )
 from midi2wave.sampling.synthesis import encode, synthesize, teacher_forced
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
-from midi2wave.utils.cli import SECONDS_BETWEEN_NOTES, Failure, log, make_parser, report_and_exit_code, run
+from midi2wave.utils.cli import SECONDS_BETWEEN_MESSAGES, Failure, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
@@ -416,7 +416,7 @@ def _with_speed(
             rate = done / (now - started)
             bar.set_postfix_str(f"{rate / audio_hz:.2f} x real time", refresh=False)
             bar.update(block.size)
-            if not on_terminal and now - noted > SECONDS_BETWEEN_NOTES:
+            if not on_terminal and now - noted > SECONDS_BETWEEN_MESSAGES:
                 noted = now
                 share = f"{done / total:.0%} of {n_streams} streams"
                 log(f"{share}, {rate:,.0f} samples/s, {rate / audio_hz:.2f} x real time")

@@ -26,10 +26,10 @@ from midi2wave.data.preprocessing import (
 )
 from midi2wave.data.processed_folder import CARD_NAME, RECORD_NAME, begin_folder, product_names
 from midi2wave.utils import parallel
-from midi2wave.utils.atomic_files import remove_leftovers, require_own_dir
+from midi2wave.utils.atomic_files import remove_partial_files, require_own_dir
 from midi2wave.utils.cli import Failure, log, make_parser, progress_in_hours, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import only_run
+from midi2wave.utils.folder_lock import lock_folder
 
 # By the id of its job, the outcome of each recording; None until it is done.
 Outcomes = dict[tuple[Path, int], Processed | None]
@@ -52,13 +52,13 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as locks:
         for folder, made_from in configs.items():
             require_own_dir(folder, RECORD_NAME)
-            locks.enter_context(only_run(folder, parallel.shard_name(args.shard)))
+            locks.enter_context(lock_folder(folder, parallel.shard_name(args.shard)))
             begin_folder(folder, Config(preprocess_config=made_from).as_dict(), force=args.force)
         outcomes: Outcomes = {job.id: read_processed(job) for job in jobs}  # It may refuse, before any work.
         pending = [job for job in parallel.select_shard(jobs, args.shard) if not outcomes[job.id]]
         for folder in configs:
             indices = [job.recording.index for job in pending if job.folder == folder]
-            remove_leftovers(folder, product_names(indices, shared=not args.shard))
+            remove_partial_files(folder, product_names(indices, shared=not args.shard))
         failures = _process(pending, outcomes, args.jobs, args.backend)
         if args.shard:  # Other shards have finished recordings meanwhile.
             outcomes |= {job.id: read_processed(job) for job in jobs if not outcomes[job.id]}

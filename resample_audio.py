@@ -21,10 +21,10 @@ from midi2wave.data.maestro import SPLITS
 from midi2wave.data.resample_manifest import Manifest, ManifestEntry
 from midi2wave.data.resampling import ResampleJob, list_sources, plan_jobs, resample_one, select_pending
 from midi2wave.utils import parallel
-from midi2wave.utils.atomic_files import remove_leftovers
+from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress_in_hours, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import only_run
+from midi2wave.utils.folder_lock import lock_folder
 
 MIN_HZ = 1000
 MAX_HZ = 384000
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = [item for item in planned if isinstance(item, ResampleJob)]
     failures = [item for item in planned if isinstance(item, Failure)]
     started = time.monotonic()
-    with only_run(out_dir, parallel.shard_name(args.shard)):
+    with lock_folder(out_dir, parallel.shard_name(args.shard)):
         shard = parallel.shard_name(args.shard)
         manifest = Manifest(out_dir, args.hz, args.resampler, shard=shard, force=args.force)
         _remove_partial_files([manifest.path, *(job.target for job in jobs)])
@@ -78,7 +78,7 @@ def _remove_partial_files(targets: list[Path]) -> None:
         names_by_folder[path.parent].add(path.name)
     # Folder by folder: another shard may be writing a file of the same name in another folder.
     for folder, names in names_by_folder.items():
-        remove_leftovers(folder, names)
+        remove_partial_files(folder, names)
 
 
 def _resample(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from midi2wave.config import DataConfig
-from midi2wave.utils.numba_cache import kept_njit
+from midi2wave.utils.numba_cache import cached_njit
 
 N_EXCITATION = 6  # twice that in quadrature
 ANCHOR_FRAMES = 8  # of which one costs sines and exponentials, the others a complex product for each partial
@@ -17,7 +17,7 @@ def n_excitation(config: DataConfig) -> int:
     return N_EXCITATION * (1 + config.excitation_quadrature) if config.excitation else 0
 
 
-@kept_njit
+@cached_njit
 def add_note(
     out, first, hop, audio_hz, onset, end, gone, damping, loudness,
     turn, decay, level, phase, channel, cosine, sine, step,

@@ -7,7 +7,7 @@ import numpy as np
 
 from midi2wave.config import FEATURE_PRESETS
 from midi2wave.midi.performance import N_PITCHES, PEDALS
-from midi2wave.utils.numba_cache import kept_njit
+from midi2wave.utils.numba_cache import cached_njit
 
 ONSET_AGE_SECONDS = 0.5
 RELEASE_AGE_SECONDS = 0.1
@@ -35,7 +35,7 @@ def age_decay(seconds: float, midi_hz: int) -> np.ndarray:
     return np.exp(-np.arange(math.ceil(104 * seconds * midi_hz) + 1) / (seconds * midi_hz)).astype(np.float32)
 
 
-@kept_njit
+@cached_njit
 def add_states(rows, first, key, start, stop, level, velocity, age):
     """Write into rows [88, n] what each note is from its start to its stop frame: its level, or its age's value."""
     n = rows.shape[1]

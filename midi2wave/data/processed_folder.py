@@ -31,7 +31,7 @@ from midi2wave.config import label_columns
 from midi2wave.data.maestro import Recording
 from midi2wave.midi.performance import Performance, load_events, save_events
 from midi2wave.utils.atomic_files import acquire_output_dir, atomic_file, require_own_dir, write_text
-from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, EXHAUSTED, InputError
+from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, RESOURCE_ERRNOS, InputError
 
 FORMAT = 1
 INDEX_NAME, RECORD_NAME = "filenames.csv", "dataset.json"
@@ -98,7 +98,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     """What to say of a file or folder that cannot be read. Raises the error itself if no file is to blame for it."""
-    if getattr(error, "errno", None) in EXHAUSTED:
+    if getattr(error, "errno", None) in RESOURCE_ERRNOS:
         raise error
     return InputError(f"{path} is damaged ({' '.join(str(error).split())}); preprocess it again with --force")
 
@@ -280,7 +280,7 @@ class ProcessedFolder:
         try:
             pcm = np.lib.format.open_memmap(path, mode="r")
         except DAMAGED_ARRAY_ERRORS as error:
-            if getattr(error, "errno", None) in EXHAUSTED:
+            if getattr(error, "errno", None) in RESOURCE_ERRNOS:
                 raise
             raise InputError(f"{path} is missing or damaged ({error}); preprocess it again with --force") from error
         if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):

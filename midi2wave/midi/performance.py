@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from midi2wave.utils.atomic_files import atomic_file
-from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, EXHAUSTED, InputError
+from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, RESOURCE_ERRNOS, InputError
 
 SUSTAIN, SOSTENUTO, SOFT = 64, 66, 67  # controller numbers
 PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
@@ -141,7 +141,7 @@ def load_events(path: str | Path) -> Performance:
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such file of note events; preprocess the data again") from None
     except DAMAGED_ARRAY_ERRORS as error:
-        if getattr(error, "errno", None) in EXHAUSTED:
+        if getattr(error, "errno", None) in RESOURCE_ERRNOS:
             raise
         why = " ".join(str(error).split())
         raise InputError(f"{path}: not a whole file of note events ({why}); preprocess the data again") from error

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from midi2wave.utils.atomic_files import atomic_file
-from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, EXHAUSTED, InputError
+from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, RESOURCE_ERRNOS, InputError
 
 FORMAT = "midi2wave codes 1"
 
@@ -71,7 +71,7 @@ def load_codes(path: str | Path) -> Codes:
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such file of codes; inference.py writes them beside its wavs") from None
     except DAMAGED_ARRAY_ERRORS as error:
-        if getattr(error, "errno", None) in EXHAUSTED:
+        if getattr(error, "errno", None) in RESOURCE_ERRNOS:
             raise
         why = " ".join(str(error).split())
         raise InputError(f"{path}: not a whole file of codes ({why}); write it again with inference.py") from error

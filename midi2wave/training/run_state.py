@@ -24,10 +24,10 @@ from midi2wave.training.hardware import choose_precision
 from midi2wave.training.log import METRICS_NAME
 from midi2wave.training.log_mel import window_samples
 from midi2wave.training.validation import Validation, crops_for_model, load_validation
-from midi2wave.utils.atomic_files import clear_leftovers, remove, write_text
+from midi2wave.utils.atomic_files import remove, remove_all_partial_files, write_text
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import only_run
+from midi2wave.utils.folder_lock import lock_folder
 from wavenet import WaveNet, build_model
 
 CONFIG_NAME = "config.json"
@@ -93,7 +93,7 @@ def create_or_resume_run(
     if world.is_main_process:
         _check_folder(folder)
         if held:
-            held.enter_context(only_run(folder))
+            held.enter_context(lock_folder(folder))
         _clear(folder, force=force)
     world.barrier()
     stored = checkpoint.load_training(folder, quiet=not world.is_main_process)
@@ -231,7 +231,7 @@ def _check_folder(folder: Path) -> None:
 
 def _clear(folder: Path, *, force: bool) -> None:
     """Remove what killed runs left aside; `force` removes the run's checkpoints, links and metrics too."""
-    clear_leftovers(folder)
+    remove_all_partial_files(folder)
     if force:
         for old in checkpoint.step_folders(folder):
             shutil.rmtree(old)

@@ -61,7 +61,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, names: set[str]) -> None:
+def remove_partial_files(folder: Path, names: set[str]) -> None:
     """Remove the half-written asides of `names` that a killed run left; for whoever alone works on the folder."""
     for path in folder.iterdir() if folder.is_dir() else ():
         whole = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial", path.name)
@@ -69,7 +69,7 @@ def remove_leftovers(folder: Path, names: set[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def clear_leftovers(folder: Path) -> None:
+def remove_all_partial_files(folder: Path) -> None:
     """Remove what processes that were killed while writing left aside in a folder that is ours alone."""
     for path in folder.glob(".*.partial"):
         remove(path)

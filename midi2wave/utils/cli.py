@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-SECONDS_BETWEEN_NOTES = 30
+SECONDS_BETWEEN_MESSAGES = 30
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def progress(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
     noted = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
-        if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
+        if time.monotonic() - noted > SECONDS_BETWEEN_MESSAGES:
             noted = time.monotonic()
             log(f"{done} of {total} {unit}s")
 
@@ -103,7 +103,7 @@ def progress_in_hours(
             words += f"{left / 60:.1f} min left"
             bar.set_postfix_str(words, refresh=False)
             bar.update(part - bar.n)
-            if bar.disable and now - noted > SECONDS_BETWEEN_NOTES:
+            if bar.disable and now - noted > SECONDS_BETWEEN_MESSAGES:
                 noted = now
                 log(words)
             yield item

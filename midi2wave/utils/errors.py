@@ -6,7 +6,11 @@ import tokenize
 import zipfile
 import zlib
 
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the errno of an OSError: too many open files, or no memory
+RESOURCE_ERRNOS = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+)  # the errno of an OSError: too many open files, or no memory
 # What NumPy's and zipfile's readers raise for damaged bytes, which may ask for a password or for a huge array.
 DAMAGED_ARRAY_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,

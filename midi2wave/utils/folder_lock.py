@@ -27,7 +27,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def only_run(folder: Path, shard: str = "") -> Iterator[None]:
+def lock_folder(folder: Path, shard: str = "") -> Iterator[None]:
     """Hold `folder` (made if need be) for one run, or as one of several shards of different names.
 
     Raises InputError if another run holds it, OSError if the folder can't be made.

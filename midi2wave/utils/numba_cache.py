@@ -9,7 +9,7 @@ import numba
 from midi2wave.utils.cli import format_error, log
 
 
-class kept_njit:
+class cached_njit:
     """Decorator: numba.njit(cache=True), that compiles for this process alone where nothing can be kept.
 
     numba gives up there: with RuntimeError if there is no folder that can be written to, with OSError at the first call

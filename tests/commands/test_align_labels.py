@@ -272,7 +272,7 @@ def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(pipeline, tm
     assert not (out / "filenames.csv").exists()
     with pytest.raises(InputError, match="begun with another config"):
         align(pipeline / "off", config, out, "--set", "data_config.preemphasis=0.5")
-    with folder_lock.only_run(out), pytest.raises(InputError, match="another run is working"):
+    with folder_lock.lock_folder(out), pytest.raises(InputError, match="another run is working"):
         align(pipeline / "off", config, out)
     assert align(pipeline / "off", config, out) == 0
     assert ProcessedFolder(out).made_from == ProcessedFolder(pipeline / "aligned").made_from

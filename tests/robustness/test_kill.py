@@ -154,10 +154,10 @@ def test_a_second_run_is_refused_and_shards_are_not(tmp_path):
     calls = ((resample_audio, run["audio"][1:], [tmp_path / "audio"]),
              (preprocess_maestro, run["data"][1:], [tmp_path / "data/train"]))  # fmt: skip
     for module, arguments, (folder,) in calls:
-        with folder_lock.only_run(folder):
+        with folder_lock.lock_folder(folder):
             assert_refused(call(module, *arguments), "another run is working on", str(folder), "wait")
             assert_refused(call(module, *arguments, "--shard", "1/2"), "another run is working on")
-        with folder_lock.only_run(folder, "shard-1-of-2"):
+        with folder_lock.lock_folder(folder, "shard-1-of-2"):
             assert_refused(call(module, *arguments), "another run is working on")
             assert_refused(call(module, *arguments, "--shard", "1/2"), "another run is working on")
             assert call(module, *arguments, "--shard", "2/2").code == 0
@@ -169,10 +169,10 @@ def test_a_folder_that_cannot_be_locked_is_worked_on_with_a_word(tmp_path, monke
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
-    with folder_lock.only_run(tmp_path / "new"):
+    with folder_lock.lock_folder(tmp_path / "new"):
         assert "cannot be locked (No locks available); do not start a second run" in capsys.readouterr().err
     monkeypatch.setattr(folder_lock, "fcntl", None)
-    with folder_lock.only_run(tmp_path / "new"):
+    with folder_lock.lock_folder(tmp_path / "new"):
         assert capsys.readouterr().err == ""
 
 

@@ -28,7 +28,7 @@ from midi2wave.sampling.engines.simd import (
     relu16,
     round16,
 )
-from midi2wave.utils.numba_cache import kept_njit
+from midi2wave.utils.numba_cache import cached_njit
 
 TOLD = 2  # layers of which the helpers hear together: every flag costs the chain an exchange of cache lines
 CLAIMED = 2  # layers ahead of which the chain takes its outputs' cache lines back from the helpers
@@ -298,7 +298,7 @@ def _compiled(sources: int):
         sources  # noqa: B018 - enclosed values are part of the cache's key
         _play(weights, team, block, thread, n_threads)
 
-    return kept_njit(play, nogil=True)
+    return cached_njit(play, nogil=True)
 
 
 play = _compiled(zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))))

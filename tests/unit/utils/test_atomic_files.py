@@ -11,8 +11,8 @@ from midi2wave.utils.atomic_files import (
     acquire_output_dir,
     atomic_file,
     atomic_folder,
-    clear_leftovers,
-    remove_leftovers,
+    remove_all_partial_files,
+    remove_partial_files,
     write_text,
 )
 from midi2wave.utils.errors import InputError
@@ -81,7 +81,7 @@ def test_leftovers_of_a_killed_process_do_not_get_into_a_new_folder(tmp_path):
     with atomic_folder(tmp_path / "step") as again:
         write_text(again / "new", "x")
     assert names(tmp_path / "step") == {"new"} and names(tmp_path) == {"step", aside.name}
-    clear_leftovers(tmp_path)
+    remove_all_partial_files(tmp_path)
     assert names(tmp_path) == {"step"}
 
 
@@ -102,7 +102,7 @@ def test_leftovers_are_told_by_the_name_of_what_they_would_have_become(tmp_path)
         left.append((file, file.__enter__()))
         left[-1][1].write_text("half")
     (tmp_path / ".a.wav.partial").write_text("of somebody else")
-    remove_leftovers(tmp_path, {"a.wav"})
+    remove_partial_files(tmp_path, {"a.wav"})
     assert names(tmp_path) == {".a.wav.partial", left[1][1].name, left[2][1].name}
 
 

@@ -83,7 +83,7 @@ def test_shared_options():
 def test_progress_passes_everything_on_and_notes_now_and_then(capsys, monkeypatch):
     assert list(cli.progress([1, 2, 3], 3, "clip")) == [1, 2, 3]
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(cli, "SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr(cli, "SECONDS_BETWEEN_MESSAGES", -1)
     assert list(cli.progress([1, 2], 2, "clip")) == [1, 2]
     assert capsys.readouterr() == ("", "1 of 2 clips\n2 of 2 clips\n")
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from midi2wave.utils.numba_cache import kept_njit
+from midi2wave.utils.numba_cache import cached_njit
 from tests.helpers.pipeline import ROOT
 
 
@@ -18,7 +18,7 @@ def _double(values):
 
 def test_what_cannot_be_kept_is_said_and_works(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
-    double = kept_njit(_double)
+    double = cached_njit(_double)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device", "x.nbc")))
     for values in (np.ones(3), np.ones(3, np.int64)):
         double(values)
@@ -29,7 +29,7 @@ def test_what_cannot_be_kept_is_said_and_works(monkeypatch, tmp_path, capsys):
 def test_compiled_code_is_kept(monkeypatch, tmp_path):
     monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
     for hits in (0, 1):
-        double = kept_njit(_double)
+        double = cached_njit(_double)
         double(np.ones(3))
         assert sum(double.dispatcher.stats.cache_hits.values()) == hits
 

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     trained = step("train.py", "-c", strings)
     step("preprocess_audio.py", "-d", FOLDER / "test", "-c", "demo/config_makeTest.json")
     outputs = [step("inference.py", "-c", "demo/config_inference.json", "--set", f"inference_config.mode={mode}",
-                    "--out", FOLDER / "output" / mode) for mode in ("teacher_forced", "primed")]  # fmt: skip
+                    "--out", FOLDER / "output" / mode) for mode in ("teacher_forced", "prompted")]  # fmt: skip
     outputs.append(step("inference.py", "-c", "config_play.json", "--midi", HERE / "examples" / "bach_prelude.mid",
                         "--out", FOLDER / "output" / "shipped_weights"))  # fmt: skip
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Listen and look:")

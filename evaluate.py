@@ -42,7 +42,7 @@ from midi2wave.midi.performance import Performance
 from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.plotting.figures import clip_figure, save_figure
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
-from midi2wave.sampling.pieces import Piece, clip_pieces, primed_frames
+from midi2wave.sampling.pieces import Piece, clip_pieces, prompt_frames
 from midi2wave.sampling.synthesis import encode, synthesize
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
 from midi2wave.utils.cli import Failure, log, make_parser, progress, report_and_exit_code, run
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
             acquire_output_dir(where, RECORD_NAME, _record(settings, loaded, given), PRODUCTS, force=args.force)
 
     player = _Player(model, data, settings)
-    outputs = _outputs(player, pieces, folder, primed_frames(settings, data))
+    outputs = _outputs(player, pieces, folder, prompt_frames(settings, data))
     scored = list(progress(_scores(model, data, pieces, outputs, transcriber, settings), len(pieces), "clip"))
     changes = counterfactuals(player, data.audio_hz, values=data.global_values) if settings.counterfactuals else None
     drifts = _drifts(player, long_pieces, folder / DRIFT_NAME, transcriber)
@@ -120,11 +120,11 @@ def main(argv: list[str] | None = None) -> int:
 def _clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
     """The test clips that can be scored; those that teacher_length leaves nothing of as failures."""
     pieces, failures = clip_pieces(settings.test_dir, data, settings.global_values)
-    primed = primed_frames(settings, data)
-    short = [piece for piece in pieces if piece.n_frames <= primed]
+    prompted = prompt_frames(settings, data)
+    short = [piece for piece in pieces if piece.n_frames <= prompted]
     why = f"is not longer than teacher_length = {settings.teacher_length:g} s; lower evaluate_config.teacher_length"
     failures += [Failure(piece.name, why) for piece in short]
-    pieces = [piece for piece in pieces if piece.n_frames > primed]
+    pieces = [piece for piece in pieces if piece.n_frames > prompted]
     if len(pieces) < 2:
         raise InputError(
             f"{settings.test_dir} holds {len(pieces)} usable clips, expected two or more (each is also given another's "
@@ -214,7 +214,7 @@ def _scores(
     settings: EvaluateConfig,
 ) -> Iterator[Scored]:  # fmt: skip
     """Likelihoods and scores of every clip."""
-    start, hz = primed_frames(settings, data) / data.midi_hz, data.audio_hz
+    start, hz = prompt_frames(settings, data) / data.midi_hz, data.audio_hz
     for piece, output, k in zip(
         pieces, outputs, mismatched_pairs([clip_source(piece.name) for piece in pieces]), strict=True
     ):
@@ -307,7 +307,7 @@ def _write_pictures(
     folder: Path, scored: list[Scored], result: dict[str, Any], settings: EvaluateConfig, data: DataConfig
 ) -> None:
     """A picture per clip, one of all, and the page to listen to."""
-    entries, start = [], primed_frames(settings, data) / data.midi_hz
+    entries, start = [], prompt_frames(settings, data) / data.midi_hz
     for one in scored:
         name, seconds = one.piece.name, len(one.piece.truth) / data.audio_hz
         notes = played_notes(one.piece.performance, start, seconds)

@@ -8,10 +8,10 @@
     python inference.py -c config_inference.json --seconds 10 --n_pieces 4 --out dreams     # of an unconditional model
     python inference.py -c config_inference.json --null --seconds 10 --out dreams           # of any, told no notes
 
-mode teacher_forced: one parallel pass, every sample drawn given the true ones before it. primed: teacher_length seconds
+mode teacher_forced: one parallel pass, every sample sampled given the true ones. prompted: teacher_length seconds
 of truth, then the model goes on by itself. free: from silence. MIDI files are always played free, or from --prime. With
 --seconds a piece has no notes: an unconditional model (data_config.features = []) knows none, one that was trained with
-conditioning_dropout plays its null condition (--null). In mode primed each piece goes on from a clip of test_dir.
+conditioning_dropout plays its null condition (--null). In mode prompted each piece goes on from a clip of test_dir.
 --global: what a model with global conditioning (data_config.global_values) is to take the recording for.
 
 --prime lets the model go on from the first seconds of any audio file, in the place of silence or of a clip's truth. It
@@ -55,7 +55,7 @@ from midi2wave.sampling.pieces import (
     clip_pieces,
     code_pieces,
     midi_pieces,
-    primed_frames,
+    prompt_frames,
     read_audio_prompt,
     timed_pieces,
 )
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = make_parser(__doc__, config="config_inference.json")
     arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
     arguments.add_argument("--codes", nargs="+", type=Path, metavar="FILE", help="play these files of codes")
-    arguments.add_argument("--seconds", type=float, help="play that long without notes, free or primed by clips")
+    arguments.add_argument("--seconds", type=float, help="play that long without notes, free or prompted by clips")
     arguments.add_argument("--n_pieces", type=int, help="how many pieces of --seconds; default 1")
     arguments.add_argument("--null", action="store_true", help="of a model that plays MIDI: without saying which notes")
     arguments.add_argument("--out", help="where the results go, instead of inference_config.output_dir")
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.prime:
         prime = read_audio_prompt(args.prime, 2.0 if args.prime_seconds is None else args.prime_seconds, data)
         given = replace(settings, mode="free")  # of a clip's truth nothing is heard
-        settings.mode = mode = "primed"
+        settings.mode = mode = "prompted"
     folder = Path(settings.output_dir)
     if args.codes:
         pieces, failures = _code_pieces(args.codes, settings, player)
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     elif args.midi:
         pieces, failures = midi_pieces(args.midi, settings, data, settings.max_seconds)
     else:
-        pieces, failures = _clip_pieces(settings, data, primed_frames(given, data))
+        pieces, failures = _clip_pieces(settings, data, prompt_frames(given, data))
     field = player.model.decoder.receptive_field
     pieces = [
         replace(piece, prime=prime, fold=folding.fold_of(piece.n_frames, settings, data, field)) for piece in pieces
@@ -146,7 +146,7 @@ def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig)
     if args.prime_seconds is not None and not args.prime:
         raise InputError("--prime_seconds says how much of --prime FILE is heard; give that file too")
     if args.prime and settings.mode == "teacher_forced" and not args.midi:
-        raise InputError("--prime: mode teacher_forced hears the truth alone; set inference_config.mode=primed")
+        raise InputError("--prime: mode teacher_forced hears the truth alone; set inference_config.mode=prompted")
     if settings.fold_seconds and (args.prime or args.codes or timed or (settings.mode != "free" and not args.midi)):
         raise InputError(
             "inference_config.fold_seconds: only MIDI files and, in mode free, clips can be folded, without --prime; "
@@ -203,15 +203,15 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
     return f"{n_wavs} wavs in {folder}{already}{nll}; listen: {folder / PAGE_NAME}"
 
 
-def _clip_pieces(settings: InferenceConfig, data: DataConfig, primed: int) -> tuple[list[Piece], list[Failure]]:
+def _clip_pieces(settings: InferenceConfig, data: DataConfig, prompted: int) -> tuple[list[Piece], list[Failure]]:
     """The test clips, named by the mode; those that so many frames of truth leave nothing of as failures."""
     pieces, failures = clip_pieces(settings.test_dir, data, settings.global_values)
     remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
     for piece in pieces:
-        if primed >= piece.n_frames:
+        if prompted >= piece.n_frames:
             seconds = len(piece.truth) / data.audio_hz
             failures.append(Failure(piece.name, f"has {seconds:g} s, nothing is left {remedy}"))
-    kept = [piece for piece in pieces if primed < piece.n_frames]
+    kept = [piece for piece in pieces if prompted < piece.n_frames]
     return [replace(piece, name=f"{piece.name}_{settings.mode}") for piece in kept], failures
 
 
@@ -347,7 +347,7 @@ def _stream(
     """
     n_frames, prime = max(piece.n_frames for piece in pieces), pieces[0].prime
     before = len(prime.pcm) // model.hop if prime else 0  # frames that the model hears before frame 0
-    prefix_frames = primed_frames(settings, data) if mode == "primed" and not prime else 0
+    prefix_frames = prompt_frames(settings, data) if mode == "prompted" and not prime else 0
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
     blocks = synthesize(model, [piece.heard for piece in pieces], before + n_frames, data,
                         streams=[piece.stream for piece in pieces], seed=settings.seed,
@@ -436,7 +436,7 @@ def _write_page(
              "temperature": f"{settings.temperature:g}", "guidance": f"{settings.guidance:g}"}  # fmt: skip
     if prime := pieces[0].prime:
         facts["prime"] = f"{prime.seconds:g} s of {prime.name}, heard before each piece"
-    elif mode == "primed":
+    elif mode == "prompted":
         facts["teacher_length"] = f"{settings.teacher_length:g} s"
     write_listening_page(folder / PAGE_NAME, "midi2wave", entries, facts)
 

@@ -127,7 +127,7 @@ def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
 def _positions(performance: Performance, n_samples: int, config: PreprocessConfig) -> np.ndarray:
     """Every frame at which a clip may start, in seconds: it fits into the audio and notes begin in its second half.
 
-    (The second half is what the model plays by itself in mode primed.)
+    (The second half is what the model plays by itself in mode prompted.)
     """
     length = config.test_segment_length
     room = int((n_samples / config.audio_hz - length) * config.midi_hz)

@@ -217,7 +217,7 @@ def ratio(measured: float, other: float | None) -> float | None:
 
 
 def first_block(prefix_seconds: float = 2.0) -> None:
-    """Say how long after the call a primed model of the reference size gives its first new audio."""
+    """Say how long after the call a prompted model of the reference size gives its first new audio."""
     model, config = build("reference")
     data = config.data_config
     prefix = torch.full((1, round(prefix_seconds * data.midi_hz) * model.hop), 128)
@@ -228,7 +228,7 @@ def first_block(prefix_seconds: float = 2.0) -> None:
         next(blocks)
         given = time.perf_counter()
         next(blocks)
-        log(f"first block of a primed model: {1e3 * (time.perf_counter() - started):.0f} ms after the call, of which "
+        log(f"first block after a prompt: {1e3 * (time.perf_counter() - started):.0f} ms after the call, of which "
              f"{1e3 * (given - started):.0f} ms for {prefix_seconds:g} s of prefix")  # fmt: skip
         blocks.close()
 

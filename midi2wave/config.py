@@ -364,7 +364,7 @@ class SamplingConfig:
 
     model_filename: str = option("checkpoint: a run folder, a step folder or a .safetensors file")
     test_dir: str = option("folder of test clips made by preprocess_audio.py", "test")
-    teacher_length: float = option("seconds of truth before the model takes over in mode primed", 2.0, gt=0)
+    teacher_length: float = option("seconds of truth before the model takes over in mode prompted", 2.0, gt=0)
     temperature: float = option("1: the model's own distribution; less: less noise, less variety", 1.0, gt=0, le=10)
     guidance: float = option(
         "classifier-free guidance: 1: the model given its MIDI; more: further away from what it plays without; 0: "
@@ -410,10 +410,10 @@ class InferenceConfig(SamplingConfig):
 
     output_dir: str = option("where wavs, pictures and the listening page go", "output")
     mode: str = option(
-        "teacher_forced (one parallel pass), primed (teacher_length of the truth, then autoregressive) or free "
+        "teacher_forced (one parallel pass), prompted (teacher_length of the truth, then autoregressive) or free "
         "(from silence)",
-        "primed",
-        choices=("teacher_forced", "primed", "free"),
+        "prompted",
+        choices=("teacher_forced", "prompted", "free"),
     )
     tail_seconds: float = option("sound after the last note of a MIDI file (--midi)", 2.0, ge=0)
     max_seconds: float = option("refuse MIDI files that would sound longer than this (--midi)", 3600.0, gt=0)
@@ -445,9 +445,10 @@ class EvaluateConfig(SamplingConfig):
 
     output_dir: str = option("where scores, wavs, pictures and the listening page go", "evaluation")
     mode: str = option(
-        "free (from silence) or primed (teacher_length of the truth, then autoregressive; only what follows is scored)",
+        "free (from silence) or prompted (teacher_length of the recording, then autoregressive; only what follows is "
+        "scored)",
         "free",
-        choices=("free", "primed"),
+        choices=("free", "prompted"),
     )
     counterfactuals: bool = option("also change one thing of a phrase at a time: pitch, velocity, pedal", True)
     drift_dir: str = option("folder of long test clips (60 s) to look for drift in; empty: none", "")
@@ -477,6 +478,10 @@ DEPRECATED_OPTIONS = {
     ("train_config", "history_interference"): "history_mixing",
     ("train_config", "final_history_interference"): "final_history_mixing",
     ("train_config", "scheduled_sampling_patience"): "scheduled_sampling_start_step",
+}
+DEPRECATED_VALUES = {
+    ("inference_config", "mode", "primed"): "prompted",
+    ("evaluate_config", "mode", "primed"): "prompted",
 }
 
 BLOCKS: dict[str, type] = {f.name: typing.get_args(f.type)[0] for f in fields(Config)}
@@ -524,6 +529,10 @@ def _rename_deprecated(raw: dict[str, Any], source: str) -> dict[str, Any]:
             log(f"{source}: {block}.{former} is deprecated; write {block}.{name}")
             result[block].setdefault(name, result[block].pop(former))
             result[block].pop(former, None)
+    for (block, name, former), value in DEPRECATED_VALUES.items():
+        if result.get(block, {}).get(name) == former:
+            log(f"{source}: {block}.{name} = {json.dumps(former)} is deprecated; write {json.dumps(value)}")
+            result[block][name] = value
     return result
 
 

@@ -119,9 +119,9 @@ def _check(name: str, seconds: float, pieces: list[Piece], max_seconds: float) -
         raise InputError(f"another file of the name {name} stands before it; rename one of them")
 
 
-def primed_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) -> int:
-    """How many frames of a clip the model is given in mode primed; what follows is its own."""
-    return max(1, round(settings.teacher_length * data.midi_hz)) if settings.mode == "primed" else 0
+def prompt_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) -> int:
+    """How many frames of a clip the model is given in mode prompted; what follows is its own."""
+    return max(1, round(settings.teacher_length * data.midi_hz)) if settings.mode == "prompted" else 0
 
 
 def clip_pieces(folder: str | Path, data: DataConfig, given: Sequence[str] = ()) -> tuple[list[Piece], list[Failure]]:
@@ -147,28 +147,28 @@ def clip_pieces(folder: str | Path, data: DataConfig, given: Sequence[str] = ())
 def timed_pieces(
     seconds: float, n_pieces: int, settings: InferenceConfig, data: DataConfig
 ) -> tuple[list[Piece], list[Failure]]:
-    """Pieces without notes, of that length: from silence, or in mode primed each from the beginning of another clip.
+    """Pieces without notes, of that length: from silence, or in mode prompted each from the beginning of another clip.
 
     Raises InputError for an impossible length or number, and if there are no clips; those too short are failures.
     """
     validate_labels(settings.global_values, data.global_values)
-    n_frames, primed = round(seconds * data.midi_hz) if math.isfinite(seconds) else 0, primed_frames(settings, data)
+    n_frames, prompted = round(seconds * data.midi_hz) if math.isfinite(seconds) else 0, prompt_frames(settings, data)
     if settings.mode == "teacher_forced":
         raise InputError("--seconds: mode teacher_forced takes as long as its clips; set inference_config.mode=free")
-    if n_frames <= primed:
-        given = f" after teacher_length = {settings.teacher_length:g} s" if primed else ""
+    if n_frames <= prompted:
+        given = f" after teacher_length = {settings.teacher_length:g} s" if prompted else ""
         raise InputError(f"--seconds {seconds:g}: expected at least one conditioning frame{given}")
     if seconds > settings.max_seconds:
         raise InputError(f"--seconds {seconds:g}: expected at most inference_config.max_seconds; raise it")
     if n_pieces < 1:
         raise InputError(f"--n_pieces {n_pieces}: expected 1 or more")
-    if not primed:
+    if not prompted:
         pieces = [Piece(f"piece_{number:03d}", number, None, n_frames) for number in range(n_pieces)]
         return _told(pieces, settings.global_values, data), []
     clips, failures = clip_pieces(settings.test_dir, data, settings.global_values)
     why = f"is shorter than teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
-    failures += [Failure(clip.name, why) for clip in clips if clip.n_frames < primed]
-    if not (clips := [clip for clip in clips if clip.n_frames >= primed]):
+    failures += [Failure(clip.name, why) for clip in clips if clip.n_frames < prompted]
+    if not (clips := [clip for clip in clips if clip.n_frames >= prompted]):
         return [], failures
     chosen = [clips[number % len(clips)] for number in range(n_pieces)]
     return [

@@ -110,5 +110,5 @@ class TrainingLog:
             save_figure(stem.with_suffix(".png"), figure)
         with self._on_board():
             if self.board:
-                self.board.add_audio("primed", output / 32768, step, data.audio_hz)
-                self.board.add_figure("primed", figure, step)
+                self.board.add_audio("prompted", output / 32768, step, data.audio_hz)
+                self.board.add_figure("prompted", figure, step)

@@ -156,7 +156,7 @@ def test_models_that_play_no_codes_say_so(pipeline, plain, run, played, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("mode", ["teacher_forced", "primed"])
+@pytest.mark.parametrize("mode", ["teacher_forced", "prompted"])
 def test_clips_have_their_codes_too(plain, run, tmp_path, mode):
     done = play(plain, run, tmp_path / "out", mode=mode)
     assert done.code == 0

@@ -31,7 +31,7 @@ from tests.helpers.pipeline import (
     write_midi,
 )
 
-CLIP_SAMPLES, PRIMED_SAMPLES = round(CLIP_SECONDS * HZ), round(PRIMED_SECONDS * HZ)
+CLIP_SAMPLES, PROMPT_SAMPLES = round(CLIP_SECONDS * HZ), round(PRIMED_SECONDS * HZ)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -100,16 +100,16 @@ def test_training_leaves_checkpoints_metrics_and_its_config(pipeline):
     assert list(run.glob("events.out.tfevents.*"))
 
 
-def test_primed_output_starts_with_the_truth(pipeline):
+def test_prompted_output_starts_with_the_truth(pipeline):
     output, result = pipeline.folder / "output", pipeline.commands["output"].result
-    assert (len(result["wavs"]), result["mode"], result["step"], result["failures"]) == (2, "primed", 4, [])
+    assert (len(result["wavs"]), result["mode"], result["step"], result["failures"]) == (2, "prompted", 4, [])
     page = (output / "index.html").read_text(encoding="utf-8")
     for name, generated in wavs(output).items():
         truth = pcm(output / f"{name}_truth.wav")
         assert len(generated) == len(truth) == CLIP_SAMPLES
-        assert np.array_equal(truth, pcm(pipeline.folder / f"test/{name.removesuffix('_primed')}.wav"))
-        assert np.array_equal(generated[:PRIMED_SAMPLES], truth[:PRIMED_SAMPLES])
-        assert not np.array_equal(generated[PRIMED_SAMPLES:], truth[PRIMED_SAMPLES:])
+        assert np.array_equal(truth, pcm(pipeline.folder / f"test/{name.removesuffix('_prompted')}.wav"))
+        assert np.array_equal(generated[:PROMPT_SAMPLES], truth[:PROMPT_SAMPLES])
+        assert not np.array_equal(generated[PROMPT_SAMPLES:], truth[PROMPT_SAMPLES:])
         assert (output / f"{name}.png").read_bytes().startswith(PNG)
         assert f"{name}.wav" in page
 
@@ -121,7 +121,7 @@ def test_teacher_forced_draws_every_sample_and_reports_the_likelihood(pipeline, 
     for name, drawn in made.items():
         truth = pcm(tmp_path / f"out/{name}_truth.wav")
         assert len(drawn) == CLIP_SAMPLES
-        assert not np.array_equal(drawn[:PRIMED_SAMPLES], truth[:PRIMED_SAMPLES])
+        assert not np.array_equal(drawn[:PROMPT_SAMPLES], truth[:PROMPT_SAMPLES])
 
 
 def test_free_clips_have_nothing_of_the_truth(pipeline, tmp_path):
@@ -129,7 +129,7 @@ def test_free_clips_have_nothing_of_the_truth(pipeline, tmp_path):
     assert len(made) == 2
     for name, samples in made.items():
         assert len(samples) == CLIP_SAMPLES
-        assert not np.array_equal(samples[:PRIMED_SAMPLES], pcm(tmp_path / f"out/{name}_truth.wav")[:PRIMED_SAMPLES])
+        assert not np.array_equal(samples[:PROMPT_SAMPLES], pcm(tmp_path / f"out/{name}_truth.wav")[:PROMPT_SAMPLES])
 
 
 def test_samples_depend_on_the_seed_and_not_on_the_batch_size(pipeline, tmp_path):

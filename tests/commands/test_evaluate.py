@@ -126,17 +126,17 @@ def test_disobedient_audio_lies_on_the_floor(unseen, options, generated):
     assert not result["transcriber"] or result["f1"] < 0.2
 
 
-def test_in_mode_primed_only_what_follows_is_scored(unseen, options, generated):
+def test_in_mode_prompted_only_what_follows_is_scored(unseen, options, generated):
     generated(lambda _, n: np.zeros(n, np.int16))
-    primed = settings("evaluate_config.mode=primed", "evaluate_config.teacher_length=2")
-    result = call(evaluate, *options, *primed, "--json").result
+    prompted = settings("evaluate_config.mode=prompted", "evaluate_config.teacher_length=2")
+    result = call(evaluate, *options, *prompted, "--json").result
     assert result["chroma"] == result["onsets"] == 0
     assert not result["transcriber"] or result["f1"] == 0
     assert result["chroma_ceiling"] == pytest.approx(1)
 
 
-def test_primed_needs_clips_that_last(options):
-    too_long = settings("evaluate_config.mode=primed", f"evaluate_config.teacher_length={SECONDS}")
+def test_prompted_needs_clips_that_last(options):
+    too_long = settings("evaluate_config.mode=prompted", f"evaluate_config.teacher_length={SECONDS}")
     assert_refused(call(evaluate, *options, *too_long), "0 usable clips")
 
 
@@ -218,7 +218,7 @@ def test_what_is_missing_is_said(options, tmp_path):
     ):
         assert_refused(call(evaluate, *options, *settings(f"evaluate_config.{key}={tmp_path}/gone")), words)
     assert_refused(
-        call(evaluate, *options, *settings("evaluate_config.mode=teacher_forced")), "expected one of free, primed"
+        call(evaluate, *options, *settings("evaluate_config.mode=teacher_forced")), "expected one of free, prompted"
     )
     assert_refused(call(evaluate, *options, *settings("data_config.midi_hz=125")), "differ", "midi_hz")
 

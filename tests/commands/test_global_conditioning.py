@@ -158,8 +158,8 @@ def test_pieces_without_notes_can_be_told_it_too(pipeline):
     for mode, given, expected in (
         ("free", [], ()),
         ("free", ["year=2009"], ("year=2009",)),
-        ("primed", [], ("year=2004",)),  # the clip's
-        ("primed", ["year=2009"], ("year=2009",)),
+        ("prompted", [], ("year=2004",)),  # the clip's
+        ("prompted", ["year=2009"], ("year=2009",)),
     ):
         made = {"inference_config": block | {"mode": mode, "global_values": given}}
         pieces, _ = timed_pieces(0.1, 2, config_from_dict(made, "it").inference_config, data)
@@ -364,7 +364,7 @@ def test_clips_carry_it_and_can_be_overruled(pipeline, run, tmp_path):
         made = call(inference, "-c", pipeline.config, *own, *(["--global", value] if value else []))
         assert made.code == 0 and "not told" not in made.err
         sounds[value] = {
-            name: wav for name, wav in read_files(tmp_path / f"out{value}").items() if name.endswith("primed.wav")
+            name: wav for name, wav in read_files(tmp_path / f"out{value}").items() if name.endswith("prompted.wav")
         }
     assert sounds[""] == sounds["year=2004"] and len(sounds[""]) == 2
     assert all(sounds[""][name] != sounds["year=2009"][name] for name in sounds[""])

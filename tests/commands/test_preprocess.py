@@ -125,7 +125,7 @@ def test_a_clip_keeps_the_notes_of_its_margins_and_shows_its_own(tmp_path, monke
         assert clip.performance.pitch.tolist() == [50, 60, 70]
         np.testing.assert_allclose(clip.performance.onset, np.array([30, 40, 45]) - start, atol=1e-9)
         (own,) = np.flatnonzero((clip.performance.onset >= 0) & (clip.performance.onset < CLIP_SECONDS))
-        assert clip.performance.onset[own] >= CLIP_SECONDS / 2  # notes begin in the part that a primed model plays
+        assert clip.performance.onset[own] >= CLIP_SECONDS / 2  # notes begin in the part that a prompted model plays
         drawn = figures[name].axes[0].collections[-1].get_array()  # a velocity for every note that is held
         low, high = figures[name].axes[0].get_ylim()
         assert len(drawn) == 1 and (low + high) / 2 == clip.performance.pitch[own]

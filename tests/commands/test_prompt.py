@@ -36,7 +36,7 @@ def later(piece: Performance, frames: int) -> Performance:
     return replace(piece, onset=piece.onset + frames / 250, offset=piece.offset + frames / 250)
 
 
-def primed(model, data, prime, sampler, pieces, **options) -> np.ndarray:
+def prompted(model, data, prime, sampler, pieces, **options) -> np.ndarray:
     """What follows a prime int16 [B, BEFORE * HOP]: int16 [B, N_FRAMES * HOP]."""
     blocks = synthesize(model, pieces, BEFORE + N_FRAMES, data, streams=[0, 1], seed=5, prefix=prime,
                         first_frames=[-BEFORE] * len(pieces), sampler=sampler, threads=1, **options)  # fmt: skip
@@ -51,7 +51,7 @@ def test_one_parallel_pass_over_prime_and_output_draws_the_output_again(output, 
     model, data = make(output)
     data = replace(data, preemphasis=preemphasis)
     pieces, prime = [make_performance(0), make_performance(1)], make_pcm(2, BEFORE)
-    made = primed(model, data, prime, sampler, pieces)
+    made = prompted(model, data, prime, sampler, pieces)
     assert made.shape == (2, N_FRAMES * HOP)
 
     heard = to_samples(model, prime, data)
@@ -76,10 +76,10 @@ def test_one_parallel_pass_over_prime_and_output_draws_the_output_again(output, 
 def test_the_prime_is_heard_and_silence_is_no_prime():
     model, data = make("logistic_mixture")
     pieces, prime = [make_performance(0), make_performance(1)], make_pcm(2, BEFORE)
-    made = primed(model, data, prime, "numba", pieces)
-    assert np.mean(made[:, :HOP] != primed(model, data, prime // 8, "numba", pieces)[:, :HOP]) > 0.3
+    made = prompted(model, data, prime, "numba", pieces)
+    assert np.mean(made[:, :HOP] != prompted(model, data, prime // 8, "numba", pieces)[:, :HOP]) > 0.3
     quiet = [Performance(*(values[:0] for values in (p.onset, p.offset, p.pitch, p.velocity)), {}) for p in pieces]
-    assert np.mean(made[:, HOP:] != primed(model, data, prime, "numba", quiet)[:, HOP:]) > 0.3
+    assert np.mean(made[:, HOP:] != prompted(model, data, prime, "numba", quiet)[:, HOP:]) > 0.3
     assert np.mean(made[:, :4] != play(model, data, pieces, [0, 1], threads=1)[:, :4]) > 0.3  # of silence
 
 
@@ -117,9 +117,9 @@ def test_midi_files_go_on_from_any_audio(pipeline, prime, tmp_path):
     song, other = (write_midi(tmp_path / f"{n}.mid", [(0.0, 0.02, 60 + n, 90)]) for n in (0, 1))
     out, arguments = tmp_path / "out", ("-c", pipeline.config, *settings("inference_config.tail_seconds=0"))
     arguments, midi = (*arguments, "--prime_seconds", "0.1"), ("--midi", song, other)
-    primed = (*arguments, "--out", out, "--prime", prime, *midi)
-    done = call(inference, *primed, "--json")
-    assert done.code == 0 and done.result["mode"] == "primed" and done.result["wavs"] == ["0.wav", "1.wav"]
+    prompted = (*arguments, "--out", out, "--prime", prime, *midi)
+    done = call(inference, *prompted, "--json")
+    assert done.code == 0 and done.result["mode"] == "prompted" and done.result["wavs"] == ["0.wav", "1.wav"]
     assert call(inference, *arguments[:-2], "--out", tmp_path / "free", *midi).code == 0
     for name in done.result["wavs"]:
         sounds = [audio_io.read_pcm(folder / name, HZ) for folder in (out, tmp_path / "free")]
@@ -128,7 +128,7 @@ def test_midi_files_go_on_from_any_audio(pipeline, prime, tmp_path):
     assert "0.1 s of prime.flac, heard before each piece" in (out / "index.html").read_text(encoding="utf-8")
 
     before = read_files(out)
-    assert "2 were there already" in call(inference, *primed).out
+    assert "2 were there already" in call(inference, *prompted).out
     renamed = prime.rename(tmp_path / "renamed.flac")  # the same sound
     assert "2 were there already" in call(inference, *arguments, "--out", out, "--prime", renamed, *midi).out
     other_prime = write_audio(tmp_path / "b.wav", melody(6))
@@ -140,13 +140,13 @@ def test_midi_files_go_on_from_any_audio(pipeline, prime, tmp_path):
     }
 
 
-@pytest.mark.parametrize("mode", ["primed", "free"])
+@pytest.mark.parametrize("mode", ["prompted", "free"])
 def test_clips_go_on_from_it_instead_of_their_own_truth(pipeline, prime, tmp_path, mode):
     given = (*settings(f"inference_config.mode={mode}"), "--prime", prime, "--prime_seconds", "0.1")
     done = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--json", *given)
-    assert done.code == 0 and done.result["mode"] == "primed"
+    assert done.code == 0 and done.result["mode"] == "prompted"
     for name in done.result["wavs"]:
-        assert name.endswith("_primed.wav")
+        assert name.endswith("_prompted.wav")
         output, of_truth = (
             audio_io.read_pcm(folder / name, HZ) for folder in (tmp_path / "out", pipeline.folder / "output")
         )
@@ -169,7 +169,7 @@ def test_a_short_clip_is_played_whole_after_a_long_prime(pipeline, prime, tmp_pa
         (["--prime_seconds", "4"], ["prime.flac has only 3.000 s", "at least 4 s"]),
         (["--prime_seconds", "0"], ["--prime_seconds 0", "more than 0"]),
         (["--prime_seconds", "nan"], ["--prime_seconds nan"]),
-        (settings("inference_config.mode=teacher_forced"), ["teacher_forced", "inference_config.mode=primed"]),
+        (settings("inference_config.mode=teacher_forced"), ["teacher_forced", "inference_config.mode=prompted"]),
         (["--prime", "/no/such.wav"], ["/no/such.wav", "no such audio file"]),
     ],
 )
@@ -189,7 +189,7 @@ def test_an_unconditional_model_goes_on_for_the_seconds_it_is_given(prime, tmp_p
     sounds = []
     for given in ([], ["--prime", prime, "--prime_seconds", "0.05"]):
         out = tmp_path / f"out{len(given)}"
-        file = inference_file(tmp_path, run, mode="primed" if given else "free")
+        file = inference_file(tmp_path, run, mode="prompted" if given else "free")
         assert call(inference, "-c", file, "--out", out, "--seconds", "0.1", *given).code == 0
         sounds.append(audio_io.read_pcm(out / "piece_000.wav", HZ))
     assert len(sounds[0]) == len(sounds[1]) == 0.1 * HZ and not np.array_equal(*sounds)

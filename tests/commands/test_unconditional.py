@@ -149,11 +149,11 @@ def test_it_plays_by_itself_and_goes_on_from_clips(pipeline, trained, tmp_path):
     longer = call(inference, *arguments, *free, "--seconds", 0.08, "--out", tmp_path / "free")
     assert_refused(longer, "results of another config")
 
-    primed = call(inference, *arguments, "--n_pieces", 3, "--out", tmp_path / "primed")
+    prompted = call(inference, *arguments, "--n_pieces", 3, "--out", tmp_path / "prompted")
     clips, given = [read_clip(path, HZ) for path in clip_paths(pipeline.folder / "test")], round(PRIMED_SECONDS * HZ)
     names = [f"piece_{number:03d}_{clips[number % 2].name}" for number in range(3)]
-    assert primed.result["wavs"] == [f"{name}.wav" for name in names]
-    sounds = [audio_io.read_pcm(tmp_path / "primed" / f"{name}.wav", HZ) for name in names]
+    assert prompted.result["wavs"] == [f"{name}.wav" for name in names]
+    sounds = [audio_io.read_pcm(tmp_path / "prompted" / f"{name}.wav", HZ) for name in names]
     assert all(np.array_equal(s[:given], clips[i % 2].pcm[:given]) for i, s in enumerate(sounds))
     assert not np.array_equal(sounds[0][given:], sounds[2][given:])  # the same clip, another stream
 

@@ -38,6 +38,7 @@ RENAMED_KEYS = {
     "floor": "baseline",
     "handover_seconds": "prompt_end_seconds",
     "history_interference": "history_mixing",
+    "_primed": "_prompted",
     "scheduled_sampling_patience": "scheduled_sampling_start_step",
 }
 
@@ -45,7 +46,7 @@ RENAMED_KEYS = {
 RENAMED_TENSORS = {"context.of_recording.": "context.global_embedding."}
 
 # The mode in which the model continues a recording, as options name it.
-PROMPTED_MODE = "primed"
+PROMPTED_MODE = "prompted"
 
 # The weights in a checkpoint folder.
 WEIGHTS_FILE = "weights.safetensors"

@@ -130,7 +130,7 @@ def test_inference_without_a_model_or_clips(pipeline, tmp_path):
     assert_refused(answer(f"inference_config.model_filename={tmp_path}/empty"), "no checkpoint at")
     assert_refused(answer(f"inference_config.test_dir={tmp_path}/empty"), "no test clips", "preprocess_audio.py")
     assert_refused(answer(f"inference_config.test_dir={tmp_path}/none"), "no test clips", "preprocess_audio.py")
-    assert_refused(answer("inference_config.mode=prime"), "inference_config.mode", "did you mean 'primed'?")
+    assert_refused(answer("inference_config.mode=prompt"), "inference_config.mode", "did you mean 'prompted'?")
     assert_refused(answer("inference_config.temperature=0"), "inference_config.temperature", "more than 0")
     assert_refused(answer("inference_config.seed=1e3"), "inference_config.seed", "expected int")
     assert_refused(answer(f"inference_config.seed={2**70}"), "inference_config.seed", "at most")
@@ -160,9 +160,9 @@ def test_bad_clips_are_listed_and_the_others_made(pipeline, tmp_path):
         "clip_9": "is at 22050 Hz, expected 16000",
     }
     assert_failed(outcome, 1, **failures)
-    assert outcome.result["wavs"] == [f"{first}_primed.wav"]
+    assert outcome.result["wavs"] == [f"{first}_prompted.wav"]
     # of a clip made alone, the samples are those that it had in company
-    made, alone = (folder / f"{first}_primed.wav" for folder in (pipeline.folder / "output", tmp_path / "out"))
+    made, alone = (folder / f"{first}_prompted.wav" for folder in (pipeline.folder / "output", tmp_path / "out"))
     assert made.read_bytes() == alone.read_bytes()
 
 

@@ -206,8 +206,8 @@ def test_a_prefix_leaves_the_caches_as_generation_would(output, kernel_size, pre
     uniforms = seeded_uniforms(7, [0, 1], model.uniforms_per_sample)
     whole = torch.cat(list(generate(model, conditioning, uniforms, 2, N_FRAMES, block_frames=4)), dim=1)
     prefix = whole[:, : prefix_frames * HOP]
-    primed = list(generate(model, conditioning, uniforms, 2, N_FRAMES, prefix=prefix, block_frames=3))
-    assert torch.equal(torch.cat(primed, dim=1), whole)
+    prompted = list(generate(model, conditioning, uniforms, 2, N_FRAMES, prefix=prefix, block_frames=3))
+    assert torch.equal(torch.cat(prompted, dim=1), whole)
 
 
 def test_a_stream_does_not_depend_on_its_neighbours():

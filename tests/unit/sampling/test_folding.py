@@ -224,7 +224,7 @@ def test_clips_are_folded_in_mode_free(pipeline, tmp_path):
     assert done.code == 0 and [len(found["seams"]) for found in done.result["seams"].values()] == [1, 1]
 
 
-@pytest.mark.parametrize("mode", ["primed", "teacher_forced"])
+@pytest.mark.parametrize("mode", ["prompted", "teacher_forced"])
 def test_what_goes_on_from_something_is_not_folded(pipeline, songs, tmp_path, mode):
     arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *FOLDED, *settings(f"inference_config.mode={mode}"))
     assert_refused(call(inference, *arguments), "fold_seconds", "in mode free")

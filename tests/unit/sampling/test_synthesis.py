@@ -55,15 +55,15 @@ def play(model, data, performances, streams, **options) -> np.ndarray:
 
 
 @OUTPUTS
-@pytest.mark.parametrize("primed", [False, True])
-def test_one_batch_gives_the_same_as_stream_by_stream(output, primed):
+@pytest.mark.parametrize("prompted", [False, True])
+def test_one_batch_gives_the_same_as_stream_by_stream(output, prompted):
     model, data = make(output)
     pieces = [make_performance(i) for i in range(3)]
-    prefix = make_pcm(3, 2) if primed else None
+    prefix = make_pcm(3, 2) if prompted else None
     together = play(model, data, pieces, [0, 1, 2], prefix=prefix)
     assert together.shape == (3, N_FRAMES * HOP)
     for i in (2, 0, 1):
-        alone = play(model, data, [pieces[i]], [i], prefix=prefix[i : i + 1] if primed else None)
+        alone = play(model, data, [pieces[i]], [i], prefix=prefix[i : i + 1] if prompted else None)
         assert np.array_equal(alone[0], together[i])
     assert len({row.tobytes() for row in together}) == 3
 
@@ -81,11 +81,11 @@ def test_seed_stream_and_performance_decide():
 def test_prefix_is_returned_unchanged_and_heard():
     model, data = make()
     pieces, prefix = [make_performance(0), make_performance(1)], make_pcm(2, 3)
-    primed = play(model, data, pieces, [0, 1], prefix=prefix)
-    assert primed.shape == (2, N_FRAMES * HOP)
-    assert np.array_equal(primed[:, : 3 * HOP], prefix)
+    prompted = play(model, data, pieces, [0, 1], prefix=prefix)
+    assert prompted.shape == (2, N_FRAMES * HOP)
+    assert np.array_equal(prompted[:, : 3 * HOP], prefix)
     changed = play(model, data, pieces, [0, 1], prefix=prefix // 2)
-    assert not np.array_equal(primed[:, 3 * HOP :], changed[:, 3 * HOP :])
+    assert not np.array_equal(prompted[:, 3 * HOP :], changed[:, 3 * HOP :])
 
 
 def test_prefix_of_its_own_making_changes_nothing():
@@ -98,8 +98,8 @@ def test_prefix_of_its_own_making_changes_nothing():
 def test_prefix_of_codes_comes_back_as_the_codes_stand_for():
     model, data = make("categorical")
     prefix = make_pcm(1, 3)
-    primed = play(model, data, [make_performance(0)], [0], prefix=prefix)
-    assert np.array_equal(primed[:, : 3 * HOP], mu_law_decode(mu_law_encode(prefix)))
+    prompted = play(model, data, [make_performance(0)], [0], prefix=prefix)
+    assert np.array_equal(prompted[:, : 3 * HOP], mu_law_decode(mu_law_encode(prefix)))
 
 
 @pytest.mark.parametrize("n_samples", [HOP + 1, (N_FRAMES + 1) * HOP, 0])
@@ -176,15 +176,15 @@ def test_a_model_with_pre_emphasis_draws_changes(output):
 
     plain = changes_of(play(model, data, pieces, [0, 1]))
     assert np.array_equal(play(model, emphasized, pieces, [0, 1]), Deemphasis(0.9)(plain))
-    # primed: it has heard the changes of the prefix, and the sound goes on from its last sample
+    # prompted: it has heard the changes of the prefix, and the sound goes on from its last sample
     prefix = make_pcm(2, 2) // 10
     heard = changes_of(play(model, data, pieces, [0, 1], prefix=emphasize(prefix, 0.9)))
-    primed = play(model, emphasized, pieces, [0, 1], prefix=prefix)
-    assert np.array_equal(primed, Deemphasis(0.9)(heard))
-    assert np.abs(primed[:, : 2 * HOP] - prefix).max() <= (5 if output == "logistic_mixture" else 150)
-    forced, nll = teacher_forced(model, pieces, primed, emphasized, streams=[0, 1], seed=5)
-    changes, same_nll = teacher_forced(model, pieces, emphasize(primed, 0.9), data, streams=[0, 1], seed=5)
-    assert np.array_equal(forced, deemphasize_teacher_forced(changes_of(changes), primed, 0.9)) and nll == same_nll
+    prompted = play(model, emphasized, pieces, [0, 1], prefix=prefix)
+    assert np.array_equal(prompted, Deemphasis(0.9)(heard))
+    assert np.abs(prompted[:, : 2 * HOP] - prefix).max() <= (5 if output == "logistic_mixture" else 150)
+    forced, nll = teacher_forced(model, pieces, prompted, emphasized, streams=[0, 1], seed=5)
+    changes, same_nll = teacher_forced(model, pieces, emphasize(prompted, 0.9), data, streams=[0, 1], seed=5)
+    assert np.array_equal(forced, deemphasize_teacher_forced(changes_of(changes), prompted, 0.9)) and nll == same_nll
 
 
 @pytest.mark.parametrize("excitation", [True, False])

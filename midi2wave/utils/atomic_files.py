@@ -1,7 +1,8 @@
-"""Files that are either whole or not there, in folders that are ours: write aside, then rename; overwrite nothing.
+"""Files that are either complete or absent, and output folders that are never overwritten by mistake.
 
-A reader, or a rerun after a crash or on a full disk, never meets half a file. The aside name starts with a dot and ends
-with `.partial`, so that a leftover of a killed process is recognised and never read.
+A file is written under a temporary name and then renamed, so that a reader, or a rerun after a crash or on a full disk,
+never meets half a file. The temporary name starts with a dot and ends with `.partial`, so that what a killed process
+left is recognised and never read.
 """
 
 import contextlib
@@ -17,60 +18,75 @@ from typing import Any
 from midi2wave.utils.errors import InputError
 
 
-def _aside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     # Processes of several hosts that share a folder may have the same number.
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 def _sync(path: Path) -> None:
-    with open(path, "rb") as handle:  # the data must reach the disk before the name does
+    # The data must reach the disk before the name does.
+    with open(path, "rb") as handle:
         os.fsync(handle.fileno())
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a path to write to; on success it becomes `path` in one step, on any failure nothing is left.
+    """Context manager for writing a file: it appears under its name at the end, or not at all.
 
-    The aside file lies in the same folder, since a rename is atomic only within one file system. Raises OSError
-    (full disk, no permission) after cleaning up.
+    Args:
+        path: Where the file is to be. Its folder is made if need be.
+
+    Yields:
+        The temporary path to write to. It lies in the same folder, since a rename is atomic only within one file
+        system.
+
+    Raises:
+        OSError: The disk is full or there is no permission; nothing is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
+    tmp_path = _temporary_path(path)
     try:
-        yield aside
-        _sync(aside)
-        os.replace(aside, path)
+        yield tmp_path
+        _sync(tmp_path)
+        os.replace(tmp_path, path)
     finally:
-        aside.unlink(missing_ok=True)
+        tmp_path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Like `atomic_file` for a whole folder that must not exist yet (a checkpoint)."""
+    """Like `atomic_file` for a whole folder that must not exist yet (a checkpoint).
+
+    Args:
+        path: Where the folder is to be.
+
+    Yields:
+        The temporary folder to write to.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
-    aside.mkdir()
+    tmp_path = _temporary_path(path)
+    tmp_path.mkdir()
     try:
-        yield aside
-        for file in filter(Path.is_file, aside.rglob("*")):
+        yield tmp_path
+        for file in filter(Path.is_file, tmp_path.rglob("*")):
             _sync(file)
-        os.replace(aside, path)
+        os.replace(tmp_path, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 def remove_partial_files(folder: Path, names: set[str]) -> None:
-    """Remove the half-written asides of `names` that a killed run left; for whoever alone works on the folder."""
+    """Remove what a killed run left of the files of these names; only for the sole process that writes them."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        whole = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial", path.name)
-        if whole and whole[1] in names:
+        match = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial", path.name)
+        if match and match[1] in names:
             path.unlink(missing_ok=True)
 
 
 def remove_all_partial_files(folder: Path) -> None:
-    """Remove what processes that were killed while writing left aside in a folder that is ours alone."""
+    """Remove what killed processes left in a folder that no other process writes to."""
     for path in folder.glob(".*.partial"):
         remove(path)
 
@@ -84,55 +100,101 @@ def remove(path: Path) -> None:
 
 
 def update_symlink(link: Path, target: Path) -> None:
-    """Make `link` a symbolic link to a neighbour in the same folder, in one step; where there are none, do without."""
-    aside = _aside(link)
-    if not link.is_symlink():  # nothing, or a folder, where the run was copied by something that follows links
+    """Make `link` a symbolic link to a file of the same folder, atomically; do nothing where links are not possible."""
+    tmp_path = _temporary_path(link)
+    if not link.is_symlink():  # Nothing, or a folder, where the run was copied by something that follows links.
         remove(link)
     with contextlib.suppress(NotImplementedError, PermissionError):
-        aside.symlink_to(target.name)
-        os.replace(aside, link)
+        tmp_path.symlink_to(target.name)
+        os.replace(tmp_path, link)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a small text file atomically, as UTF-8."""
-    with atomic_file(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with atomic_file(path) as tmp_path:
+        tmp_path.write_text(text, encoding="utf-8")
 
 
 def require_own_dir(folder: Path, record_name: str) -> None:
-    """InputError if `folder` is a file, or holds files that are not ours (no record of that name)."""
+    """Check that a folder is absent or empty, or was made by this command.
+
+    Args:
+        folder: The folder.
+        record_name: The file that this command writes first.
+
+    Raises:
+        InputError: It is a file, or it holds files but no record.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder")
-    # Listed before the record is looked for: whoever else claims the folder now writes the record first.
-    others = folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir())
-    if others and not (folder / record_name).is_file():
+    # Listed before the record is looked for: another process that acquires the folder now writes the record first.
+    has_files = folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir())
+    if has_files and not (folder / record_name).is_file():
         raise InputError(
             f"{folder} exists and is not empty, and this command did not make it (no {record_name}); "
             "choose another folder"
         )
 
 
+def check_output_dir(
+    folder: Path, record_name: str, record: dict[str, Any], products: tuple[str, ...], *, force: bool
+) -> list[Path]:
+    """Check that `acquire_output_dir` will accept a folder; changes nothing.
+
+    Args:
+        folder: The folder.
+        record_name: The file that holds the record.
+        record: All that the products depend on (the resolved config).
+        products: Patterns of the files that are made from it.
+        force: Whether products of another record may be removed.
+
+    Returns:
+        The products that must be removed first.
+
+    Raises:
+        InputError: The folder holds files of others, or products of another record.
+    """
+    require_own_dir(folder, record_name)
+    path = folder / record_name
+    if not path.is_file() or (not force and path.read_bytes() == _record_text(record).encode()):
+        return []
+    outdated = [file for pattern in products for file in folder.glob(pattern)]
+    if outdated and not force:
+        raise InputError(f"{folder} holds results of another config ({path}); choose another folder, or use --force")
+    return outdated
+
+
 def acquire_output_dir(
     folder: str | Path, record_name: str, record: dict[str, Any], products: tuple[str, ...], *, force: bool
 ) -> None:
-    """Make `folder` ours for products made from `record` (the resolved config), or refuse.
+    """Make a folder the place of products that depend on `record`, or refuse.
 
-    A folder with the same record is gone on with (what is finished stays); an empty one is taken. One with another
-    record is refused by InputError once something was made from that, unless `force`: then files that match the
-    `products` patterns are removed, so that a rerun never takes an old product for a finished one. A folder of foreign
-    files is always refused: `force` may remove what the same step made before, nothing else.
+    Work on a folder with the same record resumes: what is finished stays. A folder whose record is another one is
+    accepted only if nothing was made from that, or with `force`; then its products are removed, so that a rerun never
+    takes an old product for a finished one. A folder with files of others is always refused: `force` removes nothing
+    but what the same command made before.
+
+    Args:
+        folder: The folder; made if need be.
+        record_name: The file that holds the record.
+        record: All that the products depend on (the resolved config).
+        products: Patterns of the files that are made from it.
+        force: Whether products of another record are removed.
+
+    Raises:
+        InputError: The folder is refused.
+        OSError: It cannot be written to.
     """
     folder = Path(folder)
-    require_own_dir(folder, record_name)
-    path, text = folder / record_name, json.dumps(record, indent=2, sort_keys=True) + "\n"
-    if path.is_file():
-        made = [file for pattern in products for file in folder.glob(pattern)]
-        if not force and path.read_bytes() == text.encode():
-            return
-        if not force and made:
-            raise InputError(
-                f"{folder} holds results of another config ({path}); choose another folder, or use --force"
-            )
-        for old in made:
-            old.unlink()
+    outdated = check_output_dir(folder, record_name, record, products, force=force)
+    path = folder / record_name
+    text = _record_text(record)
+    if not force and path.is_file() and path.read_bytes() == text.encode():
+        return
+    for file in outdated:
+        file.unlink()
     write_text(path, text)
+
+
+def _record_text(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=2, sort_keys=True) + "\n"

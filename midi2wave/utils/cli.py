@@ -1,4 +1,4 @@
-"""What every command does the same: errors as one line, exit codes, results on stdout.
+"""What all commands share: options, messages, progress, exit codes, errors as one line.
 
 Exit 0: all done. 1: some items failed, the rest is done and usable. 2: nothing could be done.
 """
@@ -20,26 +20,34 @@ from midi2wave.utils.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-T = TypeVar("T")
+Item = TypeVar("Item")
+
 SECONDS_BETWEEN_MESSAGES = 30
+EXIT_INTERRUPTED = 130
+MIN_ELAPSED_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One item (a file, a clip) that could not be done, and why, in words for the person who owns it."""
+    """One item (a file, a clip) that could not be done, and the reason in words for its owner."""
 
     item: str
     reason: str
 
 
 def make_parser(description: str | None, *, config: str | None = None) -> argparse.ArgumentParser:
-    """An argument parser with the options that all steps share; `config` is the default of -c where there is one."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """An argument parser with the options that all commands share.
+
+    Args:
+        description: Help text of the command.
+        config: The default of -c; None: the command has no config.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if config is not None:
-        made.add_argument(
+        parser.add_argument(
             "-c", "--config", default=config, help=f"JSON config, a path or a name in configs/ (default {config})"
         )
-        made.add_argument(
+        parser.add_argument(
             "--set",
             dest="overrides",
             action="append",
@@ -47,19 +55,26 @@ def make_parser(description: str | None, *, config: str | None = None) -> argpar
             metavar="BLOCK.KEY=VALUE",
             help="override one config value; repeatable",
         )
-    made.add_argument("--force", action="store_true", help="overwrite what exists")
-    made.add_argument("--json", dest="as_json", action="store_true", help="print the result as one JSON object")
-    return made
+    parser.add_argument("--force", action="store_true", help="overwrite what exists")
+    parser.add_argument("--json", dest="as_json", action="store_true", help="print the result as one JSON object")
+    return parser
 
 
 def log(message: str) -> None:
-    """Progress and remarks go to stderr, so that stdout holds results only."""
+    """Print progress or a remark to stderr, so that stdout holds results only."""
     print(message, file=sys.stderr, flush=True)
 
 
 def choose_device(name: str) -> "torch.device":
-    """The torch device that a config names; auto is CUDA where there is one. Raises InputError if it is not there."""
-    import torch  # the steps without a model should not wait for it
+    """The torch device of a name in a config.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", ..., or "auto": CUDA where it is available.
+
+    Raises:
+        InputError: The device cannot be used.
+    """
+    import torch  # Commands without a model should not wait for it.
 
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
@@ -71,58 +86,90 @@ def choose_device(name: str) -> "torch.device":
     return device
 
 
-def progress(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
-    """Pass items on with a bar on a terminal, or with a line now and then elsewhere."""
+def progress(items: Iterable[Item], total: int, unit: str) -> Iterator[Item]:
+    """Pass items on with a progress bar on a terminal, or with periodic messages elsewhere.
+
+    Args:
+        items: The items.
+        total: How many there are.
+        unit: What one is called.
+
+    Yields:
+        The items.
+    """
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, unit=unit, dynamic_ncols=True)
         return
-    noted = time.monotonic()
-    for done, item in enumerate(items, start=1):
+    last_message = time.monotonic()
+    for n_done, item in enumerate(items, start=1):
         yield item
-        if time.monotonic() - noted > SECONDS_BETWEEN_MESSAGES:
-            noted = time.monotonic()
-            log(f"{done} of {total} {unit}s")
+        if time.monotonic() - last_message > SECONDS_BETWEEN_MESSAGES:
+            last_message = time.monotonic()
+            log(f"{n_done} of {total} {unit}s")
 
 
 def progress_in_hours(
-    items: Iterable[T], total: float, share: Callable[[T], float], seconds: Callable[[T], float]
-) -> Iterator[T]:
-    """Pass items on while telling hours of audio done, how many times real time that is, and the time left.
+    items: Iterable[Item], total: float, share: Callable[[Item], float], seconds: Callable[[Item], float]
+) -> Iterator[Item]:
+    """Pass items on and show the hours of audio done, how many times real time that is, and the time left.
 
-    `share` is an item's part of `total`, in any unit that grows with the work (bytes, seconds); `seconds` its audio.
+    Args:
+        items: The items.
+        total: The work of all, in any unit that grows with it (bytes, seconds).
+        share: An item's part of `total`.
+        seconds: An item's seconds of audio.
+
+    Yields:
+        The items.
     """
-    started = noted = time.monotonic()
-    done, hours = 0.0, 0.0
+    started = time.monotonic()
+    last_message = started
+    work_done = 0.0
+    hours = 0.0
     with tqdm(total=1.0, bar_format="{l_bar}{bar}| {postfix}", disable=not sys.stderr.isatty()) as bar:
         for item in items:
-            done, hours = done + share(item), hours + seconds(item) / 3600
+            work_done += share(item)
+            hours += seconds(item) / 3600
             now = time.monotonic()
-            elapsed, part = max(now - started, 1e-3), min(1.0, done / total) if total else 1.0
-            left = elapsed * (1 - part) / part if part else 0.0
-            words = f"{hours:.2f} of {hours / part if part else 0:.2f} h, {hours * 3600 / elapsed:.0f} x real time, "
-            words += f"{left / 60:.1f} min left"
-            bar.set_postfix_str(words, refresh=False)
-            bar.update(part - bar.n)
-            if bar.disable and now - noted > SECONDS_BETWEEN_MESSAGES:
-                noted = now
-                log(words)
+            fraction = min(1.0, work_done / total) if total else 1.0
+            message = _hours_message(hours, fraction, max(now - started, MIN_ELAPSED_SECONDS))
+            bar.set_postfix_str(message, refresh=False)
+            bar.update(fraction - bar.n)
+            if bar.disable and now - last_message > SECONDS_BETWEEN_MESSAGES:
+                last_message = now
+                log(message)
             yield item
+
+
+def _hours_message(hours: float, fraction: float, elapsed: float) -> str:
+    all_hours = hours / fraction if fraction else 0
+    minutes_left = elapsed * (1 - fraction) / fraction / 60 if fraction else 0.0
+    return f"{hours:.2f} of {all_hours:.2f} h, {hours * 3600 / elapsed:.0f} x real time, {minutes_left:.1f} min left"
 
 
 def report_and_exit_code(
     summary: str, result: dict[str, Any], failures: list[Failure], done: int, *, as_json: bool
 ) -> int:
-    """Print the outcome of a step over many items and return its exit code.
+    """Print the outcome of a command over many items.
 
-    `done` counts the usable items; `failures` the others. Exit 2 only if there is nothing usable.
+    Args:
+        summary: The result in words.
+        result: The result as JSON values.
+        failures: The items that failed.
+        done: How many items are usable.
+        as_json: Whether `result` is printed instead of `summary`.
+
+    Returns:
+        The exit code: 2 only if nothing is usable.
     """
     if as_json:
         print(json.dumps({**result, "failures": [vars(f) for f in failures]}, ensure_ascii=False))
     else:
         print(summary)
     for failure in failures:
-        why = failure.reason.removeprefix(failure.item).lstrip(": ")  # many reasons begin with the file's name
-        log(f"failed: {failure.item}: {why}")
+        # Many reasons begin with the file's name.
+        reason = failure.reason.removeprefix(failure.item).lstrip(": ")
+        log(f"failed: {failure.item}: {reason}")
     if not failures:
         return 0
     log(f"{len(failures)} of {len(failures) + done} items failed (listed above)")
@@ -130,7 +177,7 @@ def report_and_exit_code(
 
 
 def format_error(error: Exception) -> str:
-    """An exception as one line for the user; full disks and missing rights in plain words."""
+    """An exception as one line for the user; full disks and missing permissions in plain words."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'while writing'}); free some space and run the same command again"
     if isinstance(error, PermissionError):
@@ -138,16 +185,20 @@ def format_error(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def run(step: Callable[[], int]) -> NoReturn:
-    """Run a step's main function and leave the process with its exit code; InputError and OSError become one line."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be text in any encoding
+def run(command: Callable[[], int]) -> NoReturn:
+    """Run a command's main function and exit with its code; an InputError or OSError becomes one line.
+
+    Args:
+        command: Returns the exit code.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # The bytes of a file name need not be text in any encoding.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = step()
+        exit_code = command()
     except (InputError, OSError) as error:
         log(f"error: {format_error(error)}")
-        code = 2
+        exit_code = 2
     except KeyboardInterrupt:
         log("interrupted; finished files are whole, the same command goes on from there")
-        code = 130
-    sys.exit(code)
+        exit_code = EXIT_INTERRUPTED
+    sys.exit(exit_code)

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this, and the errors of the system that no file is to blame for."""
+"""The exception for mistakes that the user can correct, and system errors that no file is to blame for."""
 
 import errno
 import struct
@@ -6,11 +6,9 @@ import tokenize
 import zipfile
 import zlib
 
-RESOURCE_ERRNOS = (
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-)  # the errno of an OSError: too many open files, or no memory
+# The errno of an OSError that says: too many open files, or no memory.
+RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 # What NumPy's and zipfile's readers raise for damaged bytes, which may ask for a password or for a huge array.
 DAMAGED_ARRAY_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,
@@ -30,8 +28,8 @@ DAMAGED_ARRAY_ERRORS: tuple[type[Exception], ...] = (
 
 
 class InputError(Exception):
-    """A mistake in what the user gave us: a file, a config, an argument.
+    """A mistake in the user's input: a file, a config, an argument.
 
-    The message is one line that names the thing, its value, what was expected and what to do. Every step prints it
-    without a traceback (`cli.run`). Anything else that escapes is a bug of ours and keeps its traceback.
+    The message is one line that names the thing and its value, what was expected and what to do. Every command prints
+    it without a traceback (`cli.run`). Any other exception is a bug of this project and keeps its traceback.
     """

@@ -1,4 +1,4 @@
-"""Functions that numba compiles, kept on disk for the next process where there is room and permission for it."""
+"""Functions that numba compiles, cached on disk for the next process where that is possible."""
 
 import functools
 from collections.abc import Callable
@@ -10,26 +10,34 @@ from midi2wave.utils.cli import format_error, log
 
 
 class cached_njit:
-    """Decorator: numba.njit(cache=True), that compiles for this process alone where nothing can be kept.
+    """Decorator: numba.njit(cache=True), which compiles for this process alone where the cache cannot be written.
 
-    numba gives up there: with RuntimeError if there is no folder that can be written to, with OSError at the first call
-    if writing or reading fails (full disk, quota). options: those of njit.
+    numba itself fails there: with RuntimeError if no cache folder is writable, with OSError at the first call if
+    writing or reading fails (full disk, quota).
     """
 
     def __init__(self, function: Callable, **options: Any) -> None:
+        """Wrap a function.
+
+        Args:
+            function: The Python function.
+            **options: Options of numba.njit.
+        """
         functools.update_wrapper(self, function)
-        self.here_only = numba.njit(**options)(function)
+        self.uncached = numba.njit(**options)(function)
         try:
             self.dispatcher = numba.njit(cache=True, **options)(function)
         except RuntimeError:
-            self.dispatcher = self.here_only
+            self.dispatcher = self.uncached
 
     def __call__(self, *arguments: Any) -> Any:
+        """Call the compiled function."""
         try:
             return self.dispatcher(*arguments)
-        except OSError as error:  # while compiling: compiled code raises none, so that nothing has been done yet
-            if self.dispatcher is self.here_only:
+        except OSError as error:
+            # It comes from the compiler: compiled code raises none, so that nothing has been done yet.
+            if self.dispatcher is self.uncached:
                 raise
             log(f"compiled code could not be kept ({format_error(error)}); it is compiled for this process alone")
-            self.dispatcher = self.here_only
+            self.dispatcher = self.uncached
             return self.dispatcher(*arguments)

@@ -12,15 +12,16 @@ import torch
 from matplotlib.figure import Figure
 
 import train
-from benchmarks.plain import plain_update
+from benchmarks.plain import plain_train_step
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.plotting.figures import save_figure
-from midi2wave.training.data_loader import batches, micro_batches
+from midi2wave.training.data_loader import batches, crops_for_model, micro_batch_indices
 from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory
-from midi2wave.training.run_state import Run, choose_micro_batch_size, make_optimizer
-from midi2wave.training.validation import crops_for_model
+from midi2wave.training.optimizer import make_optimizer
+from midi2wave.training.run_state import Run, choose_micro_batch_size
+from midi2wave.training.step import train_step
 from midi2wave.utils.cli import choose_device, log, make_parser, run
 from wavenet import build_model
 
@@ -58,16 +59,18 @@ def learn(config, device: torch.device, precision: torch.dtype | None) -> list[f
     torch.manual_seed(settings.seed)
     model = build_model(config).to(device)
     crops = crops_for_model(data.dataset_path, data, model, settings.seed)
-    micro_batch = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crops.n_frames * crops.hop)
+    micro_batch_size = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crops.n_frames * crops.hop)
     state = Run(config, Path(), device, model, build_model(config).to(device), make_optimizer(model, settings),
-                precision=precision or torch.float32, micro_batch=micro_batch)  # fmt: skip
+                precision=precision or torch.float32, micro_batch_size=micro_batch_size)  # fmt: skip
     if precision:
         model.decoder.gates = compile_gate_kernels(device) or GateKernels()
-    indices = micro_batches(range(settings.steps), settings.batch_size, micro_batch, 0, 1)
+    indices = micro_batch_indices(range(settings.steps), settings.batch_size, micro_batch_size, 0, 1)
     loader, losses = batches(crops, indices, data.n_workers), []
     for _ in range(settings.steps):
-        passes = [next(loader) for _ in range(settings.batch_size // micro_batch)]
-        losses.append(train.train_step(state, passes)[0].item() if precision else plain_update(state, passes))
+        micro_batches = [next(loader) for _ in range(settings.batch_size // micro_batch_size)]
+        losses.append(
+            train_step(state, micro_batches)[0].item() if precision else plain_train_step(state, micro_batches)
+        )
         state.step += 1
         if state.step % 20 == 0:
             log(f"step {state.step}: {losses[-1]:.3f}")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from midi2wave.training.run_state import Run
-from train import learning_rate
+from midi2wave.training.schedules import learning_rate
 from wavenet import N_CODES, WaveNet
 
 
@@ -43,14 +43,16 @@ def plain_forward(model: WaveNet, history: Tensor, features: Tensor, excitation:
     return params * decoder.units[:, None] if decoder.mixture else params
 
 
-def plain_update(state: Run, passes: list[dict[str, Tensor]]) -> float:
-    """`train.update` as one writes it first, in float32; returns the loss."""
+def plain_train_step(state: Run, micro_batches: list[dict[str, Tensor]]) -> float:
+    """`train_step` as one writes it first, in float32; returns the loss."""
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, state.config.train_config)
     state.optimizer.zero_grad(set_to_none=True)
     losses = []
-    for batch in passes:
-        loss = plain_loss(state.model, {name: value.to(state.device) for name, value in batch.items()}) / len(passes)
+    for batch in micro_batches:
+        loss = plain_loss(state.model, {name: value.to(state.device) for name, value in batch.items()}) / len(
+            micro_batches
+        )
         loss.backward()
         losses.append(loss.item())
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), state.config.train_config.gradient_clip)

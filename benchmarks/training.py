@@ -23,12 +23,14 @@ import torch
 import train
 from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
 from benchmarks.model_speed import noise_crops
-from benchmarks.plain import plain_update
+from benchmarks.plain import plain_train_step
 from midi2wave.config import Config, load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
-from midi2wave.training.run_state import Run, choose_micro_batch_size, make_optimizer
+from midi2wave.training.optimizer import make_optimizer
+from midi2wave.training.run_state import Run, choose_micro_batch_size
+from midi2wave.training.step import train_step
 from midi2wave.utils.cli import choose_device
 from wavenet import build_model
 
@@ -88,15 +90,15 @@ def measure_config(
     rows = []
     for variant, batch, precision, once, recompute, recorded in variants(args.batch, device):
         state = make_run(config, device, precision, crop_samples)
-        state.to_record = recorded
+        state.capture_pending = recorded
         keep_freed_memory(variant != "plain")
         if once is None:
             rate = time_plain(state, batch, crop_samples, args.seconds)
         else:
             state.model.decoder.gates = dataclasses.replace(once, recompute=recompute)
             rate = time_step(state, crop_samples, args.seconds)
-            if recorded and state.recorded is None:
-                raise RuntimeError("the pass could not be recorded: this row would not be what it says")
+            if recorded and state.graphed_pass is None:
+                raise RuntimeError("no CUDA graph could be captured: this row would not be what it says")
         kept = training_bytes(state.model, 1, precision, recompute=recompute)
         kept -= training_bytes(state.model, 0, precision, recompute=recompute)
         rows.append(
@@ -116,7 +118,7 @@ def measure_config(
 
 def variants(batch: int, device: torch.device) -> list[tuple[str, int, torch.dtype, GateKernels | None, bool, bool]]:
     """Of each row name, batch, number format, gates (None: the obvious implementation), activation checkpointing, and
-    whether its pass is recorded as a CUDA graph."""
+    whether its pass is captured as a CUDA graph."""
     rows = [("plain", size, torch.float32, None, False, False) for size in sorted({1, batch})]
     on_gpu = device.type == "cuda"
     if not on_gpu:
@@ -139,27 +141,31 @@ def make_run(config: Config, device: torch.device, precision: torch.dtype, crop_
     torch.manual_seed(0)
     model = build_model(config).to(device)
     settings = config.train_config
-    micro_batch = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crop_samples)
+    micro_batch_size = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crop_samples)
     return Run(config, Path(), device, model, build_model(config).to(device), make_optimizer(model, settings),
-               precision=precision, micro_batch=micro_batch)  # fmt: skip
+               precision=precision, micro_batch_size=micro_batch_size)  # fmt: skip
 
 
 def time_step(state: Run, crop_samples: int, seconds: float) -> float:
-    """Samples per second of `train.update`."""
-    n_passes = state.config.train_config.batch_size // state.micro_batch
-    data, size = state.config.data_config, state.micro_batch
-    passes = [noise_crops(state.model, data, size, crop_samples) for _ in range(n_passes)]
+    """Samples per second of `train_step`."""
+    n_micro_batches = state.config.train_config.batch_size // state.micro_batch_size
+    data, size = state.config.data_config, state.micro_batch_size
+    micro_batches = [noise_crops(state.model, data, size, crop_samples) for _ in range(n_micro_batches)]
     return (
         state.config.train_config.batch_size
         * crop_samples
-        / seconds_per_step(lambda: train.train_step(state, passes), state.device, seconds)
+        / seconds_per_step(lambda: train_step(state, micro_batches), state.device, seconds)
     )
 
 
 def time_plain(state: Run, batch_size: int, crop_samples: int, seconds: float) -> float:
     """Samples per second of a step of the obvious implementation."""
-    passes = [noise_crops(state.model, state.config.data_config, batch_size, crop_samples)]
-    return batch_size * crop_samples / seconds_per_step(lambda: plain_update(state, passes), state.device, seconds)
+    micro_batches = [noise_crops(state.model, state.config.data_config, batch_size, crop_samples)]
+    return (
+        batch_size
+        * crop_samples
+        / seconds_per_step(lambda: plain_train_step(state, micro_batches), state.device, seconds)
+    )
 
 
 def seconds_per_step(step, device: torch.device, seconds: float) -> float:

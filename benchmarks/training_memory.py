@@ -15,6 +15,7 @@ from benchmarks.training import CONFIGS, make_run
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels
 from midi2wave.training.hardware import GIB, training_bytes
+from midi2wave.training.step import train_step
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     state = make_run(config, torch.device("cpu"), precision, crop_samples)
     state.model.decoder.gates = GateKernels(recompute=recompute)
-    train.train_step(state, [noise_crops(state.model, state.config.data_config, args.crops, crop_samples)])
+    train_step(state, [noise_crops(state.model, state.config.data_config, args.crops, crop_samples)])
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     stated = training_bytes(state.model, args.crops * crop_samples, precision, recompute=recompute)
     print(f"measured {grown / GIB:.2f} GiB, stated {stated / GIB:.2f} GiB")

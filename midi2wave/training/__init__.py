@@ -1,1 +1,1 @@
-"""The training step, its state, losses, log and hardware."""
+"""Training: the step, its state, losses, log and hardware."""

@@ -1,18 +1,71 @@
-"""Batches of crops in the order of training, read ahead by worker processes."""
+"""Crops for a model, and batches of them in the order of training, read ahead by worker processes."""
 
+import functools
 import signal
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch.utils.data import DataLoader
 
-from midi2wave.data.crops import Crops
+from midi2wave.config import Config, DataConfig
+from midi2wave.data.crops import NO_AUGMENTATION, CropAugmentation, Crops
+from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.training.schedules import history_mixing, history_noise
 from midi2wave.utils.errors import InputError
+from wavenet import WaveNet
 
 PREFETCHED_BATCHES = 4  # By each worker.
 
 
-def micro_batches(steps: range, batch_size: int, micro_batch_size: int, rank: int, size: int) -> Iterator[list[int]]:
+def crops_for_model(
+    path: str,
+    data: DataConfig,
+    model: WaveNet,
+    seed: int,
+    *,
+    warmup_frames: int = 0,
+    augmentation: CropAugmentation = NO_AUGMENTATION,
+) -> Crops:
+    """Open a processed folder as the crops that a model is trained on.
+
+    Args:
+        path: The processed folder.
+        data: Config of the crops.
+        model: The model, which determines context frames, previous samples and the kind of samples.
+        seed: Seed of positions and augmentations.
+        warmup_frames: Frames in front of each crop that are not scored.
+        augmentation: Random changes of the decoder's input.
+
+    Raises:
+        InputError: The folder is no processed folder, or does not fit the config.
+    """
+    return Crops(
+        ProcessedFolder(path),
+        data,
+        context_frames=model.context_frames,
+        n_previous=model.decoder.taps,
+        codes=not model.decoder.mixture,
+        seed=seed,
+        warmup_frames=warmup_frames,
+        augmentation=augmentation,
+    )
+
+
+def training_crops(config: Config, model: WaveNet) -> Crops:
+    """Open the training data of a config, with the augmentations that it sets."""
+    settings, data = config.train_config, config.data_config
+    augmentation = CropAugmentation(
+        history_noise=functools.partial(history_noise, settings),
+        history_mixing=functools.partial(history_mixing, settings),
+        history_dropout=settings.history_dropout,
+        conditioning_dropout=data.conditioning_dropout,
+    )
+    return crops_for_model(data.dataset_path, data, model, settings.seed, augmentation=augmentation)
+
+
+def micro_batch_indices(
+    steps: range, batch_size: int, micro_batch_size: int, rank: int, size: int
+) -> Iterator[list[int]]:
     """The indices of the crops of one process, in the order in which it passes them through the model.
 
     Step s consists of the crops [s * batch_size, (s + 1) * batch_size), however many processes there are; each takes an

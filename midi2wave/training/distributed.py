@@ -1,8 +1,7 @@
-"""One process of several that train together: who it is, and what all of them must agree on.
+"""Distributed training: this process's rank, and communication with the other processes.
 
-torchrun starts the processes and tells each one its place; torch's own engine does the rest: DistributedDataParallel
-averages gradients (arXiv 2006.15704), over gloo on CPUs and NCCL on CUDA. A process that is alone has no process group,
-and everything here is then free of cost.
+torchrun starts the processes and sets the rank of each; DistributedDataParallel averages gradients (arXiv 2006.15704),
+over gloo on CPUs and NCCL on CUDA. A single process has no process group, and everything here then costs nothing.
 """
 
 import contextlib
@@ -10,6 +9,7 @@ import datetime
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,40 +21,45 @@ from midi2wave.utils.errors import InputError
 
 @dataclass(frozen=True)
 class World:
-    """All processes that train together, and this one's place among them."""
+    """The processes that train together.
+
+    Attributes:
+        rank: Number of this process.
+        size: Number of processes.
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that writes files and speaks for all."""
+        """Whether this is the process that writes files and prints messages."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model as it must be called for its gradients to become the mean over all processes."""
+        """Wrap a model so that its gradients become the mean over all processes."""
         if self.size == 1:
             return model
         devices = [device] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, on each of them; on CUDA the host does not wait for it."""
+        """Return the sum over all processes, on each of them; on CUDA the host does not wait for it."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
-    def all_gather(self, value: object) -> list:
-        """The values that all processes give, in the order of their ranks, on each of them."""
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, in the order of their ranks, on each of them."""
         if self.size == 1:
             return [value]
-        values = [None] * self.size
+        values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
     def barrier(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             dist.barrier()
 
@@ -63,23 +68,37 @@ SINGLE_PROCESS = World()
 
 
 def local_device(device: str) -> str:
-    """The device name of this process: with several of them on one machine, each takes the CUDA device of its place.
+    """Choose the device of this process: the CUDA device of its rank on this machine.
 
-    Raises InputError if there is none left for it.
+    Args:
+        device: The device of the config; one other than `auto` and `cuda` is returned as it is.
+
+    Raises:
+        InputError: There are fewer devices than processes.
     """
-    place, there = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
-    if not place or device not in ("auto", "cuda") or not there:
+    local_rank, n_devices = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+    if not local_rank or device not in ("auto", "cuda") or not n_devices:
         return device
-    if int(place) >= there:
-        raise InputError(f"process {place} finds {there} CUDA devices; start at most as many with --nproc_per_node")
-    return f"cuda:{place}"
+    if int(local_rank) >= n_devices:
+        raise InputError(
+            f"process {local_rank} finds {n_devices} CUDA devices; start at most as many with --nproc_per_node"
+        )
+    return f"cuda:{local_rank}"
 
 
 @contextlib.contextmanager
 def init_distributed(config: DistConfig, device: torch.device) -> Iterator[World]:
-    """The processes that torchrun has started, connected for as long as the context lasts; this one alone without it.
+    """Connect the processes that torchrun has started, for as long as the context lasts.
 
-    Raises InputError where they can't be connected.
+    Args:
+        config: Backend and timeout.
+        device: The device of this process.
+
+    Yields:
+        The processes; `SINGLE_PROCESS` without torchrun.
+
+    Raises:
+        InputError: They can't be connected, or another one has ended.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield SINGLE_PROCESS
@@ -92,11 +111,13 @@ def init_distributed(config: DistConfig, device: torch.device) -> Iterator[World
         timeout = datetime.timedelta(minutes=config.timeout_minutes)
         dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timeout)
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"process {world.rank} of {world.size} could not join the others by {backend} "
-                         f"({str(error).splitlines()[0]}); see dist_config.backend") from error  # fmt: skip
+        raise InputError(
+            f"process {world.rank} of {world.size} could not join the others by {backend} "
+            f"({str(error).splitlines()[0]}); see dist_config.backend"
+        ) from error
     try:
         yield world
-        world.barrier()  # nobody takes the connections down while another one still uses them
+        world.barrier()  # No process closes the connections while another one still uses them.
     except RuntimeError as error:
         if not any(word in str(error) for word in ("Connection closed by peer", "Connection reset", "NCCL")):
             raise

@@ -1,4 +1,4 @@
-"""What the machine that trains can do, and how it is asked to: number formats, memory."""
+"""The training machine: number formats, memory, synchronisation with the device."""
 
 import contextlib
 import ctypes
@@ -14,21 +14,29 @@ GIB = 2**30
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The number format of matrix products that a config names; auto is bfloat16 where the processor has it."""
+    """Choose the number format of matrix products.
+
+    Args:
+        name: A torch dtype by name, or `auto`: bfloat16 where the processor computes it fast, otherwise float32.
+        device: Where they are computed.
+    """
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
-    else:  # torch has no public question for these
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)  # Older ones emulate it.
+    else:  # torch has no public functions for these.
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
 
 
 def keep_freed_memory(keep: bool = True) -> None:
-    """Tell glibc to keep large blocks that are freed for the next ones, or to do as it does by default.
+    """Let glibc keep large freed blocks of memory for the next allocations.
 
-    By default it returns each of them to the system and asks for fresh pages at the next step of the same size, which
-    costs a training step on a CPU up to a third of its time. Elsewhere than on glibc nothing happens.
+    By default it returns each of them to the system and asks for fresh pages at the next allocation of the same size,
+    which costs a training step on a CPU up to a third of its time. Without glibc this does nothing.
+
+    Args:
+        keep: False restores the default.
     """
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, AttributeError):
@@ -38,23 +46,35 @@ def keep_freed_memory(keep: bool = True) -> None:
 
 
 def training_bytes(model: WaveNet, n_samples: int, precision: torch.dtype, *, recompute: bool) -> int:
-    """An estimate of the memory that training takes: the weights' part, and `n_samples` in one pass (B * T)."""
+    """Estimate the memory that training takes.
+
+    Args:
+        model: The model.
+        n_samples: Samples in one pass, B * T; 0: the weights' part alone.
+        precision: Number format of the matrix products.
+        recompute: Whether pre-activations are computed again in the backward pass instead of being kept.
+
+    Returns:
+        Bytes.
+    """
     decoder, size = model.decoder, precision.itemsize
     n_layers, residual = len(decoder.layers), decoder.config.n_residual_channels
     aux_inputs = decoder.layers[0].excitation.in_features
-    # Kept for the backward pass: each layer's input, its sums unless they are computed again, what its gate lets
-    # through; there, the gradient of the latter. Then the head: skip sum and hidden layer before and after their ReLU.
+    # Kept for the backward pass: each layer's input, its pre-activations unless they are computed again, and its gated
+    # activation with that one's gradient. Then the head: skip sum and hidden layer before and after their ReLU.
     channels = n_layers * ((residual + aux_inputs) + (0 if recompute else 2 * residual) + 2 * residual)
     channels += 4 * (decoder.config.n_skip_channels + decoder.config.n_out_channels)
     n_params = decoder.output.out_features
-    likelihood = 4 * (25 * n_params // 3 if decoder.mixture else 4 * n_params)  # float32 steps of the log-likelihood
+    likelihood = 4 * (
+        25 * n_params // 3 if decoder.mixture else 4 * n_params
+    )  # Its float32 intermediates.
     weights = 4 * sum(p.numel() for p in model.parameters())
     # Weights, gradients, two moments and the average in float32, and the gradients' copy while they are clipped.
     return 6 * weights + n_samples * (channels * size + likelihood)
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device, None if that can't be known."""
+    """Return the free memory of a device in bytes, None if that can't be determined."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     with contextlib.suppress(ValueError, OSError, AttributeError), open("/proc/meminfo", encoding="ascii") as lines:
@@ -66,19 +86,23 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Until the device has done what it was told to: what a clock is read after."""
+    """Synchronise the device; call before reading a timer."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextlib.contextmanager
 def friendly_oom_errors() -> Iterator[None]:
-    """Turn an allocation that failed into an InputError that says what to lower."""
+    """Turn a failed allocation into an error message that says what to lower.
+
+    Raises:
+        InputError: Memory ran out.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        failed = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-        if not failed:
+        is_allocation = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not is_allocation and "can't allocate memory" not in str(error):
             raise
         raise InputError(
             "out of memory; lower train_config.micro_batch_size (the loss stays the same) or "

@@ -1,4 +1,4 @@
-"""What a training leaves for its user to read: metrics.jsonl, TensorBoard events, curves, samples to listen to."""
+"""Log of a training run: metrics.jsonl, TensorBoard events, curves, and generated samples to listen to."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from midi2wave.audio.io import write_wav
+from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
@@ -20,95 +21,117 @@ from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import format_error, log
 from wavenet import WaveNet
 
-METRICS_NAME, CURVES_NAME, SAMPLES_NAME = "metrics.jsonl", "curves.png", "samples"
-SAMPLE_SECONDS, SAMPLE_PRIMED_SECONDS = 2.0, 1.0
+METRICS_NAME = "metrics.jsonl"
+CURVES_NAME = "curves.png"
+SAMPLES_NAME = "samples"
+SAMPLE_SECONDS = 2.0
+PROMPT_SECONDS = 1.0  # Of a sample, the part that is taken from the recording.
 
 
 class TrainingLog:
-    """The log of one run folder. Lines that a killed run wrote after `step` are dropped: these steps come again.
+    """The log of one run folder.
 
     What can't be written (full disk) is reported, and training goes on without it.
+
+    Args:
+        folder: The run folder.
+        step: The step from which the run goes on. Lines of later steps, which a killed run wrote, are dropped: these
+            steps are repeated.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self.folder, self.newest = folder, {}  # newest: the last value of every metric
-        kept = [metrics for metrics in self._lines() if metrics["step"] <= step]
-        write_text(folder / METRICS_NAME, "".join(json.dumps(metrics) + "\n" for metrics in kept))
-        for metrics in kept:
-            self.newest |= {name: value for name, value in metrics.items() if name != "step"}
+        self.folder = folder
+        self.latest_metrics: dict[str, float] = {}
+        previous = [metrics for metrics in self._read_lines() if metrics["step"] <= step]
+        write_text(folder / METRICS_NAME, "".join(json.dumps(metrics) + "\n" for metrics in previous))
+        for metrics in previous:
+            self.latest_metrics |= {name: value for name, value in metrics.items() if name != "step"}
         self.board: SummaryWriter | None = SummaryWriter(str(folder), purge_step=step + 1)
 
-    def _lines(self) -> list[dict[str, float]]:
+    def _read_lines(self) -> list[dict[str, float]]:
         path, lines = self.folder / METRICS_NAME, []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            with contextlib.suppress(ValueError):  # a kill or a full disk may have cut a line
+            with contextlib.suppress(ValueError):  # A kill or a full disk may have cut a line.
                 lines.append(json.loads(line))
         return lines
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Write what is still buffered."""
         with contextlib.suppress(OSError):
             if self.board:
                 self.board.close()
 
     @contextlib.contextmanager
-    def _reported(self, what: str) -> Iterator[None]:
+    def _log_write_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             log(f"{what} could not be written: {format_error(error)}")
 
     @contextlib.contextmanager
-    def _on_board(self) -> Iterator[None]:
-        """Within it the board may fail: its writer thread hands on errors at some later call, and is then dead."""
+    def _disable_board_on_error(self) -> Iterator[None]:
+        """TensorBoard's writer thread hands on errors at some later call, and can't be used any more after that."""
         try:
             yield
         except OSError as error:
             self.board = None
             log(f"TensorBoard's events could not be written, none follow: {format_error(error)}")
 
-    def metrics(self, step: int, **metrics: float) -> None:
-        """Log metrics of a step; where there is no progress bar also as words, but for those of single layers."""
-        self.newest.update(metrics)
-        with self._reported(METRICS_NAME), open(self.folder / METRICS_NAME, "a", encoding="utf-8") as handle:
+    def write_metrics(self, step: int, **metrics: float) -> None:
+        """Log the metrics of a step, and print them where no progress bar is shown."""
+        self.latest_metrics.update(metrics)
+        with self._log_write_errors(METRICS_NAME), open(self.folder / METRICS_NAME, "a", encoding="utf-8") as handle:
             handle.write(json.dumps({"step": step, **metrics}) + "\n")
-        with self._on_board():
-            for name, value in metrics.items() if self.board else ():
-                self.board.add_scalar(name, value, step)
+        with self._disable_board_on_error():
+            if self.board:
+                for name, value in metrics.items():
+                    self.board.add_scalar(name, value, step)
         if not sys.stderr.isatty():
-            log(f"step {step}: {self.words(metrics)}")
+            log(f"step {step}: {self.format_metrics(metrics)}")
 
-    def words(self, metrics: dict[str, float] | None = None) -> str:
-        """Metrics (default: the newest value of each) for people."""
-        metrics = self.newest if metrics is None else metrics
+    def format_metrics(self, metrics: dict[str, float] | None = None) -> str:
+        """Format metrics for people, without those of single layers.
+
+        Args:
+            metrics: Metrics by name; by default the latest value of each.
+        """
+        metrics = self.latest_metrics if metrics is None else metrics
         return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "/" not in name)
 
-    def curves(self) -> None:
-        """Draw metrics.jsonl."""
-        with self._reported(CURVES_NAME):
-            save_figure(self.folder / CURVES_NAME, training_curves_figure(self._lines()))
+    def draw_curves(self) -> None:
+        """Draw metrics.jsonl as a picture."""
+        with self._log_write_errors(CURVES_NAME):
+            save_figure(self.folder / CURVES_NAME, training_curves_figure(self._read_lines()))
 
-    def sample(self, step: int, model: WaveNet, data: DataConfig) -> None:
-        """Let the model go on from a second of a validation recording: a wav and a picture to look at."""
+    def write_sample(self, step: int, model: WaveNet, data: DataConfig) -> None:
+        """Let the model continue a second of a validation recording, and write a wav and a picture.
+
+        Args:
+            step: Step after which the model is sampled.
+            model: The model.
+            data: The config of its data; the first recording of `validation_path` or `dataset_path` is used.
+        """
         folder = ProcessedFolder(data.validation_path or data.dataset_path)
         performance, pcm = folder.performance(0), folder.pcm(0)
         if len(pcm) < SAMPLE_SECONDS * data.audio_hz:
-            return  # nothing that could be shown
+            return
         start = max(0.0, min(float(performance.onset[0]), len(pcm) / data.audio_hz - SAMPLE_SECONDS))
         n_frames, hop = round(SAMPLE_SECONDS * data.midi_hz), data.audio_hz // data.midi_hz
         truth = pcm[round(start * data.audio_hz) :][: n_frames * hop]
-        prefix = truth[None, : round(SAMPLE_PRIMED_SECONDS * data.midi_hz) * hop]
+        prompt = truth[None, : round(PROMPT_SECONDS * data.midi_hz) * hop]
         events = clip(performance, start, start + SAMPLE_SECONDS, CLIP_MARGIN_SECONDS)
         # One thread: the other cores are busy with training.
-        blocks = synthesize(model, [events], n_frames, data, streams=[0], seed=0, prefix=prefix, threads=1)
+        blocks = synthesize(model, [events], n_frames, data, streams=[0], seed=0, prefix=prompt, threads=1)
         output = torch.cat([torch.from_numpy(block[0].copy()) for block in blocks])
-        figure = clip_figure(events, SAMPLE_SECONDS, data.audio_hz, truth, output.numpy(), title=f"step {step}",
-                             prompt_end_seconds=SAMPLE_PRIMED_SECONDS)  # fmt: skip
+        title = f"step {step}"
+        figure = clip_figure(
+            events, SAMPLE_SECONDS, data.audio_hz, truth, output.numpy(), title=title, prompt_end_seconds=PROMPT_SECONDS
+        )
         stem = self.folder / SAMPLES_NAME / f"step_{step:08d}"
-        with self._reported(f"the sample of step {step}"):
+        with self._log_write_errors(f"the sample of step {step}"):
             write_wav(stem.with_suffix(".wav"), output.numpy(), data.audio_hz)
             save_figure(stem.with_suffix(".png"), figure)
-        with self._on_board():
+        with self._disable_board_on_error():
             if self.board:
-                self.board.add_audio("prompted", output / 32768, step, data.audio_hz)
+                self.board.add_audio("prompted", output / FULL_SCALE, step, data.audio_hz)
                 self.board.add_figure("prompted", figure, step)

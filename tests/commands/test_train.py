@@ -112,7 +112,7 @@ def test_passes_add_up_to_the_batch(pipeline, tmp_path):
         crops = validation.crops_for_model(config.data_config.dataset_path, config.data_config, state.model, 0)
         passes = [
             {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
-            for batch in data_loader.batches(crops, data_loader.micro_batches(range(1), 4, size, 0, 1), 0)
+            for batch in data_loader.batches(crops, data_loader.micro_batch_indices(range(1), 4, size, 0, 1), 0)
         ]
         losses.append(train.train_step(state, passes)[0].item())
         gradients.append(torch.cat([p.grad.flatten() for p in state.model.parameters()]))
@@ -144,7 +144,7 @@ def test_a_recorded_pass_takes_part_in_a_step(pipeline, tmp_path, monkeypatch):
         crops = validation.crops_for_model(config.data_config.dataset_path, config.data_config, state.model, 0)
         places = []
         for step in range(2):
-            indices = data_loader.micro_batches(range(step, step + 1), 4, 2, 0, 1)
+            indices = data_loader.micro_batch_indices(range(step, step + 1), 4, 2, 0, 1)
             train.train_step(state, list(data_loader.batches(crops, indices, 0)))
             state.step += 1
             places.append([p.grad.data_ptr() for p in state.model.parameters() if p.grad is not None])

@@ -22,7 +22,7 @@ from midi2wave.data import processed_folder, test_clips
 from midi2wave.data.crops import CropAugmentation, Crops
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi.performance import Performance
-from midi2wave.training.data_loader import batches, micro_batches
+from midi2wave.training.data_loader import batches, micro_batch_indices
 from midi2wave.utils.errors import InputError
 
 AUDIO_HZ, MIDI_HZ, HOP = 4000, 250, 16
@@ -345,7 +345,7 @@ def test_crops_are_a_pure_function_of_seed_and_index(folder):
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_processes_share_the_crops_of_a_step(size, micro_batch_size):
-    shares = [list(micro_batches(range(3, 6), 8, micro_batch_size, rank, size)) for rank in range(size)]
+    shares = [list(micro_batch_indices(range(3, 6), 8, micro_batch_size, rank, size)) for rank in range(size)]
     assert all(len(batch) == micro_batch_size for share in shares for batch in share)
     passes = 8 // size // micro_batch_size
     for i, step in enumerate(range(3, 6)):

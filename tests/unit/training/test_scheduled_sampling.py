@@ -8,7 +8,7 @@ import torch
 
 import train
 from midi2wave.sampling.uniforms import seeded_uniforms
-from midi2wave.training.data_loader import batches, micro_batches
+from midi2wave.training.data_loader import batches, micro_batch_indices
 from midi2wave.training.run_state import create_or_resume_run
 from midi2wave.training.scheduled_sampling import FIRST_STREAM, apply_scheduled_sampling
 from midi2wave.training.schedules import model_sample_probability
@@ -147,6 +147,6 @@ def test_each_step_hears_its_own_crops(pipeline, tmp_path, monkeypatch):
     ]  # at step 0 there are none
     run = create_or_resume_run(pipeline_config(pipeline, tmp_path / "other"), force=False)
     crops = crops_for_model(run.config.data_config.dataset_path, run.config.data_config, run.model, 0)
-    expected = next(batches(crops, micro_batches(range(1, 2), 4, 2, 0, 1), 0))
+    expected = next(batches(crops, micro_batch_indices(range(1, 2), 4, 2, 0, 1), 0))
     assert torch.equal(seen[0][1], expected["samples"])
     assert json.loads((tmp_path / "config.json").read_text())["train_config"]["scheduled_sampling_passes"] == 1

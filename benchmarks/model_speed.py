@@ -7,14 +7,15 @@ Counted, not measured: multiply-adds are those of the matrix products that drawi
 twice; additions, nonlinearities and a look-up of a mu-law code count nothing); the activations of training are what
 `hardware.training_bytes` counts besides weights and optimiser: layers' inputs, sums and outputs kept for the backward
 pass, the outputs' gradient there, and the steps of the likelihood; a sampler's caches are the ring buffers of
-`wavenet.Caches`. --measure takes a few training steps on noise (all of `train.py`'s step but the weight
-average and scheduled sampling) and plays some notes with every engine that this machine has, each with random weights.
+`wavenet.Caches`. --measure takes a few training steps on noise (`train.py`'s step, before scheduled sampling
+begins) and plays some notes with every engine that this machine has, each with random weights.
 """
 
 import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,8 +32,9 @@ from midi2wave.sampling.synthesis import conditioning
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
-from midi2wave.training.run_state import choose_micro_batch_size, make_optimizer
-from midi2wave.training.validation import training_losses
+from midi2wave.training.optimizer import make_optimizer
+from midi2wave.training.run_state import Run, choose_micro_batch_size
+from midi2wave.training.step import train_step
 from midi2wave.utils.cli import choose_device, log, make_parser, run
 from wavenet import Caches, WaveNet, build_model
 
@@ -167,18 +169,25 @@ def training_speed(config: Config, device: torch.device) -> float:
     recompute = settings.activation_checkpointing
     compiled = compile_gate_kernels(device, recompute=recompute) if settings.compile else None
     model.decoder.gates = compiled or GateKernels(recompute=recompute)
-    precision, optimizer = choose_precision(settings.precision, device), make_optimizer(model, settings)
+    precision = choose_precision(settings.precision, device)
+    ema_model = build_model(config).to(device).requires_grad_(False)
+    state = Run(
+        config,
+        Path(),
+        device,
+        model,
+        ema_model,
+        make_optimizer(model, settings),
+        precision=precision,
+        micro_batch_size=n_crops,
+    )
     format_name = str(precision).removeprefix("torch.")
     log(f"training: {n_crops} crops of {data.segment_length:g} s in {format_name} on {device}, "
          f"gates {'compiled' if compiled else 'not compiled'}, {torch.get_num_threads()} threads")  # fmt: skip
     batch = noise_crops(model, data, n_crops, crop_samples)
 
     def step() -> int:
-        optimizer.zero_grad(set_to_none=True)
-        nll, mel, diversity = training_losses(model, batch, device, precision, model)
-        (nll.mean() + settings.mel_loss_weight * mel.mean() + settings.diversity_loss_weight * diversity).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
-        optimizer.step()
+        train_step(state, [batch])
         synchronize(device)
         return n_crops * crop_samples
 

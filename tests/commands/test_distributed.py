@@ -14,8 +14,8 @@ from midi2wave import checkpoint
 from midi2wave.config import DistConfig
 from midi2wave.training.distributed import SINGLE_PROCESS, init_distributed, local_device
 from midi2wave.utils.errors import InputError
-from tests.commands.test_resume import same, state
 from tests.helpers.pipeline import ROOT, settings
+from tests.helpers.training import checkpoint_tensors, same_tensors
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
@@ -95,7 +95,7 @@ def test_a_run_of_two_processes_goes_on_after_a_kill(pipeline, tmp_path):
     assert checkpoint.step_of(checkpoint.step_folders(tmp_path / "parts")[-1]) < 200
     out, err = done(*command(tmp_path / "parts"))
     assert "going on from step" in err
-    assert same(state(tmp_path / "parts"), state(tmp_path / "whole"))
+    assert same_tensors(checkpoint_tensors(tmp_path / "parts"), checkpoint_tensors(tmp_path / "whole"))
 
 
 @pytest.mark.slow

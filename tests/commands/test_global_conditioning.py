@@ -245,7 +245,7 @@ def test_the_partner_of_a_validation_crop_lends_its_notes_only(tmp_path):
     config.data_config.validation_path = str(write_years(tmp_path / "data", [2008, 2009]))
     config.data_config.segment_length = 0.1
     found = load_validation(config, build_model(config))
-    own, other = found.crops["features"], found.of_partners["features"]
+    own, other = found.batch["features"], found.mismatched["features"]
     assert torch.equal(own[:, -2:], other[:, -2:]) and not torch.equal(own[:, :-2], other[:, :-2])
     assert len(own[:, -1, 0].unique()) == 2  # or the partners would have had the same
 
@@ -432,7 +432,7 @@ def learn(folder, sound, steps, **blocks):
             "n_layers": 2, "max_dilation": 2, "n_residual_channels": 16, "n_skip_channels": 16, "lookahead_ms": 4.0
         },
     }  # fmt: skip
-    state = train.begin(
+    state = create_or_resume_run(
         config_from_dict({name: config[name] | blocks.get(name, {}) for name in config}, "toy"), force=False
     )
     log = TrainingLog(state.folder, 0)
@@ -444,7 +444,7 @@ def learn(folder, sound, steps, **blocks):
 def both_years(state, performance, seconds):
     """The same notes, freely played, of either year: int16 [2, T]."""
     pieces = [replace(performance, global_labels=(value,)) for value in VALUES]
-    blocks = synthesize(state.average, pieces, round(seconds * 250), state.config.data_config, streams=[0, 0], seed=0)
+    blocks = synthesize(state.ema_model, pieces, round(seconds * 250), state.config.data_config, streams=[0, 0], seed=0)
     return np.concatenate(list(blocks), axis=1)
 
 

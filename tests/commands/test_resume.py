@@ -14,6 +14,7 @@ import torch
 
 from midi2wave import checkpoint
 from tests.helpers.pipeline import ROOT, command, settings
+from tests.helpers.training import checkpoint_tensors, same_tensors
 
 STEPS = 60
 
@@ -52,19 +53,6 @@ def arguments(pipeline, folder, *more):
     ))  # fmt: skip
 
 
-def state(folder):
-    """All that the newest checkpoint of a run holds, as a flat dictionary."""
-    stored, _ = checkpoint.load_training(folder)
-    flat = {f"{part}.{name}": value for part in ("model", "average") for name, value in stored[part].items()}
-    for number, of_parameter in stored["optimizer"]["state"].items():
-        flat |= {f"optimizer.{number}.{name}": value for name, value in of_parameter.items()}
-    return {**flat, "step": torch.tensor(stored["step"]), "best": torch.tensor(stored["best"])}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def steps(folder):
     return max(map(checkpoint.step_of, checkpoint.step_folders(folder)), default=0)
 
@@ -93,11 +81,11 @@ def test_killed_ten_times_it_ends_with_the_same_weights(pipeline, server, undist
             checkpoint.load_weights(saved)
             torch.load(saved / checkpoint.TRAINING_NAME, weights_only=True)
         if code == 0:  # done before it was killed: once more
-            assert same(state(folder), state(undisturbed))
+            assert same_tensors(checkpoint_tensors(folder), checkpoint_tensors(undisturbed))
             shutil.rmtree(folder)
         kills += code == -9
     assert server.attempt(None, *arguments(pipeline, folder)) == 0
-    assert same(state(folder), state(undisturbed))
+    assert same_tensors(checkpoint_tensors(folder), checkpoint_tensors(undisturbed))
     assert not list(folder.glob(".*.partial"))  # what the killed ones left is cleared away
     assert losses(folder)[-1] == losses(undisturbed)[-1]
 
@@ -113,4 +101,4 @@ def test_a_truncated_newest_checkpoint_costs_its_steps_and_nothing_else(pipeline
     assert outcome.code == 0, outcome
     assert f"{newest.name} cannot be used" in outcome.err
     assert f"going on from step {checkpoint.step_of(before)}" in outcome.err
-    assert same(state(folder), state(undisturbed))
+    assert same_tensors(checkpoint_tensors(folder), checkpoint_tensors(undisturbed))

@@ -93,7 +93,7 @@ def test_a_recorded_pass_is_the_pass(pipeline, tmp_path, changes):
         outcome = call(train, "-c", pipeline.config,
                        *settings(*(f"train_config.{k}={v}" for k, v in given.items()), *changes))  # fmt: skip
         assert outcome.code == 0, outcome.err
-        assert "could not be recorded" not in outcome.err
+        assert "could not be captured" not in outcome.err
         rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         found[recorded] = [(row["loss"], row["gradient_norm"]) for row in rows if "loss" in row]
     assert len(found["true"]) == 6

@@ -12,10 +12,11 @@ import torch
 
 import train
 from midi2wave.config import load_config
-from midi2wave.training.data_loader import batches, micro_batch_indices
+from midi2wave.training.data_loader import batches, crops_for_model, micro_batch_indices
 from midi2wave.training.distributed import init_distributed
 from midi2wave.training.run_state import create_or_resume_run
-from midi2wave.training.validation import crops_for_model, validate
+from midi2wave.training.step import train_step
+from midi2wave.training.validation import validate
 from midi2wave.utils.cli import make_parser
 
 
@@ -34,9 +35,9 @@ def main(output: str, *given: str) -> None:
         state.model.double()
         state.__post_init__()  # the wrapped model's buffers are made for one dtype
         crops = crops_for_model(config.data_config.dataset_path, config.data_config, state.model, settings.seed)
-        mine = micro_batch_indices(range(1), settings.batch_size, state.micro_batch, world.rank, world.size)
-        loss = train.train_step(state, [doubled(batch) for batch in batches(crops, mine, 0)])[0]
-        found = validate(state.average, state.validation, 2, state.device, world=world)
+        mine = micro_batch_indices(range(1), settings.batch_size, state.micro_batch_size, world.rank, world.size)
+        loss = train_step(state, [doubled(batch) for batch in batches(crops, mine, 0)])[0]
+        found = validate(state.ema_model, state.validation, 2, state.device, world=world)
         if world.is_main_process:
             gradient = torch.cat([p.grad.flatten() for p in state.model.parameters()])
             torch.save({"gradient": gradient, "loss": loss, **found}, output)

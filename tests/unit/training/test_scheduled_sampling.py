@@ -8,14 +8,13 @@ import torch
 
 import train
 from midi2wave.sampling.uniforms import seeded_uniforms
-from midi2wave.training.data_loader import batches, micro_batch_indices
+from midi2wave.training import step as step_module
+from midi2wave.training.data_loader import batches, crops_for_model, micro_batch_indices
 from midi2wave.training.run_state import create_or_resume_run
 from midi2wave.training.scheduled_sampling import FIRST_STREAM, apply_scheduled_sampling
 from midi2wave.training.schedules import model_sample_probability
-from midi2wave.training.validation import crops_for_model
-from tests.commands.test_resume import same, state
-from tests.commands.test_train import pipeline_config, settings
 from tests.helpers.sampler_models import make_conditioning, make_model
+from tests.helpers.training import checkpoint_tensors, make_train_config, pipeline_config, same_tensors, start_run
 from wavenet import generate
 
 CPU, N_FRAMES, INDICES = torch.device("cpu"), 3, [7, 2]
@@ -23,11 +22,11 @@ OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 
 
 def test_the_share_grows_along_a_line_after_the_patience():
-    config = settings(scheduled_sampling_passes=1, scheduled_sampling=0.6, scheduled_sampling_start_step=40)
+    config = make_train_config(scheduled_sampling_passes=1, scheduled_sampling=0.6, scheduled_sampling_start_step=40)
     assert [model_sample_probability(config, step) for step in (0, 40, 70, 100)] == pytest.approx([0, 0, 0.3, 0.6])
-    assert model_sample_probability(settings(scheduled_sampling=0.6), 100) == 0
+    assert model_sample_probability(make_train_config(scheduled_sampling=0.6), 100) == 0
     with pytest.raises(ValueError, match="scheduled_sampling_start_step = 100: expected less than steps = 100"):
-        settings(scheduled_sampling_passes=1, scheduled_sampling_start_step=100).check()
+        make_train_config(scheduled_sampling_passes=1, scheduled_sampling_start_step=100).check()
 
 
 def make_batch(model):
@@ -46,7 +45,7 @@ def make_batch(model):
 
 
 def mixed(model, batch, share, n_passes, **options):
-    config = settings(scheduled_sampling_passes=n_passes, seed=5)
+    config = make_train_config(scheduled_sampling_passes=n_passes, seed=5)
     return apply_scheduled_sampling(model, batch, share, config, CPU, **options)["history"]
 
 
@@ -113,7 +112,7 @@ def trained(pipeline, folder, *overrides, stop_at=None):
     ))  # fmt: skip
     run = create_or_resume_run(config, force=False)
     train.train(run, None, lambda: stop_at is not None and run.step >= stop_at)
-    return state(folder)
+    return checkpoint_tensors(folder)
 
 
 def test_a_share_of_nothing_trains_as_without_and_another_share_does_not(pipeline, tmp_path):
@@ -121,7 +120,7 @@ def test_a_share_of_nothing_trains_as_without_and_another_share_does_not(pipelin
     nothing = trained(pipeline, tmp_path / "nothing", "scheduled_sampling_passes=2", "scheduled_sampling=0")
     patient = trained(pipeline, tmp_path / "patient", "scheduled_sampling_passes=2", "scheduled_sampling_start_step=4")
     some = trained(pipeline, tmp_path / "some", "scheduled_sampling_passes=2", "scheduled_sampling=1")
-    assert same(nothing, off) and same(patient, off) and not same(some, off)
+    assert same_tensors(nothing, off) and same_tensors(patient, off) and not same_tensors(some, off)
 
 
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
@@ -129,23 +128,23 @@ def test_a_stopped_run_goes_on_bit_for_bit(pipeline, tmp_path, output):
     given = ("scheduled_sampling_passes=1", "scheduled_sampling=1")
     whole = trained(pipeline, tmp_path / "whole", *given)
     halves = [trained(pipeline, tmp_path / "halves", *given, stop_at=at) for at in (3, None)]
-    assert halves[0]["step"] == 3 and not same(halves[0], whole) and same(halves[1], whole)
+    assert halves[0]["step"] == 3 and not same_tensors(halves[0], whole) and same_tensors(halves[1], whole)
 
 
 def test_each_step_hears_its_own_crops(pipeline, tmp_path, monkeypatch):
     """The indices are those of the crops in the batch: in every step others."""
-    seen, real = [], train.apply_scheduled_sampling
+    seen, real = [], step_module.apply_scheduled_sampling
 
     def noted(model, batch, *rest):
         seen.append((batch["index"].tolist(), batch["samples"]))
         return real(model, batch, *rest)
 
-    monkeypatch.setattr(train, "apply_scheduled_sampling", noted)
+    monkeypatch.setattr(step_module, "apply_scheduled_sampling", noted)
     trained(pipeline, tmp_path, "scheduled_sampling_passes=1")
     assert [indices for indices, _ in seen] == [
         list(range(i, i + 2)) for i in range(4, 20, 2)
     ]  # at step 0 there are none
-    run = create_or_resume_run(pipeline_config(pipeline, tmp_path / "other"), force=False)
+    run = start_run(pipeline, tmp_path / "other")
     crops = crops_for_model(run.config.data_config.dataset_path, run.config.data_config, run.model, 0)
     expected = next(batches(crops, micro_batch_indices(range(1, 2), 4, 2, 0, 1), 0))
     assert torch.equal(seen[0][1], expected["samples"])

@@ -9,6 +9,7 @@ from midi2wave.data import processed_folder
 from midi2wave.midi.performance import PEDALS, Performance
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.training.log import TrainingLog
+from midi2wave.training.run_state import create_or_resume_run
 
 AUDIO_HZ, PITCHES = 4000, np.array([48, 52, 55, 60, 64, 67])
 
@@ -86,20 +87,20 @@ def learn(folder, **off):
             "n_layers": 4, "max_dilation": 8, "n_residual_channels": 16, "n_skip_channels": 16, "lookahead_ms": 20.0
         },
     }  # fmt: skip
-    state = train.begin(
+    state = create_or_resume_run(
         config_from_dict({name: blocks[name] | off.get(name, {}) for name in blocks}, "toy"), force=False
     )
     log = TrainingLog(state.folder, 0)
     train.train(state, log)
     log.close()
-    return state, log.newest
+    return state, log.latest_metrics
 
 
 def free_running(state):
     """What eight melodies sound like by the model alone: the share of right pitches, and of those of another melody."""
     rng = np.random.default_rng(5)
     performances = [melody(rng, 3.0) for _ in range(8)]
-    blocks = synthesize(state.average, performances, 750, state.config.data_config,
+    blocks = synthesize(state.ema_model, performances, 750, state.config.data_config,
                         streams=list(range(8)), seed=0)  # fmt: skip
     sounds = np.concatenate(list(blocks), axis=1)
     own = share_of_right_pitches(sounds, performances)

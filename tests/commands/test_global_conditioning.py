@@ -39,6 +39,7 @@ from midi2wave.sampling.engines import cuda
 from midi2wave.sampling.pieces import timed_pieces
 from midi2wave.sampling.synthesis import conditioning, synthesize, teacher_forced, with_null
 from midi2wave.training.log import TrainingLog
+from midi2wave.training.run_state import create_or_resume_run
 from midi2wave.training.validation import load_validation
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks

@@ -172,7 +172,7 @@ def crops_per_second(folder: Path) -> float:
 
 def features_milliseconds(performance: Performance) -> float:
     """Milliseconds to compute the note features of a second of audio, in crops of half a second."""
-    notes = NoteConditioning(performance, ["note_state"], audio_hz=HZ, midi_hz=250)
+    notes = NoteConditioning(performance, DataConfig(audio_hz=HZ, midi_hz=250, features=["note_state"]))
     starts = np.random.default_rng(0).integers(0, (FILE_SECONDS - 1) * 250, 500)
     (seconds,) = seconds_of(lambda: [notes.features(int(first), 125) for first in starts])
     return 1000 * seconds / (500 * 0.5)

@@ -1,69 +1,183 @@
-"""The note-synchronous excitation: every sounding note as decaying, slightly inharmonic sinusoids at audio rate."""
+"""Note-synchronous excitation: every sounding note as decaying, slightly inharmonic sinusoids at audio rate.
+
+It gives the decoder a source to filter, as source-filter vocoders do for speech (Wang et al., arXiv 1810.11946).
+"""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
+from midi2wave.conditioning.partials import PartialTable, PianoPartials
 from midi2wave.config import DataConfig
+from midi2wave.midi.performance import LOWEST_PITCH, Performance
 from midi2wave.utils.numba_cache import cached_njit
 
-N_EXCITATION = 6  # twice that in quadrature
-ANCHOR_FRAMES = 8  # of which one costs sines and exponentials, the others a complex product for each partial
-MAX_DECAY_NEPERS = math.log(1000)  # nepers: a partial that has fallen by 60 dB is left out
+N_EXCITATION = 6  # channels without quadrature; there are twice as many with it
+# At so many frames, sines and exponentials are computed anew; other frames cost a complex product for each partial.
+ANCHOR_FRAMES = 8
+# A partial that has fallen by 60 dB is left out, and so is a note that its damper has lowered by exp(-10).
+MAX_DECAY_NEPERS = math.log(1000)
+MAX_DAMPING_NEPERS = 10
 
 
 def n_excitation(config: DataConfig) -> int:
-    """Channels of the excitation that a model is shown."""
+    """Number of excitation channels E that a model of this config receives: 0, 6, or 12 in quadrature."""
     return N_EXCITATION * (1 + config.excitation_quadrature) if config.excitation else 0
 
 
-@cached_njit
-def add_note(
-    out, first, hop, audio_hz, onset, end, gone, damping, loudness,
-    turn, decay, level, phase, channel, cosine, sine, step,
-):  # fmt: skip
-    """Add one note to out [6 or 12, n * hop], whose first sample is first * hop.
+class NoteEnvelope(NamedTuple):
+    """When a note sounds and how loud it is.
 
-    Phase and envelope are set anew in float64 at every frame whose number is a multiple of ANCHOR_FRAMES, also if that
-    lies before `first`, and turned from there on: the result is the same whatever block a frame is in.
+    Attributes:
+        onset: Seconds.
+        damper_time: When its damper falls, in seconds.
+        inaudible_after: Seconds after which the note is left out.
+        damping_seconds: Time constant of the decay under the damper.
+        gain: Factor of all its partials.
     """
-    damper = np.empty(hop, dtype=np.float32)
-    state = np.empty(len(turn), dtype=np.complex128)
-    last = first + out.shape[1] // hop
-    sounding = max(first, math.floor(onset * audio_hz / hop) - 1)  # one early: no rounding may lose a frame
-    for f in range(sounding - sounding % ANCHOR_FRAMES, last):
-        start = f * hop / audio_hz
-        if start >= gone:
+
+    onset: float
+    damper_time: float
+    inaudible_after: float
+    damping_seconds: float
+    gain: float
+
+
+class NoteExcitation:
+    """The excitation of one performance, on demand for any range of frames."""
+
+    def __init__(
+        self, performance: Performance, damper_time: np.ndarray, config: DataConfig, partials: PianoPartials
+    ) -> None:
+        """Prepare the notes.
+
+        Args:
+            performance: Notes in seconds.
+            damper_time: When each note's damper falls, in seconds, float64 [N].
+            config: Rates, number of channels, and how velocity and dampers act.
+            partials: The partials of each key.
+        """
+        self.config = config
+        self.partials = partials
+        self.hop = config.audio_hz // config.midi_hz
+        self.key = performance.pitch - LOWEST_PITCH
+        self.velocity = performance.velocity
+        self.onset = performance.onset
+        self.damper_time = damper_time
+        undamped_seconds = MAX_DECAY_NEPERS / partials.decay.min(axis=1)
+        self.inaudible_after = np.minimum(
+            self.onset + undamped_seconds[self.key], damper_time + MAX_DAMPING_NEPERS * config.damping_seconds
+        )
+
+    def samples(self, first: int, n: int) -> np.ndarray:
+        """The excitation of a range of frames.
+
+        Every partial starts with its phase at its note's onset, also if that lies before the range.
+
+        Args:
+            first: First frame.
+            n: Number of frames.
+
+        Returns:
+            float32 [E, n * hop]: the sines, and in quadrature the cosines, six channels further.
+        """
+        out = np.zeros((n_excitation(self.config), n * self.hop), dtype=np.float32)
+        if not len(out):
+            return out
+        audio_hz, midi_hz = self.config.audio_hz, self.config.midi_hz
+        in_range = (self.onset < (first + n) / midi_hz) & (self.inaudible_after > first / midi_hz)
+        for i in np.flatnonzero(in_range):
+            note = NoteEnvelope(
+                onset=self.onset[i],
+                damper_time=self.damper_time[i],
+                inaudible_after=self.inaudible_after[i],
+                damping_seconds=self.config.damping_seconds,
+                gain=(self.velocity[i] / 127) ** self.config.velocity_exponent,
+            )
+            add_note(out, first, audio_hz, note, self.partials.table(int(self.key[i]), audio_hz, self.hop))
+        return out
+
+
+@njit(inline="always")
+def _set_phasors(phasors: np.ndarray, seconds: float, note: NoteEnvelope, partials: PartialTable) -> None:
+    """Amplitude and phase of each partial at a time since the onset, complex128 [P]."""
+    for p in range(len(phasors)):
+        amplitude = note.gain * partials.level[p] * math.exp(-partials.decay[p] * seconds)
+        angle = partials.omega[p] * seconds + partials.phase[p]
+        phasors[p] = complex(amplitude * math.cos(angle), amplitude * math.sin(angle))
+
+
+@njit(inline="always")
+def _set_release_envelope(envelope: np.ndarray, start: float, audio_hz: int, note: NoteEnvelope) -> None:
+    """Gain of each sample from `start` seconds on under the damper: 1 until it falls, then an exponential decay."""
+    for i in range(len(envelope)):
+        since = start + i / audio_hz - note.damper_time
+        envelope[i] = math.exp(-since / note.damping_seconds) if since > 0 else 1.0
+
+
+@njit(inline="always")
+def _add_frame(
+    out: np.ndarray, start: int, skip: int, phasors: np.ndarray, partials: PartialTable, envelope: np.ndarray
+) -> None:
+    """Add a note's partials to the frame whose first column is `start`, without its first `skip` samples.
+
+    An empty envelope stands for 1. The loops are written out since a function for each costs half as much time again.
+    """
+    cosines, sines, channels = partials.cosine, partials.sine, partials.channel
+    stop = start + sines.shape[1]
+    damped = len(envelope) > 0
+    for p in range(len(phasors)):
+        re, im = np.float32(phasors[p].real), np.float32(phasors[p].imag)
+        # These are contiguous slices with indices from 0 on, so that the compiler vectorises the sums.
+        cosine, sine = cosines[p, skip:], sines[p, skip:]
+        row = out[channels[p], start + skip : stop]
+        if damped:
+            for i in range(len(row)):
+                row[i] += (re * sine[i] + im * cosine[i]) * envelope[i]
+        else:
+            for i in range(len(row)):
+                row[i] += re * sine[i] + im * cosine[i]
+        if len(out) > N_EXCITATION:
+            row = out[N_EXCITATION + channels[p], start + skip : stop]
+            if damped:
+                for i in range(len(row)):
+                    row[i] += (re * cosine[i] - im * sine[i]) * envelope[i]
+            else:
+                for i in range(len(row)):
+                    row[i] += re * cosine[i] - im * sine[i]
+
+
+@cached_njit
+def add_note(out: np.ndarray, first: int, audio_hz: int, note: NoteEnvelope, partials: PartialTable) -> None:
+    """Add one note to the excitation of a range of frames.
+
+    Amplitudes and phases are computed in float64 at every frame whose number is a multiple of ANCHOR_FRAMES, also if
+    that lies before the range, and rotated from there on: a frame is the same in whatever range it is computed.
+
+    Args:
+        out: float32 [6 or 12, n * hop], changed in place.
+        first: The frame with which `out` begins.
+        audio_hz: Sample rate.
+        note: Times and gain of the note.
+        partials: The partials of its key.
+    """
+    hop = partials.sine.shape[1]
+    envelope = np.empty(hop, dtype=np.float32)
+    phasors = np.empty(len(partials.omega), dtype=np.complex128)
+    # The loop starts one frame early, since rounding must not lose the frame of the onset.
+    onset_frame = max(first, math.floor(note.onset * audio_hz / hop) - 1)
+    for frame in range(onset_frame - onset_frame % ANCHOR_FRAMES, first + out.shape[1] // hop):
+        start = frame * hop / audio_hz
+        if start >= note.inaudible_after:
             break
-        if f % ANCHOR_FRAMES == 0:
-            for p in range(len(turn)):
-                amplitude = loudness * level[p] * math.exp(-decay[p] * (start - onset))
-                angle = turn[p] * (start - onset) + phase[p]
-                state[p] = complex(amplitude * math.cos(angle), amplitude * math.sin(angle))
-        if f >= first and start + hop / audio_hz > onset:
-            begin = min(max(0, math.ceil(onset * audio_hz) - f * hop), hop)
-            released = start + (hop - 1) / audio_hz > end
-            for i in range(hop if released else 0):
-                since = start + i / audio_hz - end
-                damper[i] = math.exp(-since / damping) if since > 0 else 1.0
-            for p in range(len(turn)):
-                re, im = np.float32(state[p].real), np.float32(state[p].imag)
-                # slices, whose indices from 0 on the compiler can take several at a time
-                row = out[channel[p], (f - first) * hop + begin : (f - first + 1) * hop]
-                cosines, sines, dampers = cosine[p, begin:], sine[p, begin:], damper[begin:]
-                if released:
-                    for i in range(len(row)):
-                        row[i] += (re * sines[i] + im * cosines[i]) * dampers[i]
-                else:
-                    for i in range(len(row)):
-                        row[i] += re * sines[i] + im * cosines[i]
-                if len(out) > N_EXCITATION:
-                    row = out[N_EXCITATION + channel[p], (f - first) * hop + begin : (f - first + 1) * hop]
-                    if released:
-                        for i in range(len(row)):
-                            row[i] += (re * cosines[i] - im * sines[i]) * dampers[i]
-                    else:
-                        for i in range(len(row)):
-                            row[i] += re * cosines[i] - im * sines[i]
-        for p in range(len(turn)):
-            state[p] *= step[p]
+        if frame % ANCHOR_FRAMES == 0:
+            _set_phasors(phasors, start - note.onset, note, partials)
+        if frame >= first and start + hop / audio_hz > note.onset:
+            skip = min(max(0, math.ceil(note.onset * audio_hz) - frame * hop), hop)
+            n_damped = hop if start + (hop - 1) / audio_hz > note.damper_time else 0
+            _set_release_envelope(envelope[:n_damped], start, audio_hz, note)
+            _add_frame(out, (frame - first) * hop, skip, phasors, partials, envelope[skip:n_damped])
+        for p in range(len(phasors)):
+            phasors[p] *= partials.frame_factor[p]

@@ -1,58 +1,126 @@
-"""The partials of a piano's strings: frequencies, levels, decay rates and phases of every key."""
+"""The partials of a piano's strings: frequency, level, decay rate and phase for each of the 88 keys."""
 
 import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from midi2wave.config import DataConfig
 from midi2wave.midi.performance import LOWEST_PITCH, N_PITCHES
 
-# The partials of a string, grouped into the excitation's channels: 1 | 2 | 3 | 4-5 | 6-8 | 9-16.
+# Channel of the excitation to which each partial belongs: 1 | 2 | 3 | 4-5 | 6-8 | 9-16.
 PARTIAL_CHANNEL = np.array([0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5])
-# How fast the first partial of each key decays, in 1/s; higher partials decay faster.
+# Decay rate of the first partial of each key in 1/s; higher partials decay faster.
 FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + LOWEST_PITCH - 60) / 24)
 # Inharmonicity of each key: it grows from the tenor upwards.
 DEFAULT_STIFFNESS = (2e-4 * 2 ** (np.maximum(0, np.arange(N_PITCHES) + LOWEST_PITCH - 48) / 10)).tolist()
-MIN_WINDOW_SECONDS = 0.08  # of a window in which partials are measured
-MIN_WINDOW_PERIODS = 4  # of the first partial in such a window: so many keep neighbouring partials apart
+# A partial above this share of the sample rate is left out: it would alias or be lost in the resampler's transition.
+MAX_PARTIAL_RATIO = 0.45
+MIN_WINDOW_SECONDS = 0.08
+# Neighbouring partials of a key are resolved by a window of at least so many periods of the first one.
+MIN_WINDOW_PERIODS = 4
 
 
-def partial_hz(key: int, cents: float, stiffness: float) -> np.ndarray:
-    """Frequencies of the partials of a key, 0 to 87, of a stiff string: n f sqrt(1 + B n^2) (Fletcher 1964)."""
-    n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
-    return n * 440.0 * 2 ** ((key + LOWEST_PITCH - 69 + cents / 100) / 12) * np.sqrt(1 + stiffness * n**2)
+class PartialTable(NamedTuple):
+    """The partials of one key below the band limit, prepared for synthesis at one sample rate.
+
+    The oscillation within any frame is the product of a complex amplitude and that of the table, which includes the
+    decay within the frame.
+
+    Attributes:
+        omega: Angular frequency in rad/s, float64 [P].
+        decay: Decay rate in 1/s, float64 [P].
+        level: Amplitude at the onset for velocity 127, float64 [P].
+        phase: Phase at the onset in radians, float64 [P].
+        channel: Channel of the excitation, int64 [P].
+        cosine: Real part of the decaying oscillation over one frame, float32 [P, hop].
+        sine: Its imaginary part, float32 [P, hop].
+        frame_factor: The factor by which one frame multiplies the complex amplitude, complex128 [P].
+    """
+
+    omega: np.ndarray
+    decay: np.ndarray
+    level: np.ndarray
+    phase: np.ndarray
+    channel: np.ndarray
+    cosine: np.ndarray
+    sine: np.ndarray
+    frame_factor: np.ndarray
 
 
 @dataclass(frozen=True)
 class PianoPartials:
-    """The partials of every key that the excitation sounds, each float64 [88, 16]: Hz, amplitude at the onset for
-    velocity 127, decay in 1/s and phase at the onset in radians."""
+    """The partials of every key of a piano.
+
+    Attributes:
+        hz: Frequencies in Hz, float64 [88, 16].
+        level: Amplitudes at the onset for velocity 127, float64 [88, 16].
+        decay: Decay rates in 1/s, float64 [88, 16].
+        phase: Phases at the onset in radians, float64 [88, 16].
+    """
 
     hz: np.ndarray
     level: np.ndarray
     decay: np.ndarray
     phase: np.ndarray
-    tables: dict[tuple[int, int, int], tuple[np.ndarray, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _tables: dict[tuple[int, int, int], PartialTable] = field(default_factory=dict, compare=False, repr=False)
 
-    def table(self, key: int, audio_hz: int, hop: int) -> tuple[np.ndarray, ...]:
-        """What `add_note` needs to know of a key, computed once."""
-        if (key, audio_hz, hop) not in self.tables:
-            rows = (self.hz[key], self.level[key], self.decay[key], self.phase[key])
-            self.tables[key, audio_hz, hop] = _partial_table(*rows, audio_hz, hop)
-        return self.tables[key, audio_hz, hop]
+    def table(self, key: int, audio_hz: int, hop: int) -> PartialTable:
+        """The partials of a key (0 to 87) for synthesis at a sample rate, computed once."""
+        if (key, audio_hz, hop) not in self._tables:
+            self._tables[key, audio_hz, hop] = self._make_table(key, audio_hz, hop)
+        return self._tables[key, audio_hz, hop]
+
+    def _make_table(self, key: int, audio_hz: int, hop: int) -> PartialTable:
+        below_limit = self.hz[key] < MAX_PARTIAL_RATIO * audio_hz
+        omega = 2 * math.pi * self.hz[key][below_limit]
+        decay = self.decay[key][below_limit]
+        oscillation = np.exp(np.outer(1j * omega - decay, np.arange(hop) / audio_hz))
+        return PartialTable(
+            omega=omega,
+            decay=decay,
+            level=self.level[key][below_limit],
+            phase=self.phase[key][below_limit],
+            channel=PARTIAL_CHANNEL[below_limit],
+            cosine=oscillation.real.astype(np.float32),
+            sine=oscillation.imag.astype(np.float32),
+            frame_factor=np.exp((1j * omega - decay) * hop / audio_hz),
+        )
+
+
+def partial_hz(key: int, cents: float, stiffness: float) -> np.ndarray:
+    """Frequencies of the partials of a stiff string: n f sqrt(1 + B n^2) (Fletcher 1964).
+
+    Args:
+        key: Piano key, 0 to 87.
+        cents: Deviation of the key from equal temperament at A4 = 440 Hz.
+        stiffness: Inharmonicity coefficient B.
+
+    Returns:
+        Frequencies in Hz, float64 [16].
+    """
+    n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
+    return n * 440.0 * 2 ** ((key + LOWEST_PITCH - 69 + cents / 100) / 12) * np.sqrt(1 + stiffness * n**2)
 
 
 def window_seconds(hz: np.ndarray) -> np.ndarray:
-    """The length of the windows in which the partials [88, 16] of each key are measured, [88]."""
+    """Lengths of the windows in which partials are measured.
+
+    Args:
+        hz: Frequencies of the partials of each key, [88, 16].
+
+    Returns:
+        Seconds, [88].
+    """
     return np.maximum(MIN_WINDOW_SECONDS, MIN_WINDOW_PERIODS / hz[:, 0])
 
 
 @functools.cache
 def default_partials() -> PianoPartials:
-    """Those of an ordinary piano in tune, all beginning at phase 0; every channel's partials as loud as one."""
+    """Partials of a piano in tune: zero phase, and unit power in each channel of the excitation."""
     n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
     shape = (N_PITCHES, len(n))
     return PianoPartials(
@@ -64,36 +132,25 @@ def default_partials() -> PianoPartials:
 
 
 def partials_for(config: DataConfig, global_features: Sequence[float] = ()) -> PianoPartials:
-    """The strings that a config describes, the same object for all recordings of which it says the same.
+    """The partials that a config describes, or the default ones.
 
-    Where it has a set for each of its global values, those of the recording's first value; where none is known, the
-    first set.
+    Args:
+        config: Its options `partial_*` hold one set of partials, or one for each of its global values.
+        global_features: Which of the global values the recording has, [G]. Its first value chooses the set; without
+            any, the first set is taken.
+
+    Returns:
+        The same object for all recordings that share a set, since it caches its tables.
     """
     if not config.partial_hz:
         return default_partials()
-    given = (config.partial_hz, config.partial_level, config.partial_decay, config.partial_phase)
-    sets = _configured_partials(*map(tuple, given))
-    known = np.flatnonzero(global_features)
-    return sets[known[0] if len(sets) > 1 and len(known) else 0]
+    lists = (config.partial_hz, config.partial_level, config.partial_decay, config.partial_phase)
+    sets = _configured_partials(*map(tuple, lists))
+    labels = np.flatnonzero(global_features)
+    return sets[labels[0] if len(sets) > 1 and len(labels) else 0]
 
 
 @functools.lru_cache(maxsize=4)
-def _configured_partials(*given: tuple[float, ...]) -> list[PianoPartials]:
-    lists = (np.array(values, dtype=np.float64).reshape(-1, N_PITCHES, len(PARTIAL_CHANNEL)) for values in given)
-    return [PianoPartials(*one) for one in zip(*lists, strict=True)]
-
-
-def _partial_table(
-    hz: np.ndarray, level: np.ndarray, decay: np.ndarray, phase: np.ndarray, audio_hz: int, hop: int
-) -> tuple[np.ndarray, ...]:
-    """A key's audible partials: turn (rad/s), decay (1/s), level, phase, channel; cosine and sine over one frame
-    [P, hop], and what they are after one, complex [P].
-
-    The cosine and sine carry the decay inside the frame; an oscillation within any frame is a blend of the two.
-    """
-    audible = hz < 0.45 * audio_hz
-    turn, decay = 2 * math.pi * hz[audible], decay[audible]
-    oscillation = np.exp(np.outer(1j * turn - decay, np.arange(hop) / audio_hz))
-    cosine, sine = oscillation.real.astype(np.float32), oscillation.imag.astype(np.float32)
-    step = np.exp((1j * turn - decay) * hop / audio_hz)
-    return turn, decay, level[audible], phase[audible], PARTIAL_CHANNEL[audible], cosine, sine, step
+def _configured_partials(*lists: tuple[float, ...]) -> list[PianoPartials]:
+    arrays = (np.array(values, dtype=np.float64).reshape(-1, N_PITCHES, len(PARTIAL_CHANNEL)) for values in lists)
+    return [PianoPartials(*one) for one in zip(*arrays, strict=True)]

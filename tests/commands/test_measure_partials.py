@@ -108,7 +108,7 @@ def test_the_excitation_sounds_as_measured():
              "phase": usual.phase + np.pi / 2}  # fmt: skip
     given = {f"partial_{name}": values.ravel().tolist() for name, values in lists.items()}
     measured = conditioning_for(piece, DataConfig(**given, velocity_exponent=2.0)).excitation(0, 1000)[0]
-    ordinary = NoteConditioning(piece, ["onset"], audio_hz=HZ, midi_hz=250).excitation(0, 1000)[0]
+    ordinary = NoteConditioning(piece, DataConfig(audio_hz=HZ, midi_hz=250)).excitation(0, 1000)[0]
     for fundamental, hz in ((measured, 440 * 2 ** (50 / 1200)), (ordinary, 440.3)):
         spectrum = np.abs(np.fft.rfft(fundamental * np.hanning(len(fundamental))))
         assert abs(spectrum.argmax() * HZ / len(fundamental) - hz) < 0.3

@@ -133,7 +133,7 @@ def check_midi(data: bytes, box: Path) -> None:
     assert (performance.offset >= performance.onset).all() and (sounding_offset(performance) > -1).all()
     assert performance.pitch.min() >= 21 and performance.pitch.max() <= 108
     assert performance.velocity.min() >= 1 and performance.velocity.max() <= 127
-    notes = NoteConditioning(performance, ["note_state"], audio_hz=16000, midi_hz=250)
+    notes = NoteConditioning(performance, DataConfig(audio_hz=16000, midi_hz=250, features=["note_state"]))
     for second in (0.0, float(performance.onset[-1])):
         features = notes.features(int(second * 250) - 2, 5)
         assert features.min() >= 0 and features.max() <= 1

@@ -25,6 +25,7 @@ from midi2wave.midi.performance import (
 AUDIO_HZ, MIDI_HZ = 16000, 250
 FRAME = 1 / MIDI_HZ
 C4 = 60
+IN_QUADRATURE = DataConfig(audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ, features=["onset"], excitation_quadrature=True)
 KEYS = ("onset", "held_velocity", "onset_age", "release_age")
 
 
@@ -58,7 +59,9 @@ def random_performance(seed: int, n_notes: int = 60, n_keys: int = 6, seconds: f
 
 
 def conditioning(piece: Performance, *names: str, audio_hz: int = AUDIO_HZ, midi_hz: int = MIDI_HZ):
-    return NoteConditioning(piece, list(names) or ["note_state"], audio_hz=audio_hz, midi_hz=midi_hz)
+    return NoteConditioning(
+        piece, DataConfig(features=list(names) or ["note_state"], audio_hz=audio_hz, midi_hz=midi_hz)
+    )
 
 
 def row(piece: Performance, name: str, n: int, pitch: int = C4, first: int = 0) -> np.ndarray:
@@ -262,13 +265,11 @@ def test_excitation_equals_the_slow_reference(seed):
 def test_quadrature_adds_the_cosine_of_every_partial():
     piece = random_performance(3, n_notes=20)
     plain = conditioning(piece).excitation(-100, 700)
-    both = NoteConditioning(piece, ["onset"], audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ, n_channels=2 * N_EXCITATION)
+    both = NoteConditioning(piece, IN_QUADRATURE)
     given = both.excitation(-100, 700)
     assert given.shape == (2 * N_EXCITATION, 700 * 64) and np.array_equal(given[:N_EXCITATION], plain)
     assert given[:, 64 * 300 : 64 * 301].tobytes() == both.excitation(200, 1).tobytes()
-    tone = NoteConditioning(
-        performance([(0, 9, 69, 127)]), ["onset"], audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ, n_channels=2 * N_EXCITATION
-    )
+    tone = NoteConditioning(performance([(0, 9, 69, 127)]), IN_QUADRATURE)
     sine, cosine = tone.excitation(0, 250)[[0, N_EXCITATION]]
     # sin^2 + cos^2: the envelope of the only partial of its channel, which falls smoothly from 1
     envelope = np.hypot(sine, cosine)

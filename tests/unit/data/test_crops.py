@@ -308,8 +308,8 @@ def test_a_crop_is_a_slice_of_its_recording_and_of_its_conditioning(tmp_path):
         assert crop["samples"].dtype == torch.int64
         assert crop["samples"].tolist() == sounds[position][first : first + 800].tolist()
         assert crop["history"].tolist() == padded[first : first + 950].tolist()
-        notes = NoteConditioning(make_performance(position, len(sounds[position]) / AUDIO_HZ), ["note_state"],
-                                 audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ)  # fmt: skip
+        data = DataConfig(audio_hz=AUDIO_HZ, midi_hz=MIDI_HZ, features=["note_state"])
+        notes = NoteConditioning(make_performance(position, len(sounds[position]) / AUDIO_HZ), data)
         whole, excitation = notes.features(-3, 200), notes.excitation(0, 200)
         assert np.array_equal(crop["features"], whole[:, frame : frame + 3 + 50 + 2])
         assert np.array_equal(crop["excitation"], excitation[:, first : first + 800])

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from midi2wave.audio.mu_law import mu_law_encode
-from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.evaluation.conditioning_ratios import clip_conditioning_ratios
 from midi2wave.evaluation.likelihood import paired_likelihood
@@ -30,8 +29,7 @@ def clip(n_frames=N_FRAMES):
 def directly(model, data, pcm, one):
     """Negative log-likelihood of every sample, from one pass over the whole clip: [T]."""
     left, right = model.context_frames
-    n_frames = len(pcm) // HOP
-    notes = NoteConditioning(one, data.features, audio_hz=HZ, midi_hz=250, n_channels=n_excitation(data))
+    notes, n_frames = NoteConditioning(one, data), len(pcm) // HOP
     features = torch.from_numpy(notes.features(-left, left + n_frames + right))[None]
     excitation = torch.from_numpy(notes.excitation(0, n_frames))[None]
     samples = torch.from_numpy((pcm if model.decoder.mixture else mu_law_encode(pcm)).astype(np.int64))[None]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from midi2wave.conditioning.note_conditioning import NoteConditioning
+from midi2wave.config import DataConfig
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.performance import (
     CLIP_MARGIN_SECONDS,
@@ -223,7 +224,7 @@ def test_a_piece_of_twenty_million_seconds_takes_no_memory(tmp_path):
     path.write_bytes(b"MThd\0\0\0\6\0\0\0\1\0\xc8MTrk" + len(body).to_bytes(4, "big") + body)
     tracemalloc.start()
     piece = midi_reader.read_midi(path)
-    notes = NoteConditioning(piece, ["note_state"], audio_hz=16000, midi_hz=250)
+    notes = NoteConditioning(piece, DataConfig(audio_hz=16000, midi_hz=250, features=["note_state"]))
     last = int(piece.onset[-1] * 250)
     assert piece.onset[-1] > 2e7 and notes.features(last - 2, 5)[:88].any() and notes.excitation(last, 5).any()
     clip(piece, piece.onset[-1] - 1, piece.onset[-1] + 1, margin=CLIP_MARGIN_SECONDS)

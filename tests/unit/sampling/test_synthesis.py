@@ -8,7 +8,6 @@ import torch
 
 from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced, emphasize
-from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import CondWavenetConfig, Config, DataConfig, WavenetConfig
 from midi2wave.midi.performance import Performance
@@ -117,10 +116,7 @@ def test_teacher_forced_likelihood_is_the_models_own(output, excitation):
     drawn, nll = teacher_forced(model, pieces, pcm, data, streams=[0, 1], seed=5)
     assert drawn.dtype == np.int16 and drawn.shape == pcm.shape
     left, right = model.context_frames
-    notes = [
-        NoteConditioning(piece, data.features, audio_hz=4000, midi_hz=250, n_channels=n_excitation(data))
-        for piece in pieces
-    ]
+    notes = [NoteConditioning(piece, data) for piece in pieces]
     features = torch.from_numpy(np.stack([one.features(-left, left + N_FRAMES + right) for one in notes]))
     excitation_inputs = torch.from_numpy(np.stack([one.excitation(0, N_FRAMES) for one in notes]))
     samples = torch.from_numpy((mu_law_encode(pcm) if output == "categorical" else pcm).astype(np.int64))
@@ -192,10 +188,7 @@ def test_conditioning_stacks_what_each_performance_gives(excitation):
     data = DataConfig(audio_hz=4000, midi_hz=250, features=["paper_v1"], excitation=excitation)
     pieces = [make_performance(0), make_performance(1)]
     given = conditioning(pieces, data, CPU)
-    notes = [
-        NoteConditioning(piece, ["paper_v1"], audio_hz=4000, midi_hz=250, n_channels=n_excitation(data))
-        for piece in pieces
-    ]
+    notes = [NoteConditioning(piece, data) for piece in pieces]
     assert np.array_equal(given.features(-3, 9), np.stack([one.features(-3, 9) for one in notes]))
     expected = np.stack([one.excitation(2, 5) for one in notes])
     assert expected.shape == (2, 6 if excitation else 0, 5 * HOP)

@@ -41,10 +41,10 @@ import numpy as np
 from numba.core import caching
 for locator in caching.CacheImpl._locator_classes:  # no folder can be written to
     locator.from_function = classmethod(lambda cls, function, path: None)
-from midi2wave.conditioning.features import add_states
+from midi2wave.conditioning.features import add_levels
 rows = np.zeros((88, 4), np.float32)
 one = np.array([2])
-add_states(rows, 0, one, one, one + 1, np.ones(1, np.float32), True, np.ones(1, np.float32))
+add_levels(rows, 0, one, one, one + 1, np.ones(1, np.float32))
 print(rows.sum())
 """
 

@@ -32,7 +32,7 @@ from midi2wave.config import Config, load_config
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines.cpu_weights import aligned, pack, pack_decoder, to_bfloat16
-from midi2wave.sampling.engines.simd import borrow, has_bfloat16, multiply
+from midi2wave.sampling.engines.simd import as_pointers, has_bfloat16, multiply
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.training.hardware import synchronize
@@ -80,7 +80,7 @@ class Product(NamedTuple):
 
 @njit(nogil=True)
 def _multiply_often(arrays, rows, inputs, columns, repeats):
-    p = borrow(arrays)
+    p = as_pointers(arrays)
     for _ in range(repeats):
         multiply(p.y, 0, rows, p.w, 0, rows // 16, inputs, p.x, 0, inputs, columns)
 
@@ -130,9 +130,9 @@ def limit(model: WaveNet, case: Case, rates: dict[str, float], reading: dict[tup
         return None
     packed = pack_decoder(model.decoder, 1, bfloat16=case.weights == "bfloat16")
     once = [packed.chain, packed.skip, packed.hidden, packed.output]
-    per_layer = packed.past.nbytes + packed.side.nbytes
+    per_layer = packed.past.nbytes + packed.aux_inputs.nbytes
     n_bytes = sum(array.nbytes for array in once) + per_layer * float(np.mean(1 / packed.ahead))
-    multiplies = sum(array.size for array in [*once, packed.past, packed.side])
+    multiplies = sum(array.size for array in [*once, packed.past, packed.aux_inputs])
     share = case.threads / min(case.threads, case.streams)  # threads of a stream, or 1
     key = (round(n_bytes / share), case.threads)
     if key not in reading:

@@ -1,14 +1,16 @@
-"""From distribution parameters to samples in the kernel: guidance, then a draw as `logistic_mixture` makes it."""
+"""Guidance and sampling from parameters inside the CPU engine's kernel, as `logistic_mixture` does them."""
+
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-from midi2wave.sampling.engines.simd import exp16, max16, sum16
+from midi2wave.sampling.engines.simd_elementwise import exp16, max16, sum16
 
 
 @njit(nogil=True, forceinline=True)
-def _draw_code(logits, first, uniform, temperature, mass):
-    """Inverse of the cumulative distribution in code order, as `logistic_mixture.from_cumulative` does."""
+def _draw_code(logits: Any, first: int, uniform: np.float32, temperature: np.float32, mass: Any) -> int:
+    """Invert the cumulative distribution in code order, as `logistic_mixture.from_cumulative` does."""
     if temperature != 1:
         for c in range(first, first + 256):
             logits[c] = logits[c] / temperature
@@ -21,7 +23,7 @@ def _draw_code(logits, first, uniform, temperature, mass):
         total += sum16(mass, c)
     threshold = uniform * np.float32(total)
     below, c = 0.0, 0
-    while c < 240:  # the 16 codes with the wanted one among them, then that one
+    while c < 240:  # First the group of 16 codes that holds the code, then the code itself.
         through = below + sum16(mass, c)
         if np.float32(through) > threshold:
             break
@@ -35,8 +37,10 @@ def _draw_code(logits, first, uniform, temperature, mass):
 
 
 @njit(nogil=True, forceinline=True)
-def _draw_amplitude(params, first, n, choice, quantile, temperature):
-    """Component, then the logistic's quantile, as `logistic_mixture.sample` does."""
+def _draw_amplitude(
+    params: Any, first: int, n: int, choice: np.float32, quantile: np.float32, temperature: np.float32
+) -> int:
+    """Draw a component, then the logistic's quantile, as `logistic_mixture.sample` does."""
     largest = params[first]
     for k in range(1, n):
         largest = max(largest, params[first + k])
@@ -57,16 +61,16 @@ def _draw_amplitude(params, first, n, choice, quantile, temperature):
 
 
 @njit(nogil=True, forceinline=True)
-def _lerp(null, own, weight):
-    """As torch.lerp, exact at 0 and 1."""
+def _lerp(null: np.float32, own: np.float32, weight: np.float32) -> np.float32:
+    """Interpolate as torch.lerp does, exactly at 0 and 1."""
     if weight < np.float32(0.5):
         return null + weight * (own - null)
     return own - (own - null) * (np.float32(1) - weight)
 
 
 @njit(nogil=True, forceinline=True)
-def _guide(params, own, null, n_params, n_mixtures, guidance):
-    """Leave the guided parameters in the place of a stream's own, as `WaveNet.guide` does."""
+def _guide(params: Any, own: int, null: int, n_params: int, n_mixtures: int, guidance: np.float32) -> None:
+    """Overwrite a stream's parameters with the guided ones, as `WaveNet.guide` does."""
     if n_mixtures == 0:
         for p in range(n_params):
             params[own + p] = _lerp(params[null + p], params[own + p], guidance)
@@ -89,24 +93,24 @@ def _guide(params, own, null, n_params, n_mixtures, guidance):
 
 
 @njit(nogil=True, forceinline=True)
-def draw(weights, team, block, i):
-    """Draw the samples of all streams, and make them (or the given ones) the newest of all their rows."""
-    taps, n_drawn = weights.n_taps, block.n_drawn
-    for s in range(n_drawn):
-        at, first = i * n_drawn + s, s * weights.n_outputs
-        if n_drawn < block.n_streams:
-            null = first + n_drawn * weights.n_outputs
-            _guide(team.params, first, null, weights.n_params, weights.n_mixtures, block.guidance)
+def draw(weights: Any, group: Any, block: Any, i: int) -> None:
+    """Draw the samples of all streams, and append them (or the teacher's samples) to the past of all their rows."""
+    taps, n_streams = weights.n_taps, block.n_streams
+    for s in range(n_streams):
+        at, first = i * n_streams + s, s * weights.n_outputs
+        if n_streams < block.n_rows:
+            null = first + n_streams * weights.n_outputs
+            _guide(group.params, first, null, weights.n_params, weights.n_mixtures, block.guidance)
         if block.keep_params:
             for p in range(weights.n_params):
-                block.params[at * weights.n_params + p] = team.params[first + p]
+                block.params[at * weights.n_params + p] = group.params[first + p]
         if weights.n_mixtures:
-            sample = _draw_amplitude(team.params, first, weights.n_mixtures, block.uniforms[2 * at],
-                                     block.uniforms[2 * at + 1], block.temperature)  # fmt: skip
+            choice, quantile = block.uniforms[2 * at], block.uniforms[2 * at + 1]
+            sample = _draw_amplitude(group.params, first, weights.n_mixtures, choice, quantile, block.temperature)
         else:
-            sample = _draw_code(team.params, first, block.uniforms[at], block.temperature, team.mass)
-        block.drawn[at] = sample
-        for row in range(s, block.n_streams, n_drawn):
+            sample = _draw_code(group.params, first, block.uniforms[at], block.temperature, group.mass)
+        block.samples[at] = sample
+        for row in range(s, block.n_rows, n_streams):
             for k in range(taps - 1):
-                team.recent[row * taps + k] = team.recent[row * taps + k + 1]
-            team.recent[row * taps + taps - 1] = block.given[at] if block.is_given else sample
+                group.recent[row * taps + k] = group.recent[row * taps + k + 1]
+            group.recent[row * taps + taps - 1] = block.teacher_samples[at] if block.teacher_forcing else sample

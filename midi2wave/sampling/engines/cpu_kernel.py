@@ -1,302 +1,320 @@
-"""The kernel of the CPU engine: one team of threads samples some streams.
+"""The kernel of the CPU engine: one group of threads samples some streams.
 
-Functions take `borrow`ed tuples, whose fields are pointers: every index below is counted in elements, and shapes stand
-beside the fields of `packing.Weights`, `Team` and `Block`. R, S, A and P are padded channels.
+Compiled functions take tuples made by `as_pointers`, whose fields are pointers: every index below counts elements, and
+the shapes are given beside the fields of `cpu_weights.Weights`, `ThreadGroup` and `Block`. R, S, A and P are padded
+channels. Pointers, offsets and widths are passed one by one, since tuples of them would be built at every call.
 """
 
 import math
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from midi2wave.sampling.engines.cpu_draw import draw
-from midi2wave.sampling.engines.cpu_weights import MOST_AHEAD
-from midi2wave.sampling.engines.simd import (
-    add16,
-    await_flag,
-    blend16,
-    borrow,
-    copy16,
-    gate16,
-    multiply,
-    observe,
-    prefetch_write,
-    publish,
-    relu16,
-    round16,
-)
+from midi2wave.sampling.engines.cpu_weights import MAX_AHEAD, Weights
+from midi2wave.sampling.engines.simd import as_pointers, multiply
+from midi2wave.sampling.engines.simd_elementwise import add16, blend16, copy16, gate16, relu16, round16
+from midi2wave.sampling.engines.thread_flags import await_flag, observe, prefetch_write, publish
 from midi2wave.utils.numba_cache import cached_njit
 
-TOLD = 2  # layers of which the helpers hear together: every flag costs the chain an exchange of cache lines
-CLAIMED = 2  # layers ahead of which the chain takes its outputs' cache lines back from the helpers
-FLAG = 8  # int64 words from one thread's flag to the next: a cache line each
+# The first thread announces this many finished layers at once: every flag costs it an exchange of cache lines.
+LAYERS_PER_SIGNAL = 2
+# How many layers ahead the first thread takes the cache lines of its outputs back from the followers.
+PREFETCH_DISTANCE = 2
+# int64 words from one thread's flag to the next: a cache line each.
+FLAG_STRIDE = 8
+
+# A tuple of pointers and numbers, or a pointer, inside compiled functions.
+Pointers = Any
+Pointer = Any
 
 
-class Team(NamedTuple):
-    """What the threads that play the same S streams share. `inputs` are float32, or bfloat16 as uint16.
+class ThreadGroup(NamedTuple):
+    """What the threads that sample the same streams share. `inputs` are float32, or bfloat16 as uint16.
 
-    With guidance every stream counts twice: the first half of the S hear their notes, the second half do not.
+    B counts rows: with guidance every stream has two, the first B / 2 rows with the notes, the others without.
     """
 
-    recent: np.ndarray  # [S, K], int64: the last samples, oldest first
-    ring: np.ndarray  # inputs [sum of ring rows * S * R]: row t % rows of a layer holds its input at time t
-    ahead: np.ndarray  # float32 [L * MOST_AHEAD * S * 2R]: gates but for the newest tap, in slot (t + phase) % ahead
-    x: np.ndarray  # float32 [S * R]
-    gated: np.ndarray  # inputs [L * S * R]
-    skip: np.ndarray  # float32 [S * skip]
-    middle: np.ndarray  # float32 [S * middle]
-    params: np.ndarray  # float32 [S * P]
-    scratch: np.ndarray  # inputs [threads, S * max(skip, middle)]: each thread's own
+    recent: np.ndarray  # [B, K], int64: the last samples, oldest first
+    ring: np.ndarray  # inputs [sum of ring rows * B * R]: row t % rows of a layer holds its input at time t
+    ahead: np.ndarray  # float32 [L * MAX_AHEAD * B * 2R]: gates but for the newest tap, in slot (t + phase) % ahead
+    x: np.ndarray  # float32 [B * R]
+    gated: np.ndarray  # inputs [L * B * R]
+    skip: np.ndarray  # float32 [B * skip]
+    middle: np.ndarray  # float32 [B * middle]
+    params: np.ndarray  # float32 [B * P]
+    scratch: np.ndarray  # inputs [threads, B * max(skip, middle)]: each thread's own
     mass: np.ndarray  # float32 [256]
-    flags: np.ndarray  # int64 [(threads + 1) * FLAG]: how far each thread is; the last one tells all to stop
+    flags: np.ndarray  # int64 [(threads + 1) * FLAG_STRIDE]: how far each thread is; the last one stops all
 
 
 class Block(NamedTuple):
-    """What a stretch of T samples is made from, and where they go."""
+    """The inputs and outputs of T samples."""
 
-    frames: np.ndarray  # float32 [F, L, S, 2R]: the projected conditioning
-    output_frames: np.ndarray  # float32 [F, S, skip]: what the skip sum begins with, if the output is conditioned
-    side: np.ndarray  # float32 [T, S, E]
+    frames: np.ndarray  # float32 [F, L, B, 2R]: the projected conditioning
+    output_frames: np.ndarray  # float32 [F, B, skip]: initial value of the skip sum, if the output is conditioned
+    aux_inputs: np.ndarray  # float32 [T, B, E]: inputs at audio rate
     uniforms: np.ndarray  # float32 [T, D, U]
-    given: np.ndarray  # int64 [T or 0, D]: samples that are heard instead of the drawn ones
-    drawn: np.ndarray  # int64 [T, D]
+    teacher_samples: np.ndarray  # int64 [T or 0, D]: the past, in place of the drawn samples
+    samples: np.ndarray  # int64 [T, D]
     params: np.ndarray  # float32 [T or 0, D, P]
     n_samples: int
-    n_streams: int  # S
-    n_drawn: int  # D: S, or with guidance half of it
+    n_rows: int  # B
+    n_streams: int  # D: B, or with guidance half of it
     start: int  # absolute time of the first sample
     hop: int  # samples per frame; of one frame for all: more than T
-    linear: bool  # whether samples lie between their frame and the next
-    is_given: bool
+    linear: bool  # whether samples are interpolated between their frame and the next
+    teacher_forcing: bool
     keep_params: bool
-    temperature: float
-    guidance: float
+    temperature: np.float32
+    guidance: np.float32
 
 
 @njit(nogil=True, forceinline=True)
-def _prepare(weights, team, block, layer, i, n):
-    """Leave in team.ahead all of a layer's gates for the block's samples i .. i + n - 1 but the newest tap."""
-    residual, n_streams, time = weights.n_residual, block.n_streams, block.start + i
+def _precompute_gates(weights: Pointers, group: Pointers, block: Pointers, layer: int, i: int, n: int) -> None:
+    """Write to group.ahead all of a layer's gates for the block's samples i .. i + n - 1 but the newest tap."""
+    residual, n_rows, time = weights.n_residual, block.n_rows, block.start + i
     width = 2 * residual
     slot = (time + weights.phase[layer]) % weights.ahead[layer]
-    first = (layer * MOST_AHEAD + slot) * n_streams * width
-    to = first
+    first = (layer * MAX_AHEAD + slot) * n_rows * width
+    out = first
     for j in range(i, i + n):
-        frame = (j // block.hop * weights.n_layers + layer) * n_streams * width
-        after = frame + weights.n_layers * n_streams * width
+        frame = (j // block.hop * weights.n_layers + layer) * n_rows * width
+        after = frame + weights.n_layers * n_rows * width
         ramp = np.float32(j % block.hop) / np.float32(block.hop)
-        for c in range(0, n_streams * width, 16):
+        for c in range(0, n_rows * width, 16):
             if block.linear:
-                blend16(team.ahead, to + c, block.frames, frame + c, after + c, ramp)
+                blend16(group.ahead, out + c, block.frames, frame + c, after + c, ramp)
             else:
-                copy16(team.ahead, to + c, block.frames, frame + c)
-        to += n_streams * width
-    blocks, columns, inputs = width // 16, n * n_streams, weights.n_side
-    if inputs:
-        multiply(team.ahead, first, width, weights.side, layer * width * inputs, blocks, inputs,
-                 block.side, i * n_streams * inputs, inputs, columns)  # fmt: skip
+                copy16(group.ahead, out + c, block.frames, frame + c)
+        out += n_rows * width
+    blocks, columns, n_aux = width // 16, n * n_rows, weights.n_aux_inputs
+    if n_aux:
+        w0, x0 = layer * width * n_aux, i * n_rows * n_aux
+        multiply(group.ahead, first, width, weights.aux_inputs, w0, blocks, n_aux, block.aux_inputs, x0, n_aux, columns)
     for k in range(weights.n_taps - 1):
         row = weights.ring_start[layer] + (time + k * weights.dilations[layer]) % weights.ring_rows[layer]
-        of = (layer * (weights.n_taps - 1) + k) * width * residual
-        multiply(team.ahead, first, width, weights.past, of, blocks, residual,
-                 team.ring, row * n_streams * residual, residual, columns)  # fmt: skip
+        w0, x0 = (layer * (weights.n_taps - 1) + k) * width * residual, row * n_rows * residual
+        multiply(group.ahead, first, width, weights.past, w0, blocks, residual, group.ring, x0, residual, columns)
 
 
 @njit(nogil=True, forceinline=True)
-def _embed(weights, team, n_streams):
-    """The first layer's input, from the last samples."""
+def _embed(weights: Pointers, group: Pointers, n_rows: int) -> None:
+    """Compute the first layer's input from the last samples."""
     residual, taps = weights.n_residual, weights.n_taps
-    for s in range(n_streams):
+    for s in range(n_rows):
         for c in range(0, residual, 16):
-            copy16(team.x, s * residual + c, weights.embedding_bias, c)
+            copy16(group.x, s * residual + c, weights.embedding_bias, c)
         for k in range(taps):
-            sample = team.recent[s * taps + k]
+            sample = group.recent[s * taps + k]
             if weights.n_mixtures == 0:
                 row = (k * 256 + sample) * residual
                 for c in range(0, residual, 16):
-                    add16(team.x, s * residual + c, weights.embedding, row + c, np.float32(1))
+                    add16(group.x, s * residual + c, weights.embedding, row + c, np.float32(1))
             else:
                 amplitude = np.float32(sample) / np.float32(32768)
                 size = np.log1p(np.float32(255) * abs(amplitude)) / np.float32(math.log(256))
                 companded = size if sample >= 0 else -size
                 row = 2 * k * residual
                 for c in range(0, residual, 16):
-                    add16(team.x, s * residual + c, weights.embedding, row + c, amplitude)
-                    add16(team.x, s * residual + c, weights.embedding, row + residual + c, companded)
+                    add16(group.x, s * residual + c, weights.embedding, row + c, amplitude)
+                    add16(group.x, s * residual + c, weights.embedding, row + residual + c, companded)
 
 
 @njit(nogil=True, forceinline=True)
-def _layer(weights, team, layer, time, n_streams):
-    """One layer's newest tap, gate and residual product."""
+def _layer(weights: Pointers, group: Pointers, layer: int, time: int, n_rows: int) -> None:
+    """Add one layer's newest tap, and apply its gate."""
     residual = weights.n_residual
-    width, columns = 2 * residual, n_streams * residual
+    width, columns = 2 * residual, n_rows * residual
     row = (weights.ring_start[layer] + time % weights.ring_rows[layer]) * columns
     for c in range(0, columns, 16):
-        round16(team.ring, row + c, team.x, c)
-    gates = (layer * MOST_AHEAD + (time + weights.phase[layer]) % weights.ahead[layer]) * n_streams * width
-    at = layer * 3 * residual * residual
-    multiply(team.ahead, gates, width, weights.chain, at, width // 16, residual, team.ring, row, residual, n_streams)
+        round16(group.ring, row + c, group.x, c)
+    gates = (layer * MAX_AHEAD + (time + weights.phase[layer]) % weights.ahead[layer]) * n_rows * width
+    w0 = layer * 3 * residual * residual
+    multiply(group.ahead, gates, width, weights.chain, w0, width // 16, residual, group.ring, row, residual, n_rows)
     out = layer * columns
-    for s in range(n_streams):
+    for s in range(n_rows):
         for c in range(0, residual, 16):
             a = gates + s * width + c
-            gate16(team.gated, out + s * residual + c, team.ahead, a, a + residual)
+            gate16(group.gated, out + s * residual + c, group.ahead, a, a + residual)
 
 
 @njit(nogil=True, forceinline=True)
-def _residual(weights, team, layer, n_streams):
-    """The next layer's input."""
+def _residual(weights: Pointers, group: Pointers, layer: int, n_rows: int) -> None:
+    """Compute the next layer's input."""
     residual = weights.n_residual
-    for s in range(n_streams):
+    for s in range(n_rows):
         for c in range(0, residual, 16):
-            add16(team.x, s * residual + c, weights.residual_bias, layer * residual + c, np.float32(1))
-    at = (3 * layer + 2) * residual * residual
-    multiply(team.x, 0, residual, weights.chain, at, residual // 16, residual,
-             team.gated, layer * n_streams * residual, residual, n_streams)  # fmt: skip
+            add16(group.x, s * residual + c, weights.residual_bias, layer * residual + c, np.float32(1))
+    w0, x0, blocks = (3 * layer + 2) * residual * residual, layer * n_rows * residual, residual // 16
+    multiply(group.x, 0, residual, weights.chain, w0, blocks, residual, group.gated, x0, residual, n_rows)
 
 
 @njit(nogil=True, forceinline=True)
-def _start(y, width, bias, cuts, thread, n_streams):
+def _set_rows(y: Pointer, width: int, bias: Pointer, cuts: Pointer, thread: int, n_rows: int) -> None:
     """Set this thread's rows to the bias."""
-    for s in range(n_streams):
+    for s in range(n_rows):
         for c in range(cuts[thread] * 16, cuts[thread + 1] * 16, 16):
             copy16(y, s * width + c, bias, c)
 
 
 @njit(nogil=True, forceinline=True)
-def _rows(y, width, w, w0, inputs, cuts, thread, x, x0, n_streams):
+def _add_rows(
+    y: Pointer,
+    width: int,
+    w: Pointer,
+    w0: int,
+    n_inputs: int,
+    cuts: Pointer,
+    thread: int,
+    x: Pointer,
+    x0: int,
+    n_rows: int,
+) -> None:
     """Add this thread's rows of a product."""
     begin, end = cuts[thread], cuts[thread + 1]
-    multiply(y, begin * 16, width, w, w0 + begin * 16 * inputs, end - begin, inputs, x, x0, inputs, n_streams)
+    multiply(y, begin * 16, width, w, w0 + begin * 16 * n_inputs, end - begin, n_inputs, x, x0, n_inputs, n_rows)
 
 
 @njit(nogil=True, forceinline=True)
-def _start_skip(weights, team, block, i, thread):
-    """Set this thread's rows of the skip sum to what stands in it before the layers: the bias and the conditioning."""
-    n_streams, skip, cuts = block.n_streams, weights.n_skip, weights.skip_cuts
+def _init_skip_rows(weights: Pointers, group: Pointers, block: Pointers, i: int, thread: int) -> None:
+    """Set this thread's rows of the skip sum to their values before the layers: the bias and the conditioning."""
+    n_rows, skip, cuts = block.n_rows, weights.n_skip, weights.skip_cuts
     if not weights.is_output_conditioned:
-        _start(team.skip, skip, weights.skip_bias, cuts, thread, n_streams)
+        _set_rows(group.skip, skip, weights.skip_bias, cuts, thread, n_rows)
         return
-    frame = i // block.hop * n_streams * skip
-    after = frame + n_streams * skip
+    frame = i // block.hop * n_rows * skip
+    after = frame + n_rows * skip
     ramp = np.float32(i % block.hop) / np.float32(block.hop)
-    for s in range(n_streams):
+    for s in range(n_rows):
         for c in range(s * skip + cuts[thread] * 16, s * skip + cuts[thread + 1] * 16, 16):
             if block.linear:
-                blend16(team.skip, c, block.output_frames, frame + c, after + c, ramp)
+                blend16(group.skip, c, block.output_frames, frame + c, after + c, ramp)
             else:
-                copy16(team.skip, c, block.output_frames, frame + c)
-    if weights.n_side:
-        _rows(team.skip, skip, weights.skip_side, 0, weights.n_side, cuts, thread,
-              block.side, i * n_streams * weights.n_side, n_streams)  # fmt: skip
+                copy16(group.skip, c, block.output_frames, frame + c)
+    n_aux = weights.n_aux_inputs
+    if n_aux:
+        x, x0 = block.aux_inputs, i * n_rows * n_aux
+        _add_rows(group.skip, skip, weights.skip_aux_inputs, 0, n_aux, cuts, thread, x, x0, n_rows)
 
 
 @njit(nogil=True, forceinline=True)
-def _dense(y, width, w, bias, cuts, thread, x, n_inputs, scratch, scratch0, n_streams):
-    """This thread's rows of W relu(x) + bias."""
-    for c in range(0, n_streams * n_inputs, 16):
-        relu16(scratch, scratch0 + c, x, c)
-    _start(y, width, bias, cuts, thread, n_streams)
-    _rows(y, width, w, 0, n_inputs, cuts, thread, scratch, scratch0, n_streams)
+def _hidden_rows(weights: Pointers, group: Pointers, thread: int, scratch0: int, n_rows: int) -> None:
+    """This thread's rows of the first output layer: W relu(skip sum) + bias."""
+    skip, middle, cuts = weights.n_skip, weights.n_middle, weights.hidden_cuts
+    for c in range(0, n_rows * skip, 16):
+        relu16(group.scratch, scratch0 + c, group.skip, c)
+    _set_rows(group.middle, middle, weights.hidden_bias, cuts, thread, n_rows)
+    _add_rows(group.middle, middle, weights.hidden, 0, skip, cuts, thread, group.scratch, scratch0, n_rows)
+
+
+@njit(nogil=True, forceinline=True)
+def _output_rows(weights: Pointers, group: Pointers, thread: int, scratch0: int, n_rows: int) -> None:
+    """This thread's rows of the second output layer: W relu(hidden) + bias."""
+    middle, n_outputs, cuts = weights.n_middle, weights.n_outputs, weights.output_cuts
+    for c in range(0, n_rows * middle, 16):
+        relu16(group.scratch, scratch0 + c, group.middle, c)
+    _set_rows(group.params, n_outputs, weights.output_bias, cuts, thread, n_rows)
+    _add_rows(group.params, n_outputs, weights.output, 0, middle, cuts, thread, group.scratch, scratch0, n_rows)
 
 
 @njit(nogil=True)
-def _meet(flags, thread, n_threads, value):
-    """Wait until all threads of the team are as far; False if they were told to stop."""
-    publish(flags, thread * FLAG, value)
+def _barrier(flags: Pointer, thread: int, n_threads: int, value: int) -> bool:
+    """Wait until all threads of the group have reached `value`; returns False if the group is to stop."""
+    publish(flags, thread * FLAG_STRIDE, value)
     for other in range(n_threads):
-        if other != thread and not await_flag(flags, other * FLAG, value, n_threads * FLAG):
+        if other != thread and not await_flag(flags, other * FLAG_STRIDE, value, n_threads * FLAG_STRIDE):
             return False
     return True
 
 
 @njit(nogil=True, forceinline=True)
-def _prepare_next(weights, team, block, i):
-    """Prepare all layers for whose gates the sample i begins a new stretch, or all at the block's first.
+def _precompute_due_gates(weights: Pointers, group: Pointers, block: Pointers, i: int) -> None:
+    """Precompute the gates of all layers for which a new range of samples begins with sample i.
 
-    A stretch ends where the layer's slots, its ring or the block do.
+    At the block's first sample one begins for every layer. A range ends where the layer's slots, its ring or the block
+    end.
     """
     time = block.start + i
     for layer in range(weights.n_layers):
         ahead, dilation = weights.ahead[layer], weights.dilations[layer]
-        into, turn = (time + weights.phase[layer]) % ahead, time % dilation
-        if into == 0 or turn == 0 or i == 0:
-            _prepare(weights, team, block, layer, i, min(ahead - into, dilation - turn, block.n_samples - i))
+        slot, ring_position = (time + weights.phase[layer]) % ahead, time % dilation
+        if slot == 0 or ring_position == 0 or i == 0:
+            n = min(ahead - slot, dilation - ring_position, block.n_samples - i)
+            _precompute_gates(weights, group, block, layer, i, n)
 
 
 @njit(nogil=True, forceinline=True)
-def _lead(weights, team, block, i, epoch):
-    """The chain of layers, and what the next sample's gates need: none of it is shared with the helpers but `gated`."""
-    n_layers, n_streams = weights.n_layers, block.n_streams
-    _embed(weights, team, n_streams)
-    width = n_streams * weights.n_residual
+def _run_layers(weights: Pointers, group: Pointers, block: Pointers, i: int, epoch: int) -> None:
+    """Compute the chain of layers, and the next sample's gates. The followers need only `gated` of it."""
+    n_layers, n_rows = weights.n_layers, block.n_rows
+    _embed(weights, group, n_rows)
+    width = n_rows * weights.n_residual
     for layer in range(n_layers):
-        if layer + CLAIMED < n_layers:
+        if layer + PREFETCH_DISTANCE < n_layers:
             for c in range(0, width, 16):
-                prefetch_write(team.gated, (layer + CLAIMED) * width + c)
-        _layer(weights, team, layer, block.start + i, n_streams)
-        if (layer + 1) % TOLD == 0 or layer + 1 == n_layers:
-            publish(team.flags, 0, epoch + layer)
+                prefetch_write(group.gated, (layer + PREFETCH_DISTANCE) * width + c)
+        _layer(weights, group, layer, block.start + i, n_rows)
+        if (layer + 1) % LAYERS_PER_SIGNAL == 0 or layer + 1 == n_layers:
+            publish(group.flags, 0, epoch + layer)
         if layer + 1 < n_layers:
-            _residual(weights, team, layer, n_streams)
+            _residual(weights, group, layer, n_rows)
     if i + 1 < block.n_samples:
-        _prepare_next(weights, team, block, i + 1)
+        _precompute_due_gates(weights, group, block, i + 1)
 
 
 @njit(nogil=True)
-def _play(weight_arrays, team_arrays, block_arrays, thread, n_threads):
-    """Sample one block; every thread of the team calls it, and the first one leads.
+def _play(weight_arrays: Weights, group_arrays: ThreadGroup, block_arrays: Block, thread: int, n_threads: int) -> None:
+    """Sample one block. Every thread of the group calls it; the first one computes the chain of layers.
 
-    A thread's flag counts phases, those of sample t from t * phases on: layer l is done (l), its rows of the skip
-    product, of the middle, of the output.
+    A thread's flag counts phases, those of sample t from t * phases on: layer l is done (l), then its rows of the skip
+    product, of the first and of the second output layer.
     """
-    weights, team, block = borrow(weight_arrays), borrow(team_arrays), borrow(block_arrays)
-    n_layers, residual, n_streams = weights.n_layers, weights.n_residual, block.n_streams
-    skip, middle, flags, stop = weights.n_skip, weights.n_middle, team.flags, n_threads * FLAG
-    scratch0, phases = thread * n_streams * max(skip, middle), n_layers + 3
+    weights, group, block = as_pointers(weight_arrays), as_pointers(group_arrays), as_pointers(block_arrays)
+    n_layers, residual, n_rows = weights.n_layers, weights.n_residual, block.n_rows
+    skip, flags, stop = weights.n_skip, group.flags, n_threads * FLAG_STRIDE
+    scratch0, phases = thread * n_rows * max(skip, weights.n_middle), n_layers + 3
     if thread == 0:
-        _prepare_next(weights, team, block, 0)
+        _precompute_due_gates(weights, group, block, 0)
     for i in range(block.n_samples):
         epoch = (block.start + i) * phases
         if thread == 0:
-            if observe(flags, stop) != 0:  # the others wait for this thread, and look while they wait
+            if observe(flags, stop) != 0:  # The others wait for this thread, and look at this flag while they wait.
                 return
-            _lead(weights, team, block, i, epoch)
-        _start_skip(weights, team, block, i, thread)
-        for first in range(0, n_layers, TOLD):
-            end = min(first + TOLD, n_layers)
+            _run_layers(weights, group, block, i, epoch)
+        _init_skip_rows(weights, group, block, i, thread)
+        for first in range(0, n_layers, LAYERS_PER_SIGNAL):
+            end = min(first + LAYERS_PER_SIGNAL, n_layers)
             if thread != 0 and not await_flag(flags, 0, epoch + end - 1, stop):
                 return
             for layer in range(first, end):
-                _rows(team.skip, skip, weights.skip, layer * skip * residual, residual, weights.skip_cuts, thread,
-                      team.gated, layer * n_streams * residual, n_streams)  # fmt: skip
-        if n_threads > 1 and not _meet(flags, thread, n_threads, epoch + n_layers):
+                w0, x0, cuts = layer * skip * residual, layer * n_rows * residual, weights.skip_cuts
+                _add_rows(group.skip, skip, weights.skip, w0, residual, cuts, thread, group.gated, x0, n_rows)
+        if n_threads > 1 and not _barrier(flags, thread, n_threads, epoch + n_layers):
             return
-        _dense(team.middle, middle, weights.hidden, weights.hidden_bias, weights.hidden_cuts, thread, team.skip, skip,
-               team.scratch, scratch0, n_streams)  # fmt: skip
-        if n_threads > 1 and not _meet(flags, thread, n_threads, epoch + n_layers + 1):
+        _hidden_rows(weights, group, thread, scratch0, n_rows)
+        if n_threads > 1 and not _barrier(flags, thread, n_threads, epoch + n_layers + 1):
             return
         if weights.output_cuts[thread + 1] > weights.output_cuts[thread]:
-            _dense(team.params, weights.n_outputs, weights.output, weights.output_bias, weights.output_cuts, thread,
-                   team.middle, middle, team.scratch, scratch0, n_streams)  # fmt: skip
+            _output_rows(weights, group, thread, scratch0, n_rows)
         if thread != 0:
-            publish(flags, thread * FLAG, epoch + n_layers + 2)
+            publish(flags, thread * FLAG_STRIDE, epoch + n_layers + 2)
             continue
         for other in range(1, n_threads):
-            if not await_flag(flags, other * FLAG, epoch + n_layers + 2, stop):
+            if not await_flag(flags, other * FLAG_STRIDE, epoch + n_layers + 2, stop):
                 return
-        draw(weights, team, block, i)
+        draw(weights, group, block, i)
 
 
-def _compiled(sources: int):
-    """`_play` with a cache on disk that knows `sources`: numba itself watches the file of the function only."""
+def _compiled(sources: int) -> cached_njit:
+    """`_play` with a cache on disk that depends on `sources`: numba itself watches the file of the function only."""
 
-    def play(weights, team, block, thread, n_threads):
-        sources  # noqa: B018 - enclosed values are part of the cache's key
-        _play(weights, team, block, thread, n_threads)
+    def play(weights: Weights, group: ThreadGroup, block: Block, thread: int, n_threads: int) -> None:
+        sources  # noqa: B018 - Values of the enclosing function are part of the cache's key.
+        _play(weights, group, block, thread, n_threads)
 
     return cached_njit(play, nogil=True)
 

@@ -1,4 +1,4 @@
-"""A decoder as the contiguous arrays that the CPU engine reads: the one owner of their layout.
+"""The decoder's weights as the contiguous arrays that the CPU engine reads; only this module defines their layout.
 
 Every matrix is cut into blocks of 16 output rows, one per lane, and these into panels of up to four blocks; a panel
 holds its inputs one after the other, so that the inner loop of `simd.multiply` reads memory straight ahead. Channels
@@ -11,30 +11,37 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from midi2wave.sampling.engines.simd import LANES, PANEL
+from midi2wave.sampling.engines.llvm_vectors import LANES
+from midi2wave.sampling.engines.simd import PANEL_BLOCKS
 from wavenet import Decoder, EmptyLinear
 
-CACHE_LINE = 64  # bytes
-MOST_AHEAD = 16  # samples whose products with the past are taken together at most
+# In bytes.
+CACHE_LINE = 64
+# The largest number of samples whose products with the past are computed together.
+MAX_AHEAD = 16
 
 
 class Weights(NamedTuple):
     """The arrays; `matrices` are float32, or bfloat16 as uint16. Lengths in channels are padded ones.
 
-    chain: per layer the gate's newest tap [2R, R], then the residual product [R, R]: what each sample must wait for.
-    past: per layer the gate's older taps, oldest first, each [2R, R]. side: per layer the products with the audio-rate
-    inputs [2R, E], always float32. skip: per layer [S, R]. hidden: [A, S]. output: [P, A].
+    Attributes:
+        chain: Per layer the gate's newest tap [2R, R], then the residual product [R, R]: samples wait for both.
+        past: Per layer the gate's older taps, oldest first, each [2R, R].
+        aux_inputs: Per layer the products with the audio-rate inputs [2R, E], always float32.
+        skip: Per layer [S, R].
+        hidden: [A, S].
+        output: [P, A].
     """
 
     embedding: np.ndarray  # [K * (256 or 2), R], float32, not cut
     embedding_bias: np.ndarray  # [R]
     chain: np.ndarray
     past: np.ndarray
-    side: np.ndarray
+    aux_inputs: np.ndarray
     residual_bias: np.ndarray  # [L, R]
     skip: np.ndarray
     skip_bias: np.ndarray  # [S]
-    skip_side: np.ndarray  # [S, E], float32: of the audio-rate inputs, if the output is conditioned
+    skip_aux_inputs: np.ndarray  # [S, E], float32: of the audio-rate inputs, if the output is conditioned
     hidden: np.ndarray
     hidden_bias: np.ndarray  # [A]
     output: np.ndarray
@@ -52,11 +59,13 @@ class Weights(NamedTuple):
     n_residual: int  # R
     n_skip: int  # S
     n_middle: int  # A
-    n_side: int  # E
+    n_aux_inputs: int  # E
     n_outputs: int  # P
     n_params: int  # P without padding
     n_mixtures: int  # 0: categorical
-    is_output_conditioned: bool  # the skip sum begins with `Block.output_frames` and side products, not with skip_bias
+    is_output_conditioned: (
+        bool  # the skip sum begins with `Block.output_frames` and aux_inputs products, not with skip_bias
+    )
 
 
 def padded(n: int) -> int:
@@ -76,7 +85,7 @@ def from_bfloat16(bits: np.ndarray) -> np.ndarray:
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """The same values where a cache line begins: a register's worth that straddles two lines takes twice as long."""
+    """A copy that begins at a cache line: loading a register that straddles two lines takes twice as long."""
     raw = np.empty(array.nbytes + CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % CACHE_LINE
     result = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -96,7 +105,7 @@ def pack(matrix: np.ndarray, cuts: np.ndarray | None = None, *, bfloat16: bool =
         block = int(begin)
         while block < end:
             left = int(end) - block
-            wide = PANEL if left >= PANEL else 2 if left >= 2 else 1
+            wide = PANEL_BLOCKS if left >= PANEL_BLOCKS else 2 if left >= 2 else 1
             rows = matrix[block * LANES : (block + wide) * LANES]
             # bfloat16 inputs go in pairs, as the processor multiplies them
             panels.append(rows.reshape(len(rows), inputs // 2, 2).swapaxes(0, 1) if bfloat16 else rows.T)
@@ -138,39 +147,39 @@ def conditioning_layer(decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.concatenate(weights)), torch.from_numpy(np.concatenate(biases))
 
 
-def n_side(decoder: Decoder) -> int:
+def n_aux_inputs(decoder: Decoder) -> int:
     """Audio-rate inputs of every gate: the excitation, and the context if it is upsampled before projecting."""
     layer = decoder.layers[0]
     return layer.excitation.in_features + (0 if decoder.upsampling.commutes else layer.cond.in_features)
 
 
-def _side(cond: torch.nn.Linear, excitation: torch.nn.Linear | EmptyLinear, commutes: bool) -> np.ndarray:
-    """The weights of the audio-rate inputs in the order of `n_side`: [rows, E]."""
+def _aux_weights(cond: torch.nn.Linear, excitation: torch.nn.Linear | EmptyLinear, commutes: bool) -> np.ndarray:
+    """The weights of the audio-rate inputs in the order of `n_aux_inputs`: [rows, E]."""
     parts = [_array(excitation.weight)]
     parts += [] if commutes else [_array(cond.weight)]
     return np.concatenate(parts, axis=1)
 
 
-def _sides(decoder: Decoder, skip_cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`Weights.side` and `skip_side`, packed; empty where there is nothing to multiply."""
-    inputs, commutes = n_side(decoder), decoder.upsampling.commutes
+def _packed_aux_weights(decoder: Decoder, skip_cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`Weights.aux_inputs` and `skip_aux_inputs`, packed; empty where there is nothing to multiply."""
+    inputs, commutes = n_aux_inputs(decoder), decoder.upsampling.commutes
     nothing = np.zeros(0, np.float32)
     if not inputs:
         return nothing, nothing
-    layers = [pack(_gate_rows(_side(one.cond, one.excitation, commutes), inputs)) for one in decoder.layers]
+    layers = [pack(_gate_rows(_aux_weights(one.cond, one.excitation, commutes), inputs)) for one in decoder.layers]
     if decoder.output_cond is None:
         return np.concatenate(layers), nothing
-    output = _side(decoder.output_cond, decoder.output_excitation, commutes)
+    output = _aux_weights(decoder.output_cond, decoder.output_excitation, commutes)
     return np.concatenate(layers), pack(_pad(output, padded(len(output)), inputs), skip_cuts)
 
 
 def _shares(n_blocks: int, shares: list[float]) -> np.ndarray:
-    """Bounds that split n_blocks row blocks in proportion to the shares."""
+    """Bounds that split n_blocks row blocks in proportion to the shares, [len(shares) + 1]."""
     return np.rint(np.cumsum([0.0, *shares]) / sum(shares) * n_blocks).astype(np.int64)
 
 
 def _cuts(skip: int, middle: int, outputs: int, n_threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which rows of the skip, middle and output product each thread of a team takes.
+    """Which rows of the skip, middle and output product each thread of a group takes.
 
     The first thread has the chain of layers to itself and prepares the next samples: the skip product is the others'.
     Few outputs are not worth an exchange between cores.
@@ -207,9 +216,24 @@ def _output_layer(decoder: Decoder) -> tuple[np.ndarray, np.ndarray]:
     return _pad(weight, padded(n_params), padded(weight.shape[1])), _pad(bias[None], 1, padded(n_params))[0]
 
 
+def _loop_arrays(decoder: Decoder) -> dict[str, np.ndarray]:
+    """The fields of `Weights` that say where each layer's ring and its precomputed gates are."""
+    dilations = np.array([layer.dilation for layer in decoder.layers], np.int64)
+    ring_rows = dilations * (decoder.taps - 1)
+    # Layers with the shortest dilations begin a range of samples wherever their rings begin anew: they need no phase.
+    phase = np.where(dilations > MAX_AHEAD, 5 * np.arange(len(dilations)) % MAX_AHEAD, 0)
+    return {
+        "dilations": dilations,
+        "ahead": np.minimum(dilations, MAX_AHEAD),
+        "phase": phase,
+        "ring_start": np.cumsum(ring_rows) - ring_rows,
+        "ring_rows": ring_rows,
+    }
+
+
 def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights:
-    """All arrays of a decoder for a team of n_threads threads."""
-    config, taps, layers = decoder.config, decoder.taps, decoder.layers
+    """All arrays of a decoder for a group of n_threads threads."""
+    config, layers = decoder.config, decoder.layers
     residual, skip, middle = map(padded, (config.n_residual_channels, config.n_skip_channels, config.n_out_channels))
     output, output_bias = _output_layer(decoder)
     skip_cuts, hidden_cuts, output_cuts = _cuts(skip, middle, len(output), n_threads)
@@ -218,41 +242,37 @@ def pack_decoder(decoder: Decoder, n_threads: int, *, bfloat16: bool) -> Weights
         return np.concatenate([pack(matrix, cuts, bfloat16=bfloat16) for matrix in matrices])
 
     chain, past, skips = _layer_matrices(decoder)
-    side, skip_side = _sides(decoder, skip_cuts)
+    aux_inputs, skip_aux_inputs = _packed_aux_weights(decoder, skip_cuts)
     residual_biases = [None if layer.residual is None else layer.residual.bias for layer in layers]
-    dilations = np.array([layer.dilation for layer in layers], np.int64)
     arrays = dict(
         embedding=_pad(_array(decoder.input.weight).T, decoder.input.in_features, residual),
         embedding_bias=_pad_bias(decoder.input.bias, residual),
         chain=flat(chain),
         past=flat(past),
-        side=side,
+        aux_inputs=aux_inputs,
         residual_bias=np.stack([_pad_bias(bias, residual) for bias in residual_biases]),
         skip=flat(skips, skip_cuts),
         skip_bias=_pad_bias(decoder.skip.bias, skip),
-        skip_side=skip_side,
+        skip_aux_inputs=skip_aux_inputs,
         hidden=flat([_pad(_array(decoder.hidden.weight), middle, skip)], hidden_cuts),
         hidden_bias=_pad_bias(decoder.hidden.bias, middle),
         output=flat([output], output_cuts),
         output_bias=output_bias,
-        dilations=dilations,
-        ahead=np.minimum(dilations, MOST_AHEAD),
-        # Stretches of layers with the shortest dilations end with their rings, and begin there.
-        phase=np.where(dilations > MOST_AHEAD, 5 * np.arange(len(layers)) % MOST_AHEAD, 0),
-        ring_start=np.cumsum(dilations * (taps - 1)) - dilations * (taps - 1),
-        ring_rows=dilations * (taps - 1),
         skip_cuts=skip_cuts,
         hidden_cuts=hidden_cuts,
         output_cuts=output_cuts,
+        **_loop_arrays(decoder),
+    )
+    return Weights(
+        **{name: aligned(array) for name, array in arrays.items()},
         n_layers=len(layers),
-        n_taps=taps,
+        n_taps=decoder.taps,
         n_residual=residual,
         n_skip=skip,
         n_middle=middle,
-        n_side=n_side(decoder),
+        n_aux_inputs=n_aux_inputs(decoder),
         n_outputs=len(output),
         n_params=decoder.output.out_features,
         n_mixtures=config.n_mixtures if decoder.mixture else 0,
         is_output_conditioned=decoder.output_cond is not None,
     )
-    return Weights(**{n: aligned(a) if isinstance(a, np.ndarray) else a for n, a in arrays.items()})

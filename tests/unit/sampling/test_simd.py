@@ -7,7 +7,8 @@ import pytest
 from numba import njit
 
 from midi2wave.sampling.engines.cpu_weights import aligned, from_bfloat16, pack, to_bfloat16
-from midi2wave.sampling.engines.simd import borrow, exp16, gate16, has_bfloat16, max16, multiply, sum16
+from midi2wave.sampling.engines.simd import as_pointers, has_bfloat16, multiply
+from midi2wave.sampling.engines.simd_elementwise import exp16, gate16, max16, sum16
 
 
 class Arrays(NamedTuple):
@@ -20,13 +21,13 @@ class Arrays(NamedTuple):
 
 @njit
 def run_multiply(arrays, rows, inputs, columns):
-    p = borrow(arrays)
+    p = as_pointers(arrays)
     multiply(p.y, 0, rows, p.w, 0, rows // 16, inputs, p.x, 0, inputs, columns)
 
 
 @njit
 def run_functions(arrays, n, shift):
-    p = borrow(arrays)
+    p = as_pointers(arrays)
     total, largest = 0.0, -np.inf
     for c in range(0, n, 16):
         gate16(p.y, c, p.w, c, n + c)

@@ -1,0 +1,66 @@
+"""How samples are drawn, and by which engine: the options that every function of this package hands on."""
+
+import math
+from dataclasses import dataclass
+
+from midi2wave.config import MAX_SEED, SAMPLER_WEIGHTS, SAMPLERS, SamplingConfig
+from midi2wave.utils.errors import InputError
+
+MAX_TEMPERATURE = 10.0
+MAX_GUIDANCE = 100.0
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How samples are drawn, and by which engine.
+
+    Attributes:
+        temperature: 1: the model's own distribution; less: less noise and less variety.
+        guidance: Scale of classifier-free guidance (`WaveNet.guide`); 1: none, 0: the null condition.
+        seed: Seed of the uniforms that the samples are drawn with.
+        sampler: Engine: torch, numba or cuda; auto is numba.
+        threads: Threads of the numba engine, at most as many as there are cores; 0: all that help.
+        weights: float32, or bfloat16, which is faster and not exact (numba only).
+
+    Raises:
+        InputError: If a value is out of its range, or the engine does not have these weights.
+    """
+
+    temperature: float = 1.0
+    guidance: float = 1.0
+    seed: int = 0
+    sampler: str = "auto"
+    threads: int = 0
+    weights: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if not (math.isfinite(self.temperature) and 0 < self.temperature <= MAX_TEMPERATURE):
+            raise InputError(f"temperature = {self.temperature}: expected more than 0, at most {MAX_TEMPERATURE:g}")
+        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= MAX_GUIDANCE):
+            raise InputError(f"guidance = {self.guidance}: expected 0 to {MAX_GUIDANCE:g}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InputError(f"seed = {self.seed}: expected 0 to {MAX_SEED}")
+        if self.sampler not in SAMPLERS:
+            raise InputError(f"sampler {self.sampler!r} is unknown; expected one of {', '.join(SAMPLERS)}")
+        if self.threads < 0:
+            raise InputError(f"threads = {self.threads}: expected 0 (as many as help) or more")
+        if self.weights not in SAMPLER_WEIGHTS:
+            raise InputError(f"weights {self.weights!r} are unknown; expected one of {', '.join(SAMPLER_WEIGHTS)}")
+        if self.weights != "float32" and self.sampler not in ("auto", "numba"):
+            raise InputError(f"sampler {self.sampler} has no {self.weights} weights; choose numba or float32")
+
+    @classmethod
+    def from_config(cls, settings: SamplingConfig) -> "SamplingOptions":
+        """The options that a config block of a command states."""
+        return cls(
+            temperature=settings.temperature,
+            guidance=settings.guidance,
+            seed=settings.seed,
+            sampler=settings.sampler,
+            threads=settings.sampler_threads,
+            weights=settings.sampler_weights,
+        )
+
+
+DEFAULT_OPTIONS = SamplingOptions()

@@ -42,6 +42,7 @@ from midi2wave.midi.performance import Performance
 from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.plotting.figures import clip_figure, save_figure
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.pieces import Piece, clip_pieces, prompt_frames
 from midi2wave.sampling.synthesis import encode, synthesize
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
@@ -184,10 +185,14 @@ class _Player:
         for first in range(0, len(performances), size):
             part = slice(first, first + size)
             blocks = synthesize(
-                self.model, performances[part], n_frames, self.data, streams=streams[part], seed=self.settings.seed,
-                prefix=None if prefix is None else prefix[part], temperature=self.settings.temperature,
-                guidance=self.settings.guidance, **self.settings.engine(),
-            )  # fmt: skip
+                self.model,
+                performances[part],
+                n_frames,
+                self.data,
+                SamplingOptions.from_config(self.settings),
+                streams=streams[part],
+                prefix=None if prefix is None else prefix[part],
+            )
             sounds.append(np.concatenate(list(blocks), axis=1))
         return np.concatenate(sounds)
 

@@ -49,6 +49,7 @@ from midi2wave.plotting.figures import clip_figure, save_figure
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.sampling import folding
 from midi2wave.sampling.code_files import Codes, load_codes, save_codes
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.pieces import (
     AudioPrompt,
     Piece,
@@ -59,7 +60,7 @@ from midi2wave.sampling.pieces import (
     read_audio_prompt,
     timed_pieces,
 )
-from midi2wave.sampling.synthesis import encode, synthesize, teacher_forced
+from midi2wave.sampling.synthesis import CodedPerformance, encode, synthesize, teacher_forced
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
 from midi2wave.utils.cli import SECONDS_BETWEEN_MESSAGES, Failure, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
@@ -297,9 +298,8 @@ def _generate(
             save_codes(folder / f"{piece.name}.codes.npz", piece.codes)
     if mode == "teacher_forced":
         for piece in pieces:  # one by one: the clips may differ in length, and a parallel pass needs no company
-            output, nll = teacher_forced(model, [piece.performance], piece.truth[None], data, streams=[piece.stream],
-                                         seed=settings.seed, temperature=settings.temperature,
-                                         guidance=settings.guidance)  # fmt: skip
+            output, nll = teacher_forced(model, [piece.performance], piece.truth[None], data, 
+                                         SamplingOptions.from_config(settings), streams=[piece.stream])  # fmt: skip
             write_text(folder / f"{piece.name}.json", json.dumps({"nll": nll}) + "\n")
             write_wav(folder / f"{piece.name}.wav", output[0], data.audio_hz)
     elif pieces[0].fold:
@@ -349,12 +349,13 @@ def _stream(
     before = len(prime.pcm) // model.hop if prime else 0  # frames that the model hears before frame 0
     prefix_frames = prompt_frames(settings, data) if mode == "prompted" and not prime else 0
     prefix = np.stack([piece.truth[: prefix_frames * model.hop] for piece in pieces]) if prefix_frames else None
-    blocks = synthesize(model, [piece.heard for piece in pieces], before + n_frames, data,
-                        streams=[piece.stream for piece in pieces], seed=settings.seed,
+    sources = [piece.heard for piece in pieces]
+    if model.n_codes and not prime:
+        sources = [CodedPerformance(piece.heard, piece.codes) for piece in pieces]
+    blocks = synthesize(model, sources, before + n_frames, data, SamplingOptions.from_config(settings),
+                        streams=[piece.stream for piece in pieces],
                         prefix=np.stack([prime.pcm] * len(pieces)) if prime else prefix,
-                        codes=[piece.codes for piece in pieces] if model.n_codes and not prime else None,
-                        first_frames=[-before] * len(pieces), temperature=settings.temperature,
-                        guidance=settings.guidance, **settings.engine())  # fmt: skip
+                        first_frames=[-before] * len(pieces))  # fmt: skip
     unfinished, done = [folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0
     try:
         with ExitStack() as files:
@@ -385,9 +386,8 @@ def _fold(model: WaveNet, piece: Piece, settings: InferenceConfig, data: DataCon
     fold = piece.fold
     n_parts, n_frames = len(fold.cuts), fold.stream_frames
     # The same stream of uniforms for all of them: neighbours are to fall in step.
-    blocks = synthesize(model, [piece.heard] * n_parts, n_frames, data, streams=[piece.stream] * n_parts,
-                        seed=settings.seed, first_frames=fold.begins, temperature=settings.temperature,
-                        guidance=settings.guidance, **settings.engine())  # fmt: skip
+    blocks = synthesize(model, [piece.heard] * n_parts, n_frames, data, SamplingOptions.from_config(settings),
+                        streams=[piece.stream] * n_parts, first_frames=fold.begins)  # fmt: skip
     total = n_parts * n_frames * model.hop
     with closing(blocks):
         made = list(_with_speed(blocks, total, n_parts, data.audio_hz, has_prefix=False))

@@ -28,6 +28,7 @@ from midi2wave.config import Config, DataConfig, load_config
 from midi2wave.midi.performance import Performance
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.sampling import engines
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.training.distributed import SINGLE_PROCESS
@@ -226,7 +227,7 @@ def sampling_speed(config: Config, device: torch.device, engine: str) -> float:
     if engine == "torch":  # its usual blocks take seconds
         blocks = wavenet.generate(*arguments, block_frames=2)
     else:
-        blocks = engines.generate(*arguments, sampler=engine)
+        blocks = engines.generate(*arguments, options=SamplingOptions(sampler=engine))
     next(blocks)  # compiles
     try:
         return rate(lambda: next(blocks).numel(), SAMPLING_SECONDS)

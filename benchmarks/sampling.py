@@ -33,6 +33,7 @@ from midi2wave.midi.performance import Performance
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines.cpu_weights import aligned, pack, pack_decoder, to_bfloat16
 from midi2wave.sampling.engines.simd import as_pointers, has_bfloat16, multiply
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.training.hardware import synchronize
@@ -161,7 +162,9 @@ def speed(model: WaveNet, config: Config, case: Case) -> float:
         if case.engine == "torch":  # its usual blocks take seconds
             blocks = wavenet.generate(*arguments, block_frames=2)
         else:
-            blocks = engines.generate(*arguments, sampler=case.engine, threads=case.threads, weights=case.weights)
+            blocks = engines.generate(
+                *arguments, options=SamplingOptions(sampler=case.engine, threads=case.threads, weights=case.weights)
+            )
         next(blocks)
         synchronize(device)
         done = 0

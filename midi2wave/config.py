@@ -28,7 +28,7 @@ SAMPLERS = ("auto", "torch", "numba", "cuda")
 SAMPLER_WEIGHTS = ("float32", "bfloat16")
 GLOBAL_VALUE = re.compile(r"[^=\s]+=(0|-?[1-9][0-9]{0,17})")  # COLUMN=VALUE
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
-LARGEST_SEED = 2**63 - 1  # what NumPy's and PyTorch's generators both take
+MAX_SEED = 2**63 - 1  # what NumPy's and PyTorch's generators both take
 
 
 def option(
@@ -67,7 +67,7 @@ class PreprocessConfig:
     midi_hz: int = option("conditioning frames per second; audio_hz must be a multiple of it", 250, ge=10, le=2000)
     test_segment_length: float = option("length of a test clip in seconds (preprocess_audio.py)", 4.0, gt=0)
     n_clips: int = option("how many test clips to cut (preprocess_audio.py)", 8, ge=1)
-    seed: int = option("seed of the clip positions", 0, ge=0, le=LARGEST_SEED)
+    seed: int = option("seed of the clip positions", 0, ge=0, le=MAX_SEED)
 
     def check(self) -> None:
         _check_rates(self.audio_hz, self.midi_hz)
@@ -312,7 +312,7 @@ class TrainConfig:
     )
     context_learning_rate: float = option("of the context stack, as a factor of the learning rate", 1.0, gt=0)
     ema_decay: float = option("decay of the weight average that is validated and shipped; 0: none", 0.9995, ge=0, le=1)
-    seed: int = option("seed of weights and crops", 0, ge=0, le=LARGEST_SEED)
+    seed: int = option("seed of weights and crops", 0, ge=0, le=MAX_SEED)
     checkpoint_path: str = option("start from the weights of this checkpoint (a new run, step 0); empty: random", "")
     iters_per_checkpoint: int = option("steps between checkpoints", 2000, ge=1)
     keep_checkpoints: int = option("newest checkpoints kept; the best by validation is kept beside them", 3, ge=1)
@@ -378,7 +378,7 @@ class SamplingConfig:
         "some of its data_config.global_values",
         [],
     )
-    seed: int = option("seed of the uniforms that the samples are drawn with", 0, ge=0, le=LARGEST_SEED)
+    seed: int = option("seed of the uniforms that the samples are drawn with", 0, ge=0, le=MAX_SEED)
     batch_size: int = option("clips generated side by side", 8, ge=1)
     sampler: str = option(
         "engine: torch (the reference), numba (the fast one on a CPU), cuda (a CUDA graph; of one piece "
@@ -398,10 +398,6 @@ class SamplingConfig:
         choices=SAMPLER_WEIGHTS,
     )
     device: str = option("auto, cpu, cuda or cuda:N", "auto")
-
-    def engine(self) -> dict[str, Any]:
-        """The keyword arguments of `samplers.generate` that choose the engine."""
-        return {"sampler": self.sampler, "threads": self.sampler_threads, "weights": self.sampler_weights}
 
 
 @dataclass(kw_only=True)

@@ -1,11 +1,11 @@
-"""From a trained model and performances to audio: what inference.py and the training log share.
+"""From a trained model and performances to audio: the functions under inference.py, evaluate.py and the Python API.
 
 Streams of one batch are generated side by side, as int16 whatever the model's output is. A stream's randomness depends
 on the seed and the stream's number only, never on its neighbours.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,69 +17,88 @@ from midi2wave.config import DataConfig
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling import engines
 from midi2wave.sampling.code_files import Codes
+from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
 from wavenet import Conditioning, WaveNet, rows_per_stream
 
-FRAMES_AT_ONCE = 1000  # of which `encode` makes codes: memory does not grow with a piece's length
+# `encode` works in blocks of so many frames, so that its memory does not grow with a piece's length.
+ENCODE_BLOCK_FRAMES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class CodedPerformance:
+    """A performance whose context is made of codes of the argmax autoencoder, and its excitation of the notes."""
+
+    performance: Performance | NullPerformance | None
+    codes: Codes
+
+
+# What a stream is conditioned on; None is the null condition.
+ConditioningSource = Performance | NullPerformance | CodedPerformance | None
 
 
 def conditioning(
-    performances: list[Performance | NullPerformance | None],
+    performances: Sequence[Performance | NullPerformance | None],
     config: DataConfig,
     device: torch.device,
     first_frames: list[int] | None = None,
 ) -> Conditioning:
-    """Conditioning of a batch of performances, as the model was trained to see it; None or Untold is the null one.
+    """Conditioning of a batch of performances, as in training.
 
-    first_frames: the frame of each performance that is the batch's frame 0; default: its own frame 0.
+    Args:
+        performances: One for each row; None is the null condition.
+        config: The model's data_config.
+        device: Where the tensors go.
+        first_frames: The frame of each performance that is the batch's frame 0; default: its own frame 0.
     """
     notes = [conditioning_for(one, config) for one in performances]
-    dated = list(zip(notes, first_frames or [0] * len(notes), strict=True))
+    with_begin = list(zip(notes, first_frames or [0] * len(notes), strict=True))
 
     def features(first: int, n: int) -> torch.Tensor:
-        return torch.from_numpy(np.stack([one.features(begin + first, n) for one, begin in dated])).to(device)
+        return torch.from_numpy(np.stack([one.features(begin + first, n) for one, begin in with_begin])).to(device)
 
     def excitation(first: int, n: int) -> torch.Tensor:
-        return torch.from_numpy(np.stack([one.excitation(begin + first, n) for one, begin in dated])).to(device)
+        return torch.from_numpy(np.stack([one.excitation(begin + first, n) for one, begin in with_begin])).to(device)
 
     return Conditioning(features, excitation)
 
 
 def with_null(
-    performances: list[Performance | NullPerformance | None], guidance: float
+    performances: Sequence[Performance | NullPerformance | None], guidance: float
 ) -> list[Performance | NullPerformance | None]:
-    """The performances of the rows that guidance needs: each one, then as often the null condition of its recording."""
-    return performances + [one and NullPerformance(one.global_labels) for one in performances] * (
-        rows_per_stream(guidance) - 1
-    )
+    """The performances of the rows that guidance needs: each one, then the null condition with each one's labels."""
+    null = [one and NullPerformance(one.global_labels) for one in performances]
+    return [*performances, *null * (rows_per_stream(guidance) - 1)]
 
 
-def dated_uniforms(
+def uniforms_in_time(
     model: WaveNet, seed: int, streams: list[int], first_frames: list[int], device: torch.device
 ) -> Callable[[int, int], torch.Tensor]:
-    """`seeded_uniforms` of a batch of which stream i begins at frame first_frames[i] of its piece: a sample's uniforms
-    belong to its time in the piece, wherever the stream begins."""
+    """`seeded_uniforms` of a batch of which stream i begins at frame first_frames[i] of its piece.
+
+    A sample's uniforms belong to its time in the piece, wherever the stream begins.
+    """
     sources = [seeded_uniforms(seed, [stream], model.uniforms_per_sample, device) for stream in streams]
     begins = [first * model.hop for first in first_frames]
-    return lambda first, n: torch.cat([of(begin + first, n) for of, begin in zip(sources, begins, strict=True)])
+    return lambda first, n: torch.cat([source(begin + first, n) for source, begin in zip(sources, begins, strict=True)])
 
 
 @torch.inference_mode()
 def encode(model: WaveNet, performance: Performance | None, n_frames: int, config: DataConfig) -> Codes:
-    """The codes of a performance, or of the null condition, by a model that has codes."""
-    given = conditioning([performance], config, next(model.parameters()).device)
+    """The argmax codes of a performance, or of the null condition (None), by a model that has codes."""
+    inputs = conditioning([performance], config, next(model.parameters()).device)
     up, context, blocks = model.decoder.upsampling, model.context, []
-    for first in range(-up.left, n_frames + up.right, FRAMES_AT_ONCE):
-        n = min(FRAMES_AT_ONCE, n_frames + up.right - first)
-        features = given.features(first - context.left, context.left + n + context.right)
+    for first in range(-up.left, n_frames + up.right, ENCODE_BLOCK_FRAMES):
+        n = min(ENCODE_BLOCK_FRAMES, n_frames + up.right - first)
+        features = inputs.features(first - context.left, context.left + n + context.right)
         blocks.append(context.codes(features)[0].to(torch.int16).cpu().numpy())
     return Codes(np.concatenate(blocks), -up.left, n_frames, model.n_codes, config.midi_hz)
 
 
-def _from_codes(
-    model: WaveNet, codes: list[Codes], guidance: float, given: Conditioning, config: DataConfig
+def _with_codes(
+    model: WaveNet, codes: list[Codes], guidance: float, inputs: Conditioning, config: DataConfig
 ) -> Conditioning:
-    """Conditioning whose context is made of codes, of `with_null`'s rows; the excitation stays."""
+    """Conditioning with the rows of `with_null` whose context is made of codes; the excitation is that of `inputs`."""
     # The null condition is the same in all frames, and so is its code.
     null = [encode(model, None, 1, config)] * ((rows_per_stream(guidance) - 1) * len(codes))
     device = next(model.parameters()).device
@@ -87,51 +106,64 @@ def _from_codes(
     def rows(first: int, n: int) -> torch.Tensor:
         return torch.from_numpy(np.stack([one.frames(first, n) for one in codes + null])).to(device)
 
-    return replace(given, codes=rows)
+    return replace(inputs, codes=rows)
+
+
+def _stream_conditioning(
+    model: WaveNet, sources: Sequence[ConditioningSource], guidance: float, config: DataConfig, begins: list[int]
+) -> Conditioning:
+    """The conditioning of streams that begin at these frames of their sources, with the rows that guidance needs."""
+    device = next(model.parameters()).device
+    codes = [source.codes for source in sources if isinstance(source, CodedPerformance)]
+    if codes and len(codes) < len(sources):
+        raise ValueError("expected codes for every stream of a batch, or for none")
+    if codes and any(begins):
+        raise ValueError("codes begin where their piece does: expected first_frames of 0")
+    notes = [source.performance if isinstance(source, CodedPerformance) else source for source in sources]
+    inputs = conditioning(with_null(notes, guidance), config, device, begins * rows_per_stream(guidance))
+    return _with_codes(model, codes, guidance, inputs, config) if codes else inputs
 
 
 def synthesize(
     model: WaveNet,
-    performances: list[Performance | NullPerformance | None],
+    sources: Sequence[ConditioningSource],
     n_frames: int,
     config: DataConfig,
+    options: SamplingOptions = DEFAULT_OPTIONS,
     *,
     streams: list[int],
-    seed: int,
-    codes: list[Codes] | None = None,
     prefix: np.ndarray | None = None,
     first_frames: list[int] | None = None,
-    temperature: float = 1.0,
-    guidance: float = 1.0,
-    sampler: str = "auto",
-    threads: int = 0,
-    weights: str = "float32",
 ) -> Iterator[np.ndarray]:
-    """Generate n_frames * hop samples for each performance; yields int16 blocks [B, n], the prefix first.
+    """Generate n_frames * hop samples for each source, side by side.
 
-    codes: what the context is made of, if not of the performances' notes (`encode`).
-    prefix: int16 [B, P * hop], the truth that is taken as given before the model goes on by itself. A model of mu-law
-    codes hears and returns it rounded to the codes, one with pre-emphasis as `emphasis.emphasize` rounds and clips it.
-    first_frames: the frame of its performance at which each stream begins, prefix included; default 0, before 0 no note
-    has begun. The uniforms of a sample from frame 0 on do not depend on it. guidance: see `WaveNet.guide`; sampler,
-    threads, weights: see `samplers.generate`.
+    Args:
+        model: The model.
+        sources: What each of the B streams is conditioned on.
+        n_frames: Frames to generate, the prefix included.
+        config: The model's data_config.
+        options: How samples are drawn, and by which engine.
+        streams: The number of each stream's source of randomness.
+        prefix: int16 [B, P * hop], which comes first, teacher-forced. A model of mu-law codes is conditioned on it and
+            returns it rounded to the codes, one with pre-emphasis as `pre_emphasis.emphasize` rounds and clips it.
+        first_frames: The frame of its source at which each stream begins, prefix included; default 0. Before frame 0 no
+            note has begun. The uniforms of the samples from frame 0 on do not depend on it.
+
+    Yields:
+        int16 blocks [B, n], the prefix first.
+
+    Raises:
+        InputError: If the engine cannot run with this model.
     """
-    device, begins = next(model.parameters()).device, first_frames or [0] * len(performances)
-    if codes and any(begins):
-        raise ValueError("codes begin where their piece does: expected first_frames of 0")
-    given = conditioning(with_null(performances, guidance), config, device, begins * rows_per_stream(guidance))
+    device, begins = next(model.parameters()).device, first_frames or [0] * len(sources)
     blocks = engines.generate(
         model,
-        given if codes is None else _from_codes(model, codes, guidance, given, config),
-        dated_uniforms(model, seed, streams, begins, device),
-        len(performances),
+        _stream_conditioning(model, sources, options.guidance, config, begins),
+        uniforms_in_time(model, options.seed, streams, begins, device),
+        len(sources),
         n_frames,
+        options,
         prefix=None if prefix is None else to_samples(model, prefix, config).to(device),
-        temperature=temperature,
-        guidance=guidance,
-        sampler=sampler,
-        threads=threads,
-        weights=weights,
     )
     deemphasis = Deemphasis(config.preemphasis)
     for block in blocks:
@@ -141,39 +173,46 @@ def synthesize(
 @torch.inference_mode()
 def teacher_forced(
     model: WaveNet,
-    performances: list[Performance],
+    performances: Sequence[Performance | NullPerformance | None],
     pcm: np.ndarray,
     config: DataConfig,
+    options: SamplingOptions = DEFAULT_OPTIONS,
     *,
     streams: list[int],
-    seed: int,
-    temperature: float = 1.0,
-    guidance: float = 1.0,
 ) -> tuple[np.ndarray, float]:
-    """One parallel pass over the truth, int16 [B, N * hop]: every sample is drawn given the true ones before it.
+    """One parallel pass over true audio: every sample is drawn given the true ones before it.
 
-    Returns int16 [B, N * hop] and the mean negative log-likelihood of the truth in nats per sample. That is the model's
-    own, whatever temperature and guidance the samples are drawn with.
+    Args:
+        model: The model.
+        performances: What each of the B streams is conditioned on.
+        pcm: The true audio, int16 [B, N * hop].
+        config: The model's data_config.
+        options: How samples are drawn; the engine is not used.
+        streams: The number of each stream's source of randomness.
+
+    Returns:
+        The drawn samples, int16 [B, N * hop], and the mean negative log-likelihood of the true ones in nats per sample,
+        which does not depend on the options.
     """
     device = next(model.parameters()).device
     samples = to_samples(model, pcm, config).to(device)
-    given = conditioning(with_null(performances, guidance), config, device)
-    history = model.decoder.prepend_silence(samples.repeat(rows_per_stream(guidance), 1))
-    params = model.decoder(history, *given.block(model, 0, pcm.shape[1] // model.hop))
-    uniforms = seeded_uniforms(seed, streams, model.uniforms_per_sample, device)(0, pcm.shape[1])
-    drawn = model.draw(model.guide(params, guidance), uniforms, temperature)
+    inputs = conditioning(with_null(performances, options.guidance), config, device)
+    history = model.decoder.prepend_silence(samples.repeat(rows_per_stream(options.guidance), 1))
+    params = model.decoder(history, *inputs.block(model, 0, pcm.shape[1] // model.hop))
+    uniforms = seeded_uniforms(options.seed, streams, model.uniforms_per_sample, device)(0, pcm.shape[1])
+    drawn = model.draw(model.guide(params, options.guidance), uniforms, options.temperature)
     nll = -model.log_likelihood(params[: len(samples)], samples).mean().item()
     return deemphasize_teacher_forced(to_pcm(model, drawn, config), pcm, config.preemphasis), nll
 
 
 def to_samples(model: WaveNet, pcm: np.ndarray, config: DataConfig) -> torch.Tensor:
     """int16 [B, T] -> what the model predicts: 16-bit values or mu-law codes, pre-emphasised, int64 [B, T]."""
-    heard = emphasize(pcm, config.preemphasis)
-    return torch.from_numpy((heard if model.decoder.mixture else mu_law_encode(heard)).astype(np.int64))
+    emphasized = emphasize(pcm, config.preemphasis)
+    return torch.from_numpy((emphasized if model.decoder.mixture else mu_law_encode(emphasized)).astype(np.int64))
 
 
 def to_pcm(model: WaveNet, samples: torch.Tensor, config: DataConfig) -> np.ndarray:
-    """16-bit values or mu-law codes [B, T] -> int16 [B, T], pre-emphasised as they are."""
+    """16-bit values or mu-law codes [B, T] -> int16 [B, T], still pre-emphasised."""
     values = samples.cpu().numpy()
     if model.decoder.mixture:
         return values.astype(np.int16)

@@ -16,6 +16,7 @@ from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.plotting.figures import clip_figure, save_figure
 from midi2wave.plotting.training_curves import training_curves_figure
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import format_error, log
@@ -121,7 +122,9 @@ class TrainingLog:
         prompt = truth[None, : round(PROMPT_SECONDS * data.midi_hz) * hop]
         events = clip(performance, start, start + SAMPLE_SECONDS, CLIP_MARGIN_SECONDS)
         # One thread: the other cores are busy with training.
-        blocks = synthesize(model, [events], n_frames, data, streams=[0], seed=0, prefix=prompt, threads=1)
+        blocks = synthesize(
+            model, [events], n_frames, data, options=SamplingOptions(seed=0, threads=1), streams=[0], prefix=prompt
+        )
         output = torch.cat([torch.from_numpy(block[0].copy()) for block in blocks])
         title = f"step {step}"
         figure = clip_figure(

@@ -66,7 +66,7 @@ def generated(monkeypatch):
     def choose(make):
         calls = []
 
-        def synthesize(model, performances, n_frames, data, *, prefix=None, **_):
+        def synthesize(model, performances, n_frames, data, options, *, prefix=None, **_):
             calls.append(len(performances))
             n = n_frames * model.hop
             sounds = np.stack([make(one, n) for one in performances])

@@ -36,6 +36,7 @@ from midi2wave.evaluation.reverberation import decay
 from midi2wave.midi.performance import PEDALS, Performance, clip, load_events, save_events
 from midi2wave.sampling import synthesis
 from midi2wave.sampling.engines import cuda
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.pieces import timed_pieces
 from midi2wave.sampling.synthesis import conditioning, synthesize, teacher_forced, with_null
 from midi2wave.training.log import TrainingLog
@@ -81,7 +82,12 @@ def of(value: str, seed=0) -> Performance:
 
 def play(model, data, performances, **options) -> np.ndarray:
     streams = [0] * len(performances)
-    return np.concatenate(list(synthesize(model, performances, N_FRAMES, data, streams=streams, seed=5, **options)), 1)
+    return np.concatenate(
+        list(
+            synthesize(model, performances, N_FRAMES, data, options=SamplingOptions(seed=5, **options), streams=streams)
+        ),
+        1,
+    )
 
 
 def test_the_rows_are_the_last_of_the_features_and_zero_for_what_is_unknown():
@@ -134,10 +140,14 @@ def test_every_engine_plays_it_and_the_parallel_pass_draws_it_again(output, upsa
     sounds = {sampler: play(model, data, pieces, sampler=sampler, guidance=guidance) for sampler in ("torch", "numba")}
     expected = sounds["torch"]
     assert np.mean(expected[0] != expected[1]) > 0.1
-    again, _ = teacher_forced(model, pieces, expected, data, streams=[0, 0], seed=5, guidance=guidance)
+    again, _ = teacher_forced(
+        model, pieces, expected, data, options=SamplingOptions(seed=5, guidance=guidance), streams=[0, 0]
+    )
     given = conditioning(with_null(pieces, guidance), data, CPU)
     uniforms = synthesis.seeded_uniforms(5, [0, 0], model.uniforms_per_sample)
-    on_cuda = torch.cat(list(cuda.generate(model, given, uniforms, 2, N_FRAMES, guidance=guidance)), dim=1)
+    on_cuda = torch.cat(
+        list(cuda.generate(model, given, uniforms, 2, N_FRAMES, options=SamplingOptions(guidance=guidance))), dim=1
+    )
     assert np.array_equal(synthesis.to_pcm(model, on_cuda, data), expected)
     for one in (again, sounds["numba"]):
         if output == "categorical":
@@ -445,7 +455,14 @@ def learn(folder, sound, steps, **blocks):
 def both_years(state, performance, seconds):
     """The same notes, freely played, of either year: int16 [2, T]."""
     pieces = [replace(performance, global_labels=(value,)) for value in VALUES]
-    blocks = synthesize(state.ema_model, pieces, round(seconds * 250), state.config.data_config, streams=[0, 0], seed=0)
+    blocks = synthesize(
+        state.ema_model,
+        pieces,
+        round(seconds * 250),
+        state.config.data_config,
+        options=SamplingOptions(seed=0),
+        streams=[0, 0],
+    )
     return np.concatenate(list(blocks), axis=1)
 
 

@@ -14,6 +14,7 @@ from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.data import test_clips
 from midi2wave.sampling import synthesis
+from midi2wave.sampling.options import SamplingOptions
 from tests.helpers.pipeline import HZ, assert_refused, call, modification_times, read_files, settings, write_midi
 
 
@@ -55,8 +56,9 @@ def test_likelihoods_are_reported_also_of_clips_that_were_there_already(pipeline
     expected, n_samples = {}, []
     for path in test_clips.clip_paths(clips):
         clip = test_clips.read_clip(path, HZ)
-        _, nll = synthesis.teacher_forced(model, [clip.performance], clip.pcm[None], config.data_config, streams=[0],
-                                          seed=0)  # fmt: skip
+        _, nll = synthesis.teacher_forced(
+            model, [clip.performance], clip.pcm[None], config.data_config, options=SamplingOptions(seed=0), streams=[0]
+        )
         expected[f"{clip.name}_teacher_forced"] = nll
         n_samples.append(len(clip.pcm))
     first, second = expected.values()

@@ -11,6 +11,7 @@ from midi2wave.audio.pcm import level_db
 from midi2wave.config import load_config
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.midi.performance import PEDALS, Performance
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
 from tests.helpers.paths import ROOT
 
@@ -45,9 +46,16 @@ def player(request):
 
     def play(performances, seconds):
         performances = [replace(one, global_labels=tuple(settings.global_values)) for one in performances]
-        blocks = synthesize(model, performances, round(seconds * data.midi_hz), data, streams=[0] * len(performances),
-                            seed=0, temperature=settings.temperature, guidance=settings.guidance,
-                            weights="bfloat16")  # fmt: skip
+        blocks = synthesize(
+            model,
+            performances,
+            round(seconds * data.midi_hz),
+            data,
+            options=SamplingOptions(
+                seed=0, temperature=settings.temperature, guidance=settings.guidance, weights="bfloat16"
+            ),
+            streams=[0] * len(performances),
+        )
         return np.concatenate(list(blocks), axis=1)
 
     play.hz = data.audio_hz

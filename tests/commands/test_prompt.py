@@ -11,6 +11,7 @@ import inference
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.pre_emphasis import Deemphasis
 from midi2wave.midi.performance import Performance
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning, synthesize, to_pcm, to_samples
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
@@ -36,10 +37,18 @@ def later(piece: Performance, frames: int) -> Performance:
     return replace(piece, onset=piece.onset + frames / 250, offset=piece.offset + frames / 250)
 
 
-def prompted(model, data, prime, sampler, pieces, **options) -> np.ndarray:
+def prompted(model, data, prime, sampler, pieces) -> np.ndarray:
     """What follows a prime int16 [B, BEFORE * HOP]: int16 [B, N_FRAMES * HOP]."""
-    blocks = synthesize(model, pieces, BEFORE + N_FRAMES, data, streams=[0, 1], seed=5, prefix=prime,
-                        first_frames=[-BEFORE] * len(pieces), sampler=sampler, threads=1, **options)  # fmt: skip
+    blocks = synthesize(
+        model,
+        pieces,
+        BEFORE + N_FRAMES,
+        data,
+        options=SamplingOptions(seed=5, sampler=sampler, threads=1),
+        streams=[0, 1],
+        prefix=prime,
+        first_frames=[-BEFORE] * len(pieces),
+    )
     return np.concatenate(list(blocks), axis=1)[:, BEFORE * HOP :]
 
 

@@ -119,7 +119,7 @@ from tests.helpers.sampler_models import make_conditioning, make_model
 from midi2wave.sampling.engines import cpu, cpu_kernel as kernel
 from midi2wave.sampling.uniforms import seeded_uniforms
 model = make_model()
-next(cpu.generate(model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1), 1, 4, threads=1))
+next(cpu.generate(model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1), 1, 4))
 print(sum(kernel.play.dispatcher.stats.cache_hits.values()), sum(kernel.play.dispatcher.stats.cache_misses.values()))
 """
 
@@ -143,6 +143,7 @@ sys.path.insert(0, sys.argv[1] + "/tests")
 import torch
 from tests.helpers.sampler_models import make_conditioning, make_model
 from midi2wave.sampling.engines import cpu
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
 from wavenet import generate
 model = make_model()
@@ -150,7 +151,7 @@ arguments = (model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1))
 samples = torch.cat(list(generate(*arguments, 1, 8)), dim=1)
 exact = cpu.replay(*arguments, samples)
 assert torch.equal(exact[0], samples)
-rounded = cpu.replay(*arguments, samples, weights="bfloat16")
+rounded = cpu.replay(*arguments, samples, SamplingOptions(weights="bfloat16"))
 print(((rounded[1] - exact[1]).abs().max() / exact[1].abs().max()).item())
 """
 

@@ -18,6 +18,7 @@ from midi2wave.config import config_from_dict, load_config
 from midi2wave.data.test_clips import clip_paths, read_clip
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning, synthesize
 from midi2wave.sampling.uniforms import seeded_uniforms
 from nv_wavenet_bridge import check, export
@@ -80,10 +81,12 @@ def test_every_engine_plays_what_the_parallel_pass_draws(output, kernel_size, th
     expected = joined(generate(*arguments, prefix=prefix))
     params = parallel(model, expected, given)
     again = model.draw(params, uniforms(0, expected.shape[1]))
-    _, replayed = cpu.replay(model, given, uniforms, expected, threads=threads)
+    _, replayed = cpu.replay(model, given, uniforms, expected, options=SamplingOptions(threads=threads))
     assert (replayed - params).abs().max() < 1e-5 * params.abs().max()
     assert torch.equal(joined(cuda.generate(*arguments, prefix=prefix)), expected)
-    played = joined(engines.generate(*arguments, prefix=prefix, sampler="numba", threads=threads))
+    played = joined(
+        engines.generate(*arguments, options=SamplingOptions(sampler="numba", threads=threads), prefix=prefix)
+    )
     if model.decoder.mixture:  # rounding to a sample may fall either way
         assert (again - expected)[:, new].abs().max() <= 1
         assert torch.equal(played[:, : new.start + 8], expected[:, : new.start + 8])
@@ -138,7 +141,9 @@ def test_it_plays_by_itself_and_goes_on_from_clips(pipeline, trained, tmp_path):
     sounds = [audio_io.read_pcm(tmp_path / "free" / name, HZ) for name in made.result["wavs"]]
     assert [len(sound) for sound in sounds] == [960, 960] and not np.array_equal(*sounds)
     model, config, _ = checkpoint.load_model(trained[0], CPU)
-    expected = list(synthesize(model, [None, None], 15, config.data_config, streams=[0, 1], seed=0))
+    expected = list(
+        synthesize(model, [None, None], 15, config.data_config, options=SamplingOptions(seed=0), streams=[0, 1])
+    )
     assert np.array_equal(np.concatenate(expected, axis=1), np.stack(sounds))
     before = read_files(tmp_path / "free")
     assert call(inference, *arguments, *free, "--n_pieces", 3, "--out", tmp_path / "free").code == 0
@@ -193,9 +198,13 @@ def test_the_null_condition_is_played(tmp_path):
     file = inference_file(tmp_path, save(tmp_path / "run", model, config))
     arguments = ("-c", file, "--null", "--seconds", 0.04, "--out", tmp_path / "out")
     assert call(inference, *arguments).code == 0
-    expected = np.concatenate(list(synthesize(model, [None], 10, config.data_config, streams=[0], seed=0)), axis=1)
+    expected = np.concatenate(
+        list(synthesize(model, [None], 10, config.data_config, options=SamplingOptions(seed=0), streams=[0])), axis=1
+    )
     config.data_config.conditioning_dropout = 0.0  # of such a model silence would stand for it
-    silence = np.concatenate(list(synthesize(model, [None], 10, config.data_config, streams=[0], seed=0)), axis=1)
+    silence = np.concatenate(
+        list(synthesize(model, [None], 10, config.data_config, options=SamplingOptions(seed=0), streams=[0])), axis=1
+    )
     played = audio_io.read_pcm(tmp_path / "out/piece_000.wav", 4000)
     assert np.array_equal(played, expected[0]) and not np.array_equal(played, silence[0])
     assert_refused(

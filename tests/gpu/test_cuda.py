@@ -10,6 +10,7 @@ import torch
 import inference
 import train
 from midi2wave.sampling.engines import cuda
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
 from tests.helpers.pipeline import call, settings
 from tests.helpers.sampler_models import make_model, random_prefix, with_null
@@ -47,15 +48,17 @@ def test_the_captured_graph_plays_what_the_reference_plays(
     """On the same GPU, from the same uniforms; rounding may move a sample now and then over the edge of its bin."""
     model, conditioning, uniforms = on_gpu(make_model(output, kernel_size), n_streams, guidance)
     prefix = random_prefix(model, n_streams, prefix_frames)
-    given = {"prefix": None if prefix is None else prefix.cuda(), "temperature": temperature, "guidance": guidance}
+    prefix = None if prefix is None else prefix.cuda()
+    options = SamplingOptions(temperature=temperature, guidance=guidance)
     n_frames = prefix_frames + 2 * cuda.BLOCK_FRAMES + 3
     arguments = (model, conditioning, uniforms, n_streams, n_frames)
-    expected, captured = (joined(engine(*arguments, **given)) for engine in (generate, cuda.generate))
+    expected = joined(generate(*arguments, prefix=prefix, temperature=temperature, guidance=guidance))
+    captured = joined(cuda.generate(*arguments, options, prefix=prefix))
     assert captured.shape == expected.shape == (n_streams, n_frames * model.hop)
     n_same = int((captured == expected).cumprod(1).sum())
     # once apart, they go different ways: what counts is that a long beginning is the same
     assert n_same > 0.9 * expected.numel(), f"apart after {n_same} of {expected.numel()} samples"
-    again = joined(cuda.generate(*arguments, **given))
+    again = joined(cuda.generate(*arguments, options, prefix=prefix))
     assert torch.equal(again, captured)
 
 

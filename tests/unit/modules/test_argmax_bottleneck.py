@@ -17,6 +17,7 @@ from midi2wave.modules.argmax_bottleneck import (
     normalized_relu,
 )
 from midi2wave.sampling import engines
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
 from tests.helpers.sampler_models import REACH, make_conditioning, with_null
@@ -221,8 +222,8 @@ def test_codes_in_every_engine(output, kernel_size, upsampling, n_excitation, th
     assert len(context.detach()[0].unique(dim=1).t()) > 2  # codes do change
     again = (model, codes, uniforms, n_streams, N_FRAMES)
     assert torch.equal(joined(generate(*again, guidance=guidance)), expected)
-    engine = {"sampler": "numba", "threads": threads, "guidance": guidance}
-    assert torch.equal(joined(engines.generate(*again, **engine)), joined(engines.generate(*arguments, **engine)))
+    options = SamplingOptions(sampler="numba", threads=threads, guidance=guidance)
+    assert torch.equal(joined(engines.generate(*again, options)), joined(engines.generate(*arguments, options)))
 
     other = Conditioning(codes.features, codes.excitation, lambda first, n: (codes.codes(first, n) + 1) % 6)
     deaf = model.guide(parallel(model, heard, other), guidance)

@@ -20,6 +20,7 @@ from midi2wave.config import InferenceConfig, config_from_dict
 from midi2wave.data.test_clips import write_clip
 from midi2wave.midi.reader import read_midi
 from midi2wave.sampling import pieces
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
 from nv_wavenet_bridge import bundle, check, export, run
 from tests.helpers.pipeline import (
@@ -120,7 +121,9 @@ def test_the_bundle_checks_out_and_is_what_inference_plays(world):
     assert outcome.code == 0 and "1216 of 1216 samples equal" in outcome.out
     model, config, _ = checkpoint.load_model(world / "run", torch.device("cpu"))
     performances = [read_midi(world / name) for name in ("short.mid", "long.mid")]
-    played = synthesize(model, performances, 38, config.data_config, streams=[0, 1], seed=6, temperature=0.8)
+    played = synthesize(
+        model, performances, 38, config.data_config, options=SamplingOptions(seed=6, temperature=0.8), streams=[0, 1]
+    )
     expected = np.load(world / "bundle" / "expected.npy")
     np.testing.assert_array_equal(mu_law_decode(expected), np.concatenate(list(played), axis=1))
     assert len(np.unique(expected)) > 50

@@ -12,6 +12,7 @@ from midi2wave.config import load_config
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
 from midi2wave.sampling.engines import cpu_kernel as kernel
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
 from tests.helpers.sampler_models import make_conditioning, make_model, random_prefix, with_null
@@ -36,11 +37,15 @@ def agreed(model, conditioning, uniforms, n_streams, n_frames, *, threads, guida
     expected = joined(generate(model, conditioning, uniforms, n_streams, n_frames, guidance=guidance))
     heard = expected.repeat(1 if guidance == 1 else 2, 1)
     reference = model.guide(parallel(model, heard, conditioning), guidance)
-    drawn, params = cpu.replay(model, conditioning, uniforms, expected, threads=threads, guidance=guidance)
+    drawn, params = cpu.replay(
+        model, conditioning, uniforms, expected, options=SamplingOptions(threads=threads, guidance=guidance)
+    )
     assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
     assert (drawn - expected).abs().max() <= int(model.decoder.mixture)
     assert (drawn != expected).float().mean() < 0.01
-    on_cuda = cuda.generate(model, conditioning, uniforms, n_streams, n_frames, guidance=guidance)
+    on_cuda = cuda.generate(
+        model, conditioning, uniforms, n_streams, n_frames, options=SamplingOptions(guidance=guidance)
+    )
     assert torch.equal(joined(on_cuda), expected)
     return expected, heard, reference
 
@@ -70,11 +75,11 @@ def test_numba_is_the_reference(
     conditioning, uniforms = sources(model, n_streams)
     prefix = random_prefix(model, n_streams, prefix_frames)
     arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
-    given = {"prefix": prefix, "temperature": temperature}
-    expected = joined(generate(*arguments, **given))
-    played = joined(cpu.generate(*arguments, threads=threads, **given))
+    expected = joined(generate(*arguments, prefix=prefix, temperature=temperature))
+    options = SamplingOptions(temperature=temperature, threads=threads)
+    played = joined(cpu.generate(*arguments, options, prefix=prefix))
     assert played.dtype == expected.dtype and played.shape == expected.shape
-    drawn, params = cpu.replay(model, conditioning, uniforms, expected, temperature=temperature, threads=threads)
+    drawn, params = cpu.replay(model, conditioning, uniforms, expected, options)
     reference = parallel(model, expected, conditioning)
     assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
     new = slice(prefix_frames * model.hop, None)
@@ -141,7 +146,7 @@ def test_any_size(sizes):
     conditioning, uniforms = sources(model, 1)
     expected = joined(generate(model, conditioning, uniforms, 1, N_FRAMES))
     for threads in (1, 2):
-        played = cpu.generate(model, conditioning, uniforms, 1, N_FRAMES, threads=threads)
+        played = cpu.generate(model, conditioning, uniforms, 1, N_FRAMES, options=SamplingOptions(threads=threads))
         assert torch.equal(joined(played), expected)
 
 
@@ -149,13 +154,19 @@ def test_any_size(sizes):
 def test_threads_and_neighbours_change_no_bit(weights):
     model = make_model()
     conditioning, uniforms = sources(model, 3)
-    samples = joined(engines.generate(model, conditioning, uniforms, 3, 8, threads=1, weights=weights))
-    _, params = cpu.replay(model, conditioning, uniforms, samples, threads=1, weights=weights)
+    samples = joined(
+        engines.generate(model, conditioning, uniforms, 3, 8, options=SamplingOptions(threads=1, weights=weights))
+    )
+    _, params = cpu.replay(model, conditioning, uniforms, samples, options=SamplingOptions(threads=1, weights=weights))
     for threads in (2, 3, 4, 9):  # 9: more than there are cores here; they must come to an end all the same
-        _, others = cpu.replay(model, conditioning, uniforms, samples, threads=threads, weights=weights)
+        _, others = cpu.replay(
+            model, conditioning, uniforms, samples, options=SamplingOptions(threads=threads, weights=weights)
+        )
         assert torch.equal(others, params)
     alone, its_uniforms = sources(model, 1)
-    _, its_params = cpu.replay(model, alone, its_uniforms, samples[:1], threads=1, weights=weights)
+    _, its_params = cpu.replay(
+        model, alone, its_uniforms, samples[:1], options=SamplingOptions(threads=1, weights=weights)
+    )
     # the context is PyTorch's, whose products may round differently in another batch
     assert (its_params - params[:1]).abs().max() < 1e-5 * params.abs().max()
 
@@ -167,10 +178,12 @@ def test_bfloat16_portable_and_native_are_near_float32(output):
     samples = joined(generate(model, conditioning, uniforms, 2, N_FRAMES))
     exact = cpu.replay(model, conditioning, uniforms, samples)[1]
     for portable in (False, True):
-        rounded = cpu.replay(model, conditioning, uniforms, samples, weights="bfloat16", portable=portable)[1]
+        rounded = cpu.replay(
+            model, conditioning, uniforms, samples, options=SamplingOptions(weights="bfloat16"), portable=portable
+        )[1]
         error = (rounded - exact).abs().max() / exact.abs().max()
         assert 1e-5 < error < 0.03
-    played = engines.generate(model, conditioning, uniforms, 2, N_FRAMES, weights="bfloat16")
+    played = engines.generate(model, conditioning, uniforms, 2, N_FRAMES, options=SamplingOptions(weights="bfloat16"))
     assert joined(played).shape == samples.shape
 
 
@@ -200,7 +213,9 @@ def test_bfloat16_leaves_the_likelihood_of_a_trained_model(output):
     model.eval()
     nll = {}
     for weights, portable in (("float32", False), ("bfloat16", False), ("bfloat16", True)):
-        params = cpu.replay(model, conditioning, uniforms, samples, weights=weights, portable=portable)[1]
+        params = cpu.replay(
+            model, conditioning, uniforms, samples, options=SamplingOptions(weights=weights), portable=portable
+        )[1]
         nll[weights, portable] = -model.log_likelihood(params, samples).mean().item()
     exact = nll["float32", False]
     assert exact == pytest.approx(-model.log_likelihood(parallel(model, samples, conditioning), samples).mean().item())
@@ -223,20 +238,22 @@ def test_blocks_begin_small_and_grow():
     model = make_model()
     conditioning, uniforms = sources(model, 1)
     blocks = [block.shape[1] // model.hop for block in engines.generate(model, conditioning, uniforms, 1, 300)]
-    assert blocks[:4] == [1, 2, 4, 8] and max(blocks) == cpu.MOST_FRAMES and sum(blocks) == 300
+    assert blocks[:4] == [1, 2, 4, 8] and max(blocks) == cpu.MAX_BLOCK_FRAMES and sum(blocks) == 300
     many = engines.generate(model, *sources(model, 5), 5, 100)
-    assert max(block.shape[1] // model.hop for block in many) == cpu.MOST_FRAMES // 5
+    assert max(block.shape[1] // model.hop for block in many) == cpu.MAX_BLOCK_FRAMES // 5
 
 
 def test_memory_does_not_grow_with_the_piece():
     model = make_model()
     peaks = []
-    for n_frames in (4 * cpu.MOST_FRAMES, 16 * cpu.MOST_FRAMES):
+    for n_frames in (4 * cpu.MAX_BLOCK_FRAMES, 16 * cpu.MAX_BLOCK_FRAMES):
         frames = torch.rand(1, 5, 1)
         conditioning = Conditioning(lambda first, n, f=frames: f.expand(-1, -1, n),
                                     lambda first, n: torch.zeros(1, 3, n * model.hop))  # fmt: skip
         tracemalloc.start()
-        for _ in engines.generate(model, conditioning, seeded_uniforms(0, [0], 1), 1, n_frames, threads=1):
+        for _ in engines.generate(
+            model, conditioning, seeded_uniforms(0, [0], 1), 1, n_frames, options=SamplingOptions(threads=1)
+        ):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -244,7 +261,7 @@ def test_memory_does_not_grow_with_the_piece():
 
 
 def test_a_thread_that_fails_ends_the_others(monkeypatch):
-    """A helper fails before its first sample: the leader, who waits for it, must be told."""
+    """A follower fails before its first sample: the first thread, which waits for it, must stop."""
 
     def broken(weights, team, block, thread, size):
         if thread == 1:
@@ -256,7 +273,7 @@ def test_a_thread_that_fails_ends_the_others(monkeypatch):
 
     def run() -> None:
         try:
-            joined(cpu.generate(model, *sources(model, 1), 1, 4, threads=2))
+            joined(cpu.generate(model, *sources(model, 1), 1, 4, options=SamplingOptions(threads=2)))
         except OSError as error:
             caught.append(str(error))
 
@@ -267,16 +284,16 @@ def test_a_thread_that_fails_ends_the_others(monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_team_leaves_a_block_when_told_to_stop(threads):
+def test_a_thread_group_leaves_a_block_when_stopped(threads):
     model = make_model()
     conditioning, uniforms = sources(model, 1)
     with torch.inference_mode():
-        teams = cpu._Teams(model, Caches(model.decoder, 1), threads, "float32", False)
-        stretch = cpu._Inputs(model, conditioning).stretch(0, 4)
+        groups = cpu._ThreadGroups(model, Caches(model.decoder, 1), SamplingOptions(threads=threads))
+        inputs = cpu._ConditioningSource(model, conditioning).block(0, 4)
     draws = uniforms(0, 4 * model.hop).transpose(0, 1).numpy()
-    teams.stop()
-    drawn, _ = teams.play(0, *stretch, draws, temperature=1.0)
-    teams.close()
+    groups.stop()
+    drawn, _ = groups.play(0, inputs, draws)
+    groups.close()
     assert not drawn.any()  # nothing was: silence is code 128
 
 
@@ -287,7 +304,7 @@ def sampler_threads() -> list[threading.Thread]:
 def test_threads_end_with_the_generator_however_it_ends():
     model = make_model()
     conditioning, uniforms = sources(model, 1)
-    blocks = cpu.generate(model, conditioning, uniforms, 1, 300, threads=2)
+    blocks = cpu.generate(model, conditioning, uniforms, 1, 300, options=SamplingOptions(threads=2))
     next(blocks)
     assert len(sampler_threads()) == 2
     blocks.close()
@@ -299,12 +316,12 @@ def test_threads_end_with_the_generator_however_it_ends():
         return uniforms(first, n)
 
     with pytest.raises(KeyboardInterrupt):
-        joined(cpu.generate(model, conditioning, broken, 1, 300, threads=2))
+        joined(cpu.generate(model, conditioning, broken, 1, 300, options=SamplingOptions(threads=2)))
     assert not sampler_threads()
 
 
-def test_a_team_that_misses_a_thread_is_stopped(monkeypatch):
-    """The main thread may be interrupted after it has started one thread of a team and before the next."""
+def test_a_group_without_all_its_threads_is_stopped(monkeypatch):
+    """The main thread may be interrupted after it has started one thread of a group and before the next."""
     jobs = []
 
     class Interrupted(ThreadPoolExecutor):
@@ -316,7 +333,7 @@ def test_a_team_that_misses_a_thread_is_stopped(monkeypatch):
 
     monkeypatch.setattr(cpu, "ThreadPoolExecutor", Interrupted)
     model = make_model()
-    blocks = cpu.generate(model, *sources(model, 1), 1, 300, threads=2)
+    blocks = cpu.generate(model, *sources(model, 1), 1, 300, options=SamplingOptions(threads=2))
     next(blocks)
     with pytest.raises(KeyboardInterrupt):
         next(blocks)
@@ -336,19 +353,23 @@ def test_a_team_that_misses_a_thread_is_stopped(monkeypatch):
 def test_what_an_engine_cannot_do_is_said(given, words):
     model = make_model()
     with pytest.raises(InputError, match=words):
-        engines.generate(model, *sources(model, 1), 1, 4, **given)
+        engines.generate(model, *sources(model, 1), 1, 4, SamplingOptions(**given))
 
 
 def test_auto_is_numba():
     model = make_model()
     arguments = (model, *sources(model, 2), 2, 4)
-    assert torch.equal(joined(engines.generate(*arguments)), joined(cpu.generate(*arguments, threads=1)))
+    assert torch.equal(
+        joined(engines.generate(*arguments)), joined(cpu.generate(*arguments, options=SamplingOptions(threads=1)))
+    )
 
 
 def test_torch_is_the_reference_itself():
     model = make_model()
     arguments = (model, *sources(model, 2), 2, 4)
-    assert torch.equal(joined(engines.generate(*arguments, sampler="torch")), joined(generate(*arguments)))
+    assert torch.equal(
+        joined(engines.generate(*arguments, options=SamplingOptions(sampler="torch"))), joined(generate(*arguments))
+    )
 
 
 def test_threads_are_no_more_than_cores_or_use(monkeypatch):

@@ -12,6 +12,7 @@ from midi2wave.config import DataConfig, InferenceConfig
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling import folding
 from midi2wave.sampling.folding import Fold
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.errors import InputError
 from tests.helpers.pipeline import HZ, assert_refused, call, modification_times, settings, write_midi
@@ -34,8 +35,15 @@ def make_notes() -> Performance:
 
 def streams_of(model, data, fold: Fold, sampler: str = "numba") -> np.ndarray:
     n = len(fold.cuts)
-    blocks = synthesize(model, [make_notes()] * n, fold.stream_frames, data, streams=[0] * n, seed=5,
-                        first_frames=fold.begins, sampler=sampler, threads=1)  # fmt: skip
+    blocks = synthesize(
+        model,
+        [make_notes()] * n,
+        fold.stream_frames,
+        data,
+        options=SamplingOptions(seed=5, sampler=sampler, threads=1),
+        streams=[0] * n,
+        first_frames=fold.begins,
+    )
     return np.concatenate(list(blocks), axis=1)
 
 
@@ -142,8 +150,20 @@ def test_a_part_is_what_a_generation_that_begins_there_gives(output, sampler, pr
     piece, _ = folding.join(streams, fold, HOP)
     assert len(piece) == N_FRAMES * HOP
     for row, begin, cut, end in zip(streams, fold.begins, fold.cuts, fold.ends, strict=True):
-        alone = np.concatenate(list(synthesize(model, [make_notes()], end - begin, data, streams=[0], seed=5,
-                                               first_frames=[begin], sampler=sampler, threads=1)), axis=1)  # fmt: skip
+        alone = np.concatenate(
+            list(
+                synthesize(
+                    model,
+                    [make_notes()],
+                    end - begin,
+                    data,
+                    options=SamplingOptions(seed=5, sampler=sampler, threads=1),
+                    streams=[0],
+                    first_frames=[begin],
+                )
+            ),
+            axis=1,
+        )
         heard = slice((cut + fold.overlap * (cut > 0)) * HOP, (end - fold.overlap * (end < N_FRAMES)) * HOP)
         own = slice(heard.start - begin * HOP, heard.stop - begin * HOP)
         assert np.array_equal(piece[heard], row[own])
@@ -157,7 +177,14 @@ def test_parts_fall_in_step_because_they_share_their_uniforms():
     """From some samples on, what began from silence in the middle is what has been played from the start."""
     model, data = make("logistic_mixture")
     whole, other = (
-        np.concatenate(list(synthesize(model, [make_notes()], N_FRAMES, data, streams=[i], seed=5, threads=1)), 1)[0]
+        np.concatenate(
+            list(
+                synthesize(
+                    model, [make_notes()], N_FRAMES, data, options=SamplingOptions(seed=5, threads=1), streams=[i]
+                )
+            ),
+            1,
+        )[0]
         for i in range(2)
     )
     fold = Fold(N_FRAMES, (0, 16), 8, 4)

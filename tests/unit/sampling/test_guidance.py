@@ -1,5 +1,7 @@
 """Classifier-free guidance: the same samples from the parallel pass and from every engine, and what its ends are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ import evaluate
 from midi2wave.config import EvaluateConfig
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
+from midi2wave.sampling.options import SamplingOptions
 from tests.helpers.sampler_models import make_model, random_prefix, with_null
 from tests.unit.sampling.test_engines import N_FRAMES, joined, parallel, sources
 from tests.unit.sampling.test_synthesis import make, make_performance
@@ -31,18 +34,17 @@ def test_guidance_in_every_engine(
     conditioning, uniforms = sources(model, n_streams)
     conditioning, prefix = with_null(conditioning), random_prefix(model, n_streams, prefix_frames)
     arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
-    given = {"prefix": prefix, "temperature": temperature, "guidance": guidance}
-    expected = joined(generate(*arguments, **given))
+    expected = joined(generate(*arguments, prefix=prefix, temperature=temperature, guidance=guidance))
     assert expected.shape == (n_streams, N_FRAMES * model.hop)
     both = parallel(model, expected.repeat(2, 1), conditioning)
     reference = model.guide(both, guidance)
     again = model.draw(reference, uniforms(0, expected.shape[1]), temperature)
-    drawn, params = cpu.replay(model, conditioning, uniforms, expected, temperature=temperature, guidance=guidance,
-                               threads=threads)  # fmt: skip
+    options = SamplingOptions(temperature=temperature, guidance=guidance, threads=threads)
+    drawn, params = cpu.replay(model, conditioning, uniforms, expected, options)
     assert (params - reference).abs().max() < 1e-5 * both.abs().max()
     assert (both[:n_streams] - reference).abs().max() > 0.01 * both.abs().max()  # or guidance would not be seen
-    played = joined(engines.generate(*arguments, sampler="numba", threads=threads, **given))
-    on_cuda = joined(cuda.generate(*arguments, **given))
+    played = joined(engines.generate(*arguments, replace(options, sampler="numba"), prefix=prefix))
+    on_cuda = joined(cuda.generate(*arguments, options, prefix=prefix))
     assert torch.equal(on_cuda, expected) and played.shape == expected.shape
     new = slice(prefix_frames * model.hop, None)
     if model.decoder.mixture:
@@ -59,10 +61,14 @@ def test_guidance_in_every_engine(
 def test_guidance_of_nothing_is_the_null_condition(output, sampler):
     model = make_model(output)
     conditioning, uniforms = sources(model, 2)
-    guided = engines.generate(model, with_null(conditioning), uniforms, 2, 4, sampler=sampler, guidance=0.0)
+    guided = engines.generate(
+        model, with_null(conditioning), uniforms, 2, 4, options=SamplingOptions(sampler=sampler, guidance=0.0)
+    )
     null = Conditioning(lambda first, n: torch.zeros_like(conditioning.features(first, n)),
                         lambda first, n: torch.zeros_like(conditioning.excitation(first, n)))  # fmt: skip
-    assert torch.equal(joined(guided), joined(engines.generate(model, null, uniforms, 2, 4, sampler=sampler)))
+    assert torch.equal(
+        joined(guided), joined(engines.generate(model, null, uniforms, 2, 4, options=SamplingOptions(sampler=sampler)))
+    )
 
 
 def test_guidance_of_codes_is_extrapolation_of_their_log_probabilities():
@@ -79,9 +85,11 @@ def test_threads_and_neighbours_change_no_bit_of_what_is_guided():
     model = make_model("logistic_mixture")
     conditioning, uniforms = sources(model, 3)
     samples = joined(generate(model, conditioning, uniforms, 3, 8))
-    _, params = cpu.replay(model, with_null(conditioning), uniforms, samples, guidance=2.0)
+    _, params = cpu.replay(model, with_null(conditioning), uniforms, samples, options=SamplingOptions(guidance=2.0))
     for threads in (2, 5):
-        _, others = cpu.replay(model, with_null(conditioning), uniforms, samples, guidance=2.0, threads=threads)
+        _, others = cpu.replay(
+            model, with_null(conditioning), uniforms, samples, options=SamplingOptions(guidance=2.0, threads=threads)
+        )
         assert torch.equal(others, params)
 
 

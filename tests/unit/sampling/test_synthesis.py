@@ -11,6 +11,7 @@ from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced,
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import CondWavenetConfig, Config, DataConfig, WavenetConfig
 from midi2wave.midi.performance import Performance
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning, synthesize, teacher_forced, to_pcm, to_samples
 from wavenet import build_model
 
@@ -47,8 +48,9 @@ def make_pcm(n_streams: int, n_frames: int) -> np.ndarray:
     return (3000 * np.random.default_rng(7).standard_normal(shape)).astype(np.int16)
 
 
-def play(model, data, performances, streams, **options) -> np.ndarray:
-    blocks = list(synthesize(model, performances, N_FRAMES, data, streams=streams, seed=5, **options))
+def play(model, data, performances, streams, *, prefix=None, **options) -> np.ndarray:
+    options = SamplingOptions(seed=5, **options)
+    blocks = list(synthesize(model, performances, N_FRAMES, data, options, streams=streams, prefix=prefix))
     assert all(block.dtype == np.int16 for block in blocks)
     return np.concatenate(blocks, axis=1)
 
@@ -72,7 +74,9 @@ def test_seed_stream_and_performance_decide():
     pieces = [make_performance(0), make_performance(1)]
     output = play(model, data, pieces[:1], [0])
     assert np.array_equal(output, play(model, data, pieces[:1], [0]))
-    other_seed = np.concatenate(list(synthesize(model, pieces[:1], N_FRAMES, data, streams=[0], seed=6)), axis=1)
+    other_seed = np.concatenate(
+        list(synthesize(model, pieces[:1], N_FRAMES, data, options=SamplingOptions(seed=6), streams=[0])), axis=1
+    )
     for other in (play(model, data, pieces[:1], [1]), play(model, data, pieces[1:], [0]), other_seed):
         assert not np.array_equal(output, other)
 
@@ -113,7 +117,7 @@ def test_impossible_prefixes(n_samples):
 def test_teacher_forced_likelihood_is_the_models_own(output, excitation):
     model, data = make(output, excitation)
     pieces, pcm = [make_performance(0), make_performance(1)], make_pcm(2, N_FRAMES)
-    drawn, nll = teacher_forced(model, pieces, pcm, data, streams=[0, 1], seed=5)
+    drawn, nll = teacher_forced(model, pieces, pcm, data, options=SamplingOptions(seed=5), streams=[0, 1])
     assert drawn.dtype == np.int16 and drawn.shape == pcm.shape
     left, right = model.context_frames
     notes = [NoteConditioning(piece, data) for piece in pieces]
@@ -131,7 +135,7 @@ def test_teacher_forced_on_its_own_output_draws_it_again(output):
     model, data = make(output)
     pieces = [make_performance(0), make_performance(1)]
     free = play(model, data, pieces, [3, 4])
-    again, _ = teacher_forced(model, pieces, free, data, streams=[3, 4], seed=5)
+    again, _ = teacher_forced(model, pieces, free, data, options=SamplingOptions(seed=5), streams=[3, 4])
     # A sum in another order may move a 16-bit sample over a rounding edge, to its neighbour.
     assert np.abs(again.astype(int) - free).max() <= 1 and np.mean(again != free) < 0.02
 
@@ -141,9 +145,9 @@ def test_guided_teacher_forced_and_sampled_agree(output):
     model, data = make(output)
     pieces, options = [make_performance(0), make_performance(1)], {"guidance": 4.0, "temperature": 0.9}
     free = play(model, data, pieces, [3, 4], **options)
-    again, nll = teacher_forced(model, pieces, free, data, streams=[3, 4], seed=5, **options)
+    again, nll = teacher_forced(model, pieces, free, data, options=SamplingOptions(seed=5, **options), streams=[3, 4])
     assert np.abs(again.astype(int) - free).max() <= 1 and np.mean(again != free) < 0.02
-    plain, own_nll = teacher_forced(model, pieces, free, data, streams=[3, 4], seed=5)
+    plain, own_nll = teacher_forced(model, pieces, free, data, options=SamplingOptions(seed=5), streams=[3, 4])
     assert np.mean(plain != free) > 0.1 and nll == pytest.approx(own_nll)  # the likelihood is the model's own
 
 
@@ -158,7 +162,10 @@ def test_without_guidance_the_notes_are_not_heard(output):
 def test_temperature_narrows_the_output():
     model, data = make()
     pcm, piece = np.zeros((1, N_FRAMES * HOP), dtype=np.int16), [make_performance(0)]
-    spread = [teacher_forced(model, piece, pcm, data, streams=[0], seed=5, temperature=t)[0].std() for t in (1.0, 0.01)]
+    spread = [
+        teacher_forced(model, piece, pcm, data, options=SamplingOptions(seed=5, temperature=t), streams=[0])[0].std()
+        for t in (1.0, 0.01)
+    ]
     assert spread[1] < 0.5 * spread[0]
 
 
@@ -178,8 +185,10 @@ def test_a_model_with_pre_emphasis_draws_changes(output):
     prompted = play(model, emphasized, pieces, [0, 1], prefix=prefix)
     assert np.array_equal(prompted, Deemphasis(0.9)(heard))
     assert np.abs(prompted[:, : 2 * HOP] - prefix).max() <= (5 if output == "logistic_mixture" else 150)
-    forced, nll = teacher_forced(model, pieces, prompted, emphasized, streams=[0, 1], seed=5)
-    changes, same_nll = teacher_forced(model, pieces, emphasize(prompted, 0.9), data, streams=[0, 1], seed=5)
+    forced, nll = teacher_forced(model, pieces, prompted, emphasized, options=SamplingOptions(seed=5), streams=[0, 1])
+    changes, same_nll = teacher_forced(
+        model, pieces, emphasize(prompted, 0.9), data, options=SamplingOptions(seed=5), streams=[0, 1]
+    )
     assert np.array_equal(forced, deemphasize_teacher_forced(changes_of(changes), prompted, 0.9)) and nll == same_nll
 
 

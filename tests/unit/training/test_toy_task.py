@@ -7,6 +7,7 @@ import train
 from midi2wave.config import config_from_dict
 from midi2wave.data import processed_folder
 from midi2wave.midi.performance import PEDALS, Performance
+from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.training.log import TrainingLog
 from midi2wave.training.run_state import create_or_resume_run
@@ -100,8 +101,14 @@ def free_running(state):
     """What eight melodies sound like by the model alone: the share of right pitches, and of those of another melody."""
     rng = np.random.default_rng(5)
     performances = [melody(rng, 3.0) for _ in range(8)]
-    blocks = synthesize(state.ema_model, performances, 750, state.config.data_config,
-                        streams=list(range(8)), seed=0)  # fmt: skip
+    blocks = synthesize(
+        state.ema_model,
+        performances,
+        750,
+        state.config.data_config,
+        options=SamplingOptions(seed=0),
+        streams=list(range(8)),
+    )
     sounds = np.concatenate(list(blocks), axis=1)
     own = share_of_right_pitches(sounds, performances)
     return own, share_of_right_pitches(sounds, performances[1:] + performances[:1])

@@ -450,18 +450,25 @@ class EvaluateConfig(SamplingConfig):
     drift_dir: str = option("folder of long test clips (60 s) to look for drift in; empty: none", "")
 
 
+_ABSENT: Any = None  # A block that the config file does not have.
+
+
 @dataclass
 class Config:
-    """All blocks of one config file; a block that is absent and not needed is None."""
+    """All blocks of one config file.
 
-    preprocess_config: PreprocessConfig | None = None
-    data_config: DataConfig | None = None
-    wavenet_config: WavenetConfig | None = None
-    cond_wavenet_config: CondWavenetConfig | None = None
-    train_config: TrainConfig | None = None
-    dist_config: DistConfig | None = None
-    inference_config: InferenceConfig | None = None
-    evaluate_config: EvaluateConfig | None = None
+    A block that is absent and not needed is None. The types do not say so: a command names the blocks that it needs
+    (`load_config`) and uses no others.
+    """
+
+    preprocess_config: PreprocessConfig = _ABSENT
+    data_config: DataConfig = _ABSENT
+    wavenet_config: WavenetConfig = _ABSENT
+    cond_wavenet_config: CondWavenetConfig = _ABSENT
+    train_config: TrainConfig = _ABSENT
+    dist_config: DistConfig = _ABSENT
+    inference_config: InferenceConfig = _ABSENT
+    evaluate_config: EvaluateConfig = _ABSENT
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved config as plain JSON values, absent blocks left out."""
@@ -480,7 +487,7 @@ DEPRECATED_VALUES = {
     ("evaluate_config", "mode", "primed"): "prompted",
 }
 
-BLOCKS: dict[str, type] = {f.name: typing.get_args(f.type)[0] for f in fields(Config)}
+BLOCKS: dict[str, Any] = {f.name: f.type for f in fields(Config)}
 
 
 def _check_rates(audio_hz: int, midi_hz: int) -> None:

@@ -142,7 +142,7 @@ def _transcriber() -> Transcriber | None:
         return None
 
 
-def _record(settings: EvaluateConfig, loaded: checkpoint.LoadedModel, pieces: list[Piece]) -> dict[str, Any]:
+def _record(settings: EvaluateConfig, loaded: checkpoint.LoadedCheckpoint, pieces: list[Piece]) -> dict[str, Any]:
     """All that the samples depend on: it tells whose results a folder holds."""
     clips = {}
     for piece in pieces:  # clips cut anew may have the same names

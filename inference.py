@@ -182,7 +182,7 @@ def _check_request(args: Namespace, settings: InferenceConfig, data: DataConfig)
 
 
 def _record(
-    settings: InferenceConfig, player: checkpoint.LoadedModel, mode: str, prime: AudioPrompt | None
+    settings: InferenceConfig, player: checkpoint.LoadedCheckpoint, mode: str, prime: AudioPrompt | None
 ) -> dict[str, Any]:
     """All that the samples depend on, besides the clips and MIDI files: it tells whose results a folder holds."""
     heard = {name: value for name, value in vars(settings).items() if name not in KEYS_NOT_AFFECTING_AUDIO}
@@ -226,7 +226,7 @@ def _batches(pieces: list[Piece], size: int) -> Iterator[list[Piece]]:
 
 
 def _code_pieces(
-    paths: list[Path], settings: InferenceConfig, player: checkpoint.LoadedModel
+    paths: list[Path], settings: InferenceConfig, player: checkpoint.LoadedCheckpoint
 ) -> tuple[list[Piece], list[Failure]]:
     """The pieces of these files of codes. Raises InputError if this model plays no codes."""
     n_codes, data = player.model.n_codes, player.config.data_config
@@ -285,7 +285,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _generate(
-    player: checkpoint.LoadedModel, pieces: list[Piece], mode: str, settings: InferenceConfig, folder: Path
+    player: checkpoint.LoadedCheckpoint, pieces: list[Piece], mode: str, settings: InferenceConfig, folder: Path
 ) -> None:
     """Generate one batch and write its wavs and pictures, and in mode teacher_forced the likelihoods."""
     model, data, handover = player.model, player.config.data_config, None
@@ -324,7 +324,7 @@ def _generate(
         save_figure(folder / f"{piece.name}.png", figure)
 
 
-def _codes(player: checkpoint.LoadedModel, piece: Piece) -> Codes:
+def _codes(player: checkpoint.LoadedCheckpoint, piece: Piece) -> Codes:
     """The codes to play a piece from: given ones, or those of its notes."""
     if piece.codes is not None:
         return piece.codes

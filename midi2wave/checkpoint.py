@@ -163,7 +163,7 @@ def load_model(path: str | Path, device: torch.device) -> tuple[WaveNet, Config,
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LoadedCheckpoint:
     """A trained model that is to generate, and what tells whose results are its own."""
 
     model: WaveNet
@@ -172,7 +172,7 @@ class LoadedModel:
     sha256: str  # of the weights' file: a model trained anew has the same config and step
 
 
-def load_for_generation(settings: SamplingConfig, given: Config, source: str) -> LoadedModel:
+def load_for_generation(settings: SamplingConfig, given: Config, source: str) -> LoadedCheckpoint:
     """The model that a command's settings name. Raises InputError where the command's config `given`, of the file
     `source`, contradicts the model's: it may repeat its blocks, no more."""
     weights = find_weights(settings.model_filename)  # once: a training that runs may add a checkpoint
@@ -188,7 +188,7 @@ def load_for_generation(settings: SamplingConfig, given: Config, source: str) ->
     if settings.guidance != 1 and not config.data_config.conditioning_dropout:
         log("the model was trained without data_config.conditioning_dropout: for guidance, silence stands for no MIDI")
     with open(weights, "rb") as handle:
-        return LoadedModel(model, config, step, hashlib.file_digest(handle, "sha256").hexdigest())
+        return LoadedCheckpoint(model, config, step, hashlib.file_digest(handle, "sha256").hexdigest())
 
 
 def fit_weights(model: WaveNet, weights: dict[str, torch.Tensor], path: str | Path) -> None:

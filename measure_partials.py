@@ -4,7 +4,7 @@
 
 For every key with enough notes, the frequency, amplitude, decay and onset phase of its 16 partials are measured in the
 sound as the model receives it (after pre-emphasis), and how amplitudes grow with velocity. The config that is written
-contains them (data_config.partial_hz and so on). Phases need labels that agree with the sound to a fraction of a period;
+contains them (data_config.partial_hz and so on). Phases need labels that agree with the sound within a part of a period;
 elsewhere they remain 0, and `align_labels.py` can correct the labels first. Keys and partials that could not be
 measured are interpolated between their neighbours. With data_config.global_values of one column, such as years, the
 recordings of each value are measured separately: they may be of another piano, tuning or set of microphones.

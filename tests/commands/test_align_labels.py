@@ -1,4 +1,4 @@
-"""Labels that are off by milliseconds are put where the strokes are, by what is heard alone."""
+"""align_labels.py: labels that are off by milliseconds are corrected by the sound alone."""
 
 import json
 import shutil
@@ -11,7 +11,8 @@ import align_labels
 import measure_partials
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.conditioning.partials import PARTIAL_CHANNEL
-from midi2wave.data import midi_alignment, onset_refinement, processed_folder
+from midi2wave.data import label_alignment, midi_alignment, onset_fitting, onset_refinement, processed_folder
+from midi2wave.data.onset_fitting import MIN_PARTIALS
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.demo_dataset.piano_synth import render
 from midi2wave.midi.performance import Performance, empty_performance
@@ -42,10 +43,9 @@ def onsets_as_written(folder):
 
 
 def errors_of(folder, truth):
-    """By how much onsets are off, seconds [N], but for what is the same for all strokes of a key: where in time a
-    string's phases are read is anyone's choice."""
-    (onset, pitch), (true, same) = onsets(folder), onsets(truth)
-    np.testing.assert_array_equal(pitch, same)
+    """Errors of the onsets in seconds [N], relative to each key's median, since the time of its phases is arbitrary."""
+    (onset, pitch), (true, true_pitch) = onsets(folder), onsets(truth)
+    np.testing.assert_array_equal(pitch, true_pitch)
     error = onset - true
     return (
         error
@@ -98,7 +98,7 @@ def demo(tmp_path_factory):
     return folder
 
 
-def test_the_demo_pianos_onsets_are_found(demo, tmp_path, capsys):
+def test_onsets_of_the_demo_piano_are_recovered(demo, tmp_path, capsys):
     assert align(demo / "off", demo / "measured.json", tmp_path / "aligned") == 0
     assert "is it the MIDI" not in capsys.readouterr().err
     before, after = (np.abs(errors_of(folder, demo / "true")) for folder in (demo / "off", tmp_path / "aligned"))
@@ -106,32 +106,32 @@ def test_the_demo_pianos_onsets_are_found(demo, tmp_path, capsys):
     assert (after < 1e-4).mean() > 0.8
 
 
-def test_a_recording_under_another_ones_midi_is_left_and_told(demo, tmp_path, capsys):
-    """Recording 2 has the notes of recording 3: whatever lag `alignment.py` finds there is of no use."""
+def test_a_mismatched_recording_keeps_its_labels(demo, tmp_path, capsys):
+    """A recording with the notes of another one is named, and keeps its labels, whatever their lag seems to be."""
     shutil.copytree(demo / "off", tmp_path / "mixed")
     folder = ProcessedFolder(demo / "off")
     processed_folder.write_recording(tmp_path / "mixed", folder.rows[2], np.array(folder.pcm(2)), folder.performance(3))
     processed_folder.finish_folder(tmp_path / "mixed", folder.rows)
     assert align(tmp_path / "mixed", demo / "measured.json", tmp_path / "aligned") == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "is it the MIDI of this recording?" in line]
-    assert len(told) == 1 and told[0].startswith("2.wav: ") and "of its notes fit" in told[0]
-    left = ProcessedFolder(tmp_path / "aligned").performance(2)
-    np.testing.assert_array_equal(left.onset, folder.performance(3).onset)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "is it the MIDI of this recording?" in line]
+    assert len(warnings) == 1 and warnings[0].startswith("2.wav: ") and "of its notes fit" in warnings[0]
+    unchanged = ProcessedFolder(tmp_path / "aligned").performance(2)
+    np.testing.assert_array_equal(unchanged.onset, folder.performance(3).onset)
 
 
-@pytest.mark.parametrize(("n", "alike"), [(1, True), (3, True), (8, True), (16, True), (16, False)])
-def test_strokes_of_few_partials_are_not_judged_for_random_phases_fit_them_too(n, alike):
-    """Also those of which a few partials are all that is heard."""
+@pytest.mark.parametrize(("n", "all_audible"), [(1, True), (3, True), (8, True), (16, True), (16, False)])
+def test_notes_with_few_partials_have_no_fit_score(n, all_audible):
+    """Random phases fit notes with few partials, too; so they do where only a few partials are audible."""
     rng = np.random.default_rng(0)
-    heard = np.where(alike | (np.arange(n) < 2), 1.0, 0.01) * np.ones((300, n))
+    amplitude_match = np.where(all_audible | (np.arange(n) < 2), 1.0, 0.01) * np.ones((300, n))
     unit = np.exp(2j * np.pi * rng.random((300, n)))
-    key = onset_refinement._Key(unit, heard, np.zeros((300, n)), 261.6 * np.arange(1, n + 1))
+    notes = onset_fitting.KeyPhases(unit, amplitude_match, np.zeros((300, n)), 261.6 * np.arange(1, n + 1))
     phasor = 0.9 * np.exp(2j * np.pi * rng.random(n))
-    fit = onset_refinement._best_shifts(key, phasor)[1]
-    evidence = key.evidence(phasor, fit)
-    assert ((fit > onset_refinement.GOOD_FIT).mean() > 0.2) == (n < onset_refinement.LEAST_PARTIALS or not alike)
-    assert (np.isnan(evidence) == (n < onset_refinement.LEAST_PARTIALS)).all()
-    assert onset_refinement.share_that_fits(evidence) < onset_refinement.LEAST_SHARE
+    fit = onset_fitting.fit_shifts(notes, phasor)[1]
+    fit_score = notes.fit_score(phasor, fit)
+    assert ((fit > onset_refinement.MIN_RELIABLE_FIT).mean() > 0.2) == (n < MIN_PARTIALS or not all_audible)
+    assert (np.isnan(fit_score) == (n < MIN_PARTIALS)).all()
+    assert onset_refinement.fitting_share(fit_score) < onset_refinement.MIN_FITTING_SHARE
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +145,14 @@ def pipeline(tmp_path_factory):
     return folder
 
 
-def test_phases_are_found_where_they_were_not(pipeline):
-    strings = json.loads(measured(pipeline / "aligned", pipeline / "again.json").read_text())["data_config"]
+def test_aligned_labels_have_coherent_phases(pipeline):
+    data = json.loads(measured(pipeline / "aligned", pipeline / "again.json").read_text())["data_config"]
     coherent = [
         np.count_nonzero(json.loads((pipeline / name).read_text())["data_config"]["partial_phase"])
         for name in ("measured.json", "again.json")
     ]
     assert coherent[0] < 40 and coherent[1] >= 8 * 7  # eight keys of eight partials
-    assert len(strings["partial_phase"]) == 88 * len(PARTIAL_CHANNEL)
+    assert len(data["partial_phase"]) == 88 * len(PARTIAL_CHANNEL)
     assert (np.abs(errors_of(pipeline / "aligned", pipeline / "true")) < 1e-4).mean() > 0.9
 
 
@@ -166,9 +166,8 @@ def test_nothing_else_changes(pipeline):
         np.testing.assert_allclose(new.offset - new.onset, old.offset - old.onset, atol=1e-9)
 
 
-def test_unseen_recordings_are_aligned_like_the_others(pipeline, tmp_path):
-    """Other recordings of the same piano: the keys' zero comes from the first folder, so that there is no offset of
-    each key between the two."""
+def test_like_gives_recordings_the_same_reference_times(pipeline, tmp_path):
+    """--like: the reference times of keys come from the first folder, so that keys have no offset between the two."""
     make_folder(tmp_path / "true", seed=1)
     make_folder(tmp_path / "off", late=0.01, seed=1)
     assert align(tmp_path / "off", pipeline / "measured.json", tmp_path / "like", "--like", pipeline / "aligned") == 0
@@ -181,8 +180,8 @@ def test_unseen_recordings_are_aligned_like_the_others(pipeline, tmp_path):
     assert max(abs(offsets[0][p] - offsets[1][p]) for p in offsets[0]) < 1e-4
 
 
-def test_each_value_is_aligned_by_itself(tmp_path):
-    """Two years, of which the folder's owner says that they are two rooms: an own column, which stays."""
+def test_each_global_value_is_aligned_separately(tmp_path):
+    """The values are in a column that the user has added to filenames.csv, which is kept."""
     make_folder(tmp_path / "true", years=(2008, 2009))
     make_folder(tmp_path / "off", late=0.01, years=(2008, 2009))
     path = tmp_path / "off" / "filenames.csv"
@@ -200,29 +199,30 @@ def test_each_value_is_aligned_by_itself(tmp_path):
     assert np.median(np.abs(error)) < 0.2 * np.median(before)
 
 
-def test_pedals_move_with_the_recording_and_notes_of_a_key_stay_apart():
+def test_pedals_move_and_notes_of_a_key_stay_apart():
+    """Pedals move by the median shift; notes of a key that did not overlap do not overlap afterwards."""
     pedals = {64: np.array([[0.001, 127.0], [1.0, 0.0]])}
-    columns = {"onset": [0.1, 0.5, 0.8, 0.81], "offset": [0.499, 0.8, 0.9, 0.95]}
-    played = Performance(**{name: np.array(v) for name, v in columns.items()}, pitch=np.array([60, 60, 61, 60]),
-                         velocity=np.full(4, 64), pedals=pedals)  # fmt: skip
-    shifted = align_labels._shifted(played, np.array([0.004, -0.006, -0.004, -0.006]))
+    onset, offset = np.array([0.1, 0.5, 0.8, 0.81]), np.array([0.499, 0.8, 0.9, 0.95])
+    performance = Performance(onset, offset, np.array([60, 60, 61, 60]), np.full(4, 64), pedals)
+    shifted = label_alignment.shift_onsets(performance, np.array([0.004, -0.006, -0.004, -0.006]))
     np.testing.assert_allclose(shifted.onset, [0.104, 0.494, 0.796, 0.804])
     np.testing.assert_allclose(shifted.offset, [0.494, 0.794, 0.896, 0.944])
     np.testing.assert_allclose(shifted.pedals[64], [[0.0, 127.0], [0.995, 0.0]])
 
 
-def test_blocks_of_strokes_change_nothing(monkeypatch):
+def test_blocks_of_notes_give_the_same_fit(monkeypatch):
     rng = np.random.default_rng(0)
     noise, unit = rng.random((50, 9)), np.exp(2j * np.pi * rng.random((50, 9)))
-    key, phasor = onset_refinement._Key(unit, 1 - noise, noise, 110.0 * np.arange(1, 10)), np.exp(1j * np.arange(9))
-    whole = onset_refinement._best_shifts(key, phasor)
-    monkeypatch.setattr(onset_refinement, "BLOCK", 7)
-    np.testing.assert_allclose(onset_refinement._best_shifts(key, phasor), whole, atol=1e-9)
+    notes = onset_fitting.KeyPhases(unit, 1 - noise, noise, 110.0 * np.arange(1, 10))
+    phasor = np.exp(1j * np.arange(9))
+    whole = onset_fitting.fit_shifts(notes, phasor)
+    monkeypatch.setattr(onset_fitting, "NOTES_PER_BLOCK", 7)
+    np.testing.assert_allclose(onset_fitting.fit_shifts(notes, phasor), whole, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_hardly_fits_is_refused_before_anything_is_written(pipeline, tmp_path, capsys):
-    """The strings of another piano's phases; a key that is struck too seldom; partials that are too few; no notes."""
+def test_mismatched_and_small_folders_are_refused(pipeline, tmp_path, capsys):
+    """Nothing is written if hardly any note fits the partials, if keys have too few notes, or without any notes."""
     make_folder(tmp_path / "aligned", seed=2)
     config, folder, mixed = pipeline / "measured.json", ProcessedFolder(pipeline / "off"), tmp_path / "mixed"
     shutil.copytree(pipeline / "off", mixed)
@@ -230,7 +230,7 @@ def test_what_hardly_fits_is_refused_before_anything_is_written(pipeline, tmp_pa
         pcm, other = np.array(folder.pcm(i)), folder.performance((i + 1) % len(folder.rows))
         processed_folder.write_recording(mixed, row, pcm, replace(other, onset=other.onset + 0.2))
     processed_folder.finish_folder(mixed, folder.rows)
-    with pytest.raises(InputError, match=r"only \d+ % of the notes fit the strings, nothing is written"):
+    with pytest.raises(InputError, match=r"only \d+ % of the notes fit the partials, nothing is written"):
         align(mixed, config, tmp_path / "out", "--like", pipeline / "aligned")
     assert capsys.readouterr().err.count("is it the MIDI of this recording?") == len(folder.rows)
     for i, row in enumerate(folder.rows):
@@ -246,7 +246,8 @@ def test_what_hardly_fits_is_refused_before_anything_is_written(pipeline, tmp_pa
     assert [path.name for path in (tmp_path / "out").iterdir()] == [folder_lock.LOCK_NAME]
 
 
-def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(pipeline, tmp_path, monkeypatch):
+def test_foreign_folders_stay_and_interrupted_runs_continue(pipeline, tmp_path, monkeypatch):
+    """Folders of other commands are never overwritten; the same command continues an interrupted run."""
     config, out = pipeline / "measured.json", tmp_path / "out"
     with pytest.raises(InputError, match="was made by another command"):
         align(pipeline / "off", config, pipeline / "true", "--force")
@@ -255,10 +256,9 @@ def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(pipeline, tm
     with pytest.raises(InputError, match="this command did not make it"):
         align(pipeline / "off", config, tmp_path / "foreign", "--force")
     assert ProcessedFolder(pipeline / "true").rows and (tmp_path / "foreign" / "letter.txt").exists()
-    write, written = align_labels.write_recording, []
-    monkeypatch.setattr(
-        align_labels, "aligned", lambda folder, *_: (onsets_as_written(pipeline / "aligned"), np.full(300, 3.0))
-    )
+    write, written = label_alignment.write_recording, []
+    refined = onsets_as_written(pipeline / "aligned"), np.full(300, 3.0)
+    monkeypatch.setattr(label_alignment, "refine_onsets", lambda *_: refined)
 
     def interrupted(*args):
         written.append(args)
@@ -266,7 +266,7 @@ def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(pipeline, tm
             raise KeyboardInterrupt
         write(*args)
 
-    monkeypatch.setattr(align_labels, "write_recording", interrupted)
+    monkeypatch.setattr(label_alignment, "write_recording", interrupted)
     with pytest.raises(KeyboardInterrupt):
         align(pipeline / "off", config, out)
     assert not (out / "filenames.csv").exists()
@@ -281,14 +281,14 @@ def test_folders_of_other_steps_stay_and_an_interrupted_run_goes_on(pipeline, tm
 
 
 def test_facts_are_those_of_the_new_labels(pipeline, tmp_path):
-    """What was said of the old labels' lag is said no more; facts that cannot be read are told before any work."""
+    """Warnings about the old labels' lag disappear; damaged facts are reported before any work."""
     data, folder = tmp_path / "late", ProcessedFolder(pipeline / "off")
     shutil.copytree(pipeline / "off", data)
     for i, row in enumerate(folder.rows):
         late = replace(folder.performance(i), onset=folder.performance(i).onset - 0.1)
         pcm = np.array(folder.pcm(i))
-        words = midi_alignment.verdict(midi_alignment.alignments(pcm, late, HZ))
-        processed_folder.write_recording(data, row, pcm, late, {"late_ms": [100.0], "warnings": ["x", words]})
+        warning = midi_alignment.verdict(midi_alignment.alignments(pcm, late, HZ))
+        processed_folder.write_recording(data, row, pcm, late, {"late_ms": [100.0], "warnings": ["x", warning]})
     processed_folder.finish_folder(data, folder.rows)
     assert align(data, pipeline / "measured.json", tmp_path / "out") == 0
     facts = ProcessedFolder(tmp_path / "out").facts(0)
@@ -299,7 +299,7 @@ def test_facts_are_those_of_the_new_labels(pipeline, tmp_path):
     assert not (tmp_path / "again").exists()
 
 
-def test_mistakes_are_told(pipeline, tmp_path):
+def test_mistakes_are_reported(pipeline, tmp_path):
     config = pipeline / "measured.json"
     with pytest.raises(InputError, match="is there already; choose another name, or use --force"):
         align(pipeline / "off", config, pipeline / "aligned")

@@ -67,7 +67,7 @@ class ContextStack(nn.Module):
             self.dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
             self.mix.append(nn.Conv1d(residual, residual + skip, 1))
         self.output = nn.Conv1d(skip, config.n_codes or n_out, 1)
-        self.of_recording = nn.Conv1d(n_global, n_out, 1, bias=False) if n_global else None
+        self.global_embedding = nn.Conv1d(n_global, n_out, 1, bias=False) if n_global else None
         self.bottleneck = None
         if config.n_codes:
             self.bottleneck = ArgmaxBottleneck(config.n_codes, n_out, config.code_scale)
@@ -88,11 +88,9 @@ class ContextStack(nn.Module):
     def with_diversity(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """What `forward` gives, and the loss of the codes' use (None without codes): see `ArgmaxBottleneck.forward`."""
         out = self.output(self._hidden(features))
-        if self.of_recording is not None:
-            n_frames = out.shape[-1]
-            out = out + self.of_recording(
-                features[:, -self.of_recording.in_channels :, self.left : self.left + n_frames]
-            )
+        if self.global_embedding is not None:
+            n_global, n_frames = self.global_embedding.in_channels, out.shape[-1]
+            out = out + self.global_embedding(features[:, -n_global:, self.left : self.left + n_frames])
         return (out, None) if self.bottleneck is None else self.bottleneck(out)
 
     def codes(self, features: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """Checkpoints: weights that carry their config, the optimiser's state beside them, saved so that a crash loses neither.
 
     step_00002000/
-        weights.safetensors   the weights to use (the average, if one is kept), with step and config in the metadata
-        training.pt           raw weights, optimiser state and step, for going on; loadable with weights_only=True
+        weights.safetensors   the weights to use (the moving average, if one is kept), with step and config as metadata
+        training.pt           raw weights, optimiser state and step, to resume from; loadable with weights_only=True
     latest, best              links to the newest one and to the one with the lowest validation loss
 
-A .safetensors file alone is a complete model: nothing in it is executed when it is loaded.
+A .safetensors file alone is a complete model: nothing in it is executed when it is loaded. Files of earlier versions
+load too: `RENAMED_TENSORS` and `migrate_config` know their names.
 """
 
 import hashlib
@@ -30,14 +31,35 @@ from wavenet import WaveNet, build_model
 
 FORMAT = "midi2wave checkpoint 1"
 PROJECT_FOLDER = Path(__file__).resolve().parents[1]
-WEIGHTS_NAME, TRAINING_NAME = "weights.safetensors", "training.pt"
-LATEST_NAME, BEST_NAME = "latest", "best"
+WEIGHTS_NAME = "weights.safetensors"
+TRAINING_NAME = "training.pt"
+LATEST_NAME = "latest"
+BEST_NAME = "best"
 STEP_FOLDER = re.compile(r"step_\d{8,}")
+
+# The blocks of a config that describe a model.
 MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
-# of data_config, those that shape the model, and those that it has learned to hear
-SHAPE_KEYS = ("audio_hz", "midi_hz", "features", "excitation", "excitation_quadrature", "global_values")
-STRING_KEYS = ("partial_hz", "partial_level", "partial_decay", "partial_phase", "velocity_exponent", "damping_seconds")
-MODEL_DATA_KEYS = (*SHAPE_KEYS, *STRING_KEYS, "sustain_extends_notes", "preemphasis")
+# Options of data_config that decide the shapes of a model's weights.
+SHAPE_OPTIONS = ("audio_hz", "midi_hz", "features", "excitation", "excitation_quadrature", "global_values")
+# Options of data_config that describe the partials of the excitation that a model was trained with.
+PARTIAL_OPTIONS = (
+    "partial_hz",
+    "partial_level",
+    "partial_decay",
+    "partial_phase",
+    "velocity_exponent",
+    "damping_seconds",
+)
+MODEL_DATA_OPTIONS = (*SHAPE_OPTIONS, *PARTIAL_OPTIONS, "sustain_extends_notes", "preemphasis")
+
+# How the name of a tensor begins in files of earlier versions -> how it begins today.
+RENAMED_TENSORS = {"context.of_recording.": "context.global_embedding."}
+# State dicts in training.pt.
+STATE_DICTS = ("model", "average")
+# Options of data_config that no longer exist; measure_partials.py took their place.
+REMOVED_DATA_OPTIONS = ("tuning_cents", "stiffness")
+MAX_LISTED_DIFFERENCES = 3
+MAX_VALUE_LENGTH = 80
 
 
 def save(
@@ -51,10 +73,25 @@ def save(
     keep_every: int = 0,
     best_step: int = -1,
 ) -> Path:
-    """Save one checkpoint atomically, point `latest` and `best` to theirs. Raises OSError (full disk).
+    """Save one checkpoint atomically, then point `latest` and `best` to theirs and remove those that are not kept.
 
-    Removed are then all but the newest `keep`, those of every `keep_every` steps (0: none) and the best one.
-    Checkpoints of later steps go too: a run saves before one only if it could not go on from there.
+    Checkpoints of later steps are removed too: a run saves an earlier step only if it could not resume from them.
+
+    Args:
+        run_folder: The run's folder.
+        step: Optimiser steps done.
+        weights: State dict of the weights to use.
+        training: What resuming takes; it must be loadable with weights_only=True.
+        config: Config of the run.
+        keep: How many of the newest checkpoints are kept.
+        keep_every: Checkpoints of every so many steps are kept too; 0: none.
+        best_step: Step of the best checkpoint, which is kept too.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written.
     """
     folder = run_folder / f"step_{step:08d}"
     replaced = run_folder / f".{folder.name}.replaced.partial"
@@ -73,17 +110,17 @@ def save(
 
 
 def _tidy(run_folder: Path, folder: Path, keep: int, keep_every: int, best_step: int) -> None:
-    """Links to the newest and the best checkpoint; removes what is not to be kept."""
+    """Link the newest and the best checkpoint; remove those that are not kept."""
     best = run_folder / f"step_{best_step:08d}"
     for name, target in ((LATEST_NAME, folder), (BEST_NAME, best)):
         if target.is_dir():
             update_symlink(run_folder / name, target)
-    found = step_folders(run_folder)
-    newer = found.index(folder) + 1
-    for other in found[: max(0, newer - keep)]:
+    folders = step_folders(run_folder)
+    n_until_this = folders.index(folder) + 1
+    for other in folders[: max(0, n_until_this - keep)]:
         if other != best and not (keep_every and step_of(other) % keep_every == 0):
             shutil.rmtree(other)
-    for other in found[newer:]:
+    for other in folders[n_until_this:]:
         shutil.rmtree(other)
 
 
@@ -99,8 +136,9 @@ def _write_training(path: Path, training: dict[str, Any]) -> None:
 
 def step_folders(run_folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = [p for p in run_folder.glob("step_*") if STEP_FOLDER.fullmatch(p.name)] if run_folder.is_dir() else []
-    return sorted(found, key=step_of)
+    if not run_folder.is_dir():
+        return []
+    return sorted((path for path in run_folder.glob("step_*") if STEP_FOLDER.fullmatch(path.name)), key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -109,8 +147,15 @@ def step_of(folder: Path) -> int:
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights file that a user means by a run folder, a step folder or a file, here or, as the shipped ones
-    (pretrained/), in the project's folder. Raises InputError."""
+    """The weights file that a path stands for.
+
+    Args:
+        path: A run folder (its newest checkpoint), a step folder or a .safetensors file; relative to the working
+            directory or, as the files in pretrained/, to the project's folder.
+
+    Raises:
+        InputError: There is no checkpoint.
+    """
     path = Path(path)
     if not path.exists() and (PROJECT_FOLDER / path).exists():
         path = PROJECT_FOLDER / path
@@ -123,39 +168,67 @@ def find_weights(path: str | Path) -> Path:
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int]:
-    """Weights, config and step of a checkpoint. Raises InputError if it is truncated or not one of ours."""
+    """Weights, config and step of a checkpoint, also of one that an earlier version wrote.
+
+    Args:
+        path: As of `find_weights`.
+
+    Raises:
+        InputError: It is truncated or no checkpoint of this project.
+    """
     path = find_weights(path)
     try:
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise InputError(f"{path} is not a midi2wave checkpoint (its metadata says {metadata.get('format')!r})")
-            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
-            stored_config = migrate_config(json.loads(metadata["config"]), path)
-            config, step = config_from_dict(stored_config, str(path)), int(metadata["step"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
+        stored_config = migrate_config(json.loads(metadata["config"]), path)
+        config = config_from_dict(stored_config, str(path), quiet=True)
+        step = int(metadata["step"])
     except PermissionError:  # no damage
         raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} is damaged or truncated ({error})") from error
     if missing := [name for name in MODEL_BLOCKS if getattr(config, name) is None]:
         raise InputError(f"{path} is damaged (its config has no {', '.join(missing)})")
-    return weights, config, step
+    return rename_tensors(tensors), config, step
+
+
+def rename_tensors(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict with today's names, from one of any version."""
+    result = {}
+    for name, tensor in state_dict.items():
+        for former, today in RENAMED_TENSORS.items():
+            name = today + name.removeprefix(former) if name.startswith(former) else name
+        result[name] = tensor
+    return result
 
 
 def migrate_config(config: Any, path: Path) -> Any:
-    """A stored config without keys that are gone. Raises InputError where they said something."""
+    """A stored config without the options that no longer exist.
+
+    Former names of options stay here; `config_from_dict` knows them.
+
+    Raises:
+        InputError: One of those options was in use, so that this version cannot play the model.
+    """
     data = config.get("data_config") if isinstance(config, dict) else None
-    for key in ("tuning_cents", "stiffness"):
-        if isinstance(data, dict) and data.pop(key, None):
+    for option in REMOVED_DATA_OPTIONS:
+        if isinstance(data, dict) and data.pop(option, None):
             raise InputError(
-                f"{path} was trained with data_config.{key}, whose place measure_partials.py has taken; play it by the "
-                "version that made it, or train anew"
+                f"{path} was trained with data_config.{option}, whose place measure_partials.py has taken; play it by "
+                "the version that made it, or train anew"
             )
     return config
 
 
 def load_model(path: str | Path, device: torch.device) -> tuple[WaveNet, Config, int]:
-    """The trained model of a checkpoint, ready to generate, with its config and step. Raises InputError."""
+    """The trained model of a checkpoint, ready to generate, with its config and step.
+
+    Raises:
+        InputError: There is no checkpoint that can be used.
+    """
     weights, config, step = load_weights(path)
     model = build_model(config)
     fit_weights(model, weights, path)
@@ -164,56 +237,94 @@ def load_model(path: str | Path, device: torch.device) -> tuple[WaveNet, Config,
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A trained model that is to generate, and what tells whose results are its own."""
+    """A trained model that is to generate, and what identifies it.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        config: Config of its training.
+        step: Optimiser steps of its training.
+        sha256: Hash of the weights' file: a model that was trained again has the same config and step.
+    """
 
     model: WaveNet
-    config: Config  # that of its training
+    config: Config
     step: int
-    sha256: str  # of the weights' file: a model trained anew has the same config and step
+    sha256: str
 
 
-def load_for_generation(settings: SamplingConfig, given: Config, source: str) -> LoadedCheckpoint:
-    """The model that a command's settings name. Raises InputError where the command's config `given`, of the file
-    `source`, contradicts the model's: it may repeat its blocks, no more."""
-    weights = find_weights(settings.model_filename)  # once: a training that runs may add a checkpoint
+def load_for_generation(settings: SamplingConfig, command_config: Config, source: str) -> LoadedCheckpoint:
+    """The model that a command's settings name.
+
+    Args:
+        settings: The command's block of the config.
+        command_config: The command's whole config. It may repeat blocks of the model's config, but not contradict them.
+        source: The file of that config, for messages.
+
+    Raises:
+        InputError: There is no such model, the configs contradict each other, or the model has no guidance.
+    """
+    weights = find_weights(settings.model_filename)  # Once: a training that runs may add a checkpoint.
     model, config, step = load_model(weights, choose_device(settings.device))
     for block in MODEL_BLOCKS:
-        if getattr(given, block) and (wrong := differences(given, config, (block,))):
+        if getattr(command_config, block) and (wrong := differences(command_config, config, (block,))):
             raise InputError(f"{source} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
-    if settings.guidance != 1 and not config.data_config.conditional:
-        raise InputError(
-            f"guidance = {settings.guidance:g}: {settings.model_filename} is an unconditional model, which has no MIDI "
-            "to be guided by; set guidance = 1"
-        )
-    if settings.guidance != 1 and not config.data_config.conditioning_dropout:
-        log("the model was trained without data_config.conditioning_dropout: for guidance, silence stands for no MIDI")
+    if settings.guidance != 1:
+        _check_guidance(settings, config)
     with open(weights, "rb") as handle:
         return LoadedCheckpoint(model, config, step, hashlib.file_digest(handle, "sha256").hexdigest())
 
 
+def _check_guidance(settings: SamplingConfig, config: Config) -> None:
+    if not config.data_config.conditional:
+        raise InputError(
+            f"guidance = {settings.guidance:g}: {settings.model_filename} is an unconditional model, which has no MIDI "
+            "to be guided by; set guidance = 1"
+        )
+    if not config.data_config.conditioning_dropout:
+        log("the model was trained without data_config.conditioning_dropout: for guidance, silence stands for no MIDI")
+
+
 def fit_weights(model: WaveNet, weights: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Put weights into a model, or raise InputError that names what differs."""
+    """Put weights into a model.
+
+    Raises:
+        InputError: Names or shapes differ; the message says which.
+    """
     own = model.state_dict()
-    wrong = [f"{k} is {list(weights[k].shape)}, expected {list(own[k].shape)}" for k in own.keys() & weights.keys()
-             if weights[k].shape != own[k].shape]  # fmt: skip
-    wrong += [f"{k} is missing" for k in sorted(own.keys() - weights.keys())]
-    wrong += [f"{k} has no place" for k in sorted(weights.keys() - own.keys())]
+    wrong = [
+        f"{name} is {list(weights[name].shape)}, expected {list(own[name].shape)}"
+        for name in own.keys() & weights.keys()
+        if weights[name].shape != own[name].shape
+    ]
+    wrong += [f"{name} is missing" for name in sorted(own.keys() - weights.keys())]
+    wrong += [f"{name} has no place" for name in sorted(weights.keys() - own.keys())]
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise InputError(f"{path} is of another architecture: {'; '.join(sorted(wrong)[:3])}{more}")
+        n_more = len(wrong) - MAX_LISTED_DIFFERENCES
+        more = f" and {n_more} more" if n_more > 0 else ""
+        listed = "; ".join(sorted(wrong)[:MAX_LISTED_DIFFERENCES])
+        raise InputError(f"{path} is of another architecture: {listed}{more}")
     model.load_state_dict(weights)
 
 
 def load_training(run_folder: Path, *, quiet: bool = False) -> tuple[dict[str, Any], Config] | None:
-    """State and config of the newest whole checkpoint of a run, None if the run is new; damaged ones are skipped.
+    """State and config of the newest whole checkpoint of a run; damaged ones are skipped.
 
-    It says so unless it is `quiet`. Raises InputError if there are checkpoints, but all damaged: starting anew is for
-    the user to decide.
+    Args:
+        run_folder: The run's folder.
+        quiet: Whether nothing is logged about damaged checkpoints.
+
+    Returns:
+        What training.pt holds, with today's names of the tensors, and the config; None if the run is new.
+
+    Raises:
+        InputError: There are checkpoints, but all are damaged: starting again is for the user to decide.
     """
     for folder in reversed(step_folders(run_folder)):
         try:
             _, config, _ = load_weights(folder)
-            return torch.load(folder / TRAINING_NAME, map_location="cpu", weights_only=True), config
+            training = torch.load(folder / TRAINING_NAME, map_location="cpu", weights_only=True)
+            renamed = {name: rename_tensors(training[name]) for name in STATE_DICTS if name in training}
+            return {**training, **renamed}, config
         except PermissionError:  # no damage
             raise
         except (InputError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -224,24 +335,34 @@ def load_training(run_folder: Path, *, quiet: bool = False) -> tuple[dict[str, A
     return None
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(value)} values)"
-
-
 def differences(
     ours: Config,
-    theirs: Config,
+    others: Config,
     blocks: tuple[str, ...] = MODEL_BLOCKS,
-    data_keys: tuple[str, ...] = MODEL_DATA_KEYS,
+    data_options: tuple[str, ...] = MODEL_DATA_OPTIONS,
 ) -> list[str]:
-    """The keys in which two configs' models differ, as "block.key = ours instead of theirs".
+    """The options in which two configs' models differ, as "block.option = ours instead of others".
 
-    Where the data lies and how it is read may differ: folders are moved, and models are trained on with other data.
+    Where the data lies and how it is read may differ: folders are moved, and training may continue on other data.
+
+    Args:
+        ours: One config.
+        others: The other one.
+        blocks: The blocks that are compared.
+        data_options: The options of data_config that are compared.
     """
-    found = []
-    for name in blocks:
-        a, b = asdict(getattr(ours, name)), asdict(getattr(theirs, name))
-        keys = data_keys if name == "data_config" else a
-        found += [f"{name}.{key} = {_short(a[key])} instead of {_short(b[key])}" for key in keys if a[key] != b[key]]
-    return found
+    result = []
+    for block in blocks:
+        a, b = asdict(getattr(ours, block)), asdict(getattr(others, block))
+        options = data_options if block == "data_config" else tuple(a)
+        result += [
+            f"{block}.{option} = {_short(a[option])} instead of {_short(b[option])}"
+            for option in options
+            if a[option] != b[option]
+        ]
+    return result
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:60]}... ({len(value)} values)"

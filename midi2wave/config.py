@@ -516,25 +516,27 @@ def load_config(path: str | Path, needs: tuple[str, ...], overrides: list[str] |
     return config_from_dict(raw, str(path))
 
 
-def config_from_dict(raw: dict[str, Any], source: str) -> Config:
+def config_from_dict(raw: dict[str, Any], source: str, *, quiet: bool = False) -> Config:
     """Build and check a Config from plain values; `source` names the file in error messages."""
     _check_shape(raw, source)
     _known(raw, list(BLOCKS), f"{source}: block")
-    raw = _rename_deprecated(raw, source)
+    raw = _rename_deprecated(raw, source, quiet)
     return Config(**{name: _block(BLOCKS[name], values, f"{source}: {name}") for name, values in raw.items()})
 
 
-def _rename_deprecated(raw: dict[str, Any], source: str) -> dict[str, Any]:
+def _rename_deprecated(raw: dict[str, Any], source: str, quiet: bool) -> dict[str, Any]:
     """The config with former option names replaced; logs one line for each."""
     result = {name: dict(values) for name, values in raw.items()}
     for (block, former), name in DEPRECATED_OPTIONS.items():
         if former in result.get(block, {}):
-            log(f"{source}: {block}.{former} is deprecated; write {block}.{name}")
+            if not quiet:
+                log(f"{source}: {block}.{former} is deprecated; write {block}.{name}")
             result[block].setdefault(name, result[block].pop(former))
             result[block].pop(former, None)
     for (block, name, former), value in DEPRECATED_VALUES.items():
         if result.get(block, {}).get(name) == former:
-            log(f"{source}: {block}.{name} = {json.dumps(former)} is deprecated; write {json.dumps(value)}")
+            if not quiet:
+                log(f"{source}: {block}.{name} = {json.dumps(former)} is deprecated; write {json.dumps(value)}")
             result[block][name] = value
     return result
 

@@ -239,7 +239,7 @@ def _initial_model(config: Config, device: torch.device, *, from_checkpoint: boo
     if settings.checkpoint_path and from_checkpoint:
         weights, stored_config, _ = checkpoint.load_weights(settings.checkpoint_path)
         # The partials of the excitation may differ: another piano's may be the reason to train from these weights.
-        if wrong := checkpoint.differences(config, stored_config, data_keys=checkpoint.SHAPE_KEYS):
+        if wrong := checkpoint.differences(config, stored_config, data_options=checkpoint.SHAPE_OPTIONS):
             raise InputError(f"{settings.checkpoint_path} holds another model: {'; '.join(wrong)}")
         checkpoint.fit_weights(model, weights, settings.checkpoint_path)
     return model

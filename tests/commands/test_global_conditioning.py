@@ -72,7 +72,7 @@ def make(*args, **data):
     torch.manual_seed(0)
     model = build_model(config).eval()
     torch.nn.init.normal_(model.decoder.output.weight, std=0.3)
-    torch.nn.init.normal_(model.context.of_recording.weight, std=3.0)
+    torch.nn.init.normal_(model.context.global_embedding.weight, std=3.0)
     return model, config.data_config
 
 
@@ -116,7 +116,7 @@ def test_every_layers_gate_hears_it(upsampling):
             close, ambient, unknown = model.decoder.layer_conditioning(layer, context, excitation).unbind(dim=1)
             for other in (ambient, unknown):
                 assert ((close - other).abs().amax(dim=0) > 1e-4).float().mean() > 0.9  # of the gate's channels
-        model.context.of_recording.weight.zero_()
+        model.context.global_embedding.weight.zero_()
         context, excitation = model.decoder.prepare(*given.block(model, 0, 2))
         assert torch.equal(context[:, 0], context[:, 1])
 
@@ -321,7 +321,7 @@ def test_a_checkpoint_from_before_is_the_same_model(tmp_path):
     del blocks["data_config"]["global_values"]
     save_file(tensors, path, metadata | {"config": json.dumps(blocks)})
     old, theirs, _ = checkpoint.load_model(path, CPU)
-    assert theirs == config and not any("of_recording" in name for name in tensors)
+    assert theirs == config and not any("global_embedding" in name for name in tensors)
     assert np.array_equal(play(old, theirs.data_config, [of("year=2008")]), play(model, config.data_config, [of("")]))
 
 

@@ -11,7 +11,7 @@ from numba import njit
 
 from midi2wave.conditioning.partials import PartialTable, PianoPartials
 from midi2wave.config import DataConfig
-from midi2wave.midi.performance import LOWEST_PITCH, Performance
+from midi2wave.midi.performance import MIN_PITCH, Performance
 from midi2wave.utils.numba_cache import cached_njit
 
 N_EXCITATION = 6  # channels without quadrature; there are twice as many with it
@@ -62,7 +62,7 @@ class NoteExcitation:
         self.config = config
         self.partials = partials
         self.hop = config.audio_hz // config.midi_hz
-        self.key = performance.pitch - LOWEST_PITCH
+        self.key = performance.pitch - MIN_PITCH
         self.velocity = performance.velocity
         self.onset = performance.onset
         self.damper_time = damper_time

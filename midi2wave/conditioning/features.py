@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from midi2wave.config import FEATURE_PRESETS, DataConfig
-from midi2wave.midi.performance import LOWEST_PITCH, N_PITCHES, PEDALS, Performance
+from midi2wave.midi.performance import MIN_PITCH, N_PITCHES, PEDALS, Performance
 from midi2wave.utils.numba_cache import cached_njit
 
 ONSET_AGE_SECONDS = 0.5
@@ -42,7 +42,7 @@ class NoteFeatures:
         """
         self.names = feature_names(config.features)
         self.midi_hz = config.midi_hz
-        self.key = performance.pitch - LOWEST_PITCH
+        self.key = performance.pitch - MIN_PITCH
         self.level = (performance.velocity / 127).astype(np.float32)
         self.onset_frame = self._frame(performance.onset)
         # A note shorter than a frame still sounds in the frame of its onset.

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from midi2wave.config import DataConfig
-from midi2wave.midi.performance import LOWEST_PITCH, N_PITCHES
+from midi2wave.midi.performance import MIN_PITCH, N_PITCHES
 
 # Channel of the excitation to which each partial belongs: 1 | 2 | 3 | 4-5 | 6-8 | 9-16.
 PARTIAL_CHANNEL = np.array([0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5])
 # Decay rate of the first partial of each key in 1/s; higher partials decay faster.
-FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + LOWEST_PITCH - 60) / 24)
+FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + MIN_PITCH - 60) / 24)
 # Inharmonicity of each key: it grows from the tenor upwards.
-DEFAULT_STIFFNESS = (2e-4 * 2 ** (np.maximum(0, np.arange(N_PITCHES) + LOWEST_PITCH - 48) / 10)).tolist()
+DEFAULT_STIFFNESS = (2e-4 * 2 ** (np.maximum(0, np.arange(N_PITCHES) + MIN_PITCH - 48) / 10)).tolist()
 # A partial above this share of the sample rate is left out: it would alias or be lost in the resampler's transition.
 MAX_PARTIAL_RATIO = 0.45
 MIN_WINDOW_SECONDS = 0.08
@@ -103,7 +103,7 @@ def partial_hz(key: int, cents: float, stiffness: float) -> np.ndarray:
         Frequencies in Hz, float64 [16].
     """
     n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
-    return n * 440.0 * 2 ** ((key + LOWEST_PITCH - 69 + cents / 100) / 12) * np.sqrt(1 + stiffness * n**2)
+    return n * 440.0 * 2 ** ((key + MIN_PITCH - 69 + cents / 100) / 12) * np.sqrt(1 + stiffness * n**2)
 
 
 def window_seconds(hz: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from midi2wave.audio.pcm import FULL_SCALE, SILENCE_SECONDS, SILENCE_THRESHOLD_D
 from midi2wave.data import midi_alignment
 from midi2wave.data.maestro import Recording
 from midi2wave.data.processed_folder import FORMAT, LONGEST_SECONDS, MOST_COUNTED, Row
-from midi2wave.midi.performance import LOWEST_PITCH, N_PITCHES, PEDALS, Performance
+from midi2wave.midi.performance import MIN_PITCH, N_PITCHES, PEDALS, Performance
 
 DURATION_TOLERANCE = 0.05  # seconds between the metadata and the audio
 LONG_SILENCE_SECONDS = 10.0
@@ -63,7 +63,7 @@ def measure_facts(recording: Recording, pcm: np.ndarray, performance: Performanc
     if longest > LONG_SILENCE_SECONDS and longest > 0.5 * seconds:
         warnings.append(f"is silent for {longest:.0f} of its {seconds:.0f} s")
     return Facts(
-        pitches=np.bincount(performance.pitch[played] - LOWEST_PITCH, minlength=N_PITCHES).tolist(),
+        pitches=np.bincount(performance.pitch[played] - MIN_PITCH, minlength=N_PITCHES).tolist(),
         velocities=np.bincount(performance.velocity[played], minlength=128).tolist(),
         pedal_events=sum(len(performance.pedals[c]) for c in PEDALS),
         peak=max(int(pcm.max()), -int(pcm.min())) / FULL_SCALE,
@@ -101,7 +101,7 @@ def make_card(rows: list[Row], all_facts: list[Facts], made_from: dict[str, Any]
         "years": dict(sorted(Counter(str(row.year) for row in rows).items())),
         "notes": sum(row.n_notes for row in rows),
         "pedal_events": sum(f.pedal_events for f in all_facts),
-        "pitch_histogram": {"lowest_pitch": LOWEST_PITCH, "notes": np.sum([f.pitches for f in all_facts], 0).tolist()},
+        "pitch_histogram": {"lowest_pitch": MIN_PITCH, "notes": np.sum([f.pitches for f in all_facts], 0).tolist()},
         "velocity_histogram": np.sum([f.velocities for f in all_facts], 0).tolist(),
         "peak_dbfs": _spread(peaks_db),
         "peak_histogram": {"bin_db": PEAK_BIN_DB, "recordings": np.bincount(bins, minlength=PEAK_BINS).tolist()},

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.midi.performance import LOWEST_PITCH, Performance, sounding_offset
+from midi2wave.midi.performance import MIN_PITCH, Performance, sounding_offset
 from midi2wave.utils.errors import InputError
 
 
@@ -53,7 +53,7 @@ def performance_events(
         velocity_exponent: Exponent of the gain.
         lag_seconds: By how much the sound comes after the labels.
     """
-    offset, key = sounding_offset(performance), performance.pitch - LOWEST_PITCH
+    offset, key = sounding_offset(performance), performance.pitch - MIN_PITCH
     gap_before = np.full(len(key), np.inf)
     for number in np.unique(key):
         same = np.flatnonzero(key == number)

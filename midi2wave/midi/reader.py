@@ -1,63 +1,90 @@
-"""Piano performances: a tolerant reader of Standard MIDI Files, and what note and pedal events mean for the sound.
+"""A tolerant reader of Standard MIDI Files.
 
 The reader keeps what can be kept of a damaged or unusual file and says what it left out (`Performance.dropped`).
-Everything is one piano: notes of every track and channel except drums, and pedals from wherever they stand, since many
-files hold the pedal on a track without notes. File format: "Standard MIDI Files 1.0" (RP-001) of the MIDI Association.
+Everything is one piano: notes of every track and channel except drums, and pedals of every track, since many files have
+the pedal on a track without notes. File format: "Standard MIDI Files 1.0" (RP-001) of the MIDI Association.
 """
 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from midi2wave.midi.performance import HIGHEST_PITCH, LOWEST_PITCH, PEDALS, Performance
+from midi2wave.midi.performance import MAX_PITCH, MIN_PITCH, PEDALS, Performance
 from midi2wave.utils.errors import InputError
 
 _MAX_BYTES = 64 << 20
-_HEADER_SEARCH_BYTES = 4096  # wrappers (RIFF, MacBinary) put their own header before the file proper
-_DRUM_CHANNEL = 9  # "channel 10" in General MIDI, which counts from 1
-_DEFAULT_TEMPO = 500_000  # microseconds per quarter note until the file says otherwise
-_FRAME_RATES = {24: 24.0, 25: 25.0, 29: 30_000 / 1001, 30: 30.0}  # SMPTE; "29" means 29.97
-_SYSTEM_COMMON_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}  # these do not belong into files, but stray ones can be stepped over
+# Wrappers (RIFF, MacBinary) put their own header before the file proper.
+_HEADER_SEARCH_BYTES = 4096
+# "Channel 10" in General MIDI, which counts from 1.
+_DRUM_CHANNEL = 9
+# Microseconds per quarter note until the file says otherwise.
+_DEFAULT_TEMPO = 500_000
+# SMPTE frames per second; "29" means 29.97.
+_FRAME_RATES = {24: 24.0, 25: 25.0, 29: 30_000 / 1001, 30: 30.0}
+
+# Status bytes of channel messages, whose low four bits are the channel.
+_NOTE_OFF = 0x80
+_NOTE_ON = 0x90
+_KEY_PRESSURE = 0xA0
+_CONTROL_CHANGE = 0xB0
+_PROGRAM_CHANGE = 0xC0
+_CHANNEL_PRESSURE = 0xD0
+_PITCH_BEND = 0xE0
+# Status bytes of messages without a channel.
+_SYSTEM_EXCLUSIVE = (0xF0, 0xF7)
+_META = 0xFF
+# Data bytes of system common messages: they do not belong into files, but stray ones can be skipped.
+_SYSTEM_COMMON_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}
+_FIRST_REALTIME = 0xF8
+# Types of meta events.
+_END_OF_TRACK = 0x2F
+_SET_TEMPO = 0x51
 
 
-class _Track(NamedTuple):
-    keys: list[tuple[int, int, int, int]]  # (tick, status, pitch, velocity) of note-ons and note-offs
-    pedals: list[tuple[int, int, int]]  # (tick, controller, value)
-    tempos: list[tuple[int, int]]  # (tick, microseconds per quarter note)
-    end_tick: int
-    whole: bool  # read up to its end-of-track mark
+@dataclass
+class _Track:
+    """The events of one track."""
+
+    notes: list[tuple[int, int, int, int]] = field(default_factory=list)  # (tick, status, pitch, velocity)
+    pedals: list[tuple[int, int, int]] = field(default_factory=list)  # (tick, controller, value)
+    tempos: list[tuple[int, int]] = field(default_factory=list)  # (tick, microseconds per quarter note)
+    end_tick: int = 0
+    is_complete: bool = False  # read up to its end-of-track mark
 
 
 def read_midi(path: str | Path) -> Performance:
     """Read a MIDI file of any type (0, 1, 2, RIFF-wrapped, SMPTE-timed), damaged or not, as one piano performance.
 
-    Raises InputError if nothing can be read: no such file, not MIDI, no usable time base, no piano notes.
+    Raises:
+        InputError: Nothing can be read: no such file, not MIDI, no usable time base, no piano notes.
     """
     path = Path(path)
     data = _read_bytes(path)
     chunks = _chunks(data, data.find(b"MThd", 0, _HEADER_SEARCH_BYTES))
     _, start, _ = next(chunks, (b"", len(data), 0))
-    file_type, promised, division = _header(data[start : start + 6], path)
+    file_type, n_tracks, division = _read_header(data[start : start + 6], path)
     tracks = [_read_track(data[start:end]) for name, start, end in chunks if name == b"MTrk"]
     if not tracks:
         raise InputError(f"{path}: a MIDI header without any track (MTrk) after it; get the file again")
 
     tally: Counter[str] = Counter()
-    tally["tracks broken off or without an end mark, kept as far as readable"] = sum(not t.whole for t in tracks)
-    tally["tracks promised by the header but missing"] = max(0, promised - len(tracks))
+    tally["tracks broken off or without an end mark, kept as far as readable"] = sum(not t.is_complete for t in tracks)
+    tally["tracks promised by the header but missing"] = max(0, n_tracks - len(tracks))
+    # The tracks of type 2 are played one after another, those of other types together.
     sequences = [[track] for track in tracks] if file_type == 2 else [tracks]
-    notes, pedals, clock = [], [], 0.0
+    notes, pedals = [], []
+    start_seconds = 0.0
     for sequence in sequences:
-        sequence_notes, sequence_pedals, seconds = _play(sequence, division, tally)
-        sequence_notes[:, :2] += clock
-        sequence_pedals[:, 0] += clock
+        sequence_notes, sequence_pedals, seconds = _in_seconds(sequence, division, tally)
+        sequence_notes[:, :2] += start_seconds
+        sequence_pedals[:, 0] += start_seconds
         notes.append(sequence_notes)
         pedals.append(sequence_pedals)
-        clock += seconds
+        start_seconds += seconds
 
     dropped = tuple(f"{what}: {count}" for what, count in tally.items() if count)
     return _performance(np.concatenate(notes), np.concatenate(pedals), dropped, path)
@@ -99,104 +126,121 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _header(body: bytes, path: Path) -> tuple[int, int, int]:
-    """Type, promised number of tracks and the time division, which is checked."""
+def _read_header(body: bytes, path: Path) -> tuple[int, int, int]:
+    """Type, number of tracks and time division as the header states them; the division is checked."""
     if len(body) < 6:
         raise InputError(f"{path}: cut off within the MIDI header; get the file again")
-    file_type, promised, division = (int.from_bytes(body[i : i + 2], "big") for i in (0, 2, 4))
+    file_type, n_tracks, division = (int.from_bytes(body[i : i + 2], "big") for i in (0, 2, 4))
     frame_rate, ticks = 256 - (division >> 8), division & 0xFF
     if not division or (division & 0x8000 and (frame_rate not in _FRAME_RATES or not ticks)):
-        given = f"{frame_rate} frames/s of {ticks} ticks" if division else "0 ticks per quarter note"
-        raise InputError(f"{path}: its header gives no usable time base ({given}); export the MIDI file again")
-    return file_type, promised, division
+        stated = f"{frame_rate} frames/s of {ticks} ticks" if division else "0 ticks per quarter note"
+        raise InputError(f"{path}: its header gives no usable time base ({stated}); export the MIDI file again")
+    return file_type, n_tracks, division
 
 
-def _chunks(data: bytes, at: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, start, end) of the chunks from `at` on; a length is believed only if a chunk or the end follows.
+def _chunks(data: bytes, position: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, start, end) of the chunks from a position on.
 
-    Where it is not believed, the chunk goes on to the next "MTrk", and so takes in bytes that are no chunk.
+    A length is believed only if a chunk or the end of the file follows. Where it is not, the chunk goes on to the next
+    "MTrk", and so takes in bytes that are no chunk.
     """
-    while len(data) - at >= 8:
-        name, start = data[at : at + 4], at + 8
-        end = start + int.from_bytes(data[at + 4 : start], "big")
+    while len(data) - position >= 8:
+        name, start = data[position : position + 4], position + 8
+        end = start + int.from_bytes(data[position + 4 : start], "big")
         if end != len(data) and not data[end : end + 4].isalnum():
             end = data.find(b"MTrk", start)
             end = end if end >= 0 else len(data)
         yield name, start, end
-        at = end
+        position = end
 
 
-def _variable_length(body: bytes, at: int) -> tuple[int, int]:
-    """A variable-length number and the position behind it; ValueError if it goes on past the four bytes allowed."""
+def _variable_length(body: bytes, position: int) -> tuple[int, int]:
+    """A variable-length number and the position after it; ValueError if it goes on past the four bytes allowed."""
     value = 0
-    for position in range(at, at + 4):
-        byte = body[position]
+    for i in range(position, position + 4):
+        byte = body[i]
         value = value << 7 | byte & 0x7F
         if byte < 0x80:
-            return value, position + 1
+            return value, i + 1
     raise ValueError("a variable-length number of more than four bytes")
 
 
 def _read_track(body: bytes) -> _Track:
     """Note, pedal and tempo events of one track up to its end mark, the end of its bytes or the first damage."""
-    keys, pedals, tempos = [], [], []
-    at = tick = running = 0
-    whole = False
-    # running off the end of the bytes is how a truncated event shows; what stands before it is kept
+    track = _Track()
+    position = running_status = 0
+    # A truncated event runs past the end of the bytes; the events before it are kept.
     with contextlib.suppress(IndexError, ValueError):
-        while at < len(body):
-            delta, at = (body[at], at + 1) if body[at] < 0x80 else _variable_length(body, at)
-            now = tick + delta
-            status = body[at]
+        while position < len(body) and not track.is_complete:
+            delta = body[position]
+            position += 1
+            if delta >= 0x80:
+                delta, position = _variable_length(body, position - 1)
+            tick = track.end_tick + delta
+            status = body[position]
             if status < 0x80:
-                status = running
+                status = running_status
             else:
-                at += 1
-            kind = status & 0xF0
-            if kind in (0x80, 0x90):
-                pitch, velocity = body[at], body[at + 1]
-                if pitch > 127:
-                    break  # a status byte where a pitch belongs: out of step, what follows would be noise
-                keys.append((now, status, pitch, velocity))
-                at += 2
-            elif kind in (0xA0, 0xB0, 0xE0):
-                if kind == 0xB0 and body[at] in PEDALS:
-                    pedals.append((now, body[at], body[at + 1]))
-                at += 2
-            elif kind in (0xC0, 0xD0):
-                at += 1
-            elif status == 0xFF:
-                meta = body[at]
-                length, at = _variable_length(body, at + 1)
-                if meta == 0x2F:
-                    tick, whole = now, True
-                    break
-                tempo = int.from_bytes(body[at : at + 3], "big")
-                if meta == 0x51 and length == 3 and tempo and at + 3 <= len(body):
-                    tempos.append((now, tempo))
-                at += length
-            elif status in (0xF0, 0xF7):
-                length, at = _variable_length(body, at)
-                at += length
-            elif status > 0xF0:
-                at += _SYSTEM_COMMON_BYTES.get(status, 0)
-            else:
-                break  # a data byte with no status to run on
-            if status < 0xF8:  # strictly a meta event cancels running status too, but files rely on it not doing so
-                running = status if status < 0xF0 else 0
-            tick = now
-    return _Track(keys, pedals, tempos, tick, whole)
+                position += 1
+            position = _read_event(body, position, status, tick, track)
+            # Strictly, a meta event cancels running status too, but files rely on it not doing so.
+            if status < _FIRST_REALTIME:
+                running_status = status if status < 0xF0 else 0
+            track.end_tick = tick
+    return track
 
 
-def _play(tracks: list[_Track], division: int, tally: Counter[str]) -> tuple[np.ndarray, np.ndarray, float]:
-    """Tracks that sound together as notes [N, 4], pedals [K, 3] (see `_performance`) and their length in seconds."""
+def _read_event(body: bytes, position: int, status: int, tick: int, track: _Track) -> int:
+    """Add the event whose data bytes begin at a position to the track; returns the position after it.
+
+    Raises IndexError or ValueError where the bytes are truncated or damaged.
+    """
+    kind = status & 0xF0
+    if kind in (_NOTE_ON, _NOTE_OFF):
+        pitch = body[position]
+        if pitch > 127:
+            raise ValueError("a status byte in the place of a pitch: the reader is out of step")
+        track.notes.append((tick, status, pitch, body[position + 1]))
+        return position + 2
+    if kind == _CONTROL_CHANGE:
+        if body[position] in PEDALS:
+            track.pedals.append((tick, body[position], body[position + 1]))
+        return position + 2
+    if kind in (_KEY_PRESSURE, _PITCH_BEND):
+        return position + 2
+    if kind in (_PROGRAM_CHANGE, _CHANNEL_PRESSURE):
+        return position + 1
+    if status < 0x80:
+        raise ValueError("a data byte without a running status")
+    return _read_system_event(body, position, status, tick, track)
+
+
+def _read_system_event(body: bytes, position: int, status: int, tick: int, track: _Track) -> int:
+    """As `_read_event`, for messages without a channel."""
+    if status == _META:
+        kind = body[position]
+        length, position = _variable_length(body, position + 1)
+        tempo = int.from_bytes(body[position : position + 3], "big")
+        if kind == _END_OF_TRACK:
+            track.is_complete = True
+        elif kind == _SET_TEMPO and length == 3 and tempo and position + 3 <= len(body):
+            track.tempos.append((tick, tempo))
+        return position + length
+    if status in _SYSTEM_EXCLUSIVE:
+        length, position = _variable_length(body, position)
+        return position + length
+    return position + _SYSTEM_COMMON_BYTES.get(status, 0)
+
+
+def _in_seconds(tracks: list[_Track], division: int, tally: Counter[str]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Tracks that are played together: notes [N, 4] and pedals [K, 3] as of `_performance`, and their length."""
     tempos = [change for track in tracks for change in track.tempos]
     pedals = np.array([event for track in tracks for event in track.pedals], np.float64).reshape(-1, 3)
     pedals[:, 0] = _seconds(pedals[:, 0], tempos, division)
     pedals[:, 2] = np.minimum(pedals[:, 2], 127)
 
-    pressed = np.concatenate([_pair_keys(track, tally) for track in tracks])
-    notes = _one_keyboard(pressed, tally).astype(np.float64)
+    paired = np.concatenate([_pair_notes(track, tally) for track in tracks])
+    notes = _merge_onto_one_keyboard(paired, tally).astype(np.float64)
     tally["velocities above 127, taken as 127"] += int(np.sum(notes[:, 3] > 127))
     notes[:, 3] = np.minimum(notes[:, 3], 127)
     notes[:, 0] = _seconds(notes[:, 0], tempos, division)
@@ -205,38 +249,38 @@ def _play(tracks: list[_Track], division: int, tally: Counter[str]) -> tuple[np.
     return notes, pedals, float(_seconds(end_tick, tempos, division)[0])
 
 
-def _pair_keys(track: _Track, tally: Counter[str]) -> np.ndarray:
+def _pair_notes(track: _Track, tally: Counter[str]) -> np.ndarray:
     """Pair the note-ons and note-offs of one track, per channel: int64 [N, 4] of (onset, offset, pitch, velocity)."""
     notes: list[list[int]] = []
-    down: dict[int, list[int]] = {}  # channel and pitch -> the note that holds the key
-    struck_again: dict[int, int] = {}  # channel and pitch -> tick of the latest note-on of a key already down
-    for tick, status, pitch, velocity in track.keys:
-        is_on = status >= 0x90 and velocity > 0
+    sounding: dict[int, list[int]] = {}  # channel and pitch -> the note that has not been released
+    restruck: dict[int, int] = {}  # channel and pitch -> tick of the latest note-on of a pitch that was sounding
+    for tick, status, pitch, velocity in track.notes:
+        is_on = status >= _NOTE_ON and velocity > 0
         if status & 0x0F == _DRUM_CHANNEL:
             tally["drum notes (channel 10)"] += is_on
             continue
-        if not LOWEST_PITCH <= pitch <= HIGHEST_PITCH:
+        if not MIN_PITCH <= pitch <= MAX_PITCH:
             tally["notes outside the piano (pitch 21..108)"] += is_on
             continue
-        key = (status & 0x0F) << 7 | pitch
-        note = down.get(key)
+        channel_pitch = (status & 0x0F) << 7 | pitch
+        note = sounding.get(channel_pitch)
         if is_on:
             if note is not None:
                 note[1] = tick
-                struck_again[key] = tick
-            down[key] = [tick, tick, pitch, velocity]
-            notes.append(down[key])
-        elif note is not None and struck_again.pop(key, None) != tick:
+                restruck[channel_pitch] = tick
+            sounding[channel_pitch] = [tick, tick, pitch, velocity]
+            notes.append(sounding[channel_pitch])
+        # A note-off in the tick of a restrike belongs to the note before it.
+        elif note is not None and restruck.pop(channel_pitch, None) != tick:
             note[1] = tick
-            del down[key]
-        # else: an off in the tick of a re-strike was meant for the note before, or nothing was down
-    for note in down.values():
+            del sounding[channel_pitch]
+    for note in sounding.values():
         note[1] = track.end_tick
-    tally["notes never released, ended with their track"] += len(down)
+    tally["notes never released, ended with their track"] += len(sounding)
     return np.array(notes, np.int64).reshape(-1, 4)
 
 
-def _one_keyboard(notes: np.ndarray, tally: Counter[str]) -> np.ndarray:
+def _merge_onto_one_keyboard(notes: np.ndarray, tally: Counter[str]) -> np.ndarray:
     """Lay notes [N, 4] of all tracks and channels on one keyboard, where a key can be down only once at a time.
 
     Notes of one pitch and tick become one (larger velocity, later offset); a note ends where its key is struck again.
@@ -244,10 +288,10 @@ def _one_keyboard(notes: np.ndarray, tally: Counter[str]) -> np.ndarray:
     if not len(notes):
         return notes
     notes = notes[np.lexsort((notes[:, 0], notes[:, 2]))]
-    fresh = np.ones(len(notes), bool)
-    fresh[1:] = (np.diff(notes[:, 0]) != 0) | (np.diff(notes[:, 2]) != 0)
-    merged = notes[fresh]
-    merged[:, [1, 3]] = np.maximum.reduceat(notes[:, [1, 3]], np.flatnonzero(fresh), axis=0)
+    is_first = np.ones(len(notes), bool)
+    is_first[1:] = (np.diff(notes[:, 0]) != 0) | (np.diff(notes[:, 2]) != 0)
+    merged = notes[is_first]
+    merged[:, [1, 3]] = np.maximum.reduceat(notes[:, [1, 3]], np.flatnonzero(is_first), axis=0)
     same_key = np.flatnonzero(np.diff(merged[:, 2]) == 0)
     cut = same_key[merged[same_key, 1] > merged[same_key + 1, 0]]
     merged[cut, 1] = merged[cut + 1, 0]

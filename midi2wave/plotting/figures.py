@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from midi2wave.midi.performance import HIGHEST_PITCH, LOWEST_PITCH, SUSTAIN, Performance, sounding_offset
+from midi2wave.midi.performance import MAX_PITCH, MIN_PITCH, SUSTAIN, Performance, sounding_offset
 from midi2wave.utils.atomic_files import atomic_file
 
 WIDTH_INCHES = 12
@@ -158,7 +158,7 @@ def _pitch_range(pitch: np.ndarray) -> tuple[int, int]:
     """The lowest and highest pitch of an axis, two octaves at least, so that a single note is no thick bar."""
     low, high = (int(pitch.min()), int(pitch.max())) if len(pitch) else (60, 60)
     margin = max(2, (25 - (high - low)) // 2)
-    return max(LOWEST_PITCH, low - margin), min(HIGHEST_PITCH, high + margin)
+    return max(MIN_PITCH, low - margin), min(MAX_PITCH, high + margin)
 
 
 def _draw_pedal(ax: Axes, performance: Performance, seconds: float) -> None:

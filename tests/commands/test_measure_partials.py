@@ -19,7 +19,7 @@ from midi2wave.conditioning.partials import (
 from midi2wave.config import DataConfig, config_from_dict, load_config
 from midi2wave.data import partial_tracking, processed_folder
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.midi.performance import LOWEST_PITCH, PEDALS, Performance
+from midi2wave.midi.performance import MIN_PITCH, PEDALS, Performance
 from midi2wave.utils.errors import InputError
 
 HZ, SECONDS = 16000, 35.0
@@ -52,7 +52,7 @@ def make_folder(folder, strokes=60, late=0.0, years=(2000,), seed=0):
         pedals = {pedal: np.zeros((0, 2)) for pedal in PEDALS}
         velocity = rng.integers(40, 100, strokes)
         label = onset + rng.uniform(0, late, strokes)
-        piece = Performance(label, onset + 0.53, key + LOWEST_PITCH, velocity, pedals)
+        piece = Performance(label, onset + 0.53, key + MIN_PITCH, velocity, pedals)
         sound = rng.normal(scale=20, size=len(time))
         for on, k, v in zip(onset, key, velocity, strict=True):
             part = slice(round(on * HZ), round((on + 0.53) * HZ))

@@ -12,7 +12,7 @@ from midi2wave.conditioning.note_conditioning import NoteConditioning, condition
 from midi2wave.config import FEATURE_PRESETS, DataConfig
 from midi2wave.midi.performance import (
     CLIP_MARGIN_SECONDS,
-    LOWEST_PITCH,
+    MIN_PITCH,
     N_PITCHES,
     SOFT,
     SOSTENUTO,
@@ -68,8 +68,8 @@ def row(piece: Performance, name: str, n: int, pitch: int = C4, first: int = 0) 
     """One feature of one key: [n]; every other key must be silent."""
     rows = conditioning(piece, name).features(first, n)
     assert rows.shape == (N_PITCHES, n) and rows.dtype == np.float32
-    assert not np.delete(rows, pitch - LOWEST_PITCH, axis=0).any()
-    return rows[pitch - LOWEST_PITCH]
+    assert not np.delete(rows, pitch - MIN_PITCH, axis=0).any()
+    return rows[pitch - MIN_PITCH]
 
 
 def test_presets_and_their_sizes():
@@ -89,7 +89,7 @@ def test_presets_and_their_sizes():
 def test_rows_stand_in_the_order_of_the_names():
     piece = performance([(0.0, 0.1, C4, 127)], {SUSTAIN: [(0.0, 127)]})
     rows = conditioning(piece, "pedals", "onset").features(0, 2)
-    assert np.flatnonzero(rows[:, 0]).tolist() == [0, 3 + C4 - LOWEST_PITCH]
+    assert np.flatnonzero(rows[:, 0]).tolist() == [0, 3 + C4 - MIN_PITCH]
 
 
 def test_a_note_from_its_onset_to_its_end():
@@ -184,7 +184,7 @@ def slow_features(piece: Performance, first: int, n: int) -> np.ndarray:
     for onset, end, pitch, velocity in zip(piece.onset, ends, piece.pitch, piece.velocity, strict=True):
         begin = frame_of(onset)
         until = max(begin + 1, frame_of(end)) if math.isfinite(end) else math.inf
-        strokes[pitch - LOWEST_PITCH].append((begin, until, velocity / 127))
+        strokes[pitch - MIN_PITCH].append((begin, until, velocity / 127))
     for key, column in ((key, column) for key in strokes for column in range(n)):
         frame = first + column
         struck = [velocity for begin, _, velocity in strokes[key] if begin == frame]

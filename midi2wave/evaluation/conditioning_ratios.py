@@ -22,10 +22,10 @@ MIN_DEVIATION = 1e-6
 
 @torch.inference_mode()
 def conditioning_ratios(decoder: Decoder, history: Tensor, context: Tensor, excitation: Tensor) -> list[float]:
-    """For each layer, the standard deviation over time of the conditioning's contribution to its gate, relative to that
-    of the past samples' contribution.
+    """How much the conditioning moves the gate of each layer over time, relative to the past samples.
 
-    Both are taken before tanh and sigmoid, as root mean squares over the channels of the gate.
+    The ratio of the standard deviations of their contributions to the gate before tanh and sigmoid, each the root mean
+    square over the channels of the gate.
 
     Args:
         decoder: The decoder.

@@ -1,7 +1,7 @@
-"""What if the MIDI were another: one thing changes in a small phrase, and the sound must change there, in that way.
+"""Counterfactuals: one change in the MIDI of a short phrase, and its effect on the audio.
 
-A player is anything that turns performances into audio: `play(performances, seconds) -> int16 [B, T]`. It should draw
-its randomness in the same way for each performance, so that they differ by the notes alone.
+The audio comes from a function `generate(performances, seconds) -> int16 [B, T]`. It should use the same random numbers
+for each performance, so that their audio differs by the notes alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,41 +10,71 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from midi2wave.audio.pcm import FULL_SCALE, level_db
-from midi2wave.evaluation.reverberation import Decay, decay, mean_decay
+from midi2wave.evaluation.reverberation import Decay, mean_decay, measure_decay
 from midi2wave.midi.performance import PEDALS, SUSTAIN, Performance
 
-Player = Callable[[list[Performance], float], np.ndarray]
+PhraseGenerator = Callable[[list[Performance], float], np.ndarray]
 
-PITCHES = (45, 52, 57, 64, 71)  # the note that is changed, over the keyboard's middle
-COMPANION = 6  # semitones above it sounds a note that stays: no low partial of the changed one lies there
-ONSET, RELEASE, SECONDS = 0.5, 1.3, 2.5
-VELOCITY, SOFT, LOUD = 80, 30, 110
-BAND_SEMITONES = 0.5  # a key's band reaches this far to both sides
-QUIET_DB = -90.0  # what lies below is called silent, so that two kinds of silence do not differ
+# The notes that are changed: the middle of the keyboard.
+PITCHES = (45, 52, 57, 64, 71)
+# A note that stays sounds so many semitones above: no low partial of the changed note lies there.
+COMPANION = 6
+ONSET = 0.5
+RELEASE = 1.3
+SECONDS = 2.5
+VELOCITY = 80
+SOFT = 30
+LOUD = 110
+# The band of a piano key extends this far to both sides of its fundamental.
+BAND_SEMITONES = 0.5
+# Levels below are set to this one, so that different kinds of silence do not differ.
+MIN_LEVEL_DB = -90.0
 
 
 @dataclass(frozen=True)
 class Effect:
-    """One change's effect on the sound, over several pitches, in dB."""
+    """The effect of one change on the audio at several pitches.
 
-    db: float  # mean
-    lowest_db: float  # the worst pitch
-    right: float  # share of the pitches at which it has the right sign, 0..1
+    Attributes:
+        db: Mean over the pitches, in dB.
+        lowest_db: The worst pitch, in dB.
+        right: Share of the pitches at which the effect has the right sign, 0..1.
+    """
+
+    db: float
+    lowest_db: float
+    right: float
 
 
 @dataclass(frozen=True)
 class Counterfactuals:
-    """The effects of moving a note, striking it harder, holding it with the pedal, and of another recording."""
+    """The effects of all changes.
 
-    semitone: Effect  # what the two keys' bands gain and lose together when the note moves from one to the other
-    elsewhere_db: float  # mean absolute change at the companion's key meanwhile: little
-    velocity: Effect  # level at velocity 110 against 30
-    pedal: Effect  # level after the keys' release with the pedal down against up
-    decays: dict[str, Decay] = field(default_factory=dict)  # after the keys' release, told each global value
+    Attributes:
+        semitone: A note moves by a semitone: the increase of the level in the band of the new piano key plus the
+            decrease in that of the old one.
+        elsewhere_db: Mean absolute change in the band of the note that stays.
+        velocity: Level at velocity 110 relative to 30.
+        pedal: Level after the release with the pedal down relative to up.
+        decays: Decay after the release, by global label.
+    """
+
+    semitone: Effect
+    elsewhere_db: float
+    velocity: Effect
+    pedal: Effect
+    decays: dict[str, Decay] = field(default_factory=dict)
 
 
 def phrase(pitch: int, velocity: int = VELOCITY, *, companion: int | None = None, pedal: bool = False) -> Performance:
-    """One key, and maybe a second one, struck at ONSET and released at RELEASE; the pedal holds to the end."""
+    """A note from ONSET to RELEASE.
+
+    Args:
+        pitch: MIDI pitch of the note.
+        velocity: MIDI velocity.
+        companion: Pitch of a second note at the same time.
+        pedal: Whether the sustain pedal is down until the end.
+    """
     pitches = np.sort([p for p in (pitch, companion) if p is not None])
     pedals = {number: np.empty((0, 2)) for number in PEDALS}
     if pedal:
@@ -55,51 +85,69 @@ def phrase(pitch: int, velocity: int = VELOCITY, *, companion: int | None = None
 
 
 def counterfactuals(
-    play: Player, audio_hz: int, pitches: tuple[int, ...] = PITCHES, *, values: Sequence[str] = ()
+    generate: PhraseGenerator, audio_hz: int, pitches: tuple[int, ...] = PITCHES, *, labels: Sequence[str] = ()
 ) -> Counterfactuals:
-    """Play every phrase and its variants, and compare; also told each of some global values."""
+    """Generate every phrase and its variants in one batch, and compare them.
+
+    Args:
+        generate: Generates the audio of performances.
+        audio_hz: Sample rate of this audio.
+        pitches: The notes that are changed.
+        labels: Global labels that the phrase is also generated with.
+    """
     variants = {
-        "here": [phrase(p, companion=p + COMPANION) for p in pitches],
+        "original": [phrase(p, companion=p + COMPANION) for p in pitches],
         "moved": [phrase(p + 1, companion=p + COMPANION) for p in pitches],
         "soft": [phrase(p, SOFT) for p in pitches],
         "loud": [phrase(p, LOUD) for p in pitches],
         "released": [phrase(p) for p in pitches],
-        "held": [phrase(p, pedal=True) for p in pitches],
-        **{value: [replace(phrase(p), global_labels=(value,)) for p in pitches] for value in values},
+        "sustained": [phrase(p, pedal=True) for p in pitches],
+        **{label: [replace(phrase(p), global_labels=(label,)) for p in pitches] for label in labels},
     }
-    sounds = play([one for group in variants.values() for one in group], SECONDS)
-    by_name = dict(zip(variants, sounds.reshape(len(variants), len(pitches), -1), strict=True))
+    batch = generate([one for group in variants.values() for one in group], SECONDS)
+    audio = dict(zip(variants, batch.reshape(len(variants), len(pitches), -1), strict=True))
 
-    sounding, after = _part(ONSET + 0.05, RELEASE, audio_hz), _part(RELEASE + 0.2, SECONDS, audio_hz)
-    swap, elsewhere = [], []
-    for p, here, moved in zip(pitches, by_name["here"], by_name["moved"], strict=True):
-        here_db, moved_db = (
-            [key_level_db(x[sounding], key, audio_hz) for key in (p, p + 1, p + COMPANION)] for x in (here, moved)
+    sounding = _slice(ONSET + 0.05, RELEASE, audio_hz)
+    after = _slice(RELEASE + 0.2, SECONDS, audio_hz)
+    semitone, elsewhere = [], []
+    for p, original, moved in zip(pitches, audio["original"], audio["moved"], strict=True):
+        old, new = (
+            [key_level_db(pcm[sounding], key, audio_hz) for key in (p, p + 1, p + COMPANION)]
+            for pcm in (original, moved)
         )
-        swap.append((moved_db[1] - moved_db[0]) - (here_db[1] - here_db[0]))
-        elsewhere.append(abs(moved_db[2] - here_db[2]))
-    velocity = [_level(loud[sounding]) - _level(soft[sounding])
-                for soft, loud in zip(by_name["soft"], by_name["loud"], strict=True)]  # fmt: skip
-    pedal = [_level(held[after]) - _level(released[after])
-             for released, held in zip(by_name["released"], by_name["held"], strict=True)]  # fmt: skip
-    decays = {value: mean_decay([decay(sound, audio_hz, RELEASE) for sound in by_name[value]]) for value in values}
-    return Counterfactuals(_effect(swap), float(np.mean(elsewhere)), _effect(velocity), _effect(pedal), decays)
+        semitone.append((new[1] - new[0]) - (old[1] - old[0]))
+        elsewhere.append(abs(new[2] - old[2]))
+    return Counterfactuals(
+        semitone=_effect(semitone),
+        elsewhere_db=float(np.mean(elsewhere)),
+        velocity=_effect(_level_differences(audio["loud"], audio["soft"], sounding)),
+        pedal=_effect(_level_differences(audio["sustained"], audio["released"], after)),
+        decays={label: mean_decay([measure_decay(pcm, audio_hz, RELEASE) for pcm in audio[label]]) for label in labels},
+    )
 
 
 def key_level_db(pcm: np.ndarray, pitch: int, audio_hz: int) -> float:
-    """Level of the fundamental's band of one key, within half a semitone, in dB relative to a full-scale sine."""
+    """Level of the fundamental of a piano key, within half a semitone, in dB relative to a full-scale sine.
+
+    Args:
+        pcm: Audio, int16 [T].
+        pitch: MIDI pitch of the key.
+        audio_hz: Sample rate.
+    """
     spectrum = np.abs(np.fft.rfft(pcm / FULL_SCALE * np.hanning(len(pcm)))) * 4 / len(pcm)
     hz = np.fft.rfftfreq(len(pcm), 1 / audio_hz)
     low, high = (440 * 2 ** ((pitch + side * BAND_SEMITONES - 69) / 12) for side in (-1, 1))
     power = np.square(spectrum[(hz >= low) & (hz < high)]).sum()
-    return float(10 * np.log10(max(power, 10 ** (QUIET_DB / 10))))
+    return float(10 * np.log10(max(power, 10 ** (MIN_LEVEL_DB / 10))))
 
 
-def _level(pcm: np.ndarray) -> float:
-    return max(level_db(pcm), QUIET_DB)
+def _level_differences(audio: np.ndarray, reference: np.ndarray, part: slice) -> list[float]:
+    """Level of a part of each signal relative to that of its reference, [B, T] both."""
+    pairs = zip(audio, reference, strict=True)
+    return [max(level_db(a[part]), MIN_LEVEL_DB) - max(level_db(b[part]), MIN_LEVEL_DB) for a, b in pairs]
 
 
-def _part(start: float, end: float, audio_hz: int) -> slice:
+def _slice(start: float, end: float, audio_hz: int) -> slice:
     return slice(round(start * audio_hz), round(end * audio_hz))
 
 

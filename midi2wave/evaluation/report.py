@@ -1,8 +1,9 @@
-"""What evaluate.py shows: one table of all numbers, a picture of every clip and one of them all.
+"""Report of evaluate.py: a table of all numbers, a picture of each clip and a summary figure.
 
-Table and summary are made from the plain values of scores.json, and can be made again from the file.
+Table and summary figure are made from the values of scores.json, also later from the file.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from midi2wave.evaluation.transcription import Notes, matched
-from midi2wave.midi.performance import Performance
 from midi2wave.plotting.figures import DPI, WIDTH_INCHES, clip_figure
+from midi2wave.sampling.pieces import Piece
 
 LIKELIHOODS = (
     ("nll_true", "NLL, own MIDI"),
@@ -26,40 +27,47 @@ LIKELIHOODS = (
     ("gap_null_onsets", "gap to none, 50 ms after onsets"),
 )
 SCORES = (
-    ("f1", "F1 of the notes heard"),
+    ("f1", "F1 of the transcribed notes"),
     ("f1_offsets", "F1, ends of notes too"),
     ("chroma", "chroma similarity"),
     ("onsets", "onset agreement"),
     ("mrstft", "STFT distance (less is better)"),
 )
-TEAL, ORANGE, GREY = "#007878", "#d95f02", "0.55"
+TEAL = "#007878"
+ORANGE = "#d95f02"
+GREY = "0.6"
 
 
 def table(result: dict[str, Any]) -> str:
-    """All numbers of a result as text, one measure a line."""
+    """All numbers of a result as text, one measure per line.
+
+    Args:
+        result: The values of scores.json.
+    """
     lines = [f"{result['clips']} clips, {result['mode']}, step {result['step']} of {result['model']}", ""]
     lines.append(f"{'nats per sample':34}{'mean':>9}   95 % interval")
     for key, name in LIKELIHOODS:
         lines.append(f"{name:34}{_number(result[key], 4):>9}   {_interval(result[f'{key}_interval'], 4)}")
-    lines += ["", f"{'generated audio':34}{'mean':>9}   {'95 % interval':20}{'ceiling':>9}{'floor':>9}"]
+    lines += ["", f"{'generated audio':34}{'mean':>9}   {'95 % interval':20}{'topline':>9}{'baseline':>9}"]
     for key, name in SCORES:
         if key.startswith("f1") and result["transcriber"] is None:
             continue
         row = f"{name:34}{_number(result[key]):>9}   {_interval(result[f'{key}_interval']):20}"
-        lines.append(f"{row}{_number(result[f'{key}_ceiling']):>9}{_number(result[f'{key}_floor']):>9}")
-    heard = f"heard by {result['transcriber']}" if result["transcriber"] else "no transcriber is installed: no F1"
-    lines += [f"(ceiling: the recordings themselves; floor: against another clip; {heard})", ""]
+        lines.append(f"{row}{_number(result[f'{key}_topline']):>9}{_number(result[f'{key}_baseline']):>9}")
+    transcriber = result["transcriber"]
+    source = f"transcribed by {transcriber}" if transcriber else "no transcriber is installed: no F1"
+    lines += [f"(topline: the recordings themselves; baseline: against another clip; {source})", ""]
     ratios = result["conditioning_ratios"]
-    lines.append(f"{'conditioning / past in the gates':34}{_number(float(np.median(ratios))):>9}   "
-                 f"{min(ratios):.3f} .. {max(ratios):.3f} over {len(ratios)} layers")  # fmt: skip
+    spread = f"{min(ratios):.3f} .. {max(ratios):.3f} over {len(ratios)} layers"
+    lines.append(f"{'conditioning / past in the gates':34}{_number(float(np.median(ratios))):>9}   {spread}")
     if result.get("n_codes"):
-        lines.append(f"{'perplexity of the codes':34}{_number(result['code_perplexity'], 1):>9}   "
-                     f"{result['code_usage']:.0%} of {result['n_codes']} codes used")  # fmt: skip
+        usage = f"{result['code_usage']:.0%} of {result['n_codes']} codes used"
+        lines.append(f"{'perplexity of the codes':34}{_number(result['code_perplexity'], 1):>9}   {usage}")
     return "\n".join([*lines, *_counterfactual_lines(result["counterfactuals"]), *_drift_lines(result["drift"])])
 
 
-def _counterfactual_lines(changes: dict[str, Any] | None) -> Iterator[str]:
-    if changes is None:
+def _counterfactual_lines(effects: dict[str, Any] | None) -> Iterator[str]:
+    if effects is None:
         return
     yield ""
     yield f"{'one thing changed, dB':34}{'mean':>9}   {'worst':>8}   right direction"
@@ -69,13 +77,13 @@ def _counterfactual_lines(changes: dict[str, Any] | None) -> Iterator[str]:
         "pedal": "after release: pedal",
     }
     for key, name in names.items():
-        effect = changes[key]
+        effect = effects[key]
         yield f"{name:34}{effect['db']:>9.1f}   {effect['lowest_db']:>8.1f}   {effect['right']:.0%}"
-    yield f"{'elsewhere, when a note is moved':34}{changes['elsewhere_db']:>9.1f}"
-    if changes["decays"]:
+    yield f"{'elsewhere, when a note is moved':34}{effects['elsewhere_db']:>9.1f}"
+    if effects["decays"]:
         yield ""
         yield f"{'global value changed, after release':36}{'decay, dB/s':>12}   {'level, dB':>9}"
-    for value, decay in changes["decays"].items():
+    for value, decay in effects["decays"].items():
         yield f"{value:36}{_number(decay['db_per_second'], 1):>12}   {_number(decay['level_db'], 1):>9}"
 
 
@@ -85,11 +93,12 @@ def _drift_lines(drifts: dict[str, dict[str, Any]]) -> Iterator[str]:
         ends = "not silent" if silent is None else f"silent {silent:g} s"
         yield ""
         yield f"long clip {name}"
-        yield (f"  level {one['level_difference_db']:+.1f} dB (worst 10 s {one['worst_window_db']:+.1f} dB); "
-               f"{ends} after the last note, {one['tail_db']:.0f} dBFS in the sixth second")  # fmt: skip
+        level = f"level {one['level_difference_db']:+.1f} dB (worst 10 s {one['worst_window_db']:+.1f} dB)"
+        yield f"  {level}; {ends} after the last note, {one['tail_db']:.0f} dBFS in the sixth second"
         if one["f1_first"] is not None:
-            yield (f"  F1 of the first and last 10 s: {_number(one['f1_first'])}, {_number(one['f1_last'])} "
-                   f"(ceilings {_number(one['f1_first_ceiling'])}, {_number(one['f1_last_ceiling'])})")  # fmt: skip
+            f1 = f"{_number(one['f1_first'])}, {_number(one['f1_last'])}"
+            toplines = f"{_number(one['f1_first_topline'])}, {_number(one['f1_last_topline'])}"
+            yield f"  F1 of the first and last 10 s: {f1} (toplines {toplines})"
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -102,47 +111,70 @@ def _interval(interval: list[float | None], digits: int = 3) -> str:
 
 
 def clip_picture(
-    performance: Performance,
+    piece: Piece,
     audio_hz: int,
-    truth: np.ndarray,
     output: np.ndarray,
-    played: Notes,
-    heard: Notes | None,
+    reference: Notes,
+    transcription: Notes | None,
     *,
     title: str,
     prompt_end_seconds: float | None = None,
 ) -> Figure:
-    """`figures.clip_figure` of a clip, and below it what was heard in the output: right, missing and invented notes."""
-    seconds = len(truth) / audio_hz
-    extra = None if heard is None else lambda ax: _draw_heard(ax, played, heard, seconds)
+    """`clip_figure` of a clip, and below it the transcribed notes: correct, missing and invented ones.
+
+    Args:
+        piece: The clip, with its recording.
+        audio_hz: Sample rate.
+        output: Generated audio, int16 [T].
+        reference: The notes of the MIDI.
+        transcription: The transcribed notes; None: no such row.
+        title: Title of the figure.
+        prompt_end_seconds: Where the prompt ends, if there is one.
+    """
+    assert piece.truth is not None and piece.performance is not None
+    seconds = len(piece.truth) / audio_hz
+    extra = None
+    if transcription is not None:
+        extra = functools.partial(_draw_transcription, reference=reference, estimate=transcription, seconds=seconds)
     return clip_figure(
-        performance, seconds, audio_hz, truth, output, title=title, prompt_end_seconds=prompt_end_seconds, extra=extra
+        piece.performance,
+        seconds,
+        audio_hz,
+        piece.truth,
+        output,
+        title=title,
+        prompt_end_seconds=prompt_end_seconds,
+        extra=extra,
     )
 
 
-def _draw_heard(ax: Axes, played: Notes, heard: Notes, seconds: float) -> None:
-    """One row of a clip's picture: the notes of the MIDI that were heard, those that were not, and false ones."""
-    hit, right = matched(played, heard)
+def _draw_transcription(ax: Axes, reference: Notes, estimate: Notes, seconds: float) -> None:
+    """One row of a clip's picture: the notes of the MIDI that were detected, those that were not, and wrong ones."""
+    detected, correct = matched(reference, estimate)
     kinds = (
-        (played, ~hit, "0.6", f"not heard: {np.sum(~hit)}"),
-        (heard, ~right, ORANGE, f"not in the MIDI: {np.sum(~right)}"),
-        (heard, right, TEAL, f"right: {np.sum(right)}"),
+        (reference, ~detected, GREY, f"not detected: {np.sum(~detected)}"),
+        (estimate, ~correct, ORANGE, f"not in the MIDI: {np.sum(~correct)}"),
+        (estimate, correct, TEAL, f"correct: {np.sum(correct)}"),
     )
-    for notes, kept, colour, label in kinds:
+    for notes, mask, colour, label in kinds:
         ends = np.minimum(np.maximum(notes.offset, notes.onset + seconds / 200), seconds)
-        points = np.stack([notes.onset, notes.pitch, ends, notes.pitch], axis=1)[kept].reshape(-1, 2, 2)
+        points = np.stack([notes.onset, notes.pitch, ends, notes.pitch], axis=1)[mask].reshape(-1, 2, 2)
         ax.add_collection(LineCollection(points, colors=colour, linewidths=3, label=label))
-    pitches = np.concatenate([played.pitch, heard.pitch, [60]])
+    pitches = np.concatenate([reference.pitch, estimate.pitch, [60]])
     low, high = pitches.min() - 2, pitches.max() + 2
-    cs = [pitch for pitch in range(low, high + 1) if pitch % 12 == 0]
-    ax.set_yticks(cs, [f"C{pitch // 12 - 1}" for pitch in cs])
+    octaves = [pitch for pitch in range(low, high + 1) if pitch % 12 == 0]
+    ax.set_yticks(octaves, [f"C{pitch // 12 - 1}" for pitch in octaves])
     ax.grid(axis="y", color="0.9")
-    ax.set(ylim=(low, high + (high - low) / 5), ylabel="heard")  # room for the legend
+    ax.set(ylim=(low, high + (high - low) / 5), ylabel="transcribed")  # The margin is room for the legend.
     ax.legend(loc="upper right", fontsize=8, ncols=3, framealpha=0.8)
 
 
 def summary_figure(result: dict[str, Any]) -> Figure:
-    """All clips of an evaluation: likelihoods, scores between floor and ceiling, and every layer's conditioning."""
+    """All clips of an evaluation: likelihoods, scores between baseline and topline, and conditioning ratios.
+
+    Args:
+        result: The values of scores.json.
+    """
     figure = Figure(figsize=(WIDTH_INCHES, 7.5), dpi=DPI, layout="constrained")
     top, bottom = figure.subfigures(2, 1)
     likelihood_ax, layer_ax = top.subplots(1, 2, width_ratios=[3, 2])
@@ -157,10 +189,13 @@ def summary_figure(result: dict[str, Any]) -> Figure:
 
 
 def _draw_likelihoods(ax: Axes, result: dict[str, Any]) -> None:
-    """What the own MIDI is worth in each clip, everywhere and after onsets, and the means with their intervals."""
+    """The conditioning gap of each clip, of all samples and after onsets, and the means."""
     clips = result["per_clip"]
-    for offset, key, colour, label in ((-0.15, "likelihood", TEAL, "all samples"),
-                                       (0.15, "likelihood_onsets", ORANGE, "50 ms after onsets")):  # fmt: skip
+    bars = (
+        (-0.15, "likelihood", TEAL, "all samples"),
+        (0.15, "likelihood_onsets", ORANGE, "50 ms after onsets"),
+    )
+    for offset, key, colour, label in bars:
         values = [c[key]["shuffled"] - c[key]["true"] if c[key]["true"] is not None else np.nan for c in clips]
         name = "gap" if key == "likelihood" else "gap_onsets"
         ax.bar(np.arange(len(clips)) + offset, values, 0.28, color=colour, label=f"{label}: {_number(result[name])}")
@@ -178,19 +213,21 @@ def _draw_layers(ax: Axes, ratios: list[float]) -> None:
 
 
 def _draw_score(ax: Axes, result: dict[str, Any], key: str, name: str) -> None:
-    """One measure of every clip between its floor and its ceiling."""
+    """One measure of each clip between its baseline and its topline."""
     scores = [clip[key] for clip in result["per_clip"]]
     x = np.arange(len(scores)) + 1
-    columns = {kind: np.array([s[kind] if s[kind] is not None else np.nan for s in scores], dtype=float)
-               for kind in ("value", "ceiling", "floor")}  # fmt: skip
-    ax.vlines(x, columns["floor"], columns["ceiling"], color="0.85", linewidth=6)
-    ax.plot(
-        x, columns["ceiling"], "_", color="0.2", markersize=9, label=f"ceiling {_number(result[f'{key}_ceiling'], 2)}"
+    value, topline, baseline = (
+        np.array([score[kind] if score[kind] is not None else np.nan for score in scores], dtype=float)
+        for kind in ("value", "topline", "baseline")
     )
-    ax.plot(x, columns["floor"], "_", color=ORANGE, markersize=9, label=f"floor {_number(result[f'{key}_floor'], 2)}")
-    ax.plot(x, columns["value"], "o", color=TEAL, markersize=5, label=f"model {_number(result[key], 2)}")
+    ax.vlines(x, baseline, topline, color="0.85", linewidth=6)
+    topline_label = f"topline {_number(result[f'{key}_topline'], 2)}"
+    baseline_label = f"baseline {_number(result[f'{key}_baseline'], 2)}"
+    ax.plot(x, topline, "_", color="0.2", markersize=9, label=topline_label)
+    ax.plot(x, baseline, "_", color=ORANGE, markersize=9, label=baseline_label)
+    ax.plot(x, value, "o", color=TEAL, markersize=5, label=f"model {_number(result[key], 2)}")
     ax.set(xlabel="clip", title=name)
     ax.title.set_fontsize(10)
     if key != "mrstft":
-        ax.set_ylim(min(-0.02, np.nanmin([*columns["value"], *columns["floor"], 0]) - 0.05), 1.05)
+        ax.set_ylim(min(-0.02, np.nanmin([*value, *baseline, 0]) - 0.05), 1.05)
     ax.legend(fontsize=8, framealpha=0.8)

@@ -1,0 +1,146 @@
+"""Results of an evaluation: the scores of each clip, and their means and intervals as plain JSON values."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from midi2wave.evaluation.counterfactual import Counterfactuals
+from midi2wave.evaluation.drift import Drift
+from midi2wave.evaluation.likelihood import PairedLikelihood
+from midi2wave.evaluation.metrics import bootstrap_interval, mean
+from midi2wave.evaluation.transcription import Notes
+from midi2wave.modules.argmax_bottleneck import codebook_usage
+from midi2wave.sampling.pieces import Piece
+
+SCORE_NAMES = ("f1", "f1_offsets", "chroma", "onsets", "mrstft")
+LIKELIHOOD_NAMES = ("true", "shuffled", "null", "gap", "gap_null")
+# Ends of JSON keys in files of earlier versions -> the present ones.
+FORMER_KEYS = {"ceiling": "topline", "floor": "baseline"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measure of one clip.
+
+    Attributes:
+        value: Score of the generated audio.
+        topline: Score of the recording itself.
+        baseline: Score of the generated audio against another clip.
+    """
+
+    value: float
+    topline: float
+    baseline: float
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """Everything that was measured of one clip.
+
+    Attributes:
+        piece: The clip.
+        output: Generated audio, int16 [T].
+        everywhere: Likelihoods of all samples.
+        at_onsets: Likelihoods of the samples after onsets.
+        ratios: Conditioning ratio of each layer.
+        scores: The scores by name; without a transcriber there is no F1.
+        transcription: Transcribed notes of the generated audio; None without a transcriber.
+        code_counts: How many frames have each argmax code, [K]; None for a model without codes.
+    """
+
+    piece: Piece
+    output: np.ndarray
+    everywhere: PairedLikelihood
+    at_onsets: PairedLikelihood
+    ratios: list[float]
+    scores: dict[str, Score]
+    transcription: Notes | None
+    code_counts: np.ndarray | None
+
+
+def summarize(
+    clips: Sequence[ClipResult],
+    effects: Counterfactuals | None,
+    drifts: dict[str, Drift],
+    transcriber_name: str | None,
+) -> dict[str, Any]:
+    """Means over the clips with their bootstrap intervals, and the values of each clip.
+
+    Args:
+        clips: The results of all clips.
+        effects: The counterfactuals, if there are any.
+        drifts: Drift of each long clip, by name.
+        transcriber_name: Name of the transcriber, if there is one.
+
+    Returns:
+        Plain JSON values, without NaN: the content of scores.json.
+    """
+    result: dict[str, Any] = {"clips": len(clips), "transcriber": transcriber_name}
+    result |= _mean_likelihoods([clip.everywhere for clip in clips], "")
+    result |= _mean_likelihoods([clip.at_onsets for clip in clips], "_onsets")
+    for name in SCORE_NAMES:
+        result |= _mean_scores(name, [clip.scores[name] for clip in clips if name in clip.scores])
+    result["conditioning_ratios"] = [mean(layer) for layer in zip(*(clip.ratios for clip in clips), strict=True)]
+    counts = [clip.code_counts for clip in clips if clip.code_counts is not None]
+    result["n_codes"] = len(counts[0]) if counts else 0
+    result |= codebook_usage(np.sum(counts, axis=0)) if counts else {"code_usage": None, "code_perplexity": None}
+    result["counterfactuals"] = asdict(effects) if effects else None
+    result["drift"] = {name: asdict(one) for name, one in drifts.items()}
+    result["per_clip"] = [_clip_values(clip) for clip in clips]
+    return _json_values(result)
+
+
+def _mean_likelihoods(likelihoods: list[PairedLikelihood], suffix: str) -> dict[str, Any]:
+    """Means weighted by the number of samples, and their intervals."""
+    result: dict[str, Any] = {}
+    weights = np.array([one.n_samples for one in likelihoods])
+    for name in LIKELIHOOD_NAMES:
+        key = name + suffix if name.startswith("gap") else f"nll_{name}{suffix}"
+        values = np.array([getattr(one, name) for one in likelihoods])
+        result[key] = mean(values, weights)
+        result[f"{key}_interval"] = bootstrap_interval(values, weights)
+    return result
+
+
+def _mean_scores(name: str, scores: list[Score]) -> dict[str, Any]:
+    values = [score.value for score in scores]
+    return {
+        name: mean(values),
+        f"{name}_interval": bootstrap_interval(values),
+        f"{name}_topline": mean([score.topline for score in scores]),
+        f"{name}_baseline": mean([score.baseline for score in scores]),
+    }
+
+
+def _clip_values(clip: ClipResult) -> dict[str, Any]:
+    likelihoods = {"likelihood": asdict(clip.everywhere), "likelihood_onsets": asdict(clip.at_onsets)}
+    scores = {name: asdict(score) for name, score in clip.scores.items()}
+    return {"clip": clip.piece.name, **likelihoods, **scores}
+
+
+def _json_values(value: Any) -> Any:
+    """Tuples as lists and NaN as null, which JSON has no other form for."""
+    if isinstance(value, dict):
+        return {name: _json_values(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_values(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_present_keys(values: Any) -> Any:
+    """Values of a JSON file of any version, with the present names of all keys.
+
+    Args:
+        values: Objects, lists and numbers, as read from the file.
+    """
+    if isinstance(values, dict):
+        return {_present_key(key): with_present_keys(value) for key, value in values.items()}
+    return [with_present_keys(value) for value in values] if isinstance(values, list) else values
+
+
+def _present_key(key: str) -> str:
+    head, separator, end = key.rpartition("_")
+    return head + separator + FORMER_KEYS.get(end, end)

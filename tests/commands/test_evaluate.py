@@ -1,4 +1,4 @@
-"""evaluate.py as its users run it, and with generated audio that is known to be right or wrong."""
+"""evaluate.py as a command, and with generated audio that is correct or wrong by construction."""
 
 import dataclasses
 import importlib.util
@@ -10,10 +10,11 @@ import pytest
 import evaluate
 from benchmarks import measures
 from midi2wave.data import test_clips
+from midi2wave.evaluation import synthesizer
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.report import table
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
-from tests.helpers.fake_piano import HZ, melody, play, player
+from tests.helpers.fake_piano import HZ, melody, play, play_batch
 from tests.helpers.pipeline import (
     assert_failed,
     assert_no_partial_files,
@@ -26,8 +27,8 @@ from tests.helpers.pipeline import (
 )
 
 SECONDS, LONG_SECONDS = 3.0, 12.0
-KEYS = {"nll_true", "nll_shuffled", "nll_null", "gap", "gap_onsets", "f1", "f1_ceiling", "f1_floor", "chroma"}
-KEYS |= {"chroma_ceiling", "chroma_floor", "mrstft", "transcriber"}
+KEYS = {"nll_true", "nll_shuffled", "nll_null", "gap", "gap_onsets", "f1", "f1_topline", "f1_baseline", "chroma"}
+KEYS |= {"chroma_topline", "chroma_baseline", "mrstft", "transcriber"}
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +55,14 @@ def options(pipeline, clips, tmp_path):
 
 
 @pytest.fixture
-def unseen(monkeypatch):
-    """No pictures: they take most of the time."""
+def without_pictures(monkeypatch):
+    """Draw no pictures, which take most of the time."""
     monkeypatch.setattr(evaluate, "_write_pictures", lambda *_: None)
 
 
 @pytest.fixture
 def generated(monkeypatch):
-    """Replace the model's own audio by a chosen one; counts the calls."""
+    """Replace the audio of the model by that of a function; returns the batch sizes of the calls."""
 
     def choose(make):
         calls = []
@@ -75,17 +76,17 @@ def generated(monkeypatch):
             yield sounds[:, : n // 2]
             yield sounds[:, n // 2 :]
 
-        monkeypatch.setattr(evaluate, "synthesize", synthesize)
+        monkeypatch.setattr(synthesizer, "synthesize", synthesize)
         return calls
 
     return choose
 
 
-def obey(performance, n):
+def play_midi(performance, n):
     return play(performance, n / HZ)[:n]
 
 
-def test_the_command_on_a_model_that_has_learnt_nothing(pipeline, tmp_path):
+def test_the_command_with_an_untrained_model(pipeline, tmp_path):
     done = command("evaluate.py", "-c", pipeline.config, "--json", *settings(
         f"evaluate_config.model_filename={pipeline.folder}/run", f"evaluate_config.test_dir={pipeline.folder}/test",
         f"evaluate_config.output_dir={tmp_path}/out", "evaluate_config.counterfactuals=false",
@@ -99,26 +100,26 @@ def test_the_command_on_a_model_that_has_learnt_nothing(pipeline, tmp_path):
     assert_no_partial_files(tmp_path / "out")
 
 
-def test_obedient_audio_reaches_the_ceiling(options, generated, tmp_path):
+def test_correct_audio_reaches_the_topline(options, generated, tmp_path):
     pytest.importorskip("mir_eval")
-    generated(obey)
+    generated(play_midi)
     done = call(evaluate, *options, "--json")
     assert done.code == 0, done.err
     result = done.result
     assert result["chroma"] > 0.9 and result["onsets"] > 0.9 and result["mrstft"] < 0.6
-    assert result["chroma_floor"] < 0.4 and result["mrstft_floor"] > 2
-    assert result["chroma_ceiling"] == pytest.approx(1) and result["mrstft_ceiling"] == 0
+    assert result["chroma_baseline"] < 0.4 and result["mrstft_baseline"] > 2
+    assert result["chroma_topline"] == pytest.approx(1) and result["mrstft_topline"] == 0
     low, high = result["chroma_interval"]
     assert low <= result["chroma"] <= high
     if result["transcriber"]:
-        assert result["f1"] > 0.9 * result["f1_ceiling"] > 0.5
-        assert result["f1_floor"] < 0.3
+        assert result["f1"] > 0.9 * result["f1_topline"] > 0.5
+        assert result["f1_baseline"] < 0.3
     saved = json.loads((tmp_path / "out/scores.json").read_text())
     assert saved.items() >= {k: v for k, v in result.items() if k != "failures"}.items()
     assert saved["config"]["evaluate_config"]["mode"] == "free"
 
 
-def test_disobedient_audio_lies_on_the_floor(unseen, options, generated):
+def test_noise_scores_like_the_baseline(without_pictures, options, generated):
     rng = np.random.default_rng(0)
     generated(lambda _, n: np.rint(rng.normal(scale=1000, size=n)).astype(np.int16))
     result = call(evaluate, *options, "--json").result
@@ -126,22 +127,22 @@ def test_disobedient_audio_lies_on_the_floor(unseen, options, generated):
     assert not result["transcriber"] or result["f1"] < 0.2
 
 
-def test_in_mode_prompted_only_what_follows_is_scored(unseen, options, generated):
+def test_the_prompt_is_not_scored(without_pictures, options, generated):
     generated(lambda _, n: np.zeros(n, np.int16))
     prompted = settings("evaluate_config.mode=prompted", "evaluate_config.teacher_length=2")
     result = call(evaluate, *options, *prompted, "--json").result
     assert result["chroma"] == result["onsets"] == 0
     assert not result["transcriber"] or result["f1"] == 0
-    assert result["chroma_ceiling"] == pytest.approx(1)
+    assert result["chroma_topline"] == pytest.approx(1)
 
 
-def test_prompted_needs_clips_that_last(options):
+def test_the_prompt_must_be_shorter_than_the_clips(options):
     too_long = settings("evaluate_config.mode=prompted", f"evaluate_config.teacher_length={SECONDS}")
     assert_refused(call(evaluate, *options, *too_long), "0 usable clips")
 
 
-def test_without_a_transcriber_all_else_is_there(unseen, options, generated, monkeypatch):
-    generated(obey)
+def test_without_a_transcriber_there_is_no_f1(without_pictures, options, generated, monkeypatch):
+    generated(play_midi)
 
     def missing():
         raise ImportError("No module named 'basic_pitch'")
@@ -150,14 +151,14 @@ def test_without_a_transcriber_all_else_is_there(unseen, options, generated, mon
     done = call(evaluate, *options, "--json")
     assert done.code == 0 and "pip install -r requirements-transcribe.txt" in done.err
     result = done.result
-    assert result["transcriber"] is result["f1"] is result["f1_ceiling"] is None
+    assert result["transcriber"] is result["f1"] is result["f1_topline"] is None
     assert result["chroma"] > 0.9 and result["gap"] is not None
     words = call(evaluate, *options).out
     assert "F1 of" not in words and "no transcriber is installed" in words and "chroma similarity" in words
 
 
-def test_what_was_generated_is_not_generated_again(unseen, options, generated, tmp_path):
-    calls = generated(obey)
+def test_existing_audio_is_not_generated_again(without_pictures, options, generated, tmp_path):
+    calls = generated(play_midi)
     first = call(evaluate, *options, "--json").result
     written = modification_times(tmp_path / "out")
     assert call(evaluate, *options, "--json").result == first
@@ -170,21 +171,21 @@ def test_what_was_generated_is_not_generated_again(unseen, options, generated, t
     assert len(calls) == 2
 
 
-def test_batches_are_as_large_as_they_may_be(unseen, options, generated):
-    calls = generated(obey)
+def test_batch_size(without_pictures, options, generated):
+    calls = generated(play_midi)
     call(evaluate, *options, *settings("evaluate_config.batch_size=2"))
     assert calls == [2, 1]
 
 
-def test_drift_and_counterfactuals(unseen, options, clips, generated, monkeypatch, tmp_path):
-    calls = generated(obey)
+def test_drift_and_counterfactuals(without_pictures, options, clips, generated, monkeypatch, tmp_path):
+    calls = generated(play_midi)
     more = settings(f"evaluate_config.drift_dir={clips}/long", "evaluate_config.counterfactuals=true")
     done = call(evaluate, *options, *more, "--json")
     assert done.code == 0, done.err
-    (found,) = done.result["drift"].values()
-    assert abs(found["worst_window_db"]) < 1 and found["silent_after_seconds"] <= 0.5 and found["tail_db"] < -100
-    assert not done.result["transcriber"] or found["f1_last"] == pytest.approx(found["f1_last_ceiling"], abs=0.1)
-    assert done.result["counterfactuals"] == dataclasses.asdict(counterfactuals(player, HZ))
+    (values,) = done.result["drift"].values()
+    assert abs(values["worst_window_db"]) < 1 and values["silent_after_seconds"] <= 0.5 and values["tail_db"] < -100
+    assert not done.result["transcriber"] or values["f1_last"] == pytest.approx(values["f1_last_topline"], abs=0.1)
+    assert done.result["counterfactuals"] == dataclasses.asdict(counterfactuals(play_batch, HZ))
     long_files = read_files(tmp_path / "out/drift")
     assert sum(name.endswith("s.wav") for name in long_files) == 1
     n_calls = len(calls)
@@ -193,8 +194,8 @@ def test_drift_and_counterfactuals(unseen, options, clips, generated, monkeypatc
     assert len(calls) == n_calls + 4  # 30 phrases in batches of 8; no clip, long or short
 
 
-def test_one_bad_clip_is_left_out(unseen, options, clips, generated, tmp_path):
-    generated(obey)
+def test_a_damaged_clip_is_reported(without_pictures, options, clips, generated, tmp_path):
+    generated(play_midi)
     folder = tmp_path / "test"
     folder.mkdir()
     for path in (clips / "test").iterdir():
@@ -210,7 +211,7 @@ def test_one_bad_clip_is_left_out(unseen, options, clips, generated, tmp_path):
     )
 
 
-def test_what_is_missing_is_said(options, tmp_path):
+def test_missing_inputs_are_reported(options, tmp_path):
     for key, words in (
         ("model_filename", "no checkpoint"),
         ("test_dir", "no test clips"),
@@ -223,7 +224,8 @@ def test_what_is_missing_is_said(options, tmp_path):
     assert_refused(call(evaluate, *options, *settings("data_config.midi_hz=125")), "differ", "midi_hz")
 
 
-def test_partners_are_of_another_recording_where_there_is_one():
+def test_mismatched_pairs_are_of_different_recordings():
+    """Where there is more than one recording."""
     names = ["clip_000_a_b_1.000s", "clip_001_a_b_2.000s", "clip_002_c_1.500s"]
     sources = [test_clips.clip_source(name) for name in names]
     assert sources == ["a_b", "a_b", "c"]
@@ -239,8 +241,8 @@ def test_the_benchmark_of_the_measures(clips, capsys):
     assert scores.pop("the recording") == 1 and all(abs(score) < 0.4 for score in scores.values())
 
 
-def test_the_table_names_what_is_not_known(unseen, options, generated):
-    generated(obey)
+def test_the_table_has_dashes_for_missing_values(without_pictures, options, generated):
+    generated(play_midi)
     result = call(evaluate, *options, "--json").result
     result["gap_onsets"], result["gap_onsets_interval"] = None, [None, None]
     (line,) = [line for line in table(result).splitlines() if line.startswith("gap, 50 ms after onsets")]

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 import inference
 import train
-from evaluate import _Player
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.pcm import level_db
@@ -32,7 +31,8 @@ from midi2wave.data import processed_folder
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.data.test_clips import clip_paths, read_clip
 from midi2wave.evaluation.likelihood import paired_likelihood
-from midi2wave.evaluation.reverberation import decay
+from midi2wave.evaluation.reverberation import measure_decay
+from midi2wave.evaluation.synthesizer import Synthesizer
 from midi2wave.midi.performance import PEDALS, Performance, clip, load_events, save_events
 from midi2wave.sampling import synthesis
 from midi2wave.sampling.engines import cuda
@@ -386,7 +386,7 @@ def test_phrases_of_an_evaluation_are_of_the_first_value_or_the_one_set():
     options = {"model_filename": ""}
     for given, usual in (([], "year=2008"), (["year=2009"], "year=2009")):
         block = {"evaluate_config": options | {"global_values": given}}
-        player = _Player(model, data, config_from_dict(block, "it").evaluate_config)
+        player = Synthesizer(model, data, config_from_dict(block, "it").evaluate_config)
         sounds = player([of(""), of("year=2008"), of("year=2009")], 0.1)
         assert np.array_equal(sounds[0], sounds[1]) == (usual == "year=2008")
         assert np.array_equal(sounds[0], sounds[2]) == (usual == "year=2009")
@@ -489,7 +489,7 @@ def test_a_model_learns_how_long_a_note_rings_in_each_year(tmp_path):
     state = learn(tmp_path, sound, 250, data_config={"features": ["held_velocity", "release_age"]},
                   cond_wavenet_config={"n_layers": 3, "max_dilation": 4})  # fmt: skip
     piece = toy_notes(np.random.default_rng(9), 1.0)
-    dry, wet = (decay(one, TOY_HZ, piece.offset[0]) for one in both_years(state, piece, piece.offset[0] + 0.8))
+    dry, wet = (measure_decay(one, TOY_HZ, piece.offset[0]) for one in both_years(state, piece, piece.offset[0] + 0.8))
     assert wet.db_per_second == pytest.approx(20 / np.log(10) / FADING[2009], rel=0.6)  # 58 dB/s
     assert dry.db_per_second > 3 * wet.db_per_second  # 434 dB/s
     assert wet.level_db > dry.level_db + 10

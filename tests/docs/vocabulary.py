@@ -211,6 +211,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "midi2wave/utils/typed_config.py": FORMER_OPTIONS,
     "midi2wave/checkpoint.py": ("of_recording", *FORMER_OPTIONS),
     "inference.py": FORMER_COMMANDS,
+    "midi2wave/evaluation/results.py": FORMER_SCORES,
     "benchmarks/ablation.py": (*FORMER_SCORES, *FORMER_OPTIONS),
     "tests/unit/benchmarks/test_ablation.py": FORMER_SCORES,
     "tests/unit/model/test_config.py": FORMER_OPTIONS,

@@ -1,4 +1,4 @@
-"""A player that obeys its MIDI, so that what measures obedience can be tested without a model that has learnt any."""
+"""A synthetic piano that follows its MIDI: measures of a model can be tested without a trained model."""
 
 import numpy as np
 
@@ -24,12 +24,12 @@ def melody(seed, seconds):
     return performance(notes)
 
 
-def play(played, seconds, hz=HZ):
+def play(piece, seconds, hz=HZ):
     """int16 [T]: decaying harmonic tones that end with their dampers."""
     time = np.arange(round(seconds * hz)) / hz
     sound = np.zeros_like(time)
-    ends = np.minimum(sounding_offset(played), seconds + 1)
-    for onset, end, pitch, velocity in zip(played.onset, ends, played.pitch, played.velocity, strict=True):
+    ends = np.minimum(sounding_offset(piece), seconds + 1)
+    for onset, end, pitch, velocity in zip(piece.onset, ends, piece.pitch, piece.velocity, strict=True):
         since = (time - onset).clip(0)
         envelope = (1 - np.exp(-since / 0.003)) * np.exp(-since / 0.6) * np.exp(-(time - end).clip(0) / 0.03)
         for partial in range(1, 7):
@@ -39,6 +39,6 @@ def play(played, seconds, hz=HZ):
     return np.rint(sound.clip(-1, 1) * 32767).astype(np.int16)
 
 
-def player(performances, seconds):
-    """`counterfactual.Player`."""
+def play_batch(performances, seconds):
+    """`play` as a `counterfactual.PhraseGenerator`: int16 [B, T]."""
     return np.stack([play(one, seconds) for one in performances])

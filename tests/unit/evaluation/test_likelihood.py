@@ -1,4 +1,4 @@
-"""Paired likelihoods and norms against what the model itself says, with a small untrained model."""
+"""Paired likelihoods and conditioning ratios against direct computation, with a small untrained model."""
 
 import math
 
@@ -26,7 +26,7 @@ def clip(n_frames=N_FRAMES):
     return (3000 * np.random.default_rng(7).standard_normal(n_frames * HOP)).astype(np.int16)
 
 
-def directly(model, data, pcm, one):
+def nll_in_one_pass(model, data, pcm, one):
     """Negative log-likelihood of every sample, from one pass over the whole clip: [T]."""
     left, right = model.context_frames
     notes, n_frames = NoteConditioning(one, data), len(pcm) // HOP
@@ -40,7 +40,7 @@ def directly(model, data, pcm, one):
 
 @OUTPUTS
 @pytest.mark.parametrize("excitation", [True, False])
-def test_in_blocks_it_is_the_likelihood_of_the_whole(output, excitation):
+def test_likelihood_in_blocks_equals_one_pass(output, excitation):
     model, data = make(output, excitation)
     pcm = clip()
     everywhere, at_onsets = paired_likelihood(model, pcm, OWN, OTHER, data)
@@ -51,7 +51,7 @@ def test_in_blocks_it_is_the_likelihood_of_the_whole(output, excitation):
         after[round(onset * HZ) : round((onset + 0.05) * HZ)] = True
     assert at_onsets.n_samples == after[warmup:].sum() == round(0.11 * HZ)
     for name, one in (("true", OWN), ("shuffled", OTHER), ("null", empty_performance())):
-        nll = directly(model, data, pcm, one)
+        nll = nll_in_one_pass(model, data, pcm, one)
         assert getattr(everywhere, name) == pytest.approx(nll[warmup:].mean(), rel=1e-5)
         assert getattr(at_onsets, name) == pytest.approx(nll[after].mean(), rel=1e-5)
     assert len({everywhere.true, everywhere.shuffled, everywhere.null}) == 3
@@ -70,19 +70,19 @@ def test_a_model_that_ignores_its_midi_has_no_gap():
     assert clip_conditioning_ratios(model, clip(), OWN, data) == pytest.approx([0, 0, 0], abs=1e-5)
 
 
-def test_no_notes_are_what_an_untouched_piano_gives():
+def test_an_empty_performance_has_zero_conditioning():
     _, data = make()
-    given = conditioning([empty_performance()], data, torch.device("cpu"))
-    assert not given.features(-50, 100).any() and not given.excitation(0, 100).any()
+    empty = conditioning([empty_performance()], data, torch.device("cpu"))
+    assert not empty.features(-50, 100).any() and not empty.excitation(0, 100).any()
 
 
-def test_without_an_onset_nothing_is_known_of_onsets():
+def test_without_onsets_their_likelihood_is_nan():
     model, data = make()
     everywhere, at_onsets = paired_likelihood(model, clip(), empty_performance(), OTHER, data)
     assert np.isfinite(everywhere.gap) and at_onsets.n_samples == 0 and np.isnan(at_onsets.gap)
 
 
-def test_of_a_clip_shorter_than_two_receptive_fields_the_second_half_is_scored():
+def test_the_second_half_of_a_short_clip_is_scored():
     model, data = make()
     everywhere, _ = paired_likelihood(model, clip(1), OWN, OTHER, data)
     assert everywhere.n_samples == HOP

@@ -31,17 +31,17 @@ def test_a_recording_agrees_with_itself():
 
 
 @pytest.mark.parametrize("unlike", [OTHER, noise(), noise(scale=30), np.zeros_like(PIECE)])
-def test_other_music_noise_and_silence_do_not(unlike):
+def test_other_music_noise_and_silence_do_not_agree(unlike):
     assert chroma_similarity(unlike, PIECE, HZ) < 0.35
     assert multi_resolution_stft(unlike, PIECE) > 1.5
 
 
-@pytest.mark.parametrize("unlike", [delayed(OTHER, 0.1), noise()])  # the melodies keep one beat: this one is off it
-def test_other_attacks_and_noise_do_not_agree(unlike):
+@pytest.mark.parametrize("unlike", [delayed(OTHER, 0.1), noise()])  # The melodies share one beat; this one is off it.
+def test_other_attacks_do_not_agree(unlike):
     assert onset_agreement(unlike, PIECE, HZ) < 0.2
 
 
-def test_scores_do_not_hang_on_the_level():
+def test_scores_hardly_depend_on_the_level():
     half = (PIECE // 2).astype(np.int16)
     assert chroma_similarity(half, PIECE, HZ) > 0.99
     assert onset_agreement(half, PIECE, HZ) > 0.95
@@ -49,13 +49,13 @@ def test_scores_do_not_hang_on_the_level():
     assert 0.5 + 0.5 * np.log(2) < multi_resolution_stft(half, PIECE) < 0.5 + np.log(2)
 
 
-def test_chroma_knows_pitch_classes_and_no_octaves():
+def test_chroma_ignores_octaves():
     scale = [(0.2 * i, 0.2 * i + 0.2, 60 + i, 90) for i in range(12)]
-    here = play(performance(scale), 2.6)
+    original = play(performance(scale), 2.6)
     octave = play(performance([(on, off, pitch + 12, v) for on, off, pitch, v in scale]), 2.6)
     semitone = play(performance([(on, off, pitch + 1, v) for on, off, pitch, v in scale]), 2.6)
-    assert chroma_similarity(octave, here, HZ) > 0.8
-    assert chroma_similarity(semitone, here, HZ) < 0.2
+    assert chroma_similarity(octave, original, HZ) > 0.8
+    assert chroma_similarity(semitone, original, HZ) < 0.2
 
 
 def test_onset_agreement_falls_with_the_delay():
@@ -69,20 +69,20 @@ def test_the_stft_distance_grows_with_the_noise():
     assert distances == sorted(distances) and distances[0] < distances[2] / 2
 
 
-def test_what_is_not_known_is_nan():
+def test_scores_of_silence():
     silence = np.zeros_like(PIECE)
     assert np.isnan(chroma_similarity(PIECE, silence, HZ))
     assert np.isnan(onset_agreement(PIECE, silence, HZ))
     assert onset_agreement(silence, PIECE, HZ) == 0
 
 
-def test_the_longer_sound_is_cut():
+def test_the_longer_signal_is_cut():
     assert chroma_similarity(PIECE[: 2 * HZ], PIECE, HZ) == pytest.approx(1)
     assert multi_resolution_stft(PIECE, PIECE[: 2 * HZ]) == 0
 
 
 @pytest.mark.parametrize("n", [1, 100, 5000])
-def test_very_short_sounds_have_scores_too(n):
+def test_scores_of_very_short_signals(n):
     assert np.isfinite(multi_resolution_stft(PIECE[-n:], OTHER[-n:]))
     assert -1 <= np.nan_to_num(onset_agreement(PIECE[-n:], OTHER[-n:], HZ)) <= 1
 

@@ -1,4 +1,4 @@
-"""Decays that are known, of notes and of whole recordings; a player whose room its global value decides."""
+"""Decay of notes and decay rates of recordings with a known reverberation time; a piano with a room per label."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.evaluation import reverberation
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.report import _counterfactual_lines
-from midi2wave.evaluation.reverberation import Decay, decay, fall_rate, fall_rates, mean_decay, octave
+from midi2wave.evaluation.reverberation import Decay, decay_rate, decay_rates, mean_decay, measure_decay, octave_band
 from tests.commands.test_global_conditioning import write_years
-from tests.helpers.fake_piano import HZ, play, player
+from tests.helpers.fake_piano import HZ, play, play_batch
 from tests.helpers.pipeline import assert_refused, call
 
 VALUES = ["year=2008", "year=2009"]
@@ -18,7 +18,7 @@ RT60 = {"year=2008": 0.3, "year=2009": 0.9}  # seconds
 
 
 def ringing(rt60, seconds=2.0, release=0.5, noise_db=-80.0, seed=0):
-    """Noise that rings on after the release as in a room of this reverberation time, over steadier noise."""
+    """Noise that decays after the release with this reverberation time, over steady noise."""
     rng, time = np.random.default_rng(seed), np.arange(round(seconds * HZ)) / HZ
     envelope = 10 ** (-3 * np.maximum(time - release, 0) / rt60)
     sound = 0.1 * envelope * rng.standard_normal(len(time)) + 10 ** (noise_db / 20) * rng.standard_normal(len(time))
@@ -28,66 +28,66 @@ def ringing(rt60, seconds=2.0, release=0.5, noise_db=-80.0, seed=0):
 @pytest.mark.parametrize("rt60", [0.2, 0.5, 1.0])
 @pytest.mark.parametrize("noise_db", [-90.0, -55.0])
 def test_the_slope_of_a_known_decay(rt60, noise_db):
-    found = [decay(ringing(rt60, noise_db=noise_db, seed=seed), HZ, 0.5) for seed in range(4)]
-    assert [one.db_per_second for one in found] == pytest.approx([60 / rt60] * 4, rel=0.15)
-    mean = mean_decay(found)
+    decays = [measure_decay(ringing(rt60, noise_db=noise_db, seed=seed), HZ, 0.5) for seed in range(4)]
+    assert [one.db_per_second for one in decays] == pytest.approx([60 / rt60] * 4, rel=0.15)
+    mean = mean_decay(decays)
     assert mean.db_per_second == pytest.approx(60 / rt60, rel=0.1)
-    # the mean power of an exponential over 0.2 .. 0.7 s, above the noise
-    fall = 6 * np.log(10) / rt60
-    power = (np.exp(-0.2 * fall) - np.exp(-0.7 * fall)) / (0.5 * fall) + (10 ** (noise_db / 20) / 0.1) ** 2
+    # The mean power of an exponential over 0.2 .. 0.7 s, above the noise.
+    rate = 6 * np.log(10) / rt60
+    power = (np.exp(-0.2 * rate) - np.exp(-0.7 * rate)) / (0.5 * rate) + (10 ** (noise_db / 20) / 0.1) ** 2
     assert mean.level_db == pytest.approx(10 * np.log10(power), abs=1)
 
 
-def test_what_has_no_decay_has_no_slope():
+def test_signals_without_decay_have_no_slope():
     rng = np.random.default_rng(0)
     steady = np.rint(3000 * rng.standard_normal(2 * HZ)).astype(np.int16)
     stopped = np.where(np.arange(2 * HZ) < HZ, steady, 0).astype(np.int16)
     for pcm in (np.zeros(2 * HZ, np.int16), stopped, steady[:HZ]):
-        assert np.isnan(decay(pcm, HZ, 1.0).db_per_second)
-    assert decay(steady, HZ, 1.0).level_db == pytest.approx(0, abs=1)
-    assert decay(stopped, HZ, 1.0).level_db < -80
+        assert np.isnan(measure_decay(pcm, HZ, 1.0).db_per_second)
+    assert measure_decay(steady, HZ, 1.0).level_db == pytest.approx(0, abs=1)
+    assert measure_decay(stopped, HZ, 1.0).level_db < -80
     assert np.isnan(mean_decay([]).level_db)
     assert mean_decay([Decay(np.nan, -10.0), Decay(20.0, -30.0)]) == Decay(20.0, -20.0)
 
 
 @pytest.mark.parametrize("rt60", [0.3, 0.6, 1.2])
-def test_the_fall_rate_of_repeated_decays(rt60):
+def test_decay_rate_of_repeated_decays(rt60):
     bursts = np.concatenate([ringing(rt60, seconds=1.0, release=0.3, seed=seed) for seed in range(10)])
-    assert fall_rate(bursts, HZ) == pytest.approx(60 / rt60, rel=0.25)
-    assert fall_rate(bursts // 8, HZ) == pytest.approx(fall_rate(bursts, HZ), rel=0.05)
+    assert decay_rate(bursts, HZ) == pytest.approx(60 / rt60, rel=0.25)
+    assert decay_rate(bursts // 8, HZ) == pytest.approx(decay_rate(bursts, HZ), rel=0.05)
 
 
-def test_the_fall_rate_of_nothing():
+def test_decay_rate_of_silence_and_steady_noise():
     for pcm in (np.zeros(HZ, np.int16), np.zeros(0, np.int16), ringing(0.3)[: HZ // 10]):
-        assert np.isnan(fall_rate(pcm, HZ))
-    assert np.isnan(fall_rate(ringing(0.3), 4000)), "no room for an octave around 2 kHz"
+        assert np.isnan(decay_rate(pcm, HZ))
+    assert np.isnan(decay_rate(ringing(0.3), 4000)), "no room for an octave around 2 kHz"
     dithered = np.random.default_rng(0).integers(-1, 2, HZ).astype(np.int16)
-    assert fall_rate(dithered, HZ) < 30, "steady"
-    assert fall_rate(ringing(0.3), 8000) > 0, "one octave has room"
+    assert decay_rate(dithered, HZ) < 30, "steady"
+    assert decay_rate(ringing(0.3), 8000) > 0, "one octave has room"
 
 
-def test_what_low_strings_do_is_not_the_room():
-    """A tone of 200 Hz that goes on through all falls, louder than they are."""
+def test_a_low_tone_does_not_change_the_decay_rate():
+    """The tone of 200 Hz continues through all decays and is louder than they are."""
     bursts = np.concatenate([ringing(0.6, seconds=1.0, release=0.3, seed=seed) for seed in range(10)])
     tone = 12000 * np.sin(2 * np.pi * 200 * np.arange(len(bursts)) / HZ)
-    assert fall_rate(np.rint(bursts * 0.5 + tone).astype(np.int16), HZ) == pytest.approx(
-        fall_rate(bursts, HZ), rel=0.05
+    assert decay_rate(np.rint(bursts * 0.5 + tone).astype(np.int16), HZ) == pytest.approx(
+        decay_rate(bursts, HZ), rel=0.05
     )
 
 
-def test_an_octave_is_cut_out():
+def test_octave_band():
     time = np.arange(HZ) / HZ
-    for hz, kept in ((1000, 0.0), (1400, 0.5), (2000, 1.0), (2850, 0.5), (4000, 0.0)):
+    for hz, gain in ((1000, 0.0), (1400, 0.5), (2000, 1.0), (2850, 0.5), (4000, 0.0)):
         tone = np.rint(10000 * np.sin(2 * np.pi * hz * time)).astype(np.int16)
         middle = slice(HZ // 4, -HZ // 4)
-        found = octave(tone, HZ, 2000.0)[middle]
-        assert np.std(found) / np.std(tone[middle]) == pytest.approx(kept, abs=0.05)
+        band = octave_band(tone, HZ, 2000.0)[middle]
+        assert np.std(band) / np.std(tone[middle]) == pytest.approx(gain, abs=0.05)
 
 
-def in_the_room(played, seconds):
-    """The fake piano, heard through noise that decays as its recording's room does."""
+def play_in_room(performances, seconds):
+    """The fake piano in the room of its label: convolved with decaying noise."""
     sounds = []
-    for one in played:
+    for one in performances:
         dry = play(one, seconds).astype(float)
         rt60 = RT60[one.global_labels[0]] if one.global_labels else 0.1
         time = np.arange(HZ) / HZ
@@ -98,41 +98,42 @@ def in_the_room(played, seconds):
     return np.stack(sounds)
 
 
-def test_an_evaluation_shows_the_room_of_each_value():
-    effects = counterfactuals(in_the_room, HZ, values=VALUES)
+def test_counterfactuals_measure_the_decay_of_each_label():
+    effects = counterfactuals(play_in_room, HZ, labels=VALUES)
     dry, wet = (effects.decays[value] for value in VALUES)
     assert dry.db_per_second > 1.8 * wet.db_per_second > 80 and wet.level_db > dry.level_db + 5
-    changes = {"decays": {value: vars(one) for value, one in effects.decays.items()}, "elsewhere_db": 0.0}
-    changes |= {key: {"db": 1.0, "lowest_db": 1.0, "right": 1.0} for key in ("semitone", "velocity", "pedal")}
-    lines = list(_counterfactual_lines(changes))
+    values = {"decays": {value: vars(one) for value, one in effects.decays.items()}, "elsewhere_db": 0.0}
+    values |= {key: {"db": 1.0, "lowest_db": 1.0, "right": 1.0} for key in ("semitone", "velocity", "pedal")}
+    lines = list(_counterfactual_lines(values))
     assert "global value changed" in lines[-3] and [line.split()[0] for line in lines[-2:]] == VALUES
     assert float(lines[-1].split()[1]) == pytest.approx(wet.db_per_second, abs=0.1)
 
 
-def test_a_player_deaf_to_it_shows_none_and_without_values_nothing_is_shown():
-    dry, wet = counterfactuals(player, HZ, values=VALUES).decays.values()
+def test_equal_decays_if_the_labels_are_ignored():
+    """And without labels no decays are measured or reported."""
+    dry, wet = counterfactuals(play_batch, HZ, labels=VALUES).decays.values()
     assert dry == wet
-    effects = counterfactuals(player, HZ)
+    effects = counterfactuals(play_batch, HZ)
     assert effects.decays == {} and effects.pedal.right == 1
-    changes = {"decays": {}, "elsewhere_db": 0.0}
-    changes |= {key: {"db": 1.0, "lowest_db": 1.0, "right": 1.0} for key in ("semitone", "velocity", "pedal")}
-    assert not any("global" in line for line in _counterfactual_lines(changes))
+    values = {"decays": {}, "elsewhere_db": 0.0}
+    values |= {key: {"db": 1.0, "lowest_db": 1.0, "right": 1.0} for key in ("semitone", "velocity", "pedal")}
+    assert not any("global" in line for line in _counterfactual_lines(values))
 
 
-def test_recordings_and_files_show_it(tmp_path, monkeypatch):
+def test_decay_rates_of_folders_and_files(tmp_path, monkeypatch):
     folder = ProcessedFolder(write_years(tmp_path / "data", [2008, 2009], lengths=(2 * HZ, 2 * HZ)))
     folder.audio_hz = HZ
     monkeypatch.setattr(folder, "pcm", lambda position: ringing(RT60[VALUES[position]]))
-    (close,), (ambient,) = fall_rates(folder, "year").values()
+    (close,), (ambient,) = decay_rates(folder, "year").values()
     assert close > 2 * ambient
-    assert [len(rates) for rates in fall_rates(folder, "piano").values()] == [2]
+    assert [len(rates) for rates in decay_rates(folder, "piano").values()] == [2]
 
     songs = [tmp_path / f"{value}.wav" for value in VALUES]
     for song, rt60 in zip(songs, RT60.values(), strict=True):
         audio_io.write_wav(song, ringing(rt60), HZ)
     made = call(reverberation, *songs, tmp_path / "data", "--json")
     assert made.code == 0, made.err
-    numbers = {name: one["fall_db_per_second"] for name, one in made.result.items()}
+    numbers = {name: one["decay_db_per_second"] for name, one in made.result.items()}
     assert [numbers[str(song)] for song in songs] == pytest.approx([close, ambient])
     assert {f"{tmp_path}/data {value}" for value in VALUES} < numbers.keys()
     assert [line.split(": ")[0] for line in call(reverberation, *songs).out.splitlines()] == [

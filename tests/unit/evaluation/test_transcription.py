@@ -1,4 +1,4 @@
-"""F1 of notes by hand-made cases, and a real transcriber that hears what was played, where both are installed."""
+"""F1 of notes in hand-made cases, and the real transcriber on synthetic audio, where both are installed."""
 
 import logging
 import re
@@ -36,7 +36,7 @@ def moved(seconds=0.0, pitch=0):
     return notes([(on + seconds, off + seconds, p + pitch, v) for on, off, p, v in SOME])
 
 
-def test_the_same_notes_score_1():
+def test_equal_notes_score_1():
     assert note_f1(notes(SOME), notes(SOME)) == note_f1(notes(SOME), notes(SOME), with_offsets=True) == 1
 
 
@@ -65,58 +65,59 @@ def test_offsets_count_where_asked():
 
 
 def test_pedals_extend_the_notes():
-    held = performance([(0.1, 0.3, 60, 80), (1.0, 1.2, 60, 80)], pedal=[(0.2, 127), (2.0, 0)])
-    assert played_notes(held, 0, 10).offset == pytest.approx([1.0, 2.0])  # up to its next strike, and the pedal
-    assert played_notes(held, 0, 1.5).offset == pytest.approx([1.0, 1.5])
-    assert played_notes(held, 0.5, 10).onset == pytest.approx([1.0])
+    sustained = performance([(0.1, 0.3, 60, 80), (1.0, 1.2, 60, 80)], pedal=[(0.2, 127), (2.0, 0)])
+    assert played_notes(sustained, 0, 10).offset == pytest.approx([1.0, 2.0])  # up to its next strike, and the pedal
+    assert played_notes(sustained, 0, 1.5).offset == pytest.approx([1.0, 1.5])
+    assert played_notes(sustained, 0.5, 10).onset == pytest.approx([1.0])
 
 
-def test_a_note_whose_pedal_is_never_released_ends_somewhere():
+def test_a_pedal_without_release_ends_with_the_clip():
     assert played_notes(performance([(0.1, 0.3, 60, 80)], pedal=[(0.2, 127)]), 0, 4).offset == pytest.approx([4.0])
 
 
-def test_matched_says_which():
-    heard = notes([SOME[1], SOME[3], (0.9, 1.0, 50, 80)])
-    hit, right = matched(notes(SOME), heard)
-    assert hit.tolist() == [False, True, False, True]
-    assert right.tolist() == [True, False, True]
+def test_matched_returns_masks():
+    estimate = notes([SOME[1], SOME[3], (0.9, 1.0, 50, 80)])
+    detected, correct = matched(notes(SOME), estimate)
+    assert detected.tolist() == [False, True, False, True]
+    assert correct.tolist() == [True, False, True]
     assert not matched(notes(SOME), notes([]))[0].any()
 
 
-def test_between_takes_the_start_and_leaves_the_end():
+def test_between_includes_the_start_and_excludes_the_end():
     assert notes(SOME).between(0.6, 1.2).pitch.tolist() == [64, 67]
 
 
-def test_the_transcriber_hears_what_was_played(transcriber):
+def test_transcriber_detects_the_notes(transcriber):
     piece = melody(0, 6.0)
-    heard = transcriber.notes(play(piece, 6.0), HZ)
-    hit, _ = matched(played_notes(piece, 0, 6), heard)
-    assert hit.mean() > 0.9  # its partials, stronger than a piano's, are sometimes heard as notes too
-    assert note_f1(played_notes(piece, 0, 6), heard) > 0.7
-    assert note_f1(played_notes(melody(1, 6.0), 0, 6), heard) < 0.2
-    assert (np.diff(heard.onset) >= 0).all()
+    estimate = transcriber.notes(play(piece, 6.0), HZ)
+    detected, _ = matched(played_notes(piece, 0, 6), estimate)
+    # The partials of the fake piano are stronger than a piano's and sometimes transcribed as notes, too.
+    assert detected.mean() > 0.9
+    assert note_f1(played_notes(piece, 0, 6), estimate) > 0.7
+    assert note_f1(played_notes(melody(1, 6.0), 0, 6), estimate) < 0.2
+    assert (np.diff(estimate.onset) >= 0).all()
 
 
-def test_at_any_rate(transcriber):
+def test_transcriber_at_any_sample_rate(transcriber):
     piece = melody(0, 4.0)
-    heard = [transcriber.notes(play(piece, 4.0, hz), hz) for hz in (8000, 44100)]
-    assert all(matched(played_notes(piece, 0, 4), one)[0].mean() > 0.9 for one in heard)
+    estimates = [transcriber.notes(play(piece, 4.0, hz), hz) for hz in (8000, 44100)]
+    assert all(matched(played_notes(piece, 0, 4), one)[0].mean() > 0.9 for one in estimates)
 
 
 @pytest.mark.parametrize("pcm", [np.zeros(HZ, np.int16), np.zeros(100, np.int16)])
-def test_in_silence_it_hears_nothing(transcriber, pcm):
+def test_transcriber_detects_nothing_in_silence(transcriber, pcm):
     assert isinstance(transcriber.notes(pcm, HZ), Notes)
     assert len(transcriber.notes(pcm, HZ).onset) == 0
 
 
-def test_it_leaves_logging_and_the_other_frameworks_alone(transcriber):
+def test_transcriber_keeps_logging_and_other_frameworks(transcriber):
     assert "tensorflow" not in sys.modules or sys.modules["tensorflow"] is not None
     handlers = list(logging.root.handlers)
     Transcriber()
     assert logging.root.handlers == handlers and logging.root.manager.disable == 0
 
 
-def test_the_pin_is_the_same_wherever_it_is_told():
+def test_the_pinned_version_is_the_same_everywhere():
     pages = ("README.md", "docs/evaluation.md", ".ci/run", "requirements-transcribe.txt")
     pins = {
         pin for page in pages for pin in re.findall(r"basic-pitch==[\d.]+", (ROOT / page).read_text(encoding="utf-8"))

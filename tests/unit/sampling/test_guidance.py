@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-import evaluate
 from midi2wave.config import EvaluateConfig
+from midi2wave.evaluation.synthesizer import Synthesizer
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
 from midi2wave.sampling.options import SamplingOptions
@@ -98,7 +98,7 @@ def test_evaluation_plays_with_the_guidance_it_is_given(output):
     model, data = make(output)
     pieces, sounds = [make_performance(0), make_performance(1)], {}
     for guidance in (0.0, 1.0, 4.0):
-        player = evaluate._Player(model, data, EvaluateConfig(model_filename="", guidance=guidance))
-        sounds[guidance] = player(pieces, 0.1)
+        synthesizer = Synthesizer(model, data, EvaluateConfig(model_filename="", guidance=guidance))
+        sounds[guidance] = synthesizer(pieces, 0.1)
     assert np.array_equal(*sounds[0.0]) and not np.array_equal(*sounds[1.0])
     assert not np.array_equal(sounds[1.0], sounds[4.0])

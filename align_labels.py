@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         remove_partial_files(args.out, product_names([row.index for row in folder.rows], shared=True))
         for recording in recordings:
             recording.write(args.out, facts[recording.folder.rows[recording.position].index])
-        finish_folder(args.out, folder.rows, folder.added)
+        finish_folder(args.out, folder.rows, folder.added_columns)
     _print_result(recordings, args)
     return 0
 
@@ -95,10 +95,10 @@ def _paired_parts(
     args: Namespace, folder: ProcessedFolder, reference: ProcessedFolder | None, data: DataConfig
 ) -> dict[str, tuple[ProcessedFolder, ProcessedFolder | None]]:
     """The recordings of each global value: those to align, and those of --like."""
-    parts = folder.parts(data.global_values)
+    parts = folder.split_by_label(data.global_values)
     if reference is None:
         return {value: (part, None) for value, part in parts.items()}
-    references = reference.parts(data.global_values)
+    references = reference.split_by_label(data.global_values)
     if missing := [value for value in parts if value not in references]:
         raise InputError(f"{args.like} has no recording of {missing[0]}, {args.data} has; align that without --like")
     return {value: (part, references[value]) for value, part in parts.items()}

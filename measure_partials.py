@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if not data.excitation:
         raise InputError(f"{args.config}: data_config.excitation = false: there is nothing to measure for")
     folder.check_rate(data.audio_hz)
-    parts = folder.parts(data.global_values)
+    parts = folder.split_by_label(data.global_values)
     if missing := [value for value in data.global_values if "" not in parts and value not in parts]:
         raise InputError(f"{args.data} has no recording of {missing[0]}; leave it out of data_config.global_values")
     measurements = [measure_partials(part, data.preemphasis) for part in parts.values()]

@@ -9,7 +9,7 @@ import numpy as np
 
 from midi2wave.conditioning.partials import PianoPartials
 from midi2wave.config import DataConfig
-from midi2wave.data.midi_alignment import Alignment, alignments, trusted_seconds, verdict
+from midi2wave.data.midi_alignment import Alignment, alignment_warning, measure_alignments, trusted_seconds
 from midi2wave.data.onset_fitting import MIN_PARTIALS
 from midi2wave.data.onset_refinement import (
     MIN_FITTING_SHARE,
@@ -45,7 +45,7 @@ class RecordingAlignment:
 
     def warn_if_mismatched(self) -> None:
         """Log a recording whose MIDI file may be another recording's."""
-        doubts = [verdict(self.windows)]
+        doubts = [alignment_warning(self.windows)]
         if trusted_seconds(self.windows) is None:
             doubts = ["the lag of its sound is unknown"]
         if is_probably_mismatched(self.fit_score):
@@ -63,11 +63,11 @@ class RecordingAlignment:
         """
         shifted = shift_onsets(self.folder.performance(self.position), self.onset_shift)
         pcm = np.array(self.folder.pcm(self.position))
-        windows = alignments(pcm, shifted, self.folder.audio_hz)
-        warnings = [text for text in facts.get("warnings", []) if text != verdict(self.windows)]
+        windows = measure_alignments(pcm, shifted, self.folder.audio_hz)
+        warnings = [text for text in facts.get("warnings", []) if text != alignment_warning(self.windows)]
         facts = facts | {
             "late_ms": [round(1000 * window.seconds, 1) for window in windows],
-            "warnings": warnings + [text for text in [verdict(windows)] if text],
+            "warnings": warnings + [text for text in [alignment_warning(windows)] if text],
         }
         write_recording(out, self.folder.rows[self.position], pcm, shifted, facts)
 
@@ -85,7 +85,7 @@ def align_recordings(
     """
     positions = range(len(folder.rows))
     labelled = [folder.performance(position).onset for position in positions]
-    windows = [alignments(np.array(folder.pcm(i)), folder.performance(i), folder.audio_hz) for i in positions]
+    windows = [measure_alignments(np.array(folder.pcm(i)), folder.performance(i), folder.audio_hz) for i in positions]
     lags = [trusted_seconds(each) for each in windows]
     phases = measure_phases(reference, data, partials) if reference else None
     onset, fit_score = refine_onsets(folder, data, partials, lags, phases)

@@ -8,14 +8,17 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from midi2wave.utils.errors import InputError
 
-LONGEST_NAME, LONGEST_PATH = 255, 2000  # bytes; of common file systems, and with room for the folder in front
+# Bytes of a file name on common file systems.
+MAX_NAME_BYTES = 255
+# Bytes of a path inside the folder, which leaves room for the folder's own path.
+MAX_PATH_BYTES = 2000
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration")
 
@@ -35,30 +38,36 @@ class Recording:
 
 
 def find_metadata(maestro_dir: str | Path) -> Path | None:
-    """The metadata file of a folder, CSV before JSON, or None. InputError: no folder, or several versions in it."""
+    """The metadata file of a folder, CSV before JSON; None if there is none.
+
+    Raises:
+        InputError: There is no such folder, or it holds several versions.
+    """
     folder = Path(maestro_dir)
     if not folder.is_dir():
-        here = "" if folder.is_absolute() else f" (seen from {Path.cwd()})"
-        raise InputError(f"{folder}: {'a file, expected a folder' if folder.exists() else 'no such folder'}{here}")
-    found = sorted(path for suffix in ("csv", "json") for path in folder.glob(f"maestro-v*.{suffix}"))
-    if len({path.stem for path in found}) > 1:
-        names = ", ".join(path.name for path in found)
+        relative_to = "" if folder.is_absolute() else f" (seen from {Path.cwd()})"
+        problem = "a file, expected a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {problem}{relative_to}")
+    paths = sorted(path for suffix in ("csv", "json") for path in folder.glob(f"maestro-v*.{suffix}"))
+    if len({path.stem for path in paths}) > 1:
+        names = ", ".join(path.name for path in paths)
         raise InputError(f"{folder} holds several versions of the metadata ({names}); keep the one of this audio")
-    return found[0] if found else None  # sorted: .csv stands before .json
+    return paths[0] if paths else None  # Of two, the CSV is sorted before the JSON.
 
 
 def read_metadata(maestro_dir: str | Path) -> list[Recording]:
-    """All recordings that the metadata in `maestro_dir` lists, in its order.
+    """All recordings that the metadata of a folder list, in their order.
 
-    Raises InputError: missing or empty folder, no metadata or several, broken CSV or JSON, missing columns, a value
-    that cannot be (named with its row).
+    Raises:
+        InputError: The folder is missing or empty, there are no metadata or several, the CSV or JSON is broken, a
+            column is missing, or a value is impossible (the error names its row).
     """
     path = find_metadata(maestro_dir)
     if path is None:
-        found = "the folder is empty" if not any(Path(maestro_dir).iterdir()) else "no such file there"
-        raise InputError(f"{maestro_dir}: looked for maestro-v*.csv and maestro-v*.json, {found}")
+        problem = "the folder is empty" if not any(Path(maestro_dir).iterdir()) else "no such file there"
+        raise InputError(f"{maestro_dir}: looked for maestro-v*.csv and maestro-v*.json, {problem}")
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Excel puts a byte order mark before a CSV it has saved
+        text = path.read_text(encoding="utf-8-sig")  # Excel writes a byte order mark.
         rows = _csv_rows(text) if path.suffix == ".csv" else _json_rows(json.loads(text))
     except (ValueError, RecursionError, csv.Error, InputError) as error:
         raise InputError(f"{path} is broken: {error}; download it again") from error
@@ -68,7 +77,11 @@ def read_metadata(maestro_dir: str | Path) -> list[Recording]:
 
 
 def select_split(recordings: list[Recording], split: str) -> list[Recording]:
-    """The recordings of one split, or of "all". InputError for any other name."""
+    """The recordings of one split, or all of them for "all".
+
+    Raises:
+        InputError: There is no split of that name.
+    """
     if split == "all":
         return list(recordings)
     if split not in SPLITS:
@@ -77,7 +90,11 @@ def select_split(recordings: list[Recording], split: str) -> list[Recording]:
 
 
 def resampled_name(audio_filename: str, audio_hz: int) -> str:
-    """Where the resampled audio of a file lies: "2008/x.flac" at 16000 Hz -> "2008/x_16000.wav"."""
+    """The path of the resampled audio of a file: "2008/x.flac" at 16000 Hz -> "2008/x_16000.wav".
+
+    Raises:
+        InputError: It is no file name.
+    """
     path = PurePosixPath(audio_filename)
     if not path.name:
         raise InputError(f"{audio_filename!r} in the metadata does not name a file")
@@ -85,26 +102,30 @@ def resampled_name(audio_filename: str, audio_hz: int) -> str:
 
 
 def inside(maestro_dir: str | Path, filename: str) -> Path:
-    """The path of a file that the metadata names. InputError for a name that leads out of the folder.
+    """The path of a file that the metadata name.
 
-    Judged by the name alone: year folders may well be links to another disk.
+    Only the name is checked: the folders of the years may be links to another disk.
+
+    Raises:
+        InputError: The name leads out of the folder, or no file can have it.
     """
     posix, windows = PurePosixPath(filename), PureWindowsPath(filename)
     escapes = posix.is_absolute() or windows.anchor or ".." in windows.parts
-    if escapes or not posix.name or "\0" in filename or not _can_be_a_name(posix):
+    if escapes or not posix.name or "\0" in filename or not _is_possible_path(posix):
         raise InputError(f"{filename!r} in the metadata does not name a file inside {maestro_dir}")
     return Path(maestro_dir) / posix
 
 
-def _can_be_a_name(path: PurePosixPath) -> bool:
+def _is_possible_path(path: PurePosixPath) -> bool:
     try:
-        return len(os.fsencode(path)) <= LONGEST_PATH and all(len(os.fsencode(p)) <= LONGEST_NAME for p in path.parts)
+        names_fit = all(len(os.fsencode(part)) <= MAX_NAME_BYTES for part in path.parts)
+        return names_fit and len(os.fsencode(path)) <= MAX_PATH_BYTES
     except UnicodeEncodeError:
         return False
 
 
 def _is_text(text: str) -> bool:
-    """Whether it can be written to a file: JSON can hold halves of characters, which no encoding knows."""
+    """Whether it can be written to a file: JSON can contain halves of characters, which have no encoding."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -117,7 +138,7 @@ def _csv_rows(text: str) -> list[dict[str, Any]]:
     _require_columns(reader.fieldnames or ())
     rows = []
     for row in reader:
-        if None in row or None in row.values():  # DictReader's marks for too many and too few fields
+        if None in row or None in row.values():  # DictReader marks too many and too few fields.
             raise InputError(f"line {reader.line_num} does not have {len(reader.fieldnames or ())} fields")
         rows.append(row)
     return rows
@@ -125,57 +146,64 @@ def _csv_rows(text: str) -> list[dict[str, Any]]:
 
 def _json_rows(data: Any) -> list[dict[str, Any]]:
     """Rows from either JSON form: [{column: value}] or {column: {"0": value, "1": value}}."""
-    if isinstance(data, list):
-        if not all(isinstance(row, dict) for row in data):
-            raise InputError("expected a list of objects, one per recording")
-        for row in data:
-            _require_columns(row)
-        return data
-    if not isinstance(data, dict):
+    if isinstance(data, dict):
+        return _rows_of_columns(data)
+    if not isinstance(data, list):
         raise InputError("expected a list of rows or an object of columns")
+    if not all(isinstance(row, dict) for row in data):
+        raise InputError("expected a list of objects, one per recording")
+    for row in data:
+        _require_columns(row)
+    return data
+
+
+def _rows_of_columns(data: dict[str, Any]) -> list[dict[str, Any]]:
     _require_columns(data)
     columns = {name: data[name] for name in COLUMNS}
-    keys = columns[COLUMNS[0]].keys() if isinstance(columns[COLUMNS[0]], dict) else None
+    row_numbers = columns[COLUMNS[0]].keys() if isinstance(columns[COLUMNS[0]], dict) else None
     for name, column in columns.items():
-        if not isinstance(column, dict) or column.keys() != keys or not all(key.isdecimal() for key in column):
+        valid = isinstance(column, dict) and column.keys() == row_numbers
+        if not valid or not all(number.isdecimal() for number in column):
             raise InputError(f"column {name} is not an object of row numbers, the same as in {COLUMNS[0]}")
-    return [{name: columns[name][key] for name in COLUMNS} for key in sorted(keys or (), key=int)]
+    return [{name: columns[name][number] for name in COLUMNS} for number in sorted(row_numbers or (), key=int)]
 
 
-def _require_columns(present: Any) -> None:
-    missing = [name for name in COLUMNS if name not in present]
+def _require_columns(columns: Iterable[str]) -> None:
+    missing = [name for name in COLUMNS if name not in columns]
     if missing:
-        raise InputError(f"missing columns {', '.join(missing)} (found: {', '.join(map(str, present)) or 'none'})")
+        raise InputError(f"missing columns {', '.join(missing)} (found: {', '.join(map(str, columns)) or 'none'})")
 
 
 def _recording(path: Path, index: int, row: Mapping[str, Any]) -> Recording:
-    def refuse(column: str, expected: str) -> InputError:
+    """A row of the metadata as a recording. Raises InputError for an impossible value."""
+
+    def value_error(column: str, expected: str) -> InputError:
         return InputError(f"{path}, recording {index}: {column} is {row[column]!r}, expected {expected}")
 
     for column in ("canonical_composer", "canonical_title", "midi_filename", "audio_filename"):
         if not isinstance(row[column], str) or not _is_text(row[column]):
-            raise refuse(column, "text")
+            raise value_error(column, "text")
         if column.endswith("filename") and not row[column].strip():
-            raise refuse(column, "a file name")
+            raise value_error(column, "a file name")
     if row["split"] not in SPLITS:
-        raise refuse("split", f"one of {', '.join(SPLITS)}")
+        raise value_error("split", f"one of {', '.join(SPLITS)}")
     try:
         year = int(row["year"])
     except (TypeError, ValueError, OverflowError):
-        raise refuse("year", "a whole number") from None
+        raise value_error("year", "a whole number") from None
     try:
         duration = float(row["duration"])
     except (TypeError, ValueError, OverflowError):
         duration = math.nan
     if not 0 < duration < math.inf:
-        raise refuse("duration", "seconds above 0")
+        raise value_error("duration", "seconds above 0")
     return Recording(
-        index,
-        row["canonical_composer"],
-        row["canonical_title"],
-        row["split"],
-        year,
-        row["midi_filename"],
-        row["audio_filename"],
-        duration,
+        index=index,
+        composer=row["canonical_composer"],
+        title=row["canonical_title"],
+        split=row["split"],
+        year=year,
+        midi_filename=row["midi_filename"],
+        audio_filename=row["audio_filename"],
+        duration=duration,
     )

@@ -1,76 +1,101 @@
-"""Does a MIDI file belong to its recording, and how late is it? Onsets of the notes against those of the sound.
+"""Whether a MIDI file belongs to its recording, and its lag: onsets of the notes against onsets of the sound.
 
 The onset envelope is the half-wave rectified spectral flux of compressed magnitudes (Bello et al., "A Tutorial on Onset
-Detection in Music Signals", IEEE TSAP 2005, section III.A); what is compared are its correlations with the note onsets
-at every lag, in a window from the first note on and in one up to the last.
+Detection in Music Signals", IEEE TSAP 2005, section III.A). It is correlated with the note onsets at every lag, in a
+window from the first note on and in one up to the last.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.midi.performance import Performance
 
+# Larger lags are reported.
 WARN_SECONDS = 0.05
 WINDOW_SECONDS = 30.0
-SEARCH_SECONDS = 1.0  # largest misalignment that can be told
-LEAST_ONSETS = 8  # different times of onset in a window, below which nothing can be said
-TRUSTED_AGREEMENT = (
-    6.0  # a wrong MIDI got up to 5.0, the right one between 3 and 17 (35 recordings, docs/robustness.md)
-)
+# The largest lag that can be measured.
+SEARCH_SECONDS = 1.0
+# With fewer different onset times in a window nothing can be said.
+MIN_ONSETS = 8
+# A wrong MIDI file reached up to 5.0, the right one between 3 and 17 (35 recordings, docs/robustness.md).
+TRUSTED_AGREEMENT = 6.0
 ENVELOPE_HZ = 250
 FFT_SECONDS = 0.016
+# Magnitudes m of a spectrum are compressed to log(1 + COMPRESSION * m).
+COMPRESSION = 100
+# So many lags on either side of the best one belong to the same peak.
+PEAK_LAGS = 8
+EPSILON = 1e-12
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How one stretch of a recording agrees with its notes."""
+    """How one window of a recording agrees with its notes."""
 
     seconds: float  # by how much the sound comes after the notes; only meaningful if they agree
     agreement: float  # height of the best lag's correlation above the others, in their standard deviations
 
 
-def trusted_seconds(found: list[Alignment]) -> float | None:
-    """By how much the sound comes after the notes, on average; None if that is not known.
+def trusted_seconds(alignments: list[Alignment]) -> float | None:
+    """By how much the sound comes after the notes, on average over the windows; None if that is uncertain.
 
-    Two windows that give the same lag confirm each other; one alone must be clear.
+    Two windows with the same lag confirm each other; a single one needs an agreement of TRUSTED_AGREEMENT.
     """
-    lags = [alignment.seconds for alignment in found]
+    lags = [alignment.seconds for alignment in alignments]
     if len(lags) < 2 or abs(lags[0] - lags[1]) > WARN_SECONDS:
-        lags = [alignment.seconds for alignment in found if alignment.agreement >= TRUSTED_AGREEMENT]
+        lags = [alignment.seconds for alignment in alignments if alignment.agreement >= TRUSTED_AGREEMENT]
     return sum(lags) / len(lags) if lags else None
 
 
-def verdict(found: list[Alignment]) -> str | None:
-    """What is wrong with the alignment, in words for the files' owner; None if nothing is, or nothing is known."""
-    lags = [alignment.seconds for alignment in found]
-    late = trusted_seconds(found)
+def alignment_warning(alignments: list[Alignment]) -> str | None:
+    """What is wrong with the alignment, in words for the files' owner; None if nothing is, or it is uncertain."""
+    lags = [alignment.seconds for alignment in alignments]
+    mean_lag = trusted_seconds(alignments)
     if len(lags) == 2 and abs(lags[0] - lags[1]) > WARN_SECONDS:
-        if late is None:
+        if mean_lag is None:
             return "its notes do not agree with the sound; is it the MIDI of this recording?"
-        if all(alignment.agreement >= TRUSTED_AGREEMENT for alignment in found):
+        if all(alignment.agreement >= TRUSTED_AGREEMENT for alignment in alignments):
             first, last = (1000 * lag for lag in lags)
             return f"the sound is {first:.0f} ms after the notes at the start and {last:.0f} ms at the end"
-    if late is None or abs(late) <= WARN_SECONDS:
+    if mean_lag is None or abs(mean_lag) <= WARN_SECONDS:
         return None
-    return f"the sound is {1000 * abs(late):.0f} ms {'after' if late > 0 else 'before'} the notes"
+    return f"the sound is {1000 * abs(mean_lag):.0f} ms {'after' if mean_lag > 0 else 'before'} the notes"
 
 
 def onset_envelope(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
-    """int16 [T] -> how strongly something begins, float32 [frames] at ENVELOPE_HZ; frame f is centred on f / 250 s."""
+    """The spectral flux of a signal.
+
+    Args:
+        pcm: int16 [T].
+        audio_hz: Its sample rate.
+
+    Returns:
+        float32 [frames] at ENVELOPE_HZ; frame f is centred on f / ENVELOPE_HZ seconds.
+    """
     n_fft = max(16, round(FFT_SECONDS * audio_hz))
     n_frames = len(pcm) * ENVELOPE_HZ // audio_hz
     first = np.rint(np.arange(n_frames) * audio_hz / ENVELOPE_HZ).astype(np.int64)
-    padded = np.pad(pcm.astype(np.float32) / 32768, (n_fft // 2, n_fft))
+    padded = np.pad(pcm.astype(np.float32) / FULL_SCALE, (n_fft // 2, n_fft))
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[first] * np.hanning(n_fft).astype(np.float32)
-    compressed = np.log1p(100 * np.abs(np.fft.rfft(frames)))  # [frames, bins]
-    flux = np.zeros(n_frames, dtype=np.float32)
-    flux[1:-1] = np.maximum(compressed[2:] - compressed[:-2], 0).sum(axis=1)
-    return flux
+    compressed = np.log1p(COMPRESSION * np.abs(np.fft.rfft(frames)))  # [frames, bins]
+    envelope = np.zeros(n_frames, dtype=np.float32)
+    envelope[1:-1] = np.maximum(compressed[2:] - compressed[:-2], 0).sum(axis=1)
+    return envelope
 
 
-def alignments(pcm: np.ndarray, performance: Performance, audio_hz: int) -> list[Alignment]:
-    """Of the first and, if the piece is longer than two windows, the last onsets; empty if there are too few."""
+def measure_alignments(pcm: np.ndarray, performance: Performance, audio_hz: int) -> list[Alignment]:
+    """The alignment of the first and, if the piece is longer than two windows, of the last onsets.
+
+    Args:
+        pcm: The recording, int16 [T].
+        performance: Its notes.
+        audio_hz: Its sample rate.
+
+    Returns:
+        At most two; none if there are too few onsets.
+    """
     end = len(pcm) / audio_hz
     onset = performance.onset[performance.onset < end]
     if not len(onset):
@@ -78,32 +103,42 @@ def alignments(pcm: np.ndarray, performance: Performance, audio_hz: int) -> list
     starts = [onset[0] - SEARCH_SECONDS]
     if onset[-1] - onset[0] > 2 * WINDOW_SECONDS:
         starts.append(onset[-1] - WINDOW_SECONDS)
-    found = (_alignment(pcm, performance, audio_hz, max(0.0, start)) for start in starts)
-    return [alignment for alignment in found if alignment]
+    measured = (_measure_window(pcm, performance, audio_hz, max(0.0, start)) for start in starts)
+    return [alignment for alignment in measured if alignment]
 
 
-def _alignment(pcm: np.ndarray, performance: Performance, audio_hz: int, start: float) -> Alignment | None:
+def _measure_window(pcm: np.ndarray, performance: Performance, audio_hz: int, start: float) -> Alignment | None:
     """The lag at which the envelope of one window agrees best with the notes."""
-    search = round(SEARCH_SECONDS * ENVELOPE_HZ)
     first = round(start * ENVELOPE_HZ)
-    piece = pcm[first * audio_hz // ENVELOPE_HZ :][: round((WINDOW_SECONDS + 2 * SEARCH_SECONDS) * audio_hz)]
-    envelope = onset_envelope(piece, audio_hz)
-    # Loud notes are seen best; of a chord, which begins once, the loudest counts.
-    strokes = np.zeros(len(envelope), dtype=np.float64)
-    at = np.rint(performance.onset * ENVELOPE_HZ).astype(np.int64) - first
-    inside = (at >= 0) & (at < len(envelope))
-    np.maximum.at(strokes, at[inside], performance.velocity[inside] / 127)
-    if np.count_nonzero(strokes) < LEAST_ONSETS or not envelope.any():
+    n_samples = round((WINDOW_SECONDS + 2 * SEARCH_SECONDS) * audio_hz)
+    window = pcm[first * audio_hz // ENVELOPE_HZ :][:n_samples]
+    envelope = onset_envelope(window, audio_hz)
+    note_envelope = _note_envelope(performance, first, len(envelope))
+    if np.count_nonzero(note_envelope) < MIN_ONSETS or not envelope.any():
         return None
-    envelope = envelope - envelope.mean()
-    n = 1 << int(np.ceil(np.log2(len(strokes) + 2 * search)))
-    correlation = np.fft.irfft(np.fft.rfft(envelope, n) * np.conj(np.fft.rfft(strokes, n)), n)
-    lags = np.concatenate([correlation[-search:], correlation[: search + 1]])
-    best = int(lags.argmax())
-    others = np.delete(lags, slice(max(0, best - 8), best + 9))
-    agreement = (lags[best] - others.mean()) / max(float(others.std()), 1e-12)
+    return _best_lag(envelope - envelope.mean(), note_envelope)
+
+
+def _note_envelope(performance: Performance, first: int, n_frames: int) -> np.ndarray:
+    """The onsets in a window as an envelope, [frames]: loud notes weigh most; of a chord, the loudest note counts."""
+    envelope = np.zeros(n_frames, dtype=np.float64)
+    frame = np.rint(performance.onset * ENVELOPE_HZ).astype(np.int64) - first
+    inside = (frame >= 0) & (frame < n_frames)
+    np.maximum.at(envelope, frame[inside], performance.velocity[inside] / 127)
+    return envelope
+
+
+def _best_lag(envelope: np.ndarray, note_envelope: np.ndarray) -> Alignment:
+    """The lag of the largest correlation, interpolated between frames by a parabola."""
+    search = round(SEARCH_SECONDS * ENVELOPE_HZ)
+    n_fft = 1 << int(np.ceil(np.log2(len(note_envelope) + 2 * search)))
+    correlation = np.fft.irfft(np.fft.rfft(envelope, n_fft) * np.conj(np.fft.rfft(note_envelope, n_fft)), n_fft)
+    by_lag = np.concatenate([correlation[-search:], correlation[: search + 1]])
+    best = int(by_lag.argmax())
+    others = np.delete(by_lag, slice(max(0, best - PEAK_LAGS), best + PEAK_LAGS + 1))
+    agreement = (by_lag[best] - others.mean()) / max(float(others.std()), EPSILON)
     shift = 0.0
-    if 0 < best < len(lags) - 1:  # the peak of the parabola through three points
-        left, middle, right = lags[best - 1 : best + 2]
-        shift = 0.5 * (left - right) / min(left - 2 * middle + right, -1e-12)
+    if 0 < best < len(by_lag) - 1:
+        left, middle, right = by_lag[best - 1 : best + 2]
+        shift = 0.5 * (left - right) / min(left - 2 * middle + right, -EPSILON)
     return Alignment(float(best - search + shift) / ENVELOPE_HZ, float(agreement))

@@ -287,7 +287,7 @@ def test_facts_are_those_of_the_new_labels(pipeline, tmp_path):
     for i, row in enumerate(folder.rows):
         late = replace(folder.performance(i), onset=folder.performance(i).onset - 0.1)
         pcm = np.array(folder.pcm(i))
-        warning = midi_alignment.verdict(midi_alignment.alignments(pcm, late, HZ))
+        warning = midi_alignment.alignment_warning(midi_alignment.measure_alignments(pcm, late, HZ))
         processed_folder.write_recording(data, row, pcm, late, {"late_ms": [100.0], "warnings": ["x", warning]})
     processed_folder.finish_folder(data, folder.rows)
     assert align(data, pipeline / "measured.json", tmp_path / "out") == 0

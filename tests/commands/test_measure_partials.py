@@ -176,15 +176,15 @@ def test_the_recordings_of_each_value_are_measured_by_themselves(tmp_path):
     data = load_config(tmp_path / "measured.json", ("data_config",)).data_config
     assert len(data.partial_hz) == 2 * 88 * 16
     folder = ProcessedFolder(tmp_path / "data")
-    parts = folder.parts([*values, "year=2010"])
+    parts = folder.split_by_label([*values, "year=2010"])
     assert list(parts) == values
     for value, said in zip(values, ((1, 0), (0, 1)), strict=True):
         assert {f"year={row.year}" for row in parts[value].rows} == {value}
         own = partial_tracking.measure_partials(parts[value], 0.0).partials
         np.testing.assert_allclose(partials_for(data, said).hz, own.hz, rtol=1e-5)
-    assert folder.parts([]) == folder.parts([*values, "piano=1"]) == {"": folder}
+    assert folder.split_by_label([]) == folder.split_by_label([*values, "piano=1"]) == {"": folder}
     with pytest.raises(InputError, match="none of data_config"):
-        folder.parts(["year=2008", "year=2010"])
+        folder.split_by_label(["year=2008", "year=2010"])
     (tmp_path / "config.json").write_text(
         json.dumps({"data_config": given | {"global_values": [*values, "year=2010"]}})
     )

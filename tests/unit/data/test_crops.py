@@ -502,7 +502,7 @@ def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_pat
         assert half.locate_crop(i) == plain.locate_crop(i) or part > 0.5
     everything = make_crops(tmp_path / "data", max_silence=0.0)
     np.save(path, np.zeros_like(sound))
-    everything.folder._pcm.clear()
+    everything.folder._mapped.clear()
     assert len(everything[3]["samples"]) == 800  # a silent data set still gives crops
 
 

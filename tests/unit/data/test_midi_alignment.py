@@ -13,7 +13,7 @@ from midi2wave.audio import io as audio_io
 from midi2wave.audio.pcm import silent_blocks, to_pcm
 from midi2wave.data import dataset_card, midi_alignment
 from midi2wave.data.maestro import COLUMNS, Recording, read_metadata, select_split
-from midi2wave.data.midi_alignment import Alignment, verdict
+from midi2wave.data.midi_alignment import Alignment, alignment_warning
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import read_midi
 from tests.commands.test_real_data import CLIP, DATA, DISKLAVIER
@@ -51,9 +51,9 @@ def both(tmp_path, notes, shift=0.0, seconds=90.0, drift=1.0) -> tuple[np.ndarra
 @pytest.mark.parametrize("shift", [0.0, 0.13, -0.09, 0.6])
 def test_the_lag_is_found_at_the_start_and_at_the_end(tmp_path, shift):
     notes = [note for note in piece(0) if note[0] > 1]
-    found = midi_alignment.alignments(*both(tmp_path, notes, shift), HZ)
+    found = midi_alignment.measure_alignments(*both(tmp_path, notes, shift), HZ)
     assert [a.seconds for a in found] == pytest.approx([shift, shift], abs=0.012)
-    words = verdict(found)
+    words = alignment_warning(found)
     assert (words is None) == (shift == 0)
     assert not words or int(re.search(r"(\d+) ms", words)[1]) == pytest.approx(abs(1000 * shift), abs=12)
     assert shift <= 0.05 or "after" in words
@@ -63,21 +63,21 @@ def test_the_lag_is_found_at_the_start_and_at_the_end(tmp_path, shift):
 def test_another_midi_and_another_clock_are_told(tmp_path):
     pcm, _ = both(tmp_path, piece(1))
     other = both(tmp_path, piece(2))[1]
-    assert "is it the MIDI of this recording?" in verdict(midi_alignment.alignments(pcm, other, HZ))
-    drifting = verdict(midi_alignment.alignments(*both(tmp_path, piece(1), drift=1.0015), HZ))
+    assert "is it the MIDI of this recording?" in alignment_warning(midi_alignment.measure_alignments(pcm, other, HZ))
+    drifting = alignment_warning(midi_alignment.measure_alignments(*both(tmp_path, piece(1), drift=1.0015), HZ))
     assert "ms after the notes at the start and" in drifting
 
 
 def test_where_nothing_can_be_said_nothing_is(tmp_path):
     few = both(tmp_path, piece(3)[:5], seconds=5.0)
     silent = np.zeros(HZ * 90, dtype=np.int16), few[1]
-    assert midi_alignment.alignments(*few, HZ) == midi_alignment.alignments(*silent, HZ) == []
+    assert midi_alignment.measure_alignments(*few, HZ) == midi_alignment.measure_alignments(*silent, HZ) == []
     late = replace(few[1], onset=few[1].onset + 100)
-    assert midi_alignment.alignments(few[0], late, HZ) == []
-    assert verdict([]) is None
-    assert verdict([Alignment(0.3, 3.0)]) is None  # one window, and not clear
-    assert "300 ms after" in verdict([Alignment(0.3, 9.0)])
-    assert verdict([Alignment(0.01, 9.0), Alignment(0.7, 3.0)]) is None  # the clear one counts
+    assert midi_alignment.measure_alignments(few[0], late, HZ) == []
+    assert alignment_warning([]) is None
+    assert alignment_warning([Alignment(0.3, 3.0)]) is None  # one window, and not clear
+    assert "300 ms after" in alignment_warning([Alignment(0.3, 9.0)])
+    assert alignment_warning([Alignment(0.01, 9.0), Alignment(0.7, 3.0)]) is None  # the clear one counts
     assert midi_alignment.trusted_seconds([]) is midi_alignment.trusted_seconds([Alignment(0.3, 3.0)]) is None
     assert midi_alignment.trusted_seconds([Alignment(0.2, 3.0), Alignment(0.7, 3.0)]) is None
     assert midi_alignment.trusted_seconds([Alignment(0.30, 3.0), Alignment(0.31, 3.0)]) == pytest.approx(0.305)
@@ -165,10 +165,10 @@ def test_real_recordings_agree_with_their_own_midi_and_not_with_another():
     sounds = [soundfile.read(DISKLAVIER / r.audio_filename, dtype="int16")[0] for r in recordings]
     performances = [read_midi(DISKLAVIER / r.midi_filename) for r in recordings]
     for i, pcm in enumerate(sounds):
-        own = midi_alignment.alignments(pcm, performances[i], HZ)
-        assert verdict(own) is None and all(-0.015 < a.seconds < 0.04 for a in own), recordings[i]
-        foreign = midi_alignment.alignments(pcm, performances[i - 3], HZ)
-        assert len(foreign) < 2 or verdict(foreign), recordings[i]
+        own = midi_alignment.measure_alignments(pcm, performances[i], HZ)
+        assert alignment_warning(own) is None and all(-0.015 < a.seconds < 0.04 for a in own), recordings[i]
+        foreign = midi_alignment.measure_alignments(pcm, performances[i - 3], HZ)
+        assert len(foreign) < 2 or alignment_warning(foreign), recordings[i]
 
 
 @pytest.mark.skipif(not CLIP.is_dir(), reason=f"no {DATA.name}/maestro-clip on this machine")

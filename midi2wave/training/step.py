@@ -27,7 +27,8 @@ def train_step(state: Run, micro_batches: list[Batch], *, stopping: bool = False
     Returns:
         The values of `StepMetrics`, on the device.
     """
-    settings, parameters = state.config.train_config, list(state.model.parameters())
+    settings = state.config.train_config
+    parameters: list[Tensor] = list(state.model.parameters())
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings) * group["factor"]
     if state.capture_pending:
@@ -49,7 +50,7 @@ def train_step(state: Run, micro_batches: list[Batch], *, stopping: bool = False
 
 
 @torch.no_grad()
-def update_ema(averages: list[nn.Parameter], parameters: list[nn.Parameter], rate: Tensor) -> None:
+def update_ema(averages: list[Tensor], parameters: list[Tensor], rate: Tensor) -> None:
     """Move an exponential moving average towards the weights.
 
     Args:

@@ -97,7 +97,8 @@ def validate(
         Metrics by name. Likelihoods and codebook usage are means over all processes, the same on each of them; the
         conditioning ratios are those of this process's first crop. An unconditional model has its likelihood alone.
     """
-    own, mismatched, ratios = [], [], []
+    own, mismatched = [], []
+    ratios: list[float] = []
     counts = torch.zeros(model.n_codes, device=device, dtype=torch.float64)
     for indices in torch.arange(len(validation)).split(batch_size):
         batch = {name: value[indices] for name, value in validation.batch.items()}
@@ -128,15 +129,15 @@ def lacks_conditioning_gap(metrics: dict[str, float]) -> bool:
 
 def _mean(nll: Tensor, device: torch.device, world: World) -> float:
     """Mean over the crops of all processes."""
-    sums = torch.tensor([float(len(nll)), nll.sum()], dtype=torch.float64, device=device)
-    count, nll_sum = world.all_reduce_sum(sums).tolist()
+    totals = torch.tensor([float(len(nll)), nll.sum()], dtype=torch.float64, device=device)
+    count, nll_sum = world.all_reduce_sum(totals).tolist()
     return nll_sum / count
 
 
 def _gap_metrics(nll: Tensor, gap: Tensor, device: torch.device, world: World) -> dict[str, float]:
     """Mean likelihood and conditioning gap over the crops of all processes, with the gap's standard error."""
-    sums = torch.stack([torch.tensor(float(len(nll))).double(), nll.sum(), gap.sum(), (gap**2).sum()])
-    count, nll_sum, gap_sum, gap_squares = world.all_reduce_sum(sums.to(device, torch.float64)).tolist()
+    totals = torch.stack([torch.tensor(float(len(nll))).double(), nll.sum(), gap.sum(), (gap**2).sum()])
+    count, nll_sum, gap_sum, gap_squares = world.all_reduce_sum(totals.to(device, torch.float64)).tolist()
     mean_gap = gap_sum / count
     variance = max(0.0, gap_squares - count * mean_gap**2) / (count - 1)
     return {

@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same gradients from the same crops, and a run that goes on after a kill."""
+"""Two processes train as one does: the same gradients from the same crops, and a run that resumes after a kill."""
 
 import json
 import os
@@ -20,13 +20,13 @@ from tests.helpers.training import checkpoint_tensors, same_tensors
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-def started(*command):
+def start(*command):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*map(str, command)], cwd=ROOT.parent, env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*map(str, command)], cwd=ROOT.parent, env=environment, text=True, **pipes)
 
 
-def workers(running, folder):
+def worker_pids(running, folder):
     """The process numbers of torchrun's two workers, once they have saved a checkpoint."""
     while not checkpoint.step_folders(folder):
         assert running.poll() is None, running.communicate()
@@ -35,14 +35,20 @@ def workers(running, folder):
     return [int(line.split()[0]) for line in children.stdout.splitlines() if "train.py" in line]
 
 
-def done(*command):
-    process = started(*command)
+def train_arguments(pipeline, folder, *options):
+    """Arguments of a run in this folder, with options of train_config."""
+    overrides = [f"train_config.{option}" for option in (f"output_directory={folder}", *options)]
+    return ["-c", pipeline.config, *settings(*overrides)]
+
+
+def run_to_end(*command):
+    process = start(*command)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out, err
 
 
-def test_a_process_without_torchrun_is_alone(monkeypatch):
+def test_process_without_torchrun_is_alone(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with init_distributed(DistConfig(), torch.device("cpu")) as world:
         assert world == SINGLE_PROCESS and world.is_main_process
@@ -50,7 +56,7 @@ def test_a_process_without_torchrun_is_alone(monkeypatch):
         assert world.wrap(model, torch.device("cpu")) is model and world.all_reduce_sum(values) is values
 
 
-def test_each_process_takes_the_device_of_its_place(monkeypatch):
+def test_each_process_uses_the_device_of_its_rank(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [local_device(name) for name in ("auto", "cuda", "cuda:3", "cpu")] == ["cuda:1", "cuda:1", "cuda:3", "cpu"]
@@ -63,49 +69,44 @@ def test_each_process_takes_the_device_of_its_place(monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(pipeline, tmp_path):
-    given = ("-c", pipeline.config, *settings(
-        "train_config.batch_size=8", "train_config.micro_batch_size=2", "train_config.precision=float32",
-        "train_config.gradient_clip=1e9", "train_config.validation_crops=7",
-    ))  # fmt: skip
-    found = []
-    for name, start in (("one", [sys.executable]), ("two", TORCHRUN)):
-        done(*start, ROOT / "tests/helpers/one_step.py", tmp_path / f"{name}.pt", *given,
-             "--set", f"train_config.output_directory={tmp_path / name}")  # fmt: skip
-        found.append(torch.load(tmp_path / f"{name}.pt", weights_only=True))
-    one, two = found
+    options = ["batch_size=8", "micro_batch_size=2", "precision=float32", "gradient_clip=1e9", "validation_crops=7"]
+    results = []
+    for name, interpreter in (("one", [sys.executable]), ("two", TORCHRUN)):
+        script = [*interpreter, ROOT / "tests/helpers/one_step.py", tmp_path / f"{name}.pt"]
+        run_to_end(*script, *train_arguments(pipeline, tmp_path / name, *options))
+        results.append(torch.load(tmp_path / f"{name}.pt", weights_only=True))
+    one, two = results
     assert (one["gradient"] - two["gradient"]).abs().max() < 1e-6 < one["gradient"].abs().max()
     for name in ("loss", "validation_nll", "validation_nll_shuffled", "validation_gap", "validation_gap_error"):
         assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-6, abs=1e-6), name
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_after_a_kill(pipeline, tmp_path):
+def test_run_of_two_processes_resumes_after_a_kill(pipeline, tmp_path):
     def command(folder):
-        return (*TORCHRUN, ROOT / "train.py", "-c", pipeline.config, "--json", *settings(
-            f"train_config.output_directory={folder}", "train_config.steps=200", "train_config.batch_size=4",
-            "train_config.iters_per_checkpoint=3", "train_config.iters_per_validation=100",
-        ))  # fmt: skip
+        options = ["steps=200", "batch_size=4", "iters_per_checkpoint=3", "iters_per_validation=100"]
+        return *TORCHRUN, ROOT / "train.py", "--json", *train_arguments(pipeline, folder, *options)
 
-    out, err = done(*command(tmp_path / "whole"))
+    out, err = run_to_end(*command(tmp_path / "whole"))
     assert json.loads(out)["step"] == 200 and "2 processes" in err
-    running = started(*command(tmp_path / "parts"))
-    os.kill(workers(running, tmp_path / "parts")[1], signal.SIGKILL)  # torchrun then ends the others
+    running = start(*command(tmp_path / "parts"))
+    os.kill(worker_pids(running, tmp_path / "parts")[1], signal.SIGKILL)  # torchrun then ends the others.
     running.communicate(timeout=120)
     assert running.returncode != 0
     assert checkpoint.step_of(checkpoint.step_folders(tmp_path / "parts")[-1]) < 200
-    out, err = done(*command(tmp_path / "parts"))
+    out, err = run_to_end(*command(tmp_path / "parts"))
     assert "going on from step" in err
     assert same_tensors(checkpoint_tensors(tmp_path / "parts"), checkpoint_tensors(tmp_path / "whole"))
 
 
 @pytest.mark.slow
 def test_two_processes_stop_after_the_same_step(pipeline, tmp_path):
-    """One of them gets the signal; torchrun ends with both having ended well."""
+    """One of them receives the signal; both end without an error, and so does torchrun."""
     folder = tmp_path / "run"
-    running = started(*TORCHRUN, ROOT / "train.py", "-c", pipeline.config, *settings(
-        f"train_config.output_directory={folder}", "train_config.steps=100000", "train_config.batch_size=4",
-        "train_config.iters_per_checkpoint=5", "train_config.validation_crops=2"))  # fmt: skip
-    for pid in workers(running, folder)[:1] * 2:  # twice, as a group's signal that torchrun hands on
+    options = ["steps=100000", "batch_size=4", "iters_per_checkpoint=5", "validation_crops=2"]
+    running = start(*TORCHRUN, ROOT / "train.py", *train_arguments(pipeline, folder, *options))
+    # Twice, as the signal of a process group that torchrun hands on.
+    for pid in worker_pids(running, folder)[:1] * 2:
         os.kill(pid, signal.SIGTERM)
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err

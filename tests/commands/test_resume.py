@@ -1,5 +1,4 @@
-"""A run that is killed goes on bit for bit as if nothing had happened; it loses only the steps since its last
-checkpoint, whatever state that is in."""
+"""A run that is killed resumes bit for bit as if nothing had happened, from its newest checkpoint that is whole."""
 
 import json
 import os
@@ -19,15 +18,20 @@ from tests.helpers.training import checkpoint_tensors, same_tensors
 STEPS = 60
 
 
-class Server:
-    """tests/helpers/kill_server.py at work."""
+class KillServer:
+    """A process of tests/helpers/kill_server.py."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, ROOT / "tests/helpers/kill_server.py"], cwd=ROOT.parent, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, ROOT / "tests/helpers/kill_server.py"],
+            cwd=ROOT.parent,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
     def attempt(self, seconds: float | None, *arguments: str | Path) -> int:
         """Run train.py and kill it after some seconds; its exit code."""
@@ -38,22 +42,21 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server():
-    server = Server()
+    server = KillServer()
     yield server
     server.process.stdin.close()
     server.process.wait(60)
 
 
-def arguments(pipeline, folder, *more):
+def arguments(pipeline, folder):
     """A run of some seconds with all that could make two runs differ: workers, noise, schedule, average, validation."""
-    return ("-c", pipeline.config, *settings(
-        f"train_config.output_directory={folder}", f"train_config.steps={STEPS}", "train_config.batch_size=4",
-        "train_config.micro_batch_size=2", "train_config.iters_per_checkpoint=7", "train_config.iters_per_log=5",
-        "train_config.iters_per_validation=25", "data_config.n_workers=2", *more,
-    ))  # fmt: skip
+    options = [f"output_directory={folder}", f"steps={STEPS}", "batch_size=4", "micro_batch_size=2"]
+    options += ["iters_per_checkpoint=7", "iters_per_log=5", "iters_per_validation=25"]
+    overrides = [*(f"train_config.{option}" for option in options), "data_config.n_workers=2"]
+    return ["-c", pipeline.config, *settings(*overrides)]
 
 
-def steps(folder):
+def last_step(folder):
     return max(map(checkpoint.step_of, checkpoint.step_folders(folder)), default=0)
 
 
@@ -70,29 +73,30 @@ def undisturbed(pipeline, server, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_ten_times_it_ends_with_the_same_weights(pipeline, server, undisturbed, tmp_path):
-    chance, folder, kills = random.Random(4), tmp_path / "run", 0
+def test_run_killed_ten_times_has_the_same_weights(pipeline, server, undisturbed, tmp_path):
+    rng, folder, kills = random.Random(4), tmp_path / "run", 0
     while kills < 10:
-        before = steps(folder)
-        code = server.attempt(chance.uniform(0.5, 3.5), *arguments(pipeline, folder))
-        assert code in (-9, 0)
-        assert steps(folder) >= before  # nothing saved is lost
-        for saved in checkpoint.step_folders(folder):  # whatever is there is whole
+        before = last_step(folder)
+        exit_code = server.attempt(rng.uniform(0.5, 3.5), *arguments(pipeline, folder))
+        assert exit_code in (-9, 0)
+        assert last_step(folder) >= before  # Nothing saved is lost.
+        for saved in checkpoint.step_folders(folder):  # Every checkpoint is whole.
             checkpoint.load_weights(saved)
             torch.load(saved / checkpoint.TRAINING_NAME, weights_only=True)
-        if code == 0:  # done before it was killed: once more
+        if exit_code == 0:  # It ended before it was killed: once more.
             assert same_tensors(checkpoint_tensors(folder), checkpoint_tensors(undisturbed))
             shutil.rmtree(folder)
-        kills += code == -9
+        kills += exit_code == -9
     assert server.attempt(None, *arguments(pipeline, folder)) == 0
     assert same_tensors(checkpoint_tensors(folder), checkpoint_tensors(undisturbed))
-    assert not list(folder.glob(".*.partial"))  # what the killed ones left is cleared away
+    assert not list(folder.glob(".*.partial"))  # Files of killed processes are removed.
     assert losses(folder)[-1] == losses(undisturbed)[-1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [checkpoint.WEIGHTS_NAME, checkpoint.TRAINING_NAME])
-def test_a_truncated_newest_checkpoint_costs_its_steps_and_nothing_else(pipeline, server, undisturbed, tmp_path, name):
+def test_truncated_checkpoint_costs_only_its_steps(pipeline, server, undisturbed, tmp_path, name):
+    """The run resumes from the checkpoint before it."""
     folder = tmp_path / "run"
     shutil.copytree(undisturbed, folder, symlinks=True)
     *_, before, newest = checkpoint.step_folders(folder)

@@ -1,4 +1,4 @@
-"""A tiny model learns to play, by itself, the pitches that its MIDI asks for; and only these."""
+"""A tiny model learns to play, free-running, the pitches of its MIDI and no others."""
 
 import numpy as np
 import pytest
@@ -66,30 +66,50 @@ def share_of_right_pitches(sounds, performances):
     return np.mean(right)
 
 
-def learn(folder, **off):
-    """Train the toy model with the defaults, or with some keys of some blocks changed; returns the run and its end."""
+def learn(folder, **changed_blocks):
+    """Train the toy model with the defaults, or with some options changed; returns the run and its last metrics."""
     make_folder(folder / "train", 0, 10)
     make_folder(folder / "validation", 1, 2)
     blocks = {
         "train_config": {
-            "output_directory": str(folder / "run"), "steps": 300, "batch_size": 8, "learning_rate": 4e-3,
-            "final_learning_rate": 2e-4, "warmup_steps": 20, "ema_decay": 0.98, "iters_per_checkpoint": 1000,
-            "iters_per_validation": 1000, "iters_per_sample": 0, "device": "cpu",
+            "output_directory": str(folder / "run"),
+            "steps": 300,
+            "batch_size": 8,
+            "learning_rate": 4e-3,
+            "final_learning_rate": 2e-4,
+            "warmup_steps": 20,
+            "ema_decay": 0.98,
+            "iters_per_checkpoint": 1000,
+            "iters_per_validation": 1000,
+            "iters_per_sample": 0,
+            "device": "cpu",
         },
         "data_config": {
-            "dataset_path": str(folder / "train"), "validation_path": str(folder / "validation"),
-            "audio_hz": AUDIO_HZ, "segment_length": 0.4, "n_workers": 0,
+            "dataset_path": str(folder / "train"),
+            "validation_path": str(folder / "validation"),
+            "audio_hz": AUDIO_HZ,
+            "segment_length": 0.4,
+            "n_workers": 0,
         },
         "wavenet_config": {
-            "n_mixtures": 5, "n_layers": 8, "max_dilation": 128, "n_residual_channels": 16, "n_skip_channels": 32,
-            "n_out_channels": 32, "n_cond_channels": 16,
+            "n_mixtures": 5,
+            "n_layers": 8,
+            "max_dilation": 128,
+            "n_residual_channels": 16,
+            "n_skip_channels": 32,
+            "n_out_channels": 32,
+            "n_cond_channels": 16,
         },
         "cond_wavenet_config": {
-            "n_layers": 4, "max_dilation": 8, "n_residual_channels": 16, "n_skip_channels": 16, "lookahead_ms": 20.0
+            "n_layers": 4,
+            "max_dilation": 8,
+            "n_residual_channels": 16,
+            "n_skip_channels": 16,
+            "lookahead_ms": 20.0,
         },
-    }  # fmt: skip
+    }
     state = create_or_resume_run(
-        config_from_dict({name: blocks[name] | off.get(name, {}) for name in blocks}, "toy"), force=False
+        config_from_dict({name: blocks[name] | changed_blocks.get(name, {}) for name in blocks}, "toy"), force=False
     )
     log = TrainingLog(state.folder, 0)
     train.train(state, log)
@@ -120,27 +140,28 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_loss_tells_true_from_shuffled_midi(trained):
+def test_loss_distinguishes_true_from_mismatched_midi(trained):
     assert trained[1]["validation_gap"] > 1.5  # nats per sample; measured: 2.4
 
 
 @pytest.mark.slow
-def test_free_running_it_plays_the_pitches_of_its_midi_and_not_those_of_another(trained):
+def test_free_running_model_plays_the_pitches_of_its_midi(trained):
+    """And not those of another melody."""
     own, other = free_running(trained[0])
     assert own > 0.9  # chance: 1/6; measured: 1.0
     assert other < 0.35  # measured: 0.11
 
 
 @pytest.mark.slow
-def test_without_the_cure_both_fail_at_the_same_loss(trained, tmp_path):
-    """The earlier implementation's model: onsets only, a context that sees no future, no excitation, clean history."""
-    state, newest = learn(
+def test_without_regularisers_both_fail_at_the_same_loss(trained, tmp_path):
+    """The earlier implementation's model: onsets only, a context without look-ahead, no excitation, clean history."""
+    state, metrics = learn(
         tmp_path,
         train_config={"history_noise": 0.0, "final_history_noise": 0.0},
         data_config={"features": ["paper_v5"], "excitation": False},
         cond_wavenet_config={"lookahead_ms": 0.0, "upsampling": "repeat"},
     )
     own, _ = free_running(state)
-    assert newest["validation_gap"] < 0.1  # measured: 0.002
+    assert metrics["validation_gap"] < 0.1  # measured: 0.002
     assert own < 0.35  # measured: 0.12
-    assert newest["validation_nll"] == pytest.approx(trained[1]["validation_nll"], abs=0.15)  # measured: 6.53, 6.51
+    assert metrics["validation_nll"] == pytest.approx(trained[1]["validation_nll"], abs=0.15)  # measured: 6.53, 6.51

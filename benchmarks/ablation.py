@@ -129,7 +129,7 @@ def overrides(args: Namespace, *, evaluating: bool) -> list[str]:
 
 
 def changes(args: Namespace, name: str) -> list[str]:
-    """A variant, as block.key=value over the config; short trainings have a short warm-up."""
+    """A variant, as block.option=value over the config; short trainings have a short warm-up."""
     given = overrides(args, evaluating=False)
     warmup = load_config(args.config, train.NEEDS, given).train_config.warmup_steps
     keys = {"train_config.steps": args.steps, "train_config.warmup_steps": min(warmup, args.steps // 10),

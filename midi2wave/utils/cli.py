@@ -52,7 +52,7 @@ def make_parser(description: str | None, *, config: str | None = None) -> argpar
             dest="overrides",
             action="append",
             default=[],
-            metavar="BLOCK.KEY=VALUE",
+            metavar="BLOCK.OPTION=VALUE",
             help="override one config value; repeatable",
         )
     parser.add_argument("--force", action="store_true", help="overwrite what exists")

@@ -53,7 +53,7 @@ REPRODUCIBLE = {
 
 
 def overrides(values: dict[str, Any]) -> list[str]:
-    """The `--set` options for a dictionary of block.key -> value."""
+    """The `--set` options for a dictionary of block.option -> value."""
     options = []
     for name, value in values.items():
         options += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
@@ -159,7 +159,7 @@ class Workspace:
         return Path("measured.json")
 
     def train(self, folder: str, config: str | Path, audio_hz: int = AUDIO_HZ, **settings: Any) -> Path:
-        """Train a run; `settings` override the config, with "__" for the dot of block.key."""
+        """Train a run; `settings` override the config, with "__" for the dot of block.option."""
         given = REPRODUCIBLE | {
             "train_config.output_directory": folder,
             "data_config.dataset_path": str(self.processed("train", audio_hz)),

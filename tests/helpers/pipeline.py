@@ -143,7 +143,7 @@ def call(command_module: ModuleType, *arguments: str | Path) -> Outcome:
 
 
 def settings(*overrides: str) -> list[str]:
-    """The --set options of some block.key=value."""
+    """The --set options of some block.option=value."""
     return [part for override in overrides for part in ("--set", override)]
 
 

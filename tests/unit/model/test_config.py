@@ -51,9 +51,9 @@ def test_a_config_that_is_not_there_gets_the_nearest_name():
     [
         ({"train_confg": {}}, ["block 'train_confg' is unknown", "did you mean 'train_config'?"]),
         ({"zzz": {}}, ["block 'zzz' is unknown", "expected one of preprocess_config, data_config"]),
-        ({"data_config": {"audio_hertz": 1}}, ["data_config: key 'audio_hertz' is unknown", "mean 'audio_hz'?"]),
-        ({"data_config": {"n_wokers": 1}}, ["data_config: key 'n_wokers' is unknown", "did you mean 'n_workers'?"]),
-        ({"train_config": {}}, ["train_config: key 'output_directory' is missing", "run folder"]),
+        ({"data_config": {"audio_hertz": 1}}, ["data_config: option 'audio_hertz' is unknown", "mean 'audio_hz'?"]),
+        ({"data_config": {"n_wokers": 1}}, ["data_config: option 'n_wokers' is unknown", "did you mean 'n_workers'?"]),
+        ({"train_config": {}}, ["train_config: option 'output_directory' is missing", "run folder"]),
     ],
 )
 def test_unknown_and_missing_names(tmp_path, blocks, words):
@@ -142,7 +142,7 @@ def test_needed_blocks_are_made_of_defaults_and_others_are_absent(tmp_path):
     loaded = load_config(path, ("data_config",))
     assert loaded.data_config == config.DataConfig()
     assert loaded.train_config is None and list(loaded.as_dict()) == ["data_config"]
-    assert "train_config: key 'output_directory' is missing" in refusal(path, ("train_config",))
+    assert "train_config: option 'output_directory' is missing" in refusal(path, ("train_config",))
 
 
 def test_lists_of_two_configs_are_two_lists():
@@ -172,10 +172,10 @@ def test_overrides_are_typed_and_the_last_one_counts(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train_config.steps", "expected block.key=value"),
-        ("steps=3", "expected block.key=value"),
-        (".steps=3", "expected block.key=value"),
-        ("train_config.=3", "expected block.key=value"),
+        ("train_config.steps", "expected block.option=value"),
+        ("steps=3", "expected block.option=value"),
+        (".steps=3", "expected block.option=value"),
+        ("train_config.=3", "expected block.option=value"),
         ("train_confi.steps=3", "did you mean 'train_config'?"),
         ("train_config.step=3", "did you mean 'steps'?"),
         ("train_config.steps=many", 'train_config.steps = "many": expected int'),

@@ -270,7 +270,7 @@ def test_foreign_folders_stay_and_interrupted_runs_continue(pipeline, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         align(pipeline / "off", config, out)
     assert not (out / "filenames.csv").exists()
-    with pytest.raises(InputError, match="begun with another config"):
+    with pytest.raises(InputError, match="holds results of another config"):
         align(pipeline / "off", config, out, "--set", "data_config.preemphasis=0.5")
     with folder_lock.lock_folder(out), pytest.raises(InputError, match="another run is working"):
         align(pipeline / "off", config, out)

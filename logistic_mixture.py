@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from midi2wave.audio.pcm import FULL_SCALE
+
 HALF_BIN = 1.0 / 65536
 # This scale (6e-6, a fifth of a bin) puts all mass into one bin; smaller ones gain nothing and overflow.
 MIN_LOG_SCALE = -12.0
@@ -34,7 +36,7 @@ def log_likelihood(params: Tensor, samples: Tensor) -> Tensor:
         logits, means, log_scales = split(params)
         samples = samples.unsqueeze(1)  # [B, 1, T]
         inverse_scales = torch.exp(-log_scales)
-        centred = samples.to(means.dtype) / 32768 - means
+        centred = samples.to(means.dtype) / FULL_SCALE - means
         upper = (centred + HALF_BIN) * inverse_scales
         lower = (centred - HALF_BIN) * inverse_scales
         # With s the sigmoid, s(u) - s(l) = s(u) s(-l) (1 - exp(l - u)) holds exactly. The width u - l is known without
@@ -43,8 +45,8 @@ def log_likelihood(params: Tensor, samples: Tensor) -> Tensor:
         log_below_upper = F.logsigmoid(upper)
         log_above_lower = F.logsigmoid(-lower)
         inner = log_below_upper + log_above_lower + torch.log(-torch.expm1(-width))
-        log_bins = torch.where(samples == -32768, log_below_upper, inner)
-        log_bins = torch.where(samples == 32767, log_above_lower, log_bins)
+        log_bins = torch.where(samples == -FULL_SCALE, log_below_upper, inner)
+        log_bins = torch.where(samples == FULL_SCALE - 1, log_above_lower, log_bins)
         return torch.logsumexp(F.log_softmax(logits, dim=1) + log_bins, dim=1)
 
 
@@ -61,7 +63,7 @@ def sample(params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor
     quantile = torch.logit(uniforms[..., 1].to(mean.dtype))
     amplitude = mean + torch.exp(log_scale) * quantile
     # Rounding to the nearest bin centre makes the drawn bins follow the likelihood above, edges included.
-    return torch.floor(amplitude * 32768 + 0.5).clamp(-32768, 32767).long()
+    return torch.floor(amplitude * FULL_SCALE + 0.5).clamp(-FULL_SCALE, FULL_SCALE - 1).long()
 
 
 def guided(own: Tensor, null: Tensor, guidance: float) -> Tensor:

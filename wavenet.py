@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import logistic_mixture
+from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.conditioning.features import n_features
 from midi2wave.config import CondWavenetConfig, Config, WavenetConfig
@@ -254,14 +255,14 @@ class Decoder(nn.Module):
             return sum(F.embedding(samples[..., k], tables[k]) for k in range(self.taps)) + self.input.bias
         # Quiet passages live in a thousandth of the range: beside the amplitude goes its mu-law companded value, in
         # which they are as wide as loud ones (WaveNet, section 2.2).
-        amplitude = samples.to(self.input.weight.dtype) / 32768
+        amplitude = samples.to(self.input.weight.dtype) / FULL_SCALE
         companded = torch.sign(amplitude) * torch.log1p(255 * amplitude.abs()) / math.log(256)
         return self.input(torch.stack([amplitude, companded], dim=-1).flatten(-2))
 
     def amplitudes(self, samples: Tensor) -> Tensor:
         """Sample values -> float32 of the same shape, full scale 1 (codes as `audio.mu_law_decode`)."""
         if self.mixture:
-            return samples.float() / 32768
+            return samples.float() / FULL_SCALE
         companded = 2 * samples.float() / (N_CODES - 1) - 1
         return companded.sign() * torch.expm1(companded.abs() * math.log(N_CODES)) / (N_CODES - 1)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.data.test_clips import Clip, clip_paths, clip_source, read_clip
 from midi2wave.evaluation.metrics import chroma_similarity, chroma_vectors, mean, multi_resolution_stft, onset_agreement
@@ -51,7 +52,7 @@ def sounds(clips: list[Clip], hz: int, transcriber: Transcriber) -> None:
         kinds = {"the recording": truth, "with noise at -10 dB": truth + noise * 10**-0.5, "white noise": noise,
                  "another clip": clips[partner].pcm}  # fmt: skip
         for kind, sound in kinds.items():
-            pcm = np.rint(sound).clip(-32768, 32767).astype(np.int16)
+            pcm = np.rint(sound).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
             heard = transcriber.notes(pcm, hz).between(0, seconds)
             scores = (note_f1(played, heard), note_f1(played, heard, with_offsets=True))
             scores += (chroma_similarity(pcm, clip.pcm, hz), chroma_cosine(pcm, clip.pcm, hz))

@@ -1,17 +1,22 @@
-"""Mu-law companding: 16-bit PCM to 256 codes and back."""
+"""Mu-law companding: 16-bit PCM to 256 codes and back (WaveNet, arXiv 1609.03499, section 2.2)."""
 
 import numpy as np
 
 from midi2wave.audio.pcm import FULL_SCALE, to_pcm
 
 MU = 255
+# The mu-law code of a sample of 0.
 SILENT_CODE = 128
 
 
 def mu_law_encode(pcm: np.ndarray) -> np.ndarray:
-    """int16 [...] -> 256 mu-law codes, uint8 [...]; silence is 128.
+    """Compand samples by the continuous form of ITU-T G.711, rounded to codes as nv-wavenet does.
 
-    The continuous form of ITU-T G.711 (WaveNet, arXiv:1609.03499, section 2.2), rounded to codes as nv-wavenet does.
+    Args:
+        pcm: int16 [...].
+
+    Returns:
+        Mu-law codes 0 to 255, uint8 [...].
     """
     amplitude = pcm.astype(np.float64) / FULL_SCALE
     companded = np.sign(amplitude) * np.log1p(MU * np.abs(amplitude)) / np.log1p(MU)
@@ -19,7 +24,14 @@ def mu_law_encode(pcm: np.ndarray) -> np.ndarray:
 
 
 def mu_law_decode(codes: np.ndarray) -> np.ndarray:
-    """Codes 0 to 255 [...] -> int16 [...], the amplitude each code stands for; `mu_law_encode` gives the code back."""
+    """Expand mu-law codes; `mu_law_encode` returns the same codes again.
+
+    Args:
+        codes: 0 to 255, integers [...].
+
+    Returns:
+        The sample that each code stands for, int16 [...].
+    """
     companded = 2 * codes.astype(np.float64) / MU - 1
     amplitude = np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU
     return to_pcm(amplitude)[0]

@@ -1,9 +1,9 @@
-"""Pre-emphasis: the model is shown, predicts and draws y[t] = g (x[t] - a x[t-1]) in the place of the samples x[t].
+"""Pre-emphasis: the model predicts y[t] = g (x[t] - a x[t-1]) instead of the samples x[t].
 
-What a WaveNet draws at random is white: of the same level at all frequencies, where music falls off towards the high
-ones, so that high notes drown. Of y, which is nearly white itself, the same noise is music-shaped after de-emphasis
-(Valin and Skoglund, arXiv 1810.11846, section 3.2; Tachibana et al., ICASSP 2018). g = 1 / sqrt(1 - a) about keeps the
-level of music. A coefficient a of 0 leaves everything as it is.
+The noise with which a WaveNet samples is white, while the spectrum of music falls off towards high frequencies, so that
+the noise masks high notes. The spectrum of y is nearly white, and de-emphasis gives the noise the spectrum of music
+(Valin and Skoglund, arXiv 1810.11846, section 3.2; Tachibana et al., ICASSP 2018). g = 1 / sqrt(1 - a) approximately
+keeps the level of music. A coefficient a of 0 leaves everything as it is.
 """
 
 import math
@@ -13,58 +13,99 @@ import numpy as np
 from midi2wave.audio.mu_law import SILENT_CODE, mu_law_decode
 from midi2wave.audio.pcm import FULL_SCALE
 
-NEGLIGIBLE = 1e-12  # of an echo: below a float64's rounding error at full scale
+# Weight of an impulse response's tail that is below a float64's rounding error at full scale.
+NEGLIGIBLE_WEIGHT = 1e-12
 
 
 def gain(coefficient: float) -> float:
-    """g of this module's formula."""
+    """The factor g that approximately keeps the level of music."""
     return 1 / math.sqrt(1 - coefficient)
 
 
 def emphasize(pcm: np.ndarray, coefficient: float) -> np.ndarray:
-    """int16 [..., T] -> int16 [..., T], as if silence stood before; what exceeds full scale is clipped."""
+    """Apply pre-emphasis, as if silence came before.
+
+    Args:
+        pcm: int16 [..., T].
+        coefficient: a of the formula, in 0..1.
+
+    Returns:
+        int16 [..., T]; values beyond full scale are clipped.
+    """
     if not coefficient:
         return pcm
-    changes = pcm.astype(np.float64)
-    changes[..., 1:] -= coefficient * pcm[..., :-1]
-    return _rounded(changes * gain(coefficient))
+    difference = pcm.astype(np.float64)
+    difference[..., 1:] -= coefficient * pcm[..., :-1]
+    return _round_to_int16(difference * gain(coefficient))
 
 
 class Deemphasis:
     """The inverse of `emphasize` for streams that arrive in blocks."""
 
     def __init__(self, coefficient: float) -> None:
-        self.coefficient, self.last = coefficient, 0.0  # the amplitudes after the block before, [B]
+        """Begin with silence.
+
+        Args:
+            coefficient: a of the formula.
+        """
+        self.coefficient = coefficient
+        self.last: np.ndarray | float = 0.0  # The last sample of the previous block before rounding, [B].
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
-        """The next int16 [B, n] -> int16 [B, n]."""
+        """De-emphasise the next block.
+
+        Args:
+            block: Pre-emphasised samples, int16 [B, n].
+
+        Returns:
+            Samples, int16 [B, n].
+        """
         if not self.coefficient or not block.size:
             return block
-        sound = block / gain(self.coefficient)
-        sound[:, 0] += self.coefficient * self.last
-        # 1 / (1 - a z^-1) = (1 + a z^-1) (1 + a^2 z^-2) (1 + a^4 z^-4) ...: a few vector sums in place of a recursion
-        delay, factor = 1, self.coefficient
-        while delay < sound.shape[1] and factor > NEGLIGIBLE:
-            sound[:, delay:] += factor * sound[:, :-delay]
-            delay, factor = 2 * delay, factor**2
-        self.last = sound[:, -1].copy()
-        return _rounded(sound)
+        samples = block / gain(self.coefficient)
+        samples[:, 0] += self.coefficient * self.last
+        # 1 / (1 - a z^-1) = (1 + a z^-1) (1 + a^2 z^-2) (1 + a^4 z^-4) ...: a few vector sums replace a recursion.
+        delay = 1
+        factor = self.coefficient
+        while delay < samples.shape[1] and factor > NEGLIGIBLE_WEIGHT:
+            samples[:, delay:] += factor * samples[:, :-delay]
+            delay *= 2
+            factor **= 2
+        self.last = samples[:, -1].copy()
+        return _round_to_int16(samples)
 
 
 def mu_law_decode_preemphasized(codes: np.ndarray) -> np.ndarray:
-    """`mu_law_decode` of a model with pre-emphasis, uint8 [...] -> int16 [...]: silence is 0, where the middle of its
-    code's bin, 3, would become a constant of 9 and more."""
+    """`mu_law_decode` for a pre-emphasised signal: silence is decoded as 0.
+
+    The middle of the bin of silence is 3, which de-emphasis would turn into a constant of 9 and more.
+
+    Args:
+        codes: Mu-law codes, uint8 [...].
+
+    Returns:
+        Pre-emphasised samples, int16 [...].
+    """
     return np.where(codes == SILENT_CODE, 0, mu_law_decode(codes)).astype(np.int16)
 
 
-def deemphasize_teacher_forced(drawn: np.ndarray, pcm: np.ndarray, coefficient: float) -> np.ndarray:
-    """Samples that were each drawn after true ones, and these, int16 [B, T] -> what was drawn, as int16 [B, T]."""
+def deemphasize_teacher_forced(samples: np.ndarray, pcm: np.ndarray, coefficient: float) -> np.ndarray:
+    """De-emphasise teacher-forced samples using the true previous sample.
+
+    Args:
+        samples: Pre-emphasised samples, each predicted from the true ones before it, int16 [B, T].
+        pcm: The true samples, not pre-emphasised, int16 [B, T].
+        coefficient: a of the formula.
+
+    Returns:
+        int16 [B, T].
+    """
     if not coefficient:
-        return drawn
-    sound = drawn / gain(coefficient)
-    sound[:, 1:] += coefficient * pcm[:, :-1]
-    return _rounded(sound)
+        return samples
+    deemphasized = samples / gain(coefficient)
+    deemphasized[:, 1:] += coefficient * pcm[:, :-1]
+    return _round_to_int16(deemphasized)
 
 
-def _rounded(values: np.ndarray) -> np.ndarray:
+def _round_to_int16(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)

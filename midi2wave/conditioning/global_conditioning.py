@@ -1,6 +1,7 @@
-"""Global conditioning: what is known of a recording as a whole, such as its year, as texts COLUMN=VALUE.
+"""Global conditioning: labels of a recording as a whole, such as its year, each as COLUMN=VALUE.
 
-A model tells apart the values that its data_config.global_values lists; each is one row of its input, 1 where it holds.
+A model distinguishes the labels that its data_config.global_values lists. Each is one row of its input, 1 where the
+recording has it.
 """
 
 import re
@@ -10,58 +11,94 @@ from typing import Any
 from midi2wave.config import label_columns
 from midi2wave.utils.errors import InputError
 
-WHOLE_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,18}\s*")
+INTEGER = re.compile(r"\s*[+-]?[0-9]{1,18}\s*")
 
 
 def integer_columns(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the columns of a table's row that hold whole numbers say."""
-    return tuple(f"{name}={int(v)}" for name, v in row.items() if WHOLE_NUMBER.fullmatch(str(v)))
+    """The labels in a table's row: its columns that hold integers, as COLUMN=VALUE."""
+    return tuple(f"{name}={int(v)}" for name, v in row.items() if INTEGER.fullmatch(str(v)))
 
 
-def default_labels(known: Sequence[str]) -> tuple[str, ...]:
-    """The first value of each column."""
-    return tuple(
-        next(value for value in known if label_columns([value]) == (column,)) for column in label_columns(known)
-    )
+def labels_of_column(labels: Sequence[str], column: str) -> list[str]:
+    """Those of the labels that belong to a column."""
+    return [label for label in labels if label_columns([label]) == (column,)]
 
 
-def one_hot(recording: Sequence[str], known: Sequence[str]) -> list[float]:
-    """A recording's values as numbers, one for each that the model knows: [G], 0 for all of a column: unknown."""
-    return [float(value in recording) for value in known]
+def default_labels(global_values: Sequence[str]) -> tuple[str, ...]:
+    """The first of a model's labels in each column."""
+    return tuple(labels_of_column(global_values, column)[0] for column in label_columns(global_values))
 
 
-def unknown_columns(recording: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """The columns of which the model knows values, but not this recording's."""
-    return tuple(
-        c for c in label_columns(known) if c not in label_columns([value for value in recording if value in known])
-    )
+def one_hot(labels: Sequence[str], global_values: Sequence[str]) -> list[float]:
+    """Encode a recording's labels as a model's input.
+
+    Args:
+        labels: The recording's labels.
+        global_values: The labels that the model distinguishes.
+
+    Returns:
+        [G], 1.0 for each of the model's labels that the recording has. All zeros in a column mean unknown.
+    """
+    return [float(value in labels) for value in global_values]
 
 
-def require_known_labels(recording: Sequence[str], known: Sequence[str], name: str) -> None:
-    """Raise InputError unless the model knows a value of a recording for each of its columns."""
-    for column in unknown_columns(recording, known):
-        own = next((value for value in recording if label_columns([value]) == (column,)), None)
+def unknown_columns(labels: Sequence[str], global_values: Sequence[str]) -> tuple[str, ...]:
+    """The columns in which a model distinguishes labels, but none of the recording's."""
+    columns = label_columns([label for label in labels if label in global_values])
+    return tuple(column for column in label_columns(global_values) if column not in columns)
+
+
+def require_known_labels(labels: Sequence[str], global_values: Sequence[str], name: str) -> None:
+    """Check that a recording has one of the model's labels in each of its columns.
+
+    Args:
+        labels: The recording's labels.
+        global_values: The labels that the model distinguishes.
+        name: The recording's name in the message.
+
+    Raises:
+        InputError: It has none in some column.
+    """
+    for column in unknown_columns(labels, global_values):
+        own = next(iter(labels_of_column(labels, column)), None)
         has = f"has {own}, which is" if own else f"has no whole number in a column {column!r}, so that it is"
-        expected = ", ".join(value for value in known if label_columns([value]) == (column,))
+        expected = ", ".join(labels_of_column(global_values, column))
         raise InputError(
             f"{name} {has} none of data_config.global_values ({expected}); add its value there, or leave it out"
         )
 
 
-def validate_labels(given: Sequence[str], known: Sequence[str]) -> None:
-    """Raise InputError for values that a model can't be told, or that contradict each other."""
-    if given and not known:
+def validate_labels(labels: Sequence[str], global_values: Sequence[str]) -> None:
+    """Check labels that the user has chosen.
+
+    Args:
+        labels: The user's labels.
+        global_values: The labels that the model distinguishes.
+
+    Raises:
+        InputError: The model does not distinguish one of them, or two belong to the same column.
+    """
+    if labels and not global_values:
         raise InputError(
-            f"the model can't be told {', '.join(given)}: it was trained without data_config.global_values; omit it"
+            f"the model has no input for {', '.join(labels)}: it was trained without data_config.global_values; omit it"
         )
-    for value in given:
-        if value not in known:
-            raise InputError(f"the model does not know {value!r}; expected one of {', '.join(known)}")
-    if len(label_columns(given)) < len(given):
-        raise InputError(f"{', '.join(given)}: expected one value of a column")
+    for label in labels:
+        if label not in global_values:
+            raise InputError(f"the model does not know {label!r}; expected one of {', '.join(global_values)}")
+    if len(label_columns(labels)) < len(labels):
+        raise InputError(f"{', '.join(labels)}: expected one value of a column")
 
 
-def resolve_labels(recording: Sequence[str], given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """What a model is told of a recording: the values given instead of its own of these columns, of those it knows."""
-    own = [value for value in recording if label_columns([value])[0] not in label_columns(given)]
-    return tuple(value for value in known if value in given or value in own)
+def resolve_labels(labels: Sequence[str], overrides: Sequence[str], global_values: Sequence[str]) -> tuple[str, ...]:
+    """The labels with which a model is conditioned.
+
+    Args:
+        labels: The recording's labels.
+        overrides: Labels that replace the recording's own in their columns.
+        global_values: The labels that the model distinguishes.
+
+    Returns:
+        Those that the model distinguishes, in its order.
+    """
+    own = [label for label in labels if label_columns([label])[0] not in label_columns(overrides)]
+    return tuple(value for value in global_values if value in overrides or value in own)

@@ -22,7 +22,8 @@ import numpy as np
 from midi2wave.audio.pcm import FULL_SCALE, level_db
 from midi2wave.config import DataConfig, InferenceConfig
 
-AUDIBLE_DB = -60.0  # around quieter seams there is no level to be kept
+# Around quieter seams there is no level that could be preserved.
+MIN_SEAM_LEVEL_DB = -60.0
 USUAL_PERCENTILES = (5, 95)
 
 
@@ -118,7 +119,7 @@ def seams(piece: np.ndarray, fold: Fold, data: DataConfig, seam_correlations: li
 
 def _step_db(piece: np.ndarray, start: int, n: int) -> float | None:
     around = level_db(np.concatenate([piece[max(0, start - n) : start], piece[start + n : start + 2 * n]]))
-    return level_db(piece[start : start + n]) - around if around > AUDIBLE_DB else None
+    return level_db(piece[start : start + n]) - around if around > MIN_SEAM_LEVEL_DB else None
 
 
 def words(measured: dict[str, Any]) -> str:

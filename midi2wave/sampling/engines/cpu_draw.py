@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.sampling.engines.simd_elementwise import exp16, max16, sum16
 
 
@@ -56,8 +57,8 @@ def _draw_amplitude(
         chosen += 1
     scale = np.exp(max(params[first + 2 * n + chosen], np.float32(-12)) + np.log(temperature))
     amplitude = params[first + n + chosen] + scale * np.log(quantile / (np.float32(1) - quantile))
-    value = np.floor(amplitude * np.float32(32768) + np.float32(0.5))
-    return np.int64(min(max(value, np.float32(-32768)), np.float32(32767)))
+    value = np.floor(amplitude * np.float32(FULL_SCALE) + np.float32(0.5))
+    return np.int64(min(max(value, np.float32(-FULL_SCALE)), np.float32(FULL_SCALE - 1)))
 
 
 @njit(nogil=True, forceinline=True)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.sampling.engines.cpu_draw import draw
 from midi2wave.sampling.engines.cpu_weights import MAX_AHEAD, Weights
 from midi2wave.sampling.engines.simd import as_pointers, multiply
@@ -115,7 +116,7 @@ def _embed(weights: Pointers, group: Pointers, n_rows: int) -> None:
                 for c in range(0, residual, 16):
                     add16(group.x, s * residual + c, weights.embedding, row + c, np.float32(1))
             else:
-                amplitude = np.float32(sample) / np.float32(32768)
+                amplitude = np.float32(sample) / np.float32(FULL_SCALE)
                 size = np.log1p(np.float32(255) * abs(amplitude)) / np.float32(math.log(256))
                 companded = size if sample >= 0 else -size
                 row = 2 * k * residual

@@ -1,4 +1,4 @@
-"""Step 3: a processed folder -> a run folder with checkpoints that generate.
+"""Train a model: a processed folder -> a run folder with checkpoints that generate audio.
 
     python train.py -c config_train.json
     torchrun --nproc_per_node=4 train.py -c config_train.json      # the same training by four processes

@@ -210,6 +210,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "midi2wave/config.py": FORMER_OPTIONS,
     "midi2wave/utils/typed_config.py": FORMER_OPTIONS,
     "midi2wave/checkpoint.py": ("of_recording", *FORMER_OPTIONS),
+    "midi2wave/training/step.py": ("found_inf",),  # An attribute of PyTorch's optimisers.
     "inference.py": FORMER_COMMANDS,
     "midi2wave/evaluation/results.py": FORMER_SCORES,
     "benchmarks/ablation.py": (*FORMER_SCORES, *FORMER_OPTIONS),

@@ -18,9 +18,9 @@ from midi2wave.training.run_state import Run, create_or_resume_run
 from tests.helpers.pipeline import Pipeline
 
 
-def make_train_config(**changes: Any) -> TrainConfig:
-    """The defaults of a run of 100 steps, with changes."""
-    return TrainConfig(**{"output_directory": "run", "steps": 100, "batch_size": 4, "warmup_steps": 10, **changes})
+def make_train_config(**options: Any) -> TrainConfig:
+    """The defaults of a run of 100 steps, with other options."""
+    return TrainConfig(**{"output_directory": "run", "steps": 100, "batch_size": 4, "warmup_steps": 10, **options})
 
 
 def pipeline_config(pipeline: Pipeline, folder: Path, *overrides: str) -> Config:

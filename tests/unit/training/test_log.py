@@ -8,15 +8,15 @@ from tests.helpers.training import start_run, train_to_end
 
 
 def test_curves_end_with_the_last_validation(pipeline, tmp_path, monkeypatch):
-    drawn, original = [], log_module.training_curves_figure
+    figures, original = [], log_module.training_curves_figure
 
     def spy(metrics):
-        drawn.append(metrics)
+        figures.append(metrics)
         return original(metrics)
 
     monkeypatch.setattr(log_module, "training_curves_figure", spy)
     train_to_end(start_run(pipeline, tmp_path))
-    assert drawn[-1][-1]["step"] == 4 and "validation_nll" in drawn[-1][-1]
+    assert figures[-1][-1]["step"] == 4 and "validation_nll" in figures[-1][-1]
     assert (tmp_path / "curves.png").is_file()
 
 

@@ -70,8 +70,8 @@ def test_best_checkpoint_is_kept_beside_the_newest(pipeline, tmp_path, monkeypat
 
 
 def test_batch_that_cannot_be_divided_is_refused():
-    def choose(size, crop_samples=8000, **changes):
-        return choose_micro_batch_size(make_train_config(**changes), World(0, size), torch.device("cpu"), crop_samples)
+    def choose(size, crop_samples=8000, **options):
+        return choose_micro_batch_size(make_train_config(**options), World(0, size), torch.device("cpu"), crop_samples)
 
     assert choose(1, batch_size=16) == choose(2, batch_size=16) == 2
     assert choose(1, batch_size=9) == 1 and choose(1, 4000, batch_size=9) == 3

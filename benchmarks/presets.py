@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation import parts, put
 from benchmarks.limits import processor
+from benchmarks.markdown import insert_lines, split_at_marks
 from benchmarks.model_speed import MIB
 from midi2wave.utils.cli import choose_device, log, make_parser, run
 
@@ -38,13 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--report", type=Path, help="Markdown file to put the table into, between its marks")
     args = arguments.parse_args(argv)
     if args.report:
-        parts(args.report, *MARKS)  # says what is wrong with it before minutes have passed
+        # Mistakes in the page are reported before minutes have passed.
+        split_at_marks(args.report, *MARKS)
     found = {name: cost_of(config, measure=args.measure) for name, config in PRESETS.items()}
     lines = table(found)
     if args.measure:
         lines += ["", f"Speeds: {processor(choose_device('auto'))}; one stream, float32 weights."]
     if args.report:
-        put(args.report, lines, *MARKS)
+        insert_lines(args.report, lines, *MARKS)
     print(json.dumps(found) if args.as_json else "\n".join(lines))
     return 0
 

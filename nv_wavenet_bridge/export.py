@@ -141,7 +141,7 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
     """Write a whole bundle, or none."""
     n_frames = max(piece.n_frames for piece in pieces)
     device = next(model.parameters()).device
-    cond = conditioning([piece.heard for piece in pieces], data, device)
+    cond = conditioning([piece.conditioning_source for piece in pieces], data, device)
     uniforms = seeded_uniforms(about["seed"], [piece.stream for piece in pieces], 1, device)
     weights = fold.fold(model, about["temperature"])
     bundle.unflatten(bundle.flatten(weights), "the folded model")

@@ -20,9 +20,9 @@ from midi2wave.utils.cli import Failure, format_error, log
 from midi2wave.utils.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AudioPrompt:
-    """The beginning of some recording, for a model to go on from."""
+    """The beginning of some recording, which the model continues."""
 
     name: str
     seconds: float
@@ -31,60 +31,89 @@ class AudioPrompt:
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece to generate; `stream` numbers its source of randomness.
+    """One piece to generate.
 
-    Of a clip there is the truth. A piece without notes (`timed_pieces`) that goes on from a clip may be longer than it.
+    A piece from a clip has its true audio. One without notes (`timed_pieces`) that continues a clip may be longer.
+
+    Attributes:
+        name: Stem of its files.
+        stream: Number of its source of randomness.
+        performance: Its notes; None: it is played under the null condition, or by an unconditional model.
+        n_frames: Length in conditioning frames.
+        truth: True audio, int16 [n_frames * hop], if there is any.
+        global_labels: Labels of the recording, as in `Performance`.
+        prompt: Audio up to the piece's time 0; None: silence.
+        fold: The parts in which it is generated; None: in one.
+        codes: Argmax codes, in place of the notes.
     """
 
     name: str
     stream: int
-    performance: Performance | None  # None: played under the null condition, or without any
+    performance: Performance | None
     n_frames: int
-    truth: np.ndarray | None = None  # int16 [n_frames * hop]
-    global_labels: tuple[str, ...] = ()  # what is known of it, as of `Performance`
-    prime: AudioPrompt | None = None  # what sounds up to its time 0; None: silence
-    fold: Fold | None = None  # the parts that it is generated in; None: in one
-    codes: Codes | None = None  # in place of the notes
+    truth: np.ndarray | None = None
+    global_labels: tuple[str, ...] = ()
+    prompt: AudioPrompt | None = None
+    fold: Fold | None = None
+    codes: Codes | None = None
 
     @property
-    def heard(self) -> Performance | NullPerformance:
-        """What the model is told of it: its notes, or nothing about them."""
+    def conditioning_source(self) -> Performance | NullPerformance:
+        """The notes, or the null condition with the piece's global labels."""
         return self.performance or NullPerformance(self.global_labels)
+
+
+def read_performance(path: Path) -> Performance:
+    """The performance of a MIDI file; logs what of the file is not played. Raises InputError."""
+    performance = read_midi(path)
+    for dropped in performance.dropped:
+        log(f"{path}: {dropped}")
+    return performance
+
+
+def performance_seconds(performance: Performance, tail_seconds: float) -> float:
+    """How long a performance sounds, with `tail_seconds` after its last sound."""
+    # A pedal that is never released would hold the last notes for ever: the keys' release ends the piece then.
+    ends = sounding_offset(performance)
+    last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
+    return last + tail_seconds
+
+
+def performance_frames(seconds: float, midi_hz: int) -> int:
+    """The conditioning frames that a performance of this length takes. Raises InputError if it is empty."""
+    # Rounding noise must not add a frame.
+    n_frames = math.ceil(seconds * midi_hz - 1e-6)
+    if n_frames < 1:
+        raise InputError("ends as it begins; raise inference_config.tail_seconds to hear it")
+    return n_frames
 
 
 def midi_pieces(
     paths: list[Path], settings: InferenceConfig, data: DataConfig, max_seconds: float = math.inf
 ) -> tuple[list[Piece], list[Failure]]:
-    """A piece per MIDI file, up to tail_seconds after its last sound; files that can't be played as failures.
+    """A piece for each MIDI file, up to tail_seconds after its last sound; unusable files as failures.
 
-    Raises InputError for settings.global_values that the model does not know.
+    Raises:
+        InputError: If settings.global_values are not among the model's.
     """
-    pieces, failures = [], []
     validate_labels(settings.global_values, data.global_values)
+    pieces: list[Piece] = []
+    failures = []
     for number, path in enumerate(paths):
         try:
-            performance = read_midi(path)
-            for dropped in performance.dropped:
-                log(f"{path}: {dropped}")
-            # A pedal that is never released would hold the last notes for ever: the keys' release ends the piece then.
-            ends = sounding_offset(performance)
-            last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
-            seconds = last + settings.tail_seconds
+            performance = read_performance(path)
+            seconds = performance_seconds(performance, settings.tail_seconds)
             _check(path.stem, seconds, pieces, max_seconds)
-            # Rounding noise must not add a frame.
-            n_frames = math.ceil(seconds * data.midi_hz - 1e-6)
-            if n_frames < 1:
-                raise InputError("ends as it begins; raise inference_config.tail_seconds to hear it")
-            pieces.append(Piece(path.stem, number, performance, n_frames))
+            pieces.append(Piece(path.stem, number, performance, performance_frames(seconds, data.midi_hz)))
         except InputError as error:
             failures.append(Failure(str(path), format_error(error)))
-    return _told(pieces, settings.global_values, data), failures
+    return with_labels(pieces, settings.global_values, data), failures
 
 
 def read_audio_prompt(path: Path, seconds: float, data: DataConfig) -> AudioPrompt:
     """The first seconds of any audio file, in whole frames. Raises InputError if there are not so many."""
     if not (math.isfinite(seconds) and seconds > 0):
-        raise InputError(f"--prime_seconds {seconds:g}: expected more than 0")
+        raise InputError(f"--prompt_seconds {seconds:g}: expected more than 0")
     n_frames = max(1, round(seconds * data.midi_hz))
     pcm = read_beginning(path, data.audio_hz, n_frames * (data.audio_hz // data.midi_hz))
     return AudioPrompt(path.name, n_frames / data.midi_hz, pcm)
@@ -93,9 +122,10 @@ def read_audio_prompt(path: Path, seconds: float, data: DataConfig) -> AudioProm
 def code_pieces(
     paths: list[Path], settings: InferenceConfig, data: DataConfig, n_codes: int
 ) -> tuple[list[Piece], list[Failure]]:
-    """A piece without notes per file of codes; files that a model of n_codes can't play as failures."""
+    """A piece without notes for each file of codes; files that a model of n_codes can't play as failures."""
     validate_labels(settings.global_values, data.global_values)
-    pieces, failures = [], []
+    pieces: list[Piece] = []
+    failures = []
     for number, path in enumerate(paths):
         try:
             codes = load_codes(path)
@@ -113,6 +143,7 @@ def code_pieces(
 
 
 def _check(name: str, seconds: float, pieces: list[Piece], max_seconds: float) -> None:
+    """Refuse a piece that is too long, or whose name another one has."""
     if seconds > max_seconds:
         raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
     if name in {piece.name for piece in pieces}:
@@ -120,17 +151,22 @@ def _check(name: str, seconds: float, pieces: list[Piece], max_seconds: float) -
 
 
 def prompt_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) -> int:
-    """How many frames of a clip the model is given in mode prompted; what follows is its own."""
+    """How many frames of its own true audio the model continues in mode prompted; 0 in other modes."""
     return max(1, round(settings.teacher_length * data.midi_hz)) if settings.mode == "prompted" else 0
 
 
-def clip_pieces(folder: str | Path, data: DataConfig, given: Sequence[str] = ()) -> tuple[list[Piece], list[Failure]]:
-    """A piece per test clip of a folder, as long as its whole frames; clips that can't be used as failures.
+def clip_pieces(folder: str | Path, data: DataConfig, labels: Sequence[str] = ()) -> tuple[list[Piece], list[Failure]]:
+    """A piece for each test clip of a folder, as long as its whole frames; unusable clips as failures.
 
-    given: global values, instead of what the clips say of their recordings. Raises InputError if the model does not
-    know them, or if there are no clips at all.
+    Args:
+        folder: Folder of test clips.
+        data: The model's data_config.
+        labels: Global labels that replace the clips' own ones.
+
+    Raises:
+        InputError: If a label is not among the model's, or there are no clips.
     """
-    validate_labels(given, data.global_values)
+    validate_labels(labels, data.global_values)
     hop, pieces, failures = data.audio_hz // data.midi_hz, [], []
     for number, path in enumerate(clip_paths(folder)):
         try:
@@ -141,7 +177,7 @@ def clip_pieces(folder: str | Path, data: DataConfig, given: Sequence[str] = ())
             pieces.append(Piece(clip.name, number, clip.performance, n_frames, clip.pcm[: n_frames * hop]))
         except InputError as error:
             failures.append(Failure(path.stem, format_error(error)))
-    return _told(pieces, given, data), failures
+    return with_labels(pieces, labels, data), failures
 
 
 def timed_pieces(
@@ -149,49 +185,61 @@ def timed_pieces(
 ) -> tuple[list[Piece], list[Failure]]:
     """Pieces without notes, of that length: from silence, or in mode prompted each from the beginning of another clip.
 
-    Raises InputError for an impossible length or number, and if there are no clips; those too short are failures.
+    Clips that are too short are failures.
+
+    Raises:
+        InputError: If the length or the number is impossible, or there are no clips.
     """
     validate_labels(settings.global_values, data.global_values)
-    n_frames, prompted = round(seconds * data.midi_hz) if math.isfinite(seconds) else 0, prompt_frames(settings, data)
-    if settings.mode == "teacher_forced":
-        raise InputError("--seconds: mode teacher_forced takes as long as its clips; set inference_config.mode=free")
-    if n_frames <= prompted:
-        given = f" after teacher_length = {settings.teacher_length:g} s" if prompted else ""
-        raise InputError(f"--seconds {seconds:g}: expected at least one conditioning frame{given}")
-    if seconds > settings.max_seconds:
-        raise InputError(f"--seconds {seconds:g}: expected at most inference_config.max_seconds; raise it")
+    n_prompt = prompt_frames(settings, data)
+    n_frames = _timed_frames(seconds, n_prompt, settings, data)
     if n_pieces < 1:
         raise InputError(f"--n_pieces {n_pieces}: expected 1 or more")
-    if not prompted:
+    if not n_prompt:
         pieces = [Piece(f"piece_{number:03d}", number, None, n_frames) for number in range(n_pieces)]
-        return _told(pieces, settings.global_values, data), []
+        return with_labels(pieces, settings.global_values, data), []
     clips, failures = clip_pieces(settings.test_dir, data, settings.global_values)
     why = f"is shorter than teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
-    failures += [Failure(clip.name, why) for clip in clips if clip.n_frames < prompted]
-    if not (clips := [clip for clip in clips if clip.n_frames >= prompted]):
-        return [], failures
-    chosen = [clips[number % len(clips)] for number in range(n_pieces)]
-    return [
-        Piece(
-            f"piece_{number:03d}_{clip.name}",
-            number,
-            None,
-            n_frames,
-            clip.truth,
-            global_labels=clip.heard.global_labels,
-        )
-        for number, clip in enumerate(chosen)
-    ], failures
+    failures += [Failure(clip.name, why) for clip in clips if clip.n_frames < n_prompt]
+    clips = [clip for clip in clips if clip.n_frames >= n_prompt]
+    pieces = []
+    for number in range(n_pieces if clips else 0):
+        clip = clips[number % len(clips)]
+        labels = clip.conditioning_source.global_labels
+        name = f"piece_{number:03d}_{clip.name}"
+        pieces.append(Piece(name, number, None, n_frames, clip.truth, global_labels=labels))
+    return pieces, failures
 
 
-def _told(pieces: list[Piece], given: Sequence[str], data: DataConfig) -> list[Piece]:
-    """The pieces with what the model is told of their recordings; says so where that is less than it could be."""
-    known, result = data.global_values, []
+def _timed_frames(seconds: float, n_prompt: int, settings: InferenceConfig, data: DataConfig) -> int:
+    """The frames of pieces that last --seconds, of which n_prompt are their prompts. Raises InputError."""
+    n_frames = round(seconds * data.midi_hz) if math.isfinite(seconds) else 0
+    if settings.mode == "teacher_forced":
+        raise InputError("--seconds: mode teacher_forced takes as long as its clips; set inference_config.mode=free")
+    if n_frames <= n_prompt:
+        after = f" after teacher_length = {settings.teacher_length:g} s" if n_prompt else ""
+        raise InputError(f"--seconds {seconds:g}: expected at least one conditioning frame{after}")
+    if seconds > settings.max_seconds:
+        raise InputError(f"--seconds {seconds:g}: expected at most inference_config.max_seconds; raise it")
+    return n_frames
+
+
+def with_labels(pieces: list[Piece], labels: Sequence[str], data: DataConfig) -> list[Piece]:
+    """The pieces with their global labels resolved; logs how many have a column without a label.
+
+    Args:
+        pieces: The pieces.
+        labels: COLUMN=VALUE labels that replace the pieces' own ones.
+        data: The model's data_config, with the labels that it was trained with.
+    """
+    result = []
     for piece in pieces:
-        labels = resolve_labels(piece.heard.global_labels, given, known)
-        notes = piece.performance and replace(piece.performance, global_labels=labels)
-        result.append(replace(piece, performance=notes, global_labels=labels))
-    if vague := sum(bool(unknown_columns(piece.global_labels, known)) for piece in result):
-        log(f"of {vague} of {len(result)} pieces the model is not told all it could be ({', '.join(known)}; see "
-             "docs/global_conditioning.md)")  # fmt: skip
+        resolved = resolve_labels(piece.conditioning_source.global_labels, labels, data.global_values)
+        notes = piece.performance and replace(piece.performance, global_labels=resolved)
+        result.append(replace(piece, performance=notes, global_labels=resolved))
+    if n_vague := sum(bool(unknown_columns(piece.global_labels, data.global_values)) for piece in result):
+        log(
+            f"{n_vague} of {len(result)} pieces have no label for some columns ({', '.join(data.global_values)}; see "
+            "docs/global_conditioning.md)"
+        )
     return result

@@ -4,7 +4,7 @@ Streams of one batch are generated side by side, as int16 whatever the model's o
 on the seed and the stream's number only, never on its neighbours.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -134,7 +134,7 @@ def synthesize(
     streams: list[int],
     prefix: np.ndarray | None = None,
     first_frames: list[int] | None = None,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Generate n_frames * hop samples for each source, side by side.
 
     Args:

@@ -174,7 +174,7 @@ def test_pieces_without_notes_can_be_told_it_too(pipeline):
     ):
         made = {"inference_config": block | {"mode": mode, "global_values": given}}
         pieces, _ = timed_pieces(0.1, 2, config_from_dict(made, "it").inference_config, data)
-        assert [piece.heard for piece in pieces] == [NullPerformance(expected)] * 2
+        assert [piece.conditioning_source for piece in pieces] == [NullPerformance(expected)] * 2
     with pytest.raises(InputError, match="does not know 'year=2011'"):
         made = {"inference_config": block | {"mode": "free", "global_values": ["year=2011"]}}
         timed_pieces(0.1, 1, config_from_dict(made, "it").inference_config, data)

@@ -13,7 +13,7 @@ import inference
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.data import test_clips
-from midi2wave.sampling import synthesis
+from midi2wave.sampling import render, synthesis
 from midi2wave.sampling.options import SamplingOptions
 from tests.helpers.pipeline import HZ, assert_refused, call, modification_times, read_files, settings, write_midi
 
@@ -111,13 +111,13 @@ def test_guidance_is_heard_and_said(pipeline, tmp_path):
 def test_pieces_are_made_by_length_and_shown_as_given(pipeline, tmp_path, monkeypatch):
     seconds = {"d": 0.04, "a": 0.008, "c": 0.035, "b": 0.012}
     songs = [write_midi(tmp_path / f"{name}.mid", [(0.0, end, 60, 90)]) for name, end in seconds.items()]
-    batches, synthesize = [], inference.synthesize
+    batches, synthesize = [], render.synthesize
 
     def noted(model, performances, n_frames, *rest, **options):
         batches.append((n_frames, options["streams"]))
         return synthesize(model, performances, n_frames, *rest, **options)
 
-    monkeypatch.setattr(inference, "synthesize", noted)
+    monkeypatch.setattr(render, "synthesize", noted)
     samples = []
     for batch_size in (2, 1):
         overrides = settings("inference_config.tail_seconds=0", f"inference_config.batch_size={batch_size}")

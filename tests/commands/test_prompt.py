@@ -1,4 +1,4 @@
-"""Going on from any audio (inference.py --prime): the model hears it up to the time 0 of the piece."""
+"""Continuing any audio (inference.py --prompt), which ends at time 0 of the piece."""
 
 from dataclasses import replace
 
@@ -30,15 +30,15 @@ from tests.helpers.pipeline import (
 )
 from tests.unit.sampling.test_synthesis import HOP, N_FRAMES, make, make_pcm, make_performance, play
 
-BEFORE = 4  # frames of prime
+BEFORE = 4  # frames of prompt
 
 
 def later(piece: Performance, frames: int) -> Performance:
     return replace(piece, onset=piece.onset + frames / 250, offset=piece.offset + frames / 250)
 
 
-def prompted(model, data, prime, sampler, pieces) -> np.ndarray:
-    """What follows a prime int16 [B, BEFORE * HOP]: int16 [B, N_FRAMES * HOP]."""
+def continue_prompt(model, data, prompt, sampler, pieces) -> np.ndarray:
+    """The continuation of a prompt int16 [B, BEFORE * HOP]: int16 [B, N_FRAMES * HOP]."""
     blocks = synthesize(
         model,
         pieces,
@@ -46,7 +46,7 @@ def prompted(model, data, prime, sampler, pieces) -> np.ndarray:
         data,
         options=SamplingOptions(seed=5, sampler=sampler, threads=1),
         streams=[0, 1],
-        prefix=prime,
+        prefix=prompt,
         first_frames=[-BEFORE] * len(pieces),
     )
     return np.concatenate(list(blocks), axis=1)[:, BEFORE * HOP :]
@@ -55,23 +55,23 @@ def prompted(model, data, prime, sampler, pieces) -> np.ndarray:
 @pytest.mark.parametrize("sampler", ["torch", "numba"])
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 @pytest.mark.parametrize("preemphasis", [0.0, 0.9])
-def test_one_parallel_pass_over_prime_and_output_draws_the_output_again(output, sampler, preemphasis):
-    """Cached and teacher-forced agree: with the piece moved behind the prime and the uniforms of the piece's time."""
+def test_teacher_forced_after_prompt_draws_the_output(output, sampler, preemphasis):
+    """Cached and teacher-forced agree: with the piece moved behind the prompt and the uniforms of the piece's time."""
     model, data = make(output)
     data = replace(data, preemphasis=preemphasis)
-    pieces, prime = [make_performance(0), make_performance(1)], make_pcm(2, BEFORE)
-    made = prompted(model, data, prime, sampler, pieces)
+    pieces, prompt = [make_performance(0), make_performance(1)], make_pcm(2, BEFORE)
+    made = continue_prompt(model, data, prompt, sampler, pieces)
     assert made.shape == (2, N_FRAMES * HOP)
 
-    heard = to_samples(model, prime, data)
-    raw = to_pcm(model, heard, data)
+    prompt_samples = to_samples(model, prompt, data)
+    raw = to_pcm(model, prompt_samples, data)
     uniforms = seeded_uniforms(5, [0, 1], model.uniforms_per_sample)(0, N_FRAMES * HOP)
     moved = conditioning([later(piece, BEFORE) for piece in pieces], data, torch.device("cpu"))
     context, excitation = moved.block(model, 0, BEFORE + N_FRAMES)
     drawn = torch.zeros(2, N_FRAMES * HOP, dtype=torch.long)
     with torch.inference_mode():
         for i in range(N_FRAMES * HOP):  # a whole parallel pass for every sample: no cache is left that could err
-            history = model.decoder.prepend_silence(torch.cat([heard, drawn], dim=1))
+            history = model.decoder.prepend_silence(torch.cat([prompt_samples, drawn], dim=1))
             params = model.decoder(history, context, excitation)[:, :, BEFORE * HOP + i : BEFORE * HOP + i + 1]
             drawn[:, i] = model.draw(params, uniforms[:, i : i + 1])[:, 0]
     deemphasis = Deemphasis(preemphasis)
@@ -82,18 +82,18 @@ def test_one_parallel_pass_over_prime_and_output_draws_the_output_again(output, 
     assert same[:, : 2 * HOP].all() and same.mean() > (0.99 if output == "categorical" else 0.9)
 
 
-def test_the_prime_is_heard_and_silence_is_no_prime():
+def test_prompt_matters_and_differs_from_silence():
     model, data = make("logistic_mixture")
-    pieces, prime = [make_performance(0), make_performance(1)], make_pcm(2, BEFORE)
-    made = prompted(model, data, prime, "numba", pieces)
-    assert np.mean(made[:, :HOP] != prompted(model, data, prime // 8, "numba", pieces)[:, :HOP]) > 0.3
+    pieces, prompt = [make_performance(0), make_performance(1)], make_pcm(2, BEFORE)
+    made = continue_prompt(model, data, prompt, "numba", pieces)
+    assert np.mean(made[:, :HOP] != continue_prompt(model, data, prompt // 8, "numba", pieces)[:, :HOP]) > 0.3
     quiet = [Performance(*(values[:0] for values in (p.onset, p.offset, p.pitch, p.velocity)), {}) for p in pieces]
-    assert np.mean(made[:, HOP:] != prompted(model, data, prime, "numba", quiet)[:, HOP:]) > 0.3
+    assert np.mean(made[:, HOP:] != continue_prompt(model, data, prompt, "numba", quiet)[:, HOP:]) > 0.3
     assert np.mean(made[:, :4] != play(model, data, pieces, [0, 1], threads=1)[:, :4]) > 0.3  # of silence
 
 
 @pytest.mark.parametrize(("suffix", "audio_hz", "channels"), [("wav", HZ, 1), ("flac", 44100, 2), ("ogg", 8000, 2)])
-def test_the_beginning_of_a_file_is_as_resample_audio_makes_it(tmp_path, suffix, audio_hz, channels):
+def test_read_beginning_equals_resample_audio(tmp_path, suffix, audio_hz, channels):
     path = write_audio(tmp_path / f"a.{suffix}", melody(0), audio_hz, channels)
     audio_io.resample_file(path, tmp_path / "whole.wav", HZ)
     whole = audio_io.read_pcm(tmp_path / "whole.wav", HZ)
@@ -118,30 +118,30 @@ def test_a_long_file_is_not_read_to_its_end(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def prime(tmp_path):
-    return write_audio(tmp_path / "prime.flac", melody(5), 44100, 2)
+def prompt(tmp_path):
+    return write_audio(tmp_path / "prompt.flac", melody(5), 44100, 2)
 
 
-def test_midi_files_go_on_from_any_audio(pipeline, prime, tmp_path):
+def test_midi_files_continue_any_audio(pipeline, prompt, tmp_path):
     song, other = (write_midi(tmp_path / f"{n}.mid", [(0.0, 0.02, 60 + n, 90)]) for n in (0, 1))
     out, arguments = tmp_path / "out", ("-c", pipeline.config, *settings("inference_config.tail_seconds=0"))
-    arguments, midi = (*arguments, "--prime_seconds", "0.1"), ("--midi", song, other)
-    prompted = (*arguments, "--out", out, "--prime", prime, *midi)
+    arguments, midi = (*arguments, "--prompt_seconds", "0.1"), ("--midi", song, other)
+    prompted = (*arguments, "--out", out, "--prompt", prompt, *midi)
     done = call(inference, *prompted, "--json")
     assert done.code == 0 and done.result["mode"] == "prompted" and done.result["wavs"] == ["0.wav", "1.wav"]
     assert call(inference, *arguments[:-2], "--out", tmp_path / "free", *midi).code == 0
     for name in done.result["wavs"]:
         sounds = [audio_io.read_pcm(folder / name, HZ) for folder in (out, tmp_path / "free")]
-        assert len(sounds[0]) == len(sounds[1]) == 0.02 * HZ  # of the prime nothing is in the wav
+        assert len(sounds[0]) == len(sounds[1]) == 0.02 * HZ  # of the prompt nothing is in the wav
         assert not np.array_equal(sounds[0][:8], sounds[1][:8])
-    assert "0.1 s of prime.flac, heard before each piece" in (out / "index.html").read_text(encoding="utf-8")
+    assert "0.1 s of prompt.flac, before each piece" in (out / "index.html").read_text(encoding="utf-8")
 
     before = read_files(out)
     assert "2 were there already" in call(inference, *prompted).out
-    renamed = prime.rename(tmp_path / "renamed.flac")  # the same sound
-    assert "2 were there already" in call(inference, *arguments, "--out", out, "--prime", renamed, *midi).out
-    other_prime = write_audio(tmp_path / "b.wav", melody(6))
-    for given in (["--prime", other_prime], ["--prime", renamed, "--prime_seconds", "0.2"]):
+    renamed = prompt.rename(tmp_path / "renamed.flac")  # the same sound
+    assert "2 were there already" in call(inference, *arguments, "--out", out, "--prompt", renamed, *midi).out
+    other_prompt = write_audio(tmp_path / "b.wav", melody(6))
+    for given in (["--prompt", other_prompt], ["--prompt", renamed, "--prompt_seconds", "0.2"]):
         assert_refused(call(inference, *arguments, "--out", out, *given, *midi), "results of another config", "--force")
     assert_refused(call(inference, *arguments[:-2], "--out", out, *midi), "results of another config")
     assert {name: before[name] for name in before if name != "index.html"} == {
@@ -150,8 +150,8 @@ def test_midi_files_go_on_from_any_audio(pipeline, prime, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["prompted", "free"])
-def test_clips_go_on_from_it_instead_of_their_own_truth(pipeline, prime, tmp_path, mode):
-    given = (*settings(f"inference_config.mode={mode}"), "--prime", prime, "--prime_seconds", "0.1")
+def test_clips_continue_the_prompt_not_their_truth(pipeline, prompt, tmp_path, mode):
+    given = (*settings(f"inference_config.mode={mode}"), "--prompt", prompt, "--prompt_seconds", "0.1")
     done = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--json", *given)
     assert done.code == 0 and done.result["mode"] == "prompted"
     for name in done.result["wavs"]:
@@ -164,9 +164,9 @@ def test_clips_go_on_from_it_instead_of_their_own_truth(pipeline, prime, tmp_pat
         assert np.mean(output[:640] != truth[:640]) > 0.3 and np.array_equal(of_truth[:640], truth[:640])
 
 
-def test_a_short_clip_is_played_whole_after_a_long_prime(pipeline, prime, tmp_path):
+def test_a_short_clip_is_played_whole_after_a_long_prompt(pipeline, prompt, tmp_path):
     """teacher_length is of the clip's own truth: it plays no part here."""
-    given = (*settings("inference_config.teacher_length=5"), "--prime", prime)
+    given = (*settings("inference_config.teacher_length=5"), "--prompt", prompt)
     assert call(inference, "-c", pipeline.config, "--out", tmp_path / "out", *given).code == 0
     of_truth = call(inference, "-c", pipeline.config, "--out", tmp_path / "b", *given[:2])
     assert of_truth.code == 2 and of_truth.err.count("nothing is left") == 2
@@ -175,28 +175,29 @@ def test_a_short_clip_is_played_whole_after_a_long_prime(pipeline, prime, tmp_pa
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--prime_seconds", "4"], ["prime.flac has only 3.000 s", "at least 4 s"]),
-        (["--prime_seconds", "0"], ["--prime_seconds 0", "more than 0"]),
-        (["--prime_seconds", "nan"], ["--prime_seconds nan"]),
+        (["--prompt_seconds", "4"], ["prompt.flac has only 3.000 s", "at least 4 s"]),
+        (["--prompt_seconds", "0"], ["--prompt_seconds 0", "more than 0"]),
+        (["--prime_seconds", "nan"], ["--prompt_seconds nan"]),
         (settings("inference_config.mode=teacher_forced"), ["teacher_forced", "inference_config.mode=prompted"]),
         (["--prime", "/no/such.wav"], ["/no/such.wav", "no such audio file"]),
     ],
 )
-def test_primes_that_make_no_sense(pipeline, prime, tmp_path, given, words):
-    assert_refused(call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--prime", prime, *given), *words)
-    assert not (tmp_path / "out").exists()
+def test_impossible_prompts(pipeline, prompt, tmp_path, given, words):
+    out = tmp_path / "out"
+    assert_refused(call(inference, "-c", pipeline.config, "--out", out, "--prompt", prompt, *given), *words)
+    assert not out.exists()
 
 
-def test_seconds_of_no_prime(pipeline, tmp_path):
+def test_prompt_seconds_without_prompt(pipeline, tmp_path):
     assert_refused(
-        call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--prime_seconds", "2"), "--prime FILE"
+        call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--prompt_seconds", "2"), "--prompt FILE"
     )
 
 
-def test_an_unconditional_model_goes_on_for_the_seconds_it_is_given(prime, tmp_path):
+def test_unconditional_model_continues_a_prompt(prompt, tmp_path):
     run = save(tmp_path / "run", *make_unconditional({**NO_MIDI, "audio_hz": HZ}))
     sounds = []
-    for given in ([], ["--prime", prime, "--prime_seconds", "0.05"]):
+    for given in ([], ["--prompt", prompt, "--prompt_seconds", "0.05"]):
         out = tmp_path / f"out{len(given)}"
         file = inference_file(tmp_path, run, mode="prompted" if given else "free")
         assert call(inference, "-c", file, "--out", out, "--seconds", "0.1", *given).code == 0
@@ -208,8 +209,8 @@ def test_an_unconditional_model_goes_on_for_the_seconds_it_is_given(prime, tmp_p
     )
 
 
-def test_a_rerun_writes_nothing(pipeline, prime, tmp_path):
-    arguments = ("-c", pipeline.config, "--out", tmp_path / "out", "--prime", prime, "--prime_seconds", "0.05")
+def test_a_rerun_writes_nothing(pipeline, prompt, tmp_path):
+    arguments = ("-c", pipeline.config, "--out", tmp_path / "out", "--prompt", prompt, "--prompt_seconds", "0.05")
     assert call(inference, *arguments).code == 0
     written = modification_times(tmp_path / "out")
     assert call(inference, *arguments).code == 0

@@ -13,6 +13,7 @@ import soundfile
 
 import inference
 from midi2wave.audio import io as audio_io
+from midi2wave.sampling import render
 from tests.helpers.pipeline import HZ, ROOT, assert_no_partial_files, call, read_files, settings, write_midi
 
 
@@ -43,7 +44,7 @@ def test_engines_and_threads_are_chosen_by_config(pipeline, song, tmp_path):
 def test_what_an_interrupt_leaves_is_valid_and_not_taken_for_finished(pipeline, song, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
     assert call(inference, "-c", pipeline.config, "--out", whole, "--midi", song).code == 0
-    synthesize = inference.synthesize
+    synthesize = render.synthesize
 
     def interrupted(*arguments, **options):
         for i, block in enumerate(synthesize(*arguments, **options)):
@@ -53,7 +54,7 @@ def test_what_an_interrupt_leaves_is_valid_and_not_taken_for_finished(pipeline, 
 
     out = tmp_path / "out"
     arguments = ("-c", pipeline.config, "--out", out, "--midi", song)
-    monkeypatch.setattr(inference, "synthesize", interrupted)
+    monkeypatch.setattr(render, "synthesize", interrupted)
     stopped = call(inference, *arguments)
     assert stopped.code == 130 and "song.interrupted.wav" in stopped.err
     kept = audio_io.read_pcm(out / "song.interrupted.wav", HZ)
@@ -61,7 +62,7 @@ def test_what_an_interrupt_leaves_is_valid_and_not_taken_for_finished(pipeline, 
     assert len(kept) == (1 + 2 + 4 + 8) * HZ // 250 and np.array_equal(kept, complete[: len(kept)])
     assert "song.wav" not in read_files(out)
     assert_no_partial_files(out)
-    monkeypatch.setattr(inference, "synthesize", synthesize)
+    monkeypatch.setattr(render, "synthesize", synthesize)
     assert call(inference, *arguments).code == 0
     assert read_files(out)["song.wav"] == read_files(whole)["song.wav"] and "song.interrupted.wav" not in read_files(
         out

@@ -6,12 +6,15 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic as numba_intrinsic
 
 LANES = 16
 I32 = ir.IntType(32)
 F32 = ir.FloatType()
 V32 = ir.VectorType(I32, LANES)
 VF = ir.VectorType(F32, LANES)
+# Typed as Any: what it decorates is called with values, and defined as a function of their types.
+intrinsic: Any = numba_intrinsic
 # numba's type of an argument.
 Kind = types.Type
 # What a function decorated with `numba.extending.intrinsic` returns: its signature, and what generates its code.

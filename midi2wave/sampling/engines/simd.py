@@ -11,7 +11,6 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils, config
 from numba.core.codegen import get_host_cpu_features
-from numba.extending import intrinsic
 
 from midi2wave.sampling.engines.llvm_vectors import (
     F32,
@@ -26,6 +25,7 @@ from midi2wave.sampling.engines.llvm_vectors import (
     element_pointer,
     fma,
     int_vector,
+    intrinsic,
     load_at,
     prefetch_line,
     splat,

@@ -8,7 +8,6 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from midi2wave.sampling.engines.llvm_vectors import (
     F32,
@@ -22,6 +21,7 @@ from midi2wave.sampling.engines.llvm_vectors import (
     float_vector,
     fma,
     int_vector,
+    intrinsic,
     splat,
 )
 

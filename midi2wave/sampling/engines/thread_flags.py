@@ -6,7 +6,6 @@ from typing import Any
 import llvmlite.binding
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
 
 from midi2wave.sampling.engines.llvm_vectors import (
     I32,
@@ -14,6 +13,7 @@ from midi2wave.sampling.engines.llvm_vectors import (
     Kind,
     call_function,
     element_pointer,
+    intrinsic,
     prefetch_line,
 )
 

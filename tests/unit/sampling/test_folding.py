@@ -10,7 +10,7 @@ import inference
 from midi2wave.audio import io as audio_io
 from midi2wave.config import DataConfig, InferenceConfig
 from midi2wave.midi.performance import Performance
-from midi2wave.sampling import folding
+from midi2wave.sampling import folding, render
 from midi2wave.sampling.folding import Fold
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
@@ -212,13 +212,13 @@ def songs(tmp_path):
 @pytest.mark.parametrize("sampler", ["torch", "numba"])
 def test_long_pieces_are_folded_short_ones_are_not(pipeline, songs, tmp_path, sampler, monkeypatch):
     engine = (*settings(f"inference_config.sampler={sampler}", "inference_config.sampler_threads=1"), "--midi", *songs)
-    batches, synthesize = [], inference.synthesize
+    batches, synthesize = [], render.synthesize
 
     def noted(model, performances, n_frames, *rest, **options):
         batches.append((n_frames, options["streams"], options["first_frames"]))
         return synthesize(model, performances, n_frames, *rest, **options)
 
-    monkeypatch.setattr(inference, "synthesize", noted)
+    monkeypatch.setattr(render, "synthesize", noted)
     arguments = ("-c", pipeline.config, "--out", tmp_path / "folded", "--json", *FOLDED, *engine)
     done = call(inference, *arguments)
     assert done.code == 0 and done.result["wavs"] == ["short.wav", "long.wav", "middle.wav"]
@@ -256,7 +256,7 @@ def test_what_goes_on_from_something_is_not_folded(pipeline, songs, tmp_path, mo
     arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *FOLDED, *settings(f"inference_config.mode={mode}"))
     assert_refused(call(inference, *arguments), "fold_seconds", "in mode free")
     clip = next((pipeline.folder / "test").glob("*.wav"))
-    assert_refused(call(inference, *arguments, "--midi", songs[1], "--prime", clip), "fold_seconds", "--prime")
+    assert_refused(call(inference, *arguments, "--midi", songs[1], "--prompt", clip), "fold_seconds", "--prompt")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,10 +1,10 @@
-"""Step 4: pairs of audio and MIDI -> fixed-length test clips with their events and a picture.
+"""Cut test clips of fixed length out of pairs of audio and MIDI, with their events and a picture.
 
     python preprocess_audio.py -d test -c config_makeTest.json
 
 The pairs come from a split of MAESTRO (preprocess_config.maestro_dir) or from any folder (preprocess_config.audio_dir)
-whose audio and MIDI files have equal stems; audio at another rate is looked for as NAME_16000.wav. Positions are drawn
-from the seed among those where notes begin.
+whose audio and MIDI files have equal stems; audio at another rate is looked for as NAME_16000.wav. The seed chooses the
+positions among those where notes begin.
 """
 
 import math
@@ -16,8 +16,8 @@ import numpy as np
 from midi2wave.audio.io import AUDIO_SUFFIXES, read_pcm
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
-from midi2wave.data import test_clips
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
+from midi2wave.data.test_clips import begin_clips, finish_clips, write_clip
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import read_midi
 from midi2wave.plotting.figures import piano_roll_figure, save_figure
@@ -25,26 +25,30 @@ from midi2wave.utils.cli import Failure, format_error, log, make_parser, progres
 from midi2wave.utils.errors import InputError
 
 MIDI_SUFFIXES = (".mid", ".midi")
+# A clip is one of so many draws from a uniform distribution over the possible positions.
+N_DRAWS = 2**32
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Audio and MIDI of one performance."""
+    """Audio and MIDI of one performance, with the labels COLUMN=VALUE that the metadata contain of it."""
 
     name: str
     audio: Path
     midi: Path
-    global_labels: tuple[str, ...] = ()  # what the metadata say of it, as COLUMN=VALUE
+    global_labels: tuple[str, ...] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the step; returns the exit code."""
-    args_parser = make_parser(__doc__, config="config_makeTest.json")
-    args_parser.add_argument("-d", "--dir", type=Path, required=True, help="where the clips go")
-    args = args_parser.parse_args(argv)
+    """Cut the clips; returns the exit code. InputError where nothing can be done."""
+    parser = make_parser(__doc__, config="config_makeTest.json")
+    parser.add_argument("-d", "--dir", type=Path, required=True, help="where the clips go")
+    args = parser.parse_args(argv)
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
-    pairs, failures = _maestro_pairs(config) if config.maestro_dir else (_folder_pairs(config), [])
-    test_clips.begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
+    assert config is not None
+    failures: list[Failure] = []
+    pairs = _maestro_pairs(config, failures) if config.maestro_dir else _folder_pairs(config)
+    begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
 
     names: list[str] = []
     rng = np.random.default_rng(config.seed)
@@ -52,13 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     for pair in progress([pairs[i] for i in rng.permutation(len(pairs))], len(pairs), "recording"):
         try:
             count = min(quota, config.n_clips - len(names))
-            names += _cut(pair, config, args.dir, len(names), rng.integers(2**32, size=count))
+            names += _cut(pair, config, args.dir, len(names), rng.integers(N_DRAWS, size=count))
         except InputError as error:
             failures.append(Failure(str(pair.audio), format_error(error)))
         if len(names) == config.n_clips:
             break
     if names:
-        test_clips.finish_clips(args.dir, names)
+        finish_clips(args.dir, names)
     result = {"dir": str(args.dir), "clips": names}
     summary = f"{args.dir}: {len(names)} of {config.n_clips} clips of {config.test_segment_length:g} s"
     return report_and_exit_code(summary, result, failures, len(names), as_json=args.as_json)
@@ -66,38 +70,42 @@ def main(argv: list[str] | None = None) -> int:
 
 def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws: np.ndarray) -> list[str]:
     """Cut one clip per draw out of a recording and write them; returns their names."""
-    pcm, performance = read_pcm(pair.audio, config.audio_hz), read_midi(pair.midi)
-    for dropped in performance.dropped:
-        log(f"{pair.midi}: {dropped}")
+    pcm = read_pcm(pair.audio, config.audio_hz)
+    performance = read_midi(pair.midi)
+    for omission in performance.dropped:
+        log(f"{pair.midi}: {omission}")
     performance = replace(performance, global_labels=pair.global_labels)
-    starts = _positions(performance, len(pcm), config)
-    names = []
+    starts = _clip_starts(performance, len(pcm), config)
+    length = config.test_segment_length
+    names: list[str] = []
     for draw in draws:
-        start, length = float(starts[draw % len(starts)]), config.test_segment_length
+        start = float(starts[draw % len(starts)])
         first = round(start * config.audio_hz)
-        piece = pcm[first : first + round(length * config.audio_hz)]
+        samples = pcm[first : first + round(length * config.audio_hz)]
         events = clip(performance, start, start + length, margin=CLIP_MARGIN_SECONDS)
-        name = test_clips.write_clip(folder, number + len(names), pair.name, start, piece, events, config.audio_hz)
-        save_figure(folder / f"{name}.png", piano_roll_figure(events, length, f"{pair.name}, from {start:.1f} s"))
+        name = write_clip(folder, number + len(names), pair.name, start, samples, events, config.audio_hz)
+        title = f"{pair.name}, from {start:.1f} s"
+        save_figure(folder / f"{name}.png", piano_roll_figure(events, length, title))
         names.append(name)
     return names
 
 
-def _maestro_pairs(config: PreprocessConfig) -> tuple[list[Pair], list[Failure]]:
-    """Audio and MIDI of a split, and the recordings whose names lead out of the folder."""
+def _maestro_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pair]:
+    """Audio and MIDI of a split; recordings whose names lead out of the folder are added to `failures`."""
     recordings = select_split(read_metadata(config.maestro_dir), config.split)
     if not recordings:
         raise InputError(f"the metadata in {config.maestro_dir} lists no recordings of split {config.split!r}")
     audio_dir = config.resampled_dir or config.maestro_dir
-    pairs, failures = [], []
-    for r in recordings:
+    pairs = []
+    for recording in recordings:
         try:
-            audio_path = inside(audio_dir, resampled_name(r.audio_filename, config.audio_hz))
-            midi_path = inside(config.maestro_dir, r.midi_filename)
-            pairs.append(Pair(Path(r.audio_filename).stem, audio_path, midi_path, integer_columns(vars(r))))
+            audio_path = inside(audio_dir, resampled_name(recording.audio_filename, config.audio_hz))
+            midi_path = inside(config.maestro_dir, recording.midi_filename)
+            name = Path(recording.audio_filename).stem
+            pairs.append(Pair(name, audio_path, midi_path, integer_columns(vars(recording))))
         except InputError as error:
-            failures.append(Failure(r.audio_filename, format_error(error)))
-    return pairs, failures
+            failures.append(Failure(recording.audio_filename, format_error(error)))
+    return pairs
 
 
 def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
@@ -111,10 +119,7 @@ def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
     pairs = []
     for midi_path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES):
         stem = (audio_dir / midi_path.relative_to(folder)).with_suffix("")
-        resampled = stem.with_name(f"{stem.name}_{config.audio_hz}.wav")
-        suffixes = [*AUDIO_SUFFIXES, *map(str.upper, AUDIO_SUFFIXES)]
-        candidates = [resampled, *(stem.with_name(stem.name + suffix) for suffix in suffixes)]
-        audio_path = next((c for c in candidates if c.is_file()), None)
+        audio_path = _find_audio(stem, config.audio_hz)
         if audio_path:
             pairs.append(Pair(stem.name, audio_path, midi_path))
         else:
@@ -124,18 +129,24 @@ def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
     return pairs
 
 
-def _positions(performance: Performance, n_samples: int, config: PreprocessConfig) -> np.ndarray:
+def _find_audio(stem: Path, audio_hz: int) -> Path | None:
+    suffixes = [*AUDIO_SUFFIXES, *map(str.upper, AUDIO_SUFFIXES)]
+    names = [f"{stem.name}_{audio_hz}.wav", *(stem.name + suffix for suffix in suffixes)]
+    return next((path for path in map(stem.with_name, names) if path.is_file()), None)
+
+
+def _clip_starts(performance: Performance, n_samples: int, config: PreprocessConfig) -> np.ndarray:
     """Every frame at which a clip may start, in seconds: it fits into the audio and notes begin in its second half.
 
-    (The second half is what the model plays by itself in mode prompted.)
+    (The model generates the second half without the recording in mode prompted.)
     """
     length = config.test_segment_length
-    room = int((n_samples / config.audio_hz - length) * config.midi_hz)
-    if room < 0:
+    last_frame = int((n_samples / config.audio_hz - length) * config.midi_hz)
+    if last_frame < 0:
         raise InputError(f"{n_samples / config.audio_hz:.2f} s of audio, shorter than a clip of {length:g} s")
-    starts = np.arange(room + 1) / config.midi_hz
-    begun = np.searchsorted(performance.onset, [starts + length / 2, starts + length])
-    starts = starts[begun[1] > begun[0]]
+    starts = np.arange(last_frame + 1) / config.midi_hz
+    n_before, n_until_end = np.searchsorted(performance.onset, [starts + length / 2, starts + length])
+    starts = starts[n_until_end > n_before]
     if not len(starts):
         raise InputError("no notes begin where a clip could be cut: the MIDI does not fit the audio")
     return starts

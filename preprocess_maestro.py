@@ -1,4 +1,4 @@
-"""Step 2: a MAESTRO folder and a split -> a processed folder that training reads.
+"""Turn a MAESTRO folder and a split into a processed folder, which training reads.
 
     python preprocess_maestro.py -c config_makeTrain.json
     python preprocess_maestro.py -c config_makeValidation.json
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.force and args.shard:
         raise InputError("--force with --shard: every shard would remove what the others made; run it once without")
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
+    assert config is not None
     for name in ("maestro_dir", "out_dir"):
         if not getattr(config, name):
             raise InputError(f"{args.config}: preprocess_config.{name} is empty; say where that is")

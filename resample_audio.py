@@ -1,4 +1,4 @@
-"""Step 1: make any audio mono at one rate.
+"""Resample any audio to mono at one rate: the first command of the training pipeline.
 
     python resample_audio.py -d maestro-v3.0.0                  # what the metadata lists -> 2008/NAME_16000.wav
     python resample_audio.py -d maestro-v3.0.0 -s test -j 4     # one split, four processes

@@ -33,7 +33,7 @@ class CropAugmentation:
 
     Attributes:
         history_noise: Index of a crop -> largest level of white noise on its history, relative to the crop's RMS.
-        history_mixing: Index of a crop -> largest level of another crop's sound on its history, likewise.
+        history_mixing: Index of a crop -> largest level of a second crop that is mixed into its history, likewise.
         history_dropout: Probability that noise alone takes the place of the history.
         conditioning_dropout: Probability that the null condition takes the place of the notes.
     """
@@ -146,8 +146,8 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
     def augment_history(self, pcm: np.ndarray, index: int) -> np.ndarray:
         """The history of a crop as the decoder receives it.
 
-        White noise and another crop's sound are added at levels that are drawn for every crop; where the history is
-        dropped, it is noise alone, at most as loud as the crop.
+        White noise and a second crop are mixed in at levels that are drawn for every crop. A dropped history is noise
+        alone, at most as loud as the crop.
 
         Args:
             pcm: Pre-emphasised samples, int16 [T].
@@ -175,7 +175,7 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         return to_pcm(augmented)[0]
 
     def _other_crop(self, index: int, n_samples: int) -> np.ndarray:
-        """The sound of another crop, float32 [n_samples] with an RMS of 1, or silence."""
+        """A second crop, float32 [n_samples] with an RMS of 1, or silence."""
         # No attempt of `locate_crop` has this number.
         position, frame = self._draw_position(index, MAX_SILENT_REDRAWS)
         samples = self._emphasized(position, frame * self.hop, frame * self.hop + n_samples)
@@ -207,7 +207,7 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         conditioning = self.conditioning(position)
         left, right = self.context_frames
         if self._bernoulli(index, CONDITIONING_DROPOUT_STREAM, self.augmentation.conditioning_dropout):
-            conditioning = NullConditioning(self.config, conditioning.global_features)
+            conditioning = NullConditioning(self.config, conditioning.global_features.tolist())
         return {
             "index": torch.tensor(index),
             "samples": self._as_model_input(pcm[self.n_previous :]),

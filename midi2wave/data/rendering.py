@@ -96,13 +96,13 @@ def find_instrument(soundfont: Path | None, program: int, gain: float, effects: 
     return Instrument(fluidsynth, path, program, gain, effects)
 
 
-def plan_jobs(folder: Path, seed: int, shares: dict[str, float]) -> tuple[list[RenderJob], list[Failure]]:
+def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[list[RenderJob], list[Failure]]:
     """The pieces to render, each with its split.
 
     Args:
         folder: A MAESTRO folder, whose splits are kept, or any folder with MIDI files.
         seed: Chooses the pieces that are held out.
-        shares: For each split but "train" its share of the music, in 0..1.
+        split_shares: For each split but "train" its share of the music, in 0..1.
 
     Returns:
         The jobs, and as failures the files that do not exist and the stems that collide.
@@ -110,7 +110,7 @@ def plan_jobs(folder: Path, seed: int, shares: dict[str, float]) -> tuple[list[R
     Raises:
         InputError: There is no such folder, or it holds no MIDI files.
     """
-    jobs = _maestro_jobs(folder) if find_metadata(folder) else _folder_jobs(folder, seed, shares)
+    jobs = _maestro_jobs(folder) if find_metadata(folder) else _folder_jobs(folder, seed, split_shares)
     failures: list[Failure] = []
     jobs_by_stem: dict[str, RenderJob] = {}
     for job in jobs:
@@ -136,12 +136,12 @@ def _maestro_jobs(folder: Path) -> list[RenderJob]:
     ]
 
 
-def _folder_jobs(folder: Path, seed: int, shares: dict[str, float]) -> list[RenderJob]:
+def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> list[RenderJob]:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES and not p.name.startswith("."))
     if not paths:
         raise InputError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)})")
     titles = [piece_title(path.stem) for path in paths]
-    split_by_title = _choose_splits(titles, [path.stat().st_size for path in paths], seed, shares)
+    split_by_title = _choose_splits(titles, [path.stat().st_size for path in paths], seed, split_shares)
     return [
         RenderJob(path, f"{YEAR}/{path.stem}", composer, title, split_by_title[composer, title], YEAR)
         for path, (composer, title) in zip(paths, titles, strict=True)
@@ -161,7 +161,7 @@ def piece_title(stem: str) -> tuple[str, str]:
 
 
 def _choose_splits(
-    titles: list[tuple[str, str]], weights: list[int], seed: int, shares: dict[str, float]
+    titles: list[tuple[str, str]], weights: list[int], seed: int, split_shares: dict[str, float]
 ) -> dict[tuple[str, str], str]:
     """The split of each piece. Whole pieces are held out in an order that the seed chooses.
 
@@ -174,7 +174,7 @@ def _choose_splits(
     sorted_titles = sorted(weight_by_title)
     shuffled = [sorted_titles[i] for i in np.random.default_rng(seed).permutation(len(sorted_titles))]
     splits: dict[tuple[str, str], str] = {}
-    for name, share in shares.items():
+    for name, share in split_shares.items():
         candidates = [title for title in shuffled if title not in splits]
         if not share or len(candidates) < 2:  # Something must be left for training.
             continue

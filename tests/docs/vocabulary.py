@@ -111,7 +111,6 @@ IDENTIFIERS = {
     "fall_rates": "decay_rates",
     "ceiling": "topline",
     "floor": "baseline (of a score), noise_floor, minimum",
-    "reason": "format_error",
     "claim": "acquire_output_dir",
     "refuse_foreign": "require_own_dir",
     "point": "update_symlink",

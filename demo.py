@@ -1,69 +1,107 @@
-"""The whole road in a few minutes, on a small data set that it makes itself: the steps, as you would call them.
-Last, the weights that come with the project play a piece: what more training gives.
+"""Run the whole pipeline in a few minutes on a small synthetic data set, by the commands that you would call.
 
     python demo.py
 
-Writes below demo/ (in the current folder); the same command goes on after an interruption. With MAESTRO instead of the
-made data set the same commands, with the configs in configs/, are in the README.
+Last, the weights that come with the project play a piece, to compare with what more training gives. All is written to
+demo/ in the current folder; the same command continues after an interruption. The README lists the commands for
+MAESTRO, with the configs in configs/.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from midi2wave.utils.cli import log, run
 from midi2wave.utils.errors import InputError
 
-HERE = Path(__file__).resolve().parent
+PROJECT_FOLDER = Path(__file__).resolve().parent
 FOLDER = Path("demo")
-EXPECTED_NLL, EXPECTED_GAP = 8.22, 2.47  # measured with the demo's fixed seeds on a CPU; see README
+DATA_COMMAND = "-m midi2wave.demo_dataset.generate"
+
+# Results with the demo's fixed seeds, measured on a CPU (README.md).
+EXPECTED_NLL = 8.22
+EXPECTED_GAP = 2.47
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all steps; returns the exit code. Raises InputError if one of them failed."""
-    # It has no options: those of the steps would be promises that it does not keep.
+    """Run all commands; returns the exit code.
+
+    Raises:
+        InputError: One of the commands failed.
+    """
+    # There are no options: the demo would have to hand them on to all commands.
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     started = time.monotonic()
-    step("demo_data.py", "-o", FOLDER / "maestro-demo")
-    step("resample_audio.py", "-d", FOLDER / "maestro-demo", "--hz", "8000")
-    step("preprocess_maestro.py", "-c", "demo/config_makeTrain.json")
-    step("preprocess_maestro.py", "-c", "demo/config_makeValidation.json")
-    # Again every time: it takes seconds, and of the same data and config come the same figures.
-    strings = FOLDER / "config_train_partials.json"
-    step(
-        "measure_partials.py", "-d", FOLDER / "data" / "train", "-c", "demo/config_train.json", "-o", strings, "--force"
-    )
-    trained = step("train.py", "-c", strings)
-    step("preprocess_audio.py", "-d", FOLDER / "test", "-c", "demo/config_makeTest.json")
-    outputs = [step("inference.py", "-c", "demo/config_inference.json", "--set", f"inference_config.mode={mode}",
-                    "--out", FOLDER / "output" / mode) for mode in ("teacher_forced", "prompted")]  # fmt: skip
-    outputs.append(step("inference.py", "-c", "config_play.json", "--midi", HERE / "examples" / "bach_prelude.mid",
-                        "--out", FOLDER / "output" / "shipped_weights"))  # fmt: skip
-    print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Listen and look:")
-    for made in outputs:
-        for wav in made["wavs"]:
-            path = Path(made["output_dir"]) / wav
-            print(f"  {path}  (picture: {path.with_suffix('.png').name})")
-    print("or open demo/output/*/index.html in a browser.\n")
-    loss, gap = trained["validation_nll"], trained["validation_gap"]
-    print(f"Validation loss: {loss:.2f} nats per sample (expected about {EXPECTED_NLL}).")
-    print(f"With another MIDI it is {gap:.2f} worse (expected about {EXPECTED_GAP}; 0: it ignores the MIDI).")
+    run_command(DATA_COMMAND, "-o", FOLDER / "maestro-demo")
+    run_command("resample_audio.py", "-d", FOLDER / "maestro-demo", "--hz", "8000")
+    run_command("preprocess_maestro.py", "-c", "demo/config_makeTrain.json")
+    run_command("preprocess_maestro.py", "-c", "demo/config_makeValidation.json")
+    # Measuring takes seconds, and gives the same config for the same data: it is repeated every time.
+    data, measured = FOLDER / "data" / "train", FOLDER / "config_train_partials.json"
+    run_command("measure_partials.py", "-d", data, "-c", "demo/config_train.json", "-o", measured, "--force")
+    training = run_command("train.py", "-c", measured)
+    run_command("preprocess_audio.py", "-d", FOLDER / "test", "-c", "demo/config_makeTest.json")
+    outputs = []
+    for mode in ("teacher_forced", "prompted"):
+        options = ("--set", f"inference_config.mode={mode}", "--out", FOLDER / "output" / mode)
+        outputs.append(run_command("inference.py", "-c", "demo/config_inference.json", *options))
+    midi, out = PROJECT_FOLDER / "examples" / "bach_prelude.mid", FOLDER / "output" / "shipped_weights"
+    outputs.append(run_command("inference.py", "-c", "config_play.json", "--midi", midi, "--out", out))
+    _print_results(outputs, training, (time.monotonic() - started) / 60)
     return 0
 
 
-def step(script: str, *arguments: str | Path) -> dict:
-    """Run one step as a command of its own, its progress on the terminal; returns its result."""
-    command = [script, *map(str, arguments)]
-    log(f"\n$ python {' '.join(command)}")
+def run_command(script: str, *arguments: str | Path) -> dict[str, Any]:
+    """Run one command as a process of its own, with its progress on the terminal.
+
+    Args:
+        script: The name of a script of the project, or "-m MODULE".
+        arguments: Its arguments; --json is added.
+
+    Returns:
+        The command's result.
+
+    Raises:
+        InputError: The command failed.
+    """
+    options = list(map(str, arguments))
+    log(f"\n$ python {' '.join([script, *options])}")
+    program = script.split() if script.startswith("-m ") else [str(PROJECT_FOLDER / script)]
+    # Modules are found wherever the demo is started.
+    search_path = os.pathsep.join(filter(None, [str(PROJECT_FOLDER), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, str(HERE / script), *command[1:], "--json"], stdout=subprocess.PIPE, text=True
+        [sys.executable, *program, *options, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": search_path},
     )
     if done.returncode:
         raise InputError(f"{script} ended with exit code {done.returncode}; its own message stands above")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _print_results(outputs: list[dict[str, Any]], training: dict[str, Any], minutes: float) -> None:
+    """Print where audio and figures are, and what the training has reached.
+
+    Args:
+        outputs: Results of inference.py.
+        training: Result of train.py.
+        minutes: Duration of the demo.
+    """
+    print(f"\nDone in {minutes:.1f} minutes. Results:")
+    for output in outputs:
+        for wav in output["wavs"]:
+            path = Path(output["output_dir"]) / wav
+            print(f"  {path}  (figure: {path.with_suffix('.png').name})")
+    print("or open demo/output/*/index.html in a browser.\n")
+    nll, gap = training["validation_nll"], training["validation_gap"]
+    print(f"Validation NLL: {nll:.2f} nats per sample (expected about {EXPECTED_NLL}).")
+    print(f"With mismatched MIDI it is {gap:.2f} worse (expected about {EXPECTED_GAP}; 0: the MIDI is ignored).")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A small piano data set in the MAESTRO layout, made from nothing: composed by rules, rendered by additive synthesis.
+"""Generate a small synthetic piano data set in the MAESTRO layout: composed by rules, rendered by additive synthesis.
 
-    python demo_data.py -o demo/maestro-demo              # 6 minutes to train on, 45 s each to validate and to test
-    python demo_data.py -o demo/tiny --minutes 0.5 --seed 3
+    python -m midi2wave.demo_dataset.generate -o demo/maestro-demo      # 6 minutes for training, 2 x 45 s held out
+    python -m midi2wave.demo_dataset.generate -o demo/tiny --minutes 0.5 --seed 3
 
-It lets every step be tried before MAESTRO (about 100 GB) is there. It is no real piano, but it has what a model must
-learn from one: decaying inharmonic partials, beating, velocity as level and brightness, dampers and the pedal.
-`demo_music.py` composes, `demo_piano.py` plays.
+It serves to try every command without downloading MAESTRO (about 100 GB). It has the properties of a piano that a model
+must learn: decaying inharmonic partials, beating, velocity as level and brightness, dampers and the sustain pedal.
+`composer.py` composes the pieces, `piano_synth.py` renders them.
 """
 
 import csv
@@ -18,22 +18,34 @@ import numpy as np
 import soundfile
 
 from midi2wave.data.maestro import COLUMNS
-from midi2wave.demo_dataset.composer import SHORTEST_PIECE_SECONDS, compose
+from midi2wave.demo_dataset.composer import MIN_PIECE_SECONDS, compose
 from midi2wave.demo_dataset.piano_synth import render
 from midi2wave.utils import cli
 from midi2wave.utils.atomic_files import acquire_output_dir, atomic_file, write_text
 from midi2wave.utils.errors import InputError
 
-RECIPE = 1  # raise it when the music or the sound changes, so that a rerun does not mix old pieces with new ones
+RECIPE_VERSION = 1  # To be raised when music or sound change, so that a rerun does not mix old and new pieces.
 METADATA_NAME = "maestro-v2.0.0.csv"
 RECORD_NAME = "demo.json"
 PRODUCTS = ("*/demo_seed*.midi", "*/demo_seed*.wav", METADATA_NAME)
 YEARS = (2008, 2009)
-MEAN_PIECE_SECONDS = 50.0  # at most; pieces then last between about half a minute and a minute
+MAX_MEAN_PIECE_SECONDS = 50.0  # Pieces then last between about half a minute and a minute.
+MAX_SPLIT_MINUTES = 600
+MIN_AUDIO_HZ = 8000
+MAX_AUDIO_HZ = 192_000
+HELD_OUT_PART = 1 / 8  # Minutes of each held-out split, relative to the training split.
 
 
-class Piece(NamedTuple):
-    """One piece to make; `stem` is its path in the folder without the suffix."""
+class DemoPiece(NamedTuple):
+    """One piece of the data set.
+
+    Attributes:
+        split: train, validation or test.
+        year: Year in the metadata.
+        stem: Path of its files in the folder, without suffix.
+        seed: Seed of the composition.
+        seconds: Duration.
+    """
 
     split: str
     year: int
@@ -42,32 +54,35 @@ class Piece(NamedTuple):
     seconds: float
 
 
-def _plan(seed: int, minutes: dict[str, float]) -> list[Piece]:
-    """Divide every split's minutes into pieces of unequal length; no two pieces of a data set share a seed."""
-    rng, pieces = np.random.default_rng(seed), []
+def _plan_pieces(seed: int, minutes: dict[str, float]) -> list[DemoPiece]:
+    """Divide the minutes of every split into pieces of unequal length; no two pieces of a data set share a seed."""
+    rng = np.random.default_rng(seed)
+    pieces: list[DemoPiece] = []
     for split, split_minutes in minutes.items():
-        share = rng.uniform(0.85, 1.15, math.ceil(split_minutes * 60 / MEAN_PIECE_SECONDS))
+        share = rng.uniform(0.85, 1.15, math.ceil(split_minutes * 60 / MAX_MEAN_PIECE_SECONDS))
         for seconds in split_minutes * 60 * share / share.sum():
             number = len(pieces)
             year = YEARS[number % len(YEARS)]
             stem = f"{year}/demo_seed{seed}_{number + 1:03d}"
-            pieces.append(Piece(split, year, stem, 10_000 * seed + number, round(float(seconds), 3)))
+            pieces.append(DemoPiece(split, year, stem, 10_000 * seed + number, round(float(seconds), 3)))
     return pieces
 
 
-def _checked_parameters(seed: int, minutes: dict[str, float], audio_hz: int) -> dict[str, Any]:
+def _validated_parameters(seed: int, minutes: dict[str, float], audio_hz: int) -> dict[str, Any]:
+    """The parameters as the folder's record holds them."""
     if seed < 0:
         raise InputError(f"seed is {seed}; give 0 or a positive whole number")
     for split, split_minutes in minutes.items():
-        if not SHORTEST_PIECE_SECONDS / 60 <= split_minutes <= 600:
-            lowest = SHORTEST_PIECE_SECONDS / 60
-            raise InputError(f"{split_minutes:g} minutes for {split}; give between {lowest:g} and 600")
-    if not 8000 <= audio_hz <= 192_000:
-        raise InputError(f"audio_hz is {audio_hz}; give between 8000 and 192000")
-    return {"recipe": RECIPE, "seed": seed, "minutes": minutes, "audio_hz": audio_hz}
+        low = MIN_PIECE_SECONDS / 60
+        if not low <= split_minutes <= MAX_SPLIT_MINUTES:
+            raise InputError(f"{split_minutes:g} minutes for {split}; give between {low:g} and {MAX_SPLIT_MINUTES}")
+    if not MIN_AUDIO_HZ <= audio_hz <= MAX_AUDIO_HZ:
+        raise InputError(f"audio_hz is {audio_hz}; give between {MIN_AUDIO_HZ} and {MAX_AUDIO_HZ}")
+    return {"recipe": RECIPE_VERSION, "seed": seed, "minutes": minutes, "audio_hz": audio_hz}
 
 
-def _make_piece(folder: Path, piece: Piece, audio_hz: int) -> None:
+def _write_piece(folder: Path, piece: DemoPiece, audio_hz: int) -> None:
+    """Write MIDI and audio of a piece, unless both are there."""
     midi_path, audio_path = folder / f"{piece.stem}.midi", folder / f"{piece.stem}.wav"
     if midi_path.is_file() and audio_path.is_file():
         return
@@ -78,7 +93,8 @@ def _make_piece(folder: Path, piece: Piece, audio_hz: int) -> None:
         soundfile.write(tmp_path, audio, audio_hz, subtype="PCM_16", format="WAV")
 
 
-def _metadata(folder: Path, pieces: list[Piece]) -> str:
+def _metadata_table(folder: Path, pieces: list[DemoPiece]) -> str:
+    """The metadata of all pieces as CSV, with MAESTRO's columns."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -100,41 +116,56 @@ def make_data_set(
     audio_hz: int = 44100,
     force: bool = False,
 ) -> Path:
-    """Write the data set to `folder` and return the path of its metadata, which is written last.
+    """Write the data set; the same arguments give the same bytes.
 
-    The same arguments give the same bytes. Pieces that an earlier run with the same arguments finished are kept.
-    Raises InputError for impossible arguments, for a folder of other files, and for a demo data set made with other
-    arguments unless `force`, which removes its pieces and what was resampled from them (see `atomic.claim`).
+    Pieces that an earlier run with the same arguments finished are kept.
+
+    Args:
+        folder: The folder of the data set.
+        seed: Seed of all pieces.
+        train_minutes: Duration of the training split.
+        validation_minutes: Duration of the validation split.
+        test_minutes: Duration of the test split.
+        audio_hz: Sampling rate of the audio.
+        force: Whether to replace a demo data set of other arguments: its pieces are removed, with what was resampled
+            from them.
+
+    Returns:
+        The path of the metadata, which is written last.
+
+    Raises:
+        InputError: An argument is out of range, or the folder holds other files, or without `force` a demo data set of
+            other arguments.
     """
     folder = Path(folder)
     minutes = {"train": float(train_minutes), "validation": float(validation_minutes), "test": float(test_minutes)}
-    parameters = _checked_parameters(seed, minutes, audio_hz)
-    pieces = _plan(seed, minutes)
+    parameters = _validated_parameters(seed, minutes, audio_hz)
+    pieces = _plan_pieces(seed, minutes)
     acquire_output_dir(folder, RECORD_NAME, parameters, PRODUCTS, force=force)
     metadata = folder / METADATA_NAME
     if metadata.is_file() and all((folder / f"{p.stem}{end}").is_file() for p in pieces for end in (".midi", ".wav")):
         cli.log(f"{folder} is already complete; nothing to do")
         return metadata
     for done, piece in enumerate(pieces, start=1):
-        _make_piece(folder, piece, audio_hz)
+        _write_piece(folder, piece, audio_hz)
         cli.log(f"piece {done} of {len(pieces)}: {piece.stem}.wav ({piece.split}, {piece.seconds:.0f} s)")
-    write_text(metadata, _metadata(folder, pieces))
+    write_text(metadata, _metadata_table(folder, pieces))
     return metadata
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make the data set; returns the exit code."""
+    """Run the command; returns the exit code."""
     parser = cli.make_parser(__doc__)
     parser.add_argument("-o", "--output", default="demo/maestro-demo", help="folder (default %(default)s)")
     parser.add_argument(
         "--minutes",
         type=float,
         default=6.0,
-        help="minutes to train on (default %(default)s); an eighth of that each to validate and to test",
+        help="minutes for training (default %(default)s); an eighth of that each for validation and test",
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other pieces (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the pieces (default %(default)s)")
     args = parser.parse_args(argv)
-    held_out = max(args.minutes / 8, SHORTEST_PIECE_SECONDS / 60)
+    held_out = max(args.minutes * HELD_OUT_PART, MIN_PIECE_SECONDS / 60)
     minutes = {"train_minutes": args.minutes, "validation_minutes": held_out, "test_minutes": held_out}
     metadata = make_data_set(args.output, seed=args.seed, force=args.force, **minutes)
     rows = list(csv.DictReader(io.StringIO(metadata.read_text(encoding="utf-8"))))

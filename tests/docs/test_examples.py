@@ -1,4 +1,4 @@
-"""The examples are what is typed in, the MIDI reader has nothing to say against them, and they are the pieces named."""
+"""The example MIDI files are those that type_in.py writes, are read without warnings, and are the pieces named."""
 
 import importlib.util
 import io
@@ -22,9 +22,9 @@ def example(name):
 
 
 @pytest.mark.parametrize("name", type_in.PIECES)
-def test_an_example_is_what_is_typed_in(name):
+def test_an_example_is_what_type_in_writes(name):
     made = io.BytesIO()
-    type_in.written(type_in.PIECES[name]).save(file=made)
+    type_in.piece_to_midi(type_in.PIECES[name]).save(file=made)
     assert made.getvalue() == (FOLDER / f"{name}.mid").read_bytes(), "run: python examples/type_in.py"
 
 
@@ -64,33 +64,38 @@ def test_names_are_pitches():
     assert [type_in.pitch(name) for name in ("C4", "A0", "C8", "F#4", "Bb3")] == [60, 21, 108, 66, 58]
 
 
-def test_a_voice_keeps_length_and_loudness_until_told_otherwise():
+def test_beats_and_velocity_are_those_of_the_word_before():
     assert type_in.voice("C4+E4:0.5:80 .  D4 | F4:2 G4::60") == [
-        (0.0, 0.5, 60, 80), (0.0, 0.5, 64, 80), (1.0, 0.5, 62, 80), (1.5, 2.0, 65, 80), (3.5, 2.0, 67, 60)
-    ]  # fmt: skip
+        (0.0, 0.5, 60, 80),
+        (0.0, 0.5, 64, 80),
+        (1.0, 0.5, 62, 80),
+        (1.5, 2.0, 65, 80),
+        (3.5, 2.0, 67, 60),
+    ]
 
 
-def test_bach_s_first_bars():
+def test_bachs_first_bars():
     first, second = [60, 64, 67, 72, 76, 67, 72, 76], [60, 62, 69, 74, 77, 69, 74, 77]
     assert example("bach_prelude").pitch[:32].tolist() == first * 2 + second * 2
 
 
-def test_beethoven_s_first_bars():
+def test_beethovens_first_bars():
     elise = example("fur_elise")
     assert elise.pitch[:9].tolist() == [76, 75, 76, 75, 76, 71, 74, 72, elise.pitch[8]]
     assert sorted(elise.pitch[8:15]) == sorted([45, 69, 52, 57, 60, 64, 69])
 
 
-def test_satie_s_first_bars_and_melody():
+def test_saties_first_bars_and_melody():
     satie = example("gymnopedie")
     bars = [satie.pitch[i] for i in (0, slice(1, 4), 4, slice(5, 8))]
     assert [sorted(np.atleast_1d(bar)) for bar in bars] == [[43], [59, 62, 66], [38], [57, 61, 66]]
     assert satie.pitch[satie.pitch > 66].tolist() == [78, 81, 79, 78, 73, 71, 73, 74, 69] * 2
 
 
-def test_the_scale_s_chords_are_soft_medium_loud_and_then_without_and_with_pedal():
+def test_the_chords_of_the_scale():
+    """Chords are soft, medium and loud, then without and with pedal."""
     scale = example("scale")
     assert scale.pitch[:19].tolist() == sorted(set(scale.pitch))
     assert scale.velocity[19:].reshape(5, 3).tolist() == [[v] * 3 for v in (30, 64, 110, 64, 64)]
-    rings = sounding_offset(scale) - scale.offset
-    assert rings[:-3].max() == 0 and rings[-3:].min() > 1
+    ringing = sounding_offset(scale) - scale.offset
+    assert ringing[:-3].max() == 0 and ringing[-3:].min() > 1

@@ -1,4 +1,4 @@
-"""The demo data set: layout, determinism, and the piano's behaviour, heard through spectra and levels."""
+"""The demo data set: layout, determinism, and the behaviour of its piano, by spectra and levels."""
 
 import csv
 import hashlib
@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from midi2wave.demo_dataset import generate
-from midi2wave.demo_dataset.composer import HIGHEST, LOWEST, compose
+from midi2wave.demo_dataset.composer import MAX_PITCH, MIN_PITCH, compose
 from midi2wave.demo_dataset.piano_synth import NOISE_FLOOR, RELEASE_TAIL_SECONDS, render
 from midi2wave.midi.reader import read_midi
 from midi2wave.utils import cli
@@ -21,12 +21,14 @@ HZ = 44100
 TINY = {"train_minutes": 0.1, "validation_minutes": 0.05, "test_minutes": 0.05, "audio_hz": 16000}
 
 
-def one_note(path: Path, pitch: int, *, velocity: int = 80, held: float = 1.0, pedal_until: float = 0.0) -> np.ndarray:
-    """The rendered sound, float32 [T], of one key struck at 0 s."""
+def one_note(
+    path: Path, pitch: int, *, velocity: int = 80, held_seconds: float = 1.0, pedal_until: float = 0.0
+) -> np.ndarray:
+    """The rendered sound, float32 [T], of one note at 0 s."""
     ticks_per_second = 960
     events = [
         (0.0, mido.Message("note_on", note=pitch, velocity=velocity)),
-        (held, mido.Message("note_off", note=pitch)),
+        (held_seconds, mido.Message("note_off", note=pitch)),
     ]
     if pedal_until:
         events += [(t, mido.Message("control_change", control=64, value=v)) for t, v in ((0, 127), (pedal_until, 0))]
@@ -113,21 +115,21 @@ def test_velocity_raises_level_and_brightness(tmp_path: Path) -> None:
 
 
 def test_dampers_and_pedal(tmp_path: Path) -> None:
-    damped = one_note(tmp_path / "a.mid", 60, held=0.5)
-    pedalled = one_note(tmp_path / "b.mid", 60, held=0.5, pedal_until=2.0)
+    damped = one_note(tmp_path / "a.mid", 60, held_seconds=0.5)
+    pedalled = one_note(tmp_path / "b.mid", 60, held_seconds=0.5, pedal_until=2.0)
     assert len(pedalled) - len(damped) == pytest.approx(1.5 * HZ, abs=2)
     assert level_db(damped, 0.8, 1.4) < level_db(pedalled, 0.8, 1.4) - 25
     np.testing.assert_allclose(damped[: HZ // 2], pedalled[: HZ // 2], atol=10 * NOISE_FLOOR)
     assert level_db(pedalled, 2.3, 2.9) < level_db(pedalled, 1.4, 1.9) - 20  # the lifted pedal damps
 
 
-def test_the_highest_strings_have_no_dampers(tmp_path: Path) -> None:
-    short, long = (one_note(tmp_path / "note.mid", 92, held=held) for held in (0.1, 1.0))
+def test_the_highest_keys_have_no_dampers(tmp_path: Path) -> None:
+    short, long = (one_note(tmp_path / "note.mid", 92, held_seconds=seconds) for seconds in (0.1, 1.0))
     assert level_db(short, 0.3, 0.9) == pytest.approx(level_db(long, 0.3, 0.9), abs=0.2)
 
 
 def test_silence_is_the_noise_floor(tmp_path: Path) -> None:
-    end = one_note(tmp_path / "note.mid", 60, held=0.2)[-HZ // 4 :]
+    end = one_note(tmp_path / "note.mid", 60, held_seconds=0.2)[-HZ // 4 :]
     assert level_db(end, 0, 0.25) == pytest.approx(-75 - 3, abs=1)  # the mean of two independent channels: 3 dB less
 
 
@@ -140,13 +142,13 @@ def test_a_piece_is_playable_piano_music(tmp_path: Path, seed: int) -> None:
     assert piece.type == 1 and len(piece.tracks) == 2
     assert notes.dropped == ()
     assert len(notes.onset) == sum(message.type == "note_on" for track in piece.tracks for message in track)
-    assert notes.pitch.min() >= LOWEST and notes.pitch.max() <= HIGHEST
+    assert notes.pitch.min() >= MIN_PITCH and notes.pitch.max() <= MAX_PITCH
     assert np.ptp(notes.pitch) > 36
     assert np.ptp(notes.velocity) > 15
     assert notes.offset.max() == pytest.approx(40 - RELEASE_TAIL_SECONDS, abs=0.05)
     assert len(notes.pedals[64]) >= 6
-    struck_together = [np.sum(abs(notes.onset - onset) < 0.02) for onset in notes.onset]
-    assert max(struck_together) <= 10
+    simultaneous = [np.sum(abs(notes.onset - onset) < 0.02) for onset in notes.onset]
+    assert max(simultaneous) <= 10
 
 
 def test_other_seeds_are_other_pieces() -> None:
@@ -179,15 +181,15 @@ def test_same_seed_same_bytes(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_a_rerun_completes_what_is_missing(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before, kept = digest(tiny), sorted(tiny.rglob("*.wav"))[0]
-    written = kept.stat().st_mtime_ns
+    before, untouched = digest(tiny), sorted(tiny.rglob("*.wav"))[0]
+    written = untouched.stat().st_mtime_ns
     generate.make_data_set(tiny, **TINY)
     assert "already complete" in capsys.readouterr().err
     sorted(tiny.rglob("*.wav"))[-1].unlink()
     (tiny / "maestro-v2.0.0.csv").unlink()
     generate.make_data_set(tiny, **TINY)
     assert digest(tiny) == before
-    assert kept.stat().st_mtime_ns == written
+    assert untouched.stat().st_mtime_ns == written
 
 
 def test_a_folder_of_other_files_is_always_refused(tmp_path: Path) -> None:

@@ -15,8 +15,17 @@ from midi2wave.config import load_config
 from midi2wave.midi.performance import load_events
 from midi2wave.sampling.code_files import load_codes, save_codes
 from midi2wave.sampling.synthesis import encode
-from tests.commands.test_commands import metrics, wavs
-from tests.helpers.pipeline import HZ, assert_failed, assert_refused, call, read_files, settings, write_midi
+from tests.helpers.pipeline import (
+    HZ,
+    assert_failed,
+    assert_refused,
+    call,
+    read_files,
+    read_metrics,
+    read_wavs,
+    settings,
+    write_midi,
+)
 from tests.unit.training.test_toy_task import learn
 from wavenet import build_model
 
@@ -63,7 +72,7 @@ def played(plain, run, tmp_path_factory):
 
 def test_training_logs_the_loss_and_the_use_of_the_codes(run):
     folder, result = run
-    lines = metrics(folder)
+    lines = read_metrics(folder)
     assert all(line["diversity_loss"] >= 0 for line in lines if "loss" in line)
     validated = [line for line in lines if "validation_nll" in line]
     assert len(validated) == 2
@@ -75,7 +84,9 @@ def test_training_logs_the_loss_and_the_use_of_the_codes(run):
 
 
 def test_without_codes_there_is_nothing_to_log(pipeline):
-    assert not any("code" in name or "diversity" in name for line in metrics(pipeline.folder / "run") for name in line)
+    assert not any(
+        "code" in name or "diversity" in name for line in read_metrics(pipeline.folder / "run") for name in line
+    )
 
 
 def test_codes_are_written_beside_the_wavs_and_play_the_very_same(plain, run, played, tmp_path):
@@ -83,12 +94,12 @@ def test_codes_are_written_beside_the_wavs_and_play_the_very_same(plain, run, pl
     assert names == ["a.codes.npz", "b.codes.npz"]
     model, config, _ = checkpoint.load_model(run[0], torch.device("cpu"))
     for name in SONGS:
-        codes, n_frames = load_codes(played / f"{name}.codes.npz"), len(wavs(played)[name]) // (HZ // 250)
+        codes, n_frames = load_codes(played / f"{name}.codes.npz"), len(read_wavs(played)[name]) // (HZ // 250)
         made = encode(model, load_events(played / f"{name}.npz"), n_frames, config.data_config)
         assert codes.same_as(made) and (codes.n_codes, codes.midi_hz) == (K, 250)
     again = play(plain, run, tmp_path / "out", "--codes", *(played / name for name in names))
     assert again.code == 0 and again.result["wavs"] == ["a.wav", "b.wav"] and "weights" not in again.err
-    assert all(np.array_equal(sound, wavs(played)[name]) for name, sound in wavs(tmp_path / "out").items())
+    assert all(np.array_equal(sound, read_wavs(played)[name]) for name, sound in read_wavs(tmp_path / "out").items())
     assert sorted(path.name for path in (tmp_path / "out").glob("*.npz")) == names  # no notes
     assert (tmp_path / "out/a.png").is_file() and "a.wav" in (tmp_path / "out/index.html").read_text()
 
@@ -103,7 +114,7 @@ def test_also_with_guidance_and_by_every_sampler(plain, run, tmp_path, overrides
     assert play(plain, run, tmp_path / "midi", "--midi", *songs, **overrides).code == 0
     files_of_codes = sorted((tmp_path / "midi").glob("*.codes.npz"))
     assert play(plain, run, tmp_path / "codes", "--codes", *files_of_codes, **overrides).code == 0
-    from_midi, from_codes = wavs(tmp_path / "midi"), wavs(tmp_path / "codes")
+    from_midi, from_codes = read_wavs(tmp_path / "midi"), read_wavs(tmp_path / "codes")
     assert sorted(from_midi) == ["a", "b"]
     assert all(np.array_equal(from_codes[name], sound) for name, sound in from_midi.items())
 
@@ -116,7 +127,7 @@ def test_other_codes_sound_different_and_do_not_replace_the_first(plain, run, pl
     assert_failed(play(plain, run, out, "--codes", tmp_path / "a.codes.npz"), 2, a="holds a.wav of other notes")
     assert read_files(out) == read_files(played)
     assert play(plain, run, tmp_path / "new", "--codes", tmp_path / "a.codes.npz").code == 0
-    assert not np.array_equal(wavs(tmp_path / "new")["a"], wavs(played)["a"])
+    assert not np.array_equal(read_wavs(tmp_path / "new")["a"], read_wavs(played)["a"])
     song = write_midi(tmp_path / "a.mid", SONGS["a"])  # nor does MIDI replace what was made from codes
     assert_failed(play(plain, run, tmp_path / "new", "--midi", song), 2, a="holds a.wav of other notes")
 

@@ -4,11 +4,9 @@ import json
 import os
 import shutil
 import signal
-import wave
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 import inference
@@ -26,6 +24,9 @@ from tests.helpers.pipeline import (
     melody,
     modification_times,
     read_files,
+    read_metrics,
+    read_wav,
+    read_wavs,
     settings,
     write_audio,
     write_midi,
@@ -35,27 +36,12 @@ CLIP_SAMPLES, PROMPT_SAMPLES = round(CLIP_SECONDS * HZ), round(PRIMED_SECONDS * 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def pcm(path):
-    """The samples of a wav that must be mono, 16 bit, at 16 kHz."""
-    with wave.open(str(path)) as opened:
-        assert (opened.getnchannels(), opened.getsampwidth(), opened.getframerate()) == (1, 2, HZ)
-    return soundfile.read(path, dtype="int16")[0]
-
-
-def metrics(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def wavs(folder):
-    return {path.stem: pcm(path) for path in folder.glob("*.wav") if not path.stem.endswith("_truth")}
-
-
-def inferred(pipeline, folder, *overrides, midi=()):
+def infer(pipeline, folder, *overrides, midi=()):
     """The result of an inference into `folder`, and its wavs."""
     overrides = settings(*(f"inference_config.{override}" for override in overrides))
     outcome = call(inference, "-c", pipeline.config, "--out", folder, "--json", *overrides, *midi and ("--midi", *midi))
     assert outcome.code == 0, outcome.err
-    made = wavs(folder)
+    made = read_wavs(folder)
     assert sorted(f"{name}.wav" for name in made) == sorted(outcome.result["wavs"])
     return outcome.result, made
 
@@ -63,7 +49,7 @@ def inferred(pipeline, folder, *overrides, midi=()):
 def test_resampled_audio_is_as_long_as_the_original(pipeline):
     assert pipeline.commands["resample"].result["files"] == 4
     for number in range(4):
-        assert len(pcm(pipeline.folder / f"maestro/2004/{number}_16000.wav")) == SECONDS * HZ
+        assert len(read_wav(pipeline.folder / f"maestro/2004/{number}_16000.wav")) == SECONDS * HZ
 
 
 @pytest.mark.parametrize(("name", "indices"), [("train", [0, 1]), ("validation", [2])])
@@ -75,15 +61,15 @@ def test_processed_folder(pipeline, name, indices):
     for index in indices:
         stored = np.load(pipeline.folder / name / f"{index}.npy")
         assert stored.dtype == np.int16
-        assert np.array_equal(stored, pcm(pipeline.folder / f"maestro/2004/{index}_16000.wav"))
+        assert np.array_equal(stored, read_wav(pipeline.folder / f"maestro/2004/{index}_16000.wav"))
 
 
 def test_clips_are_cut_out_of_the_recording(pipeline):
     names = pipeline.commands["test"].result["clips"]
     assert len(names) == 2
-    whole = pcm(pipeline.folder / "maestro/2004/3_16000.wav")
+    whole = read_wav(pipeline.folder / "maestro/2004/3_16000.wav")
     for name in names:
-        clip, first = pcm(pipeline.folder / f"test/{name}.wav"), round(float(name.split("_")[-1][:-1]) * HZ)
+        clip, first = read_wav(pipeline.folder / f"test/{name}.wav"), round(float(name.split("_")[-1][:-1]) * HZ)
         assert len(clip) == CLIP_SAMPLES
         assert np.array_equal(clip, whole[first : first + CLIP_SAMPLES])
         assert (pipeline.folder / f"test/{name}.png").read_bytes().startswith(PNG)
@@ -93,8 +79,8 @@ def test_training_leaves_checkpoints_metrics_and_its_config(pipeline):
     run, result = pipeline.folder / "run", pipeline.commands["run"].result
     assert result["step"] == 4
     assert np.isfinite([result["loss"], result["validation_nll"], result["validation_gap"]]).all()
-    assert [line["step"] for line in metrics(run) if "loss" in line] == [1, 2, 3, 4]
-    assert [line["step"] for line in metrics(run) if "validation_nll" in line] == [2, 4]
+    assert [line["step"] for line in read_metrics(run) if "loss" in line] == [1, 2, 3, 4]
+    assert [line["step"] for line in read_metrics(run) if "validation_nll" in line] == [2, 4]
     assert sorted(path.name for path in run.glob("step_*")) == ["step_00000002", "step_00000004"]
     assert json.loads((run / "config.json").read_text())["wavenet_config"]["n_layers"] == 2
     assert list(run.glob("events.out.tfevents.*"))
@@ -104,10 +90,10 @@ def test_prompted_output_starts_with_the_truth(pipeline):
     output, result = pipeline.folder / "output", pipeline.commands["output"].result
     assert (len(result["wavs"]), result["mode"], result["step"], result["failures"]) == (2, "prompted", 4, [])
     page = (output / "index.html").read_text(encoding="utf-8")
-    for name, generated in wavs(output).items():
-        truth = pcm(output / f"{name}_truth.wav")
+    for name, generated in read_wavs(output).items():
+        truth = read_wav(output / f"{name}_truth.wav")
         assert len(generated) == len(truth) == CLIP_SAMPLES
-        assert np.array_equal(truth, pcm(pipeline.folder / f"test/{name.removesuffix('_prompted')}.wav"))
+        assert np.array_equal(truth, read_wav(pipeline.folder / f"test/{name.removesuffix('_prompted')}.wav"))
         assert np.array_equal(generated[:PROMPT_SAMPLES], truth[:PROMPT_SAMPLES])
         assert not np.array_equal(generated[PROMPT_SAMPLES:], truth[PROMPT_SAMPLES:])
         assert (output / f"{name}.png").read_bytes().startswith(PNG)
@@ -115,27 +101,29 @@ def test_prompted_output_starts_with_the_truth(pipeline):
 
 
 def test_teacher_forced_draws_every_sample_and_reports_the_likelihood(pipeline, tmp_path):
-    result, made = inferred(pipeline, tmp_path / "out", "mode=teacher_forced")
+    result, made = infer(pipeline, tmp_path / "out", "mode=teacher_forced")
     assert len(made) == 2 and result["nll"].keys() == made.keys()
     assert np.isfinite(list(result["nll"].values())).all()
     for name, drawn in made.items():
-        truth = pcm(tmp_path / f"out/{name}_truth.wav")
+        truth = read_wav(tmp_path / f"out/{name}_truth.wav")
         assert len(drawn) == CLIP_SAMPLES
         assert not np.array_equal(drawn[:PROMPT_SAMPLES], truth[:PROMPT_SAMPLES])
 
 
 def test_free_clips_have_nothing_of_the_truth(pipeline, tmp_path):
-    _, made = inferred(pipeline, tmp_path / "out", "mode=free")
+    _, made = infer(pipeline, tmp_path / "out", "mode=free")
     assert len(made) == 2
     for name, samples in made.items():
         assert len(samples) == CLIP_SAMPLES
-        assert not np.array_equal(samples[:PROMPT_SAMPLES], pcm(tmp_path / f"out/{name}_truth.wav")[:PROMPT_SAMPLES])
+        assert not np.array_equal(
+            samples[:PROMPT_SAMPLES], read_wav(tmp_path / f"out/{name}_truth.wav")[:PROMPT_SAMPLES]
+        )
 
 
 def test_samples_depend_on_the_seed_and_not_on_the_batch_size(pipeline, tmp_path):
     songs = [write_midi(tmp_path / f"{n}.mid", [(0.0, 0.01 * n, 60 + n, 90)]) for n in (1, 2)]
     alone, together, other = (
-        inferred(pipeline, tmp_path / str(number), "tail_seconds=0", *overrides, midi=songs)[1]
+        infer(pipeline, tmp_path / str(number), "tail_seconds=0", *overrides, midi=songs)[1]
         for number, overrides in enumerate([("batch_size=1",), ("batch_size=4",), ("seed=1",)])
     )
     assert sorted(alone) == ["1", "2"]
@@ -147,7 +135,7 @@ def test_samples_depend_on_the_seed_and_not_on_the_batch_size(pipeline, tmp_path
 def test_any_midi_file_becomes_a_wav_until_the_tail_after_the_last_note(pipeline, tmp_path):
     long = write_midi(tmp_path / "Für Elise.mid", [(0.0, 0.02, 60, 90), (0.02, 0.04, 64, 90)])
     short = write_midi(tmp_path / "b.midi", [(0.0, 0.01, 60, 90)])
-    _, made = inferred(pipeline, tmp_path / "out", "tail_seconds=0.02", midi=[long, short])
+    _, made = infer(pipeline, tmp_path / "out", "tail_seconds=0.02", midi=[long, short])
     lengths = {name: len(samples) for name, samples in made.items()}
     assert lengths == {"Für Elise": 0.06 * HZ, "b": np.ceil(0.03 * 250) / 250 * HZ}  # whole conditioning frames
     assert (tmp_path / "out/Für Elise.png").read_bytes().startswith(PNG)
@@ -156,17 +144,17 @@ def test_any_midi_file_becomes_a_wav_until_the_tail_after_the_last_note(pipeline
 
 def test_training_goes_on_where_it_stopped(pipeline, tmp_path):
     run = shutil.copytree(pipeline.folder / "run", tmp_path / "run")
-    before = metrics(run)
+    before = read_metrics(run)
     elsewhere = ("-c", pipeline.config, "--set", f"train_config.output_directory={run}")
     more = call(train, *elsewhere, "--set", "train_config.steps=8", "--json")
     assert more.code == 0 and more.result["step"] == 8
     assert "going on from step 4" in more.err
-    assert metrics(run)[: len(before)] == before
-    assert [line["step"] for line in metrics(run) if "loss" in line] == list(range(1, 9))
+    assert read_metrics(run)[: len(before)] == before
+    assert [line["step"] for line in read_metrics(run) if "loss" in line] == list(range(1, 9))
 
     again = call(train, *elsewhere, "--set", "train_config.steps=8", "--json")
     assert again.code == 0 and again.result["step"] == 8
-    assert [line["step"] for line in metrics(run) if "loss" in line] == list(range(1, 9))
+    assert [line["step"] for line in read_metrics(run) if "loss" in line] == list(range(1, 9))
 
 
 def test_a_run_that_is_killed_and_resumed_equals_one_in_one_go(pipeline, tmp_path):
@@ -181,8 +169,8 @@ def test_a_run_that_is_killed_and_resumed_equals_one_in_one_go(pipeline, tmp_pat
     assert len(weights[0]) == len(weights[1])
     body = [data[8 + int.from_bytes(data[:8], "little") :] for data in weights]  # after the header with the config
     assert body[0] == body[1]
-    assert [line["loss"] for line in metrics(tmp_path / "parts") if "loss" in line] == [
-        line["loss"] for line in metrics(tmp_path / "whole") if "loss" in line
+    assert [line["loss"] for line in read_metrics(tmp_path / "parts") if "loss" in line] == [
+        line["loss"] for line in read_metrics(tmp_path / "whole") if "loss" in line
     ]
 
 
@@ -260,12 +248,13 @@ def test_force_makes_it_anew(pipeline, tmp_path):
     assert call(inference, *other).code == 2
     assert call(inference, *other, "--force").code == 0
     assert any(
-        not np.array_equal(made, wavs(pipeline.folder / "output")[n]) for n, made in wavs(tmp_path / "output").items()
+        not np.array_equal(made, read_wavs(pipeline.folder / "output")[n])
+        for n, made in read_wavs(tmp_path / "output").items()
     )
 
     arguments = ("-c", pipeline.config, "--set", f"train_config.output_directory={tmp_path / 'run'}", "--force")
     assert "going on" not in call(train, *arguments, "--set", "train_config.steps=3").err
-    assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == [1, 2, 3]
+    assert [line["step"] for line in read_metrics(tmp_path / "run") if "loss" in line] == [1, 2, 3]
     assert sorted(p.name for p in (tmp_path / "run").glob("step_*")) == ["step_00000002", "step_00000003"]
 
 
@@ -300,5 +289,5 @@ def test_training_writes_samples_to_listen_to(pipeline, tmp_path):
     arguments = ("-c", pipeline.config, "--set", f"train_config.output_directory={tmp_path / 'run'}")
     arguments += ("--set", "train_config.iters_per_sample=2", "--set", "train_config.steps=2")
     assert call(train, *arguments).code == 0
-    assert len(pcm(tmp_path / "run/samples/step_00000002.wav")) == 2 * HZ
+    assert len(read_wav(tmp_path / "run/samples/step_00000002.wav")) == 2 * HZ
     assert (tmp_path / "run/samples/step_00000002.png").read_bytes().startswith(PNG)

@@ -28,6 +28,7 @@ from midi2wave.config import (
     load_config,
 )
 from midi2wave.data import processed_folder
+from midi2wave.data.crops import CropAugmentation
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.data.test_clips import clip_paths, read_clip
 from midi2wave.evaluation.likelihood import paired_likelihood
@@ -46,7 +47,7 @@ from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge.export import conditioning_blocks
 from tests.helpers.paths import SHARED
 from tests.helpers.pipeline import HZ, assert_refused, call, read_files, settings, write_midi
-from tests.unit.data.test_crops import make_crops, write_folder
+from tests.helpers.processed_data import make_crops, write_folder
 from tests.unit.sampling.test_synthesis import CPU, N_FRAMES, OUTPUTS, make_pcm, make_performance
 from wavenet import build_model
 
@@ -204,7 +205,7 @@ def test_events_and_clips_keep_it(tmp_path):
 
 
 def write_years(folder, years, lengths=(1700, 900)):
-    """`test_dataset.write_folder` with these years and a column of its own."""
+    """`write_folder` with these years and a column of its own."""
     write_folder(folder, list(lengths))
     path = folder / processed_folder.INDEX_NAME
     with open(path, encoding="utf-8", newline="") as handle:
@@ -223,7 +224,8 @@ def test_crops_say_what_recording_they_are_of(tmp_path):
     known = {"global_values": ["piano=3", *VALUES], "features": ["onset"]}
     for dropped in (0.0, 1.0):  # the null condition keeps it
         crops, plain = (
-            make_crops(folder, dropped=(0.0, dropped), **given) for given in (known, {"features": ["onset"]})
+            make_crops(folder, augmentation=CropAugmentation(conditioning_dropout=dropped), **given)
+            for given in (known, {"features": ["onset"]})
         )
         seen = set()
         for i in range(12):

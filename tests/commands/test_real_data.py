@@ -13,10 +13,7 @@ import resample_audio
 from midi2wave.data.maestro import read_metadata, select_split
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.data.test_clips import clip_paths, read_clip
-from tests.helpers.paths import SHARED
-
-DATA = SHARED / "data"
-CLIP, DISKLAVIER = DATA / "maestro-clip", DATA / "disklavier-maestro-layout"
+from tests.helpers.paths import DISKLAVIER, MAESTRO_CLIP
 
 
 @pytest.fixture
@@ -33,9 +30,9 @@ def settings(**values):
 
 
 def test_a_48_khz_stereo_recording_whose_midi_lasts_700_s_longer(tmp_path, need, capsys):
-    need(CLIP)
+    need(MAESTRO_CLIP)
     folder = tmp_path / "maestro"
-    shutil.copytree(CLIP, folder / "2018")
+    shutil.copytree(MAESTRO_CLIP, folder / "2018")
     wav, midi = next(folder.rglob("*.wav")), next(folder.rglob("*.midi"))
     with open(DATA / "maestro-metadata" / "maestro-v2.0.0.csv", encoding="utf-8", newline="") as handle:
         row = next(row for row in csv.DictReader(handle) if row["audio_filename"].endswith(wav.name))

@@ -15,9 +15,7 @@ import resample_audio
 from midi2wave.audio import io as audio_io
 from midi2wave.data import maestro
 from midi2wave.utils.errors import InputError
-from tests.helpers.paths import ROOT
-
-DISKLAVIER = ROOT.parent / "shared" / "data" / "disklavier-maestro-layout"
+from tests.helpers.paths import DISKLAVIER, ROOT
 
 
 def sound(path: Path, source_hz: int = 44100, channels: int = 2, seconds: float = 0.2, **options) -> Path:

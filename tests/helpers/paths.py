@@ -3,4 +3,9 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared"  # real data; tests that need it are skipped where it is absent
+
+# Real data; tests that need them are skipped where they are absent.
+SHARED = ROOT.parent / "shared"
+DATA = SHARED / "data"
+MAESTRO_CLIP = DATA / "maestro-clip"
+DISKLAVIER = DATA / "disklavier-maestro-layout"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,23 @@ def settings(*overrides: str) -> list[str]:
 def read_files(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones too, with its content."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def read_wav(path: Path) -> np.ndarray:
+    """The samples of a wav that must be mono, 16 bit, at 16 kHz: int16 [T]."""
+    with wave.open(str(path)) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, HZ)
+    return soundfile.read(path, dtype="int16")[0]
+
+
+def read_wavs(folder: Path) -> dict[str, np.ndarray]:
+    """The wavs of a folder by their stems, without the recordings that they are compared with."""
+    return {path.stem: read_wav(path) for path in folder.glob("*.wav") if not path.stem.endswith("_truth")}
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def modification_times(folder: Path) -> dict[str, int]:

@@ -16,7 +16,7 @@ from midi2wave.data.maestro import COLUMNS, Recording, read_metadata, select_spl
 from midi2wave.data.midi_alignment import Alignment, alignment_warning
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import read_midi
-from tests.commands.test_real_data import CLIP, DATA, DISKLAVIER
+from tests.helpers.paths import DATA, DISKLAVIER, MAESTRO_CLIP
 from tests.helpers.pipeline import call, settings, write_midi
 
 HZ = 16000
@@ -171,10 +171,10 @@ def test_real_recordings_agree_with_their_own_midi_and_not_with_another():
         assert len(foreign) < 2 or alignment_warning(foreign), recordings[i]
 
 
-@pytest.mark.skipif(not CLIP.is_dir(), reason=f"no {DATA.name}/maestro-clip on this machine")
+@pytest.mark.skipif(not MAESTRO_CLIP.is_dir(), reason=f"no {DATA.name}/maestro-clip on this machine")
 def test_the_maestro_clip_is_warned_of(tmp_path):
-    audio_io.resample_file(next(CLIP.glob("*.wav")), tmp_path / "clip.wav", HZ)
-    performance = read_midi(next(CLIP.glob("*.midi")))
+    audio_io.resample_file(next(MAESTRO_CLIP.glob("*.wav")), tmp_path / "clip.wav", HZ)
+    performance = read_midi(next(MAESTRO_CLIP.glob("*.midi")))
     recording = Recording(0, "", "", "train", 2018, "", "", 704.1)
     facts = dataset_card.measure_facts(recording, audio_io.read_pcm(tmp_path / "clip.wav", HZ), performance, HZ)
     assert facts.midi_outlasts_seconds > 700 and len(facts.warnings) == 2

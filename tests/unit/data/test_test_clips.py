@@ -1,0 +1,29 @@
+"""Test clips come back as written, or are refused."""
+
+import numpy as np
+import pytest
+
+from midi2wave.data import test_clips
+from midi2wave.utils.errors import InputError
+from tests.helpers.processed_data import AUDIO_HZ, MADE_FROM, make_performance
+
+
+def test_clips_come_back_by_name_and_damage_is_refused(tmp_path):
+    folder = tmp_path / "test"
+    with pytest.raises(InputError, match="holds no test clips; make some"):
+        test_clips.clip_paths(folder)
+    test_clips.begin_clips(folder, MADE_FROM, force=False)
+    pcm = np.arange(-500, 500, dtype=np.int16)
+    for number in (1, 0):
+        name = test_clips.write_clip(folder, number, "x", 1.5, pcm + number, make_performance(0, 1.0), AUDIO_HZ)
+        assert name == f"clip_00{number}_x_1.500s"
+    paths = test_clips.clip_paths(folder)
+    clips = [test_clips.read_clip(path, AUDIO_HZ) for path in paths]
+    assert [clip.name for clip in clips] == ["clip_000_x_1.500s", "clip_001_x_1.500s"]
+    assert np.array_equal(clips[1].pcm, pcm + 1)
+    assert np.array_equal(clips[1].performance.onset, make_performance(0, 1.0).onset)
+    with pytest.raises(InputError, match="is at 4000 Hz, expected 16000"):
+        test_clips.read_clip(paths[1], 16000)
+    (folder / "clip_001_x_1.500s.npz").unlink()
+    with pytest.raises(InputError, match=r"clip_001_x_1\.500s\.npz"):
+        test_clips.read_clip(paths[1], AUDIO_HZ)

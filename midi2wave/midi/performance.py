@@ -77,8 +77,8 @@ class _PedalIntervals:
         if not len(self):
             return release
         index = np.searchsorted(self.starts, release, side="right") - 1
-        held = (index >= 0) & (release < self.stops[index])
-        return np.where(held, self.stops[index], release)
+        is_down = (index >= 0) & (release < self.stops[index])
+        return np.where(is_down, self.stops[index], release)
 
 
 def sounding_offset(performance: Performance) -> np.ndarray:
@@ -98,8 +98,8 @@ def sounding_offset(performance: Performance) -> np.ndarray:
     end = sustain.extend(offset.copy())
     if len(sostenuto):
         index = np.searchsorted(sostenuto.starts, offset, side="left") - 1  # the last press before the key release
-        held = (index >= 0) & (onset <= sostenuto.starts[index])
-        end = sustain.extend(np.where(held, np.maximum(end, sostenuto.stops[index]), end))
+        was_pressed = (index >= 0) & (onset <= sostenuto.starts[index])
+        end = sustain.extend(np.where(was_pressed, np.maximum(end, sostenuto.stops[index]), end))
     order = np.lexsort((onset, pitch))
     this, following = order[:-1], order[1:]
     limit = np.where(pitch[this] == pitch[following], onset[following], np.inf)
@@ -127,8 +127,8 @@ def clip(performance: Performance, start: float, end: float, margin: float = 0.0
     first_second, last_second = start - margin, end + margin
     onset = performance.onset
     sounds_in = (onset >= first_second) | (sounding_offset(performance) > first_second)
-    kept = (onset < last_second) & sounds_in
-    earliest = min(first_second, float(onset[kept].min(initial=first_second)))
+    in_clip = (onset < last_second) & sounds_in
+    earliest = min(first_second, float(onset[in_clip].min(initial=first_second)))
     pedals = {}
     for controller in PEDALS:
         events = performance.pedals.get(controller, np.empty((0, 2)))
@@ -138,10 +138,10 @@ def clip(performance: Performance, start: float, end: float, margin: float = 0.0
         pedals[controller] = events[first:last] - [start, 0.0]
     return replace(
         performance,
-        onset=onset[kept] - start,
-        offset=performance.offset[kept] - start,
-        pitch=performance.pitch[kept],
-        velocity=performance.velocity[kept],
+        onset=onset[in_clip] - start,
+        offset=performance.offset[in_clip] - start,
+        pitch=performance.pitch[in_clip],
+        velocity=performance.velocity[in_clip],
         pedals=pedals,
     )
 

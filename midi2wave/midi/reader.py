@@ -304,8 +304,8 @@ def _seconds(ticks: np.ndarray, tempos: list[tuple[int, int]], division: int) ->
     """Ticks [N] as seconds, by the tempo changes (tick, microseconds per quarter note) or by the SMPTE frame rate."""
     if division & 0x8000:
         return ticks / (_FRAME_RATES[256 - (division >> 8)] * (division & 0xFF))
-    changes = np.array(sorted([(0, _DEFAULT_TEMPO), *tempos], key=lambda change: change[0]), np.float64)
-    change_tick, seconds_per_tick = changes[:, 0], changes[:, 1] * 1e-6 / division
+    tempo_table = np.array(sorted([(0, _DEFAULT_TEMPO), *tempos], key=lambda change: change[0]), np.float64)
+    change_tick, seconds_per_tick = tempo_table[:, 0], tempo_table[:, 1] * 1e-6 / division
     change_seconds = np.concatenate([[0.0], np.cumsum(np.diff(change_tick) * seconds_per_tick[:-1])])
     index = np.searchsorted(change_tick, ticks, side="right") - 1
     return change_seconds[index] + (ticks - change_tick[index]) * seconds_per_tick[index]

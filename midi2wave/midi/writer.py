@@ -53,8 +53,8 @@ def to_midi_file(
 
 def _events(performance: Performance, min_seconds: float) -> Iterator[tuple[float, int, mido.Message]]:
     """The performance as (seconds, order within a tick, message), not sorted."""
-    for pedal, changes in performance.pedals.items():
-        for seconds, value in changes:
+    for pedal, pedal_events in performance.pedals.items():
+        for seconds, value in pedal_events:
             yield seconds, _PEDAL_ORDER, mido.Message("control_change", control=pedal, value=int(value))
     notes = (performance.onset, performance.offset, performance.pitch, performance.velocity)
     for onset, offset, pitch, velocity in zip(*notes, strict=True):

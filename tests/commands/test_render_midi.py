@@ -12,7 +12,6 @@ import render_midi
 from midi2wave.data import rendering
 from midi2wave.data.maestro import read_metadata
 from midi2wave.data.rendering import piece_title
-from midi2wave.midi.performance import SUSTAIN
 from midi2wave.midi.reader import read_midi
 from midi2wave.midi.writer import to_midi_file
 from tests.helpers.fake_piano import performance
@@ -173,26 +172,6 @@ def test_what_is_missing_is_said(midis, soundfont, tmp_path, monkeypatch):
     for option, value in (("--gain", "0"), ("--program", "128"), ("--test", "0.9"), ("--seed", "-1"), ("--jobs", "0")):
         assert_refused(call(render_midi, "-d", midis, *out, "--soundfont", soundfont, option, value), option)
     assert not (tmp_path / "out").exists()
-
-
-def test_labels_are_the_performance(tmp_path):
-    given = performance(
-        [(0.25, 0.5, 60, 80), (0.5, 0.7, 60, 1), (0.5, 0.5, 64, 127), (1.0, 1.2, 21, 64)], pedal=[(0.1, 127), (2.0, 30)]
-    )
-    file, seconds = to_midi_file(given, 0)
-    file.save(tmp_path / "a.mid")
-    read = read_midi(tmp_path / "a.mid")
-    assert seconds == pytest.approx(4.0)
-    assert read.onset == pytest.approx(given.onset, abs=1e-4)
-    assert read.offset == pytest.approx(np.maximum(given.offset, given.onset + 0.001), abs=1e-4)
-    assert read.pitch.tolist() == given.pitch.tolist() and read.velocity.tolist() == given.velocity.tolist()
-    assert read.pedals[SUSTAIN] == pytest.approx(np.array([[0.1, 127], [2.0, 30], [2.0, 0]]), abs=1e-4)
-    assert not read.dropped
-
-
-def test_a_pedal_that_is_never_released_ends_with_the_last_key():
-    _, seconds = to_midi_file(performance([(0.0, 1.0, 60, 80)], pedal=[(0.5, 127)]), 0)
-    assert seconds == pytest.approx(3.0)
 
 
 def test_fluidsynth_plays_the_labels(synthesizer, tmp_path):

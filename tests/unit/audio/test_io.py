@@ -1,4 +1,4 @@
-"""Reading, writing, resampling and mu-law, on files made here and on a clip of MAESTRO."""
+"""Reading, writing and resampling, on generated files and on a clip of MAESTRO."""
 
 import tracemalloc
 from pathlib import Path
@@ -9,7 +9,6 @@ import soundfile
 import soxr
 
 from midi2wave.audio import io as audio_io
-from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
 from midi2wave.audio.pcm import to_pcm
 from midi2wave.utils.errors import InputError
 from tests.helpers.paths import SHARED
@@ -31,7 +30,7 @@ def level_db(pcm: np.ndarray) -> float:
     return float(20 * np.log10(np.sqrt(np.mean(middle**2)) / (0.9 / np.sqrt(2)) + 1e-12))
 
 
-def test_pcm_comes_back_exactly_as_written(tmp_path):
+def test_pcm_is_read_exactly_as_written(tmp_path):
     pcm = np.random.default_rng(0).integers(-32768, 32768, 100_000).astype(np.int16)
     pcm[:2] = -32768, 32767
     audio_io.write_wav(tmp_path / "deep" / "x.wav", pcm, 16000)
@@ -41,7 +40,7 @@ def test_pcm_comes_back_exactly_as_written(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.wav"]
 
 
-def test_write_refuses_other_types(tmp_path):
+def test_write_wav_rejects_other_types(tmp_path):
     with pytest.raises(TypeError):
         audio_io.write_wav(tmp_path / "x.wav", np.zeros(10), 16000)
     assert not any(tmp_path.iterdir())
@@ -53,35 +52,6 @@ def test_read_averages_channels(tmp_path, suffix, subtype):
     path = tmp_path / f"Prélude №1 月光.{suffix}"
     soundfile.write(path, np.stack([left, right], axis=1) / 32768, 16000, subtype=subtype)
     assert audio_io.read_pcm(path, 16000).tolist() == [200, -2, 32766, 0]
-
-
-def test_to_pcm_rounds_and_counts_what_it_clips():
-    pcm, n_clipped = to_pcm(np.array([0.0, 1.4 / 32768, -1.6 / 32768, 1.0, -1.0, -1.5, 32767 / 32768]))
-    assert pcm.dtype == np.int16
-    assert pcm.tolist() == [0, 1, -2, 32767, -32768, -32768, 32767]
-    assert n_clipped == 2
-
-
-def test_mu_law_codes_come_back():
-    codes = np.arange(256, dtype=np.uint8)
-    pcm = mu_law_decode(codes)
-    assert pcm.dtype == np.int16
-    assert np.array_equal(mu_law_encode(pcm), codes)
-    assert np.all(np.diff(pcm.astype(int)) > 0)
-
-
-def test_mu_law_follows_its_formula():
-    pcm = np.arange(-32768, 32768).astype(np.int16)
-    codes = mu_law_encode(pcm)
-    assert codes.dtype == np.uint8
-    assert codes[[0, 32768, 65535]].tolist() == [0, 128, 255]
-    assert np.all(np.diff(codes.astype(int)) >= 0)
-    # by hand: x = 0.25 -> ln(1 + 63.75) / ln 256 = 0.75209 -> 1.75209 / 2 * 255 + 0.5 = 223.89
-    assert codes[32768 + 8192] == 223
-    # a code is half a step of 2/255 wide to each side, and the slope there is ln 256 * (1/255 + |x|)
-    x = pcm / 32768
-    half_step = np.log(256) * (1 / 255 + np.abs(x)) / 255 * 1.03 + 0.5 / 32768
-    assert np.all(np.abs(mu_law_decode(codes) / 32768 - x) <= half_step)
 
 
 def damaged(folder: Path, kind: str) -> Path:
@@ -117,7 +87,7 @@ def damaged(folder: Path, kind: str) -> Path:
         ("infinite", r"NaN or infinite samples, the first at 0\.000 s"),
     ],
 )
-def test_damaged_files_are_refused_and_leave_nothing(tmp_path, kind, words):
+def test_damaged_files_are_rejected_and_leave_nothing(tmp_path, kind, words):
     path = damaged(tmp_path, kind)
     with pytest.raises(InputError, match=words):
         audio_io.read_pcm(path, 16000)
@@ -127,13 +97,13 @@ def test_damaged_files_are_refused_and_leave_nothing(tmp_path, kind, words):
     assert not any((tmp_path / "out").glob("*"))
 
 
-def test_read_names_the_step_that_mends_another_rate(tmp_path):
+def test_another_sample_rate_names_the_command_to_run(tmp_path):
     soundfile.write(tmp_path / "x.wav", noise(100), 44100)
     with pytest.raises(InputError, match=r"is at 44100 Hz, expected 16000; run resample_audio\.py first"):
         audio_io.read_pcm(tmp_path / "x.wav", 16000)
 
 
-def test_streamed_wav_of_unstated_size_is_whole(tmp_path):
+def test_wav_with_unknown_data_size_is_read_completely(tmp_path):
     path = tmp_path / "piped.wav"
     audio_io.write_wav(path, np.arange(1000, dtype=np.int16), 16000)
     header = bytearray(path.read_bytes())
@@ -218,7 +188,7 @@ def test_failure_keeps_the_earlier_result(tmp_path):
     assert audio_io.read_pcm(tmp_path / "y.wav", 16000).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_unknown_resampler_names_the_known_ones(tmp_path):
+def test_unknown_resampler_lists_the_valid_ones(tmp_path):
     with pytest.raises(InputError, match=r"'sinc'; expected one of soxr_hq"):
         audio_io.resample_file(damaged(tmp_path, "whole"), tmp_path / "y.wav", 16000, "sinc")
 
@@ -234,9 +204,9 @@ def test_maestro_clip(tmp_path):
     assert outcome.n_clipped == 0
     # the same sound: both spectra agree below 7 kHz, where the resampler's filter is flat
     source = soundfile.read(clip)[0].mean(axis=1)
-    wanted = np.abs(np.fft.rfft(source, 3 * len(pcm)))[: 7 * len(pcm) // 16] / 3
-    got = np.abs(np.fft.rfft(pcm / 32768))[: len(wanted)]
-    assert np.linalg.norm(got - wanted) < 0.002 * np.linalg.norm(wanted)
+    expected = np.abs(np.fft.rfft(source, 3 * len(pcm)))[: 7 * len(pcm) // 16] / 3
+    actual = np.abs(np.fft.rfft(pcm / 32768))[: len(expected)]
+    assert np.linalg.norm(actual - expected) < 0.002 * np.linalg.norm(expected)
 
 
 def response_db(frequencies: list[float], source_hz: int) -> list[float]:
@@ -252,7 +222,8 @@ def response_db(frequencies: list[float], source_hz: int) -> list[float]:
 
 
 @pytest.mark.parametrize("source_hz", [44100, 48000, 96000])
-def test_the_default_resampler_is_flat_to_7200_hz_and_keeps_aliases_100_db_down(source_hz):
+def test_default_resampler_pass_band_and_aliases(source_hz):
+    """The default resampler is flat up to 7200 Hz and attenuates aliases by 100 dB."""
     flat = response_db([20, 440, 4000, 6000, 7000, 7200], source_hz)
     assert max(map(abs, flat)) < 0.1
     aliases = response_db([8800, 9000, 10_000, 12_345, 15_900, 16_100, 20_000, 0.49 * source_hz], source_hz)

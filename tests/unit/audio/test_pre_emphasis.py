@@ -1,4 +1,4 @@
-"""Pre-emphasis: the formula, its inverse in blocks, and that the model is shown and asked for nothing else."""
+"""Pre-emphasis: the formula, and its inverse in blocks and for teacher forcing."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def music(n: int = 6000, rows: int = 2) -> np.ndarray:
     return (np.array([[0.3], [-0.2]][:rows]) * 32768 * sum(tones) / 3).astype(np.int16)
 
 
-def test_the_formula():
+def test_emphasize_follows_its_formula():
     pcm = np.array([[0, 1000, 1000, -500]], dtype=np.int16)
     expected = np.rint(np.array([[0, 1000, 100, -1400]]) * gain(A))
     assert gain(A) == pytest.approx(10**0.5)
@@ -32,7 +32,7 @@ def test_the_formula():
     assert emphasize(pcm, 0.0) is pcm
 
 
-def test_what_exceeds_full_scale_is_clipped_and_does_not_wrap():
+def test_values_beyond_full_scale_are_clipped():
     assert emphasize(np.array([-32768, 32767], dtype=np.int16), A).tolist() == [-32768, 32767]
     loud = np.full((1, 50), 32767, dtype=np.int16)
     assert Deemphasis(A)(loud)[0, -1] == 32767
@@ -40,21 +40,21 @@ def test_what_exceeds_full_scale_is_clipped_and_does_not_wrap():
 
 @pytest.mark.parametrize("coefficient", [0.5, 0.9, 0.97])
 @pytest.mark.parametrize("sizes", [[6000], [1, 2, 3, 994, 5000], [64] * 93 + [48]])
-def test_deemphasis_is_the_inverse_however_the_stream_is_cut(coefficient, sizes):
+def test_deemphasis_inverts_emphasis_for_any_block_sizes(coefficient, sizes):
     pcm, deemphasis = music(), Deemphasis(coefficient)
-    shown = emphasize(pcm, coefficient)
+    emphasized = emphasize(pcm, coefficient)
     edges = np.cumsum([0, *sizes])
-    back = np.concatenate([deemphasis(shown[:, a:b]) for a, b in itertools.pairwise(edges)], axis=1)
+    back = np.concatenate([deemphasis(emphasized[:, a:b]) for a, b in itertools.pairwise(edges)], axis=1)
     assert back.dtype == np.int16
-    # the rounding of what is shown, 1/2 at most, is all that is lost
+    # Only the rounding of the pre-emphasised signal is lost, 1/2 at most.
     assert np.abs(back.astype(int) - pcm).max() <= 0.5 / gain(coefficient) / (1 - coefficient) + 1
-    exact, last = np.zeros(shown.shape), 0.0
-    for t in range(shown.shape[1]):
-        last = exact[:, t] = shown[:, t] / gain(coefficient) + coefficient * last
+    exact, last = np.zeros(emphasized.shape), 0.0
+    for t in range(emphasized.shape[1]):
+        last = exact[:, t] = emphasized[:, t] / gain(coefficient) + coefficient * last
     assert np.abs(back - exact).max() <= 0.5 + 1e-6
 
 
-def test_a_block_of_no_samples_and_no_emphasis():
+def test_empty_blocks_and_coefficient_zero():
     deemphasis = Deemphasis(A)
     first = deemphasis(emphasize(music(), A)[:, :100])
     assert deemphasis(np.zeros((2, 0), dtype=np.int16)).shape == (2, 0)
@@ -64,26 +64,26 @@ def test_a_block_of_no_samples_and_no_emphasis():
     assert Deemphasis(0.0)(pcm) is pcm and deemphasize_teacher_forced(pcm, pcm, 0.0) is pcm
 
 
-def test_a_sample_drawn_after_the_truth_is_heard_after_the_truth():
+def test_teacher_forced_samples_use_the_true_previous_sample():
     pcm = music()
-    shown = emphasize(pcm, A)
-    assert np.abs(deemphasize_teacher_forced(shown, pcm, A).astype(int) - pcm).max() <= 1
-    off = shown.copy()
-    off[:, 500] += 1000  # one sample drawn differently, which the next ones do not go on from
-    difference = deemphasize_teacher_forced(off, pcm, A).astype(int) - deemphasize_teacher_forced(shown, pcm, A)
+    emphasized = emphasize(pcm, A)
+    assert np.abs(deemphasize_teacher_forced(emphasized, pcm, A).astype(int) - pcm).max() <= 1
+    off = emphasized.copy()
+    off[:, 500] += 1000  # one different sample, which does not change the next ones
+    difference = deemphasize_teacher_forced(off, pcm, A).astype(int) - deemphasize_teacher_forced(emphasized, pcm, A)
     assert np.flatnonzero(difference[0]).tolist() == [500] and difference[0, 500] == pytest.approx(
         1000 / gain(A), abs=1
     )
 
 
-def test_white_noise_on_what_is_shown_is_soft_at_high_frequencies():
+def test_deemphasis_attenuates_noise_at_high_frequencies():
     noise = np.random.default_rng(0).normal(0, 300, (1, 2**15)).astype(np.int16)
     power = np.abs(np.fft.rfft(Deemphasis(A)(noise)[0])) ** 2
     low, high = power[len(power) // 160 : len(power) // 40].mean(), power[len(power) // 2 :].mean()
     assert 10 * np.log10(low / high) > 15
 
 
-def test_silence_as_codes_stays_silence():
+def test_mu_law_silence_stays_silence():
     silence = np.zeros((1, 1000), dtype=np.int16)
     assert not Deemphasis(A)(mu_law_decode_preemphasized(mu_law_encode(emphasize(silence, A)))).any()
     codes = mu_law_encode(emphasize(music(), A))

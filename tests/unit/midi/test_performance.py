@@ -1,4 +1,4 @@
-"""Performances once they are read: what pedals do to the sound, clips, saving and loading."""
+"""Performances: how pedals extend notes, clips, saving and loading."""
 
 import io
 import tracemalloc
@@ -8,7 +8,6 @@ import pytest
 
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import DataConfig
-from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.performance import (
     CLIP_MARGIN_SECONDS,
     PEDALS,
@@ -21,19 +20,14 @@ from midi2wave.midi.performance import (
     save_events,
     sounding_offset,
 )
+from midi2wave.midi.reader import read_midi
 from midi2wave.utils.errors import InputError
+from tests.helpers.performances import performance_of
 
 
 def rows(performance: Performance) -> list[tuple[float, float, int, int]]:
     columns = (performance.onset, performance.offset, performance.pitch, performance.velocity)
     return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def made(notes, pedals=None) -> Performance:
-    """A performance from (onset, offset, pitch) and {controller: [(seconds, value)]}."""
-    onset, offset, pitch = np.array(sorted(notes, key=lambda n: (n[0], n[2])), np.float64).reshape(-1, 3).T
-    given = {c: np.array((pedals or {}).get(c, []), np.float64).reshape(-1, 2) for c in PEDALS}
-    return Performance(onset, offset, pitch.astype(np.int64), np.full(len(onset), 64), given)
 
 
 # ---- pedals and sound ----
@@ -58,17 +52,17 @@ def made(notes, pedals=None) -> Performance:
         ({SOFT: [(0.5, 127), (3, 0)]}, 1.0),
     ],
 )
-def test_how_pedals_hold_a_note(pedals, expected):
-    assert sounding_offset(made([(0, 1, 60)], pedals)).tolist() == [expected]
+def test_pedals_hold_a_note(pedals, expected):
+    assert sounding_offset(performance_of([(0, 1, 60)], pedals)).tolist() == [expected]
 
 
-def test_a_held_note_ends_where_its_key_is_struck_again():
-    performance = made([(0, 1, 60), (0, 1, 61), (1.5, 2, 60)], {SUSTAIN: [(0.5, 127), (4, 0)]})
+def test_a_held_note_ends_where_its_key_is_restruck():
+    performance = performance_of([(0, 1, 60), (0, 1, 61), (1.5, 2, 60)], {SUSTAIN: [(0.5, 127), (4, 0)]})
     assert sounding_offset(performance).tolist() == [1.5, 4.0, 4.0]
 
 
 def random_performance(rng: np.random.Generator, length: int = 120) -> Performance:
-    """Notes on three keys and restless pedals, all at whole seconds, so that times compare exactly."""
+    """Notes on three keys and frequent pedal changes, all at whole seconds, so that times compare exactly."""
     notes = []
     for pitch in (60, 61, 62):
         times = np.sort(rng.choice(length, 20, replace=False))
@@ -76,22 +70,22 @@ def random_performance(rng: np.random.Generator, length: int = 120) -> Performan
             (t, min(t + rng.integers(0, 9), limit), pitch) for t, limit in zip(times, [*times[1:], length], strict=True)
         ]
     pedals = {c: [(t, rng.integers(0, 128)) for t in np.sort(rng.choice(length, 30, replace=False))] for c in PEDALS}
-    return made(notes, pedals)
+    return performance_of(notes, pedals)
 
 
 def simulated_end(performance: Performance, index: int, seconds: int) -> float:
-    """The damper of one note, second by second."""
+    """When the damper of one note falls, simulated second by second."""
     onset, offset, pitch = (int(a[index]) for a in (performance.onset, performance.offset, performance.pitch))
     values = {c: dict(map(tuple, performance.pedals[c].tolist())) for c in (SUSTAIN, SOSTENUTO)}
-    down, caught = {SUSTAIN: False, SOSTENUTO: False}, False
+    down, held_by_sostenuto = {SUSTAIN: False, SOSTENUTO: False}, False
     for now in range(seconds):
         before = down[SOSTENUTO]
         for controller in down:
             down[controller] = values[controller].get(now, 127 * down[controller]) >= 64
         key = onset <= now < offset
-        caught = down[SOSTENUTO] and (caught or (key and not before))
-        struck_again = bool(np.any((performance.pitch == pitch) & (performance.onset == now)))
-        if now >= onset and (not (key or down[SUSTAIN] or caught) or (now > onset and struck_again)):
+        held_by_sostenuto = down[SOSTENUTO] and (held_by_sostenuto or (key and not before))
+        restruck = bool(np.any((performance.pitch == pitch) & (performance.onset == now)))
+        if now >= onset and (not (key or down[SUSTAIN] or held_by_sostenuto) or (now > onset and restruck)):
             return now
     return np.inf
 
@@ -113,32 +107,32 @@ def pedal_state(performance: Performance, controller: int, times: np.ndarray) ->
     return values[np.searchsorted(events[:, 0], times, side="right")]
 
 
-def test_clip_equals_the_same_stretch_of_the_whole():
+def test_clip_equals_the_same_range_of_the_whole():
     rng = np.random.default_rng(6)
     for _ in range(60):
         whole = random_performance(rng)
         start, end = np.sort(rng.choice(120, 2, replace=False)).astype(float)
         cut, sound = clip(whole, start, end), sounding_offset(whole)
-        kept = (whole.onset < end) & ((sound > start) | (whole.onset >= start))
-        assert np.array_equal(cut.onset + start, whole.onset[kept])
-        assert np.array_equal(cut.offset + start, whole.offset[kept])
-        assert np.array_equal(cut.pitch, whole.pitch[kept])
-        assert np.array_equal(cut.velocity, whole.velocity[kept])
-        assert np.array_equal(np.minimum(sounding_offset(cut) + start, end), np.minimum(sound[kept], end))
+        in_clip = (whole.onset < end) & ((sound > start) | (whole.onset >= start))
+        assert np.array_equal(cut.onset + start, whole.onset[in_clip])
+        assert np.array_equal(cut.offset + start, whole.offset[in_clip])
+        assert np.array_equal(cut.pitch, whole.pitch[in_clip])
+        assert np.array_equal(cut.velocity, whole.velocity[in_clip])
+        assert np.array_equal(np.minimum(sounding_offset(cut) + start, end), np.minimum(sound[in_clip], end))
         times = np.arange(start, end, 0.5)
         for controller in PEDALS:
             assert np.all(cut.pedals[controller][:, 0] < end - start)
             assert np.array_equal(pedal_state(cut, controller, times - start), pedal_state(whole, controller, times))
 
 
-def test_nothing_in_a_clip_depends_on_what_follows():
+def test_clip_does_not_depend_on_what_follows():
     rng = np.random.default_rng(7)
     for _ in range(60):
         whole, other = random_performance(rng), random_performance(rng)
         start, end = np.sort(rng.choice(120, 2, replace=False)).astype(float)
         past = whole.onset < end
         future = other.onset >= end
-        joined = Performance(
+        spliced = Performance(
             np.append(whole.onset[past], other.onset[future]),
             np.append(whole.offset[past], other.offset[future]),
             np.append(whole.pitch[past], other.pitch[future]),
@@ -150,20 +144,20 @@ def test_nothing_in_a_clip_depends_on_what_follows():
                 for c in PEDALS
             },
         )
-        one, two = clip(whole, start, end), clip(joined, start, end)
+        one, two = clip(whole, start, end), clip(spliced, start, end)
         assert rows(one) == rows(two)
         assert all(np.array_equal(one.pedals[c], two.pedals[c]) for c in PEDALS)
 
 
-def test_a_clip_keeps_only_the_pedal_events_that_matter():
-    whole = made([(0, 1, 60), (8, 9, 62)], {SUSTAIN: [(t, 100 * (t % 2)) for t in range(10)]})
+def test_clip_keeps_only_the_pedal_events_that_matter():
+    whole = performance_of([(0, 1, 60), (8, 9, 62)], {SUSTAIN: [(t, 100 * (t % 2)) for t in range(10)]})
     assert clip(whole, 6.5, 9.0).pedals[SUSTAIN].tolist() == [[-0.5, 0.0], [0.5, 100.0], [1.5, 0.0]]
 
 
 # ---- saving ----
 
 
-def test_events_come_back_as_they_were_saved(tmp_path):
+def test_events_are_loaded_as_saved(tmp_path):
     whole = random_performance(np.random.default_rng(8))
     whole = Performance(*(getattr(whole, n) for n in ("onset", "offset", "pitch", "velocity", "pedals")), ("é: 1",))
     save_events(tmp_path / "0.npz", whole)
@@ -175,9 +169,9 @@ def test_events_come_back_as_they_were_saved(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["0.npz"]
 
 
-def test_files_that_are_not_whole_events_are_refused(tmp_path):
+def test_damaged_event_files_are_rejected(tmp_path):
     path = tmp_path / "0.npz"
-    save_events(path, made([(0, 1, 60)]))
+    save_events(path, performance_of([(0, 1, 60)]))
     data = path.read_bytes()
     foreign, unequal = io.BytesIO(), io.BytesIO()
     np.savez(foreign, onset=np.zeros(3))
@@ -199,9 +193,9 @@ def test_files_that_are_not_whole_events_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "changed", [{"pitch": 500}, {"pitch": 20}, {"pitch": -1}, {"onset": np.nan}, {"onset": np.inf}]
 )
-def test_stored_events_that_no_piano_plays_are_refused(tmp_path, changed):
-    """What is computed from them indexes by key: this must not be left to chance."""
-    save_events(tmp_path / "x.npz", made([(0, 1, 21), (1, 2, 108)]))
+def test_stored_events_off_the_piano_are_rejected(tmp_path, changed):
+    """What is computed from them indexes by key: pitches off the piano would be read out of bounds."""
+    save_events(tmp_path / "x.npz", performance_of([(0, 1, 21), (1, 2, 108)]))
     assert load_events(tmp_path / "x.npz").pitch.tolist() == [21, 108]
     arrays = dict(np.load(tmp_path / "x.npz"))
     for name, value in changed.items():
@@ -223,7 +217,7 @@ def test_a_piece_of_twenty_million_seconds_takes_no_memory(tmp_path):
     path = tmp_path / "long.mid"
     path.write_bytes(b"MThd\0\0\0\6\0\0\0\1\0\xc8MTrk" + len(body).to_bytes(4, "big") + body)
     tracemalloc.start()
-    piece = midi_reader.read_midi(path)
+    piece = read_midi(path)
     notes = NoteConditioning(piece, DataConfig(audio_hz=16000, midi_hz=250, features=["note_state"]))
     last = int(piece.onset[-1] * 250)
     assert piece.onset[-1] > 2e7 and notes.features(last - 2, 5)[:88].any() and notes.excitation(last, 5).any()

@@ -8,8 +8,8 @@ import mido
 import numpy as np
 import pytest
 
-from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.performance import SOFT, SOSTENUTO, SUSTAIN, Performance, sounding_offset
+from midi2wave.midi.reader import read_midi
 from midi2wave.utils.errors import InputError
 from tests.helpers import odd_midi
 from tests.helpers.paths import ROOT, SHARED
@@ -65,7 +65,7 @@ def read(tmp_path):
     def write_and_read(data: bytes) -> Performance:
         path = tmp_path / "piece.mid"
         path.write_bytes(data)
-        return midi_reader.read_midi(path)
+        return read_midi(path)
 
     return write_and_read
 
@@ -107,12 +107,13 @@ def test_sysex_is_skipped_and_cancels_running_status(read):
     assert "tracks broken off" in performance.dropped[0]
 
 
-def test_a_note_struck_again_ends_at_the_new_onset(read):
+def test_restruck_note_ends_at_the_new_onset(read):
     data = smf(track((0, on(60)), (480, on(60)), (960, off(60)), (1440, off(60))))
     assert [row[:2] for row in rows(read(data))] == [(0.0, 0.5), (0.5, 1.0)]
 
 
-def test_a_note_struck_again_on_another_track_or_channel_keeps_its_own_release(read):
+def test_restrike_on_another_track_or_channel(read):
+    """A note that another track or channel strikes again keeps its own release."""
     tracks = smf(track((0, on(60)), (960, off(60))), track((480, on(60)), (1440, off(60))))
     channels = smf(track((0, on(60)), (480, on(60, channel=1)), (960, off(60)), (1440, off(60, channel=1))))
     for performance in (read(tracks), read(channels)):
@@ -141,15 +142,16 @@ def test_unreleased_notes_end_with_their_track(read):
     assert performance.dropped == ("notes never released, ended with their track: 1",)
 
 
-def test_drums_and_pitches_off_the_piano_are_left_out_and_counted(read):
-    kept = [(0, on(21)), (0, on(108)), (480, off(21)), (480, off(108))]
-    gone = [(480, on(20)), (480, on(109)), (480, on(38, channel=9)), (960, off(20)), (960, off(38, channel=9))]
-    performance = read(smf(track(*kept, *gone)))
+def test_drums_and_pitches_off_the_piano_are_counted(read):
+    """Drums and pitches off the piano are left out and counted."""
+    inside = [(0, on(21)), (0, on(108)), (480, off(21)), (480, off(108))]
+    outside = [(480, on(20)), (480, on(109)), (480, on(38, channel=9)), (960, off(20)), (960, off(38, channel=9))]
+    performance = read(smf(track(*inside, *outside)))
     assert performance.pitch.tolist() == [21, 108]
     assert performance.dropped == ("notes outside the piano (pitch 21..108): 2", "drum notes (channel 10): 1")
 
 
-def test_pedals_of_any_track_and_channel_are_the_pianos(read):
+def test_pedals_of_any_track_and_channel_count(read):
     notes = track((0, on(60)), (480, off(60)))
     moves = track((0, pedal(67, 100, 3)), (240, pedal(64, 127, 5)), (960, pedal(64, 0)), (960, pedal(1, 99)))
     performance = read(smf(notes, moves))
@@ -158,7 +160,7 @@ def test_pedals_of_any_track_and_channel_are_the_pianos(read):
     assert sounding_offset(performance).tolist() == [1.0]
 
 
-def test_pedal_events_of_one_tick_keep_the_files_order(read):
+def test_pedal_events_of_one_tick_keep_their_order(read):
     moves = [track((480, pedal(64, value))) for value in (3, 2, 1)]
     assert read(smf(track((0, on(60))), *moves)).pedals[SUSTAIN][:, 1].tolist() == [3, 2, 1]
 
@@ -204,7 +206,8 @@ def test_tempo_of_another_track_counts_in_type_1(read):
     assert rows(read(data))[0][:2] == (0.0, 1.5)
 
 
-def test_type_2_plays_its_tracks_one_after_another_each_in_its_own_tempo(read):
+def test_type_2_plays_its_tracks_one_after_another(read):
+    """Type 2 plays its tracks one after another, each in its own tempo."""
     first = track((0, tempo(1_000_000)), (0, on(60)), (480, off(60)), (480, pedal(64, 80)), (960, b"\xff\x06\x00"))
     second = track((0, on(62)), (480, off(62)), (480, pedal(64, 0)))
     performance = read(smf(first, second, file_type=2))
@@ -213,13 +216,13 @@ def test_type_2_plays_its_tracks_one_after_another_each_in_its_own_tempo(read):
 
 
 @pytest.mark.parametrize(("rate", "per_second"), [(24, 24), (25, 25), (29, 30_000 / 1001), (30, 30)])
-def test_smpte_time_knows_no_tempo(read, rate, per_second):
+def test_smpte_time_ignores_tempo(read, rate, per_second):
     data = smf(track((0, tempo(123)), (0, on(60)), (1000, off(60))), division=(256 - rate) << 8 | 40)
     assert read(data).offset[0] == pytest.approx(1000 / (per_second * 40), rel=1e-12)
 
 
 @pytest.mark.parametrize("division", [0, 0xF060, 0xE800])
-def test_an_impossible_time_base_is_refused(read, division):
+def test_impossible_time_base_is_rejected(read, division):
     with pytest.raises(InputError, match="time base"):
         read(smf(track((0, on(60))), division=division))
 
@@ -253,20 +256,20 @@ HEADER = smf()[:10] + b"\x00\x01" + smf()[12:]
         pytest.param(smf(TWO_NOTES, promised=0), id="promised-0"),
     ],
 )
-def test_what_is_odd_around_the_tracks_does_not_matter(read, data):
+def test_oddities_around_the_tracks_do_not_matter(read, data):
     performance = read(data)
     assert rows(performance) == TWO_ROWS
     assert performance.dropped == ()
     assert read(smf(TWO_NOTES, promised=3)).dropped == ("tracks promised by the header but missing: 2",)
 
 
-def test_every_truncation_is_read_as_far_as_it_goes_or_refused(read):
+def test_every_truncation_is_read_partly_or_rejected(read):
     data, previous = smf(TWO_NOTES), 0
     for size in range(1, len(data)):
         try:
             performance = read(data[:size])
         except InputError:
-            assert previous == 0, "a longer piece of the same file was refused"
+            assert previous == 0, "a longer part of the same file was rejected"
             continue
         assert len(performance.onset) >= previous
         assert any("broken off" in line for line in performance.dropped)
@@ -275,7 +278,8 @@ def test_every_truncation_is_read_as_far_as_it_goes_or_refused(read):
 
 
 @pytest.mark.parametrize("damage", [b"\x8f\xff\xff\xff\x50" + on(72), b"\x00\x90" + on(72) + b"\x00" + on(73)])
-def test_a_number_without_end_or_a_lost_byte_stops_its_track_only(read, damage):
+def test_damage_stops_its_track_only(read, damage):
+    """A number without end or a lost byte stops its track only."""
     broken = track((0, on(70)), (480, off(70)), end=damage + END)
     performance = read(smf(broken, TWO_NOTES))
     assert performance.offset.max() == 1.0
@@ -301,12 +305,12 @@ def test_random_damage_never_raises_anything_else(read):
         try:
             performance = read(data.tobytes())
         except InputError:
-            outcomes.add("refused")
+            outcomes.add("rejected")
             continue
         outcomes.add("read")
         assert np.all(performance.offset >= performance.onset)
         assert np.all((performance.velocity >= 1) & (performance.velocity <= 127))
-    assert outcomes == {"read", "refused"}
+    assert outcomes == {"read", "rejected"}
 
 
 @pytest.mark.parametrize(
@@ -321,25 +325,25 @@ def test_random_damage_never_raises_anything_else(read):
         (smf(track((0, on(38, channel=9)), (0, on(5)))), r"drum notes \(channel 10\): 1; notes outside .*: 1"),
     ],
 )
-def test_refusals_name_the_file_and_the_reason_in_one_line(read, data, words):
-    with pytest.raises(InputError, match=words) as refusal:
+def test_errors_name_the_file_and_the_reason_in_one_line(read, data, words):
+    with pytest.raises(InputError, match=words) as error:
         read(data)
-    assert "piece.mid: " in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    assert "piece.mid: " in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_paths_that_are_no_file_are_refused(tmp_path):
+def test_paths_that_are_no_file_are_rejected(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        midi_reader.read_midi(tmp_path / "nothing.mid")
+        read_midi(tmp_path / "nothing.mid")
     with pytest.raises(InputError, match="not a file"):
-        midi_reader.read_midi(tmp_path)
+        read_midi(tmp_path)
 
 
-def test_huge_files_are_refused_unread(tmp_path):
+def test_huge_files_are_rejected_unread(tmp_path):
     with open(tmp_path / "huge.mid", "wb") as handle:
         handle.truncate((64 << 20) + 1)
     with pytest.raises(InputError, match="64 MB"):
-        midi_reader.read_midi(tmp_path / "huge.mid")
+        read_midi(tmp_path / "huge.mid")
 
 
 def test_ten_thousand_notes_are_read_fast(read):
@@ -360,27 +364,27 @@ def real_files(folder: str) -> list[Path]:
     return sorted(p for p in (DATA / folder).rglob("*") if p.suffix in (".mid", ".midi", ".rmi"))
 
 
-@pytest.mark.skipif(not real_files("odd-midi"), reason="shared/data/odd-midi is not here")
-def test_odd_files_are_read_or_refused_and_nothing_else():
+@pytest.mark.skipif(not real_files("odd-midi"), reason="shared/data/odd-midi is missing")
+def test_odd_files_are_read_or_rejected():
     n_read = 0
     for path in real_files("odd-midi"):
         start = time.perf_counter()
         try:
-            performance = midi_reader.read_midi(path)
-        except InputError as refusal:
-            assert path.name in str(refusal)
+            performance = read_midi(path)
+        except InputError as error:
+            assert path.name in str(error)
         else:
             n_read += 1
             assert np.all(performance.offset >= performance.onset)
             assert np.all(sounding_offset(performance) >= performance.offset)
         assert time.perf_counter() - start < 5
-    # refused: two git-lfs pointers, two files without notes, one each without MIDI header, track and time base
+    # Rejected: two git-lfs pointers, two files without notes, one each without MIDI header, track and time base
     assert len(real_files("odd-midi")) - n_read == 7
 
 
 def agrees_with_mido(path: Path) -> None:
     onset, _ = mido_times(mido.MidiFile(path))
-    performance = midi_reader.read_midi(path)
+    performance = read_midi(path)
     assert len(performance.onset) == len(onset)
     np.testing.assert_allclose(performance.onset, onset, rtol=0, atol=1e-6)
 
@@ -388,20 +392,20 @@ def agrees_with_mido(path: Path) -> None:
 REAL = sorted(real_files("maestro-midi") + real_files("performance-midi/asap"), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.skipif(not REAL, reason="shared/data has no MAESTRO or ASAP MIDI here")
+@pytest.mark.skipif(not REAL, reason="shared/data has no MAESTRO or ASAP MIDI")
 def test_small_real_performances_agree_with_mido():
     for path in REAL[:6]:
         agrees_with_mido(path)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL, reason="shared/data has no MAESTRO or ASAP MIDI here")
+@pytest.mark.skipif(not REAL, reason="shared/data has no MAESTRO or ASAP MIDI")
 def test_all_real_performances_agree_with_mido():
     for path in REAL:
         agrees_with_mido(path)
 
 
-@pytest.mark.skipif(not real_files("odd-midi"), reason="shared/data/odd-midi is not here")
+@pytest.mark.skipif(not real_files("odd-midi"), reason="shared/data/odd-midi is missing")
 def test_the_table_of_odd_files_is_up_to_date():
     page = (ROOT / "docs/robustness.md").read_text(encoding="utf-8")
     assert odd_midi.markdown(odd_midi.rows(DATA / "odd-midi")) in page, "run: python -m tests.odd_midi FOLDER"

@@ -1,0 +1,27 @@
+"""Mu-law codes: their formula and its inverse."""
+
+import numpy as np
+
+from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
+
+
+def test_mu_law_codes_survive_decoding_and_encoding():
+    codes = np.arange(256, dtype=np.uint8)
+    pcm = mu_law_decode(codes)
+    assert pcm.dtype == np.int16
+    assert np.array_equal(mu_law_encode(pcm), codes)
+    assert np.all(np.diff(pcm.astype(int)) > 0)
+
+
+def test_mu_law_follows_its_formula():
+    pcm = np.arange(-32768, 32768).astype(np.int16)
+    codes = mu_law_encode(pcm)
+    assert codes.dtype == np.uint8
+    assert codes[[0, 32768, 65535]].tolist() == [0, 128, 255]
+    assert np.all(np.diff(codes.astype(int)) >= 0)
+    # by hand: x = 0.25 -> ln(1 + 63.75) / ln 256 = 0.75209 -> 1.75209 / 2 * 255 + 0.5 = 223.89
+    assert codes[32768 + 8192] == 223
+    # a code is half a step of 2/255 wide to each side, and the slope there is ln 256 * (1/255 + |x|)
+    x = pcm / 32768
+    half_step = np.log(256) * (1 / 255 + np.abs(x)) / 255 * 1.03 + 0.5 / 32768
+    assert np.all(np.abs(mu_law_decode(codes) / 32768 - x) <= half_step)

@@ -13,7 +13,7 @@ import resample_audio
 from midi2wave.data.maestro import read_metadata, select_split
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.data.test_clips import clip_paths, read_clip
-from tests.helpers.paths import DISKLAVIER, MAESTRO_CLIP
+from tests.helpers.paths import DATA, DISKLAVIER, MAESTRO_CLIP
 
 
 @pytest.fixture

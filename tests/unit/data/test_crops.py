@@ -103,10 +103,8 @@ def test_another_rate_is_refused(folder):
 
 
 def test_another_crop_s_sound_is_on_the_history_only(folder):
-    clean, disturbed = (
-        make_crops(folder),
-        make_crops(folder, augmentation=CropAugmentation(history_mixing=lambda _: 0.5)),
-    )
+    mixing = CropAugmentation(history_mixing=lambda _: 0.5)
+    clean, disturbed = make_crops(folder), make_crops(folder, augmentation=mixing)
     sounds = [disturbed.folder.pcm(i).astype(float) for i in range(3)]
     levels = []
     for i in range(20):

@@ -252,6 +252,22 @@ class LoadedCheckpoint:
     sha256: str
 
 
+def load_checkpoint(path: str | Path, device: str) -> LoadedCheckpoint:
+    """The model of a run folder, a step folder or a .safetensors file, ready to generate.
+
+    Args:
+        path: As in `find_weights`.
+        device: As in `choose_device`.
+
+    Raises:
+        InputError: There is no such model, or the device cannot be used.
+    """
+    weights = find_weights(path)  # Once: a training that runs may add a checkpoint.
+    model, config, step = load_model(weights, choose_device(device))
+    with open(weights, "rb") as handle:
+        return LoadedCheckpoint(model, config, step, hashlib.file_digest(handle, "sha256").hexdigest())
+
+
 def load_for_generation(settings: SamplingConfig, command_config: Config, source: str) -> LoadedCheckpoint:
     """The model that a command's settings name.
 
@@ -263,21 +279,29 @@ def load_for_generation(settings: SamplingConfig, command_config: Config, source
     Raises:
         InputError: There is no such model, the configs contradict each other, or the model has no guidance.
     """
-    weights = find_weights(settings.model_filename)  # Once: a training that runs may add a checkpoint.
-    model, config, step = load_model(weights, choose_device(settings.device))
+    loaded = load_checkpoint(settings.model_filename, settings.device)
     for block in MODEL_BLOCKS:
-        if getattr(command_config, block) and (wrong := differences(command_config, config, (block,))):
+        if getattr(command_config, block) and (wrong := differences(command_config, loaded.config, (block,))):
             raise InputError(f"{source} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
     if settings.guidance != 1:
-        _check_guidance(settings, config)
-    with open(weights, "rb") as handle:
-        return LoadedCheckpoint(model, config, step, hashlib.file_digest(handle, "sha256").hexdigest())
+        check_guidance(settings.guidance, settings.model_filename, loaded.config)
+    return loaded
 
 
-def _check_guidance(settings: SamplingConfig, config: Config) -> None:
+def check_guidance(guidance: float, source: str, config: Config) -> None:
+    """Check that a model can be guided; logs if it was not trained for that.
+
+    Args:
+        guidance: The scale of the guidance, not 1.
+        source: The model's name, for messages.
+        config: The model's config.
+
+    Raises:
+        InputError: The model is unconditional.
+    """
     if not config.data_config.conditional:
         raise InputError(
-            f"guidance = {settings.guidance:g}: {settings.model_filename} is an unconditional model, which has no MIDI "
+            f"guidance = {guidance:g}: {source} is an unconditional model, which has no MIDI "
             "to be guided by; set guidance = 1"
         )
     if not config.data_config.conditioning_dropout:

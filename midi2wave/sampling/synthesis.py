@@ -4,6 +4,7 @@ Streams of one batch are generated side by side, as int16 whatever the model's o
 on the seed and the stream's number only, never on its neighbours.
 """
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,8 @@ from wavenet import Conditioning, WaveNet, rows_per_stream
 
 # `encode` works in blocks of so many frames, so that its memory does not grow with a piece's length.
 ENCODE_BLOCK_FRAMES = 1000
+# Audio in one pass of `negative_log_likelihood`.
+LIKELIHOOD_BLOCK_SECONDS = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +206,29 @@ def teacher_forced(
     drawn = model.draw(model.guide(params, options.guidance), uniforms, options.temperature)
     nll = -model.log_likelihood(params[: len(samples)], samples).mean().item()
     return deemphasize_teacher_forced(to_pcm(model, drawn, config), pcm, config.preemphasis), nll
+
+
+@torch.inference_mode()
+def negative_log_likelihood(
+    model: WaveNet, performance: Performance | NullPerformance | None, pcm: np.ndarray, config: DataConfig
+) -> float:
+    """The mean negative log-likelihood of true audio, int16 [N * hop], in nats per sample: that of `teacher_forced`.
+
+    It is computed in blocks, each after a receptive field of true audio, so that memory does not grow with the length.
+    """
+    device, hop, taps = next(model.parameters()).device, model.hop, model.decoder.taps
+    n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
+    block_frames = max(warmup, round(LIKELIHOOD_BLOCK_SECONDS * config.midi_hz))
+    inputs = conditioning([performance], config, device)
+    history = model.decoder.prepend_silence(to_samples(model, pcm[None], config).to(device))
+    total = 0.0
+    for start in range(0, n_frames, block_frames):
+        stop, begin = min(start + block_frames, n_frames), max(0, start - warmup)
+        block = history[:, begin * hop : stop * hop + taps]
+        params = model.decoder(block, *inputs.block(model, begin, stop - begin))
+        log_likelihood = model.log_likelihood(params, block[:, taps:])[:, (start - begin) * hop :]
+        total -= log_likelihood.double().sum().item()
+    return total / (n_frames * hop)
 
 
 def to_samples(model: WaveNet, pcm: np.ndarray, config: DataConfig) -> torch.Tensor:

@@ -66,9 +66,7 @@ def training_bytes(model: WaveNet, n_samples: int, precision: torch.dtype, *, re
     channels = n_layers * ((residual + aux_inputs) + (0 if recompute else 2 * residual) + 2 * residual)
     channels += 4 * (decoder.config.n_skip_channels + decoder.config.n_out_channels)
     n_params = decoder.output.out_features
-    likelihood = 4 * (
-        25 * n_params // 3 if decoder.mixture else 4 * n_params
-    )  # Its float32 intermediates.
+    likelihood = 4 * (25 * n_params // 3 if decoder.mixture else 4 * n_params)  # Its float32 intermediates.
     weights = 4 * sum(p.numel() for p in model.parameters())
     # Weights, gradients, two moments and the average in float32, and the gradients' copy while they are clipped.
     return 6 * weights + n_samples * (channels * size + likelihood)

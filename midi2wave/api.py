@@ -1,0 +1,240 @@
+"""The Python API: load a trained model, generate audio from MIDI files, and measure likelihoods.
+
+    import midi2wave
+
+    model = midi2wave.load("pretrained/rendered_reference.safetensors")
+    audio = model.generate("song.mid", seed=0)  # float32 [T] in -1..1 at model.sample_rate
+
+inference.py and evaluate.py stand on the same functions: with equal settings they give the same samples.
+"""
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from midi2wave.audio.io import read_pcm
+from midi2wave.audio.pcm import FULL_SCALE
+from midi2wave.checkpoint import LoadedCheckpoint, check_guidance, load_checkpoint
+from midi2wave.conditioning.global_conditioning import validate_labels
+from midi2wave.config import Config
+from midi2wave.midi.performance import Performance
+from midi2wave.sampling.options import SamplingOptions
+from midi2wave.sampling.pieces import Piece, performance_frames, performance_seconds, read_performance, with_labels
+from midi2wave.sampling.synthesis import negative_log_likelihood, synthesize
+from midi2wave.utils.errors import InputError
+
+# Seconds of audio after the last sound of a MIDI file, as in inference.py.
+TAIL_SECONDS = 2.0
+
+# A MIDI file, the events of one, or no notes: the null condition, or an unconditional model.
+Midi = str | Path | Performance | None
+
+
+def load(
+    path: str | Path, device: str = "auto", *, sampler: str = "auto", threads: int = 0, weights: str = "float32"
+) -> "LoadedModel":
+    """Load a trained model.
+
+    Args:
+        path: A .safetensors file, a run folder or a checkpoint's folder.
+        device: cpu, cuda or cuda:N; auto is CUDA where it is available.
+        sampler: The engine that generates: numba, torch (slow, the reference) or cuda; auto is numba, which samples on
+            the CPU also if the model is on a GPU.
+        threads: Threads of the numba engine, at most as many as there are cores; 0: all that help.
+        weights: float32, or bfloat16: up to twice as fast, with samples near those of float32 (numba only).
+
+    Raises:
+        InputError: If there is no such model, or an argument is impossible.
+    """
+    engine = SamplingOptions(sampler=sampler, threads=threads, weights=weights)
+    return LoadedModel(load_checkpoint(path, device), str(path), engine)
+
+
+class LoadedModel:
+    """A trained model that generates audio; made by `midi2wave.load`.
+
+    Attributes:
+        sample_rate: Sample rate in Hz of everything that it generates.
+        global_labels: The labels COLUMN=VALUE that `generate` accepts; none without global conditioning.
+    """
+
+    def __init__(self, checkpoint: LoadedCheckpoint, source: str, engine: SamplingOptions) -> None:
+        self._checkpoint = checkpoint
+        self._source = source
+        self._engine = engine
+        self._data = checkpoint.config.data_config
+        self.sample_rate: int = self._data.audio_hz
+        self.global_labels: tuple[str, ...] = tuple(self._data.global_values)
+
+    def __repr__(self) -> str:
+        return f"<midi2wave model {self._source}, step {self._checkpoint.step}, {self.sample_rate} Hz>"
+
+    @property
+    def config(self) -> Config:
+        """The config that the model was trained with."""
+        return self._checkpoint.config
+
+    def generate(
+        self,
+        midi: Midi = None,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        guidance: float = 1.0,
+        seconds: float | None = None,
+        global_labels: Sequence[str] = (),
+    ) -> np.ndarray:
+        """Generate the audio of a MIDI file from silence.
+
+        Args:
+            midi: A MIDI file. None: no notes, for which the model must be unconditional or have a null condition.
+            seed: Equal seeds give equal samples.
+            temperature: 1: the model's own distribution; less: less noise and less variety.
+            guidance: Scale of classifier-free guidance; more than 1 follows the notes more closely, and takes twice the
+                work. Best for models trained with conditioning_dropout.
+            seconds: Length; default: up to 2 s after the last sound.
+            global_labels: Labels of the recording to imitate, such as "year=2009", some of the model's `global_labels`.
+
+        Returns:
+            float32 [T] in -1..1, at `sample_rate`.
+
+        Raises:
+            InputError: If the file cannot be read, or an argument is impossible for this model.
+        """
+        blocks = self.stream(
+            midi,
+            seed=seed,
+            temperature=temperature,
+            guidance=guidance,
+            seconds=seconds,
+            global_labels=global_labels,
+        )
+        return np.concatenate(list(blocks))
+
+    def stream(
+        self,
+        midi: Midi = None,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        guidance: float = 1.0,
+        seconds: float | None = None,
+        global_labels: Sequence[str] = (),
+    ) -> Generator[np.ndarray, None, None]:
+        """Generate the samples of `generate` block by block, the first ones as early as possible.
+
+        Mistakes in the arguments are raised by the call itself, before the first block is asked for.
+
+        Args:
+            midi: As in `generate`, like the other arguments.
+            seed: Equal seeds give equal samples.
+            temperature: 1: the model's own distribution.
+            guidance: Scale of classifier-free guidance.
+            seconds: Length; default: up to 2 s after the last sound.
+            global_labels: Labels of the recording to imitate.
+
+        Returns:
+            A generator of blocks, float32 [n] in -1..1. Close it to stop early.
+
+        Raises:
+            InputError: If the file cannot be read, or an argument is impossible for this model.
+        """
+        options = replace(self._engine, seed=seed, temperature=temperature, guidance=guidance)
+        if guidance != 1:
+            check_guidance(guidance, self._source, self.config)
+        piece = self._piece(midi, seconds, global_labels)
+        if piece.performance is None and guidance != 1:
+            raise InputError(f"guidance = {guidance:g} has no effect without notes; set guidance = 1")
+        return self._blocks(piece, options)
+
+    def nll(self, audio: str | Path | np.ndarray, midi: Midi = None, *, global_labels: Sequence[str] = ()) -> float:
+        """How likely the model takes a recording to be: its mean negative log-likelihood, teacher-forced.
+
+        Args:
+            audio: An audio file at `sample_rate`, or its samples [T]: floats in -1..1, or int16. What is left after the
+                last whole conditioning frame is not scored.
+            midi: The notes of the recording; None: no notes.
+            global_labels: Labels of the recording.
+
+        Returns:
+            Nats per sample; lower is more likely.
+
+        Raises:
+            InputError: If a file cannot be read, or an argument is impossible for this model.
+        """
+        pcm = read_pcm(audio, self.sample_rate) if isinstance(audio, (str, Path)) else _to_int16(audio)
+        hop = self._checkpoint.model.hop
+        n_frames = len(pcm) // hop
+        if not n_frames:
+            raise InputError(f"audio of {len(pcm)} samples: expected at least a conditioning frame, {hop} samples")
+        source = self._piece(midi, n_frames * hop / self.sample_rate, global_labels).conditioning_source
+        return negative_log_likelihood(self._checkpoint.model, source, pcm[: n_frames * hop], self._data)
+
+    def _piece(self, midi: Midi, seconds: float | None, global_labels: Sequence[str]) -> Piece:
+        """The piece to play. Raises InputError for what this model cannot play."""
+        labels = [global_labels] if isinstance(global_labels, str) else list(global_labels)
+        validate_labels(labels, self._data.global_values)
+        performance = None if midi is None else self._performance(midi)
+        if performance is None:
+            self._check_without_notes(seconds)
+        if seconds is None:
+            assert performance is not None  # Else it was refused above.
+            try:
+                seconds = performance_seconds(performance, TAIL_SECONDS)
+                n_frames = performance_frames(seconds, self._data.midi_hz)
+            except InputError as error:
+                raise InputError(f"{midi}: {error}") from error
+        else:
+            n_frames = round(seconds * self._data.midi_hz) if math.isfinite(seconds) else 0
+            if n_frames < 1:
+                raise InputError(f"seconds = {seconds:g}: expected at least {1 / self._data.midi_hz:g}")
+        return with_labels([Piece("piece", 0, performance, n_frames)], labels, self._data)[0]
+
+    def _performance(self, midi: str | Path | Performance) -> Performance:
+        if not self._data.conditional:
+            raise InputError(f"{self._source} is an unconditional model and plays no MIDI; give seconds instead")
+        if isinstance(midi, Performance):
+            return midi
+        try:
+            return read_performance(Path(midi))
+        except InputError as error:
+            message = str(error)
+            raise InputError(message if str(midi) in message else f"{midi}: {message}") from error
+
+    def _check_without_notes(self, seconds: float | None) -> None:
+        if self._data.conditional and not self._data.conditioning_dropout:
+            raise InputError(
+                f"{self._source} has no null condition, as it was trained without data_config.conditioning_dropout; "
+                "give a MIDI file"
+            )
+        if seconds is None:
+            raise InputError("without a MIDI file nothing says how long to play; give seconds")
+
+    def _blocks(self, piece: Piece, options: SamplingOptions) -> Generator[np.ndarray, None, None]:
+        model = self._checkpoint.model
+        blocks = synthesize(
+            model, [piece.conditioning_source], piece.n_frames, self._data, options, streams=[piece.stream]
+        )
+        try:
+            for block in blocks:
+                yield block[0].astype(np.float32) / np.float32(FULL_SCALE)
+        finally:
+            blocks.close()
+
+
+def _to_int16(audio: np.ndarray) -> np.ndarray:
+    """Samples [T], floats in -1..1 or int16, as int16. Raises InputError for anything else."""
+    audio = np.asarray(audio)
+    if audio.ndim != 1:
+        raise InputError(f"audio of shape {list(audio.shape)}: expected mono samples [T]")
+    if audio.dtype == np.int16:
+        return audio
+    if not np.issubdtype(audio.dtype, np.floating):
+        raise InputError(f"audio of type {audio.dtype}: expected floats in -1..1, or int16")
+    if not np.isfinite(audio).all() or np.abs(audio).max(initial=0) > 1:
+        raise InputError("audio: expected finite values in -1..1")
+    scaled = np.rint(audio.astype(np.float64) * FULL_SCALE)
+    return scaled.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)

@@ -120,7 +120,7 @@ def trained(pipeline, tmp_path_factory):
 
 def test_training_tells_its_likelihood_and_says_that_there_is_no_gap(trained):
     run, said, metrics = trained
-    assert said.count("it is shown no MIDI, so validation tells its likelihood and no gap") == 1
+    assert said.count("it has no MIDI input, so validation measures its likelihood and no gap") == 1
     assert "ignores its MIDI" not in said and "validation_nll" in metrics
     assert "gap" not in metrics and "shuffled" not in metrics and "conditioning_ratio" not in metrics
     assert (run / "best").exists() and list((run / "samples").glob("*.wav"))

@@ -17,13 +17,10 @@ from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.plotting.figures import save_figure
 from midi2wave.training.data_loader import batches, crops_for_model, micro_batch_indices
-from midi2wave.training.distributed import SINGLE_PROCESS
 from midi2wave.training.hardware import choose_precision, keep_freed_memory
-from midi2wave.training.optimizer import make_optimizer
-from midi2wave.training.run_state import Run, choose_micro_batch_size
+from midi2wave.training.run_state import make_unsaved_run
 from midi2wave.training.step import train_step
 from midi2wave.utils.cli import choose_device, log, make_parser, run
-from wavenet import build_model
 
 
 def main() -> int:
@@ -56,18 +53,14 @@ def main() -> int:
 def learn(config, device: torch.device, precision: torch.dtype | None) -> list[float]:
     """The loss of each step; without a precision by the obvious implementation."""
     settings, data = config.train_config, config.data_config
-    torch.manual_seed(settings.seed)
-    model = build_model(config).to(device)
-    crops = crops_for_model(data.dataset_path, data, model, settings.seed)
-    micro_batch_size = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crops.n_frames * crops.hop)
-    state = Run(config, Path(), device, model, build_model(config).to(device), make_optimizer(model, settings),
-                precision=precision or torch.float32, micro_batch_size=micro_batch_size)  # fmt: skip
+    state = make_unsaved_run(config, device, precision or torch.float32)
+    crops = crops_for_model(data.dataset_path, data, state.model, settings.seed)
     if precision:
-        model.decoder.gates = compile_gate_kernels(device) or GateKernels()
-    indices = micro_batch_indices(range(settings.steps), settings.batch_size, micro_batch_size, 0, 1)
+        state.model.decoder.gates = compile_gate_kernels(device) or GateKernels()
+    indices = micro_batch_indices(range(settings.steps), settings.batch_size, state.micro_batch_size, 0, 1)
     loader, losses = batches(crops, indices, data.n_workers), []
     for _ in range(settings.steps):
-        micro_batches = [next(loader) for _ in range(settings.batch_size // micro_batch_size)]
+        micro_batches = [next(loader) for _ in range(settings.batch_size // state.micro_batch_size)]
         losses.append(
             train_step(state, micro_batches)[0].item() if precision else plain_train_step(state, micro_batches)
         )

@@ -15,7 +15,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,10 +30,9 @@ from midi2wave.sampling import engines
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.sampling.uniforms import seeded_uniforms
-from midi2wave.training.distributed import SINGLE_PROCESS
+from midi2wave.training.data_loader import crop_samples
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
-from midi2wave.training.optimizer import make_optimizer
-from midi2wave.training.run_state import Run, choose_micro_batch_size
+from midi2wave.training.run_state import make_unsaved_run
 from midi2wave.training.step import train_step
 from midi2wave.utils.cli import choose_device, log, make_parser, run
 from wavenet import Caches, WaveNet, build_model
@@ -163,53 +161,39 @@ def training_speed(config: Config, device: torch.device) -> float:
     """Samples per second of training: steps of one pass each, as many crops as train.py would pass at once."""
     settings, data = config.train_config, config.data_config
     keep_freed_memory()
-    torch.manual_seed(0)
-    model = build_model(config).to(device)
-    crop_samples = max(1, round(data.segment_length * data.midi_hz)) * model.hop
-    n_crops = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crop_samples)
+    state = make_unsaved_run(config, device, choose_precision(settings.precision, device))
     recompute = settings.activation_checkpointing
     compiled = compile_gate_kernels(device, recompute=recompute) if settings.compile else None
-    model.decoder.gates = compiled or GateKernels(recompute=recompute)
-    precision = choose_precision(settings.precision, device)
-    ema_model = build_model(config).to(device).requires_grad_(False)
-    state = Run(
-        config,
-        Path(),
-        device,
-        model,
-        ema_model,
-        make_optimizer(model, settings),
-        precision=precision,
-        micro_batch_size=n_crops,
-    )
-    format_name = str(precision).removeprefix("torch.")
+    state.model.decoder.gates = compiled or GateKernels(recompute=recompute)
+    n_crops, n_samples = state.micro_batch_size, crop_samples(data)
+    format_name = str(state.precision).removeprefix("torch.")
     log(f"training: {n_crops} crops of {data.segment_length:g} s in {format_name} on {device}, "
          f"gates {'compiled' if compiled else 'not compiled'}, {torch.get_num_threads()} threads")  # fmt: skip
-    batch = noise_crops(model, data, n_crops, crop_samples)
+    batch = noise_crops(state.model, data, n_crops, n_samples)
 
     def step() -> int:
         train_step(state, [batch])
         synchronize(device)
-        return n_crops * crop_samples
+        return n_crops * n_samples
 
     step()
     return rate(step, TRAINING_SECONDS)
 
 
-def noise_crops(model: WaveNet, data: DataConfig, n_crops: int, crop_samples: int) -> dict[str, Tensor]:
+def noise_crops(model: WaveNet, data: DataConfig, n_crops: int, n_samples: int) -> dict[str, Tensor]:
     """Crops of noise, as `dataset.Crops` gives them: how long a step takes does not depend on what they hold.
 
     They lie where the model is: for a loader's batches, in pinned memory, the host does not wait either.
     """
     generator, (low, high) = torch.Generator().manual_seed(0), (-3000, 3000) if model.decoder.mixture else (0, 256)
-    history = torch.randint(low, high, (n_crops, model.decoder.taps + crop_samples), generator=generator)
-    frames = sum(model.context_frames) + crop_samples // model.hop
+    history = torch.randint(low, high, (n_crops, model.decoder.taps + n_samples), generator=generator)
+    frames = sum(model.context_frames) + n_samples // model.hop
     n_rows = n_features(data.features) + len(data.global_values)
     batch = {
         "history": history,
         "samples": history[:, model.decoder.taps :].clone(),
         "features": torch.rand(n_crops, n_rows, frames, generator=generator),
-        "excitation": torch.randn(n_crops, n_excitation(data), crop_samples, generator=generator),
+        "excitation": torch.randn(n_crops, n_excitation(data), n_samples, generator=generator),
     }
     return {name: value.to(model.decoder.input.weight.device) for name, value in batch.items()}
 

@@ -16,7 +16,6 @@ import math
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -24,15 +23,13 @@ import train
 from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
 from benchmarks.model_speed import noise_crops
 from benchmarks.plain import plain_train_step
-from midi2wave.config import Config, load_config
+from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
-from midi2wave.training.distributed import SINGLE_PROCESS
+from midi2wave.training.data_loader import crop_samples
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
-from midi2wave.training.optimizer import make_optimizer
-from midi2wave.training.run_state import Run, choose_micro_batch_size
+from midi2wave.training.run_state import Run, make_unsaved_run
 from midi2wave.training.step import train_step
 from midi2wave.utils.cli import choose_device
-from wavenet import build_model
 
 CONFIGS = {
     "reference": "config_train_nv_wavenet.json",  # nv-wavenet's reference size, categorical
@@ -84,19 +81,17 @@ def measure_config(
 ) -> list[dict]:
     """The rows of one config."""
     config = load_config(CONFIGS[name], train.NEEDS, [f"train_config.batch_size={args.batch}"])
-    crop_samples = round(config.data_config.segment_length * config.data_config.midi_hz) * (
-        config.data_config.audio_hz // config.data_config.midi_hz
-    )
+    n_samples = crop_samples(config.data_config)
     rows = []
     for variant, batch, precision, once, recompute, recorded in variants(args.batch, device):
-        state = make_run(config, device, precision, crop_samples)
+        state = make_unsaved_run(config, device, precision)
         state.capture_pending = recorded
         keep_freed_memory(variant != "plain")
         if once is None:
-            rate = time_plain(state, batch, crop_samples, args.seconds)
+            rate = time_plain(state, batch, n_samples, args.seconds)
         else:
             state.model.decoder.gates = dataclasses.replace(once, recompute=recompute)
-            rate = time_step(state, crop_samples, args.seconds)
+            rate = time_step(state, n_samples, args.seconds)
             if recorded and state.graphed_pass is None:
                 raise RuntimeError("no CUDA graph could be captured: this row would not be what it says")
         kept = training_bytes(state.model, 1, precision, recompute=recompute)
@@ -136,35 +131,23 @@ def variants(batch: int, device: torch.device) -> list[tuple[str, int, torch.dty
     return rows
 
 
-def make_run(config: Config, device: torch.device, precision: torch.dtype, crop_samples: int) -> Run:
-    """A run that begins and has no folder."""
-    torch.manual_seed(0)
-    model = build_model(config).to(device)
-    settings = config.train_config
-    micro_batch_size = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crop_samples)
-    return Run(config, Path(), device, model, build_model(config).to(device), make_optimizer(model, settings),
-               precision=precision, micro_batch_size=micro_batch_size)  # fmt: skip
-
-
-def time_step(state: Run, crop_samples: int, seconds: float) -> float:
+def time_step(state: Run, n_samples: int, seconds: float) -> float:
     """Samples per second of `train_step`."""
     n_micro_batches = state.config.train_config.batch_size // state.micro_batch_size
     data, size = state.config.data_config, state.micro_batch_size
-    micro_batches = [noise_crops(state.model, data, size, crop_samples) for _ in range(n_micro_batches)]
+    micro_batches = [noise_crops(state.model, data, size, n_samples) for _ in range(n_micro_batches)]
     return (
         state.config.train_config.batch_size
-        * crop_samples
+        * n_samples
         / seconds_per_step(lambda: train_step(state, micro_batches), state.device, seconds)
     )
 
 
-def time_plain(state: Run, batch_size: int, crop_samples: int, seconds: float) -> float:
+def time_plain(state: Run, batch_size: int, n_samples: int, seconds: float) -> float:
     """Samples per second of a step of the obvious implementation."""
-    micro_batches = [noise_crops(state.model, state.config.data_config, batch_size, crop_samples)]
+    micro_batches = [noise_crops(state.model, state.config.data_config, batch_size, n_samples)]
     return (
-        batch_size
-        * crop_samples
-        / seconds_per_step(lambda: plain_train_step(state, micro_batches), state.device, seconds)
+        batch_size * n_samples / seconds_per_step(lambda: plain_train_step(state, micro_batches), state.device, seconds)
     )
 
 

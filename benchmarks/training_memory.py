@@ -11,10 +11,12 @@ import torch
 
 import train
 from benchmarks.model_speed import noise_crops
-from benchmarks.training import CONFIGS, make_run
+from benchmarks.training import CONFIGS
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels
+from midi2wave.training.data_loader import crop_samples
 from midi2wave.training.hardware import GIB, training_bytes
+from midi2wave.training.run_state import make_unsaved_run
 from midi2wave.training.step import train_step
 
 
@@ -29,13 +31,13 @@ def main() -> None:
     given = [f"train_config.{name}={args.crops}" for name in ("batch_size", "micro_batch_size")]
     config, precision = load_config(CONFIGS[args.config], train.NEEDS, given), getattr(torch, args.precision)
     data, recompute = config.data_config, args.activation_checkpointing
-    crop_samples = round(data.segment_length * data.midi_hz) * (data.audio_hz // data.midi_hz)
+    n_samples = crop_samples(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    state = make_run(config, torch.device("cpu"), precision, crop_samples)
+    state = make_unsaved_run(config, torch.device("cpu"), precision)
     state.model.decoder.gates = GateKernels(recompute=recompute)
-    train_step(state, [noise_crops(state.model, state.config.data_config, args.crops, crop_samples)])
+    train_step(state, [noise_crops(state.model, state.config.data_config, args.crops, n_samples)])
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    stated = training_bytes(state.model, args.crops * crop_samples, precision, recompute=recompute)
+    stated = training_bytes(state.model, args.crops * n_samples, precision, recompute=recompute)
     print(f"measured {grown / GIB:.2f} GiB, stated {stated / GIB:.2f} GiB")
 
 

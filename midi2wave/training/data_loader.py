@@ -51,6 +51,11 @@ def crops_for_model(
     )
 
 
+def crop_samples(data: DataConfig) -> int:
+    """Number of samples of a crop."""
+    return max(1, round(data.segment_length * data.midi_hz)) * (data.audio_hz // data.midi_hz)
+
+
 def training_crops(config: Config, model: WaveNet) -> Crops:
     """Open the training data of a config, with the augmentations that it sets."""
     settings, data = config.train_config, config.data_config

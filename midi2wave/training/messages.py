@@ -3,6 +3,7 @@
 import math
 
 from midi2wave.data.crops import Crops
+from midi2wave.training.data_loader import crop_samples
 from midi2wave.training.hardware import GIB, available_bytes, training_bytes
 from midi2wave.training.metrics import StepMetrics
 from midi2wave.training.run_state import Run
@@ -14,9 +15,9 @@ def run_summary(state: Run) -> str:
     decoder, world = state.model.decoder, state.world
     lookahead = state.model.context_frames[1] / data.midi_hz
     processes = f", {world.size} processes" if world.size > 1 else ""
-    crop_samples = max(1, round(data.segment_length * data.midi_hz)) * state.model.hop
     recompute = settings.activation_checkpointing
-    needed = training_bytes(state.model, state.micro_batch_size * crop_samples, state.precision, recompute=recompute)
+    pass_samples = state.micro_batch_size * crop_samples(data)
+    needed = training_bytes(state.model, pass_samples, state.precision, recompute=recompute)
     n_parameters = sum(p.numel() for p in state.model.parameters())
     summary = (
         f"{n_parameters:,} parameters, receptive field "

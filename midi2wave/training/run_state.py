@@ -23,7 +23,7 @@ from midi2wave.config import Config, TrainConfig
 from midi2wave.data.crops import Crops
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.training.cuda_graph import GraphedPass
-from midi2wave.training.data_loader import crops_for_model
+from midi2wave.training.data_loader import crop_samples, crops_for_model
 from midi2wave.training.distributed import SINGLE_PROCESS, World, local_device
 from midi2wave.training.hardware import choose_precision
 from midi2wave.training.log import METRICS_NAME
@@ -34,7 +34,7 @@ from midi2wave.utils.atomic_files import remove, remove_all_partial_files, write
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
-from wavenet import WaveNet
+from wavenet import WaveNet, build_model
 
 CONFIG_NAME = "config.json"
 MAX_CPU_PASS_SAMPLES = 16384  # With more samples in one pass, tensors leave a CPU's caches between two operations.
@@ -139,14 +139,38 @@ def create_or_resume_run(
     return state
 
 
-def choose_micro_batch_size(settings: TrainConfig, world: World, device: torch.device, crop_samples: int) -> int:
+def make_unsaved_run(config: Config, device: torch.device, precision: torch.dtype) -> Run:
+    """Create a run with random weights that has no folder and no validation, for measurements.
+
+    Args:
+        config: The resolved config.
+        device: Where the model is.
+        precision: Number format of the matrix products.
+    """
+    settings = config.train_config
+    torch.manual_seed(settings.seed)
+    model = build_model(config).to(device)
+    micro_batch_size = choose_micro_batch_size(settings, SINGLE_PROCESS, device, crop_samples(config.data_config))
+    return Run(
+        config,
+        Path(),
+        device,
+        model,
+        copy.deepcopy(model).requires_grad_(False),
+        make_optimizer(model, settings),
+        precision=precision,
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def choose_micro_batch_size(settings: TrainConfig, world: World, device: torch.device, n_crop_samples: int) -> int:
     """Choose how many crops go through the model at once.
 
     Args:
         settings: `micro_batch_size`, or 0 for an automatic choice, and `batch_size`.
         world: The processes that share a batch.
         device: Where the model is.
-        crop_samples: Samples of a crop.
+        n_crop_samples: Samples of a crop.
 
     Raises:
         InputError: The batch can't be shared out like that.
@@ -163,7 +187,7 @@ def choose_micro_batch_size(settings: TrainConfig, world: World, device: torch.d
                 f"{share} crops of a process (batch_size / processes)"
             )
         return settings.micro_batch_size
-    limit = share if device.type == "cuda" else max(1, MAX_CPU_PASS_SAMPLES // crop_samples)
+    limit = share if device.type == "cuda" else max(1, MAX_CPU_PASS_SAMPLES // n_crop_samples)
     return max(n for n in range(1, share + 1) if share % n == 0 and n <= limit)
 
 
@@ -235,7 +259,7 @@ def _initial_model(config: Config, device: torch.device, *, from_checkpoint: boo
     """The model of a new run: random weights, or those of `checkpoint_path`."""
     settings = config.train_config
     torch.manual_seed(settings.seed)
-    model = checkpoint.build_model(config).to(device)
+    model = build_model(config).to(device)
     if settings.checkpoint_path and from_checkpoint:
         weights, stored_config, _ = checkpoint.load_weights(settings.checkpoint_path)
         # The partials of the excitation may differ: another piano's may be the reason to train from these weights.

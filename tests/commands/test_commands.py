@@ -185,18 +185,18 @@ def test_force_touches_nothing_before_the_rest_of_the_config_is_right(pipeline, 
         assert read_files(run) == before
 
 
-@pytest.mark.parametrize("after", ["update", "validate"])
+@pytest.mark.parametrize("after", ["train_step", "validate"])
 def test_a_run_that_is_stopped_saves_whole_steps_and_loses_none(pipeline, tmp_path, monkeypatch, after):
     """A signal may arrive in the middle of a step, or while a checkpoint's step is validated."""
     arguments = ("-c", pipeline.config, "--set", "train_config.iters_per_validation=2", "--set")
     assert call(train, *arguments, f"train_config.output_directory={tmp_path / 'whole'}").code == 0
-    original, calls = getattr(train, after), {"update": [2], "validate": [1]}[after]
+    original, calls = getattr(train, after), {"train_step": [2], "validate": [1]}[after]
 
     def interrupted(*given, **options):
         result = original(*given, **options)
         calls[0] -= 1
         if calls[0] == 0:
-            os.kill(os.getpid(), signal.SIGTERM if after == "update" else signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM if after == "train_step" else signal.SIGINT)
         return result
 
     with monkeypatch.context() as patch:

@@ -118,7 +118,7 @@ def trained(pipeline, tmp_path_factory):
     return folder / "run", outcome.err, (folder / "run/metrics.jsonl").read_text(encoding="utf-8")
 
 
-def test_training_tells_its_likelihood_and_says_that_there_is_no_gap(trained):
+def test_training_reports_its_likelihood_and_no_gap(trained):
     run, said, metrics = trained
     assert said.count("it has no MIDI input, so validation measures its likelihood and no gap") == 1
     assert "ignores its MIDI" not in said and "validation_nll" in metrics

@@ -94,7 +94,7 @@ def test_note_shorter_than_a_frame():
     assert np.flatnonzero(row(piece, "release_age", 5)).tolist() == [3, 4]
 
 
-def test_a_note_from_before_the_start_is_held_but_not_struck():
+def test_note_from_before_the_start_has_no_onset():
     piece = performance_of([(-0.01, 0.008, C4, 127)])
     assert not row(piece, "onset", 5).any()
     assert row(piece, "held_velocity", 5).tolist() == [1, 1, 0, 0, 0]
@@ -102,7 +102,7 @@ def test_a_note_from_before_the_start_is_held_but_not_struck():
     assert row(piece, "onset_age", 1)[0] == pytest.approx(math.exp(-3 * FRAME / 0.5), rel=1e-6)
 
 
-def test_an_onset_on_a_frame_edge_belongs_to_the_frame_it_opens():
+def test_onset_on_a_frame_edge_opens_its_frame():
     frames = np.arange(0, 20_000, 7)
     for times in (frames / MIDI_HZ, frames * FRAME, np.cumsum(np.full(len(frames), 7 * FRAME)) - 7 * FRAME):
         piece = performance_of([(t, t, C4, 127) for t in times])

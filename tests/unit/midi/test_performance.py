@@ -2,6 +2,7 @@
 
 import io
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,3 +225,12 @@ def test_a_piece_of_twenty_million_seconds_takes_no_memory(tmp_path):
     clip(piece, piece.onset[-1] - 1, piece.onset[-1] + 1, margin=CLIP_MARGIN_SECONDS)
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
+
+
+def test_global_labels_are_stored_under_their_public_name(tmp_path):
+    """Files of event data call the labels "recording"; the field is a public format."""
+    labels = ("year=2009", "piano=3")
+    save_events(tmp_path / "x.npz", replace(performance_of([(0, 1, 60)]), global_labels=labels))
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert arrays["recording"].tolist() == list(labels) and "global_labels" not in arrays
+    assert load_events(tmp_path / "x.npz").global_labels == labels

@@ -75,7 +75,7 @@ def test_clips_are_cut_out_of_the_recording(pipeline):
         assert (pipeline.folder / f"test/{name}.png").read_bytes().startswith(PNG)
 
 
-def test_training_leaves_checkpoints_metrics_and_its_config(pipeline):
+def test_training_writes_checkpoints_metrics_and_config(pipeline):
     run, result = pipeline.folder / "run", pipeline.commands["run"].result
     assert result["step"] == 4
     assert np.isfinite([result["loss"], result["validation_nll"], result["validation_gap"]]).all()
@@ -86,7 +86,7 @@ def test_training_leaves_checkpoints_metrics_and_its_config(pipeline):
     assert list(run.glob("events.out.tfevents.*"))
 
 
-def test_prompted_output_starts_with_the_truth(pipeline):
+def test_prompted_output_starts_with_the_recording(pipeline):
     output, result = pipeline.folder / "output", pipeline.commands["output"].result
     assert (len(result["wavs"]), result["mode"], result["step"], result["failures"]) == (2, "prompted", 4, [])
     page = (output / "index.html").read_text(encoding="utf-8")
@@ -100,7 +100,8 @@ def test_prompted_output_starts_with_the_truth(pipeline):
         assert f"{name}.wav" in page
 
 
-def test_teacher_forced_draws_every_sample_and_reports_the_likelihood(pipeline, tmp_path):
+def test_teacher_forced_clips_report_the_likelihood(pipeline, tmp_path):
+    """All samples are the model's own draws."""
     result, made = infer(pipeline, tmp_path / "out", "mode=teacher_forced")
     assert len(made) == 2 and result["nll"].keys() == made.keys()
     assert np.isfinite(list(result["nll"].values())).all()
@@ -110,7 +111,7 @@ def test_teacher_forced_draws_every_sample_and_reports_the_likelihood(pipeline, 
         assert not np.array_equal(drawn[:PROMPT_SAMPLES], truth[:PROMPT_SAMPLES])
 
 
-def test_free_clips_have_nothing_of_the_truth(pipeline, tmp_path):
+def test_free_clips_contain_nothing_of_the_recording(pipeline, tmp_path):
     _, made = infer(pipeline, tmp_path / "out", "mode=free")
     assert len(made) == 2
     for name, samples in made.items():
@@ -132,7 +133,8 @@ def test_samples_depend_on_the_seed_and_not_on_the_batch_size(pipeline, tmp_path
         assert not np.array_equal(samples, other[name])
 
 
-def test_any_midi_file_becomes_a_wav_until_the_tail_after_the_last_note(pipeline, tmp_path):
+def test_midi_file_becomes_a_wav_with_a_tail(pipeline, tmp_path):
+    """The wav ends `tail_seconds` after the last note."""
     long = write_midi(tmp_path / "Für Elise.mid", [(0.0, 0.02, 60, 90), (0.02, 0.04, 64, 90)])
     short = write_midi(tmp_path / "b.midi", [(0.0, 0.01, 60, 90)])
     _, made = infer(pipeline, tmp_path / "out", "tail_seconds=0.02", midi=[long, short])
@@ -142,7 +144,7 @@ def test_any_midi_file_becomes_a_wav_until_the_tail_after_the_last_note(pipeline
     assert "F%C3%BCr%20Elise.wav" in (tmp_path / "out/index.html").read_text(encoding="utf-8")
 
 
-def test_training_goes_on_where_it_stopped(pipeline, tmp_path):
+def test_training_resumes_where_it_stopped(pipeline, tmp_path):
     run = shutil.copytree(pipeline.folder / "run", tmp_path / "run")
     before = read_metrics(run)
     elsewhere = ("-c", pipeline.config, "--set", f"train_config.output_directory={run}")
@@ -157,7 +159,7 @@ def test_training_goes_on_where_it_stopped(pipeline, tmp_path):
     assert [line["step"] for line in read_metrics(run) if "loss" in line] == list(range(1, 9))
 
 
-def test_a_run_that_is_killed_and_resumed_equals_one_in_one_go(pipeline, tmp_path):
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(pipeline, tmp_path):
     """The crops, the learning rate and the optimiser go on: the weights at the end are the same, bit for bit."""
     for name in ("whole", "parts"):
         arguments = ("-c", pipeline.config, "--set", f"train_config.output_directory={tmp_path / name}")
@@ -174,7 +176,7 @@ def test_a_run_that_is_killed_and_resumed_equals_one_in_one_go(pipeline, tmp_pat
     ]
 
 
-def test_force_touches_nothing_before_the_rest_of_the_config_is_right(pipeline, tmp_path):
+def test_force_removes_nothing_if_the_config_is_wrong(pipeline, tmp_path):
     run = shutil.copytree(pipeline.folder / "run", tmp_path / "run")
     before = read_files(run)
     for wrong in ("train_config.checkpoint_path=nowhere", "data_config.validation_path=nowhere"):
@@ -186,7 +188,7 @@ def test_force_touches_nothing_before_the_rest_of_the_config_is_right(pipeline, 
 
 
 @pytest.mark.parametrize("after", ["train_step", "validate"])
-def test_a_run_that_is_stopped_saves_whole_steps_and_loses_none(pipeline, tmp_path, monkeypatch, after):
+def test_stopped_run_saves_every_complete_step(pipeline, tmp_path, monkeypatch, after):
     """A signal may arrive in the middle of a step, or while a checkpoint's step is validated."""
     arguments = ("-c", pipeline.config, "--set", "train_config.iters_per_validation=2", "--set")
     assert call(train, *arguments, f"train_config.output_directory={tmp_path / 'whole'}").code == 0
@@ -209,7 +211,7 @@ def test_a_run_that_is_stopped_saves_whole_steps_and_loses_none(pipeline, tmp_pa
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_rerun_finds_everything_done(pipeline):
+def test_rerun_does_nothing(pipeline):
     folder = pipeline.folder
     written = {name: modification_times(folder / name) for name in ("maestro", "train", "output")}
     clips = read_files(folder / "test")
@@ -227,7 +229,7 @@ def test_a_rerun_finds_everything_done(pipeline):
         assert all(now[file] == written[name][file] for file in now if product in file)
 
 
-def test_force_makes_it_anew(pipeline, tmp_path):
+def test_force_makes_everything_again(pipeline, tmp_path):
     for name in ("train", "test", "output", "run"):
         shutil.copytree(pipeline.folder / name, tmp_path / name)
     (tmp_path / "train/0.npy").write_bytes(b"damaged")
@@ -259,7 +261,7 @@ def test_force_makes_it_anew(pipeline, tmp_path):
 
 
 @pytest.mark.parametrize("step", [resample_audio, preprocess_maestro, preprocess_audio, train, inference])
-def test_help_shows_how_to_call_it(step):
+def test_help_shows_the_usage(step):
     shown = call(step, "--help")
     assert shown.code == 0
     assert f"python {step.__name__}.py" in shown.out

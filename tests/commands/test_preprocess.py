@@ -59,7 +59,7 @@ def test_metadata_in_another_order_are_refused(tmp_path):
     ],
 )
 @pytest.mark.parametrize("reader", ["read_pcm", "read_midi", "state"])
-def test_a_recording_that_the_disk_does_not_give_is_left_out(tmp_path, monkeypatch, reader, error, words):
+def test_unreadable_recording_is_left_out(tmp_path, monkeypatch, reader, error, words):
     write_maestro(tmp_path / "maestro", ["train", "train"])
     arguments = ("-c", write_config(tmp_path), "--json")
     with monkeypatch.context() as broken:
@@ -94,7 +94,7 @@ def broken_for(number: str, reader, error: OSError):
      {"peak": float("nan")}, {"late_ms": [None]}, {"late_ms": 3}, {"pitches": ["1"] * 88}, {"velocities": [0.5] * 128},
      {"pedal_events": [1]}, {"silent_seconds": True}, {"midi_outlasts_seconds": 10**400}, {"more": 1}],
 )  # fmt: skip
-def test_facts_of_other_kinds_are_found_out_again(tmp_path, monkeypatch, wrong):
+def test_facts_of_wrong_types_are_measured_again(tmp_path, monkeypatch, wrong):
     monkeypatch.setattr(figures, "save_figure", lambda path, _: path.write_bytes(b"a picture"))
     write_maestro(tmp_path / "maestro", ["train"])
     arguments = ("-c", write_config(tmp_path))
@@ -106,7 +106,7 @@ def test_facts_of_other_kinds_are_found_out_again(tmp_path, monkeypatch, wrong):
     assert read_files(tmp_path / "train") == before
 
 
-def test_a_clip_keeps_the_notes_of_its_margins_and_shows_its_own(tmp_path, monkeypatch):
+def test_clip_has_notes_of_its_margins_but_shows_its_own(tmp_path, monkeypatch):
     """Clips lie at 30, 40 and 45 s, each with one note, the others of these up to 15 s before and after."""
     notes = [(second, second + 0.1, pitch, 90) for second, pitch in ((0, 30), (30, 50), (40, 60), (45, 70), (66, 80))]
     write_midi(tmp_path / "pairs/a.mid", notes)
@@ -133,7 +133,7 @@ def test_a_clip_keeps_the_notes_of_its_margins_and_shows_its_own(tmp_path, monke
     assert len(own_pitches) > 1
 
 
-def test_the_margin_of_a_clip_is_not_seen():
+def test_margin_of_a_clip_is_not_in_the_picture():
     rng = np.random.default_rng(0)
     onset = np.sort(rng.uniform(0, 60, 200))
     notes = [(t, t + 0.5, int(rng.integers(30, 90)), int(rng.integers(1, 128))) for t in onset]
@@ -148,7 +148,7 @@ def test_the_margin_of_a_clip_is_not_seen():
     assert np.array_equal(*pictures)
 
 
-def test_every_kind_of_audio_that_can_be_resampled_is_found_beside_its_midi(tmp_path):
+def test_all_audio_formats_are_paired_with_their_midi(tmp_path):
     for number, suffix in enumerate(audio_io.AUDIO_SUFFIXES):
         notes = [(0.1 * k, 0.1 * k + 0.05, 60, 90) for k in range(int(10 * SECONDS))]
         write_midi(tmp_path / f"pairs/{number}.mid", notes)

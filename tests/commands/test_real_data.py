@@ -29,7 +29,8 @@ def settings(**values):
     return [f"--set=preprocess_config.{key}={value}" for key, value in values.items()]
 
 
-def test_a_48_khz_stereo_recording_whose_midi_lasts_700_s_longer(tmp_path, need, capsys):
+def test_stereo_recording_with_a_longer_midi(tmp_path, need, capsys):
+    """48 kHz stereo; the MIDI lasts 700 s longer than the audio."""
     need(MAESTRO_CLIP)
     folder = tmp_path / "maestro"
     shutil.copytree(MAESTRO_CLIP, folder / "2018")
@@ -51,7 +52,7 @@ def test_a_48_khz_stereo_recording_whose_midi_lasts_700_s_longer(tmp_path, need,
     assert len(processed.performance(0).onset) > 4000  # events are kept whole
 
 
-def test_disklavier_recordings_with_the_pedal_on_one_track_only(tmp_path, need):
+def test_recordings_with_the_pedal_on_one_track_only(tmp_path, need):
     need(DISKLAVIER)
     rows = select_split(read_metadata(DISKLAVIER), "validation")
     assert resample_audio.main(["-d", str(DISKLAVIER), "--out_dir", str(tmp_path / "audio"), "-s", "validation"]) == 0

@@ -78,7 +78,7 @@ def test_piece_titles():
     assert piece_title("a_song") == ("unknown", "a_song")
 
 
-def test_a_data_set_that_the_next_steps_read(midis, soundfont, tmp_path, played):
+def test_rendered_data_set_is_read_by_the_next_commands(midis, soundfont, tmp_path, played):
     done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--test", "0.3", "--json")
     assert done.code == 0 and done.result["files"] == len(played) == 5
     recordings = read_metadata(tmp_path / "out")
@@ -93,7 +93,7 @@ def test_a_data_set_that_the_next_steps_read(midis, soundfont, tmp_path, played)
     assert_no_partial_files(tmp_path / "out")
 
 
-def test_splits_hang_on_the_seed_alone(midis, soundfont, tmp_path, played):
+def test_splits_depend_on_the_seed_alone(midis, soundfont, tmp_path, played):
     options = ["-d", midis, "--soundfont", soundfont, "--test", "0.4", "--validation", "0"]
     found = []
     for number, seed in enumerate([0, 0, *range(1, 8)]):
@@ -114,7 +114,7 @@ def test_a_maestro_folder_keeps_its_splits_and_years(soundfont, tmp_path, played
     ]
 
 
-def test_what_is_done_is_not_done_again_and_changed_midi_is(midis, soundfont, tmp_path, played):
+def test_only_changed_midi_is_rendered_again(midis, soundfont, tmp_path, played):
     command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
     call(render_midi, *command)
     before, written = read_files(tmp_path / "out"), modification_times(tmp_path / "out")
@@ -129,7 +129,7 @@ def test_what_is_done_is_not_done_again_and_changed_midi_is(midis, soundfont, tm
     assert len(read_midi(tmp_path / "out/2000/song.midi").onset) == 3
 
 
-def test_another_instrument_is_refused_and_forced(midis, soundfont, tmp_path, played):
+def test_other_instrument_needs_force(midis, soundfont, tmp_path, played):
     command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
     call(render_midi, *command)
     assert_refused(call(render_midi, *command, "--gain", "0.5"), "holds results of another config", "--force")
@@ -147,13 +147,13 @@ def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, played):
 
 
 @pytest.mark.parametrize(("gain", "words"), [(2.0, "clips; lower --gain"), (0.0001, "only silence")])
-def test_what_clips_or_is_silent_is_not_taken(midis, soundfont, tmp_path, played, monkeypatch, gain, words):
+def test_clipping_or_silent_pieces_are_failures(midis, soundfont, tmp_path, played, monkeypatch, gain, words):
     monkeypatch.setattr(render_midi, "find_instrument", lambda *_: rendering.Instrument("", soundfont, 0, gain, False))
     done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--json")
     assert done.code == 2 and all(words in failure["reason"] for failure in done.result["failures"])
 
 
-def test_what_is_missing_is_said(midis, soundfont, tmp_path, monkeypatch):
+def test_missing_programs_files_and_folders_are_reported(midis, soundfont, tmp_path, monkeypatch):
     out = ["-o", tmp_path / "out"]
     monkeypatch.setattr(rendering.shutil, "which", lambda _: None)
     assert_refused(call(render_midi, "-d", midis, *out), "fluidsynth is not installed", "apt-get install")
@@ -200,7 +200,7 @@ def test_fluidsynth_plays_the_labels(synthesizer, tmp_path):
     assert outcome.result["peak_db"] < -3
 
 
-def test_every_note_begins_as_long_after_its_label_to_the_sample(synthesizer, tmp_path):
+def test_every_note_starts_equally_late_to_the_sample(synthesizer, tmp_path):
     """What `measure_partials.py` relies on: strokes of a key differ in their level alone."""
     folder = tmp_path / "midi"
     folder.mkdir()

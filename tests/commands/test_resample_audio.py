@@ -83,7 +83,7 @@ def test_maestro_splits_and_resuming(tmp_path, capsys):
     assert (folder / "2004/2_16000.wav").stat().st_mtime_ns != before
 
 
-def test_an_output_that_nobody_noted_waits_for_force(tmp_path, capsys):
+def test_unlisted_output_is_replaced_only_with_force(tmp_path, capsys):
     source = sound(tmp_path / "a.wav")
     target = tmp_path / "a_16000.wav"
     target.write_bytes(b"precious")
@@ -99,7 +99,7 @@ def test_an_output_that_nobody_noted_waits_for_force(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("out_dir", ["in", "in/deep/mono"])
-def test_another_rate_is_made_of_the_originals_only(tmp_path, capsys, out_dir):
+def test_other_rate_is_made_from_originals_only(tmp_path, capsys, out_dir):
     """Results are told from originals by the manifests: a recording may be called take_16000.wav by its owner."""
     for name in ("a", "deep/b"):
         sound(tmp_path / f"in/{name}.wav")
@@ -114,7 +114,7 @@ def test_another_rate_is_made_of_the_originals_only(tmp_path, capsys, out_dir):
     assert (code, result["files"], result["already_done"]) == (0, 0, 2)
 
 
-def test_results_without_their_originals_may_be_resampled_again(tmp_path, capsys):
+def test_results_without_originals_are_sources(tmp_path, capsys):
     sound(tmp_path / "in/a.wav")
     assert result_of(capsys, "-d", tmp_path / "in", "--out_dir", tmp_path / "mono")[0] == 0
     assert result_of(capsys, "-d", tmp_path / "mono", "--hz", "8000")[1]["files"] == 1
@@ -125,7 +125,7 @@ def change(path: Path) -> None:
     sound(path, seconds=0.1 + soundfile.info(path).duration)
 
 
-def test_the_manifest_of_an_older_shard_does_not_stand_in_the_way(tmp_path, capsys):
+def test_manifest_of_an_older_shard_is_harmless(tmp_path, capsys):
     for name in ("a", "b"):
         sound(tmp_path / f"{name}.wav")
     for shard in ("1/2", "2/2"):
@@ -137,7 +137,7 @@ def test_the_manifest_of_an_older_shard_does_not_stand_in_the_way(tmp_path, caps
         assert (code, result["files"], result["already_done"]) == (0, 0, 1 if "--shard" in arguments else 2)
 
 
-def test_another_resampler_by_force_after_shards(tmp_path, capsys):
+def test_force_changes_the_resampler_after_shards(tmp_path, capsys):
     """What was made with which one is known output by output, so that old shards bind nobody."""
     for name in ("a", "b"):
         sound(tmp_path / f"{name}.wav")
@@ -152,7 +152,7 @@ def test_another_resampler_by_force_after_shards(tmp_path, capsys):
         resample_audio.main(["-d", str(tmp_path)])
 
 
-def test_killed_between_the_output_and_its_entry(tmp_path, capsys):
+def test_kill_between_output_and_manifest_entry(tmp_path, capsys):
     """A changed source was made again, but the manifest still tells of what was there before."""
     source = sound(tmp_path / "a.wav")
     assert result_of(capsys, "-d", tmp_path)[0] == 0
@@ -167,7 +167,7 @@ def test_killed_between_the_output_and_its_entry(tmp_path, capsys):
     assert (tmp_path / "a_16000.wav").read_bytes() == output
 
 
-def test_a_result_that_was_changed_is_not_replaced(tmp_path, capsys):
+def test_edited_result_is_not_replaced(tmp_path, capsys):
     source = sound(tmp_path / "a.wav")
     assert result_of(capsys, "-d", tmp_path)[0] == 0
     output = tmp_path / "a_16000.wav"
@@ -251,7 +251,7 @@ def test_wrong_arguments(tmp_path, arguments, words):
         resample_audio.main(["-d", str(tmp_path), *arguments])
 
 
-def test_folders_with_nothing_to_do(tmp_path):
+def test_folders_without_sources_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         resample_audio.main(["-d", str(tmp_path / "nowhere")])
     with pytest.raises(InputError, match="holds no audio files; looked for"):
@@ -276,7 +276,7 @@ def test_command_in_parallel_with_another_rate_and_resampler(tmp_path):
     assert len(audio_io.read_pcm(tmp_path / "2_8000.wav", 8000)) == 1600
 
 
-def test_command_without_anything_done(tmp_path):
+def test_command_on_an_empty_folder(tmp_path):
     done = command("-d", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")

@@ -83,7 +83,7 @@ def test_empty_folder_and_folder_without_metadata(data):
 
 
 @pytest.mark.parametrize("step", [preprocess_maestro, preprocess_audio, train, inference])
-def test_config_files_that_are_none(tmp_path, step):
+def test_files_that_are_no_configs_are_refused(tmp_path, step):
     directory = ["-d", tmp_path / "clips"] if step is preprocess_audio else []
     assert_refused(
         call(step, "-c", tmp_path / "config_trian.json", *directory), "config_trian.json", "not found", "did you mean"
@@ -95,7 +95,7 @@ def test_config_files_that_are_none(tmp_path, step):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.json", "list.json"]
 
 
-def test_misspelt_key_in_a_file_is_answered_as_a_command_would(pipeline, tmp_path):
+def test_misspelt_option_is_reported_by_the_command(pipeline, tmp_path):
     blocks = json.loads(pipeline.config.read_text())
     blocks["train_config"]["learning_rat"] = 1e-3
     (tmp_path / "config.json").write_text(json.dumps(blocks))
@@ -110,7 +110,7 @@ def test_missing_arguments_show_the_usage():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA is needed")
 @pytest.mark.parametrize(("device", "words"), [("cuda", "auto or cpu"), ("gpu", "auto or cpu")])
-def test_a_device_that_is_not_there(pipeline, tmp_path, device, words):
+def test_unavailable_device_is_refused(pipeline, tmp_path, device, words):
     into = settings(f"train_config.output_directory={tmp_path}/run", f"train_config.device={device}")
     assert_refused(call(train, "-c", pipeline.config, *into), repr(device), words)
     elsewhere = ("--out", tmp_path / "out", *settings(f"inference_config.device={device}"))
@@ -118,7 +118,7 @@ def test_a_device_that_is_not_there(pipeline, tmp_path, device, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_with_other_things_in_them_are_left_alone(pipeline, tmp_path):
+def test_folders_with_files_of_others_are_untouched(pipeline, tmp_path):
     (tmp_path / "song.wav").write_bytes(b"precious")
     data = settings(f"preprocess_config.out_dir={tmp_path}")
     calls = [
@@ -184,7 +184,8 @@ def test_one_bad_recording_does_not_stop_the_others(data, kind):
     assert sorted(path.stem for path in (data / "test").glob("clip_*.wav")) == clips.result["clips"]
 
 
-def test_if_all_recordings_are_bad_the_corrected_command_is_not_refused(data):
+def test_corrected_command_after_only_failures_works(data):
+    """If all recordings fail, the command with a corrected config is not refused."""
     wrong = settings("preprocess_config.audio_hz=22000")
     arguments = ("-c", data / "config.json", "--json")
     missing = "resample_audio.py --hz 22000"
@@ -237,7 +238,7 @@ def full_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_in_plain_words(pipeline, full_disk):
+def test_full_disk_is_reported_in_plain_words(pipeline, full_disk):
     folder, full, words = full_disk
     calls = [
         (preprocess_maestro, "-c", pipeline.config, *settings(f"preprocess_config.out_dir={folder}/data")),

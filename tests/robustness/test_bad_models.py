@@ -137,7 +137,7 @@ def test_inference_without_a_model_or_clips(pipeline, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 
 
-def test_bad_clips_are_listed_and_the_others_made(pipeline, tmp_path):
+def test_bad_clips_are_listed_and_the_others_generated(pipeline, tmp_path):
     """One clip is shorter than teacher_length, one has damaged events, one is at another rate."""
     clips = shutil.copytree(pipeline.folder / "test", tmp_path / "test")
     first, second = sorted(path.stem for path in clips.glob("clip_*.wav"))
@@ -166,7 +166,7 @@ def test_bad_clips_are_listed_and_the_others_made(pipeline, tmp_path):
     assert made.read_bytes() == alone.read_bytes()
 
 
-def test_another_midi_file_of_the_same_name_is_not_taken_for_done(pipeline, tmp_path):
+def test_other_midi_file_of_the_same_name_is_not_done(pipeline, tmp_path):
     arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *settings("inference_config.tail_seconds=0"))
     for number in range(2):
         write_midi(tmp_path / f"{number}/song.mid", [(0.0, 0.01, 60 + number, 90)])

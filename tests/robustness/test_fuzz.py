@@ -9,7 +9,7 @@ N_CASES = 2400
 TARGETS = fuzz.targets()
 
 
-def test_the_parts_make_up_the_whole():
+def test_shares_sum_to_one():
     assert sum(round(N_CASES * target.share) for target in TARGETS.values()) == N_CASES
 
 
@@ -20,7 +20,8 @@ def test_mutated_files_are_read_or_refused(name):
     assert counts["refused"] and (counts["read"] or name == "stored"), "a fuzz that always ends the same way"
 
 
-def test_what_is_stored_of_a_recording_is_believed_unchanged_and_not_with_a_value_changed(tmp_path):
+def test_stored_recording_is_trusted_only_unchanged(tmp_path):
+    """What is stored of a recording is used if it is unchanged, and made again if a value was changed."""
     whole = TARGETS["stored"].seeds[-1]
     fuzz.check_stored(whole, tmp_path)
     with pytest.raises(InputError, match="done again"):

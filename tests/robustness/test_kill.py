@@ -71,7 +71,7 @@ def kill_after(seconds: float, script: str, *arguments: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["audio", "data"])
-def test_killed_at_any_moment_the_rerun_gives_the_same_bytes(tmp_path, step):
+def test_rerun_after_a_kill_gives_the_same_bytes(tmp_path, step):
     write_data(tmp_path / "maestro")
     run = steps(tmp_path)
     run["data"] += tuple(settings("preprocess_config.split=train"))  # one card to draw is enough
@@ -101,7 +101,7 @@ def test_killed_at_any_moment_the_rerun_gives_the_same_bytes(tmp_path, step):
 
 
 @pytest.mark.slow
-def test_killed_while_changed_sources_are_made_again(tmp_path):
+def test_kill_while_changed_sources_are_resampled(tmp_path):
     """Some results are of the new sources by then, and the manifest tells of the old ones only."""
     source, out = write_data(tmp_path / "maestro", 8, 3.0), tmp_path / "audio"
     run = steps(tmp_path)["audio"]
@@ -127,7 +127,8 @@ def test_killed_while_changed_sources_are_made_again(tmp_path):
     assert halfway >= 2, "only ever killed before or after the work: nothing was tried"
 
 
-def test_asides_of_a_killed_run_are_removed_and_foreign_ones_are_not(tmp_path):
+def test_partial_files_of_a_killed_run_are_removed(tmp_path):
+    """Partial files of others stay."""
     write_data(tmp_path / "maestro", 1, 0.2)
     run = steps(tmp_path)
     leftovers = [
@@ -148,7 +149,7 @@ def test_asides_of_a_killed_run_are_removed_and_foreign_ones_are_not(tmp_path):
 # ---- two runs at once
 
 
-def test_a_second_run_is_refused_and_shards_are_not(tmp_path):
+def test_second_run_is_refused_and_shards_are_not(tmp_path):
     write_data(tmp_path / "maestro", 4, 0.2)
     run = steps(tmp_path)
     calls = ((resample_audio, run["audio"][1:], [tmp_path / "audio"]),
@@ -164,7 +165,7 @@ def test_a_second_run_is_refused_and_shards_are_not(tmp_path):
         assert call(module, *arguments).code == 0
 
 
-def test_a_folder_that_cannot_be_locked_is_worked_on_with_a_word(tmp_path, monkeypatch, capsys):
+def test_folder_without_locks_is_used_with_a_message(tmp_path, monkeypatch, capsys):
     def no_locks(*_):
         raise OSError(37, "No locks available")
 
@@ -176,7 +177,7 @@ def test_a_folder_that_cannot_be_locked_is_worked_on_with_a_word(tmp_path, monke
         assert capsys.readouterr().err == ""
 
 
-def test_shards_together_make_what_one_run_makes(tmp_path):
+def test_shards_together_equal_one_run(tmp_path):
     write_data(tmp_path / "maestro", 5, 0.2)
     run = steps(tmp_path)
     modules = {"audio": resample_audio, "data": preprocess_maestro}
@@ -196,7 +197,7 @@ def test_shards_together_make_what_one_run_makes(tmp_path):
     assert_refused(call(preprocess_maestro, *run["data"][1:], "--shard", "1/3", "--force"), "--force with --shard")
 
 
-def test_a_shard_leaves_the_half_written_files_of_another_alone(tmp_path):
+def test_shard_keeps_partial_files_of_another_shard(tmp_path):
     """d2/01 belongs to shard 2; that shard 1 makes a d1/01 of its own does not make it a leftover."""
     for name in ("d1/01", "d1/02", "d1/03", "d2/01", "d2/02", "d2/03"):
         write_audio(tmp_path / f"{name}.wav", [], seconds=0.1, audio_hz=44100)
@@ -209,7 +210,7 @@ def test_a_shard_leaves_the_half_written_files_of_another_alone(tmp_path):
     assert running.exists() and not left.exists()
 
 
-def test_shards_agree_who_does_which_while_files_come(tmp_path):
+def test_shards_agree_while_files_are_added(tmp_path):
     """A file that appears between the starts of two shards moves no other from one to the other."""
     late = write_data(tmp_path / "maestro", 4, 0.2) / "2004/0.wav"
     late.rename(tmp_path / "0.wav")
@@ -235,12 +236,12 @@ def _die(job: int) -> int:
     return job
 
 
-def test_a_worker_that_is_killed_is_told_in_one_line():
+def test_killed_worker_is_reported_in_one_line():
     with pytest.raises(InputError, match="a worker process was killed, perhaps for lack of memory"):
         list(parallel.parallel_map(_die, range(8), n_jobs=2, backend="loky"))
 
 
-def test_more_jobs_than_cores_are_brought_down_with_a_word(tmp_path, monkeypatch):
+def test_more_jobs_than_cores_are_reduced_with_a_message(tmp_path, monkeypatch):
     write_audio(tmp_path / "a.wav", [], seconds=0.1, audio_hz=44100)
     monkeypatch.setattr(parallel.joblib, "cpu_count", lambda: 3)
     assert "--jobs" not in call(resample_audio, "-d", tmp_path, "-j", "3").err

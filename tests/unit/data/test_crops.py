@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_a_crop_is_a_slice_of_its_recording_and_of_its_conditioning(tmp_path):
+def test_crop_is_a_slice_of_recording_and_conditioning(tmp_path):
     sounds = write_folder(tmp_path / "data", [1700, 900])
     crops = make_crops(tmp_path / "data", n_previous=150)
     begun_in_silence = 0
@@ -80,7 +80,7 @@ def test_every_frame_is_as_likely_as_any_other(tmp_path):
     assert chi_square < 52.6  # one seed in a thousand exceeds this with 25 degrees of freedom
 
 
-def test_recordings_shorter_than_a_crop_are_never_chosen(folder):
+def test_recordings_shorter_than_a_crop_are_never_used(folder):
     crops = make_crops(folder, segment_length=0.4)  # 1600 samples: of the three, only those of 4000 and 1603 hold one
     places = {crops.locate_crop(i) for i in range(2000)}
     assert {position for position, _ in places} == {1, 2}
@@ -89,7 +89,7 @@ def test_recordings_shorter_than_a_crop_are_never_chosen(folder):
     assert all(len(crops[i]["samples"]) == 1600 for i in range(40))
 
 
-def test_no_recording_as_long_as_a_crop(folder):
+def test_folder_of_short_recordings_is_refused(folder):
     with pytest.raises(
         InputError, match=r"crop of 1\.1 s \(the longest has 1\.00 s\); lower data_config.segment_length"
     ):
@@ -102,7 +102,7 @@ def test_another_rate_is_refused(folder):
         make_crops(folder, audio_hz=8000)
 
 
-def test_another_crop_s_sound_is_on_the_history_only(folder):
+def test_history_mixing_changes_only_the_history(folder):
     mixing = CropAugmentation(history_mixing=lambda _: 0.5)
     clean, disturbed = make_crops(folder), make_crops(folder, augmentation=mixing)
     sounds = [disturbed.folder.pcm(i).astype(float) for i in range(3)]
@@ -120,7 +120,8 @@ def test_another_crop_s_sound_is_on_the_history_only(folder):
     assert equal(disturbed[4], make_crops(folder, augmentation=mixing)[4])
 
 
-def test_a_share_of_the_crops_has_nothing_but_noise_for_a_history(folder):
+def test_history_dropout_replaces_the_history_by_noise(folder):
+    """A quarter of the crops has noise alone as history."""
     clean, dropped = make_crops(folder), make_crops(folder, augmentation=CropAugmentation(history_dropout=0.25))
     changed = 0
     for i in range(200):
@@ -135,7 +136,7 @@ def test_a_share_of_the_crops_has_nothing_but_noise_for_a_history(folder):
     assert 30 < changed < 70  # 50 +- 6
 
 
-def test_a_share_of_the_crops_is_shown_the_null_condition(folder):
+def test_conditioning_dropout_gives_the_null_condition(folder):
     clean, dropped = make_crops(folder), make_crops(folder, augmentation=CropAugmentation(conditioning_dropout=0.25))
     null = [i for i in range(200) if not torch.equal(clean[i]["features"], dropped[i]["features"])]
     assert 30 < len(null) < 70
@@ -146,7 +147,8 @@ def test_a_share_of_the_crops_is_shown_the_null_condition(folder):
     assert equal(clean[kept], dropped[kept])
 
 
-def test_noise_is_on_the_history_only_and_new_for_every_crop(folder):
+def test_history_noise_differs_between_crops(folder):
+    """The noise is on the history alone and independent for every crop."""
     clean, noisy = make_crops(folder), make_crops(folder, augmentation=CropAugmentation(history_noise=lambda _: 0.5))
     residues = []
     for i in range(20):
@@ -161,7 +163,7 @@ def test_noise_is_on_the_history_only_and_new_for_every_crop(folder):
     assert correlations.abs().max() < 0.25
 
 
-def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_path):
+def test_silent_crops_are_redrawn_and_others_unchanged(tmp_path):
     (sound,) = write_folder(tmp_path / "data", [40_000])
     path = tmp_path / "data/0.npy"
     sound[10_000:] = 3  # three quarters of the recording: 20 dB below the limit
@@ -180,7 +182,7 @@ def test_silent_crops_are_drawn_again_and_the_others_stay_what_they_were(tmp_pat
     assert len(everything[3]["samples"]) == 800  # a silent data set still gives crops
 
 
-def test_only_so_many_recordings_are_kept_in_memory(tmp_path, monkeypatch):
+def test_the_number_of_cached_recordings_is_limited(tmp_path, monkeypatch):
     write_folder(tmp_path / "data", [4000] * 5)
     reference = make_crops(tmp_path / "data")
     monkeypatch.setattr(crops_module, "CACHED_RECORDINGS", 2)
@@ -189,7 +191,7 @@ def test_only_so_many_recordings_are_kept_in_memory(tmp_path, monkeypatch):
     assert len(crops._conditionings) == 2
 
 
-def test_crops_are_slices_of_the_emphasized_recording(folder):
+def test_crops_are_slices_of_the_preemphasised_recording(folder):
     plain, shown, codes = (make_crops(folder, codes=codes, preemphasis=a) for codes, a in ((0, 0), (0, 0.9), (1, 0.9)))
     n, at_the_start = plain.n_frames * plain.hop, set()
     for i in range(200):

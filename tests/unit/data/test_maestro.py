@@ -64,12 +64,12 @@ def test_official_files(tmp_path, version, counts):
 
 
 @needs_official
-def test_several_versions_are_refused_by_name():
+def test_several_versions_are_refused():
     with pytest.raises(InputError, match=r"several versions .*maestro-v1\.0\.0\.csv.*maestro-v3\.0\.0\.json"):
         maestro.read_metadata(OFFICIAL)
 
 
-def test_three_forms_say_the_same(tmp_path):
+def test_three_formats_are_read_alike(tmp_path):
     columns = {name: {str(number): row[name] for number, row in enumerate(ROWS)} for name in maestro.COLUMNS}
     texts = {"maestro-v1.0.0.json": json.dumps(ROWS), "maestro-v3.0.0.json": json.dumps(columns)}
     texts["maestro-v2.0.0.csv"] = "\ufeff" + csv_text(ROWS)
@@ -80,12 +80,12 @@ def test_three_forms_say_the_same(tmp_path):
         assert [dataclasses.astuple(recording)[1:] for recording in read] == [tuple(row.values()) for row in ROWS]
 
 
-def test_csv_stands_before_json(tmp_path):
+def test_csv_is_preferred_to_json(tmp_path):
     written(tmp_path, json.dumps(ROWS), "maestro-v2.0.0.json")
     assert len(maestro.read_metadata(written(tmp_path, csv_text(ROWS[:5])))) == 5
 
 
-def test_rows_keep_their_numbers_in_a_split(tmp_path):
+def test_split_keeps_the_row_numbers(tmp_path):
     recordings = maestro.read_metadata(written(tmp_path, csv_text(ROWS)))
     assert [recording.index for recording in maestro.select_split(recordings, "test")] == [1, 5, 9]
     assert maestro.select_split(recordings, "all") == recordings
@@ -161,7 +161,7 @@ def test_resampled_names():
     assert maestro.resampled_name("a.b/Op. 5 No. 1.flac", 8000) == "a.b/Op. 5 No. 1_8000.wav"
 
 
-def test_names_stay_inside(tmp_path):
+def test_names_that_leave_the_folder_are_refused(tmp_path):
     assert maestro.inside(tmp_path, "2008/x..y.wav") == tmp_path / "2008" / "x..y.wav"
     for name in ("../x.wav", "2008/../../x.wav", "/etc/passwd", "..\\x.wav", "C:\\x.wav", "", ".", "x\0.wav"):
         with pytest.raises(InputError, match="does not name a file inside"):

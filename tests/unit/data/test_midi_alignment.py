@@ -49,7 +49,7 @@ def both(tmp_path, notes, shift=0.0, seconds=90.0, drift=1.0) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.13, -0.09, 0.6])
-def test_the_lag_is_found_at_the_start_and_at_the_end(tmp_path, shift):
+def test_lag_is_measured_at_start_and_end(tmp_path, shift):
     notes = [note for note in piece(0) if note[0] > 1]
     found = midi_alignment.measure_alignments(*both(tmp_path, notes, shift), HZ)
     assert [a.seconds for a in found] == pytest.approx([shift, shift], abs=0.012)
@@ -60,7 +60,7 @@ def test_the_lag_is_found_at_the_start_and_at_the_end(tmp_path, shift):
     assert shift >= -0.05 or "before" in words
 
 
-def test_another_midi_and_another_clock_are_told(tmp_path):
+def test_wrong_midi_and_clock_drift_are_reported(tmp_path):
     pcm, _ = both(tmp_path, piece(1))
     other = both(tmp_path, piece(2))[1]
     assert "is it the MIDI of this recording?" in alignment_warning(midi_alignment.measure_alignments(pcm, other, HZ))
@@ -68,7 +68,7 @@ def test_another_midi_and_another_clock_are_told(tmp_path):
     assert "ms after the notes at the start and" in drifting
 
 
-def test_where_nothing_can_be_said_nothing_is(tmp_path):
+def test_uncertain_alignment_gives_no_warning(tmp_path):
     few = both(tmp_path, piece(3)[:5], seconds=5.0)
     silent = np.zeros(HZ * 90, dtype=np.int16), few[1]
     assert midi_alignment.measure_alignments(*few, HZ) == midi_alignment.measure_alignments(*silent, HZ) == []
@@ -84,7 +84,7 @@ def test_where_nothing_can_be_said_nothing_is(tmp_path):
     assert midi_alignment.trusted_seconds([Alignment(0.01, 9.0), Alignment(0.7, 3.0)]) == 0.01
 
 
-def test_silence_is_measured_in_stretches():
+def test_silence_is_measured_in_blocks():
     pcm = np.zeros(HZ, dtype=np.int16)
     pcm[4000:8000] = 20 * (-1) ** np.arange(4000)  # -64 dB
     pcm[8000:12000] = 60 * (-1) ** np.arange(4000)  # -55 dB
@@ -94,7 +94,7 @@ def test_silence_is_measured_in_stretches():
     assert silent_blocks(pcm[:100], HZ).shape == (0,)
 
 
-def test_facts_and_card_count_what_is_there(tmp_path):
+def test_facts_and_card_count_notes_and_seconds(tmp_path):
     notes = [(0.1, 0.2, 60, 10), (0.3, 0.4, 60, 20), (0.5, 0.6, 21, 20), (5.0, 5.1, 108, 127)]
     pcm, performance = both(tmp_path, notes, seconds=1.0)
     recording = Recording(0, "Bach", "Fuge", "train", 2004, "a.mid", "a.wav", 1.2)
@@ -111,7 +111,7 @@ def test_facts_and_card_count_what_is_there(tmp_path):
             dataset_card.facts_from(broken)
 
 
-def test_the_card_is_written_beside_the_data_and_sums_up(tmp_path):
+def test_card_is_written_and_sums_up_the_recordings(tmp_path):
     lines = [",".join(COLUMNS)]
     for i, split in enumerate(("train", "train", "validation")):
         struck(tmp_path / f"maestro/2004/{i}_16000.wav", piece(i, 20.0), 20.0)
@@ -138,7 +138,7 @@ def test_the_card_is_written_beside_the_data_and_sums_up(tmp_path):
     assert none.code == 2 and "no recordings of split 'test'" in none.err
 
 
-def test_a_changed_source_is_done_again_and_nothing_else(tmp_path):
+def test_only_changed_sources_are_preprocessed_again(tmp_path):
     for i in range(2):
         struck(tmp_path / f"maestro/2004/{i}_16000.wav", piece(i, 5.0), 5.0)
         write_midi(tmp_path / f"maestro/2004/{i}.midi", piece(i, 5.0))
@@ -160,7 +160,7 @@ def test_a_changed_source_is_done_again_and_nothing_else(tmp_path):
 
 
 @pytest.mark.skipif(not DISKLAVIER.is_dir(), reason="no ../shared/data/disklavier-maestro-layout on this machine")
-def test_real_recordings_agree_with_their_own_midi_and_not_with_another():
+def test_real_recordings_agree_with_their_own_midi_only():
     recordings = select_split(read_metadata(DISKLAVIER), "test") + select_split(read_metadata(DISKLAVIER), "validation")
     sounds = [soundfile.read(DISKLAVIER / r.audio_filename, dtype="int16")[0] for r in recordings]
     performances = [read_midi(DISKLAVIER / r.midi_filename) for r in recordings]
@@ -172,7 +172,7 @@ def test_real_recordings_agree_with_their_own_midi_and_not_with_another():
 
 
 @pytest.mark.skipif(not MAESTRO_CLIP.is_dir(), reason=f"no {DATA.name}/maestro-clip on this machine")
-def test_the_maestro_clip_is_warned_of(tmp_path):
+def test_maestro_clip_causes_a_warning(tmp_path):
     audio_io.resample_file(next(MAESTRO_CLIP.glob("*.wav")), tmp_path / "clip.wav", HZ)
     performance = read_midi(next(MAESTRO_CLIP.glob("*.midi")))
     recording = Recording(0, "", "", "train", 2018, "", "", 704.1)

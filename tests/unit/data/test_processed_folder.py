@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_a_folder_comes_back_as_written(folder):
+def test_folder_is_read_as_written(folder):
     opened = ProcessedFolder(folder)
     assert opened.audio_hz == AUDIO_HZ and [row.n_samples for row in opened.rows] == [500, 4000, 1603]
     assert opened.rows[1] == Row(1, "2004/é 1.wav", "1.midi", "train", 2004, 1.0, 4000, 12, 'A "B", C', "D\nE")
@@ -50,7 +50,7 @@ def test_only_int16_is_written(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_row_is_written_last(tmp_path, monkeypatch):
+def test_row_is_written_last(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -62,7 +62,8 @@ def test_a_row_is_written_last(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("interrupted", ["atomic_file", "save_events", "write_text"])
-def test_a_folder_in_which_a_recording_is_being_replaced_cannot_be_opened(folder, monkeypatch, interrupted):
+def test_folder_cannot_be_opened_during_replacement(folder, monkeypatch, interrupted):
+    """While a recording is being replaced, the folder cannot be opened."""
     rows = ProcessedFolder(folder).rows
 
     def killed(*_):
@@ -79,13 +80,13 @@ def test_a_folder_in_which_a_recording_is_being_replaced_cannot_be_opened(folder
     assert not ProcessedFolder(folder).pcm(1).any()
 
 
-def test_a_recording_that_comes_to_others_leaves_their_folder_open(folder):
+def test_added_recording_leaves_the_folder_readable(folder):
     row = dataclasses.replace(ProcessedFolder(folder).rows[0], index=3)
     processed_folder.write_recording(folder, row, np.zeros(500, np.int16), make_performance(9, 1.0))
     assert len(ProcessedFolder(folder).rows) == 3
 
 
-def test_a_damaged_row_means_that_the_recording_is_not_finished(folder):
+def test_recording_with_damaged_row_is_unfinished(folder):
     row = ProcessedFolder(folder).rows[0]
     for text in ("", "{", "[]", "3", '"x"', "null", '{"index": 0}'):
         (folder / "0.json").write_text(text)
@@ -98,14 +99,15 @@ def test_a_damaged_row_means_that_the_recording_is_not_finished(folder):
      {"duration": -1.0}, {"duration": 10**400}, {"n_samples": 500.0}, {"n_samples": 501}, {"n_notes": None},
      {"year": "2004"}, {"title": "\ud800"}, {"composer": 3}, {"index": 1}, {"audio_filename": 3}, {"more": 1}],
 )  # fmt: skip
-def test_a_row_of_other_kinds_means_that_the_recording_is_not_finished(folder, wrong):
+def test_recording_with_wrong_types_is_unfinished(folder, wrong):
     row = ProcessedFolder(folder).rows[0]
     stored = json.loads((folder / "0.json").read_text(encoding="utf-8"))
     (folder / "0.json").write_text(json.dumps({**stored, **wrong}))
     assert processed_folder.read_finished(folder, row, {}) is None
 
 
-def test_damaged_audio_or_notes_mean_that_the_recording_is_not_finished(folder):
+def test_recording_with_damaged_files_is_unfinished(folder):
+    """Damaged audio or notes mean that the recording is not finished."""
     row = ProcessedFolder(folder).rows[0]
     for suffix in ("npy", "npz"):
         path = folder / f"0.{suffix}"
@@ -120,7 +122,8 @@ def test_damaged_audio_or_notes_mean_that_the_recording_is_not_finished(folder):
         assert processed_folder.read_finished(folder, row, {}) == (row, {})
 
 
-def test_recordings_from_before_the_states_of_the_files_were_kept_stay_finished(folder):
+def test_recording_without_file_states_is_finished(folder):
+    """Recordings that were written before file states were stored count as finished."""
     row, path = ProcessedFolder(folder).rows[0], folder / "0.json"
     stored = json.loads(path.read_text(encoding="utf-8"))
     del stored["files"]
@@ -131,13 +134,13 @@ def test_recordings_from_before_the_states_of_the_files_were_kept_stay_finished(
 
 
 @pytest.mark.parametrize("name", ["audio_filename", "midi_filename", "split"])
-def test_another_recording_under_an_index_is_not_taken_for_finished(folder, name):
+def test_other_recording_under_the_same_index_is_refused(folder, name):
     recording = dataclasses.replace(ProcessedFolder(folder).rows[1], **{name: "other"})
     with pytest.raises(InputError, match=f"another recording under index 1 .{name} .*'other'.* --force"):
         processed_folder.read_finished(folder, recording, {})
 
 
-def test_a_folder_of_other_contents_is_not_taken(folder, tmp_path):
+def test_folder_of_another_config_is_refused(folder, tmp_path):
     processed_folder.begin_folder(folder, MADE_FROM, force=False)  # going on with the same config
     assert ProcessedFolder(folder).rows
     with pytest.raises(InputError, match="another config"):
@@ -169,19 +172,19 @@ SPOILT = {
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILT.values(), ids=SPOILT.keys())
-def test_folders_that_are_not_whole(folder, spoil, words):
+def test_incomplete_folders_are_refused(folder, spoil, words):
     spoil(folder)
     with pytest.raises(InputError, match=words) as caught:
         ProcessedFolder(folder)
     assert str(folder) in str(caught.value)
 
 
-def test_no_folder_at_all(tmp_path):
+def test_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"not a processed folder.*run preprocess_maestro.py"):
         ProcessedFolder(tmp_path / "nowhere")
 
 
-def test_damaged_audio(folder):
+def test_damaged_audio_is_refused(folder):
     path = folder / "1.npy"
     whole = path.read_bytes()
     for spoilt in (b"", whole[:4], whole[:60], whole[:-1], whole[:200], b"RIFF" + whole, b"PK\x03\x04" + whole):
@@ -200,7 +203,7 @@ def test_damaged_audio(folder):
         ProcessedFolder(folder).pcm(1)
 
 
-def test_damaged_events(folder):
+def test_damaged_events_are_refused(folder):
     path = folder / "1.npz"
     whole = path.read_bytes()
     for spoilt in (b"", whole[:50], whole[: len(whole) // 2], whole[:-1]):
@@ -222,7 +225,7 @@ def few_files(more: int):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
-def test_more_recordings_than_a_process_may_open_files(tmp_path, monkeypatch):
+def test_more_recordings_than_open_files_are_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
     sounds = write_folder(tmp_path / "data", [20 + i for i in range(200)])
     opened = ProcessedFolder(tmp_path / "data")
@@ -236,7 +239,7 @@ def test_more_recordings_than_a_process_may_open_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
-def test_too_many_open_files_are_not_called_damage(folder):
+def test_too_many_open_files_are_not_reported_as_damage(folder):
     opened = ProcessedFolder(folder)
     for read in (lambda: opened.pcm(1), lambda: opened.performance(1), lambda: ProcessedFolder(folder)):
         with few_files(1), contextlib.ExitStack() as others:

@@ -8,7 +8,7 @@ from midi2wave.utils.errors import InputError
 from tests.helpers.processed_data import AUDIO_HZ, MADE_FROM, make_performance
 
 
-def test_clips_come_back_by_name_and_damage_is_refused(tmp_path):
+def test_clips_are_read_as_written_and_damage_is_refused(tmp_path):
     folder = tmp_path / "test"
     with pytest.raises(InputError, match="holds no test clips; make some"):
         test_clips.clip_paths(folder)

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
-def test_processes_share_the_crops_of_a_step(size, micro_batch_size):
+def test_processes_split_the_crops_of_a_step(size, micro_batch_size):
     shares = [list(micro_batch_indices(range(3, 6), 8, micro_batch_size, rank, size)) for rank in range(size)]
     assert all(len(batch) == micro_batch_size for share in shares for batch in share)
     passes = 8 // size // micro_batch_size
@@ -39,7 +39,8 @@ def test_batches_are_the_same_with_and_without_workers(folder):
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
-def test_damage_met_while_reading_is_one_line_also_from_a_worker(folder, n_workers):
+def test_damage_is_reported_in_one_line_by_workers_too(folder, n_workers):
+    """An error of a worker process has the same message as one of this process."""
     for index in range(3):
         (folder / f"{index}.npy").write_bytes(b"")
     before = multiprocessing.active_children()

@@ -25,7 +25,7 @@ def names(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_file_appears_at_the_end_and_in_a_folder_made_for_it(tmp_path):
+def test_file_appears_when_complete_in_a_new_folder(tmp_path):
     path = tmp_path / "a" / "b" / "x.bin"
     with atomic_file(path) as aside:
         assert aside.parent == path.parent and aside.name.startswith(".") and aside.name.endswith(".partial")
@@ -35,7 +35,7 @@ def test_a_file_appears_at_the_end_and_in_a_folder_made_for_it(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
-def test_after_a_failure_the_old_file_stands_and_nothing_else(tmp_path, error):
+def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
     path = tmp_path / "x"
     path.write_text("old")
     with pytest.raises(error), atomic_file(path) as aside:
@@ -44,14 +44,15 @@ def test_after_a_failure_the_old_file_stands_and_nothing_else(tmp_path, error):
     assert path.read_text() == "old" and names(tmp_path) == {"x"}
 
 
-def test_a_name_that_a_folder_has_is_an_os_error_and_leaves_nothing(tmp_path):
+def test_file_with_the_name_of_a_folder_is_an_os_error(tmp_path):
+    """Nothing is left behind."""
     (tmp_path / "x").mkdir()
     with pytest.raises(OSError):
         write_text(tmp_path / "x", "text")
     assert names(tmp_path) == {"x"}
 
 
-def test_a_folder_appears_whole(tmp_path):
+def test_folder_appears_when_complete(tmp_path):
     with atomic_folder(tmp_path / "runs" / "step") as aside:
         (aside / "deep").mkdir()
         (aside / "deep" / "file").write_text("x")
@@ -60,21 +61,22 @@ def test_a_folder_appears_whole(tmp_path):
     assert names(tmp_path / "runs") == {"step"}
 
 
-def test_after_a_failure_no_folder_is_left(tmp_path):
+def test_failure_leaves_no_folder(tmp_path):
     with pytest.raises(OSError, match="full"), atomic_folder(tmp_path / "step") as aside:
         (aside / "file").write_text("x")
         raise OSError("full")
     assert not names(tmp_path)
 
 
-def test_a_folder_with_contents_is_never_replaced(tmp_path):
+def test_folder_with_files_is_never_replaced(tmp_path):
     write_text(tmp_path / "step" / "file", "old")
     with pytest.raises(OSError), atomic_folder(tmp_path / "step") as aside:
         (aside / "file").write_text("new")
     assert (tmp_path / "step" / "file").read_text() == "old" and names(tmp_path) == {"step"}
 
 
-def test_leftovers_of_a_killed_process_do_not_get_into_a_new_folder(tmp_path):
+def test_partial_files_do_not_enter_a_new_folder(tmp_path):
+    """What a killed process left is not part of a folder that is written later."""
     left = atomic_folder(tmp_path / "step")
     aside = left.__enter__()  # and never left
     write_text(aside / "old", "x")
@@ -85,7 +87,8 @@ def test_leftovers_of_a_killed_process_do_not_get_into_a_new_folder(tmp_path):
     assert names(tmp_path) == {"step"}
 
 
-def test_two_hosts_with_a_process_of_one_number_write_asides_of_their_own(tmp_path, monkeypatch):
+def test_temporary_names_of_two_hosts_differ(tmp_path, monkeypatch):
+    """Processes of two hosts that have the same number write to different temporary files."""
     monkeypatch.setattr(atomic_files.os, "getpid", lambda: 7)
     with atomic_file(tmp_path / "x") as first:
         with atomic_file(tmp_path / "x") as second:
@@ -95,7 +98,8 @@ def test_two_hosts_with_a_process_of_one_number_write_asides_of_their_own(tmp_pa
     assert (tmp_path / "x").read_text() == "first" and names(tmp_path) == {"x"}
 
 
-def test_leftovers_are_told_by_the_name_of_what_they_would_have_become(tmp_path):
+def test_partial_files_are_recognised_by_name(tmp_path):
+    """Only the partial files of the given names are removed."""
     left = []
     for name in ("a.wav", "b.wav", "a.wav.wav"):
         file = atomic_file(tmp_path / name)
@@ -118,7 +122,7 @@ def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     assert calls == ["fsync", "replace", "fsync", "fsync", "replace"]
 
 
-def test_a_new_or_empty_folder_is_claimed_and_gone_on_with(tmp_path):
+def test_new_or_empty_folder_is_acquired_and_resumed(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".DS_Store").write_text("hidden files are nobody's work")
     for folder in (tmp_path / "new", tmp_path / "empty"):
@@ -130,7 +134,7 @@ def test_a_new_or_empty_folder_is_claimed_and_gone_on_with(tmp_path):
 
 
 @pytest.mark.parametrize("there", [b'{"b": 2}', b"", b"\xff\xfe\x00"])
-def test_a_folder_of_another_record_is_refused(tmp_path, there):
+def test_folder_with_another_record_is_refused(tmp_path, there):
     (tmp_path / "record.json").write_bytes(there)
     (tmp_path / "a.wav").write_text("made from it")
     with pytest.raises(InputError, match=r"another config .*--force"):
@@ -138,7 +142,7 @@ def test_a_folder_of_another_record_is_refused(tmp_path, there):
     assert (tmp_path / "record.json").read_bytes() == there
 
 
-def test_a_folder_of_foreign_files_is_refused(tmp_path):
+def test_folder_with_files_of_others_is_refused(tmp_path):
     """Also with --force, which would otherwise remove a user's own wavs."""
     for name in ("thesis.txt", "a.wav"):
         (tmp_path / name).write_text("x")
@@ -148,7 +152,7 @@ def test_a_folder_of_foreign_files_is_refused(tmp_path):
     assert names(tmp_path) == {"thesis.txt", "a.wav"}
 
 
-def test_two_shards_that_claim_a_new_folder_together(tmp_path, monkeypatch):
+def test_two_shards_acquire_a_new_folder_together(tmp_path, monkeypatch):
     """The other one's record and first product appear just before the folder is listed."""
     iterdir = Path.iterdir
 
@@ -163,7 +167,7 @@ def test_two_shards_that_claim_a_new_folder_together(tmp_path, monkeypatch):
     assert names(tmp_path) == {"record.json", "a.wav"}
 
 
-def test_a_record_from_which_nothing_was_made_binds_nobody(tmp_path):
+def test_record_without_products_is_replaced(tmp_path):
     """A config with a mistake, corrected after every item failed, needs no --force."""
     acquire_output_dir(tmp_path, "record.json", {"other": 1}, PRODUCTS, force=False)
     acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
@@ -177,7 +181,7 @@ def test_a_file_is_not_a_folder(tmp_path):
             acquire_output_dir(tmp_path / "x", "record.json", RECORD, PRODUCTS, force=force)
 
 
-def test_force_removes_products_and_spares_everything_else(tmp_path):
+def test_force_removes_products_and_nothing_else(tmp_path):
     acquire_output_dir(tmp_path, "record.json", {"other": 1}, PRODUCTS, force=False)
     for name in ("a.wav", "index.html", "thesis.txt"):
         (tmp_path / name).write_text("x")

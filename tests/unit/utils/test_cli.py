@@ -18,7 +18,7 @@ def raising(error):
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
-def test_a_step_leaves_with_its_exit_code(code, capsys):
+def test_command_exits_with_its_code(code, capsys):
     with pytest.raises(SystemExit) as left:
         cli.run(lambda: code)
     assert left.value.code == code and capsys.readouterr() == ("", "")
@@ -46,13 +46,13 @@ def test_bugs_keep_their_traceback():
         cli.run(raising(ZeroDivisionError()))
 
 
-def test_an_interrupt_is_no_traceback(capsys):
+def test_interrupt_prints_no_traceback(capsys):
     with pytest.raises(SystemExit) as left:
         cli.run(raising(KeyboardInterrupt()))
     assert left.value.code == 130 and capsys.readouterr().err.startswith("interrupted")
 
 
-def test_a_reason_is_never_empty():
+def test_formatted_error_is_never_empty():
     assert cli.format_error(InputError()) == "InputError"
 
 
@@ -80,7 +80,7 @@ def test_shared_options():
     assert left.value.code == 2
 
 
-def test_progress_passes_everything_on_and_notes_now_and_then(capsys, monkeypatch):
+def test_progress_yields_all_items_and_logs_periodically(capsys, monkeypatch):
     assert list(cli.progress([1, 2, 3], 3, "clip")) == [1, 2, 3]
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(cli, "SECONDS_BETWEEN_MESSAGES", -1)

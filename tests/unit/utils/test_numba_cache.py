@@ -16,7 +16,7 @@ def _double(values):
         values[i] *= 2
 
 
-def test_what_cannot_be_kept_is_said_and_works(monkeypatch, tmp_path, capsys):
+def test_unwritable_cache_is_reported_and_code_works(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
     double = cached_njit(_double)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device", "x.nbc")))
@@ -26,7 +26,7 @@ def test_what_cannot_be_kept_is_said_and_works(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err.count("compiled code could not be kept (the disk is full") == 1
 
 
-def test_compiled_code_is_kept(monkeypatch, tmp_path):
+def test_compiled_code_is_cached(monkeypatch, tmp_path):
     monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
     for hits in (0, 1):
         double = cached_njit(_double)
@@ -50,7 +50,7 @@ print(rows.sum())
 
 
 @pytest.mark.slow
-def test_conditioning_needs_no_folder_to_write_to():
+def test_conditioning_works_without_a_writable_folder():
     done = subprocess.run([sys.executable, "-c", IMPORT, str(ROOT)], capture_output=True, text=True, check=False,
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)  # fmt: skip
     assert (done.returncode, done.stdout.strip()) == (0, "1.0"), done.stderr

@@ -105,10 +105,10 @@ def test_teacher_forced_clips_report_the_likelihood(pipeline, tmp_path):
     result, made = infer(pipeline, tmp_path / "out", "mode=teacher_forced")
     assert len(made) == 2 and result["nll"].keys() == made.keys()
     assert np.isfinite(list(result["nll"].values())).all()
-    for name, drawn in made.items():
+    for name, samples in made.items():
         truth = read_wav(tmp_path / f"out/{name}_truth.wav")
-        assert len(drawn) == CLIP_SAMPLES
-        assert not np.array_equal(drawn[:PROMPT_SAMPLES], truth[:PROMPT_SAMPLES])
+        assert len(samples) == CLIP_SAMPLES
+        assert not np.array_equal(samples[:PROMPT_SAMPLES], truth[:PROMPT_SAMPLES])
 
 
 def test_free_clips_contain_nothing_of_the_recording(pipeline, tmp_path):
@@ -194,8 +194,8 @@ def test_stopped_run_saves_every_complete_step(pipeline, tmp_path, monkeypatch, 
     assert call(train, *arguments, f"train_config.output_directory={tmp_path / 'whole'}").code == 0
     original, calls = getattr(train, after), {"train_step": [2], "validate": [1]}[after]
 
-    def interrupted(*given, **options):
-        result = original(*given, **options)
+    def interrupted(*inputs, **options):
+        result = original(*inputs, **options)
         calls[0] -= 1
         if calls[0] == 0:
             os.kill(os.getpid(), signal.SIGTERM if after == "train_step" else signal.SIGINT)

@@ -90,10 +90,23 @@ def broken_for(number: str, reader, error: OSError):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"dropped": ["hello"]}, {"dropped": ["hello: many"]}, {"dropped": "x: 1"}, {"warnings": [3]}, {"peak": "1"},
-     {"peak": float("nan")}, {"late_ms": [None]}, {"late_ms": 3}, {"pitches": ["1"] * 88}, {"velocities": [0.5] * 128},
-     {"pedal_events": [1]}, {"silent_seconds": True}, {"midi_outlasts_seconds": 10**400}, {"more": 1}],
-)  # fmt: skip
+    [
+        {"dropped": ["hello"]},
+        {"dropped": ["hello: many"]},
+        {"dropped": "x: 1"},
+        {"warnings": [3]},
+        {"peak": "1"},
+        {"peak": float("nan")},
+        {"late_ms": [None]},
+        {"late_ms": 3},
+        {"pitches": ["1"] * 88},
+        {"velocities": [0.5] * 128},
+        {"pedal_events": [1]},
+        {"silent_seconds": True},
+        {"midi_outlasts_seconds": 10**400},
+        {"more": 1},
+    ],
+)
 def test_facts_of_wrong_types_are_measured_again(tmp_path, monkeypatch, wrong):
     monkeypatch.setattr(figures, "save_figure", lambda path, _: path.write_bytes(b"a picture"))
     write_maestro(tmp_path / "maestro", ["train"])
@@ -114,8 +127,15 @@ def test_clip_has_notes_of_its_margins_but_shows_its_own(tmp_path, monkeypatch):
     overrides = ("maestro_dir=", f"audio_dir={tmp_path}/pairs", "n_clips=8", f"test_segment_length={CLIP_SECONDS}")
     figures = {}
     monkeypatch.setattr(preprocess_audio, "save_figure", lambda path, figure: figures.update({path.stem: figure}))
-    done = call(preprocess_audio, "-d", tmp_path / "clips", "-c", write_config(tmp_path), "--json",
-                *settings(*(f"preprocess_config.{override}" for override in overrides)))  # fmt: skip
+    done = call(
+        preprocess_audio,
+        "-d",
+        tmp_path / "clips",
+        "-c",
+        write_config(tmp_path),
+        "--json",
+        *settings(*(f"preprocess_config.{override}" for override in overrides)),
+    )
     assert done.code == 0 and len(done.result["clips"]) == 8
 
     own_pitches = set()
@@ -126,9 +146,9 @@ def test_clip_has_notes_of_its_margins_but_shows_its_own(tmp_path, monkeypatch):
         np.testing.assert_allclose(clip.performance.onset, np.array([30, 40, 45]) - start, atol=1e-9)
         (own,) = np.flatnonzero((clip.performance.onset >= 0) & (clip.performance.onset < CLIP_SECONDS))
         assert clip.performance.onset[own] >= CLIP_SECONDS / 2  # notes begin in the part that a prompted model plays
-        drawn = figures[name].axes[0].collections[-1].get_array()  # a velocity for every note that is held
+        bars = figures[name].axes[0].collections[-1].get_array()  # a velocity for every note that is held
         low, high = figures[name].axes[0].get_ylim()
-        assert len(drawn) == 1 and (low + high) / 2 == clip.performance.pitch[own]
+        assert len(bars) == 1 and (low + high) / 2 == clip.performance.pitch[own]
         own_pitches.add(int(clip.performance.pitch[own]))
     assert len(own_pitches) > 1
 

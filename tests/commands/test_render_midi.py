@@ -31,8 +31,8 @@ NOTES = [(0.5, 1.0, 60, 80), (1.0, 1.5, 64, 80)]
 
 @pytest.fixture(scope="module")
 def synthesizer():
-    found = any((Path(f) / n).is_file() for f in rendering.SOUNDFONT_FOLDERS for n in rendering.SOUNDFONTS)
-    if not found or shutil.which("fluidsynth") is None:
+    installed = any((Path(f) / n).is_file() for f in rendering.SOUNDFONT_FOLDERS for n in rendering.SOUNDFONTS)
+    if not installed or shutil.which("fluidsynth") is None:
         pytest.skip("FluidSynth or its soundfont is not installed (apt-get install fluidsynth fluid-soundfont-gm)")
 
 
@@ -45,7 +45,7 @@ def midis(tmp_path):
 
 
 @pytest.fixture
-def played(monkeypatch):
+def fluidsynth_calls(monkeypatch):
     """A FluidSynth that is not there: its part is a sine; how often it was called."""
     calls = []
 
@@ -78,66 +78,66 @@ def test_piece_titles():
     assert piece_title("a_song") == ("unknown", "a_song")
 
 
-def test_rendered_data_set_is_read_by_the_next_commands(midis, soundfont, tmp_path, played):
+def test_rendered_data_set_is_read_by_the_next_commands(midis, soundfont, tmp_path, fluidsynth_calls):
     done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--test", "0.3", "--json")
-    assert done.code == 0 and done.result["files"] == len(played) == 5
+    assert done.code == 0 and done.result["files"] == len(fluidsynth_calls) == 5
     recordings = read_metadata(tmp_path / "out")
     assert [r.duration for r in recordings] == pytest.approx([3.5] * 5)  # two seconds after the last damper
     for recording in recordings:
         assert soundfile.info(tmp_path / "out" / recording.audio_filename).samplerate == 64000
         assert len(read_midi(tmp_path / "out" / recording.midi_filename).onset) == 2
-    found = splits(tmp_path / "out")
-    assert found["Bach__Fugue__A"] == found["Bach__Fugue_no_repeat__B"]
-    assert set(found.values()) == {"train", "validation", "test"}
+    split_by_name = splits(tmp_path / "out")
+    assert split_by_name["Bach__Fugue__A"] == split_by_name["Bach__Fugue_no_repeat__B"]
+    assert set(split_by_name.values()) == {"train", "validation", "test"}
     assert sum(done.result["hours"].values()) == pytest.approx(5 * 3.5 / 3600, rel=1e-3)
     assert_no_partial_files(tmp_path / "out")
 
 
-def test_splits_depend_on_the_seed_alone(midis, soundfont, tmp_path, played):
+def test_splits_depend_on_the_seed_alone(midis, soundfont, tmp_path, fluidsynth_calls):
     options = ["-d", midis, "--soundfont", soundfont, "--test", "0.4", "--validation", "0"]
-    found = []
+    results = []
     for number, seed in enumerate([0, 0, *range(1, 8)]):
         assert call(render_midi, *options, "-o", tmp_path / str(number), "--seed", str(seed)).code == 0
-        found.append(splits(tmp_path / str(number)))
-    assert found[0] == found[1] and any(one != found[0] for one in found)
-    for one in found:
-        assert one["Bach__Fugue__A"] == one["Bach__Fugue_no_repeat__B"]
-        assert set(one.values()) == {"train", "test"}
+        results.append(splits(tmp_path / str(number)))
+    assert results[0] == results[1] and any(result != results[0] for result in results)
+    for result in results:
+        assert result["Bach__Fugue__A"] == result["Bach__Fugue_no_repeat__B"]
+        assert set(result.values()) == {"train", "test"}
 
 
-def test_a_maestro_folder_keeps_its_splits_and_years(soundfont, tmp_path, played):
+def test_a_maestro_folder_keeps_its_splits_and_years(soundfont, tmp_path, fluidsynth_calls):
     write_maestro(tmp_path / "maestro")
     assert call(render_midi, "-d", tmp_path / "maestro", "-o", tmp_path / "out", "--soundfont", soundfont).code == 0
-    theirs, ours = read_metadata(tmp_path / "maestro"), read_metadata(tmp_path / "out")
-    assert [(r.split, r.year, r.title, r.composer) for r in ours] == [
-        (r.split, r.year, r.title, r.composer) for r in theirs
+    originals, rendered = read_metadata(tmp_path / "maestro"), read_metadata(tmp_path / "out")
+    assert [(r.split, r.year, r.title, r.composer) for r in rendered] == [
+        (r.split, r.year, r.title, r.composer) for r in originals
     ]
 
 
-def test_only_changed_midi_is_rendered_again(midis, soundfont, tmp_path, played):
+def test_only_changed_midi_is_rendered_again(midis, soundfont, tmp_path, fluidsynth_calls):
     command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
     call(render_midi, *command)
     before, written = read_files(tmp_path / "out"), modification_times(tmp_path / "out")
     assert call(render_midi, *command).code == 0
-    assert read_files(tmp_path / "out") == before and len(played) == 5
+    assert read_files(tmp_path / "out") == before and len(fluidsynth_calls) == 5
     audio = [name for name in written if name.endswith(".flac")]
     assert all(modification_times(tmp_path / "out")[name] == written[name] for name in audio)
     write_midi(midis / "song.mid", [*NOTES, (2.0, 2.5, 50, 80)])
     (tmp_path / "out/2000/Bach__Fugue__A.flac").unlink()
     assert call(render_midi, *command).code == 0
-    assert len(played) == 7
+    assert len(fluidsynth_calls) == 7
     assert len(read_midi(tmp_path / "out/2000/song.midi").onset) == 3
 
 
-def test_other_instrument_needs_force(midis, soundfont, tmp_path, played):
+def test_other_instrument_needs_force(midis, soundfont, tmp_path, fluidsynth_calls):
     command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
     call(render_midi, *command)
     assert_refused(call(render_midi, *command, "--gain", "0.5"), "holds results of another config", "--force")
     assert call(render_midi, *command, "--gain", "0.5", "--force").code == 0
-    assert len(played) == 10 and played[-1].gain == 0.5
+    assert len(fluidsynth_calls) == 10 and fluidsynth_calls[-1].gain == 0.5
 
 
-def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, played):
+def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, fluidsynth_calls):
     (midis / "text.mid").write_text("a letter")
     (midis / "deeper").mkdir()
     write_midi(midis / "deeper" / "song.mid", NOTES)
@@ -147,7 +147,7 @@ def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, played):
 
 
 @pytest.mark.parametrize(("gain", "words"), [(2.0, "clips; lower --gain"), (0.0001, "only silence")])
-def test_clipping_or_silent_pieces_are_failures(midis, soundfont, tmp_path, played, monkeypatch, gain, words):
+def test_clipping_or_silent_pieces_are_failures(midis, soundfont, tmp_path, fluidsynth_calls, monkeypatch, gain, words):
     monkeypatch.setattr(render_midi, "find_instrument", lambda *_: rendering.Instrument("", soundfont, 0, gain, False))
     done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--json")
     assert done.code == 2 and all(words in failure["reason"] for failure in done.result["failures"])
@@ -177,8 +177,8 @@ def test_missing_programs_files_and_folders_are_reported(midis, soundfont, tmp_p
 def test_fluidsynth_plays_the_labels(synthesizer, tmp_path):
     folder = tmp_path / "midi"
     folder.mkdir()
-    held = performance([(0.5, 0.8, 69, 100), (3.0, 3.3, 69, 40)], pedal=[(0.6, 127), (2.5, 0)])
-    to_midi_file(held, 40)[0].save(folder / "a.mid")  # its violin is not heard: the piano plays
+    notes = performance([(0.5, 0.8, 69, 100), (3.0, 3.3, 69, 40)], pedal=[(0.6, 127), (2.5, 0)])
+    to_midi_file(notes, 40)[0].save(folder / "a.mid")  # the instrument is the piano, not the violin of the file
     outcome = call(render_midi, "-d", folder, "-o", tmp_path / "out", "--json")
     assert outcome.code == 0, outcome.err
     sound, hz = soundfile.read(tmp_path / "out/2000/a.flac")
@@ -201,12 +201,12 @@ def test_fluidsynth_plays_the_labels(synthesizer, tmp_path):
 
 
 def test_every_note_starts_equally_late_to_the_sample(synthesizer, tmp_path):
-    """What `measure_partials.py` relies on: strokes of a key differ in their level alone."""
+    """What `measure_partials.py` relies on: notes of a key differ in their level alone."""
     folder = tmp_path / "midi"
     folder.mkdir()
     onset = [0.5, 2.0 + 0.0013, 3.5 + 0.0107, 5.0 + 0.0221]
-    played = [(time, time + 0.6, 60, velocity) for time, velocity in zip(onset, (90, 90, 40, 110), strict=True)]
-    to_midi_file(performance(played), 0)[0].save(folder / "a.mid")
+    notes = [(time, time + 0.6, 60, velocity) for time, velocity in zip(onset, (90, 90, 40, 110), strict=True)]
+    to_midi_file(performance(notes), 0)[0].save(folder / "a.mid")
     assert call(render_midi, "-d", folder, "-o", tmp_path / "out").code == 0
     labels = read_midi(tmp_path / "out/2000/a.midi").onset
     sound, hz = soundfile.read(tmp_path / "out/2000/a.flac")

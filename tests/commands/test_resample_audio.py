@@ -100,7 +100,7 @@ def test_unlisted_output_is_replaced_only_with_force(tmp_path, capsys):
 
 @pytest.mark.parametrize("out_dir", ["in", "in/deep/mono"])
 def test_other_rate_is_made_from_originals_only(tmp_path, capsys, out_dir):
-    """Results are told from originals by the manifests: a recording may be called take_16000.wav by its owner."""
+    """The manifests distinguish results from originals: a recording may be called take_16000.wav by its owner."""
     for name in ("a", "deep/b"):
         sound(tmp_path / f"in/{name}.wav")
     arguments = ("-d", tmp_path / "in", "--out_dir", tmp_path / out_dir)

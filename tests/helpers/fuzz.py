@@ -1,8 +1,8 @@
 """Mutated files against every reader of the data pipeline: each is read, or refused with a reason, and nothing else.
 
-    python -m tests.fuzz                                # 20,000 cases, new ones every time; about two minutes
-    python -m tests.fuzz --cases 100000 --seed 7        # the same 100,000 again
-    python -m tests.fuzz --only midi                    # one kind of file
+    python -m tests.helpers.fuzz                                # 20,000 cases, new ones every time; about two minutes
+    python -m tests.helpers.fuzz --cases 100000 --seed 7        # the same 100,000 again
+    python -m tests.helpers.fuzz --only midi                    # one kind of file
 
 `test_fuzz.py` runs 2,400 fixed cases. A case must end within SECONDS and within MEGABYTES beyond what the process
 holds, may raise InputError only, and may leave neither half a file nor anything outside of its folder.
@@ -44,9 +44,27 @@ SECONDS, MEGABYTES = 5.0, 500
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EXTREME = [b"\x00", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xff" * 8, b"\x00" * 8]
 TEXTS = [
-    b"nan", b"inf", b"-1", b"1e999", b"99999999999999999999", b'"', b",", b"\n", b"{", b"[" * 3000, b"null", b"../",
-    b"/etc/passwd", b"\\", b"..", b"\x00", b"\xc3", b"x" * 300, "\u202e\U0001f3b9".encode(), b"true",
-]  # fmt: skip
+    b"nan",
+    b"inf",
+    b"-1",
+    b"1e999",
+    b"99999999999999999999",
+    b'"',
+    b",",
+    b"\n",
+    b"{",
+    b"[" * 3000,
+    b"null",
+    b"../",
+    b"/etc/passwd",
+    b"\\",
+    b"..",
+    b"\x00",
+    b"\xc3",
+    b"x" * 300,
+    "\u202e\U0001f3b9".encode(),
+    b"true",
+]
 
 
 class TooSlow(BaseException):
@@ -100,10 +118,17 @@ def sounds(kinds: list[tuple[str, str]]) -> list[bytes]:
 def metadata_rows() -> list[dict]:
     """Two recordings that are there and one that is not."""
     return [
-        {"canonical_composer": "Frédéric Chopin", "canonical_title": 'Étude, "Op. 10"', "split": split, "year": 2004,
-         "midi_filename": f"2004/{i}.midi", "audio_filename": f"2004/{i}.wav", "duration": 0.05}
+        {
+            "canonical_composer": "Frédéric Chopin",
+            "canonical_title": 'Étude, "Op. 10"',
+            "split": split,
+            "year": 2004,
+            "midi_filename": f"2004/{i}.midi",
+            "audio_filename": f"2004/{i}.wav",
+            "duration": 0.05,
+        }
         for i, split in enumerate(("train", "validation", "test"))
-    ]  # fmt: skip
+    ]
 
 
 def metadata_csv() -> bytes:
@@ -340,9 +365,14 @@ def run(target: Target, n_cases: int, seed: int | None) -> dict[str, int]:
         canary = Path(folder) / "canary.wav"
         canary.write_bytes(b"nobody's business")
 
-        @hypothesis.settings(max_examples=n_cases, deadline=None, database=None, derandomize=seed is None,
-                             suppress_health_check=list(hypothesis.HealthCheck),
-                             phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink])  # fmt: skip
+        @hypothesis.settings(
+            max_examples=n_cases,
+            deadline=None,
+            database=None,
+            derandomize=seed is None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+            phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        )
         @hypothesis.given(mutated(target.seeds, target.extremes))
         def case(data: bytes) -> None:
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
@@ -372,11 +402,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()), help="default: the time")
     parser.add_argument("--only", choices=list(targets()), help="one kind of file")
     args = parser.parse_args()
-    chosen = {name: target for name, target in targets().items() if args.only in (None, name)}
-    whole = sum(target.share for target in chosen.values())
+    selected = {name: target for name, target in targets().items() if args.only in (None, name)}
+    total_share = sum(target.share for target in selected.values())
     total = 0
-    for name, target in chosen.items():
-        started, n_cases = time.monotonic(), round(args.cases * target.share / whole)
+    for name, target in selected.items():
+        started, n_cases = time.monotonic(), round(args.cases * target.share / total_share)
         counts = run(target, n_cases, args.seed)
         total += sum(counts.values())
         print(

@@ -1,6 +1,6 @@
 """Starts train.py again and again in processes that can be killed, without importing torch each time.
 
-    python kill_server.py < commands
+    python tests/helpers/kill_server.py < commands
 
 Each line of standard input is a JSON list: seconds after which the process gets SIGKILL (null: never), then train.py's
 arguments. The answer is a line with its exit code, negative for a signal.
@@ -20,7 +20,7 @@ import train
 from midi2wave.utils.cli import run
 
 
-def attempt(seconds: float | None, arguments: list[str]) -> int:
+def run_and_kill(seconds: float | None, arguments: list[str]) -> int:
     """One run of train.py in a child; forked before torch has begun any threads."""
     child = os.fork()
     if child == 0:
@@ -36,4 +36,4 @@ def attempt(seconds: float | None, arguments: list[str]) -> int:
 if __name__ == "__main__":
     for line in sys.stdin:
         seconds, *arguments = json.loads(line)
-        print(attempt(seconds, arguments), flush=True)
+        print(run_and_kill(seconds, arguments), flush=True)

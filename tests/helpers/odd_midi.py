@@ -1,6 +1,6 @@
-"""What becomes of every odd MIDI file: the table of docs/robustness.md.
+"""How every odd MIDI file is read: the table of docs/robustness.md.
 
-python -m tests.odd_midi ../shared/data/odd-midi     # rows of a Markdown table
+python -m tests.helpers.odd_midi ../shared/data/odd-midi     # rows of a Markdown table
 """
 
 import sys
@@ -22,10 +22,10 @@ def rows(folder: Path) -> list[tuple[str, str, str]]:
         except InputError as error:
             table.append((name, "refused", str(error).removeprefix(f"{path}: ")))
             continue
-        found = f"{len(performance.onset)} notes, {performance.offset.max():.1f} s"
+        summary = f"{len(performance.onset)} notes, {performance.offset.max():.1f} s"
         n_pedals = sum(len(events) for events in performance.pedals.values())
-        found += f", {n_pedals} pedal events" if n_pedals else ""
-        table.append((name, "read", "; ".join((found, *performance.dropped))))
+        summary += f", {n_pedals} pedal events" if n_pedals else ""
+        table.append((name, "read", "; ".join((summary, *performance.dropped))))
     return table
 
 

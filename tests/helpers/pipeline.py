@@ -104,21 +104,57 @@ def write_maestro(folder: Path, splits: Sequence[str] = SPLITS, audio_hz: int = 
 def write_config(folder: Path) -> Path:
     """The config of all commands for a pipeline run in `folder`."""
     blocks = {
-        "preprocess_config": {"maestro_dir": f"{folder}/maestro", "out_dir": f"{folder}/train", "seed": 1,
-                              "test_segment_length": CLIP_SECONDS, "n_clips": 2},
-        "data_config": {"dataset_path": f"{folder}/train", "validation_path": f"{folder}/validation",
-                        "segment_length": 0.1, "n_workers": 0},
-        "wavenet_config": {"n_mixtures": 2, "n_layers": 2, "max_dilation": 2,
-                           "n_residual_channels": 8, "n_skip_channels": 8, "n_out_channels": 8, "n_cond_channels": 8},
-        "cond_wavenet_config": {"n_layers": 2, "max_dilation": 2, "n_residual_channels": 8, "n_skip_channels": 8,
-                                "lookahead_ms": 4.0},
-        "train_config": {"output_directory": f"{folder}/run", "steps": 4, "batch_size": 2, "warmup_steps": 1,
-                         "iters_per_checkpoint": 2, "iters_per_log": 1, "iters_per_validation": 2,
-                         "validation_crops": 2, "iters_per_sample": 0, "device": "cpu", "compile": False},
-        "inference_config": {"model_filename": f"{folder}/run", "test_dir": f"{folder}/test",
-                             "output_dir": f"{folder}/output", "teacher_length": PRIMED_SECONDS, "tail_seconds": 0.1,
-                             "device": "cpu"},
-    }  # fmt: skip
+        "preprocess_config": {
+            "maestro_dir": f"{folder}/maestro",
+            "out_dir": f"{folder}/train",
+            "seed": 1,
+            "test_segment_length": CLIP_SECONDS,
+            "n_clips": 2,
+        },
+        "data_config": {
+            "dataset_path": f"{folder}/train",
+            "validation_path": f"{folder}/validation",
+            "segment_length": 0.1,
+            "n_workers": 0,
+        },
+        "wavenet_config": {
+            "n_mixtures": 2,
+            "n_layers": 2,
+            "max_dilation": 2,
+            "n_residual_channels": 8,
+            "n_skip_channels": 8,
+            "n_out_channels": 8,
+            "n_cond_channels": 8,
+        },
+        "cond_wavenet_config": {
+            "n_layers": 2,
+            "max_dilation": 2,
+            "n_residual_channels": 8,
+            "n_skip_channels": 8,
+            "lookahead_ms": 4.0,
+        },
+        "train_config": {
+            "output_directory": f"{folder}/run",
+            "steps": 4,
+            "batch_size": 2,
+            "warmup_steps": 1,
+            "iters_per_checkpoint": 2,
+            "iters_per_log": 1,
+            "iters_per_validation": 2,
+            "validation_crops": 2,
+            "iters_per_sample": 0,
+            "device": "cpu",
+            "compile": False,
+        },
+        "inference_config": {
+            "model_filename": f"{folder}/run",
+            "test_dir": f"{folder}/test",
+            "output_dir": f"{folder}/output",
+            "teacher_length": PRIMED_SECONDS,
+            "tail_seconds": 0.1,
+            "device": "cpu",
+        },
+    }
     path = folder / "config.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(blocks))
@@ -130,8 +166,13 @@ def command(script: str, *arguments: str | Path) -> Outcome:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, ROOT / script, *map(str, arguments)],
-        capture_output=True, text=True, check=False, env=environment, cwd=ROOT.parent, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=ROOT.parent,
+        timeout=120,
+    )
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 

@@ -57,9 +57,9 @@ def test_a_damaged_recording_in_training(pipeline, tmp_path):
     for index in range(2):
         path = processed / f"{index}.npz"
         path.write_bytes(path.read_bytes()[:100])
-    where = settings(f"data_config.dataset_path={processed}", f"train_config.output_directory={tmp_path}/run")
+    paths = settings(f"data_config.dataset_path={processed}", f"train_config.output_directory={tmp_path}/run")
     for workers in (0, 1):
-        outcome = call(train, "-c", pipeline.config, *where, *settings(f"data_config.n_workers={workers}"))
+        outcome = call(train, "-c", pipeline.config, *paths, *settings(f"data_config.n_workers={workers}"))
         assert_refused(outcome, ".npz", "not a whole file of note events")
 
 
@@ -145,7 +145,7 @@ def test_bad_clips_are_listed_and_the_others_generated(pipeline, tmp_path):
     for name, hz, seconds in (("clip_8", HZ, PRIMED_SECONDS), ("clip_9", 22050, 1.0)):
         write_audio(clips / f"{name}.wav", [], hz, seconds=seconds)
         shutil.copy(clips / f"{first}.npz", clips / f"{name}.npz")
-    where = (
+    arguments = (
         "-c",
         pipeline.config,
         "--json",
@@ -153,7 +153,7 @@ def test_bad_clips_are_listed_and_the_others_generated(pipeline, tmp_path):
         tmp_path / "out",
         *settings(f"inference_config.test_dir={clips}"),
     )
-    outcome = call(inference, *where)
+    outcome = call(inference, *arguments)
     failures = {
         second.split(".")[0]: "not a whole file of note events",
         "clip_8": "nothing is left after teacher_length = 0.04 s",

@@ -62,8 +62,12 @@ def steps(tmp_path: Path) -> dict[str, tuple[str, ...]]:
 def kill_after(seconds: float, script: str, *arguments: str) -> int:
     """Start a step, kill it after a while; returns its exit code, negative if it was killed in time."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, ROOT / script, *arguments], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, env=environment)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, ROOT / script, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     return process.wait()
@@ -152,8 +156,10 @@ def test_partial_files_of_a_killed_run_are_removed(tmp_path):
 def test_second_run_is_refused_and_shards_are_not(tmp_path):
     write_data(tmp_path / "maestro", 4, 0.2)
     run = steps(tmp_path)
-    calls = ((resample_audio, run["audio"][1:], [tmp_path / "audio"]),
-             (preprocess_maestro, run["data"][1:], [tmp_path / "data/train"]))  # fmt: skip
+    calls = (
+        (resample_audio, run["audio"][1:], [tmp_path / "audio"]),
+        (preprocess_maestro, run["data"][1:], [tmp_path / "data/train"]),
+    )
     for module, arguments, (folder,) in calls:
         with folder_lock.lock_folder(folder):
             assert_refused(call(module, *arguments), "another run is working on", str(folder), "wait")

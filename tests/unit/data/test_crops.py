@@ -113,8 +113,11 @@ def test_history_mixing_changes_only_the_history(folder):
         added = (shown["history"] - own["history"]).double().numpy()
         levels.append(added.std() / own["history"].double().square().mean().sqrt().item())
         if levels[-1] > 0.02:  # it is a stretch of some recording, scaled: found by correlation
-            best = max(np.abs(np.correlate(sound, added, "valid")).max() / np.linalg.norm(added) for sound in sounds
-                       if len(sound) >= len(added))  # fmt: skip
+            best = max(
+                np.abs(np.correlate(sound, added, "valid")).max() / np.linalg.norm(added)
+                for sound in sounds
+                if len(sound) >= len(added)
+            )
             assert best > 0.9 * 20000 / 3**0.5 * len(added) ** 0.5 * 0.9
     assert 0.15 < np.mean(levels) < 0.35 and max(levels) < 0.52
     assert equal(disturbed[4], make_crops(folder, augmentation=mixing)[4])
@@ -143,8 +146,8 @@ def test_conditioning_dropout_gives_the_null_condition(folder):
     for i in null:
         assert (dropped[i]["features"] == -1).all() and not dropped[i]["excitation"].any()
         assert dropped[i]["excitation"].shape == clean[i]["excitation"].shape
-    kept = next(i for i in range(200) if i not in null)
-    assert equal(clean[kept], dropped[kept])
+    unchanged = next(i for i in range(200) if i not in null)
+    assert equal(clean[unchanged], dropped[unchanged])
 
 
 def test_history_noise_differs_between_crops(folder):

@@ -51,13 +51,13 @@ def both(tmp_path, notes, shift=0.0, seconds=90.0, drift=1.0) -> tuple[np.ndarra
 @pytest.mark.parametrize("shift", [0.0, 0.13, -0.09, 0.6])
 def test_lag_is_measured_at_start_and_end(tmp_path, shift):
     notes = [note for note in piece(0) if note[0] > 1]
-    found = midi_alignment.measure_alignments(*both(tmp_path, notes, shift), HZ)
-    assert [a.seconds for a in found] == pytest.approx([shift, shift], abs=0.012)
-    words = alignment_warning(found)
-    assert (words is None) == (shift == 0)
-    assert not words or int(re.search(r"(\d+) ms", words)[1]) == pytest.approx(abs(1000 * shift), abs=12)
-    assert shift <= 0.05 or "after" in words
-    assert shift >= -0.05 or "before" in words
+    alignments = midi_alignment.measure_alignments(*both(tmp_path, notes, shift), HZ)
+    assert [a.seconds for a in alignments] == pytest.approx([shift, shift], abs=0.012)
+    warning = alignment_warning(alignments)
+    assert (warning is None) == (shift == 0)
+    assert not warning or int(re.search(r"(\d+) ms", warning)[1]) == pytest.approx(abs(1000 * shift), abs=12)
+    assert shift <= 0.05 or "after" in warning
+    assert shift >= -0.05 or "before" in warning
 
 
 def test_wrong_midi_and_clock_drift_are_reported(tmp_path):
@@ -89,7 +89,9 @@ def test_silence_is_measured_in_blocks():
     pcm[4000:8000] = 20 * (-1) ** np.arange(4000)  # -64 dB
     pcm[8000:12000] = 60 * (-1) ** np.arange(4000)  # -55 dB
     silent = silent_blocks(pcm, HZ)
-    assert silent.shape == (50,) and silent.sum() == 37  # 12,5 of 50 stretches are heard, the halves among them
+    assert (
+        silent.shape == (50,) and silent.sum() == 37
+    )  # 12.5 of 50 blocks are above the threshold, the halves among them
     assert silent[:25].all() and not silent[25:37].any()
     assert silent_blocks(pcm[:100], HZ).shape == (0,)
 
@@ -103,8 +105,10 @@ def test_facts_and_card_count_notes_and_seconds(tmp_path):
     assert (facts.velocities[10], facts.velocities[20], facts.velocities[127]) == (1, 2, 0)
     assert facts.midi_outlasts_seconds == pytest.approx(4.1, abs=0.002)
     assert facts.peak == np.abs(pcm).max() / 32768
-    assert facts.warnings == ["lasts 1.00 s, but 1.20 s according to the metadata",
-                              "1 of its notes begin after the audio's end at 1.0 s"]  # fmt: skip
+    assert facts.warnings == [
+        "lasts 1.00 s, but 1.20 s according to the metadata",
+        "1 of its notes begin after the audio's end at 1.0 s",
+    ]
     assert dataset_card.facts_from(json.loads(json.dumps(asdict(facts)))) == facts
     for broken in ({}, {**asdict(facts), "pitches": [1]}, {**asdict(facts), "more": 1}):
         with pytest.raises((TypeError, ValueError)):
@@ -118,8 +122,11 @@ def test_card_is_written_and_sums_up_the_recordings(tmp_path):
         write_midi(tmp_path / f"maestro/2004/{i}.midi", piece(i, 20.0))
         lines.append(f"Bach,Fuge,{split},200{i},2004/{i}.midi,2004/{i}.wav,{20.0 + i}")
     (tmp_path / "maestro/maestro-v2.0.0.csv").write_text("\n".join(lines), encoding="utf-8")
-    options = settings(f"preprocess_config.maestro_dir={tmp_path}/maestro", "preprocess_config.split=all",
-                       f"preprocess_config.out_dir={tmp_path}/data")  # fmt: skip
+    options = settings(
+        f"preprocess_config.maestro_dir={tmp_path}/maestro",
+        "preprocess_config.split=all",
+        f"preprocess_config.out_dir={tmp_path}/data",
+    )
     done = call(preprocess_maestro, *options, "--json")
     assert done.code == 0
     assert done.result["splits"].keys() == {"train", "validation"}
@@ -154,7 +161,13 @@ def test_only_changed_sources_are_preprocessed_again(tmp_path):
     assert second["notes"] == first["notes"] - len(piece(1, 5.0)) + 4
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
     assert {name for name in after if after[name] != before[name]} == {
-        "1.npy", "1.npz", "1.json", "filenames.csv", "dataset_card.json", "dataset_card.png"}  # fmt: skip
+        "1.npy",
+        "1.npz",
+        "1.json",
+        "filenames.csv",
+        "dataset_card.json",
+        "dataset_card.png",
+    }
     (tmp_path / "maestro/2004/0_16000.wav").unlink()  # gone, to save space: what was made of it stays
     assert call(preprocess_maestro, *options, "--json").result["recordings"] == 2
 

@@ -95,10 +95,25 @@ def test_recording_with_damaged_row_is_unfinished(folder):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"sources": []}, {"sources": "x"}, {"facts": []}, {"duration": "x"}, {"duration": float("nan")},
-     {"duration": -1.0}, {"duration": 10**400}, {"n_samples": 500.0}, {"n_samples": 501}, {"n_notes": None},
-     {"year": "2004"}, {"title": "\ud800"}, {"composer": 3}, {"index": 1}, {"audio_filename": 3}, {"more": 1}],
-)  # fmt: skip
+    [
+        {"sources": []},
+        {"sources": "x"},
+        {"facts": []},
+        {"duration": "x"},
+        {"duration": float("nan")},
+        {"duration": -1.0},
+        {"duration": 10**400},
+        {"n_samples": 500.0},
+        {"n_samples": 501},
+        {"n_notes": None},
+        {"year": "2004"},
+        {"title": "\ud800"},
+        {"composer": 3},
+        {"index": 1},
+        {"audio_filename": 3},
+        {"more": 1},
+    ],
+)
 def test_recording_with_wrong_types_is_unfinished(folder, wrong):
     row = ProcessedFolder(folder).rows[0]
     stored = json.loads((folder / "0.json").read_text(encoding="utf-8"))
@@ -163,12 +178,14 @@ SPOILT = {
     "record of another program": (lambda f: spoil_record(f, {"format": 1, "made_from": []}), "damaged"),
     "later format": (lambda f: spoil_record(f, {"format": 2}), "has format 2, expected 1"),
     "index of another program": (lambda f: (f / "filenames.csv").write_text("a,b\n1,2\n"), "damaged"),
-    "index cut within a row": (lambda f: (f / "filenames.csv").write_text(
-        (f / "filenames.csv").read_text()[:-30]), "damaged"),
+    "index cut within a row": (
+        lambda f: (f / "filenames.csv").write_text((f / "filenames.csv").read_text()[:-30]),
+        "damaged",
+    ),
     "index of binary": (lambda f: (f / "filenames.csv").write_bytes(b"\x93NUMPY\x00\xff"), "damaged"),
     "index of one endless field": (lambda f: (f / "filenames.csv").write_text("index\n" + 200_000 * "1"), "damaged"),
     "empty index": (lambda f: (f / "filenames.csv").write_text(""), "holds no recordings"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILT.values(), ids=SPOILT.keys())
@@ -229,13 +246,13 @@ def test_more_recordings_than_open_files_are_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
     sounds = write_folder(tmp_path / "data", [20 + i for i in range(200)])
     opened = ProcessedFolder(tmp_path / "data")
-    held = opened.pcm(0)
+    first = opened.pcm(0)
     with few_files(processed_folder.MAPPED_RECORDINGS + 20):
         for position in (*range(200), *range(200)):
             assert np.array_equal(opened.pcm(position), sounds[position])
         recent = opened.pcm(199)
         assert opened.pcm(199) is recent
-    assert np.array_equal(held, sounds[0])  # closed by whoever holds it, not under their hands
+    assert np.array_equal(first, sounds[0])  # A mapping is closed only when nobody uses it any more.
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")

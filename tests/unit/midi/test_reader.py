@@ -408,4 +408,4 @@ def test_all_real_performances_agree_with_mido():
 @pytest.mark.skipif(not real_files("odd-midi"), reason="shared/data/odd-midi is missing")
 def test_the_table_of_odd_files_is_up_to_date():
     page = (ROOT / "docs/robustness.md").read_text(encoding="utf-8")
-    assert odd_midi.markdown(odd_midi.rows(DATA / "odd-midi")) in page, "run: python -m tests.odd_midi FOLDER"
+    assert odd_midi.markdown(odd_midi.rows(DATA / "odd-midi")) in page, "run: python -m tests.helpers.odd_midi FOLDER"

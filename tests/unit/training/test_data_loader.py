@@ -21,11 +21,16 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_processes_split_the_crops_of_a_step(size, micro_batch_size):
-    shares = [list(micro_batch_indices(range(3, 6), 8, micro_batch_size, rank, size)) for rank in range(size)]
-    assert all(len(batch) == micro_batch_size for share in shares for batch in share)
-    passes = 8 // size // micro_batch_size
+    by_process = [list(micro_batch_indices(range(3, 6), 8, micro_batch_size, rank, size)) for rank in range(size)]
+    assert all(len(batch) == micro_batch_size for own_batches in by_process for batch in own_batches)
+    n_batches = 8 // size // micro_batch_size
     for i, step in enumerate(range(3, 6)):
-        taken = [index for share in shares for batch in share[i * passes : (i + 1) * passes] for index in batch]
+        taken = [
+            index
+            for own_batches in by_process
+            for batch in own_batches[i * n_batches : (i + 1) * n_batches]
+            for index in batch
+        ]
         assert taken == list(range(step * 8, (step + 1) * 8))  # each once, the same ones whatever the number
 
 

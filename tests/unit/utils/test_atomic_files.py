@@ -27,9 +27,9 @@ def names(folder) -> set[str]:
 
 def test_file_appears_when_complete_in_a_new_folder(tmp_path):
     path = tmp_path / "a" / "b" / "x.bin"
-    with atomic_file(path) as aside:
-        assert aside.parent == path.parent and aside.name.startswith(".") and aside.name.endswith(".partial")
-        aside.write_bytes(b"half")
+    with atomic_file(path) as partial:
+        assert partial.parent == path.parent and partial.name.startswith(".") and partial.name.endswith(".partial")
+        partial.write_bytes(b"half")
         assert not path.exists()
     assert path.read_bytes() == b"half" and names(path.parent) == {"x.bin"}
 
@@ -38,8 +38,8 @@ def test_file_appears_when_complete_in_a_new_folder(tmp_path):
 def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(error), atomic_file(path) as aside:
-        aside.write_text("new, but ha")
+    with pytest.raises(error), atomic_file(path) as partial:
+        partial.write_text("new, but ha")
         raise error
     assert path.read_text() == "old" and names(tmp_path) == {"x"}
 
@@ -53,36 +53,36 @@ def test_file_with_the_name_of_a_folder_is_an_os_error(tmp_path):
 
 
 def test_folder_appears_when_complete(tmp_path):
-    with atomic_folder(tmp_path / "runs" / "step") as aside:
-        (aside / "deep").mkdir()
-        (aside / "deep" / "file").write_text("x")
+    with atomic_folder(tmp_path / "runs" / "step") as partial:
+        (partial / "deep").mkdir()
+        (partial / "deep" / "file").write_text("x")
         assert not (tmp_path / "runs" / "step").exists()
     assert (tmp_path / "runs" / "step" / "deep" / "file").read_text() == "x"
     assert names(tmp_path / "runs") == {"step"}
 
 
 def test_failure_leaves_no_folder(tmp_path):
-    with pytest.raises(OSError, match="full"), atomic_folder(tmp_path / "step") as aside:
-        (aside / "file").write_text("x")
+    with pytest.raises(OSError, match="full"), atomic_folder(tmp_path / "step") as partial:
+        (partial / "file").write_text("x")
         raise OSError("full")
     assert not names(tmp_path)
 
 
 def test_folder_with_files_is_never_replaced(tmp_path):
     write_text(tmp_path / "step" / "file", "old")
-    with pytest.raises(OSError), atomic_folder(tmp_path / "step") as aside:
-        (aside / "file").write_text("new")
+    with pytest.raises(OSError), atomic_folder(tmp_path / "step") as partial:
+        (partial / "file").write_text("new")
     assert (tmp_path / "step" / "file").read_text() == "old" and names(tmp_path) == {"step"}
 
 
 def test_partial_files_do_not_enter_a_new_folder(tmp_path):
     """What a killed process left is not part of a folder that is written later."""
     left = atomic_folder(tmp_path / "step")
-    aside = left.__enter__()  # and never left
-    write_text(aside / "old", "x")
+    partial = left.__enter__()  # and never left
+    write_text(partial / "old", "x")
     with atomic_folder(tmp_path / "step") as again:
         write_text(again / "new", "x")
-    assert names(tmp_path / "step") == {"new"} and names(tmp_path) == {"step", aside.name}
+    assert names(tmp_path / "step") == {"new"} and names(tmp_path) == {"step", partial.name}
     remove_all_partial_files(tmp_path)
     assert names(tmp_path) == {"step"}
 
@@ -116,9 +116,9 @@ def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic_files.os, "fsync", lambda handle: (calls.append("fsync"), sync(handle)))
     monkeypatch.setattr(atomic_files.os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
     write_text(tmp_path / "x", "text")
-    with atomic_folder(tmp_path / "step") as aside:
-        (aside / "a").write_text("x")
-        (aside / "b").write_text("x")
+    with atomic_folder(tmp_path / "step") as partial:
+        (partial / "a").write_text("x")
+        (partial / "b").write_text("x")
     assert calls == ["fsync", "replace", "fsync", "fsync", "replace"]
 
 

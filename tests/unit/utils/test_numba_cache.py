@@ -51,6 +51,12 @@ print(rows.sum())
 
 @pytest.mark.slow
 def test_conditioning_works_without_a_writable_folder():
-    done = subprocess.run([sys.executable, "-c", IMPORT, str(ROOT)], capture_output=True, text=True, check=False,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "1.0"), done.stderr

@@ -164,7 +164,19 @@ def _sample_notes(folder: ProcessedFolder, min_seconds: float) -> Iterator[NoteE
 
 def _measure_frequencies(folder: ProcessedFolder) -> np.ndarray:
     """Frequencies of all partials by the peaks of notes' spectra near those of the default piano, Hz [88, 16]."""
-    default_hz, rate = default_partials().hz, folder.audio_hz
+    default_hz = default_partials().hz
+    median = np.full(default_hz.shape, np.nan)  # In cents above the default piano.
+    for (key, n), values in _spectral_peaks(folder, default_hz).items():
+        if len(values) >= MIN_NOTES_PER_KEY and np.subtract(*np.percentile(values, [75, 25])) < MAX_SPREAD_CENTS:
+            median[key, n] = np.median(values)
+    is_measured = np.isfinite(median)
+    cents = _interpolate(np.where(is_measured, median, 0.0), is_measured, logarithmic=False)
+    return default_hz * 2 ** (cents / 1200)
+
+
+def _spectral_peaks(folder: ProcessedFolder, default_hz: np.ndarray) -> dict[tuple[int, int], list[float]]:
+    """The peaks of all notes' spectra near frequencies [88, 16], in cents above these, by key and partial."""
+    rate = folder.audio_hz
     length = round(SPECTRUM_SECONDS * rate)
     n_fft = 2 ** int(np.ceil(np.log2(8 * SPECTRUM_SECONDS * rate)))
     peaks: dict[tuple[int, int], list[float]] = {}
@@ -175,16 +187,11 @@ def _measure_frequencies(folder: ProcessedFolder) -> np.ndarray:
             if first + length > len(pcm):
                 continue
             spectrum = np.abs(np.fft.rfft(pcm[first : first + length] * np.hanning(length), n_fft))
-            for n in np.flatnonzero(default_hz[key] < MAX_RELATIVE_HZ * rate):
-                if (cents := _peak_cents(spectrum, default_hz[key, n], rate / n_fft)) is not None:
-                    peaks.setdefault((key, n), []).append(cents)
-    median = np.full(default_hz.shape, np.nan)
-    for (key, n), values in peaks.items():
-        if len(values) >= MIN_NOTES_PER_KEY and np.subtract(*np.percentile(values, [75, 25])) < MAX_SPREAD_CENTS:
-            median[key, n] = np.median(values)
-    is_measured = np.isfinite(median)
-    cents = _interpolate(np.where(is_measured, median, 0.0), is_measured, logarithmic=False)
-    return default_hz * 2 ** (cents / 1200)
+            for n in np.flatnonzero(default_hz[key] < MAX_RELATIVE_HZ * rate).tolist():
+                cents = _peak_cents(spectrum, default_hz[key, n], rate / n_fft)
+                if cents is not None:
+                    peaks.setdefault((int(key), n), []).append(cents)
+    return peaks
 
 
 def _peak_cents(spectrum: np.ndarray, expected_hz: float, bin_hz: float) -> float | None:

@@ -34,7 +34,7 @@ FREQUENCY_TICKS = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
 BLACK_KEYS = (1, 3, 6, 8, 10)  # As semitones above C.
 TEAL = "#007878"
 ORANGE = "#d95f02"
-COLOUR_BAR = {"pad": 0.012, "fraction": 0.02, "aspect": 24}
+COLOUR_BAR: dict[str, Any] = {"pad": 0.012, "fraction": 0.02, "aspect": 24}
 # Soft is blue, loud is red. Green and yellow in the middle are darkened, since they have little contrast with white.
 VELOCITY_COLOURS = ListedColormap(colormaps["turbo"](np.linspace(0.04, 0.94, 128)) * [0.88, 0.82, 0.88, 1])
 
@@ -118,10 +118,12 @@ def octave_ticks(low: int, high: int) -> tuple[list[int], list[str]]:
     return pitches, [f"C{pitch // 12 - 1}" for pitch in pitches]
 
 
-def _rectangles(start: np.ndarray, stop: np.ndarray, pitch: np.ndarray, height: float) -> np.ndarray:
-    """Corners of rectangles around each pitch, [N, 4, 2]."""
+def _rectangles(start: np.ndarray, stop: np.ndarray, pitch: np.ndarray, height: float, **style: Any) -> PolyCollection:
+    """Rectangles around each pitch, from `start` to `stop` in seconds, [N] each."""
     low, high = pitch - height / 2, pitch + height / 2
-    return np.stack([np.stack([start, start, stop, stop]), np.stack([low, high, high, low])], axis=-1).swapaxes(0, 1)
+    corners = np.stack([np.stack([start, start, stop, stop]), np.stack([low, high, high, low])], axis=-1)
+    # The annotations of matplotlib omit arrays [N, 4, 2], which it draws much faster than a list of polygons.
+    return PolyCollection(corners.swapaxes(0, 1), **style)  # type: ignore[arg-type]
 
 
 def _draw_piano_roll(ax: Axes, performance: Performance, seconds: float) -> PolyCollection:
@@ -135,8 +137,8 @@ def _draw_piano_roll(ax: Axes, performance: Performance, seconds: float) -> Poly
     start = onset.clip(0)
     low, high = _pitch_range(pitch)
     black = np.array([p for p in range(low, high + 1) if p % 12 in BLACK_KEYS], dtype=float)
-    keys = _rectangles(np.zeros(len(black)), np.full(len(black), seconds), black, 1.0)
-    ax.add_collection(PolyCollection(keys, facecolor="0.955", linewidth=0, zorder=0))
+    whole = np.zeros(len(black)), np.full(len(black), seconds)
+    ax.add_collection(_rectangles(*whole, black, 1.0, facecolor="0.955", linewidth=0, zorder=0))
 
     colours: dict[str, Any] = {
         "array": velocity.astype(float),
@@ -144,8 +146,8 @@ def _draw_piano_roll(ax: Axes, performance: Performance, seconds: float) -> Poly
         "norm": Normalize(*VELOCITY_RANGE),
         "linewidth": 0,
     }
-    ax.add_collection(PolyCollection(_rectangles(start, damped, pitch, 0.55), alpha=0.28, label="sounding", **colours))
-    notes = PolyCollection(_rectangles(start, release, pitch, 0.9), label="held", **colours)
+    ax.add_collection(_rectangles(start, damped, pitch, 0.55, alpha=0.28, label="sounding", **colours))
+    notes = _rectangles(start, release, pitch, 0.9, label="held", **colours)
     ax.add_collection(notes)
     ax.set_yticks(*octave_ticks(low, high))
     ax.grid(axis="y", color="0.8", linewidth=0.6)
@@ -166,7 +168,7 @@ def _draw_pedal(ax: Axes, performance: Performance, seconds: float) -> None:
     events = performance.pedals.get(SUSTAIN, np.empty((0, 2)))
     levels = np.vstack([[events[:1, 0].min(initial=0.0), 0.0], events])
     levels = np.vstack([levels, [levels[-1:, 0].max(initial=seconds), levels[-1, 1]]])
-    ax.fill_between(*levels.T, step="post", color="0.35", linewidth=0)
+    ax.fill_between(levels[:, 0], levels[:, 1], step="post", color="0.35", linewidth=0)
     ax.set(ylim=(0, 127), yticks=[])
     ax.set_ylabel("sustain", rotation=0, ha="right", va="center")
 

@@ -14,7 +14,7 @@ N_INITIAL_NOTES = 40  # Notes of a key from which its first phasor is made.
 LABEL_ERROR_SECONDS = 0.003  # Standard deviation of the labels' errors.
 SEARCH_SECONDS = 0.012  # Largest shift of an onset.
 GRID_SECONDS = 2.5e-5
-N_CANDIDATES = 16  # Local maxima of a note's likelihood, about a period apart, from which the best is chosen.
+N_CANDIDATES = 16  # Local maxima of a note's likelihood, about a period apart, from which the best is selected.
 N_NEWTON_ITERATIONS = 4
 N_EM_ITERATIONS = 4
 MIN_PARTIALS = 5  # With fewer partials there mostly is an onset that matches random phases, too.
@@ -116,16 +116,16 @@ def fit_key(
 def initial_phasor(notes: KeyPhases, is_isolated: np.ndarray) -> np.ndarray:
     """A first mean phasor [P]: that of the note with which the others agree best, after alignment to it."""
     noise_weight = 1 / (0.1 + notes.noise)
-    chosen = np.argsort(-is_isolated * noise_weight.sum(axis=1), kind="stable")[:N_INITIAL_NOTES]
+    selected = np.argsort(-is_isolated * noise_weight.sum(axis=1), kind="stable")[:N_INITIAL_NOTES]
     shifts = np.arange(-SEARCH_SECONDS, SEARCH_SECONDS, 2 * GRID_SECONDS)
     rotation = np.exp(2j * np.pi * np.outer(notes.hz, shifts))
-    phasors, weight = notes.phasors[chosen], 1 / (0.1 + notes.noise[chosen])
+    phasors, weight = notes.phasors[selected], 1 / (0.1 + notes.noise[selected])
     best_score = -np.inf
-    for i in range(len(chosen)):
+    for i in range(len(selected)):
         both = weight * weight[i] / (weight + weight[i])
         agreement = ((phasors * phasors[i].conj() * both) @ rotation).real / both.sum(axis=1, keepdims=True)
         agreement -= shifts**2 / (2 * SEARCH_SECONDS**2 * len(notes.hz))
-        score = np.sort(agreement.max(axis=1))[-max(3, len(chosen) // 2) :].mean()
+        score = np.sort(agreement.max(axis=1))[-max(3, len(selected) // 2) :].mean()
         if i == 0 or score > best_score:
             best_score = score
             shift = shifts[agreement.argmax(axis=1)]
@@ -154,7 +154,7 @@ def fit_shifts(notes: KeyPhases, phasor: np.ndarray) -> tuple[np.ndarray, np.nda
 def _fit_block(notes: KeyPhases, phasor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As `fit_shifts`, for all notes at once.
 
-    The peaks of the likelihood on a grid are refined by Newton's method before the best one is chosen, since the phases
+    The peaks of the likelihood on a grid are refined by Newton's method before the best is selected, since the phases
     of the highest partials change much from one grid point to the next.
     """
     weights, variance = notes.weights(phasor), LABEL_ERROR_SECONDS**2

@@ -76,7 +76,7 @@ def measure_phases(folder: ProcessedFolder, data: DataConfig, partials: PianoPar
     piano = _untuned_phases(folder, notes, data, partials)
     onset = notes.labelled_onset
     amplitudes = _measure_amplitudes(folder, notes, onset, piano.hz, data.preemphasis)[0]
-    noise = _interference(notes, onset, piano)
+    noise = _relative_noise(notes, onset, piano)
     for key, _, audible, phases in _phases_by_key(notes, piano, amplitudes, noise, folder.audio_hz):
         if (n := len(phases.phasors)) >= MIN_NOTES_PER_KEY:
             piano.phasor[key, audible] = phases.mean_phasor(np.zeros(n), np.ones(n))
@@ -118,7 +118,7 @@ def refine_onsets(
     velocity_slope = 0.0
     for _ in range(N_ROUNDS):
         amplitudes = _measure_amplitudes(folder, notes, onset, piano.hz, data.preemphasis)[0]
-        noise, fitted = _interference(notes, onset, piano), expected.copy()
+        noise, fitted = _relative_noise(notes, onset, piano), expected.copy()
         for key, index, audible, phases in _phases_by_key(notes, piano, amplitudes, noise, folder.audio_hz):
             phasor = piano.phasor[key, audible]
             if not phasor.any() if reference else len(index) < MIN_NOTES_PER_KEY:
@@ -215,7 +215,7 @@ def _median_levels(amplitudes: np.ndarray, notes: NoteEvents) -> np.ndarray:
     return np.exp(np.stack([np.interp(range(N_PITCHES), keys, column) for column in logs.T], axis=1))
 
 
-def _interference(notes: NoteEvents, onset: np.ndarray, piano: PianoPhases) -> np.ndarray:
+def _relative_noise(notes: NoteEvents, onset: np.ndarray, piano: PianoPhases) -> np.ndarray:
     """Power of other notes' partials in each partial's window, relative to its own [N, 16]."""
     result, seconds = np.zeros((len(onset), piano.hz.shape[1])), window_seconds(piano.hz)
     start = onset + WINDOW_START_SECONDS

@@ -19,7 +19,7 @@ from midi2wave.midi.performance import Performance, empty_performance
 from midi2wave.midi.reader import read_midi
 from midi2wave.utils import folder_lock
 from midi2wave.utils.errors import InputError
-from tests.commands.test_measure_partials import HZ, make_folder
+from tests.helpers.partials_folder import HZ, write_partials_folder
 from tests.helpers.pipeline import write_midi
 
 
@@ -138,8 +138,8 @@ def test_notes_with_few_partials_have_no_fit_score(n, all_audible):
 def pipeline(tmp_path_factory):
     """A folder whose labels are up to 10 ms early, the same with true labels, aligned, and its measured config."""
     folder = tmp_path_factory.mktemp("align")
-    make_folder(folder / "true")
-    make_folder(folder / "off", late=0.01)
+    write_partials_folder(folder / "true")
+    write_partials_folder(folder / "off", max_label_error=0.01)
     config = measured(folder / "off", folder / "measured.json")
     assert align(folder / "off", config, folder / "aligned") == 0
     return folder
@@ -168,8 +168,8 @@ def test_nothing_else_changes(pipeline):
 
 def test_like_gives_recordings_the_same_reference_times(pipeline, tmp_path):
     """--like: the reference times of keys come from the first folder, so that keys have no offset between the two."""
-    make_folder(tmp_path / "true", seed=1)
-    make_folder(tmp_path / "off", late=0.01, seed=1)
+    write_partials_folder(tmp_path / "true", seed=1)
+    write_partials_folder(tmp_path / "off", max_label_error=0.01, seed=1)
     assert align(tmp_path / "off", pipeline / "measured.json", tmp_path / "like", "--like", pipeline / "aligned") == 0
     offsets = []
     for ours, true in ((tmp_path / "like", tmp_path / "true"), (pipeline / "aligned", pipeline / "true")):
@@ -182,12 +182,12 @@ def test_like_gives_recordings_the_same_reference_times(pipeline, tmp_path):
 
 def test_each_global_value_is_aligned_separately(tmp_path):
     """The values are in a column that the user has added to filenames.csv, which is kept."""
-    make_folder(tmp_path / "true", years=(2008, 2009))
-    make_folder(tmp_path / "off", late=0.01, years=(2008, 2009))
+    write_partials_folder(tmp_path / "true", years=(2008, 2009))
+    write_partials_folder(tmp_path / "off", max_label_error=0.01, years=(2008, 2009))
     path = tmp_path / "off" / "filenames.csv"
     lines = path.read_text().splitlines()
-    rooms = ["room", *(line.split(",")[4] for line in lines[1:])]
-    path.write_text("".join(f"{line},{room}\n" for line, room in zip(lines, rooms, strict=True)))
+    labels = ["room", *(line.split(",")[4] for line in lines[1:])]
+    path.write_text("".join(f"{line},{label}\n" for line, label in zip(lines, labels, strict=True)))
     plain, config = tmp_path / "plain.json", tmp_path / "measured.json"
     plain.write_text(json.dumps({"data_config": {"global_values": ["room=2008", "room=2009"]}}))
     measure_partials.main(["-d", str(tmp_path / "off"), "-c", str(plain), "-o", str(config)])
@@ -223,7 +223,7 @@ def test_blocks_of_notes_give_the_same_fit(monkeypatch):
 @pytest.mark.filterwarnings("error")
 def test_mismatched_and_small_folders_are_refused(pipeline, tmp_path, capsys):
     """Nothing is written if hardly any note fits the partials, if keys have too few notes, or without any notes."""
-    make_folder(tmp_path / "aligned", seed=2)
+    write_partials_folder(tmp_path / "aligned", seed=2)
     config, folder, mixed = pipeline / "measured.json", ProcessedFolder(pipeline / "off"), tmp_path / "mixed"
     shutil.copytree(pipeline / "off", mixed)
     for i, row in enumerate(folder.rows):  # each with another's notes

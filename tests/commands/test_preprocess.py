@@ -13,7 +13,8 @@ from midi2wave.data import preprocessing, test_clips
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.plotting import figures
-from tests.helpers.figures import make_performance, pixels
+from tests.helpers.fake_piano import performance as make_performance
+from tests.helpers.figures import pixels
 from tests.helpers.pipeline import (
     SECONDS,
     assert_failed,

@@ -7,7 +7,7 @@ from midi2wave.midi.performance import PEDALS, SUSTAIN, Performance, sounding_of
 HZ = 16000
 
 
-def performance(notes, pedal=()):
+def performance(notes=(), pedal=()):
     """From (onset, offset, pitch, velocity) rows and (seconds, value) of the sustain pedal."""
     rows = np.array(sorted(notes, key=lambda note: (note[0], note[2])), dtype=float).reshape(-1, 4)
     pedals = {number: np.empty((0, 2)) for number in PEDALS}

@@ -12,7 +12,8 @@ import pytest
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.performance import clip
 from midi2wave.plotting import figures
-from tests.helpers.figures import make_performance, pixels
+from tests.helpers.fake_piano import performance as make_performance
+from tests.helpers.figures import pixels
 from tests.helpers.paths import ROOT, SHARED
 
 AUDIO_HZ = 16000
@@ -40,7 +41,7 @@ def rectangles(figure, label: str) -> np.ndarray:
 
 def test_bars_end_with_key_and_damper():
     """The solid bar of a note ends when its key is released, the pale bar when its damper falls."""
-    performance = make_performance([(0.5, 1.0, 60, 40), (2.5, 2.75, 64, 90)], sustain=[(0.75, 127), (2.0, 0)])
+    performance = make_performance([(0.5, 1.0, 60, 40), (2.5, 2.75, 64, 90)], pedal=[(0.75, 127), (2.0, 0)])
     figure = figures.piano_roll_figure(performance, 4.0)
     np.testing.assert_allclose(rectangles(figure, "held"), [[0.5, 1.0, 60], [2.5, 2.75, 64]])
     np.testing.assert_allclose(rectangles(figure, "sounding"), [[0.5, 2.0, 60], [2.5, 2.75, 64]])
@@ -49,7 +50,7 @@ def test_bars_end_with_key_and_damper():
 def test_piano_roll_is_cropped_to_its_time():
     """Bars are cut at the ends of the axis, and notes that do not sound in its range are left out."""
     notes = [(-2, -1, 50, 64), (-1, 0, 52, 64), (-1, -0.5, 60, 64), (-0.5, 0.5, 62, 64), (3, 9, 64, 64), (4, 5, 70, 64)]
-    performance = make_performance(notes, sustain=[(-0.7, 127), (-0.6, 0), (-0.55, 127)])
+    performance = make_performance(notes, pedal=[(-0.7, 127), (-0.6, 0), (-0.55, 127)])
     figure = figures.piano_roll_figure(performance, 4.0)
     np.testing.assert_allclose(rectangles(figure, "sounding"), [[0, 4, 52], [0, 4, 60], [0, 4, 62], [3, 4, 64]])
     np.testing.assert_allclose(rectangles(figure, "held"), [[0, 0, 52], [0, 0, 60], [0, 0.5, 62], [3, 4, 64]])
@@ -80,7 +81,7 @@ def test_a_short_note_in_a_long_piece_is_still_seen():
     ],
 )
 def test_pedal_is_a_step_function(events, depth_at):
-    figure = figures.piano_roll_figure(make_performance(sustain=events), 4.0)
+    figure = figures.piano_roll_figure(make_performance(pedal=events), 4.0)
     path = figure.axes[1].collections[0].get_paths()[0]
     for seconds, depth in depth_at.items():
         assert path.contains_point((seconds, depth - 1)) == (depth > 0)

@@ -39,14 +39,14 @@ def test_curves_follow_the_last_row_of_each_step():
         {"step": 20, "loss": 4.0},
         {"step": 5, "loss": 6.0},
     ]
-    drawn = curves(training_curves.training_curves_figure(metrics))["training"]
-    np.testing.assert_allclose(drawn, [[5, 6], [10, 5], [20, 4]])
+    curve = curves(training_curves.training_curves_figure(metrics))["training"]
+    np.testing.assert_allclose(curve, [[5, 6], [10, 5], [20, 4]])
 
 
 def test_the_smoothed_loss_keeps_its_ends():
     metrics = [{"step": s, "loss": 2.0 + (-1) ** s} for s in range(200)]
-    drawn = curves(training_curves.training_curves_figure(metrics))["training"][:, 1]
-    np.testing.assert_allclose(drawn, 2.0, atol=0.34)
+    curve = curves(training_curves.training_curves_figure(metrics))["training"][:, 1]
+    np.testing.assert_allclose(curve, 2.0, atol=0.34)
 
 
 def test_the_conditioning_gap_is_shaded():

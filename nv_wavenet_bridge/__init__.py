@@ -1,1 +1,1 @@
-"""Trained models for NVIDIA's nv-wavenet (CUDA): export, check without a GPU, run. See README.md in this folder."""
+"""Export trained models to NVIDIA's nv-wavenet (CUDA), check bundles without a GPU, run them. See README.md here."""

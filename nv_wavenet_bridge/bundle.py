@@ -1,4 +1,4 @@
-"""The bundle: a folder with everything that nv-wavenet needs to play some pieces, and what it should answer.
+"""The bundle: a folder with everything that nv-wavenet needs to play some pieces, and the samples it should draw.
 
     weights.safetensors   the tensors of NVWaveNet(**weights), lists numbered from 0 ("skip_weights.0")
     weights.pt            the same as the dictionary itself; loadable with weights_only=True
@@ -26,8 +26,12 @@ from safetensors.numpy import save as serialize
 from midi2wave.utils.errors import InputError
 
 FORMAT = "midi2wave nv-wavenet bundle 1"
-BUNDLE_NAME, WEIGHTS_NAME, PT_NAME = "bundle.json", "weights.safetensors", "weights.pt"
-COND_NAME, UNIFORMS_NAME, EXPECTED_NAME = "cond_input.npy", "uniforms.npy", "expected.npy"
+BUNDLE_NAME = "bundle.json"
+WEIGHTS_NAME = "weights.safetensors"
+PT_NAME = "weights.pt"
+COND_NAME = "cond_input.npy"
+UNIFORMS_NAME = "uniforms.npy"
+EXPECTED_NAME = "expected.npy"
 
 # Name -> (shape, meaning, layout); the names are the arguments of NVWaveNet, those with a number of layers are lists.
 TENSORS = {
@@ -42,12 +46,23 @@ TENSORS = {
     "skip_weights": ("L S R", "a layer's skip output", "[out, in]"),
     "skip_biases": ("L S", "a layer's skip output; the first layer's holds all of it", "[out]"),
 }
+# The exceptions that reading a damaged bundle raises.
+DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 LISTS = tuple(name for name, (shape, *_) in TENSORS.items() if shape.startswith("L"))
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was read; cond_input is memory-mapped."""
+    """The content of a bundle; cond_input is memory-mapped."""
 
     about: dict[str, Any]
     weights: dict[str, Any]  # the arguments of NVWaveNet, as float32 arrays
@@ -64,8 +79,8 @@ def sizes(weights: dict[str, Any]) -> dict[str, int]:
 
 def expected_shape(form: str, size: dict[str, int]) -> tuple[int, ...]:
     """A shape of TENSORS, such as "L-1 R R", in numbers."""
-    known = {**size, "2R": 2 * size["R"], "L-1": size["L"] - 1, "2": 2}
-    return tuple(known[part] for part in form.split())
+    dimensions = {**size, "2R": 2 * size["R"], "L-1": size["L"] - 1, "2": 2}
+    return tuple(dimensions[part] for part in form.split())
 
 
 def flatten(weights: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -108,7 +123,7 @@ def unflatten(flat: dict[str, np.ndarray], source: str) -> dict[str, Any]:
 
 
 def as_torch(weights: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of NVWaveNet as contiguous torch tensors: strided biases would be read wrongly without a word."""
+    """The arguments of NVWaveNet as contiguous torch tensors: nv-wavenet would silently misread strided biases."""
     return {
         name: [torch.from_numpy(np.ascontiguousarray(v)) for v in value]
         if isinstance(value, list)
@@ -141,25 +156,25 @@ def describe(weights: dict[str, Any], batch_size: int, n_samples: int) -> list[d
     for name, (form, meaning, layout) in TENSORS.items():
         shape = expected_shape(form, size)
         count = {"count": shape[0], "count_is": form.split()[0]} if name in LISTS else {}
-        rows.append({
-            "file": WEIGHTS_NAME, "name": f"{name}.0 ..." if name in LISTS else name, "dtype": "float32", **count,
-            "shape": list(shape[1:] if name in LISTS else shape), "layout": layout, "meaning": meaning,
-        })  # fmt: skip
+        row = {"file": WEIGHTS_NAME, "name": f"{name}.0 ..." if name in LISTS else name, "dtype": "float32", **count}
+        row |= {"shape": list(shape[1:] if name in LISTS else shape), "layout": layout, "meaning": meaning}
+        rows.append(row)
+    cond_layout = "[gate (R tanh, R sigmoid), piece, layer, sample], Fortran order in the file"
+    cond_meaning = "added before the gate in the step that draws this sample; context, excitation and biases"
+    cond_shape, shape = (2 * size["R"], batch_size, size["L"], n_samples), (batch_size, n_samples)
     piecewise = {
-        COND_NAME: ("float32", (2 * size["R"], batch_size, size["L"], n_samples),
-                    "[gate (R tanh, R sigmoid), piece, layer, sample], Fortran order in the file",
-                    "added before the gate in the step that draws this sample; context, excitation and biases"),
-        UNIFORMS_NAME: ("float32", (batch_size, n_samples), "[piece, sample]", "random value of the step, in (0, 1)"),
-        EXPECTED_NAME: ("int32", (batch_size, n_samples), "[piece, sample]", "mu-law codes that are drawn"),
-    }  # fmt: skip
+        COND_NAME: ("float32", cond_shape, cond_layout, cond_meaning),
+        UNIFORMS_NAME: ("float32", shape, "[piece, sample]", "random value of the step, in (0, 1)"),
+        EXPECTED_NAME: ("int32", shape, "[piece, sample]", "mu-law codes that are drawn"),
+    }
     for file, (dtype, shape, layout, meaning) in piecewise.items():
-        rows.append({"file": file, "name": file.partition(".")[0], "dtype": dtype, "shape": list(shape),
-                     "layout": layout, "meaning": meaning})  # fmt: skip
+        row = {"file": file, "name": file.partition(".")[0], "dtype": dtype, "shape": list(shape)}
+        rows.append({**row, "layout": layout, "meaning": meaning})
     return rows
 
 
 def read(folder: Path) -> Bundle:
-    """A bundle, checked against itself. Raises InputError for one that is damaged or not whole."""
+    """Read a bundle, and check that its files are consistent. Raises InputError if it is damaged or incomplete."""
     if not (folder / BUNDLE_NAME).is_file():
         raise InputError(f"{folder} is not a bundle (no {BUNDLE_NAME}); make one with nv_wavenet_bridge.export")
     try:
@@ -171,8 +186,7 @@ def read(folder: Path) -> Bundle:
         _check_pt(folder / PT_NAME, weights)
         names = (COND_NAME, UNIFORMS_NAME, EXPECTED_NAME)
         arrays = {name: np.lib.format.open_memmap(folder / name, mode="c") for name in names}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, SafetensorError, pickle.UnpicklingError,
-            RuntimeError) as error:  # fmt: skip
+    except DAMAGE as error:
         raise InputError(f"{folder} is damaged ({_line(error)}); export it again with --force") from error
     size, pieces = sizes(weights), about["pieces"]
     n_samples = max(piece["n_samples"] for piece in pieces)
@@ -199,22 +213,22 @@ def _check_about(about: dict[str, Any]) -> None:
         raise ValueError("no pieces are listed")
     if type(about["audio_hz"]) is not int or about["audio_hz"] < 1:
         raise ValueError(f"audio_hz = {about['audio_hz']}")
-    preemphasis = about.setdefault("preemphasis", 0)  # older bundles know none
+    preemphasis = about.setdefault("preemphasis", 0)  # Bundles of older versions have none.
     if type(preemphasis) not in (int, float) or not 0 <= preemphasis < 1:
         raise ValueError(f"preemphasis = {preemphasis}")
 
 
 def _check_pt(path: Path, weights: dict[str, Any]) -> None:
-    """Refuse a weights.pt that is not, to the bit, the weights that were checked."""
-    stored, ours = torch.load(path, weights_only=True), as_torch(weights)
+    """Refuse a weights.pt that is not bit for bit equal to the checked weights."""
+    stored, expected = torch.load(path, weights_only=True), as_torch(weights)
     same = (
         isinstance(stored, dict)
-        and stored.keys() == ours.keys()
+        and stored.keys() == expected.keys()
         and all(
             len(stored[name]) == len(value) and all(map(_equal, stored[name], value))
             if isinstance(value, list)
             else _equal(stored[name], value)
-            for name, value in ours.items()
+            for name, value in expected.items()
         )
     )
     if not same:

@@ -19,25 +19,25 @@ from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle
 from nv_wavenet_bridge.emulator import cumulative, emulate
 
-# Float32 moves the edges of the bins by a few units in the last place of sums over 256 codes. A uniform that near to
-# one may fall to either side, and to which is no property of the weights.
-EDGE = 3e-6
+# Float32 moves the edges of the bins by a few units in the last place of sums over 256 codes. A uniform so close to an
+# edge may fall to either side, and the weights do not decide to which.
+EDGE_TOLERANCE = 3e-6
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How codes that were drawn elsewhere compare with the emulator's, step by step along their own past."""
+    """Comparison of codes with the emulator's, which is teacher-forced by them."""
 
     n_samples: int
-    on_edge: int  # differ, but the uniform lies on the edge of the bin that was drawn
+    on_edge: int  # They differ, but the uniform lies on the edge of the code's bin.
     wrong: int
-    first: tuple[int, int] | None  # piece and step of the first wrong one
+    first: tuple[int, int] | None  # Piece and sample of the first wrong one.
 
     def __str__(self) -> str:
         equal = self.n_samples - self.on_edge - self.wrong
         words = f"{equal} of {self.n_samples} samples equal"
         if self.on_edge:
-            words += f", {self.on_edge} with a uniform within {EDGE:g} of the bin's edge"
+            words += f", {self.on_edge} with a uniform within {EDGE_TOLERANCE:g} of the bin's edge"
         if self.first:
             words += f", {self.wrong} differ, the first at sample {self.first[1]} of piece {self.first[0]}"
         return words
@@ -68,22 +68,23 @@ def main(argv: list[str] | None = None) -> int:
 def check_bundle(path: Path) -> tuple[bool, str]:
     """Whether a bundle's expected.npy is what nv-wavenet would draw, and a line that says so."""
     read = bundle.read(path)
-    found = compare(read.weights, read.cond_input, read.uniforms, read.expected)
-    return not found.wrong, str(found)
+    comparison = compare(read.weights, read.cond_input, read.uniforms, read.expected)
+    return not comparison.wrong, str(comparison)
 
 
 def compare(weights: dict[str, Any], cond_input: np.ndarray, uniforms: np.ndarray, codes: np.ndarray) -> Comparison:
-    """Compare codes [B, T] drawn elsewhere with the emulator's.
+    """Compare codes [B, T] with the emulator's.
 
-    The emulator hears the codes as its past: one difference does not make all that follow differ. If there is none, it
-    would have drawn the same by itself.
+    The emulator is teacher-forced by the codes, so that one difference does not make all later codes differ. If there
+    is none, it would draw the same codes free-running.
     """
-    on_edge, wrong, first = 0, 0, None
+    on_edge, wrong = 0, 0
+    first: tuple[int, int] | None = None
     steps = progress(emulate(weights, cond_input, uniforms, codes), uniforms.shape[1], "sample")
-    for t, (drawn, logits) in enumerate(steps):
-        for piece in np.flatnonzero(drawn != codes[:, t]):
+    for t, (own_codes, logits) in enumerate(steps):
+        for piece in np.flatnonzero(own_codes != codes[:, t]):
             edges, code = np.concatenate([[0], cumulative(logits[piece : piece + 1])[0]]), codes[piece, t]
-            if edges[code] - EDGE <= uniforms[piece, t] <= edges[code + 1] + EDGE:
+            if edges[code] - EDGE_TOLERANCE <= uniforms[piece, t] <= edges[code + 1] + EDGE_TOLERANCE:
                 on_edge += 1
             else:
                 wrong, first = wrong + 1, first or (int(piece), t)
@@ -94,13 +95,13 @@ def check_golden(path: Path) -> tuple[bool, str]:
     """Whether the emulator draws by itself all samples of a golden file, and a line that says so."""
     weights, cond_input, stored = read_golden(path)
     steps = list(emulate(weights, cond_input, stored["uniforms"]))
-    drawn = np.stack([codes for codes, _ in steps], axis=1)
+    samples = np.stack([codes for codes, _ in steps], axis=1)
     error = max(
         np.abs(logits - stored["logits_last"][:, i]).max()
         for i, (_, logits) in enumerate(steps[-stored["logits_last"].shape[1] :])
     )
-    equal = int(np.count_nonzero(drawn == stored["samples"]))
-    return equal == drawn.size, f"{equal} of {drawn.size} samples equal, last logits within {error:.0e}"
+    equal = int(np.count_nonzero(samples == stored["samples"]))
+    return equal == samples.size, f"{equal} of {samples.size} samples equal, last logits within {error:.0e}"
 
 
 def read_golden(path: Path) -> tuple[dict[str, Any], np.ndarray, dict[str, np.ndarray]]:

@@ -12,7 +12,7 @@ NVIDIA's kernels compute in float32: where a uniform lies within their rounding 
 neighbour.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,26 +21,32 @@ SILENT_CODE = 128  # nv-wavenet's own constant
 
 
 def dilation_cycle(n_layers: int, max_dilation: int) -> list[int]:
-    """nv-wavenet's rule: doubling from 1, and from 1 again where max_dilation would be exceeded."""
+    """The dilations that nv-wavenet uses: doubling from 1, and from 1 again where max_dilation would be exceeded."""
     length = max_dilation.bit_length()
     return [1 << layer % length for layer in range(n_layers)]
 
 
 def emulate(
-    weights: dict[str, Any], cond_input: np.ndarray, uniforms: np.ndarray, given: np.ndarray | None = None
+    weights: dict[str, Any], cond_input: np.ndarray, uniforms: np.ndarray, teacher_codes: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (codes drawn [B], logits [B, A]) of every step.
+    """Run the network sample by sample.
 
-    weights: the arguments of NVWaveNet, as arrays; cond_input: [2R, B, L, T]; uniforms: [B, T]; given: codes [B, T]
-    that the network hears as its past instead of what it drew (teacher-forced).
+    Args:
+        weights: The arguments of NVWaveNet, as arrays.
+        cond_input: [2R, B, L, T].
+        uniforms: [B, T].
+        teacher_codes: Codes [B, T] that replace the drawn ones as the past; None: free-running.
+
+    Yields:
+        The drawn codes [B] and the logits [B, A] of every sample.
     """
     step = _network(weights, batch_size := uniforms.shape[0])
     before = last = np.full(batch_size, SILENT_CODE)
     for t in range(uniforms.shape[1]):
         logits = step(t, before, last, cond_input[..., t])
-        drawn = draw(logits, uniforms[:, t])
-        yield drawn, logits
-        before, last = last, drawn if given is None else given[:, t].astype(np.int64)
+        codes = draw(logits, uniforms[:, t])
+        yield codes, logits
+        before, last = last, codes if teacher_codes is None else teacher_codes[:, t].astype(np.int64)
 
 
 def draw(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
@@ -56,7 +62,7 @@ def cumulative(logits: np.ndarray) -> np.ndarray:
     return mass / mass[:, -1:]
 
 
-def _network(weights: dict[str, Any], batch_size: int):
+def _network(weights: dict[str, Any], batch_size: int) -> Callable[..., np.ndarray]:
     """The function (t, code before last [B], last code [B], cond [2R, B, L]) -> logits [B, A], with its history."""
     prev, curr = _double(weights["embedding_prev"]), _double(weights["embedding_curr"])
     n_layers, n_residual = len(weights["dilate_weights"]), prev.shape[1]

@@ -7,6 +7,7 @@
 Pieces are played free, from silence, with the seed and temperature of inference_config: inference.py plays the same.
 """
 
+import argparse
 import json
 import math
 import shutil
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from midi2wave import checkpoint
-from midi2wave.config import DataConfig, load_config
+from midi2wave.config import Config, DataConfig, load_config
 from midi2wave.sampling.pieces import Piece, clip_pieces, midi_pieces, timed_pieces
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.sampling.uniforms import seeded_uniforms
@@ -34,17 +35,8 @@ BLOCK_FRAMES = 16
 
 def main(argv: list[str] | None = None) -> int:
     """Run the export; returns the exit code."""
-    arguments = make_parser(__doc__, config="config_inference.json")
-    arguments.add_argument("--checkpoint", help="what to export, instead of inference_config.model_filename")
-    arguments.add_argument("--midi", nargs="+", type=Path, metavar="FILE", help="pieces: these MIDI files")
-    arguments.add_argument(
-        "--clips", help="pieces: the test clips in this folder, instead of inference_config.test_dir"
-    )
-    arguments.add_argument("--seconds", type=float, help="of an unconditional model: one piece of that length")
-    arguments.add_argument("--out", type=Path, required=True, help="the bundle: a folder to make")
-    arguments.add_argument("--max_seconds", type=float, help="cut longer pieces")
-    args = arguments.parse_args(argv)
-    if sum(given is not None for given in (args.midi, args.clips, args.seconds)) > 1:
+    args = _parser().parse_args(argv)
+    if sum(option is not None for option in (args.midi, args.clips, args.seconds)) > 1:
         raise InputError("--midi and --clips exclude each other, and --seconds both; make two bundles")
     settings = load_config(args.config, ("inference_config",), args.overrides).inference_config
     if settings.guidance != 1:
@@ -54,19 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     source = args.checkpoint or settings.model_filename
     _check_target(args.out, args.force)
-    model, theirs, step = checkpoint.load_model(source, choose_device(settings.device))
-    if found := fold.obstacles(theirs.wavenet_config):
-        listed = "; ".join(f"({i}) {why}" for i, why in enumerate(found, start=1))
-        raise InputError(f"{source} can't be exported to nv-wavenet, train another: {listed}")
-    if wrong := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:
-        raise InputError(f"{source} has NaN or infinite weights ({wrong[0]}); use an earlier checkpoint")
-    data = theirs.data_config
-    if data.conditional == (args.seconds is not None):
-        raise InputError(
-            f"{source} plays MIDI; give --midi or --clips instead of --seconds"
-            if data.conditional
-            else f"{source} is an unconditional model; give --seconds N instead of --midi or --clips"
-        )
+    model, config, step = checkpoint.load_model(source, choose_device(settings.device))
+    _check_model(source, model, config, has_seconds=args.seconds is not None)
+    data = config.data_config
     if args.seconds is not None:
         pieces, failures = timed_pieces(args.seconds, 1, replace(settings, mode="free"), data)
     elif args.midi:
@@ -76,16 +58,46 @@ def main(argv: list[str] | None = None) -> int:
     pieces = _cut(pieces, args.max_seconds, data.midi_hz)
     if pieces:
         _check_sizes(model, pieces, data)
-        about = {"checkpoint": str(source), "step": step, "seed": settings.seed, "temperature": settings.temperature,
-                 "audio_hz": data.audio_hz, "preemphasis": data.preemphasis, "model": theirs.as_dict()}  # fmt: skip
+        about = {
+            "checkpoint": str(source),
+            "step": step,
+            "seed": settings.seed,
+            "temperature": settings.temperature,
+            "audio_hz": data.audio_hz,
+            "preemphasis": data.preemphasis,
+            "model": config.as_dict(),
+        }
         _write(args.out, model, pieces, data, about)
     result = {"bundle": str(args.out), "pieces": [piece.name for piece in pieces]}
-    summary = (
-        f"{len(pieces)} pieces in {args.out}; check them: python -m nv_wavenet_bridge.check {args.out}"
-        if pieces
-        else "nothing was made"
-    )
+    summary = f"{len(pieces)} pieces in {args.out}; check them: python -m nv_wavenet_bridge.check {args.out}"
+    if not pieces:
+        summary = "nothing was made"
     return report_and_exit_code(summary, result, failures, len(pieces), as_json=args.as_json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, config="config_inference.json")
+    add = parser.add_argument
+    add("--checkpoint", help="what to export, instead of inference_config.model_filename")
+    add("--midi", nargs="+", type=Path, metavar="FILE", help="pieces: these MIDI files")
+    add("--clips", help="pieces: the test clips in this folder, instead of inference_config.test_dir")
+    add("--seconds", type=float, help="of an unconditional model: one piece of that length")
+    add("--out", type=Path, required=True, help="the bundle: a folder to make")
+    add("--max_seconds", type=float, help="cut longer pieces")
+    return parser
+
+
+def _check_model(source: str, model: WaveNet, config: Config, *, has_seconds: bool) -> None:
+    """Refuse a model that nv-wavenet has no place for, or that cannot play what is asked for."""
+    if reasons := fold.obstacles(config.wavenet_config):
+        listed = "; ".join(f"({i}) {why}" for i, why in enumerate(reasons, start=1))
+        raise InputError(f"{source} can't be exported to nv-wavenet, train another: {listed}")
+    if wrong := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:
+        raise InputError(f"{source} has NaN or infinite weights ({wrong[0]}); use an earlier checkpoint")
+    if config.data_config.conditional and has_seconds:
+        raise InputError(f"{source} plays MIDI; give --midi or --clips instead of --seconds")
+    if not config.data_config.conditional and not has_seconds:
+        raise InputError(f"{source} is an unconditional model; give --seconds N instead of --midi or --clips")
 
 
 def _check_target(folder: Path, force: bool) -> None:
@@ -106,24 +118,24 @@ def _cut(pieces: list[Piece], seconds: float | None, midi_hz: int) -> list[Piece
         return pieces
     if not seconds * midi_hz >= 1 or math.isinf(seconds):
         raise InputError(f"--max_seconds {seconds:g}: expected at least a conditioning frame, {1 / midi_hz:g} s")
-    most = int(seconds * midi_hz + 1e-6)
+    max_frames = int(seconds * midi_hz + 1e-6)
     for piece in pieces:
-        if piece.n_frames > most:
-            log(f"{piece.name}: cut from {piece.n_frames / midi_hz:g} to {most / midi_hz:g} s")
-    return [replace(piece, n_frames=min(piece.n_frames, most)) for piece in pieces]
+        if piece.n_frames > max_frames:
+            log(f"{piece.name}: cut from {piece.n_frames / midi_hz:g} to {max_frames / midi_hz:g} s")
+    return [replace(piece, n_frames=min(piece.n_frames, max_frames)) for piece in pieces]
 
 
 def _check_sizes(model: WaveNet, pieces: list[Piece], data: DataConfig) -> None:
-    """Refuse what nv-wavenet can't index, and say how large the conditioning gets."""
+    """Refuse what nv-wavenet can't index, and log the size of the conditioning."""
     config, batch_size = model.decoder.config, len(pieces)
     wide = fold.kernel_size(config)[0]
     longest = max(pieces, key=lambda piece: piece.n_frames)
     seconds = longest.n_frames / data.midi_hz
-    most = fold.most_samples(config.n_layers, wide, batch_size) // model.hop / data.midi_hz
-    if seconds > most:
+    max_seconds = fold.max_samples(config.n_layers, wide, batch_size) // model.hop / data.midi_hz
+    if seconds > max_seconds:
         raise InputError(
-            f"{longest.name} lasts {seconds:.1f} s; nv-wavenet's 32-bit index reaches {most:.1f} s of conditioning of "
-            f"this model for {batch_size} pieces side by side; use --max_seconds {math.floor(most * 10) / 10:g}"
+            f"{longest.name} lasts {seconds:.1f} s; nv-wavenet's 32-bit index reaches {max_seconds:.1f} s of conditioning of "
+            f"this model for {batch_size} pieces side by side; use --max_seconds {math.floor(max_seconds * 10) / 10:g}"
             + (", or export fewer at once" if batch_size > 1 else "")
         )
     if not fold.history_fits(config.n_layers, fold.longest_dilation(config), wide, batch_size):
@@ -138,7 +150,7 @@ def _check_sizes(model: WaveNet, pieces: list[Piece], data: DataConfig) -> None:
 
 
 def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, about: dict[str, Any]) -> None:
-    """Write a whole bundle, or none."""
+    """Write a bundle atomically."""
     n_frames = max(piece.n_frames for piece in pieces)
     device = next(model.parameters()).device
     cond = conditioning([piece.conditioning_source for piece in pieces], data, device)
@@ -147,7 +159,7 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
     bundle.unflatten(bundle.flatten(weights), "the folded model")
     size, n_samples = bundle.sizes(weights), n_frames * model.hop
     shape = (len(pieces), n_samples)
-    target = folder.resolve()  # a link stays one
+    target = folder.resolve()  # A symbolic link is kept.
     with atomic_folder(target) as tmp_path:
         bundle.write_weights(tmp_path, weights)
         projected = conditioning_blocks(model, cond, n_frames)
@@ -157,10 +169,10 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
             "<f4",
             (fold.widen_halves(block, size["R"]) for block in projected),
         )
-        blocks = generate(model, cond, uniforms, len(pieces), n_frames, temperature=about["temperature"],
-                          block_frames=BLOCK_FRAMES)  # fmt: skip
-        drawn = (block.cpu().numpy() for block in progress(blocks, math.ceil(n_frames / BLOCK_FRAMES), "block"))
-        bundle.write_array(tmp_path / bundle.EXPECTED_NAME, shape, "<i4", drawn)
+        options = {"temperature": about["temperature"], "block_frames": BLOCK_FRAMES}
+        blocks = generate(model, cond, uniforms, len(pieces), n_frames, **options)
+        codes = (block.cpu().numpy() for block in progress(blocks, math.ceil(n_frames / BLOCK_FRAMES), "block"))
+        bundle.write_array(tmp_path / bundle.EXPECTED_NAME, shape, "<i4", codes)
         bundle.write_array(
             tmp_path / bundle.UNIFORMS_NAME, shape, "<f4", [uniforms(0, n_samples)[..., 0].cpu().numpy()]
         )
@@ -172,7 +184,7 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
 
 @torch.inference_mode()
 def conditioning_blocks(model: WaveNet, cond: Conditioning, n_frames: int) -> Iterator[np.ndarray]:
-    """What each layer adds before its gate, [2r, B, L, n] float32, block after block."""
+    """The conditioning that is added before each layer's gate, float32 [2r, B, L, n], block by block."""
     decoder = model.decoder
     for first in range(0, n_frames, BLOCK_FRAMES):
         inputs = decoder.prepare(*cond.block(model, first, min(BLOCK_FRAMES, n_frames - first)))

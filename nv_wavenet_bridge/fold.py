@@ -1,4 +1,4 @@
-"""A model's decoder as the tensors of nv-wavenet's `NVWaveNet(**weights)`, and every reason why one can't be.
+"""A model's decoder as the tensors of nv-wavenet's `NVWaveNet(**weights)`, and the reasons why some cannot be exported.
 
 nv-wavenet has kernels for a few sizes (R, S, A) of residual, skip and output channels. A smaller model is widened with
 zeros: channels that nobody writes to stay zero. What nv-wavenet has no place for is computed into what it has: the
@@ -15,44 +15,47 @@ from midi2wave.config import WavenetConfig
 from nv_wavenet_bridge.emulator import dilation_cycle
 from wavenet import N_CODES, WaveNet
 
-SIZES = ((32, 128, 256), (64, 128, 256), (64, 256, 256), (128, 256, 256))  # (R, S, A)
+# The (R, S, A) that nv-wavenet has kernels for.
+SIZES = ((32, 128, 256), (64, 128, 256), (64, 256, 256), (128, 256, 256))
 MAX_R, MAX_S, MAX_A = SIZES[-1]
-LARGEST_INDEX = 2**31 - 1  # nv-wavenet counts the values of its buffers in 32 bits
-MULTIPROCESSORS = 188  # of the GPU with the most of them that we know of (RTX PRO 6000)
+# nv-wavenet counts the values of its buffers in 32 bits.
+MAX_INDEX = 2**31 - 1
+# The largest number of multiprocessors of a GPU (RTX PRO 6000).
+MAX_MULTIPROCESSORS = 188
 
 
 def obstacles(config: WavenetConfig) -> list[str]:
-    """Every reason why models of this config can't be exported, each with the change that would mend it."""
-    found = []
+    """Every reason why models of this config can't be exported, each with the change that removes it."""
+    reasons = []
     if config.output != "categorical":
-        found.append(
+        reasons.append(
             f"output = {config.output}: nv-wavenet draws one of {N_CODES} codes and feeds it back through a table, "
             "parameters of a mixture have no place there; set output = categorical"
         )
     if config.kernel_size != 2:
-        found.append(f"kernel_size = {config.kernel_size}: nv-wavenet's layers have two taps; set kernel_size = 2")
+        reasons.append(f"kernel_size = {config.kernel_size}: nv-wavenet's layers have two taps; set kernel_size = 2")
     if config.output_conditioning:
-        found.append(
+        reasons.append(
             "output_conditioning = true: nv-wavenet conditions its layers only, nothing is added to the skip sum; set "
             "output_conditioning = false"
         )
     sizes = {"n_residual_channels": MAX_R, "n_skip_channels": MAX_S, "n_out_channels": MAX_A}
     for name, largest in sizes.items():
         if (value := getattr(config, name)) > largest:
-            found.append(f"{name} = {value}: nv-wavenet's kernels have at most {largest}; set {name} = {largest}")
+            reasons.append(f"{name} = {value}: nv-wavenet's kernels have at most {largest}; set {name} = {largest}")
     full = [name for name in ("n_skip_channels", "n_out_channels") if getattr(config, name) >= sizes[name]]
     if config.output_bias and full:
-        found.append(
+        reasons.append(
             "output_bias = true: nv-wavenet's output layers have no biases, and to fold them takes a spare skip and a "
             f"spare output channel; set output_bias = false, or {' and '.join(f'{n} = {sizes[n] - 1}' for n in full)}"
         )
-    most = (MULTIPROCESSORS - persistent_blocks(0, MAX_R, MAX_S, MAX_A, 1)) // 3
-    if config.n_residual_channels > 64 and config.n_layers > most:
-        found.append(
+    max_layers = (MAX_MULTIPROCESSORS - persistent_blocks(0, MAX_R, MAX_S, MAX_A, 1)) // 3
+    if config.n_residual_channels > 64 and config.n_layers > max_layers:
+        reasons.append(
             f"n_layers = {config.n_layers}: beyond 64 residual channels nv-wavenet has the persistent kernel only, "
-            f"which keeps three blocks a layer on the GPU; set n_layers = {most} at most, or n_residual_channels = 64"
+            f"which keeps three blocks a layer on the GPU; set n_layers = {max_layers} at most, or n_residual_channels = 64"
         )
-    return [f"wavenet_config.{reason}" for reason in found]
+    return [f"wavenet_config.{reason}" for reason in reasons]
 
 
 def kernel_size(config: WavenetConfig) -> tuple[int, int, int]:
@@ -68,14 +71,14 @@ def persistent_blocks(n_layers: int, r: int, s: int, a: int, batch_size: int) ->
     return 3 * n_layers + max(1, a // (4 * r)) * (s // r + a // r) + min(4, batch_size)
 
 
-def most_samples(n_layers: int, r: int, batch_size: int) -> int:
+def max_samples(n_layers: int, r: int, batch_size: int) -> int:
     """How many samples of conditioning nv-wavenet can index, for each piece of a batch."""
-    return LARGEST_INDEX // (n_layers * batch_size * 2 * r)
+    return MAX_INDEX // (n_layers * batch_size * 2 * r)
 
 
 def history_fits(n_layers: int, max_dilation: int, r: int, batch_size: int) -> bool:
     """Whether nv-wavenet can index its buffer of the layers' past inputs."""
-    return (max_dilation + 1) * (n_layers + 1) * r * batch_size <= LARGEST_INDEX
+    return (max_dilation + 1) * (n_layers + 1) * r * batch_size <= MAX_INDEX
 
 
 def longest_dilation(config: WavenetConfig) -> int:

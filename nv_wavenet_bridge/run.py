@@ -27,7 +27,8 @@ from nv_wavenet_bridge.check import compare
 
 IMPLEMENTATIONS = {"auto": "AUTO", "single": "SINGLE_BLOCK", "dual": "DUAL_BLOCK", "persistent": "PERSISTENT"}
 WARM_UP_SAMPLES = 256
-RAND_MAX = 2**31 - 1  # of glibc, whose rand() nv-wavenet's wrapper draws from
+# Of glibc, whose rand() the wrapper of nv-wavenet draws from.
+RAND_MAX = 2**31 - 1
 RAND_SEED = 1
 
 
@@ -38,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--nv_wavenet", type=Path, required=True, help="folder with nv_wavenet.py, built")
     arguments.add_argument("--implementation", choices=IMPLEMENTATIONS, default="auto", help="kernel (default auto)")
     arguments.add_argument("--out", type=Path, help="where the wavs go (default BUNDLE/played_IMPLEMENTATION)")
-    arguments.add_argument("--compare_samples", type=int, default=20000,
-                           help="steps of each piece to compare with the emulator (default 20000)")  # fmt: skip
+    compare_help = "samples of each piece to compare with the emulator (default 20000)"
+    arguments.add_argument("--compare_samples", type=int, default=20000, help=compare_help)
     args = arguments.parse_args(argv)
     read = bundle.read(args.bundle)
     size, batch_size = bundle.sizes(read.weights), len(read.uniforms)
@@ -52,23 +53,28 @@ def main(argv: list[str] | None = None) -> int:
     _check_gpu(read, size, implementation)
     codes, uniforms, seconds = _play(module, read, IMPLEMENTATIONS[implementation])
     for row, wav, piece in zip(codes, wavs, read.about["pieces"], strict=True):
-        drawn, coefficient = row[None, : piece["n_samples"]], read.about["preemphasis"]
-        pcm = Deemphasis(coefficient)(mu_law_decode_preemphasized(drawn)) if coefficient else mu_law_decode(drawn)
-        write_wav(wav, pcm[0], read.about["audio_hz"])
+        write_wav(wav, _to_pcm(row[: piece["n_samples"]], read.about["preemphasis"]), read.about["audio_hz"])
     rate = codes.size / seconds
     result: dict[str, Any] = {"out": str(folder), "implementation": implementation, "samples_per_second": rate}
-    steps = slice(0, max(1, args.compare_samples))
-    found = compare(read.weights, read.cond_input[..., steps], uniforms[:, steps], codes[:, steps])
-    words = [f"emulator along the same past: {found}"]
+    compared = slice(0, max(1, args.compare_samples))
+    comparison = compare(read.weights, read.cond_input[..., compared], uniforms[:, compared], codes[:, compared])
+    words = [f"emulator along the same past: {comparison}"]
     if uniforms is read.uniforms:
         until = [_equal_until(a, b) for a, b in zip(codes, read.expected, strict=True)]
         result["equal_to_expected_until"] = until
         words.append(f"equal to {bundle.EXPECTED_NAME} for the first {until} of {codes.shape[1]} samples")
     else:
         words.append(f"not compared with {bundle.EXPECTED_NAME}: this build draws its own random numbers (README.md)")
-    result |= {"compared": found.n_samples, "on_edge": found.on_edge, "different": found.wrong}
+    result |= {"compared": comparison.n_samples, "on_edge": comparison.on_edge, "different": comparison.wrong}
     summary = f"{len(wavs)} wavs in {folder}\n{implementation}: {rate:.0f} samples/s ({batch_size} side by side)\n"
     return report_and_exit_code(summary + "\n".join(words), result, [], len(wavs), as_json=args.as_json)
+
+
+def _to_pcm(codes: np.ndarray, preemphasis: float) -> np.ndarray:
+    """Mu-law codes [T] -> int16 [T], de-emphasised."""
+    if not preemphasis:
+        return mu_law_decode(codes[None])[0]
+    return Deemphasis(preemphasis)(mu_law_decode_preemphasized(codes[None]))[0]
 
 
 def load_nv_wavenet(folder: Path, size: dict[str, int]) -> ModuleType:
@@ -96,7 +102,7 @@ def load_nv_wavenet(folder: Path, size: dict[str, int]) -> ModuleType:
 
 
 def _implementation(name: str, size: dict[str, int], batch_size: int) -> str:
-    """The implementation to use. Raises InputError where it has no kernel: nv-wavenet would end the process."""
+    """The implementation to use. Raises InputError where it has no kernel: nv-wavenet would abort the process."""
     if size["R"] <= 64:
         return name
     if name not in ("auto", "persistent"):
@@ -105,21 +111,23 @@ def _implementation(name: str, size: dict[str, int], batch_size: int) -> str:
 
 
 def _check_gpu(read: bundle.Bundle, size: dict[str, int], implementation: str) -> None:
-    """Refuse what would make nv-wavenet end the process: no GPU, too little memory, an index beyond 32 bits."""
+    """Refuse what would make nv-wavenet abort the process: no GPU, too little memory, an index beyond 32 bits."""
     if not torch.cuda.is_available():
         raise InputError("no CUDA GPU here; nv-wavenet needs one (nv_wavenet_bridge.check works without)")
     n_residual, batch_size, n_layers, n_samples = read.cond_input.shape[0] // 2, *read.cond_input.shape[1:]
     history = (read.weights["max_dilation"] + 1) * (n_layers + 1) * n_residual * batch_size
-    most = fold.most_samples(n_layers, n_residual, batch_size)
-    if n_samples > most or history > fold.LARGEST_INDEX:
+    max_samples = fold.max_samples(n_layers, n_residual, batch_size)
+    if n_samples > max_samples or history > fold.MAX_INDEX:
         raise InputError(f"{n_samples} samples of {batch_size} pieces are beyond a 32-bit index; export less")
     needed, free = 4 * (read.cond_input.size + history), torch.cuda.mem_get_info(0)[0]
     if needed > free:
         raise InputError(f"takes {needed / 1e9:.1f} GB on the GPU, {free / 1e9:.1f} GB are free; export less")
     blocks = fold.persistent_blocks(n_layers, n_residual, size["S"], size["A"], batch_size)
-    there = torch.cuda.get_device_properties(0).multi_processor_count
-    if implementation == "persistent" and blocks > there:
-        log(f"persistent keeps {blocks} blocks on the GPU, which has {there} multiprocessors: it may abort here")
+    n_multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+    if implementation == "persistent" and blocks > n_multiprocessors:
+        log(
+            f"persistent keeps {blocks} blocks on the GPU, which has {n_multiprocessors} multiprocessors: it may abort here"
+        )
 
 
 def _play(module: ModuleType, read: bundle.Bundle, implementation: str) -> tuple[np.ndarray, np.ndarray, float]:
@@ -134,22 +142,22 @@ def _play(module: ModuleType, read: bundle.Bundle, implementation: str) -> tuple
         raise InputError(f"nv-wavenet does not take this bundle ({error}); is it another version?") from error
     # It stays off the GPU: nv-wavenet makes its own copy there. Its memory layout is the file's, so none is made here.
     cond_input = torch.from_numpy(read.cond_input)
-    passes = "uniforms" in inspect.signature(network.infer).parameters
+    takes_uniforms = "uniforms" in inspect.signature(network.infer).parameters
     network_infer = (
         (lambda cond, u: network.infer(cond, kernel, uniforms=torch.from_numpy(u)))
-        if passes
+        if takes_uniforms
         else (lambda cond, u: network.infer(cond, kernel))
     )
     short = np.ascontiguousarray(read.uniforms[:, :WARM_UP_SAMPLES])
     network_infer(cond_input[..., :WARM_UP_SAMPLES], short).cpu()
-    uniforms = read.uniforms if passes else rand_uniforms(RAND_SEED, *read.uniforms.shape)
+    uniforms = read.uniforms if takes_uniforms else rand_uniforms(RAND_SEED, *read.uniforms.shape)
     started = time.perf_counter()
-    drawn = network_infer(cond_input, uniforms).cpu().numpy()
+    codes = network_infer(cond_input, uniforms).cpu().numpy()
     seconds = time.perf_counter() - started
     size = bundle.sizes(read.weights)
-    if drawn.shape != read.uniforms.shape or drawn.min() < 0 or drawn.max() >= size["A"]:
+    if codes.shape != read.uniforms.shape or codes.min() < 0 or codes.max() >= size["A"]:
         raise InputError("nv-wavenet answered with something else than codes; was it built with -DNDEBUG? (README.md)")
-    return drawn, uniforms, seconds
+    return codes, uniforms, seconds
 
 
 def rand_uniforms(seed: int, batch_size: int, n_samples: int) -> np.ndarray:

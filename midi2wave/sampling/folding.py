@@ -109,12 +109,14 @@ def seams(piece: np.ndarray, fold: Fold, data: DataConfig, seam_correlations: li
     usual = [step for step in (_step_db(piece, start, n) for start in elsewhere) if step is not None]
     low, high = np.percentile(usual, USUAL_PERCENTILES).tolist() if usual else (None, None)
     return {
-        "seams": [{"seconds": start / data.audio_hz, "level_db": _step_db(piece, start, n), "correlation": agreement}
-                  for start, agreement in zip(at, seam_correlations, strict=True)],
+        "seams": [
+            {"seconds": start / data.audio_hz, "level_db": _step_db(piece, start, n), "correlation": agreement}
+            for start, agreement in zip(at, seam_correlations, strict=True)
+        ],
         "elsewhere_db": float(np.mean(usual)) if usual else None,
         "elsewhere_low_db": low,
         "elsewhere_high_db": high,
-    }  # fmt: skip
+    }
 
 
 def _step_db(piece: np.ndarray, start: int, n: int) -> float | None:

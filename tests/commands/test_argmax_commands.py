@@ -37,10 +37,18 @@ SONGS = {"a": [(0.0, 0.02, 60, 90), (0.03, 0.05, 64, 50)], "b": [(0.0, 0.03, 48,
 def run(pipeline, tmp_path_factory):
     """A run of the pipeline's model with codes and without excitation."""
     folder = tmp_path_factory.mktemp("codes") / "run"
-    done = call(train, "-c", pipeline.config, "--json", *settings(
-        f"train_config.output_directory={folder}", f"cond_wavenet_config.n_codes={K}", "data_config.excitation=false",
-        "train_config.diversity_loss_weight=0.5",
-    ))  # fmt: skip
+    done = call(
+        train,
+        "-c",
+        pipeline.config,
+        "--json",
+        *settings(
+            f"train_config.output_directory={folder}",
+            f"cond_wavenet_config.n_codes={K}",
+            "data_config.excitation=false",
+            "train_config.diversity_loss_weight=0.5",
+        ),
+    )
     assert done.code == 0, done.err
     return folder, done.result
 
@@ -143,8 +151,14 @@ def test_bad_files_are_left_out_and_named(plain, run, played, tmp_path):
         save_codes(tmp_path / f"{name}.codes.npz", type(codes)(**vars(codes) | wrong))
     given = [tmp_path / f"{name}.codes.npz" for name in ("cut", "rate", "more", "other", "gone")]
     done = play(plain, run, tmp_path / "out", "--codes", *given)
-    assert_failed(done, 1, cut="not a whole file of codes", rate="100 times a second, the model has 6",
-           more="one of 12 codes", gone="no such file of codes")  # fmt: skip
+    assert_failed(
+        done,
+        1,
+        cut="not a whole file of codes",
+        rate="100 times a second, the model has 6",
+        more="one of 12 codes",
+        gone="no such file of codes",
+    )
     assert done.result["wavs"] == ["other.wav"]
     assert "other: other weights wrote these codes" in done.err
     assert_failed(play(plain, run, tmp_path / "none", "--codes", given[0]), 2, cut="not a whole file of codes")
@@ -157,9 +171,19 @@ def test_models_that_play_no_codes_say_so(pipeline, plain, run, played, tmp_path
     codeless = (pipeline.folder / "run",)
     assert_refused(play(plain, codeless, tmp_path / "out", *given), "has no codes", "cond_wavenet_config.n_codes")
     excited = tmp_path / "excited"
-    assert call(train, "-c", pipeline.config, *settings(
-        f"train_config.output_directory={excited}", f"cond_wavenet_config.n_codes={K}", "train_config.steps=2",
-    )).code == 0  # fmt: skip
+    assert (
+        call(
+            train,
+            "-c",
+            pipeline.config,
+            *settings(
+                f"train_config.output_directory={excited}",
+                f"cond_wavenet_config.n_codes={K}",
+                "train_config.steps=2",
+            ),
+        ).code
+        == 0
+    )
     assert_refused(play(plain, (excited,), tmp_path / "out", *given), "data_config.excitation", "--midi")
     assert_refused(
         play(plain, run, tmp_path / "out", *given, "--midi", "a.mid"), "--codes and --midi exclude each other"
@@ -177,14 +201,23 @@ def test_clips_have_their_codes_too(plain, run, tmp_path, mode):
 
 def test_evaluation_counts_the_codes(pipeline, plain, run, tmp_path):
     keys = {"model_filename": run[0], "test_dir": pipeline.folder / "test", "output_dir": tmp_path / "out"}
-    options = settings(*(f"evaluate_config.{name}={value}" for name, value in keys.items()),
-                       "evaluate_config.counterfactuals=false")  # fmt: skip
+    options = settings(
+        *(f"evaluate_config.{name}={value}" for name, value in keys.items()), "evaluate_config.counterfactuals=false"
+    )
     done = call(evaluate, "-c", plain, *options)
     assert done.code == 0 and f"of {K} codes used" in done.out and "perplexity of the codes" in done.out
     result = call(evaluate, "-c", plain, *options, "--json").result
     assert result["n_codes"] == K and 1 / K <= result["code_usage"] <= 1 and 1 <= result["code_perplexity"] <= K
-    without = call(evaluate, "-c", plain, "--json", *options, "--set",
-                 f"evaluate_config.model_filename={pipeline.folder}/run", "--force").result  # fmt: skip
+    without = call(
+        evaluate,
+        "-c",
+        plain,
+        "--json",
+        *options,
+        "--set",
+        f"evaluate_config.model_filename={pipeline.folder}/run",
+        "--force",
+    ).result
     assert (without["n_codes"], without["code_usage"], without["code_perplexity"]) == (0, None, None)
 
 

@@ -74,8 +74,17 @@ def test_ctrl_c_in_a_real_process(pipeline, tmp_path):
     """Two threads are sampling a long piece when the signal comes."""
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90), (900.0, 900.1, 60, 90)])
     out = tmp_path / "out"
-    command = [sys.executable, ROOT / "inference.py", "-c", pipeline.config, "--out", out, "--midi", song,
-               *settings("inference_config.sampler_threads=2")]  # fmt: skip
+    command = [
+        sys.executable,
+        ROOT / "inference.py",
+        "-c",
+        pipeline.config,
+        "--out",
+        out,
+        "--midi",
+        song,
+        *settings("inference_config.sampler_threads=2"),
+    ]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
@@ -126,8 +135,14 @@ print(sum(kernel.play.dispatcher.stats.cache_hits.values()), sum(kernel.play.dis
 
 
 def start(program: str, **environment: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program, str(ROOT)], capture_output=True, text=True, check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

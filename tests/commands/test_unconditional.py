@@ -110,10 +110,19 @@ def test_what_needs_a_context_is_refused(tmp_path):
 def trained(pipeline, tmp_path_factory):
     """A run folder, what the training said, and what it logged."""
     folder = tmp_path_factory.mktemp("unconditional")
-    outcome = call(train, "-c", pipeline.config, *settings(
-        f"train_config.output_directory={folder / 'run'}", "data_config.features=[]", "data_config.excitation=false",
-        "train_config.iters_per_sample=2", "train_config.iters_per_validation=1", "data_config.n_workers=1",
-    ))  # fmt: skip
+    outcome = call(
+        train,
+        "-c",
+        pipeline.config,
+        *settings(
+            f"train_config.output_directory={folder / 'run'}",
+            "data_config.features=[]",
+            "data_config.excitation=false",
+            "train_config.iters_per_sample=2",
+            "train_config.iters_per_validation=1",
+            "data_config.n_workers=1",
+        ),
+    )
     assert outcome.code == 0, outcome.err
     return folder / "run", outcome.err, (folder / "run/metrics.jsonl").read_text(encoding="utf-8")
 

@@ -12,12 +12,26 @@ HOP, N_FEATURES, REACH = 12, 5, 64
 def make_model(output="categorical", kernel_size=2, upsampling="linear", n_excitation=3, **sizes) -> WaveNet:
     """A model whose layers are no multiples of any vector; `sizes` replace keys of wavenet_config."""
     torch.manual_seed(1)
-    config = {"n_mixtures": 3, "n_layers": 7, "max_dilation": 32, "n_residual_channels": 20, "n_skip_channels": 37,
-              "n_out_channels": 50, "n_cond_channels": 7} | sizes  # fmt: skip
-    cond = CondWavenetConfig(n_layers=2, max_dilation=2, n_residual_channels=6, n_skip_channels=6, lookahead_ms=4.0,
-                             upsampling=upsampling)  # fmt: skip
-    model = WaveNet(WavenetConfig(output=output, kernel_size=kernel_size, **config), cond, n_features=N_FEATURES,
-                    n_excitation=n_excitation, audio_hz=3000, midi_hz=250)  # fmt: skip
+    config = {
+        "n_mixtures": 3,
+        "n_layers": 7,
+        "max_dilation": 32,
+        "n_residual_channels": 20,
+        "n_skip_channels": 37,
+        "n_out_channels": 50,
+        "n_cond_channels": 7,
+    } | sizes
+    cond = CondWavenetConfig(
+        n_layers=2, max_dilation=2, n_residual_channels=6, n_skip_channels=6, lookahead_ms=4.0, upsampling=upsampling
+    )
+    model = WaveNet(
+        WavenetConfig(output=output, kernel_size=kernel_size, **config),
+        cond,
+        n_features=N_FEATURES,
+        n_excitation=n_excitation,
+        audio_hz=3000,
+        midi_hz=250,
+    )
     with torch.no_grad():
         torch.nn.init.normal_(model.decoder.output.weight, std=0.5)
         if upsampling == "transposed":

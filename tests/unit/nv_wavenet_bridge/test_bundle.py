@@ -38,11 +38,23 @@ from wavenet import build_model
 HZ, HOP = 4000, 16
 BLOCKS = {
     "data_config": {"audio_hz": HZ, "midi_hz": 250},
-    "wavenet_config": {"output": "categorical", "n_layers": 3, "max_dilation": 4, "n_residual_channels": 6,
-                       "n_skip_channels": 9, "n_out_channels": 10, "n_cond_channels": 5},
-    "cond_wavenet_config": {"n_layers": 2, "max_dilation": 2, "n_residual_channels": 8, "n_skip_channels": 9,
-                            "lookahead_ms": 8.0},
-}  # fmt: skip
+    "wavenet_config": {
+        "output": "categorical",
+        "n_layers": 3,
+        "max_dilation": 4,
+        "n_residual_channels": 6,
+        "n_skip_channels": 9,
+        "n_out_channels": 10,
+        "n_cond_channels": 5,
+    },
+    "cond_wavenet_config": {
+        "n_layers": 2,
+        "max_dilation": 2,
+        "n_residual_channels": 8,
+        "n_skip_channels": 9,
+        "lookahead_ms": 8.0,
+    },
+}
 
 
 def make_run(folder, poison=False, **changes):
@@ -64,8 +76,15 @@ def world(tmp_path_factory):
     make_run(folder / "run")
     write_midi(folder / "short.mid", [(0.0, 0.05, 60, 90)])
     write_midi(folder / "long.mid", [(0.01, 0.06, 64, 100), (0.08, 0.13, 67, 70)])
-    blocks = {"inference_config": {"model_filename": str(folder / "run"), "temperature": 0.8, "seed": 6,
-                                   "tail_seconds": 0.02, "device": "cpu"}}  # fmt: skip
+    blocks = {
+        "inference_config": {
+            "model_filename": str(folder / "run"),
+            "temperature": 0.8,
+            "seed": 6,
+            "tail_seconds": 0.02,
+            "device": "cpu",
+        }
+    }
     (folder / "config.json").write_text(json.dumps(blocks))
     outcome = make_bundle(folder, folder / "bundle", "--json")
     assert outcome.code == 0, outcome.err
@@ -145,8 +164,13 @@ def test_each_tensor_of_a_bundle_matters(world, tmp_path):
             "res_biases",
         )
     }
-    flips |= {"conv_end_weight": lambda a: a.T, "cond_input": lambda a: a[::-1], "batch": lambda a: a[:, ::-1],
-              "layers": lambda a: a[:, :, ::-1], "time": lambda a: np.roll(a, 1, axis=-1)}  # fmt: skip
+    flips |= {
+        "conv_end_weight": lambda a: a.T,
+        "cond_input": lambda a: a[::-1],
+        "batch": lambda a: a[:, ::-1],
+        "layers": lambda a: a[:, :, ::-1],
+        "time": lambda a: np.roll(a, 1, axis=-1),
+    }
     flips |= {"taps": lambda a: a[..., ::-1], "transposed": lambda a: a.T}
     for name, flip in flips.items():
         folder = shutil.copytree(world / "bundle", tmp_path / name)
@@ -249,8 +273,12 @@ def test_force_replaces_what_a_link_points_to_and_keeps_the_link(world, tmp_path
 
 
 def test_the_commands_are_found_from_the_projects_folder(world):
-    for name, options, code in [("check", [world / "bundle"], 0), ("check", [], 2), ("export", ["--out", world], 2),
-                                ("run", [world / "bundle", "--nv_wavenet", world], 2)]:  # fmt: skip
+    for name, options, code in [
+        ("check", [world / "bundle"], 0),
+        ("check", [], 2),
+        ("export", ["--out", world], 2),
+        ("run", [world / "bundle", "--nv_wavenet", world], 2),
+    ]:
         line = [sys.executable, "-m", f"nv_wavenet_bridge.{name}", *map(str, options)]
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == code, done.stderr

@@ -34,12 +34,20 @@ def test_our_sampler_drew_the_same(path):
     """NVIDIA's weights in our own decoder, which has no tanh after its input; the first 600 samples."""
     weights, cond_input, stored = check.read_golden(path)
     size, n_samples = bundle.sizes(weights), 600
-    config = WavenetConfig(output="categorical", output_bias=False, n_layers=size["L"], n_skip_channels=size["S"],
-                           max_dilation=weights["max_dilation"], n_residual_channels=size["R"],
-                           n_out_channels=size["A"])  # fmt: skip
+    config = WavenetConfig(
+        output="categorical",
+        output_bias=False,
+        n_layers=size["L"],
+        n_skip_channels=size["S"],
+        max_dilation=weights["max_dilation"],
+        n_residual_channels=size["R"],
+        n_out_channels=size["A"],
+    )
     decoder = Decoder(config, 0, Upsampling("repeat", 1, config.n_cond_channels)).double()
-    w = {name: [torch.from_numpy(a).double() for a in value] if isinstance(value, list) else value
-         for name, value in weights.items()}  # fmt: skip
+    w = {
+        name: [torch.from_numpy(a).double() for a in value] if isinstance(value, list) else value
+        for name, value in weights.items()
+    }
     with torch.no_grad():
         tables = np.concatenate([weights["embedding_prev"], weights["embedding_curr"]])
         decoder.input.weight.copy_(torch.from_numpy(tables.T))
@@ -65,9 +73,23 @@ def test_our_sampler_drew_the_same(path):
     np.testing.assert_array_equal(torch.stack(drawn, 1), stored["samples"][:, :n_samples])
 
 
-MUTATIONS = ["embedding_prev", "embedding_curr", "conv_out_weight", "conv_end_weight", "dilate_weights.1",
-             "dilate_biases.1", "res_weights.1", "res_biases.1", "skip_weights.1", "skip_biases.1", "cond_frames",
-             "max_dilation", "use_embed_tanh", "uniforms", "samples"]  # fmt: skip
+MUTATIONS = [
+    "embedding_prev",
+    "embedding_curr",
+    "conv_out_weight",
+    "conv_end_weight",
+    "dilate_weights.1",
+    "dilate_biases.1",
+    "res_weights.1",
+    "res_biases.1",
+    "skip_weights.1",
+    "skip_biases.1",
+    "cond_frames",
+    "max_dilation",
+    "use_embed_tanh",
+    "uniforms",
+    "samples",
+]
 
 
 @golden
@@ -123,21 +145,24 @@ def small(batch_size=2, n_samples=60, seed=0):
         return (rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
 
     weights = {
-        "embedding_prev": make(codes, wide), "embedding_curr": make(codes, wide),
-        "conv_out_weight": make(codes, skip), "conv_end_weight": make(codes, codes),
+        "embedding_prev": make(codes, wide),
+        "embedding_curr": make(codes, wide),
+        "conv_out_weight": make(codes, skip),
+        "conv_end_weight": make(codes, codes),
         "dilate_weights": [make(2 * wide, wide, 2) for _ in range(layers)],
         "dilate_biases": [make(2 * wide) for _ in range(layers)],
         "res_weights": [make(wide, wide) for _ in range(layers - 1)],
         "res_biases": [make(wide) for _ in range(layers - 1)],
         "skip_weights": [make(skip, wide) for _ in range(layers)],
         "skip_biases": [make(skip) for _ in range(layers)],
-        "max_dilation": 2, "use_embed_tanh": True,
-    }  # fmt: skip
+        "max_dilation": 2,
+        "use_embed_tanh": True,
+    }
     return weights, make(2 * wide, batch_size, layers, n_samples), rng.uniform(size=(batch_size, n_samples))
 
 
-def codes_of(weights, cond_input, uniforms, given=None):
-    return np.stack([drawn for drawn, _ in emulate(weights, cond_input, uniforms, given)], axis=1)
+def codes_of(weights, cond_input, uniforms, teacher_codes=None):
+    return np.stack([codes for codes, _ in emulate(weights, cond_input, uniforms, teacher_codes)], axis=1)
 
 
 def test_the_first_step_is_the_contract_written_out():
@@ -165,8 +190,8 @@ def test_pieces_do_not_depend_on_their_neighbours_and_the_past_only_matters():
 def test_hearing_its_own_samples_changes_nothing():
     case = small()
     free = codes_of(*case)
-    np.testing.assert_array_equal(codes_of(*case, given=free), free)
-    assert (codes_of(*case, given=np.full_like(free, 3)) != free).any()
+    np.testing.assert_array_equal(codes_of(*case, teacher_codes=free), free)
+    assert (codes_of(*case, teacher_codes=np.full_like(free, 3)) != free).any()
 
 
 def test_a_uniform_on_the_edge_of_a_bin_may_fall_to_either_side_and_nowhere_else():

@@ -23,14 +23,28 @@ HOP, N_FRAMES, BATCH = 16, 19, 3  # frames: not a multiple of the block
 
 def make_model(upsampling="linear", excitation=True, **changes):
     """An untrained model, in float64, whose every weight and bias is random and matters."""
-    options = {"n_layers": 5, "max_dilation": 4, "n_residual_channels": 7, "n_skip_channels": 11, "n_out_channels": 13,
-               "n_cond_channels": 6, "output": "categorical", **changes}  # fmt: skip
+    options = {
+        "n_layers": 5,
+        "max_dilation": 4,
+        "n_residual_channels": 7,
+        "n_skip_channels": 11,
+        "n_out_channels": 13,
+        "n_cond_channels": 6,
+        "output": "categorical",
+        **changes,
+    }
     config = Config(
         data_config=DataConfig(audio_hz=250 * HOP, midi_hz=250, excitation=excitation),
         wavenet_config=WavenetConfig(**options),
-        cond_wavenet_config=CondWavenetConfig(n_layers=2, max_dilation=2, n_residual_channels=8, n_skip_channels=9,
-                                              lookahead_ms=8.0, upsampling=upsampling),
-    )  # fmt: skip
+        cond_wavenet_config=CondWavenetConfig(
+            n_layers=2,
+            max_dilation=2,
+            n_residual_channels=8,
+            n_skip_channels=9,
+            lookahead_ms=8.0,
+            upsampling=upsampling,
+        ),
+    )
     torch.manual_seed(1)
     model = build_model(config).double().eval()
     with torch.no_grad():
@@ -65,8 +79,12 @@ def folded(model, temperature=1.0):
 CASES = {
     "no output bias": {"output_bias": False},
     "output bias": {},
-    "a full kernel size": {"n_residual_channels": 32, "n_skip_channels": 128, "n_out_channels": 256,
-                           "output_bias": False},
+    "a full kernel size": {
+        "n_residual_channels": 32,
+        "n_skip_channels": 128,
+        "n_out_channels": 256,
+        "output_bias": False,
+    },
     "bias in one spare channel": {"n_residual_channels": 32, "n_skip_channels": 127, "n_out_channels": 255},
     "a width between two sizes": {"n_residual_channels": 33, "n_skip_channels": 129},
     "the widest": {"n_residual_channels": 65, "n_layers": 3},
@@ -76,7 +94,7 @@ CASES = {
     "one layer": {"n_layers": 1},
     "history beyond the layers": {"n_layers": 3, "max_dilation": 512},
     "max_dilation no power of two": {"n_layers": 6, "max_dilation": 6},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("case", "temperature"), [("output bias", 1.0), *((case, 0.7) for case in CASES)])
@@ -227,8 +245,9 @@ def test_each_obstacle_is_named_with_its_remedy(changes, words):
 
 
 def test_all_obstacles_are_named_at_once():
-    config = WavenetConfig(kernel_size=3, n_residual_channels=512, n_layers=100, n_skip_channels=512,
-                           n_out_channels=300)  # fmt: skip
+    config = WavenetConfig(
+        kernel_size=3, n_residual_channels=512, n_layers=100, n_skip_channels=512, n_out_channels=300
+    )
     assert len(fold.obstacles(config)) == 7
 
 
@@ -250,8 +269,8 @@ def test_the_smallest_kernel_that_holds_the_model(changes, size):
 
 
 def test_limits_of_the_contract():
-    assert [fold.most_samples(*case) for case in [(20, 64, 1), (22, 32, 1), (20, 128, 1)]] == [838860, 1525201, 419430]
-    assert fold.most_samples(20, 64, 4) == 209715
+    assert [fold.max_samples(*case) for case in [(20, 64, 1), (22, 32, 1), (20, 128, 1)]] == [838860, 1525201, 419430]
+    assert fold.max_samples(20, 64, 4) == 209715
     blocks = [fold.persistent_blocks(20, r, s, 256, 4) for r, s in [(64, 256), (32, 128), (128, 256)]]
     assert blocks == [72, 88, 68]
     assert fold.history_fits(20, 512, 64, 8) and not fold.history_fits(200, 65536, 64, 8)

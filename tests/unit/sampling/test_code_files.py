@@ -6,9 +6,15 @@ import pytest
 from midi2wave.sampling.code_files import FORMAT, Codes, load_codes, save_codes
 from midi2wave.utils.errors import InputError
 
-WHOLE = {"format": np.array(FORMAT), "codes": np.array([3, 0, 7, 2], dtype=np.int16), "first": np.array(-1),
-         "n_frames": np.array(3), "n_codes": np.array(8), "midi_hz": np.array(250),
-         "weights_sha256": np.array("")}  # fmt: skip
+WHOLE = {
+    "format": np.array(FORMAT),
+    "codes": np.array([3, 0, 7, 2], dtype=np.int16),
+    "first": np.array(-1),
+    "n_frames": np.array(3),
+    "n_codes": np.array(8),
+    "midi_hz": np.array(250),
+    "weights_sha256": np.array(""),
+}
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -16,8 +22,11 @@ def test_what_is_written_is_read(tmp_path):
     save_codes(tmp_path / "a.codes.npz", codes)
     read = load_codes(tmp_path / "a.codes.npz")
     assert read.same_as(codes) and read.weights_sha256 == "abc" and read.codes.dtype == np.int16
-    for other in (Codes(codes.codes[::-1], -1, 3, 8, 250), Codes(codes.codes, 0, 3, 8, 250),
-                  Codes(codes.codes, -1, 4, 8, 250)):  # fmt: skip
+    for other in (
+        Codes(codes.codes[::-1], -1, 3, 8, 250),
+        Codes(codes.codes, 0, 3, 8, 250),
+        Codes(codes.codes, -1, 4, 8, 250),
+    ):
         assert not read.same_as(other)
 
 

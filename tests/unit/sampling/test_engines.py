@@ -248,8 +248,9 @@ def test_memory_does_not_grow_with_the_piece():
     peaks = []
     for n_frames in (4 * cpu.MAX_BLOCK_FRAMES, 16 * cpu.MAX_BLOCK_FRAMES):
         frames = torch.rand(1, 5, 1)
-        conditioning = Conditioning(lambda first, n, f=frames: f.expand(-1, -1, n),
-                                    lambda first, n: torch.zeros(1, 3, n * model.hop))  # fmt: skip
+        conditioning = Conditioning(
+            lambda first, n, f=frames: f.expand(-1, -1, n), lambda first, n: torch.zeros(1, 3, n * model.hop)
+        )
         tracemalloc.start()
         for _ in engines.generate(
             model, conditioning, seeded_uniforms(0, [0], 1), 1, n_frames, options=SamplingOptions(threads=1)

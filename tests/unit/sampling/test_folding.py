@@ -29,8 +29,9 @@ def fold_of(n_frames: int, receptive_field: int = 20, **given: float) -> Fold | 
 def make_notes() -> Performance:
     rng = np.random.default_rng(1)
     onset = np.sort(rng.uniform(0, 0.14, 20))
-    return Performance(onset, onset + 0.03, rng.choice(np.arange(40, 90), 20, replace=False),
-                       rng.integers(30, 128, 20), {})  # fmt: skip
+    return Performance(
+        onset, onset + 0.03, rng.choice(np.arange(40, 90), 20, replace=False), rng.integers(30, 128, 20), {}
+    )
 
 
 def streams_of(model, data, fold: Fold, sampler: str = "numba") -> np.ndarray:
@@ -123,8 +124,9 @@ def test_seams_of_strangers_keep_their_level_and_a_linear_cross_fade_would_not(m
     assert "19 seams, whose two sounds correlate by 0.0" in folding.words(found)
 
     monkeypatch.setattr(folding, "correlation", lambda *_: 1.0)
-    linear = folding.seams(*(lambda joined: (joined[0], fold, DATA, joined[1]))(
-        folding.join(sines(fold, same=False), fold, HOP)))  # fmt: skip
+    linear = folding.seams(
+        *(lambda joined: (joined[0], fold, DATA, joined[1]))(folding.join(sines(fold, same=False), fold, HOP))
+    )
     assert np.mean([seam["level_db"] for seam in linear["seams"]]) < -1.2
     assert abs(linear["elsewhere_db"]) < 0.2
 
@@ -198,15 +200,21 @@ def test_parts_fall_in_step_because_they_share_their_uniforms():
 # ---- the command
 
 
-FOLDED = settings("inference_config.fold_seconds=0.1", "inference_config.fold_overlap_seconds=0.02",
-                  "inference_config.fold_warmup_seconds=0.02", "inference_config.tail_seconds=0")  # fmt: skip
+FOLDED = settings(
+    "inference_config.fold_seconds=0.1",
+    "inference_config.fold_overlap_seconds=0.02",
+    "inference_config.fold_warmup_seconds=0.02",
+    "inference_config.tail_seconds=0",
+)
 
 
 @pytest.fixture
 def songs(tmp_path):
     seconds = {"short": 0.12, "long": 0.35, "middle": 0.2}
-    return [write_midi(tmp_path / f"{name}.mid", [(t, t + 0.01, 60, 90) for t in np.arange(0, end - 0.005, 0.01)])
-            for name, end in seconds.items()]  # fmt: skip
+    return [
+        write_midi(tmp_path / f"{name}.mid", [(t, t + 0.01, 60, 90) for t in np.arange(0, end - 0.005, 0.01)])
+        for name, end in seconds.items()
+    ]
 
 
 @pytest.mark.parametrize("sampler", ["torch", "numba"])
@@ -245,8 +253,9 @@ def test_long_pieces_are_folded_short_ones_are_not(pipeline, songs, tmp_path, sa
 
 
 def test_clips_are_folded_in_mode_free(pipeline, tmp_path):
-    given = settings("inference_config.mode=free", "inference_config.fold_seconds=0.04",
-                     "inference_config.fold_overlap_seconds=0.01")  # fmt: skip
+    given = settings(
+        "inference_config.mode=free", "inference_config.fold_seconds=0.04", "inference_config.fold_overlap_seconds=0.01"
+    )
     done = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--json", *given)
     assert done.code == 0 and [len(found["seams"]) for found in done.result["seams"].values()] == [1, 1]
 

@@ -64,8 +64,10 @@ def test_guidance_of_nothing_is_the_null_condition(output, sampler):
     guided = engines.generate(
         model, with_null(conditioning), uniforms, 2, 4, options=SamplingOptions(sampler=sampler, guidance=0.0)
     )
-    null = Conditioning(lambda first, n: torch.zeros_like(conditioning.features(first, n)),
-                        lambda first, n: torch.zeros_like(conditioning.excitation(first, n)))  # fmt: skip
+    null = Conditioning(
+        lambda first, n: torch.zeros_like(conditioning.features(first, n)),
+        lambda first, n: torch.zeros_like(conditioning.excitation(first, n)),
+    )
     assert torch.equal(
         joined(guided), joined(engines.generate(model, null, uniforms, 2, 4, options=SamplingOptions(sampler=sampler)))
     )

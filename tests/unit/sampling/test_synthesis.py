@@ -24,11 +24,20 @@ def make(output="logistic_mixture", excitation=True):
     data = DataConfig(audio_hz=4000, midi_hz=250, excitation=excitation)
     config = Config(
         data_config=data,
-        wavenet_config=WavenetConfig(output=output, n_mixtures=2, n_layers=3, max_dilation=4,
-                                     n_residual_channels=8, n_skip_channels=8, n_out_channels=8, n_cond_channels=8),
-        cond_wavenet_config=CondWavenetConfig(n_layers=2, max_dilation=2, n_residual_channels=8, n_skip_channels=8,
-                                              lookahead_ms=8.0),
-    )  # fmt: skip
+        wavenet_config=WavenetConfig(
+            output=output,
+            n_mixtures=2,
+            n_layers=3,
+            max_dilation=4,
+            n_residual_channels=8,
+            n_skip_channels=8,
+            n_out_channels=8,
+            n_cond_channels=8,
+        ),
+        cond_wavenet_config=CondWavenetConfig(
+            n_layers=2, max_dilation=2, n_residual_channels=8, n_skip_channels=8, lookahead_ms=8.0
+        ),
+    )
     torch.manual_seed(0)
     model = build_model(config).eval()
     torch.nn.init.normal_(model.decoder.output.weight, std=0.3)

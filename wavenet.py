@@ -3,59 +3,70 @@
     features [B, F, frames] -> ContextStack -> [B, C, frames] -> Upsampling -> every layer of the Decoder
     samples < t, conditioning up to the look-ahead -> Decoder -> parameters of sample t's distribution [B, P, T]
 
-WaveNet: arXiv 1609.03499. Conditioning on MIDI through a context stack: arXiv 1810.12247, section 4. Cached sampling:
-arXiv 1611.09482. Inside the decoder tensors are time-first, [T, B, R]: a dilated tap is then a view and every layer a
-plain matrix product.
+WaveNet: arXiv 1609.03499. Conditioning on MIDI through a context stack: arXiv 1810.12247, section 4. Discretized
+mixture of logistics: `logistic_mixture.py`. Cached sampling: arXiv 1611.09482. Inside the decoder tensors are
+time-first, [T, B, R]: a dilated tap is then a view and every layer a plain matrix product.
 
-    python wavenet.py -c config_train.json      # what the model of a config costs (cost.py)
+    python wavenet.py -c config_train.json      # parameters, receptive field, multiply-adds and memory of a config
 """
 
-import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import logistic_mixture
-from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.conditioning.features import n_features
 from midi2wave.config import CondWavenetConfig, Config, WavenetConfig
 from midi2wave.modules.argmax_bottleneck import INPUT_WEIGHT_GAIN, ArgmaxBottleneck, codes_of, init_codebook
+from midi2wave.modules.residual_layer import (
+    EmptyLinear,
+    ResidualLayer,
+    dilations,
+    frame_rate_conditioning,
+    join_inputs,
+    unbiased_linear,
+)
 from midi2wave.modules.residual_stack import GateKernels, LayerWeights, residual_stack, run_layers, upsampled
+from midi2wave.modules.sample_embedding import N_CODES, SampleEmbedding
 from midi2wave.modules.upsampling import Upsampling
 from midi2wave.utils.errors import InputError
 
-N_CODES = 256
-SILENT_CODE = 128
-QUIET_LOG_AMPLITUDE = -5.0  # where the auxiliary head starts: natural logarithm of a band's usual amplitude
-ALIGNED_COLUMNS = 8  # of bfloat16: 16 bytes
+INITIAL_LOG_AMPLITUDE = -5.0  # of the auxiliary head: natural logarithm of a band's usual amplitude
+INITIAL_LOG_SCALE = -4.0  # of a mixture's components
 MEAN_UNIT = 0.05  # amplitude by which a mixture's mean moves for an output of 1
 
 
-def dilations(n_layers: int, max_dilation: int) -> list[int]:
-    """1, 2, 4, ... doubling; once beyond max_dilation it starts again at 1."""
-    result, dilation = [], 1
-    for _ in range(n_layers):
-        result.append(dilation)
-        dilation = dilation * 2 if dilation * 2 <= max_dilation else 1
-    return result
-
-
 class ContextStack(nn.Module):
-    """Dilated gated convolutions over conditioning frames, without padding.
+    """Dilated gated convolutions over conditioning frames, without padding (arXiv 1810.12247, section 4).
 
     It takes `left` frames before and `right` frames after the ones it returns, computed from the note events like any
-    others, so that a crop gives exactly the same context as the whole piece. The look-ahead only says how the receptive
-    field lies around a frame.
+    others, so that a crop gives exactly the same context as the whole piece. The look-ahead only determines how the
+    receptive field lies around a frame.
 
-    Global conditioning (WaveNet, section 2.5): the last G rows of the features say what recording it is as a whole; all
-    zero: unknown. Their linear embedding is added to what the stack gives, and so enters every layer of the decoder.
-    The stack itself hears them too: how a spectrum dies away depends on note and room together, which no sum can say.
+    Global conditioning (WaveNet, section 2.5): the last G rows of the features are the global features, constant over
+    time. Their linear embedding is added to the context, and so enters every layer of the decoder. They are also inputs
+    of the stack, since the decay of a spectrum depends on note and recording jointly, which no sum can model.
+
+    Args:
+        config: Config of the stack.
+        n_features: Rows of the notes' features, F.
+        n_out: Channels of the context, C.
+        lookahead_frames: Frames after a frame that its context depends on.
+        n_global: Rows of the global features, G.
+
+    Raises:
+        ValueError: The receptive field is shorter than the look-ahead.
     """
+
+    dilated: Sequence[nn.Conv1d]
+    mix: Sequence[nn.Conv1d]
+    global_embedding: nn.Conv1d | None
+    bottleneck: ArgmaxBottleneck | None
 
     def __init__(
         self, config: CondWavenetConfig, n_features: int, n_out: int, lookahead_frames: int, n_global: int = 0
@@ -63,10 +74,11 @@ class ContextStack(nn.Module):
         super().__init__()
         residual, skip = config.n_residual_channels, config.n_skip_channels
         self.input = nn.Conv1d(n_features + n_global, residual, 1)
-        self.dilated, self.mix = nn.ModuleList(), nn.ModuleList()
+        dilated, mix = nn.ModuleList(), nn.ModuleList()
         for dilation in dilations(config.n_layers, config.max_dilation):
-            self.dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
-            self.mix.append(nn.Conv1d(residual, residual + skip, 1))
+            dilated.append(nn.Conv1d(residual, 2 * residual, config.kernel_size, dilation=dilation))
+            mix.append(nn.Conv1d(residual, residual + skip, 1))
+        self.dilated, self.mix = cast(Sequence[nn.Conv1d], dilated), cast(Sequence[nn.Conv1d], mix)
         self.output = nn.Conv1d(skip, config.n_codes or n_out, 1)
         self.global_embedding = nn.Conv1d(n_global, n_out, 1, bias=False) if n_global else None
         self.bottleneck = None
@@ -83,130 +95,86 @@ class ContextStack(nn.Module):
         self.left, self.right = reach - lookahead_frames, lookahead_frames
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, F + G, left + N + right] -> [B, C, N]."""
+        """The context [B, C, N] of features [B, F + G, left + N + right]."""
         return self.with_diversity(features)[0]
 
     def with_diversity(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What `forward` gives, and the loss of the codes' use (None without codes): see `ArgmaxBottleneck.forward`."""
-        out = self.output(self._hidden(features))
+        """The context as of `forward`, and `ArgmaxBottleneck.forward`'s loss of the codes' use, None without codes."""
+        out = self.output(self.hidden(features))
         if self.global_embedding is not None:
             n_global, n_frames = self.global_embedding.in_channels, out.shape[-1]
             out = out + self.global_embedding(features[:, -n_global:, self.left : self.left + n_frames])
         return (out, None) if self.bottleneck is None else self.bottleneck(out)
 
     def codes(self, features: Tensor) -> Tensor:
-        """[B, F, left + N + right] -> the code of each frame, int64 [B, N]."""
-        return codes_of(self.output(self._hidden(features)))
+        """The code of each frame, int64 [B, N], of features [B, F, left + N + right]."""
+        return codes_of(self.output(self.hidden(features)))
 
     @torch.no_grad()
     def init_codebook_from_features(self, features: Tensor) -> None:
-        """Begin with codes that lie as the frames of these features do, [B, F, left + N + right]."""
-        frames = self._hidden(features).transpose(1, 2).flatten(0, 1)
-        weight, bias = init_codebook(frames, self.bottleneck.n_codes)
+        """Initialise the codes from the frames of these features, [B, F, left + N + right]."""
+        frames = self.hidden(features).transpose(1, 2).flatten(0, 1)
+        weight, bias = init_codebook(frames, self.output.out_channels)
         self.output.weight.copy_(weight.unsqueeze(-1))
         self.output.bias.copy_(bias)
 
-    def _hidden(self, features: Tensor) -> Tensor:
-        """[B, F, left + N + right] -> what the output is made of, [B, S, N]."""
+    def hidden(self, features: Tensor) -> Tensor:
+        """The input of the output layer, [B, S, N], for features [B, F + G, left + N + right]."""
         x = self.input(features)
         n_frames = features.shape[-1] - self.left - self.right
-        total = 0.0
+        skip_sum = x.new_zeros(())
         for dilated, mix in zip(self.dilated, self.mix, strict=True):
             tanh_half, sigmoid_half = dilated(x).chunk(2, dim=1)
-            hidden = torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half)
-            residual, skip = mix(hidden).split(self.split, dim=1)
-            x = x[..., -hidden.shape[-1] :] + residual
-            total = total + skip[..., -n_frames:]
-        return torch.relu(total)
+            z = torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half)
+            residual, skip = mix(z).split(self.split, dim=1)
+            x = x[..., -z.shape[-1] :] + residual
+            skip_sum = skip_sum + skip[..., -n_frames:]
+        return torch.relu(skip_sum)
 
 
-class NoContext(nn.Module):
+class NoContext(ContextStack):
     """The context stack of an unconditional model: zero channels in, zero channels out."""
 
-    left = right = 0
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features [B, 0, N] as the context [B, 0, N]."""
-        return features
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.global_embedding = self.bottleneck = None
+        self.left = self.right = 0
 
     def with_diversity(self, features: Tensor) -> tuple[Tensor, None]:
-        """The context [B, 0, N], and no loss of the codes' use."""
+        """The context [B, 0, N] of features [B, 0, N], and no loss of the codes' use."""
         return features, None
 
 
-class EmptyLinear(nn.Module):
-    """A linear layer of zero inputs without bias, whose output is 0.
+class Decoder(nn.Module):
+    """The autoregressive part. The output at t depends on samples < t; before the first sample stands silence.
 
-    Its weight is no parameter: neither the state dict nor the optimiser has an entry for it.
+    Args:
+        config: Config of the decoder.
+        n_excitation: Channels of the excitation, E.
+        upsampling: Upsampling of the context.
+
+    Attributes:
+        gates: How the parallel pass computes the gates; training may choose otherwise.
+        receptive_field: How many past samples an output depends on.
     """
 
-    weight: Tensor
-
-    def __init__(self, n_out: int) -> None:
-        super().__init__()
-        self.in_features = 0
-        self.register_buffer("weight", torch.zeros(n_out, 0), persistent=False)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Zeros [..., n_out] for inputs [..., 0]."""
-        return F.linear(inputs, self.weight)
-
-
-def unbiased_linear(n_in: int, n_out: int) -> nn.Linear | EmptyLinear:
-    """A linear layer without bias, also of zero inputs."""
-    return nn.Linear(n_in, n_out, bias=False) if n_in else EmptyLinear(n_out)
-
-
-class ResidualLayer(nn.Module):
-    """One gated layer; its products are Linear, oldest tap first, so that parallel and cached paths share them."""
-
-    def __init__(self, config: WavenetConfig, n_excitation: int, dilation: int, *, last: bool) -> None:
-        super().__init__()
-        residual = config.n_residual_channels
-        self.dilation, self.taps = dilation, config.kernel_size
-        self.dilated = nn.Linear(config.kernel_size * residual, 2 * residual, bias=False)
-        with warnings.catch_warnings():
-            # of an unconditional model, whose conditioning has no channels: the bias is then all there is of it
-            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
-            self.cond = nn.Linear(config.n_cond_channels, 2 * residual)  # has the bias of both
-        self.excitation = unbiased_linear(n_excitation, 2 * residual)
-        # The last layer's residual output would be used by nobody.
-        self.residual = None if last else nn.Linear(residual, residual)
-
-    @property
-    def history(self) -> int:
-        """Steps of this layer's input that must be remembered."""
-        return self.dilation * (self.taps - 1)
-
-    def weights(self, aux_weight: Tensor) -> LayerWeights:
-        """The layer's parameters as `residual_stack` takes them, with the weight [2R, Q] of its auxiliary inputs."""
-        if self.residual is None:
-            return LayerWeights(self.dilation, self.dilated.weight, aux_weight, None, None)
-        return LayerWeights(self.dilation, self.dilated.weight, aux_weight, self.residual.weight, self.residual.bias)
-
-    def gate(self, taps: Tensor, cond: Tensor) -> Tensor:
-        """taps [..., K * R], cond [..., 2R] -> hidden [..., R]."""
-        summed = torch.addmm(cond.flatten(0, -2), taps.flatten(0, -2), self.dilated.weight.t())
-        tanh_half, sigmoid_half = summed.chunk(2, dim=-1)
-        return (torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half)).unflatten(0, taps.shape[:-1])
-
-
-class Decoder(nn.Module):
-    """The autoregressive part. The output at t depends on samples < t; before the first sample stands silence."""
+    layers: Sequence[ResidualLayer]
+    output_cond: nn.Linear | None
+    output_excitation: nn.Linear | EmptyLinear | None
+    units: Tensor
 
     def __init__(self, config: WavenetConfig, n_excitation: int, upsampling: Upsampling) -> None:
         super().__init__()
         self.config, self.upsampling, self.taps = config, upsampling, config.kernel_size
-        self.gates = GateKernels()  # how the parallel pass computes them; training may choose otherwise
+        self.gates = GateKernels()
         self.mixture = config.output == "logistic_mixture"
         residual = config.n_residual_channels
-        per_tap = 2 if self.mixture else N_CODES
-        self.input = nn.Linear(self.taps * per_tap, residual)
-        steps = dilations(config.n_layers, config.max_dilation)
-        self.layers = nn.ModuleList(
-            ResidualLayer(config, n_excitation, d, last=i == len(steps) - 1) for i, d in enumerate(steps)
-        )
-        self.skip = nn.Linear(config.n_layers * residual, config.n_skip_channels)  # all layers' skip outputs, summed
+        self.input = SampleEmbedding(self.taps, residual, mixture=self.mixture)
+        cycle = dilations(config.n_layers, config.max_dilation)
+        layers = [ResidualLayer(config, n_excitation, d, last=i == len(cycle) - 1) for i, d in enumerate(cycle)]
+        self.layers = cast(Sequence[ResidualLayer], nn.ModuleList(layers))
+        self.receptive_field = sum(layer.history for layer in layers) + self.taps
+        self.skip = nn.Linear(config.n_layers * residual, config.n_skip_channels)  # the sum of all layers' skip outputs
         self.hidden = nn.Linear(config.n_skip_channels, config.n_out_channels, config.output_bias)
         n_params = 3 * config.n_mixtures if self.mixture else N_CODES
         self.output = nn.Linear(config.n_out_channels, n_params, config.output_bias)
@@ -215,100 +183,80 @@ class Decoder(nn.Module):
             self.output_cond = nn.Linear(config.n_cond_channels, config.n_skip_channels, bias=False)
             self.output_excitation = unbiased_linear(n_excitation, config.n_skip_channels)
         if config.conditioned_layers == "first":
-            for layer in self.layers[1:]:
+            for layer in layers[1:]:
                 for disabled_projection in (layer.cond, layer.excitation):
                     disabled_projection.weight.requires_grad_(False).zero_()
         if self.mixture:
-            self._start_mixture(config.n_mixtures)
+            self._init_mixture(config.n_mixtures)
 
-    def _start_mixture(self, n: int) -> None:
+    def _init_mixture(self, n: int) -> None:
         """Spread the components over the amplitudes of ordinary piano, and give the means a unit of that size.
 
-        Means err by thousandths of full scale, logits and log-scales by ones: without a common size of step the
-        optimiser learns one or the other.
+        Errors of means are thousandths of full scale, those of logits and log-scales are ones: without a common unit
+        the optimiser learns only one or the other.
         """
         units = torch.cat([torch.ones(n), torch.full((n,), MEAN_UNIT), torch.ones(n)])
         self.register_buffer("units", units, persistent=False)
+        means, log_scales = torch.linspace(-1, 1, n), torch.full((n,), INITIAL_LOG_SCALE)
         with torch.no_grad():
             self.output.weight.mul_(0.1)
-            self.output.bias.copy_(torch.cat([torch.zeros(n), torch.linspace(-1, 1, n), torch.full((n,), -4.0)]))
-
-    @property
-    def receptive_field(self) -> int:
-        """How many past samples an output depends on."""
-        return sum(layer.history for layer in self.layers) + self.taps
-
-    @property
-    def silence(self) -> int:
-        """The sample value that stands before the first sample."""
-        return 0 if self.mixture else SILENT_CODE
+            self.output.bias.copy_(torch.cat([torch.zeros(n), means, log_scales]))
 
     @staticmethod
     def aligned(device: torch.device) -> bool:
-        """Whether the parallel pass pads its rows to multiples of ALIGNED_COLUMNS."""
+        """Whether the parallel pass pads its rows (see `join_inputs`)."""
         return device.type == "cuda"
 
-    def embed(self, samples: Tensor) -> Tensor:
-        """Sample values [..., K], oldest first, -> input of the first layer [..., R]."""
-        if not self.mixture:  # a table look-up per tap: the product of a one-hot vector
-            tables = self.input.weight.t().split(N_CODES)
-            return sum(F.embedding(samples[..., k], tables[k]) for k in range(self.taps)) + self.input.bias
-        # Quiet passages live in a thousandth of the range: beside the amplitude goes its mu-law companded value, in
-        # which they are as wide as loud ones (WaveNet, section 2.2).
-        amplitude = samples.to(self.input.weight.dtype) / FULL_SCALE
-        companded = torch.sign(amplitude) * torch.log1p(255 * amplitude.abs()) / math.log(256)
-        return self.input(torch.stack([amplitude, companded], dim=-1).flatten(-2))
+    def prepend_silence(self, samples: Tensor) -> Tensor:
+        """The history [B, K + T] of samples [B, T] that nothing precedes: K silent ones, then the samples."""
+        return torch.cat([samples.new_full((len(samples), self.taps), self.input.silence), samples], dim=1)
 
-    def amplitudes(self, samples: Tensor) -> Tensor:
-        """Sample values -> float32 of the same shape, full scale 1 (codes as `audio.mu_law_decode`)."""
-        if self.mixture:
-            return samples.float() / FULL_SCALE
-        companded = 2 * samples.float() / (N_CODES - 1) - 1
-        return companded.sign() * torch.expm1(companded.abs() * math.log(N_CODES)) / (N_CODES - 1)
+    def prepare(self, context: Tensor, excitation: Tensor) -> tuple[Tensor, Tensor]:
+        """Context [B, C, left + N + right] and excitation [B, E, T], time-first.
+
+        The context is upsampled here if that does not commute with projections.
+        """
+        context = context.permute(2, 0, 1)
+        if not self.upsampling.commutes:
+            context = self.upsampling(context)
+        return context, excitation.permute(2, 0, 1)
 
     def layer_conditioning(self, layer: ResidualLayer, context: Tensor, excitation: Tensor) -> Tensor:
-        """What one layer adds before its gate: [T, B, 2R], from `prepare`'s context and excitation [T, B, E]."""
+        """What is added to one layer's pre-activations, [T, B, 2R], from `prepare`'s context and excitation."""
         cond = layer.cond(context)
         if self.upsampling.commutes:
             cond = self.upsampling(cond)
         return cond + layer.excitation(excitation)
 
     def output_conditioning(self, context: Tensor, excitation: Tensor) -> Tensor | None:
-        """What is added to the skip sum: [T, B, S], from `prepare`'s context and excitation; None: nothing."""
-        if self.output_cond is None:
+        """What is added to the skip sum, [T, B, S], from `prepare`'s context and excitation; None: nothing."""
+        if self.output_cond is None or self.output_excitation is None:
             return None
         cond = self.output_cond(context)
         if self.upsampling.commutes:
             cond = self.upsampling(cond)
         return cond + self.output_excitation(excitation)
 
-    def prepare(self, context: Tensor, excitation: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, C, left + N + right] and [B, E, T] -> time-first, upsampled here if it can't be done after projecting."""
-        context = context.permute(2, 0, 1)
-        if not self.upsampling.commutes:
-            context = self.upsampling(context)
-        return context, excitation.permute(2, 0, 1)
+    def head(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Distribution parameters [..., P] of all layers' gated activations [..., L * R].
 
-    def head(self, hidden: Tensor, cond: Tensor | None = None) -> Tensor:
-        """What the layers' gates let through, [..., L * R], and the output's conditioning [..., S], if there is one,
-        -> distribution parameters [..., P]."""
-        skip = self.skip(hidden) if cond is None else self.skip(hidden) + cond
+        Args:
+            z: The gated activations.
+            cond: `output_conditioning`, [..., S].
+        """
+        skip = self.skip(z) if cond is None else self.skip(z) + cond
         last = torch.relu(self.hidden(torch.relu(skip)))
         if not self.mixture:
             return self.output(last)
         with torch.autocast(last.device.type, enabled=False):  # means need more than bfloat16's eight bits
             return self.output(last.to(self.units.dtype)) * self.units
 
-    def prepend_silence(self, samples: Tensor) -> Tensor:
-        """The history of samples that nothing precedes: samples [B, T] after K silent ones, [B, K + T]."""
-        return torch.cat([samples.new_full((len(samples), self.taps), self.silence), samples], dim=1)
-
     def forward(self, history: Tensor, context: Tensor, excitation: Tensor) -> Tensor:
         """Distribution parameters of every sample, in one parallel pass.
 
         Args:
             history: The K samples before the first one (`prepend_silence`: none), then the samples themselves, 16-bit
-                values or mu-law codes, [B, K + T] with T = N * hop. The output at t is no function of sample t.
+                values or mu-law codes, [B, K + T] with T = N * hop. The output at t does not depend on sample t.
             context: Context of the frames, [B, C, left + N + right].
             excitation: Excitation of the samples, [B, E, T].
 
@@ -316,75 +264,44 @@ class Decoder(nn.Module):
             Parameters [B, P, T].
         """
         context, excitation = self.prepare(context, excitation)
-        x, frames, ramp, layers = self.stack_inputs(history, context, excitation)
-        hidden = residual_stack(x, frames, ramp, layers, self.gates)
+        x, frames, ramp, layers = self._stack_inputs(history, context, excitation)
+        z = residual_stack(x, frames, ramp, layers, self.gates)
         cond = self.output_conditioning(context, excitation)
-        params = self.head(hidden.flatten(1), None if cond is None else cond.flatten(0, 1))
+        params = self.head(z.flatten(1), None if cond is None else cond.flatten(0, 1))
         return params.unflatten(0, (history.shape[1] - self.taps, len(history))).permute(1, 2, 0)
 
     def fill(self, caches: "Caches", history: Tensor, context: Tensor, excitation: Tensor) -> None:
-        """Write into empty caches what the cached sampler needs to go on after a history.
-
-        Args:
-            caches: New caches of as many rows as the history.
-            history: As in `forward`, [B, K + T].
-            context: As in `forward`.
-            excitation: As in `forward`.
-        """
+        """Write into empty caches what the cached sampler needs to continue a history; arguments as in `forward`."""
         caches.recent = history[:, -self.taps :].clone()
         n_samples = history.shape[1] - self.taps
-        for i, (x, _, _) in enumerate(run_layers(*self.stack_inputs(history, *self.prepare(context, excitation)))):
+        for i, (x, _, _) in enumerate(run_layers(*self._stack_inputs(history, *self.prepare(context, excitation)))):
             caches.fill(i, x[:, : self.config.n_residual_channels].unflatten(0, (n_samples, len(history))))
 
     def gate_contributions(
         self, history: Tensor, context: Tensor, excitation: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each layer, what the conditioning and the past samples add to its gate: float32 [T * B, 2R] each.
-
-        Args: as of `forward`. Without gradients.
-        """
-        x, frames, ramp, layers = self.stack_inputs(history, *self.prepare(context, excitation))
+        """For each layer, the parts of its pre-activations from the conditioning and from past samples, without
+        gradients: float32 [T * B, 2R] each. Arguments as in `forward`."""
+        x, frames, ramp, layers = self._stack_inputs(history, *self.prepare(context, excitation))
         n_channels = self.config.n_residual_channels
         for i, (inputs, pre_activations, _) in enumerate(run_layers(x, frames, ramp, layers)):
             audio_rate = F.linear(inputs[:, n_channels:], layers[i].aux_inputs.to(inputs.dtype)).float()
             frame_rate = upsampled(frames[:, :, i], ramp).flatten(0, 2).float()
             yield frame_rate + audio_rate, pre_activations.float() - audio_rate
 
-    def stack_inputs(
+    def _stack_inputs(
         self, history: Tensor, context: Tensor, excitation: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, list[LayerWeights]]:
-        """The arguments of `residual_stack` and `run_layers`.
-
-        Args:
-            history: As in `forward`, [B, K + T].
-            context: Context as `prepare` returns it.
-            excitation: Excitation as `prepare` returns it, [T, B, E].
-
-        Returns:
-            The first layer's input with the auxiliary inputs, the conditioning at frame rate, the ramp of its
-            interpolation, and the layers' weights.
-        """
-        history = history.t()  # [K + T, B]
-        n_frames = (len(history) - self.taps) // self.upsampling.hop
-        aux_inputs, weights = [excitation], [layer.excitation.weight for layer in self.layers]
-        biases = torch.cat([layer.cond.bias for layer in self.layers])
-        if self.upsampling.commutes:
-            frames = F.linear(context, torch.cat([layer.cond.weight for layer in self.layers]), biases)
-            frames = torch.cat([frames, frames[-1:]])[: n_frames + 1]  # repetition needs no frame after the last
-        else:  # The context is at audio rate already; only the biases are left at frame rate.
-            aux_inputs.insert(0, context)
-            weights = [torch.cat([layer.cond.weight, layer.excitation.weight], dim=1) for layer in self.layers]
-            frames = biases.to(context.dtype).expand(n_frames + 1, history.shape[1], -1)
+        """The arguments of `residual_stack`, from `prepare`'s context and excitation."""
+        by_time = history.t()
+        n_frames, commutes = (len(by_time) - self.taps) // self.upsampling.hop, self.upsampling.commutes
+        frames, weights = frame_rate_conditioning(self.layers, context, n_frames, project=commutes)
         with torch.autocast(history.device.type, enabled=False):  # a product of 4, whose inputs have 16 bits
-            x = self.embed(history[:-1].unfold(0, self.taps, 1))  # [T, B, R]
-        columns = [values.to(frames.dtype) for values in (x, *aux_inputs)]
-        # Rows that begin at multiples of 16 bytes: else a GPU's products take kernels of half the speed.
-        spare = -(x.shape[-1] + weights[0].shape[1]) % ALIGNED_COLUMNS
-        if spare and self.aligned(history.device):
-            columns.append(columns[0].new_zeros(*x.shape[:2], spare))
-            weights = [F.pad(weight, (0, spare)) for weight in weights]
+            x = self.input(by_time[:-1].unfold(0, self.taps, 1))  # [T, B, R]
+        inputs = [x, excitation] if commutes else [x, context, excitation]
+        inputs = [values.to(frames.dtype) for values in inputs]
+        x, weights = join_inputs(inputs, weights, align=self.aligned(history.device))
         layers = [layer.weights(aux) for layer, aux in zip(self.layers, weights, strict=True)]
-        x = torch.cat(columns, dim=-1).flatten(0, 1)
         return x, frames.unflatten(-1, (len(layers), -1)), self.upsampling.ramp(frames), layers
 
 
@@ -409,7 +326,22 @@ class WaveNet(nn.Module):
     """Context stack and decoder together: the model that is trained, saved and sampled.
 
     Without features it is unconditional: a decoder alone, whose conditioning has no channels.
+
+    Args:
+        config: Config of the decoder.
+        cond_config: Config of the context stack.
+        n_features: Rows of the notes' features, F.
+        n_excitation: Channels of the excitation, E.
+        audio_hz: Sample rate.
+        midi_hz: Frames per second.
+        n_global: Rows of the global features, G.
+
+    Raises:
+        ValueError: The parts do not fit together.
     """
+
+    context: ContextStack
+    mel_head: nn.Conv1d | None
 
     def __init__(
         self,
@@ -424,13 +356,13 @@ class WaveNet(nn.Module):
     ) -> None:
         super().__init__()
         self.audio_hz, self.hop, self.n_codes = audio_hz, audio_hz // midi_hz, cond_config.n_codes
-        lookahead_frames = round(cond_config.lookahead_ms * midi_hz / 1000)
         if n_global and cond_config.n_codes:
             raise ValueError(
-                "cond_wavenet_config.n_codes and data_config.global_values exclude each other: what is known of a "
-                "recording stands beside its codes, in no file of them; expected one of the two"
+                "cond_wavenet_config.n_codes and data_config.global_values exclude each other: files of codes have no "
+                "global labels; expected one of the two"
             )
         if n_features:
+            lookahead_frames = round(cond_config.lookahead_ms * midi_hz / 1000)
             upsampling = Upsampling(cond_config.upsampling, self.hop, config.n_cond_channels)
             self.context = ContextStack(cond_config, n_features, config.n_cond_channels, lookahead_frames, n_global)
         elif cond_config.n_mels or cond_config.n_codes or config.output_conditioning:
@@ -445,7 +377,7 @@ class WaveNet(nn.Module):
         self.mel_head = None  # used in training only
         if cond_config.n_mels:
             self.mel_head = nn.Conv1d(config.n_cond_channels, cond_config.n_mels, 1)
-            nn.init.constant_(self.mel_head.bias, QUIET_LOG_AMPLITUDE)
+            nn.init.constant_(cast(Tensor, self.mel_head.bias), INITIAL_LOG_AMPLITUDE)
 
     @property
     def context_frames(self) -> tuple[int, int]:
@@ -470,25 +402,32 @@ class WaveNet(nn.Module):
         return WaveNetOutput(params, self.mel_head(context[..., begin : begin + n_frames]), diversity_loss)
 
     def log_likelihood(self, params: Tensor, samples: Tensor) -> Tensor:
-        """params [B, P, T], samples [B, T] -> log-probability of each sample in nats, [B, T], float32."""
+        """Log-probability of each sample in nats, float32 [B, T], for params [B, P, T] and samples [B, T]."""
         if self.decoder.mixture:
             return logistic_mixture.log_likelihood(params, samples)
         logits = params if params.dtype == torch.float64 else params.float()
-        by_time = logits.permute(2, 0, 1).flatten(0, 1)  # as the decoder left them: classes side by side
+        by_time = logits.permute(2, 0, 1).flatten(0, 1)  # as the decoder returns them: classes side by side
         return -F.cross_entropy(by_time, samples.t().flatten(), reduction="none").unflatten(0, samples.shape[::-1]).t()
 
     def draw(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        """params [B, P, T], uniforms [B, T, U] -> samples, int64 [B, T] (16-bit values or codes)."""
+        """Samples, int64 [B, T] (16-bit values or codes), for params [B, P, T] and uniforms [B, T, U]."""
         if self.decoder.mixture:
             return logistic_mixture.sample(params, uniforms, temperature)
         return logistic_mixture.from_cumulative(params / temperature, uniforms[..., 0])
 
     def guide(self, params: Tensor, guidance: float) -> Tensor:
-        """Classifier-free guidance: parameters [2B, P, ...] of streams given their notes, then none, ->
-        combined ones [B, P, ...]. At guidance = 1 there are only the former, which stay as they are.
+        """Classifier-free guidance.
 
-        0 is the null condition, 1 the notes, more goes beyond: the 1 + w of arXiv 2207.12598, equation 6. Of codes the
-        logits are combined, and normalised where they are used; of a mixture, see `logistic_mixture.guided`.
+        Logits of codes are combined, and normalised where they are used; of a mixture, see `logistic_mixture.guided`.
+
+        Args:
+            params: Parameters [2B, P, ...]: of streams with their notes, then of the same streams under the null
+                condition. At guidance 1 only the former, which are returned as they are.
+            guidance: 0: the null condition; 1: the notes; more: an extrapolation, the 1 + w of arXiv 2207.12598,
+                equation 6.
+
+        Returns:
+            Combined parameters [B, P, ...].
         """
         if guidance == 1:
             return params
@@ -530,6 +469,10 @@ class Caches:
 
     Row t % length holds the input at time t. Before the first sample the buffers are zero and the samples silent, as in
     the parallel pass.
+
+    Args:
+        decoder: The decoder.
+        batch_size: Streams, B.
     """
 
     def __init__(self, decoder: Decoder, batch_size: int) -> None:
@@ -537,27 +480,33 @@ class Caches:
         residual = decoder.config.n_residual_channels
         self.layers = [like.new_zeros(layer.history, batch_size, residual) for layer in decoder.layers]
         shape = (batch_size, decoder.taps)
-        self.recent = torch.full(shape, decoder.silence, dtype=torch.long, device=like.device)
+        self.recent = torch.full(shape, decoder.input.silence, dtype=torch.long, device=like.device)
 
     def fill(self, index: int, x: Tensor) -> None:
-        """Remember the end of one layer's input [T, B, R] of a parallel pass over the samples 0..T-1."""
+        """Store the end of one layer's input [T, B, R] of a parallel pass over the samples 0..T-1."""
         ring = self.layers[index]
         first = max(0, len(x) - len(ring))
         rows = torch.arange(first, len(x), device=x.device) % len(ring)
         ring[rows] = x[first:]
 
     def step(self, decoder: Decoder, time: int, cond: Tensor, output_cond: Tensor | None = None) -> Tensor:
-        """Distribution parameters [B, P] of sample `time`, from cond [L, B, 2R] and output_cond [B, S]; remembers the
-        layers' inputs."""
-        x, hidden = decoder.embed(self.recent), []
+        """Distribution parameters [B, P] of sample `time`; stores the layers' inputs.
+
+        Args:
+            decoder: The decoder.
+            time: Number of the sample.
+            cond: `Decoder.layer_conditioning` of the sample, [L, B, 2R].
+            output_cond: `Decoder.output_conditioning` of the sample, [B, S].
+        """
+        x, gated = decoder.input(self.recent), []
         for layer, ring, layer_cond in zip(decoder.layers, self.layers, cond, strict=True):
-            # The row written a whole ring ago, (K - 1) * d steps back, is read before it is written over.
+            # The oldest row, written (K - 1) * dilation samples ago, is read before it is overwritten.
             rows = [ring[(time + k * layer.dilation) % len(ring)] for k in range(layer.taps - 1)]
-            hidden.append(layer.gate(torch.cat([*rows, x], dim=-1), layer_cond))
+            gated.append(layer.gate(torch.cat([*rows, x], dim=-1), layer_cond))
             ring[time % len(ring)] = x
             if layer.residual is not None:
-                x = x + layer.residual(hidden[-1])
-        return decoder.head(torch.cat(hidden, dim=-1), output_cond)
+                x = x + layer.residual(gated[-1])
+        return decoder.head(torch.cat(gated, dim=-1), output_cond)
 
     def push(self, samples: Tensor) -> None:
         """Append the newest samples [B]."""
@@ -568,9 +517,10 @@ class Caches:
 class Conditioning:
     """Conditioning on demand, so that a piece of any length takes the same memory.
 
-    features(first_frame, n_frames) -> [B, F + G, n_frames], for any frame, also before the start;
-    excitation(first_frame, n_frames) -> [B, E, n_frames * hop], E >= 0;
-    codes(first_frame, n_frames) -> int64 [B, n_frames], which the features are then not asked for.
+    Attributes:
+        features: features(first_frame, n_frames) -> [B, F + G, n_frames], for any frame, also before the start.
+        excitation: excitation(first_frame, n_frames) -> [B, E, n_frames * hop], E >= 0.
+        codes: codes(first_frame, n_frames) -> int64 [B, n_frames], which take the place of the features.
     """
 
     features: Callable[[int, int], Tensor]
@@ -579,7 +529,7 @@ class Conditioning:
 
     def block(self, model: WaveNet, first: int, n_frames: int) -> tuple[Tensor, Tensor]:
         """Context [B, C, left + n + right] and excitation [B, E, n * hop] of a range of frames."""
-        if self.codes is not None:
+        if self.codes is not None and model.context.bottleneck is not None:
             up = model.decoder.upsampling
             codes = self.codes(first - up.left, up.left + n_frames + up.right)
             return model.context.bottleneck.context(codes), self.excitation(first, n_frames)
@@ -589,7 +539,7 @@ class Conditioning:
 
 
 def rows_per_stream(guidance: float) -> int:
-    """How often a stream passes through the decoder: with its notes, and for guidance under the null condition too."""
+    """Rows of the decoder's batch for a stream: its notes, and with guidance also the null condition."""
     return 1 if guidance == 1 else 2
 
 
@@ -602,10 +552,13 @@ def prefill(
     prefix: Tensor | None,
     guidance: float = 1.0,
 ) -> tuple[Caches, int]:
-    """What a cached sampler starts from: caches that have heard the prefix, and the first frame to generate.
+    """Prepare the caches of a sampler by a parallel pass over the prefix; arguments as of `generate`.
 
-    With guidance the caches have twice the rows, as conditioning has (`generate`). Raises ValueError for a prefix that
-    is not [B, P * hop] with 0 < P <= n_frames.
+    Returns:
+        The caches, with twice the rows under guidance, and the first frame to generate.
+
+    Raises:
+        ValueError: The prefix is not [B, P * hop] with 0 < P <= n_frames.
     """
     n_rows = rows_per_stream(guidance)
     caches, first = Caches(model.decoder, n_rows * n_streams), 0
@@ -613,7 +566,7 @@ def prefill(
         first = prefix.shape[1] // model.hop
         if prefix.shape[1] != first * model.hop or not 0 < first <= n_frames:
             raise ValueError(f"a prefix of {prefix.shape[1]} samples is not a whole number of frames up to {n_frames}")
-        # What lies further back than the receptive field is not heard any more.
+        # Samples before the receptive field have no influence.
         begin = max(0, first - -(-(model.decoder.receptive_field + model.decoder.taps) // model.hop))
         context, excitation = conditioning.block(model, begin, first - begin)
         history = model.decoder.prepend_silence(prefix[:, begin * model.hop :].repeat(n_rows, 1))
@@ -637,10 +590,20 @@ def generate(
 ) -> Iterator[Tensor]:
     """Generate n_frames * hop samples for each stream, block by block: the reference for every faster engine.
 
-    uniforms(first, n) -> [B, n, U] for the samples first..first+n-1 (`sampling.uniforms`); prefix: [B, P * hop] samples
-    that are taken as given (teacher-forced) before the model goes on by itself. guidance: see `WaveNet.guide`; if it is
-    not 1, conditioning has 2B rows, the streams' own, then as many of the null condition. Both hear the same samples.
-    Yields int64 blocks [B, n] (16-bit values or codes), the prefix first.
+    Args:
+        model: The model.
+        conditioning: Conditioning of the B streams; with guidance of 2B rows: the streams' own, then as many of the
+            null condition, which receive the same samples.
+        uniforms: uniforms(first, n) -> [B, n, U] for the samples first..first+n-1 (`sampling.uniforms`).
+        n_streams: B.
+        n_frames: Frames to generate, those of the prefix included.
+        prefix: Samples [B, P * hop] that precede the generated ones (teacher-forced).
+        temperature: See `draw`.
+        guidance: See `WaveNet.guide`.
+        block_frames: Frames of a block; the samples do not depend on it.
+
+    Yields:
+        int64 blocks [B, n] (16-bit values or codes), the prefix first.
     """
     decoder, n_rows = model.decoder, rows_per_stream(guidance)
     caches, first = prefill(model, conditioning, n_streams, n_frames, prefix, guidance)
@@ -650,19 +613,20 @@ def generate(
         count = min(block_frames, n_frames - first)
         context, excitation = decoder.prepare(*conditioning.block(model, first, count))
         cond = torch.stack([decoder.layer_conditioning(layer, context, excitation) for layer in decoder.layers], dim=1)
-        of_output = decoder.output_conditioning(context, excitation)
+        output_cond = decoder.output_conditioning(context, excitation)
         draws = uniforms(first * model.hop, count * model.hop)
         block = torch.empty(draws.shape[:2], dtype=torch.long, device=draws.device)
         for i in range(block.shape[1]):
-            output_cond = None if of_output is None else of_output[i]
-            params = model.guide(caches.step(decoder, first * model.hop + i, cond[i], output_cond), guidance)
+            time, sample_output_cond = first * model.hop + i, None if output_cond is None else output_cond[i]
+            params = model.guide(caches.step(decoder, time, cond[i], sample_output_cond), guidance)
             block[:, i] = model.draw(params.unsqueeze(-1), draws[:, i : i + 1], temperature)[:, 0]
             caches.push(block[:, i].repeat(n_rows))
         yield block
         first += count
 
 
-if __name__ == "__main__":  # what the model of a config costs
-    from benchmarks import model_speed as cost  # it stands on this module, which otherwise knows nothing of it
+if __name__ == "__main__":
+    # The cost of a config's model. The benchmarks depend on this module, which does not depend on them.
+    from benchmarks import model_speed
 
-    cost.run(cost.main)
+    model_speed.run(model_speed.main)

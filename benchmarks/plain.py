@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from midi2wave.modules.sample_embedding import N_CODES
 from midi2wave.training.run_state import Run
 from midi2wave.training.schedules import learning_rate
-from wavenet import N_CODES, WaveNet
+from wavenet import WaveNet
 
 
 def plain_forward(model: WaveNet, history: Tensor, features: Tensor, excitation: Tensor) -> Tensor:
@@ -18,7 +19,7 @@ def plain_forward(model: WaveNet, history: Tensor, features: Tensor, excitation:
     decoder, n_samples = model.decoder, history.shape[1] - model.decoder.taps
     history = history[:, :-1]
     if decoder.mixture:
-        x = decoder.embed(history.unfold(1, decoder.taps, 1)).transpose(1, 2)
+        x = decoder.input(history.unfold(1, decoder.taps, 1)).transpose(1, 2)
     else:
         weight = decoder.input.weight.unflatten(1, (decoder.taps, N_CODES)).transpose(1, 2)
         x = F.conv1d(F.one_hot(history, N_CODES).transpose(1, 2).to(weight.dtype), weight, decoder.input.bias)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from midi2wave.config import WavenetConfig
+from midi2wave.modules.sample_embedding import N_CODES
 from nv_wavenet_bridge.emulator import dilation_cycle
-from wavenet import N_CODES, WaveNet
+from wavenet import WaveNet
 
 # The (R, S, A) that nv-wavenet has kernels for.
 SIZES = ((32, 128, 256), (64, 128, 256), (64, 256, 256), (128, 256, 256))

@@ -4,12 +4,11 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 
 from midi2wave.utils.errors import InputError
-from wavenet import ResidualLayer, WaveNet
+from wavenet import WaveNet
 
 GIB = 2**30
 
@@ -60,7 +59,7 @@ def training_bytes(model: WaveNet, n_samples: int, precision: torch.dtype, *, re
     """
     decoder, size = model.decoder, precision.itemsize
     n_layers, residual = len(decoder.layers), decoder.config.n_residual_channels
-    aux_inputs = cast(ResidualLayer, decoder.layers[0]).excitation.in_features
+    aux_inputs = decoder.layers[0].excitation.in_features
     # Kept for the backward pass: each layer's input, its pre-activations unless they are computed again, and its gated
     # activation with that one's gradient. Then the head: skip sum and hidden layer before and after their ReLU.
     channels = n_layers * ((residual + aux_inputs) + (0 if recompute else 2 * residual) + 2 * residual)

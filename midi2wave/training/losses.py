@@ -83,7 +83,7 @@ def mel_error(model: WaveNet, samples: Tensor, mel_prediction: Tensor) -> Tensor
     Returns:
         The error of each crop in nats of amplitude, float32 [B].
     """
-    amplitudes = model.decoder.amplitudes(samples)
+    amplitudes = model.decoder.input.amplitudes(samples)
     target, first = log_mel(amplitudes, model.audio_hz, model.hop, mel_prediction.shape[1])
     predicted = mel_prediction[..., first : first + target.shape[-1]].float()
     return (predicted - target).abs().mean(dim=(1, 2))

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from midi2wave.modules.residual_layer import EmptyLinear
 from midi2wave.sampling.engines.llvm_vectors import LANES
 from midi2wave.sampling.engines.simd import PANEL_BLOCKS
-from wavenet import Decoder, EmptyLinear
+from wavenet import Decoder
 
 # In bytes.
 CACHE_LINE = 64

@@ -48,7 +48,7 @@ class SampleStep:
 
     def run(self) -> None:
         """Draw the next sample. Every index is a tensor, so that the host needs no value."""
-        x, hidden = self.decoder.embed(self.recent), []
+        x, hidden = self.decoder.input(self.recent), []
         cond = self.cond.index_select(0, self.position)[0]
         for i, (layer, ring) in enumerate(zip(self.decoder.layers, self.rings, strict=True)):
             rows = [

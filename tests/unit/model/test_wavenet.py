@@ -7,8 +7,9 @@ import torch
 from midi2wave.audio.mu_law import mu_law_decode
 from midi2wave.config import CondWavenetConfig, WavenetConfig
 from midi2wave.evaluation.conditioning_ratios import conditioning_ratios
+from midi2wave.modules.residual_layer import ALIGNED_COLUMNS, dilations
 from midi2wave.sampling.uniforms import seeded_uniforms
-from wavenet import ALIGNED_COLUMNS, Caches, Conditioning, ContextStack, Decoder, WaveNet, dilations, generate
+from wavenet import Caches, Conditioning, ContextStack, Decoder, WaveNet, generate
 
 HOP, N_FEATURES, N_EXCITATION = 16, 5, 2
 N_FRAMES = 12
@@ -114,7 +115,7 @@ def test_padded_rows_give_the_same_and_teach_the_same(upsampling, monkeypatch):
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         found.append(torch.cat([params.detach().flatten(), *gradients]))
         prepared = model.decoder.prepare(*conditioning.block(model, 0, N_FRAMES))
-        first_input, *_ = model.decoder.stack_inputs(model.decoder.prepend_silence(samples), *prepared)
+        first_input, *_ = model.decoder._stack_inputs(model.decoder.prepend_silence(samples), *prepared)
         widths.append(first_input.shape[1])
     torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
     assert widths[0] % ALIGNED_COLUMNS and not widths[1] % ALIGNED_COLUMNS
@@ -158,8 +159,8 @@ def test_the_mel_head_hears_the_context_of_each_frame_and_changes_nothing_else(u
 def test_amplitudes_are_those_that_the_samples_stand_for():
     codes, pcm = make_model("categorical").decoder, make_model().decoder
     every = torch.arange(256)
-    np.testing.assert_allclose(codes.amplitudes(every), mu_law_decode(every.numpy()) / 32768, atol=4e-5)
-    assert pcm.amplitudes(torch.tensor([-32768, 0, 16384])).tolist() == [-1, 0, 0.5]
+    np.testing.assert_allclose(codes.input.amplitudes(every), mu_law_decode(every.numpy()) / 32768, atol=4e-5)
+    assert pcm.input.amplitudes(torch.tensor([-32768, 0, 16384])).tolist() == [-1, 0, 0.5]
 
 
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])

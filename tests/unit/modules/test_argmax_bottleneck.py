@@ -177,7 +177,7 @@ def make_model(output="categorical", kernel_size=2, upsampling="linear", n_excit
                 torch.nn.init.normal_(conv.weight, std=1.0)
         torch.nn.init.normal_(model.context.output.weight, std=1.0)
         if n_codes:  # none of them ahead of the others
-            z = model.context.output(model.context._hidden(torch.rand(1, 5, 500)))
+            z = model.context.output(model.context.hidden(torch.rand(1, 5, 500)))
             model.context.output.bias -= z.mean(dim=(0, 2))
         if upsampling == "transposed":
             torch.nn.init.normal_(model.decoder.upsampling.window.weight, std=0.3)
@@ -245,7 +245,7 @@ def test_the_forward_pass_gives_the_loss_of_its_codes_and_taught_are_all_parts()
     history = model.decoder.prepend_silence(samples)
     output = model(history, features, excitation)
     params, diversity = output.params, output.diversity_loss
-    z = model.context.output(model.context._hidden(features))
+    z = model.context.output(model.context.hidden(features))
     used = codebook_usage(codes_of(z).flatten().bincount(minlength=6).numpy())["code_usage"]
     assert diversity.item() >= diversity_loss(normalized_relu(z)).item() + 1 / used - 1 > 0.01
     assert torch.equal(model.decoder(history, model.context(features), excitation), params)

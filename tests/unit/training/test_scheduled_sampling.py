@@ -73,7 +73,7 @@ def test_many_passes_equal_sequential_sampling(output):
     """From silence, by the cached sampler: drawing the samples one after another."""
     model = make_model(output)
     batch, conditioning = make_batch(model)
-    batch["history"][:, : model.decoder.taps] = model.decoder.silence
+    batch["history"][:, : model.decoder.taps] = model.decoder.input.silence
     uniforms = crop_uniforms(model)
     blocks = generate(model, conditioning, lambda first, n: uniforms(first, n)[..., :-1], 2, N_FRAMES)
     played = torch.cat(list(blocks), dim=1)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 # Of the features few are not 0 in a frame. At the usual scale of the first weights, which counts on all of them, frames
 # differ by a hundredth of what they have in common: one code takes them all, and any step moves them all to another.
 INPUT_WEIGHT_GAIN = 10.0
-FLOOR = 1e-3  # of the sum that z is divided by: q is uniform where no z is positive, and its gradient finite
+# Added to the sum that z is divided by: q is uniform where no z is positive, and its gradient finite.
+MIN_SUM = 1e-3
 
 
 class ArgmaxBottleneck(nn.Module):
@@ -46,10 +47,10 @@ class ArgmaxBottleneck(nn.Module):
 def normalized_relu(z: Tensor) -> Tensor:
     """z [B, K, N] -> q [B, K, N]: ReLU(z) over its sum across the codes of a frame, which is 1 for q.
 
-    FLOOR stands in the sum and, shared out evenly, in each of its parts: without a positive z all codes are alike.
+    MIN_SUM stands in the sum and, shared out evenly, in each of its parts: without a positive z all codes are alike.
     """
     positive = torch.relu(z)
-    return (positive + FLOOR / z.shape[1]) / (positive.sum(dim=1, keepdim=True) + FLOOR)
+    return (positive + MIN_SUM / z.shape[1]) / (positive.sum(dim=1, keepdim=True) + MIN_SUM)
 
 
 def codes_of(z: Tensor) -> Tensor:

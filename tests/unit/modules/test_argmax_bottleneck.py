@@ -8,7 +8,7 @@ import torch
 
 from midi2wave.config import CondWavenetConfig, WavenetConfig, config_from_dict
 from midi2wave.modules.argmax_bottleneck import (
-    FLOOR,
+    MIN_SUM,
     ArgmaxBottleneck,
     codebook_usage,
     codes_of,
@@ -39,9 +39,9 @@ def make_bottleneck(scale=2.0) -> ArgmaxBottleneck:
 
 def test_shares_by_hand():
     q = normalized_relu(frames([3, 1, -5, 0], [0.2, 0.2, 0.6, 1.0]))
-    low = FLOOR / K
-    expected = frames([(3 + low) / (4 + FLOOR), (1 + low) / (4 + FLOOR), low / (4 + FLOOR), low / (4 + FLOOR)],
-                      [(x + low) / (2 + FLOOR) for x in (0.2, 0.2, 0.6, 1)])  # fmt: skip
+    low = MIN_SUM / K
+    expected = frames([(3 + low) / (4 + MIN_SUM), (1 + low) / (4 + MIN_SUM), low / (4 + MIN_SUM), low / (4 + MIN_SUM)],
+                      [(x + low) / (2 + MIN_SUM) for x in (0.2, 0.2, 0.6, 1)])  # fmt: skip
     torch.testing.assert_close(q, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(q, frames([0.75, 0.25, 0, 0], [0.1, 0.1, 0.3, 0.5]), rtol=0, atol=2e-4)
 
@@ -71,14 +71,14 @@ def test_the_decoder_hears_one_code_and_nothing_of_the_others():
 
 
 def test_the_gradient_is_that_of_q_in_the_place_of_the_code():
-    """By hand, for one frame: with g the gradient with respect to q, dL/dz_k = (g_k - sum_j g_j q_j) / (sum + FLOOR)
+    """By hand, for one frame: with g the gradient with respect to q, dL/dz_k = (g_k - sum_j g_j q_j) / (sum + MIN_SUM)
     where z_k is positive, and 0 elsewhere."""
     bottleneck, z = make_bottleneck(scale=2.0), frames([3, 1, -5, 0.5]).requires_grad_()
     wanted = torch.tensor([[[1.0], [-2.0], [0.5]]], dtype=torch.float64)
     (bottleneck(z)[0] * wanted).sum().backward()
     g = 2 * bottleneck.projection.weight[..., 0].t() @ wanted[0, :, 0]
     q = normalized_relu(z.detach())[0, :, 0]
-    by_hand = (g - (g * q).sum()) / (4.5 + FLOOR) * torch.tensor([1, 1, 0, 1])
+    by_hand = (g - (g * q).sum()) / (4.5 + MIN_SUM) * torch.tensor([1, 1, 0, 1])
     torch.testing.assert_close(z.grad[0, :, 0], by_hand.detach(), rtol=1e-12, atol=1e-15)
     assert by_hand.abs()[[0, 1, 3]].min() > 1e-3  # codes that were not chosen learn too
     assert bottleneck.projection.weight.grad[..., 0].count_nonzero(dim=0).tolist() == [3, 0, 0, 0]  # the code heard
@@ -91,7 +91,7 @@ def test_frames_without_a_positive_z_are_finite(z):
     (context.sum() + uneven).backward()
     q = normalized_relu(z.detach())
     assert q.isfinite().all() and z.grad.isfinite().all() and bottleneck.projection.weight.grad.isfinite().all()
-    assert z.grad.abs().max() < 10 / FLOOR
+    assert z.grad.abs().max() < 10 / MIN_SUM
     if z[0, :, 0].max() <= 0:
         assert q[0, :, 0].tolist() == [1 / K] * K and not z.grad[0, :, 0].any()
         assert codes_of(z)[0, 0] == z[0, :, 0].argmax()  # the least negative

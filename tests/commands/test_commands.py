@@ -18,7 +18,7 @@ from midi2wave.checkpoint import load_weights
 from tests.helpers.pipeline import (
     CLIP_SECONDS,
     HZ,
-    PRIMED_SECONDS,
+    PROMPT_SECONDS,
     SECONDS,
     call,
     melody,
@@ -32,7 +32,7 @@ from tests.helpers.pipeline import (
     write_midi,
 )
 
-CLIP_SAMPLES, PROMPT_SAMPLES = round(CLIP_SECONDS * HZ), round(PRIMED_SECONDS * HZ)
+CLIP_SAMPLES, PROMPT_SAMPLES = round(CLIP_SECONDS * HZ), round(PROMPT_SECONDS * HZ)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -260,11 +260,11 @@ def test_force_makes_everything_again(pipeline, tmp_path):
     assert sorted(p.name for p in (tmp_path / "run").glob("step_*")) == ["step_00000002", "step_00000003"]
 
 
-@pytest.mark.parametrize("step", [resample_audio, preprocess_maestro, preprocess_audio, train, inference])
-def test_help_shows_the_usage(step):
-    shown = call(step, "--help")
+@pytest.mark.parametrize("module", [resample_audio, preprocess_maestro, preprocess_audio, train, inference])
+def test_help_shows_the_usage(module):
+    shown = call(module, "--help")
     assert shown.code == 0
-    assert f"python {step.__name__}.py" in shown.out
+    assert f"python {module.__name__}.py" in shown.out
 
 
 def test_pairs_from_any_folder(tmp_path, pipeline):

@@ -14,7 +14,8 @@ from midi2wave import checkpoint
 from midi2wave.config import DistConfig
 from midi2wave.training.distributed import SINGLE_PROCESS, init_distributed, local_device
 from midi2wave.utils.errors import InputError
-from tests.helpers.pipeline import ROOT, settings
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import settings
 from tests.helpers.training import checkpoint_tensors, same_tensors
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")

@@ -1,4 +1,4 @@
-"""The pipeline's first steps on real recordings, where these lie beside the checkout; skipped elsewhere."""
+"""The pipeline's first commands on real recordings, where these lie beside the checkout; skipped elsewhere."""
 
 import csv
 import shutil

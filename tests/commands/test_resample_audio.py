@@ -1,4 +1,4 @@
-"""The first step as its users run it: exit codes, resuming, what it never overwrites, what it says."""
+"""resample_audio.py as its users run it: exit codes, resuming, files that are never overwritten, messages."""
 
 import json
 import os

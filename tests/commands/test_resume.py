@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from midi2wave import checkpoint
-from tests.helpers.pipeline import ROOT, command, settings
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import command, settings
 from tests.helpers.training import checkpoint_tensors, same_tensors
 
 STEPS = 60

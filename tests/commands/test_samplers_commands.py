@@ -14,7 +14,8 @@ import soundfile
 import inference
 from midi2wave.audio import io as audio_io
 from midi2wave.sampling import render
-from tests.helpers.pipeline import HZ, ROOT, assert_no_partial_files, call, read_files, settings, write_midi
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import HZ, assert_no_partial_files, call, read_files, settings, write_midi
 
 
 @pytest.fixture

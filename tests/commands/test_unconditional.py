@@ -22,7 +22,7 @@ from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning, synthesize
 from midi2wave.sampling.uniforms import seeded_uniforms
 from nv_wavenet_bridge import check, export
-from tests.helpers.pipeline import HZ, PRIMED_SECONDS, assert_refused, call, read_files, settings, write_midi
+from tests.helpers.pipeline import HZ, PROMPT_SECONDS, assert_refused, call, read_files, settings, write_midi
 from tests.unit.nv_wavenet_bridge.test_bundle import BLOCKS
 from tests.unit.sampling.test_engines import joined, parallel
 from wavenet import build_model, generate
@@ -164,7 +164,7 @@ def test_it_plays_by_itself_and_goes_on_from_clips(pipeline, trained, tmp_path):
     assert_refused(longer, "results of another config")
 
     prompted = call(inference, *arguments, "--n_pieces", 3, "--out", tmp_path / "prompted")
-    clips, given = [read_clip(path, HZ) for path in clip_paths(pipeline.folder / "test")], round(PRIMED_SECONDS * HZ)
+    clips, given = [read_clip(path, HZ) for path in clip_paths(pipeline.folder / "test")], round(PROMPT_SECONDS * HZ)
     names = [f"piece_{number:03d}_{clips[number % 2].name}" for number in range(3)]
     assert prompted.result["wavs"] == [f"{name}.wav" for name in names]
     sounds = [audio_io.read_pcm(tmp_path / "prompted" / f"{name}.wav", HZ) for name in names]

@@ -180,7 +180,7 @@ def check_audio(data: bytes, box: Path) -> None:
 
 
 def check_metadata(name: str) -> Callable[[bytes, Path], None]:
-    """Run both steps on a folder with this metadata file."""
+    """Run both commands on a folder with this metadata file."""
 
     def check(data: bytes, box: Path) -> None:
         folder = box / "maestro"

@@ -20,9 +20,12 @@ import soundfile
 
 from midi2wave.data import maestro
 from midi2wave.utils import cli
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-HZ, SECONDS, CLIP_SECONDS, PRIMED_SECONDS = 16000, 3.0, 0.08, 0.04
+HZ = 16000
+SECONDS = 3.0
+CLIP_SECONDS = 0.08
+PROMPT_SECONDS = 0.04
 SPLITS = ("train", "train", "validation", "test")
 
 Note = tuple[float, float, int, int]  # onset and offset in seconds, pitch, velocity
@@ -150,7 +153,7 @@ def write_config(folder: Path) -> Path:
             "model_filename": f"{folder}/run",
             "test_dir": f"{folder}/test",
             "output_dir": f"{folder}/output",
-            "teacher_length": PRIMED_SECONDS,
+            "teacher_length": PROMPT_SECONDS,
             "tail_seconds": 0.1,
             "device": "cpu",
         },

@@ -82,16 +82,19 @@ def test_empty_folder_and_folder_without_metadata(data):
     maestro_refused(data, "maestro-v*.csv", "no such file there")
 
 
-@pytest.mark.parametrize("step", [preprocess_maestro, preprocess_audio, train, inference])
-def test_files_that_are_no_configs_are_refused(tmp_path, step):
-    directory = ["-d", tmp_path / "clips"] if step is preprocess_audio else []
+@pytest.mark.parametrize("module", [preprocess_maestro, preprocess_audio, train, inference])
+def test_files_that_are_no_configs_are_refused(tmp_path, module):
+    directory = ["-d", tmp_path / "clips"] if module is preprocess_audio else []
     assert_refused(
-        call(step, "-c", tmp_path / "config_trian.json", *directory), "config_trian.json", "not found", "did you mean"
+        call(module, "-c", tmp_path / "config_trian.json", *directory),
+        "config_trian.json",
+        "not found",
+        "did you mean",
     )
     (tmp_path / "broken.json").write_text('{"train_config": {"steps": 4,}}')
-    assert_refused(call(step, "-c", tmp_path / "broken.json", *directory), "broken.json", "not valid JSON", "line 1")
+    assert_refused(call(module, "-c", tmp_path / "broken.json", *directory), "broken.json", "not valid JSON", "line 1")
     (tmp_path / "list.json").write_text("[]")
-    assert_refused(call(step, "-c", tmp_path / "list.json", *directory), "list.json", "expected an object of blocks")
+    assert_refused(call(module, "-c", tmp_path / "list.json", *directory), "list.json", "expected an object of blocks")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.json", "list.json"]
 
 
@@ -103,8 +106,8 @@ def test_misspelt_option_is_reported_by_the_command(pipeline, tmp_path):
 
 
 def test_missing_arguments_show_the_usage():
-    for step in (preprocess_audio, resample_audio):
-        outcome = call(step)
+    for module in (preprocess_audio, resample_audio):
+        outcome = call(module)
         assert outcome.code == 2 and "required: -d/--dir" in outcome.err and "Traceback" not in outcome.err
 
 

@@ -12,7 +12,7 @@ import inference
 import train
 from tests.helpers.pipeline import (
     HZ,
-    PRIMED_SECONDS,
+    PROMPT_SECONDS,
     assert_failed,
     assert_refused,
     bad_midis,
@@ -142,7 +142,7 @@ def test_bad_clips_are_listed_and_the_others_generated(pipeline, tmp_path):
     clips = shutil.copytree(pipeline.folder / "test", tmp_path / "test")
     first, second = sorted(path.stem for path in clips.glob("clip_*.wav"))
     (clips / f"{second}.npz").write_bytes(b"damaged")
-    for name, hz, seconds in (("clip_8", HZ, PRIMED_SECONDS), ("clip_9", 22050, 1.0)):
+    for name, hz, seconds in (("clip_8", HZ, PROMPT_SECONDS), ("clip_9", 22050, 1.0)):
         write_audio(clips / f"{name}.wav", [], hz, seconds=seconds)
         shutil.copy(clips / f"{first}.npz", clips / f"{name}.npz")
     arguments = (

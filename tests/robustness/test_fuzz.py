@@ -1,4 +1,4 @@
-"""A fixed part of the fuzz (`python -m tests.helpers.fuzz`): 2,400 mutated files, each read or refused with a reason."""
+"""A fixed part of `python -m tests.helpers.fuzz`: 2,400 mutated files, each read or refused with a reason."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, and what else befalls a run of the data steps: the rerun ends as if nothing had been."""
+"""After a kill at a random moment, or another accident, a rerun of resampling and preprocessing completes the work."""
 
 import os
 import shutil
@@ -16,8 +16,8 @@ import resample_audio
 from midi2wave.data import maestro
 from midi2wave.utils import folder_lock, parallel
 from midi2wave.utils.errors import InputError
+from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import (
-    ROOT,
     assert_refused,
     call,
     command,
@@ -44,7 +44,7 @@ def write_data(folder: Path, n_files: int = N_FILES, seconds: float = SECONDS) -
     return folder
 
 
-def steps(tmp_path: Path) -> dict[str, tuple[str, ...]]:
+def command_lines(tmp_path: Path) -> dict[str, tuple[str, ...]]:
     maestro_dir = tmp_path / "maestro"
     values = {
         "maestro_dir": maestro_dir,
@@ -60,7 +60,7 @@ def steps(tmp_path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def kill_after(seconds: float, script: str, *arguments: str) -> int:
-    """Start a step, kill it after a while; returns its exit code, negative if it was killed in time."""
+    """Start a command, kill it after a while; returns its exit code, negative if it was killed in time."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, ROOT / script, *arguments],
@@ -74,28 +74,28 @@ def kill_after(seconds: float, script: str, *arguments: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["audio", "data"])
-def test_rerun_after_a_kill_gives_the_same_bytes(tmp_path, step):
+@pytest.mark.parametrize("name", ["audio", "data"])
+def test_rerun_after_a_kill_gives_the_same_bytes(tmp_path, name):
     write_data(tmp_path / "maestro")
-    run = steps(tmp_path)
+    run = command_lines(tmp_path)
     run["data"] += tuple(settings("preprocess_config.split=train"))  # one card to draw is enough
     assert command(*run["audio"]).code == 0
-    out = tmp_path / step
-    if step == "audio":
+    out = tmp_path / name
+    if name == "audio":
         shutil.rmtree(out)
     started = time.monotonic()
-    assert command(*run[step]).code == 0
+    assert command(*run[name]).code == 0
     duration, whole = time.monotonic() - started, read_files(out)
     rng, killed, halfway = np.random.default_rng(0), 0, 0
     while killed < KILLS:
         shutil.rmtree(out)
         jobs = ("-j", "2") if killed % 5 == 4 else ()
-        if kill_after(duration * rng.uniform(0.3, 1), *run[step], *jobs) != -signal.SIGKILL:
+        if kill_after(duration * rng.uniform(0.3, 1), *run[name], *jobs) != -signal.SIGKILL:
             duration *= 0.9  # it had ended: the first run was slower than they are now
             continue
         killed += 1
         halfway += out.is_dir() and read_files(out) != whole
-        assert command(*run[step]).code == 0
+        assert command(*run[name]).code == 0
         # Workers outlive a killed parent until the file that they are at is whole: the same one, byte for byte.
         patience = time.monotonic() + 10
         while any(out.rglob("*.partial")) and time.monotonic() < patience:
@@ -108,7 +108,7 @@ def test_rerun_after_a_kill_gives_the_same_bytes(tmp_path, step):
 def test_kill_while_changed_sources_are_resampled(tmp_path):
     """Some results are of the new sources by then, and the manifest tells of the old ones only."""
     source, out = write_data(tmp_path / "maestro", 8, 3.0), tmp_path / "audio"
-    run = steps(tmp_path)["audio"]
+    run = command_lines(tmp_path)["audio"]
     assert command(*run).code == 0
     shutil.copytree(out, tmp_path / "old")
     old = read_files(out)
@@ -134,7 +134,7 @@ def test_kill_while_changed_sources_are_resampled(tmp_path):
 def test_partial_files_of_a_killed_run_are_removed(tmp_path):
     """Partial files of others stay."""
     write_data(tmp_path / "maestro", 1, 0.2)
-    run = steps(tmp_path)
+    run = command_lines(tmp_path)
     leftovers = [
         "audio/2004/.0_16000.wav.123-0123abcd.partial",
         "data/train/.0.npy.77-0123abcd.partial",
@@ -144,8 +144,8 @@ def test_partial_files_of_a_killed_run_are_removed(tmp_path):
     for name in [*leftovers, *foreign]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"half")
-    for module, step in ((resample_audio, "audio"), (preprocess_maestro, "data")):
-        assert call(module, *run[step][1:]).code == 0
+    for module, name in ((resample_audio, "audio"), (preprocess_maestro, "data")):
+        assert call(module, *run[name][1:]).code == 0
     assert not [name for name in leftovers if (tmp_path / name).exists()]
     assert all((tmp_path / name).exists() for name in foreign)
 
@@ -155,7 +155,7 @@ def test_partial_files_of_a_killed_run_are_removed(tmp_path):
 
 def test_second_run_is_refused_and_shards_are_not(tmp_path):
     write_data(tmp_path / "maestro", 4, 0.2)
-    run = steps(tmp_path)
+    run = command_lines(tmp_path)
     calls = (
         (resample_audio, run["audio"][1:], [tmp_path / "audio"]),
         (preprocess_maestro, run["data"][1:], [tmp_path / "data/train"]),
@@ -185,20 +185,20 @@ def test_folder_without_locks_is_used_with_a_message(tmp_path, monkeypatch, caps
 
 def test_shards_together_equal_one_run(tmp_path):
     write_data(tmp_path / "maestro", 5, 0.2)
-    run = steps(tmp_path)
+    run = command_lines(tmp_path)
     modules = {"audio": resample_audio, "data": preprocess_maestro}
     whole = {}
-    for step, module in modules.items():
-        assert call(module, *run[step][1:]).code == 0
-        whole[step] = read_files(tmp_path / step)
-    for step, module in reversed(modules.items()):  # the data first: they are made from the audio as it is
-        shutil.rmtree(tmp_path / step)
+    for name, module in modules.items():
+        assert call(module, *run[name][1:]).code == 0
+        whole[name] = read_files(tmp_path / name)
+    for name, module in reversed(modules.items()):  # the data first: they are made from the audio as it is
+        shutil.rmtree(tmp_path / name)
         for shard in ("2/3", "3/3", "1/3"):
-            assert call(module, *run[step][1:], "--shard", shard).code == 0
-        made = {name: content for name, content in read_files(tmp_path / step).items() if "shard" not in name}
-        expected = {name: content for name, content in whole[step].items() if name != "resampled_16000.json"}
+            assert call(module, *run[name][1:], "--shard", shard).code == 0
+        made = {file: content for file, content in read_files(tmp_path / name).items() if "shard" not in file}
+        expected = {file: content for file, content in whole[name].items() if file != "resampled_16000.json"}
         assert made == expected
-        again = call(module, *run[step][1:], "--json")
+        again = call(module, *run[name][1:], "--json")
         assert again.code == 0 and again.result.get("already_done", 5) == 5, again
     assert_refused(call(preprocess_maestro, *run["data"][1:], "--shard", "1/3", "--force"), "--force with --shard")
 
@@ -220,7 +220,7 @@ def test_shards_agree_while_files_are_added(tmp_path):
     """A file that appears between the starts of two shards moves no other from one to the other."""
     late = write_data(tmp_path / "maestro", 4, 0.2) / "2004/0.wav"
     late.rename(tmp_path / "0.wav")
-    run = steps(tmp_path)["audio"][1:]
+    run = command_lines(tmp_path)["audio"][1:]
     first = call(resample_audio, *run, "--shard", "1/2", "--json").result
     assert [failure["item"] for failure in first["failures"]] == ["2004/0.wav"]
     (tmp_path / "0.wav").rename(late)
@@ -272,7 +272,7 @@ def test_a_backend_that_is_not_installed(tmp_path):
 def test_a_read_only_source(tmp_path):
     """Mounted read-only where that is possible: root may write to any folder."""
     source = write_data(tmp_path / "maestro", 2, 0.2)
-    run = steps(tmp_path)
+    run = command_lines(tmp_path)
     bind = ["mount", "--bind", "-o", "ro", str(source), str(source)]
     mounted = shutil.which("mount") and not subprocess.run(bind, capture_output=True, check=False).returncode
     if not mounted and os.geteuid() == 0:

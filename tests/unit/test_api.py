@@ -15,7 +15,8 @@ from midi2wave.audio.io import read_pcm
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.midi.reader import read_midi
 from midi2wave.sampling.synthesis import teacher_forced
-from tests.helpers.pipeline import HZ, ROOT, call, melody, settings, write_audio, write_midi
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import HZ, call, melody, settings, write_audio, write_midi
 from tests.unit.sampling.test_synthesis import make, make_pcm, make_performance
 
 SONG_SECONDS = 0.1

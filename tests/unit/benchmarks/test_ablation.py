@@ -8,7 +8,8 @@ import train
 from benchmarks import ablation, ablation_report, markdown
 from midi2wave.conditioning.partials import default_partials
 from midi2wave.config import load_config
-from tests.helpers.pipeline import ROOT, assert_refused, call, settings
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import assert_refused, call, settings
 from wavenet import build_model
 
 DOCUMENT = f"before\n{ablation.BEGIN}\nold\n{ablation.END}\nafter\n"

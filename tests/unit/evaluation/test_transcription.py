@@ -10,7 +10,7 @@ import pytest
 from midi2wave.evaluation import transcription
 from midi2wave.evaluation.transcription import Notes, Transcriber, matched, note_f1, played_notes
 from tests.helpers.fake_piano import HZ, melody, performance, play
-from tests.helpers.pipeline import ROOT
+from tests.helpers.paths import ROOT
 
 SOME = [(0.1, 0.5, 60, 80), (0.6, 1.0, 64, 80), (0.6, 1.5, 67, 80), (1.2, 1.6, 72, 80)]
 

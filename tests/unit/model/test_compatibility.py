@@ -14,7 +14,8 @@ from midi2wave.audio.io import read_pcm
 from midi2wave.checkpoint import load_model, load_training, load_weights
 from midi2wave.config import DEPRECATED_OPTIONS, DEPRECATED_VALUES, load_config
 from midi2wave.data.processed_folder import ProcessedFolder
-from tests.helpers.pipeline import ROOT, call, settings
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import call, settings
 
 BEFORE = ROOT / "tests" / "golden" / "before"
 RUNS = ("run_global", "run_plain")

@@ -23,8 +23,8 @@ from midi2wave.sampling import pieces
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
 from nv_wavenet_bridge import bundle, check, export, run
+from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import (
-    ROOT,
     assert_failed,
     assert_no_partial_files,
     assert_refused,

@@ -11,10 +11,10 @@ from midi2wave.utils.errors import InputError
 
 
 def raising(error):
-    def step():
+    def command():
         raise error
 
-    return step
+    return command
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])

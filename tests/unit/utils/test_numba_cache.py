@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from midi2wave.utils.numba_cache import cached_njit
-from tests.helpers.pipeline import ROOT
+from tests.helpers.paths import ROOT
 
 
 def _double(values):

@@ -1,14 +1,13 @@
-"""MAESTRO's full shape without its 100 GB: do the tools hold at 1,276 recordings, and what do they cost beyond audio?
+"""The data commands on a data set of the shape of MAESTRO, without its 100 GB: 1,276 recordings.
 
-    python -m benchmarks.full_size                                        # metadata of the same shape, made here
+    python -m benchmarks.full_size                                        # synthetic metadata of that shape
     python -m benchmarks.full_size maestro-v3.0.0/maestro-v3.0.0.csv      # the official metadata
-    python -m benchmarks.full_size --sparse_hours 20                      # also resample 20 hours of silence, really
+    python -m benchmarks.full_size --sparse_hours 20                      # also resample 20 hours of silence
 
-Three parts. (1) Every recording as a second of stereo with a few notes: resampled, preprocessed in one run over all
-splits, run again. (2) A processed folder whose 1,276 recordings have their real lengths (23 GB of holes, no disk): how
-long it takes to open, to take the first crops, and what a process that may open 1,024 files and has taken 3,000 crops
-holds in memory. (3) With --sparse_hours, wavs of real length that are one hole each, through resample_audio.py: what
-it reads costs no disk, what it writes is real.
+It has three parts. (1) Each recording is a second of stereo with a few notes: resampling and preprocessing of all
+splits, and both again. (2) A processed folder whose 1,276 recordings have their real lengths (23 GB of sparse files,
+which take no disk space): time to open it, time per crop, and the memory of a process that may open 1,024 files and has
+read 3,000 crops. (3) With --sparse_hours, sparse wav files of real length through resample_audio.py.
 """
 
 import argparse
@@ -23,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -39,20 +39,32 @@ from midi2wave.midi.performance import save_events
 from midi2wave.utils.cli import log
 
 ROOT = Path(__file__).resolve().parents[1]
-COUNTS = dict(zip(SPLITS, (962, 137, 177), strict=True))  # of version 3
-OPEN_FILES = 1024  # what a process may have at once on many systems
-MEAN_SECONDS = 561  # 199 hours in 1,276 recordings
+# Recordings of each split in MAESTRO v3.
+COUNTS = dict(zip(SPLITS, (962, 137, 177), strict=True))
+# Limit of open files per process on many systems.
+MAX_OPEN_FILES = 1024
+# 199 hours in 1,276 recordings.
+MEAN_SECONDS = 561
 
 
-def made_metadata() -> list[dict[str, str]]:
-    """Rows of the shape of version 3: its counts, lengths like its own, ten years."""
-    rng, rows = np.random.default_rng(0), []
+def synthetic_metadata() -> list[dict[str, str]]:
+    """Rows of the shape of version 3: its counts, similar lengths, ten years."""
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, str]] = []
     for split, count in COUNTS.items():
         for seconds in rng.gamma(2.0, MEAN_SECONDS / 2, count) + 45:
             year, number = 2004 + len(rows) % 10, len(rows)
-            names = {"midi_filename": f"{year}/made_{number}.midi", "audio_filename": f"{year}/made_{number}.wav"}
-            rows.append({"canonical_composer": f"Composer {number % 60}", "canonical_title": f"Piece {number}",
-                         "split": split, "year": str(year), **names, "duration": str(seconds)})  # fmt: skip
+            rows.append(
+                {
+                    "canonical_composer": f"Composer {number % 60}",
+                    "canonical_title": f"Piece {number}",
+                    "split": split,
+                    "year": str(year),
+                    "midi_filename": f"{year}/made_{number}.midi",
+                    "audio_filename": f"{year}/made_{number}.wav",
+                    "duration": str(seconds),
+                }
+            )
     return rows
 
 
@@ -66,19 +78,20 @@ def write_metadata(folder: Path, rows: list[dict[str, str]]) -> None:
 
 
 def write_tiny(folder: Path, rows: list[dict[str, str]]) -> None:
-    """Every recording as one second of 44.1 kHz stereo and the beginning of a performance."""
+    """Each recording as one second of 44.1 kHz stereo and the beginning of a performance."""
     write_metadata(folder, [{**row, "duration": "1.0"} for row in rows])
     write_midi(folder / "one.midi", np.random.default_rng(0))
-    piece, sound = (folder / "one.midi").read_bytes(), np.random.default_rng(0).uniform(-0.3, 0.3, (44100, 2))
+    midi = (folder / "one.midi").read_bytes()
+    audio = np.random.default_rng(0).uniform(-0.3, 0.3, (44100, 2))
     for row in rows:
         (folder / row["audio_filename"]).parent.mkdir(exist_ok=True)
-        (folder / row["midi_filename"]).write_bytes(piece)
-        soundfile.write(folder / row["audio_filename"], sound, 44100, subtype="PCM_16")
+        (folder / row["midi_filename"]).write_bytes(midi)
+        soundfile.write(folder / row["audio_filename"], audio, 44100, subtype="PCM_16")
 
 
 def write_sparse_wavs(folder: Path, rows: list[dict[str, str]], hours: float) -> float:
-    """Wavs of real length, 44.1 and 48 kHz stereo, that are one hole each; returns their hours."""
-    total, kept = 0.0, []
+    """Sparse wav files of real length, 44.1 and 48 kHz stereo; returns their hours."""
+    total, written = 0.0, []
     for i, row in enumerate(rows):
         if total >= hours * 3600:
             break
@@ -92,15 +105,15 @@ def write_sparse_wavs(folder: Path, rows: list[dict[str, str]], hours: float) ->
         path.write_bytes(header)
         os.truncate(path, 44 + size)
         total += seconds
-        kept.append(row)
-    write_metadata(folder, kept)
+        written.append(row)
+    write_metadata(folder, written)
     return total / 3600
 
 
 def write_sparse_folder(folder: Path, rows: list[dict[str, str]], piece: Path) -> None:
-    """A processed folder with recordings of real length: headers, holes, and the notes of one performance."""
-    made_from = Config(preprocess_config=PreprocessConfig()).as_dict()
-    processed_folder.begin_folder(folder, made_from, force=False)
+    """A processed folder with sparse recordings of real length and the notes of one performance."""
+    record = Config(preprocess_config=PreprocessConfig()).as_dict()
+    processed_folder.begin_folder(folder, record, force=False)
     performance, table = midi_reader.read_midi(piece), []
     save_events(folder / "0.npz", performance)
     for i, row in enumerate(rows):
@@ -116,18 +129,18 @@ def write_sparse_folder(folder: Path, rows: list[dict[str, str]], piece: Path) -
     processed_folder.finish_folder(folder, table)
 
 
-def run(script: str, *arguments: str | Path) -> tuple[float, dict]:
-    """A step as its users run it: seconds and its result."""
-    started = time.perf_counter()
+def run(script: str, *arguments: object) -> tuple[float, dict[str, Any]]:
+    """Run a command; returns its seconds and its result."""
+    start = time.perf_counter()
     command = [sys.executable, ROOT / script, *map(str, arguments), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{script} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return time.perf_counter() - started, json.loads(done.stdout)
+    return time.perf_counter() - start, json.loads(done.stdout)
 
 
-def tools(folder: Path, rows: list[dict[str, str]], jobs: int) -> None:
-    """Part 1."""
+def measure_commands(folder: Path, rows: list[dict[str, str]], jobs: int) -> None:
+    """Part 1: resampling and preprocessing."""
     write_tiny(folder / "maestro", rows)
     values = {"maestro_dir": folder / "maestro", "out_dir": folder / "data", "split": "all"}
     settings = [part for k, v in values.items() for part in ("--set", f"preprocess_config.{k}={v}")]
@@ -136,33 +149,33 @@ def tools(folder: Path, rows: list[dict[str, str]], jobs: int) -> None:
         again, _ = run(script, *arguments, "-j", jobs)
         count = result.get("files", result.get("recordings"))
         assert count == len(rows) and not result["failures"], result
-        print(f"{script} -j {jobs}: {count} recordings of 1 s in {first:.1f} s, found done in {again:.1f} s")
+        print(f"{script} -j {jobs}: {count} recordings of 1 s in {first:.1f} s, again in {again:.1f} s")
 
 
 @contextlib.contextmanager
 def few_open_files() -> Iterator[None]:
-    """No more than OPEN_FILES at once."""
+    """Limit the process to MAX_OPEN_FILES open files."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def crops(folder: Path, rows: list[dict[str, str]], piece: Path) -> None:
-    """Part 2."""
+def measure_crops(folder: Path, rows: list[dict[str, str]], piece: Path) -> None:
+    """Part 2: opening a processed folder, and reading its crops."""
     write_sparse_folder(folder / "sparse", rows, piece)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    started = time.perf_counter()
+    start = time.perf_counter()
     opened = ProcessedFolder(folder / "sparse")
     data = Crops(opened, DataConfig(), context_frames=(63, 64), n_previous=1024, codes=False, seed=0)
-    opening = time.perf_counter() - started
-    data[3000]  # compiles
-    started = time.perf_counter()
+    opening = time.perf_counter() - start
+    data[3000]  # The first crop compiles the kernels.
+    start = time.perf_counter()
     for i in range(3000):
         data[i]
-    each = (time.perf_counter() - started) / 3000
+    each = (time.perf_counter() - start) / 3000
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     hours = sum(row.duration for row in opened.rows) / 3600
     rate = f"{1 / each:.0f} a second in one process, {after - before:.0f} MB more in memory"
@@ -171,23 +184,23 @@ def crops(folder: Path, rows: list[dict[str, str]], piece: Path) -> None:
 
 
 def main() -> None:
-    """Run all parts and print what they took."""
+    """Run all parts and print their times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("metadata", nargs="?", type=Path, help="a MAESTRO csv; default: one of the same shape")
-    parser.add_argument("--sparse_hours", type=float, default=0.0, help="part 3 (default: left out)")
+    parser.add_argument("--sparse_hours", type=float, default=0.0, help="hours of part 3 (default: none)")
     parser.add_argument("-j", "--jobs", type=int, default=joblib.cpu_count(), help="processes (default: cores)")
-    parser.add_argument("--dir", type=Path, help="where the files go meanwhile")
+    parser.add_argument("--dir", type=Path, help="folder for the temporary files")
     args = parser.parse_args()
-    rows = made_metadata()
+    rows = synthetic_metadata()
     if args.metadata:
         with open(args.metadata, encoding="utf-8", newline="") as handle:
             rows = list(csv.DictReader(handle))
     with tempfile.TemporaryDirectory(dir=args.dir) as name:
         folder = Path(name)
         log(f"{len(rows)} recordings, {sum(float(row['duration']) for row in rows) / 3600:.1f} h")
-        tools(folder, rows, args.jobs)
+        measure_commands(folder, rows, args.jobs)
         with few_open_files():
-            crops(folder, rows, folder / "maestro/one.midi")
+            measure_crops(folder, rows, folder / "maestro/one.midi")
         if args.sparse_hours:
             hours = write_sparse_wavs(folder / "sparse_wavs", rows, args.sparse_hours)
             seconds, result = run("resample_audio.py", "-d", folder / "sparse_wavs", "-j", args.jobs)

@@ -1,4 +1,4 @@
-"""What the machine can do at best, measured: the limits that other benchmarks compare themselves with.
+"""Measured limits of the machine, which other benchmarks compare with.
 
 python -m benchmarks.limits
 """
@@ -11,15 +11,21 @@ import torch
 from midi2wave.training.hardware import synchronize
 
 
-def seconds_per_call(function: Callable[[], object], device: torch.device, at_least: float = 0.5) -> float:
-    """Time of one call, the best of three stretches of `at_least` seconds, after two calls to warm up."""
+def seconds_per_call(function: Callable[[], object], device: torch.device, min_seconds: float = 0.5) -> float:
+    """Time of one call, the best of three repetitions, after two calls to warm up.
+
+    Args:
+        function: What is measured.
+        device: The device on which it runs.
+        min_seconds: Minimum duration of a repetition.
+    """
     for _ in range(2):
         function()
     synchronize(device)
     best = float("inf")
     for _ in range(3):
-        began, calls = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - began) < at_least or not calls:
+        start, calls = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < min_seconds or not calls:
             function()
             synchronize(device)
             calls += 1
@@ -28,21 +34,21 @@ def seconds_per_call(function: Callable[[], object], device: torch.device, at_le
 
 
 def matrix_product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations per second of a large matrix product, a multiplication and an addition counting two."""
+    """Floating-point operations per second of a large matrix product; a multiply-add counts as two."""
     n = 8192 if device.type == "cuda" else 2048
     a, b = torch.randn(n, n, device=device).to(dtype), torch.randn(n, n, device=device).to(dtype)
     return 2 * n**3 / seconds_per_call(lambda: a @ b, device)
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second read and written by a copy far larger than the caches."""
+    """Bytes per second that a copy much larger than the caches reads and writes."""
     a = torch.zeros(2**28 if device.type == "cuda" else 2**26, device=device)
     b = torch.empty_like(a)
     return 2 * a.numel() * a.element_size() / seconds_per_call(lambda: b.copy_(a), device)
 
 
 def processor(device: torch.device) -> str:
-    """The name of what is measured on."""
+    """The name of the processor or GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with open("/proc/cpuinfo", encoding="utf-8") as lines:
@@ -51,8 +57,8 @@ def processor(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(processor(here))
+    default_device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(processor(default_device))
     for kind in (torch.float32, torch.bfloat16):
-        print(f"matrix products in {kind}: {matrix_product_rate(kind, here) / 1e9:.0f} GFLOP/s")
-    print(f"copy: {copy_bandwidth(here) / 1e9:.0f} GB/s")
+        print(f"matrix products in {kind}: {matrix_product_rate(kind, default_device) / 1e9:.0f} GFLOP/s")
+    print(f"copy: {copy_bandwidth(default_device) / 1e9:.0f} GB/s")

@@ -1,4 +1,4 @@
-"""Whether the fast step learns as the obvious one does: both from the same weights, on the same crops.
+"""Losses of the plain and of the fast implementation, from the same weights on the same crops.
 
     python -m benchmarks.loss_curves -c config_train.json --steps 200 --out docs/loss_curves.png
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import train
 from benchmarks.plain import plain_train_step
-from midi2wave.config import load_config
+from midi2wave.config import Config, load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.plotting.figures import save_figure
 from midi2wave.training.data_loader import batches, crops_for_model, micro_batch_indices
@@ -24,18 +24,27 @@ from midi2wave.utils.cli import choose_device, log, make_parser, run
 
 
 def main() -> int:
-    """Train twice, draw both; returns the exit code."""
+    """Train twice and draw both curves; returns the exit code."""
     arguments = make_parser(__doc__, config="config_train.json")
     arguments.add_argument("--steps", type=int, default=200)
     arguments.add_argument("--out", type=Path, default=Path("docs/loss_curves.png"))
     args = arguments.parse_args()
-    given = ["train_config.warmup_steps=20", *args.overrides, f"train_config.steps={args.steps}"]
-    config = load_config(args.config, train.NEEDS, given)
+    overrides = ["train_config.warmup_steps=20", *args.overrides, f"train_config.steps={args.steps}"]
+    config = load_config(args.config, train.NEEDS, overrides)
     device = choose_device(config.train_config.device)
     keep_freed_memory()
     precision = choose_precision("auto", device)
     fast = f"{str(precision).removeprefix('torch.')}, own backward pass, compiled gates"
-    curves = {name: learn(config, device, kind) for name, kind in (("Conv1d, float32", None), (fast, precision))}
+    curves = {"Conv1d, float32": training_curve(config, device, None), fast: training_curve(config, device, precision)}
+    save_figure(args.out, curves_figure(curves))
+    last = max(1, args.steps // 5)
+    result = {name: sum(losses[-last:]) / last for name, losses in curves.items()}
+    print(json.dumps(result) if args.as_json else "\n".join(f"{name}: {loss:.4f}" for name, loss in result.items()))
+    return 0
+
+
+def curves_figure(curves: dict[str, list[float]]) -> Figure:
+    """The training losses by step."""
     figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
     ax = figure.subplots()
     for (name, losses), color in zip(curves.items(), ("#d95f02", "#007878"), strict=True):
@@ -43,27 +52,29 @@ def main() -> int:
     ax.set(xlabel="step", ylabel="training loss, nats per sample")
     ax.legend(frameon=False)
     ax.grid(color="0.9")
-    save_figure(args.out, figure)
-    last = max(1, args.steps // 5)
-    result = {name: sum(losses[-last:]) / last for name, losses in curves.items()}
-    print(json.dumps(result) if args.as_json else "\n".join(f"{name}: {loss:.4f}" for name, loss in result.items()))
-    return 0
+    return figure
 
 
-def learn(config, device: torch.device, precision: torch.dtype | None) -> list[float]:
-    """The loss of each step; without a precision by the obvious implementation."""
+def training_curve(config: Config, device: torch.device, precision: torch.dtype | None) -> list[float]:
+    """The loss of each step.
+
+    Args:
+        config: The training config.
+        device: The device.
+        precision: Number format of the fast implementation; None: the plain implementation.
+    """
     settings, data = config.train_config, config.data_config
     state = make_unsaved_run(config, device, precision or torch.float32)
     crops = crops_for_model(data.dataset_path, data, state.model, settings.seed)
     if precision:
         state.model.decoder.gates = compile_gate_kernels(device) or GateKernels()
     indices = micro_batch_indices(range(settings.steps), settings.batch_size, state.micro_batch_size, 0, 1)
-    loader, losses = batches(crops, indices, data.n_workers), []
+    loader = batches(crops, indices, data.n_workers)
+    losses: list[float] = []
     for _ in range(settings.steps):
         micro_batches = [next(loader) for _ in range(settings.batch_size // state.micro_batch_size)]
-        losses.append(
-            train_step(state, micro_batches)[0].item() if precision else plain_train_step(state, micro_batches)
-        )
+        plain = precision is None
+        losses.append(plain_train_step(state, micro_batches) if plain else train_step(state, micro_batches)[0].item())
         state.step += 1
         if state.step % 20 == 0:
             log(f"step {state.step}: {losses[-1]:.3f}")

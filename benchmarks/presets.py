@@ -1,16 +1,17 @@
-"""The table of docs/presets.md: what the model of each preset costs.
+"""The table of docs/presets.md: the cost of the model of each preset.
 
     python -m benchmarks.presets                                       # prints it
-    python -m benchmarks.presets --report docs/presets.md              # puts it between the marks there; speeds: no
-    python -m benchmarks.presets --report docs/presets.md --measure    # speeds too, on an idle machine; some minutes
+    python -m benchmarks.presets --report docs/presets.md              # inserts it there, without speeds
+    python -m benchmarks.presets --report docs/presets.md --measure    # with speeds, on an idle machine
 
-Every column is what `python wavenet.py -c PRESET` says of one preset; with --measure each is measured in a process of
-its own, one after the other.
+Each column is the output of `python wavenet.py -c PRESET`; with --measure the presets are measured one after the other,
+each in a process of its own.
 """
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ ENGINES = ("training", "sampling_torch", "sampling_numba")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table or put it into a page; returns the exit code."""
+    """Print the table or insert it into a page; returns the exit code."""
     arguments = make_parser(__doc__)
     arguments.add_argument("--measure", action="store_true", help="measure the speeds on this machine too")
     arguments.add_argument("--report", type=Path, help="Markdown file to put the table into, between its marks")
@@ -40,26 +41,26 @@ def main(argv: list[str] | None = None) -> int:
     if args.report:
         # Mistakes in the page are reported before minutes have passed.
         split_at_marks(args.report, *MARKS)
-    found = {name: cost_of(config, measure=args.measure) for name, config in PRESETS.items()}
-    lines = table(found)
+    costs = {name: cost_of(config, measure=args.measure) for name, config in PRESETS.items()}
+    lines = table(costs)
     if args.measure:
         lines += ["", f"Speeds: {processor(choose_device('auto'))}; one stream, float32 weights."]
     if args.report:
         insert_lines(args.report, lines, *MARKS)
-    print(json.dumps(found) if args.as_json else "\n".join(lines))
+    print(json.dumps(costs) if args.as_json else "\n".join(lines))
     return 0
 
 
 def cost_of(config: str, *, measure: bool) -> dict[str, Any]:
-    """What `python wavenet.py` says of one config."""
+    """The cost of the model of one config, by `python wavenet.py`."""
     log(config)
     command = [sys.executable, "wavenet.py", "-c", config, "--json", *(["--measure"] if measure else [])]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout)
 
 
-def table(found: dict[str, dict[str, Any]]) -> list[str]:
-    """Markdown: a column for every preset."""
-    rows = {
+def table(costs: dict[str, dict[str, Any]]) -> list[str]:
+    """Markdown: a column for each preset."""
+    rows: dict[str, Callable[[dict[str, Any]], str]] = {
         "config": lambda cost: f"`{cost['config']}`",
         "parameters": lambda cost: f"{cost['parameters']:,}",
         "of the decoder": lambda cost: f"{cost['decoder_parameters']:,}",
@@ -73,14 +74,14 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
         "a stream's caches": lambda cost: f"{cost['cache_bytes'] / MIB:.2f} MiB",
         **{f"{name.replace('_', ', ')} (samples/s)": lambda cost, name=name: speed(cost, name) for name in ENGINES},
     }
-    lines = [f"| | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    lines = [f"| | {' | '.join(costs)} |", "|---" * (len(costs) + 1) + "|"]
     return lines + [
-        f"| {title} | {' | '.join(cell(cost) for cost in found.values())} |" for title, cell in rows.items()
+        f"| {title} | {' | '.join(cell(cost) for cost in costs.values())} |" for title, cell in rows.items()
     ]
 
 
 def speed(cost: dict[str, Any], name: str) -> str:
-    """A speed as the table shows it."""
+    """A speed in the table."""
     return f"{cost[name]:,.0f}" if name in cost else "not measured"
 
 

@@ -1,12 +1,12 @@
-"""How fast every engine samples, beside PyTorch's sampler and the limits of the processor, all in one run.
+"""Speed of every sampling engine, beside the PyTorch sampler and the limits of the processor, all in one run.
 
-    python -m benchmarks.sampling            a table; some two minutes
+    python -m benchmarks.sampling            a table; about two minutes
     python -m benchmarks.sampling --engine torch cuda --config reference      only these rows
     python -m benchmarks.sampling --json     the rows as one JSON list; limits and start-up times on stderr
 
-A row counts whole calls of `samplers.generate` after the first block, conditioning included, with random weights of the
-config's sizes. Its limit is the time in which the threads could do the multiply-adds of a sample, or read the weights
-that it needs once, whichever takes longer; both rates are measured here, the reading at the size that it has. Weights
+A row measures whole calls of `engines.generate` after the first block, conditioning included, with random weights of
+the sizes of the config. Its limit is the time in which the threads could do the multiply-adds of a sample, or read its
+weights once, whichever takes longer. Both rates are measured here, the reading rate at the size of the weights. Weights
 of older taps count as often as the engine must read them: once for up to 16 samples.
 """
 
@@ -20,7 +20,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,12 +41,15 @@ from midi2wave.utils.cli import log
 from wavenet import WaveNet, build_model
 
 CONFIGS = {
-    "reference": "config_train_nv_wavenet.json",  # nv-wavenet's size
+    # The reference size of nv-wavenet.
+    "reference": "config_train_nv_wavenet.json",
     "default": "config_train.json",
     "demo": "demo/config_train.json",
 }
-SECONDS = 1.0  # of measuring per repetition
-REPEATS = 2  # the best counts: anything else that runs here only makes it slower
+# Duration of a repetition.
+SECONDS = 1.0
+# The best repetition counts, since other processes only make it slower.
+REPEATS = 2
 START_OPTION = "--time-of-first-block"
 
 
@@ -61,7 +64,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """The rows of one config; PyTorch first, with as many threads as it takes by itself."""
+    """The rows of one config; PyTorch first, with its default number of threads."""
     rows = [Case("torch", torch.get_num_threads(), streams, "float32") for streams in (1, 4, 16)]
     for weights in ("float32", "bfloat16"):
         for streams in (1, 4, 16):
@@ -96,29 +99,30 @@ def _read_often(values, repeats):
 
 
 def _best(function, repeats: int, *arguments) -> float:
-    """Shortest time of a call in seconds, after one that compiles."""
+    """Shortest time of a call in seconds, after a first one that compiles."""
     function(*arguments, 1)
     times = []
     for _ in range(5):
-        started = time.perf_counter()
+        start = time.perf_counter()
         function(*arguments, repeats)
-        times.append(time.perf_counter() - started)
+        times.append(time.perf_counter() - start)
     return min(times) / repeats
 
 
 def multiply_rate(weights: str) -> float:
-    """Multiply-adds per second of one thread on operands that its first-level cache holds."""
+    """Multiply-adds per second of one thread on operands in its first-level cache."""
     rows, inputs, columns = 64, 64, 16
     rng = np.random.default_rng(0)
+    bfloat16 = weights == "bfloat16"
     matrix, x = rng.standard_normal((rows, inputs)).astype(np.float32), rng.standard_normal((columns, inputs))
-    x = to_bfloat16(x) if weights == "bfloat16" and has_bfloat16() else x.astype(np.float32)
-    product = Product(np.zeros((columns, rows), np.float32),
-                      aligned(pack(matrix, bfloat16=weights == "bfloat16")), aligned(x))  # fmt: skip
+    x = to_bfloat16(x) if bfloat16 and has_bfloat16() else x.astype(np.float32)
+    packed = aligned(pack(matrix, bfloat16=bfloat16))
+    product = Product(np.zeros((columns, rows), np.float32), packed, aligned(x))
     return rows * inputs * columns / _best(_multiply_often, 2000, product, rows, inputs, columns)
 
 
 def read_rate(n_bytes: int, threads: int) -> float:
-    """Bytes per second and thread when each reads n_bytes of its own again and again."""
+    """Bytes per second and thread if each thread repeatedly reads n_bytes of its own."""
     arrays = [aligned(np.zeros(max(1024, n_bytes // 4), np.float32)) for _ in range(threads)]
     repeats = max(1, int(2e9 / arrays[0].nbytes))
     with ThreadPoolExecutor(threads) as pool:
@@ -126,7 +130,14 @@ def read_rate(n_bytes: int, threads: int) -> float:
 
 
 def limit(model: WaveNet, case: Case, rates: dict[str, float], reading: dict[tuple[int, int], float]) -> float | None:
-    """The most samples per second of all streams that a case's threads could make; None for a GPU."""
+    """Upper limit of the samples per second of all streams of a case; None for a GPU.
+
+    Args:
+        model: The model.
+        case: The row.
+        rates: Multiply-adds per second and thread, by number format of the weights.
+        reading: Bytes read per second and thread, by size and number of threads; missing entries are measured.
+    """
     if case.engine == "cuda":
         return None
     packed = pack_decoder(model.decoder, 1, bfloat16=case.weights == "bfloat16")
@@ -134,17 +145,19 @@ def limit(model: WaveNet, case: Case, rates: dict[str, float], reading: dict[tup
     per_layer = packed.past.nbytes + packed.aux_inputs.nbytes
     n_bytes = sum(array.nbytes for array in once) + per_layer * float(np.mean(1 / packed.ahead))
     multiplies = sum(array.size for array in [*once, packed.past, packed.aux_inputs])
-    share = case.threads / min(case.threads, case.streams)  # threads of a stream, or 1
+    # Threads per stream, or 1.
+    share = case.threads / min(case.threads, case.streams)
     key = (round(n_bytes / share), case.threads)
     if key not in reading:
         reading[key] = read_rate(*key)
-    streams = case.streams / min(case.threads, case.streams)  # that a thread or team plays
+    # Streams per thread or thread group.
+    streams = case.streams / min(case.threads, case.streams)
     seconds = max(n_bytes / share / reading[key], multiplies * streams / share / rates[case.weights])
     return case.streams / seconds
 
 
 def performance(seed: int, seconds: float) -> Performance:
-    """Notes all over the keyboard, ten a second."""
+    """Random notes over the whole keyboard, ten per second."""
     rng = np.random.default_rng(seed)
     onset = np.sort(rng.uniform(0, seconds, round(10 * seconds)))
     return Performance(onset, onset + 0.4, rng.integers(21, 109, len(onset)), rng.integers(30, 110, len(onset)), {})
@@ -156,10 +169,10 @@ def speed(model: WaveNet, config: Config, case: Case) -> float:
     model = model.to(device)
     performances = [performance(stream, 120) for stream in range(case.streams)]
     for _ in range(REPEATS):
-        given = conditioning(performances, data, device)
+        inputs = conditioning(performances, data, device)
         uniforms = seeded_uniforms(0, list(range(case.streams)), model.uniforms_per_sample, device)
-        arguments = (model, given, uniforms, case.streams, 120 * data.midi_hz)
-        if case.engine == "torch":  # its usual blocks take seconds
+        arguments = (model, inputs, uniforms, case.streams, 120 * data.midi_hz)
+        if case.engine == "torch":  # Its default blocks take seconds.
             blocks = wavenet.generate(*arguments, block_frames=2)
         else:
             blocks = engines.generate(
@@ -168,8 +181,8 @@ def speed(model: WaveNet, config: Config, case: Case) -> float:
         next(blocks)
         synchronize(device)
         done = 0
-        started = time.perf_counter()
-        while (elapsed := time.perf_counter() - started) < SECONDS:
+        start = time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < SECONDS:
             done += next(blocks).numel()
             synchronize(device)
         best = max(best, done / elapsed)
@@ -184,22 +197,23 @@ def build(name: str) -> tuple[WaveNet, Config]:
     return build_model(config).eval(), config
 
 
-def measure(configs: list[str], engines: list[str]) -> list[dict[str, object]]:
-    """The rows of these configs and engines; the limits' ingredients go to stderr as they are found."""
+def measure(config_names: list[str], engine_names: list[str]) -> list[dict[str, Any]]:
+    """The rows of these configs and engines; the rates behind the limits go to stderr."""
     rates = {weights: multiply_rate(weights) for weights in ("float32", "bfloat16")}
     for weights, rate in rates.items():
         log(f"multiply-adds of one thread, {weights}: {rate / 1e9:.0f} G/s")
-    rows, reading = [], {}
-    chosen = [case for case in cases() if case.engine in engines]
-    with tqdm(total=len(configs) * len(chosen), disable=not sys.stderr.isatty()) as bar:
-        for name in configs:
+    rows: list[dict[str, Any]] = []
+    reading: dict[tuple[int, int], float] = {}
+    selected = [case for case in cases() if case.engine in engine_names]
+    with tqdm(total=len(config_names) * len(selected), disable=not sys.stderr.isatty()) as bar:
+        for name in config_names:
             model, config = build(name)
-            torch_speeds = {}
-            for case in chosen:
+            torch_speeds: dict[int, float] = {}
+            for case in selected:
                 measured = speed(model, config, case)
                 if case.engine == "torch":
                     torch_speeds[case.streams] = measured
-                rows.append({
+                row = {
                     **vars(case),
                     "output": config.wavenet_config.output,
                     "config": name,
@@ -207,7 +221,8 @@ def measure(configs: list[str], engines: list[str]) -> list[dict[str, object]]:
                     "realtime": round(measured / config.data_config.audio_hz, 3),
                     "vs_torch": ratio(measured, torch_speeds.get(case.streams)),
                     "limit_fraction": ratio(measured, limit(model, case, rates, reading)),
-                })  # fmt: skip
+                }
+                rows.append(row)
                 bar.update()
     for (n_bytes, threads), rate in sorted(reading.items()):
         log(f"reading {n_bytes / 1e6:.2f} MB a thread, {threads} at once: {rate / 1e9:.0f} GB/s each")
@@ -215,48 +230,52 @@ def measure(configs: list[str], engines: list[str]) -> list[dict[str, object]]:
 
 
 def ratio(measured: float, other: float | None) -> float | None:
-    """How many times as fast; None where there is nothing to compare with."""
+    """The ratio of two speeds; None if there is nothing to compare with."""
     return None if other is None else round(measured / other, 3)
 
 
 def first_block(prefix_seconds: float = 2.0) -> None:
-    """Say how long after the call a prompted model of the reference size gives its first new audio."""
+    """Log the time from the call to the first new audio, for a model of the reference size with an audio prompt."""
     model, config = build("reference")
     data = config.data_config
     prefix = torch.full((1, round(prefix_seconds * data.midi_hz) * model.hop), 128)
     for _ in range(REPEATS):
-        started = time.perf_counter()
-        blocks = engines.generate(model, conditioning([performance(0, 10)], data, torch.device("cpu")),
-                                   seeded_uniforms(0, [0], 1), 1, 10 * data.midi_hz, prefix=prefix)  # fmt: skip
+        start = time.perf_counter()
+        inputs = conditioning([performance(0, 10)], data, torch.device("cpu"))
+        uniforms = seeded_uniforms(0, [0], 1)
+        blocks = engines.generate(model, inputs, uniforms, 1, 10 * data.midi_hz, prefix=prefix)
         next(blocks)
-        given = time.perf_counter()
+        prefix_end = time.perf_counter()
         next(blocks)
-        log(f"first block after a prompt: {1e3 * (time.perf_counter() - started):.0f} ms after the call, of which "
-             f"{1e3 * (given - started):.0f} ms for {prefix_seconds:g} s of prefix")  # fmt: skip
+        total_ms, prefix_ms = 1e3 * (time.perf_counter() - start), 1e3 * (prefix_end - start)
+        log(
+            f"first block after a prompt: {total_ms:.0f} ms after the call, of which {prefix_ms:.0f} ms for "
+            f"{prefix_seconds:g} s of prompt"
+        )
         blocks.close()
 
 
 def start_up() -> list[float]:
-    """Seconds from the start of a process to its first block, twice: the second time the compiled code is there."""
+    """Seconds from the start of a process to its first block, twice: the second time the compiled code exists."""
     command = [sys.executable, "-m", "benchmarks.sampling", START_OPTION]
     seconds = []
     for _ in range(2):
-        started = time.perf_counter()
+        start = time.perf_counter()
         subprocess.run(command, check=True, cwd=Path(__file__).resolve().parents[1])
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.perf_counter() - start)
     return seconds
 
 
 def machine() -> str:
-    """The processor in words."""
+    """Name and features of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return f"{name}, {os.cpu_count()} cores, {'with' if has_bfloat16() else 'without'} AVX512-BF16"
 
 
-def table(rows: list[dict[str, object]]) -> str:
-    """The rows as Markdown; a dash stands where there was nothing to compare with."""
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown, with a dash where there is nothing to compare with."""
     titles = ["config", "output", "engine", "threads", "streams", "weights", "samples/s", "x real time", "x torch"]
     lines = ["| " + " | ".join([*titles, "of limit"]) + " |", "|---" * (len(titles) + 1) + "|"]
     for row in rows:
@@ -281,11 +300,11 @@ def main() -> None:
     args = arguments.parse_args()
     if args.only_start:
         model, config = build("reference")
-        given = conditioning([performance(0, 1)], config.data_config, torch.device("cpu"))
-        next(engines.generate(model, given, seeded_uniforms(0, [0], 1), 1, 4))
+        inputs = conditioning([performance(0, 1)], config.data_config, torch.device("cpu"))
+        next(engines.generate(model, inputs, seeded_uniforms(0, [0], 1), 1, 4))
         return
     if not any(case.engine in args.engine for case in cases()):
-        raise SystemExit("error: no CUDA device is there for --engine cuda")
+        raise SystemExit("error: --engine cuda needs a CUDA device")
     log(machine())
     if "cuda" in args.engine and torch.cuda.is_available():
         log(torch.cuda.get_device_name())

@@ -1,12 +1,12 @@
-"""How many samples a second a training step takes in: the obvious implementation, then each switch on top of the last.
+"""Speed of the training step: the plain implementation, then each option on top of the ones before.
 
     python -m benchmarks.training
     python -m benchmarks.training --json --config reference demo --batch 4
 
-The rows of a config and the limits above them are of one run. `vs_plain` is the ratio to the obvious implementation
-(`benchmarks/plain.py`: Conv1d, float32, everything at audio rate) at its better batch size, `limit_fraction` the share
-of the rate of large matrix products in the same number format, `bandwidth_fraction` that of the copy bandwidth which
-writing the results of the layers once and reading them once takes.
+The rows of a config and the limits above them are measured in one run. `vs_plain` is the ratio to the plain
+implementation (`benchmarks/plain.py`: Conv1d, float32, everything at audio rate) at its better batch size.
+`limit_fraction` is the share of the rate of large matrix products in the same number format, `bandwidth_fraction` the
+share of the copy bandwidth that writing and reading the results of the layers once takes.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -32,11 +34,41 @@ from midi2wave.training.step import train_step
 from midi2wave.utils.cli import choose_device
 
 CONFIGS = {
-    "reference": "config_train_nv_wavenet.json",  # nv-wavenet's reference size, categorical
+    # The reference size of nv-wavenet, categorical.
+    "reference": "config_train_nv_wavenet.json",
     "default": "config_train.json",
     "demo": "demo/config_train.json",
     "paper": "config_train_paper.json",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row to measure.
+
+    Attributes:
+        name: Name of the row.
+        batch_size: Crops per step.
+        precision: Number format.
+        gates: The kernels of the gates; None: the plain implementation.
+        recompute: Activation checkpointing.
+        cuda_graph: Whether the passes are captured as a CUDA graph.
+    """
+
+    name: str
+    batch_size: int
+    precision: torch.dtype = torch.float32
+    gates: GateKernels | None = None
+    recompute: bool = False
+    cuda_graph: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Limits of the machine: floating-point operations per second by number format, and bytes copied per second."""
+
+    operations: dict[torch.dtype, float]
+    bandwidth: float
 
 
 def main() -> None:
@@ -48,130 +80,149 @@ def main() -> None:
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--json", action="store_true")
     args = arguments.parse_args()
-    if len(args.config) > 1:  # each in a process of its own: memory that one has got from the system serves the next
-        found = [in_process_of_its_own(name, args) for name in args.config]
-        print("\n".join(found) if not args.json else json.dumps([row for out in found for row in json.loads(out)]))
+    if len(args.config) > 1:
+        # Each config has a process of its own, since freed memory of one would serve the next.
+        outputs = [in_own_process(name, args) for name in args.config]
+        rows_of_all = [row for output in outputs for row in json.loads(output)] if args.json else []
+        print(json.dumps(rows_of_all) if args.json else "\n".join(outputs))
         return
     device = choose_device(args.device)
-    limits = {kind: matrix_product_rate(kind, device) for kind in (torch.float32, torch.bfloat16)}
-    bandwidth = copy_bandwidth(device)
-    rows = [row for name in args.config for row in measure_config(name, args, device, limits, bandwidth)]
-    if args.json:
-        print(json.dumps(rows))
-        return
-    print(f"{processor(device)}; matrix products {limits[torch.float32] / 1e9:.0f} GFLOP/s in float32, "
-          f"{limits[torch.bfloat16] / 1e9:.0f} in bfloat16; copy {bandwidth / 1e9:.0f} GB/s")  # fmt: skip
-    print("| config | variant | batch | samples/s | vs plain | of the matrix-product rate | of the bandwidth |")
-    print("|---|---|---|---|---|---|---|")
+    operations = {kind: matrix_product_rate(kind, device) for kind in (torch.float32, torch.bfloat16)}
+    limits = Limits(operations, copy_bandwidth(device))
+    rows = [row for name in args.config for row in measure_config(name, args, device, limits)]
+    print(json.dumps(rows) if args.json else "\n".join(table(rows, limits, device)))
+
+
+def table(rows: list[dict[str, Any]], limits: Limits, device: torch.device) -> list[str]:
+    """The rows as Markdown, below a line with the limits."""
+    float32, bfloat16 = (limits.operations[kind] / 1e9 for kind in (torch.float32, torch.bfloat16))
+    products = f"matrix products {float32:.0f} GFLOP/s in float32, {bfloat16:.0f} in bfloat16"
+    lines = [
+        f"{processor(device)}; {products}; copy {limits.bandwidth / 1e9:.0f} GB/s",
+        "| config | variant | batch | samples/s | vs plain | of the matrix-product rate | of the bandwidth |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        print(f"| {row['config']} | {row['variant']} | {row['batch']} x {row['crop_seconds']:g} s | "
-              f"{row['samples_per_second']:,.0f} | {row['vs_plain']:.2f} | {row['limit_fraction']:.0%} | "
-              f"{row['bandwidth_fraction']:.0%} |")  # fmt: skip
+        cells = [
+            row["config"],
+            row["variant"],
+            f"{row['batch']} x {row['crop_seconds']:g} s",
+            f"{row['samples_per_second']:,.0f}",
+            f"{row['vs_plain']:.2f}",
+            f"{row['limit_fraction']:.0%}",
+            f"{row['bandwidth_fraction']:.0%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
-def in_process_of_its_own(name: str, args: argparse.Namespace) -> str:
-    """What this benchmark prints for one config."""
-    given = ["--config", name, "--batch", args.batch, "--seconds", args.seconds, "--device", args.device]
-    command = [sys.executable, "-m", "benchmarks.training", *map(str, given), *(["--json"] if args.json else [])]
+def in_own_process(name: str, args: argparse.Namespace) -> str:
+    """The output of this benchmark for one config."""
+    options = ["--config", name, "--batch", args.batch, "--seconds", args.seconds, "--device", args.device]
+    command = [sys.executable, "-m", "benchmarks.training", *map(str, options), *(["--json"] if args.json else [])]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def measure_config(
-    name: str, args: argparse.Namespace, device: torch.device, limits: dict[torch.dtype, float], bandwidth: float
-) -> list[dict]:
+def measure_config(name: str, args: argparse.Namespace, device: torch.device, limits: Limits) -> list[dict[str, Any]]:
     """The rows of one config."""
     config = load_config(CONFIGS[name], train.NEEDS, [f"train_config.batch_size={args.batch}"])
     n_samples = crop_samples(config.data_config)
     rows = []
-    for variant, batch, precision, once, recompute, recorded in variants(args.batch, device):
-        state = make_unsaved_run(config, device, precision)
-        state.capture_pending = recorded
-        keep_freed_memory(variant != "plain")
-        if once is None:
-            rate = time_plain(state, batch, n_samples, args.seconds)
+    for variant in variants(args.batch, device):
+        state = make_unsaved_run(config, device, variant.precision)
+        state.capture_pending = variant.cuda_graph
+        keep_freed_memory(variant.name != "plain")
+        if variant.gates is None:
+            rate = time_plain(state, variant.batch_size, n_samples, args.seconds)
         else:
-            state.model.decoder.gates = dataclasses.replace(once, recompute=recompute)
+            state.model.decoder.gates = dataclasses.replace(variant.gates, recompute=variant.recompute)
             rate = time_step(state, n_samples, args.seconds)
-            if recorded and state.graphed_pass is None:
+            if variant.cuda_graph and state.graphed_pass is None:
                 raise RuntimeError("no CUDA graph could be captured: this row would not be what it says")
-        kept = training_bytes(state.model, 1, precision, recompute=recompute)
-        kept -= training_bytes(state.model, 0, precision, recompute=recompute)
+        with_one, with_none = (
+            training_bytes(state.model, n, variant.precision, recompute=variant.recompute) for n in (1, 0)
+        )
         rows.append(
             {
                 "config": name,
-                "variant": variant,
-                "batch": batch,
+                "variant": variant.name,
+                "batch": variant.batch_size,
                 "crop_seconds": config.data_config.segment_length,
                 "samples_per_second": rate,
-                "limit_fraction": rate * step_operations(state) / limits[precision],
-                "bandwidth_fraction": 2 * rate * kept / bandwidth,
+                "limit_fraction": rate * step_operations(state) / limits.operations[variant.precision],
+                "bandwidth_fraction": 2 * rate * (with_one - with_none) / limits.bandwidth,
             }
         )
     best = max(row["samples_per_second"] for row in rows if row["variant"] == "plain")
     return [{**row, "vs_plain": row["samples_per_second"] / best} for row in rows]
 
 
-def variants(batch: int, device: torch.device) -> list[tuple[str, int, torch.dtype, GateKernels | None, bool, bool]]:
-    """Of each row name, batch, number format, gates (None: the obvious implementation), activation checkpointing, and
-    whether its pass is captured as a CUDA graph."""
-    rows = [("plain", size, torch.float32, None, False, False) for size in sorted({1, batch})]
+def variants(batch_size: int, device: torch.device) -> list[Variant]:
+    """The rows of a config: the plain implementation, then one option after the other."""
+    rows = [Variant("plain", size) for size in sorted({1, batch_size})]
     on_gpu = device.type == "cuda"
     if not on_gpu:
-        rows.append(("plain, freed memory kept", batch, torch.float32, None, False, False))
-    rows.append(("float32", batch, torch.float32, GateKernels(), False, False))
-    if choose_precision("auto", device) == torch.bfloat16:
-        rows.append(("bfloat16", batch, torch.bfloat16, GateKernels(), False, False))
-        if compiled := compile_gate_kernels(device):
-            name = "bfloat16, compiled"
-            rows.append((name, batch, torch.bfloat16, compiled, False, False))
-            if on_gpu:
-                name += ", CUDA graph"
-                rows.append((name, batch, torch.bfloat16, compiled, False, True))
-            rows.append((f"{name}, activation checkpointing", batch, torch.bfloat16, compiled, True, on_gpu))
+        rows.append(Variant("plain, freed memory kept", batch_size))
+    rows.append(Variant("float32", batch_size, gates=GateKernels()))
+    if choose_precision("auto", device) != torch.bfloat16:
+        return rows
+    rows.append(Variant("bfloat16", batch_size, torch.bfloat16, GateKernels()))
+    if compiled := compile_gate_kernels(device):
+        fastest = Variant("bfloat16, compiled", batch_size, torch.bfloat16, compiled)
+        rows.append(fastest)
+        if on_gpu:
+            fastest = dataclasses.replace(fastest, name=f"{fastest.name}, CUDA graph", cuda_graph=True)
+            rows.append(fastest)
+        name = f"{fastest.name}, activation checkpointing"
+        rows.append(dataclasses.replace(fastest, name=name, recompute=True))
     return rows
 
 
 def time_step(state: Run, n_samples: int, seconds: float) -> float:
     """Samples per second of `train_step`."""
-    n_micro_batches = state.config.train_config.batch_size // state.micro_batch_size
-    data, size = state.config.data_config, state.micro_batch_size
-    micro_batches = [noise_crops(state.model, data, size, n_samples) for _ in range(n_micro_batches)]
-    return (
-        state.config.train_config.batch_size
-        * n_samples
-        / seconds_per_step(lambda: train_step(state, micro_batches), state.device, seconds)
-    )
+    batch_size, data = state.config.train_config.batch_size, state.config.data_config
+    size = state.micro_batch_size
+    micro_batches = [noise_crops(state.model, data, size, n_samples) for _ in range(batch_size // size)]
+    return batch_size * n_samples / seconds_per_step(lambda: train_step(state, micro_batches), state.device, seconds)
 
 
 def time_plain(state: Run, batch_size: int, n_samples: int, seconds: float) -> float:
-    """Samples per second of a step of the obvious implementation."""
+    """Samples per second of a step of the plain implementation."""
     micro_batches = [noise_crops(state.model, state.config.data_config, batch_size, n_samples)]
-    return (
-        batch_size * n_samples / seconds_per_step(lambda: plain_train_step(state, micro_batches), state.device, seconds)
-    )
+    duration = seconds_per_step(lambda: plain_train_step(state, micro_batches), state.device, seconds)
+    return batch_size * n_samples / duration
 
 
-def seconds_per_step(step, device: torch.device, seconds: float) -> float:
-    """Mean time of a step, after two to warm up."""
+def seconds_per_step(step: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Mean time of a step, after two to warm up.
+
+    Args:
+        step: Takes one step.
+        device: The device on which it runs.
+        seconds: How long to measure.
+    """
     for _ in range(2):
         step()
     synchronize(device)
-    began, n, before = time.perf_counter(), 0, None
-    while time.perf_counter() - began < seconds or not n:
+    start, n, previous_end = time.perf_counter(), 0, None
+    while time.perf_counter() - start < seconds or not n:
         step()
         n += 1
-        if device.type == "cuda":  # as in training the host is one step ahead, no more
+        if device.type == "cuda":
+            # As in training, the host is at most one step ahead.
             end = torch.cuda.current_stream(device).record_event()
-            if before:
-                before.synchronize()
-            before = end
+            if previous_end:
+                previous_end.synchronize()
+            previous_end = end
     synchronize(device)
-    return (time.perf_counter() - began) / n
+    return (time.perf_counter() - start) / n
 
 
 def step_operations(state: Run) -> float:
-    """Floating-point operations per sample of a training step that the model cannot do without: those of its matrix
-    products at audio rate, three times (forward, and the gradients of inputs and weights)."""
+    """Floating-point operations per sample that a training step cannot do without.
+
+    Those of the matrix products at audio rate, three times: forward, and the gradients of inputs and weights.
+    """
     decoder = state.model.decoder
     per_sample = sum(math.prod(layer.dilated.weight.shape) for layer in decoder.layers)
     per_sample += sum(math.prod(layer.residual.weight.shape) for layer in decoder.layers if layer.residual)

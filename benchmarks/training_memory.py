@@ -1,4 +1,4 @@
-"""How well `hardware.training_bytes` foretells the memory of a training step: one step in a fresh process.
+"""Predicted (`hardware.training_bytes`) and measured memory of a training step, taken in a fresh process.
 
 python -m benchmarks.training_memory --config reference --crops 16
 python -m benchmarks.training_memory --config paper --crops 1 --activation_checkpointing
@@ -21,24 +21,24 @@ from midi2wave.training.step import train_step
 
 
 def main() -> None:
-    """Take the step and print both figures."""
+    """Take one step and print both numbers."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--config", choices=CONFIGS, default="reference")
     arguments.add_argument("--crops", type=int, default=16, help="crops in one pass (default 16)")
     arguments.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     arguments.add_argument("--activation_checkpointing", action="store_true")
     args = arguments.parse_args()
-    given = [f"train_config.{name}={args.crops}" for name in ("batch_size", "micro_batch_size")]
-    config, precision = load_config(CONFIGS[args.config], train.NEEDS, given), getattr(torch, args.precision)
-    data, recompute = config.data_config, args.activation_checkpointing
-    n_samples = crop_samples(data)
+    overrides = [f"train_config.{name}={args.crops}" for name in ("batch_size", "micro_batch_size")]
+    config = load_config(CONFIGS[args.config], train.NEEDS, overrides)
+    precision, recompute = getattr(torch, args.precision), args.activation_checkpointing
+    n_samples = crop_samples(config.data_config)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     state = make_unsaved_run(config, torch.device("cpu"), precision)
     state.model.decoder.gates = GateKernels(recompute=recompute)
     train_step(state, [noise_crops(state.model, state.config.data_config, args.crops, n_samples)])
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    stated = training_bytes(state.model, args.crops * n_samples, precision, recompute=recompute)
-    print(f"measured {grown / GIB:.2f} GiB, stated {stated / GIB:.2f} GiB")
+    measured = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    predicted = training_bytes(state.model, args.crops * n_samples, precision, recompute=recompute)
+    print(f"measured {measured / GIB:.2f} GiB, predicted {predicted / GIB:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -67,17 +67,26 @@ def ablate(folder, *arguments, config="demo/config_train.json", only=("all on", 
 @pytest.mark.parametrize("name", ablation_report.VARIANTS)
 def test_a_variant_changes_its_own_options(name, partials_config):
     plain = load_config(partials_config, train.NEEDS)
-    changed = load_config(partials_config, train.NEEDS,
-                          [f"{key}={value}" for key, value in ablation_report.VARIANTS[name].items()])  # fmt: skip
-    differing = {f"{block}.{key}" for block, values in plain.as_dict().items() for key, value in values.items()
-                 if changed.as_dict()[block][key] != value}  # fmt: skip
+    overrides = [f"{key}={value}" for key, value in ablation_report.VARIANTS[name].items()]
+    changed = load_config(partials_config, train.NEEDS, overrides)
+    values = {f"{block}.{key}": value for block, options in plain.as_dict().items() for key, value in options.items()}
+    options = changed.as_dict()
+    differing = {key for key, value in values.items() if options[key.split(".")[0]][key.split(".")[1]] != value}
     assert differing == set(ablation_report.VARIANTS[name])  # And each to a new value.
     build_model(changed)
 
 
 def test_all_off_is_the_sum_of_single_variants():
-    alone = ("features: onsets only", "no excitation", "default partials", "no pre-emphasis", "no look-ahead",
-             "no mel head", "clean history", "conditioning never dropped")  # fmt: skip
+    alone = (
+        "features: onsets only",
+        "no excitation",
+        "default partials",
+        "no pre-emphasis",
+        "no look-ahead",
+        "no mel head",
+        "clean history",
+        "conditioning never dropped",
+    )
     together = {key: value for name in alone for key, value in ablation_report.VARIANTS[name].items()}
     assert ablation_report.VARIANTS["all off"] == together
 
@@ -252,8 +261,22 @@ def test_a_run_from_training_to_table(pipeline, tmp_path):
     evaluation = tmp_path / "evaluate.json"  # without the model's blocks, which differ from run to run
     keys = {"model_filename": "run", "test_dir": f"{pipeline.folder}/test", "device": "cpu"}
     evaluation.write_text(json.dumps({"evaluate_config": keys}))
-    done = call(ablation, "-c", pipeline.config, "--evaluate", evaluation, "--out", tmp_path / "out", "--steps", 4,
-                "--seeds", 0, "--only", "all off", "--json")  # fmt: skip
+    done = call(
+        ablation,
+        "-c",
+        pipeline.config,
+        "--evaluate",
+        evaluation,
+        "--out",
+        tmp_path / "out",
+        "--steps",
+        4,
+        "--seeds",
+        0,
+        "--only",
+        "all off",
+        "--json",
+    )
     assert done.code == 0, done.err
     (run,) = done.result["runs"]
     assert run["variant"] == "all off" and run["steps"] == 4 and run["cpu_seconds"] > 0

@@ -1,4 +1,4 @@
-"""The training benchmark's yardstick is the same function as the model, and the benchmark says what it promises."""
+"""The plain implementation is the same function as the model; the benchmarks report what they promise."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.unit.model.test_wavenet import HOP, N_FRAMES, make_conditioning, make
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 @pytest.mark.parametrize("kernel_size", [2, 3])
 @pytest.mark.parametrize("upsampling", ["repeat", "linear", "transposed"])
-def test_the_obvious_implementation_is_the_same_function(output, kernel_size, upsampling):
+def test_the_plain_implementation_is_the_same_function(output, kernel_size, upsampling):
     model, conditioning = make_model(output, kernel_size, upsampling), make_conditioning()
     samples, previous = random_samples(model), random_samples(model, n_frames=1, seed=5)[:, :kernel_size]
     history = torch.cat([previous, samples], dim=1)
@@ -27,12 +27,12 @@ def test_the_obvious_implementation_is_the_same_function(output, kernel_size, up
     assert samples.shape[1] == N_FRAMES * HOP
     with torch.no_grad():
         expected = model(history, features, excitation).params
-        found = plain_forward(model, history, features, excitation)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        params = plain_forward(model, history, features, excitation)
+    torch.testing.assert_close(params, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.slow
-def test_the_training_benchmark_gives_its_rows(monkeypatch, capsys):
+def test_rows_of_the_training_benchmark(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["training", "--config", "demo", "--batch", "2", "--seconds", "0.1", "--json"])
     monkeypatch.setattr(training, "compile_gate_kernels", lambda *_: None)
     training.main()
@@ -43,19 +43,30 @@ def test_the_training_benchmark_gives_its_rows(monkeypatch, capsys):
     assert {"plain", "float32"} <= {row["variant"] for row in rows}
 
 
-def test_the_sampling_table_has_a_dash_where_nothing_compares():
-    """A GPU has no limit measured, and without torch's row there is nothing to be faster than."""
-    row = {"config": "demo", "output": "categorical", "engine": "numba", "threads": 1, "streams": 4,
-           "weights": "float32", "samples_per_second": 40000, "realtime": 2.5,
-           "vs_torch": 10.04, "limit_fraction": 0.5}  # fmt: skip
+def test_the_sampling_table_has_dashes():
+    """A GPU has no measured limit, and without the row of torch there is no ratio."""
+    row = {
+        "config": "demo",
+        "output": "categorical",
+        "engine": "numba",
+        "threads": 1,
+        "streams": 4,
+        "weights": "float32",
+        "samples_per_second": 40000,
+        "realtime": 2.5,
+        "vs_torch": 10.04,
+        "limit_fraction": 0.5,
+    }
     on_gpu = row | {"engine": "cuda", "threads": 0, "vs_torch": None, "limit_fraction": None}
     head, line, *rows = sampling.table([row, on_gpu]).splitlines()
-    assert rows == ["| demo | categorical | numba | 1 | 4 | float32 | 40,000 | 2.50 | 10.0 | 50% |",
-                    "| demo | categorical | cuda | 0 | 4 | float32 | 40,000 | 2.50 | - | - |"]  # fmt: skip
+    assert rows == [
+        "| demo | categorical | numba | 1 | 4 | float32 | 40,000 | 2.50 | 10.0 | 50% |",
+        "| demo | categorical | cuda | 0 | 4 | float32 | 40,000 | 2.50 | - | - |",
+    ]
     assert {text.count("|") for text in (head, line, *rows)} == {11}
 
 
-def test_of_a_sound_that_is_its_excitation_nothing_is_left(tmp_path, capsys):
+def test_audio_that_is_its_excitation_leaves_no_residue(tmp_path, capsys):
     data = DataConfig(audio_hz=4000, excitation_quadrature=True)
     onset = np.arange(10) * 1.1
     piece = Performance(onset, onset + 0.9, np.arange(50, 60), np.full(10, 80), {})

@@ -116,7 +116,7 @@ class ContextStack(nn.Module):
         frames = self.hidden(features).transpose(1, 2).flatten(0, 1)
         weight, bias = init_codebook(frames, self.output.out_channels)
         self.output.weight.copy_(weight.unsqueeze(-1))
-        self.output.bias.copy_(bias)
+        cast(Tensor, self.output.bias).copy_(bias)
 
     def hidden(self, features: Tensor) -> Tensor:
         """The input of the output layer, [B, S, N], for features [B, F + G, left + N + right]."""

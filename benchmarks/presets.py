@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.limits import processor
 from benchmarks.markdown import insert_lines, split_at_marks
-from benchmarks.model_speed import MIB
+from midi2wave.training.model_summary import MIB
 from midi2wave.utils.cli import choose_device, log, make_parser, run
 
 ROOT = Path(__file__).resolve().parents[1]

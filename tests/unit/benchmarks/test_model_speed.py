@@ -10,6 +10,7 @@ from benchmarks import model_speed as cost
 from benchmarks import presets
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels
+from midi2wave.training.model_summary import multiply_adds, summarize_model
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import assert_refused, call, command, settings
 from tests.unit.model.test_wavenet import make_model
@@ -35,7 +36,7 @@ def multiply_adds_of(function, *arguments) -> float:
 def test_multiply_adds_are_those_that_pytorch_counts(output, kernel_size, upsampling):
     model = make_model(output, kernel_size, upsampling)
     decoder = model.decoder
-    at_audio_rate, at_frame_rate = cost.multiply_adds(model)
+    at_audio_rate, at_frame_rate = multiply_adds(model)
     dtype = decoder.output.weight.dtype
     cond = torch.zeros(len(decoder.layers), 1, 2 * decoder.config.n_residual_channels, dtype=dtype)
     counted = multiply_adds_of(Caches(decoder, 1).step, decoder, 0, cond)
@@ -71,20 +72,19 @@ def test_activations_are_about_those_that_autograd_keeps(recompute):
         params = model(batch["history"], batch["features"], batch["excitation"]).params
         nll = -model.log_likelihood(params, batch["samples"]).mean()
     assert torch.isfinite(nll)
-    counted = cost.count(config).activation_bytes * n_samples / config.data_config.audio_hz
+    counted = summarize_model(config).activation_bytes * n_samples / config.data_config.audio_hz
     assert 1 < counted / sum(kept.values()) < 1.8  # the gradients that are there at its largest moment count too
 
 
 def test_what_matters_is_in_the_figures():
-    usual = cost.count(small_config())
+    usual = summarize_model(small_config())
     model = build_model(small_config())
     assert usual.parameters == sum(p.numel() for p in model.parameters())
     assert usual.receptive_field_ms == 1000 * model.decoder.receptive_field / 8000
     assert usual.cache_bytes == sum(ring.nbytes for ring in Caches(model.decoder, 1).layers)
-    assert (
-        usual.lookahead_ms == 104 and cost.count(small_config("cond_wavenet_config.lookahead_ms=0")).lookahead_ms == 4
-    )
-    deeper = cost.count(small_config("wavenet_config.n_layers=8"))
+    causal = summarize_model(small_config("cond_wavenet_config.lookahead_ms=0"))
+    assert usual.lookahead_ms == 104 and causal.lookahead_ms == 4
+    deeper = summarize_model(small_config("wavenet_config.n_layers=8"))
     assert deeper.multiply_adds_per_sample > usual.multiply_adds_per_sample
     assert (deeper.cache_bytes, deeper.context_parameters) == (2 * usual.cache_bytes, usual.context_parameters)
     assert usual.activation_bytes_bfloat16 < 0.7 * usual.activation_bytes
@@ -95,7 +95,7 @@ def test_the_command_says_it_and_measures_if_asked():
     assert said.code == 0 and "194,942: decoder 106,078, context stack 86,752" in said.out
     assert "look-ahead           104 ms" in said.out and "samples/s" not in said.out
     measured = call(cost, "-c", "demo/config_train.json", "--json", "--measure", *settings(*SMALL))
-    assert measured.code == 0 and measured.result.items() >= cost.count(small_config()).as_dict().items()
+    assert measured.code == 0 and measured.result.items() >= summarize_model(small_config()).as_dict().items()
     assert all(measured.result[name] > 0 for name in presets.ENGINES)
 
 
@@ -107,7 +107,7 @@ def short_measurements(monkeypatch):
 
 
 def test_an_unconditional_model_costs_no_conditioning():
-    found = cost.count(load_config("demo/config_train_unconditional.json", cost.NEEDS))
+    found = summarize_model(load_config("demo/config_train_unconditional.json", cost.NEEDS))
     assert (found.context_parameters, found.context_field_ms, found.lookahead_ms) == (0, 0, 0)
     assert found.conditioning_multiply_adds == 0 < found.multiply_adds_per_sample
 
@@ -119,7 +119,7 @@ def test_impossible_models_are_refused():
 
 
 def test_the_page_of_presets_is_up_to_date():
-    counted = {name: {"config": path, **cost.count(load_config(path, cost.NEEDS)).as_dict()}
+    counted = {name: {"config": path, **summarize_model(load_config(path, cost.NEEDS)).as_dict()}
                for name, path in presets.PRESETS.items()}  # fmt: skip
     page = (ROOT / "docs/presets.md").read_text(encoding="utf-8")
     rows = [row for row in presets.table(counted) if "not measured" not in row]
@@ -131,7 +131,7 @@ def test_speeds_stand_in_the_table_once_they_are_measured(tmp_path, monkeypatch,
     speeds = {name: 12345.6 for name in presets.ENGINES}
 
     def cost_of(config: str, *, measure: bool):
-        return {"config": config, **cost.count(small_config()).as_dict(), **(speeds if measure else {})}
+        return {"config": config, **summarize_model(small_config()).as_dict(), **(speeds if measure else {})}
 
     monkeypatch.setattr(presets, "cost_of", cost_of)
     page = tmp_path / "presets.md"

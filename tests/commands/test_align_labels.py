@@ -11,11 +11,10 @@ import align_labels
 import measure_partials
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.conditioning.partials import PARTIAL_CHANNEL
-from midi2wave.data import label_alignment, midi_alignment, onset_fitting, onset_refinement, processed_folder
-from midi2wave.data.onset_fitting import MIN_PARTIALS
+from midi2wave.data import label_alignment, midi_alignment, processed_folder
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.demo_dataset.piano_synth import render
-from midi2wave.midi.performance import Performance, empty_performance
+from midi2wave.midi.performance import empty_performance
 from midi2wave.midi.reader import read_midi
 from midi2wave.utils import folder_lock
 from midi2wave.utils.errors import InputError
@@ -25,16 +24,18 @@ from tests.helpers.pipeline import write_midi
 
 def onsets(folder):
     """Onsets and pitches of a folder's notes, by recording and pitch and in the order of time."""
-    played = [ProcessedFolder(folder).performance(i) for i in range(len(ProcessedFolder(folder).rows))]
-    order = [np.lexsort((p.onset, p.pitch)) for p in played]
+    performances = [ProcessedFolder(folder).performance(i) for i in range(len(ProcessedFolder(folder).rows))]
+    order = [np.lexsort((p.onset, p.pitch)) for p in performances]
     return (
-        np.concatenate([p.onset[o] for p, o in zip(played, order, strict=True)]),
-        np.concatenate([p.pitch[o] for p, o in zip(played, order, strict=True)]),
+        np.concatenate([p.onset[o] for p, o in zip(performances, order, strict=True)]),
+        np.concatenate([p.pitch[o] for p, o in zip(performances, order, strict=True)]),
     )
 
 
-def first_notes(played, n):
-    return replace(played, **{name: getattr(played, name)[:n] for name in ("onset", "offset", "pitch", "velocity")})
+def first_notes(performance, n):
+    return replace(
+        performance, **{name: getattr(performance, name)[:n] for name in ("onset", "offset", "pitch", "velocity")}
+    )
 
 
 def onsets_as_written(folder):
@@ -47,15 +48,13 @@ def errors_of(folder, truth):
     (onset, pitch), (true, true_pitch) = onsets(folder), onsets(truth)
     np.testing.assert_array_equal(pitch, true_pitch)
     error = onset - true
-    return (
-        error
-        - np.array([np.median(error[pitch == p]) for p in range(128) if (pitch == p).any()])[
-            np.unique(pitch, return_inverse=True)[1]
-        ]
-    )
+    pitches, index = np.unique(pitch, return_inverse=True)
+    medians = np.array([np.median(error[pitch == p]) for p in pitches])
+    return error - medians[index]
 
 
-def measured(folder, path):
+def measure(folder, path):
+    """Measure the partials of a folder; returns the path of the config, `path`."""
     path.with_suffix(".plain").write_text(json.dumps({"data_config": {"excitation_quadrature": True}}))
     measure_partials.main(["-d", str(folder), "-c", str(path.with_suffix(".plain")), "-o", str(path)])
     return path
@@ -76,14 +75,14 @@ def demo_folder(folder, tmp_path, jitter, pieces=4, seed=0):
                 notes.append((round(time, 3), round(time, 3) + 0.55, int(pitch), int(rng.integers(45, 110))))
             time += float(rng.uniform(0.58, 0.7))
         midi = write_midi(tmp_path / f"{seed}_{index}.mid", notes)
-        played, sound = read_midi(midi), render(midi, HZ).mean(axis=1)
-        off = rng.uniform(-jitter, jitter, len(played.onset)) - (jitter and 3e-5) * (played.velocity - 64)
-        onset = played.onset + off
-        order = np.lexsort((played.pitch, onset))
-        columns = {"onset": onset, "offset": played.offset + off, "pitch": played.pitch, "velocity": played.velocity}
-        labelled = replace(played, **{name: column[order] for name, column in columns.items()})
+        performance, sound = read_midi(midi), render(midi, HZ).mean(axis=1)
+        error = rng.uniform(-jitter, jitter, len(performance.onset)) - (jitter and 3e-5) * (performance.velocity - 64)
+        labelled = replace(performance, onset=performance.onset + error, offset=performance.offset + error)
+        order = np.lexsort((performance.pitch, labelled.onset))
+        names = ("onset", "offset", "pitch", "velocity")
+        labelled = replace(labelled, **{name: getattr(labelled, name)[order] for name in names})
         name, seconds = f"{index}.wav", len(sound) / HZ
-        rows.append(processed_folder.Row(index, name, "", "train", 2000, seconds, len(sound), len(onset), "", ""))
+        rows.append(processed_folder.Row(index, name, "", "train", 2000, seconds, len(sound), len(order), "", ""))
         processed_folder.write_recording(folder, rows[-1], np.rint(sound * (FULL_SCALE - 1)).astype(np.int16), labelled)
     processed_folder.finish_folder(folder, rows)
 
@@ -94,7 +93,7 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     demo_folder(folder / "true", folder, 0.0)
     demo_folder(folder / "off", folder, 0.005)
-    measured(folder / "off", folder / "measured.json")
+    measure(folder / "off", folder / "measured.json")
     return folder
 
 
@@ -119,34 +118,19 @@ def test_a_mismatched_recording_keeps_its_labels(demo, tmp_path, capsys):
     np.testing.assert_array_equal(unchanged.onset, folder.performance(3).onset)
 
 
-@pytest.mark.parametrize(("n", "all_audible"), [(1, True), (3, True), (8, True), (16, True), (16, False)])
-def test_notes_with_few_partials_have_no_fit_score(n, all_audible):
-    """Random phases fit notes with few partials, too; so they do where only a few partials are audible."""
-    rng = np.random.default_rng(0)
-    amplitude_match = np.where(all_audible | (np.arange(n) < 2), 1.0, 0.01) * np.ones((300, n))
-    unit = np.exp(2j * np.pi * rng.random((300, n)))
-    notes = onset_fitting.KeyPhases(unit, amplitude_match, np.zeros((300, n)), 261.6 * np.arange(1, n + 1))
-    phasor = 0.9 * np.exp(2j * np.pi * rng.random(n))
-    fit = onset_fitting.fit_shifts(notes, phasor)[1]
-    fit_score = notes.fit_score(phasor, fit)
-    assert ((fit > onset_refinement.MIN_RELIABLE_FIT).mean() > 0.2) == (n < MIN_PARTIALS or not all_audible)
-    assert (np.isnan(fit_score) == (n < MIN_PARTIALS)).all()
-    assert onset_refinement.fitting_share(fit_score) < onset_refinement.MIN_FITTING_SHARE
-
-
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     """A folder whose labels are up to 10 ms early, the same with true labels, aligned, and its measured config."""
     folder = tmp_path_factory.mktemp("align")
     write_partials_folder(folder / "true")
     write_partials_folder(folder / "off", max_label_error=0.01)
-    config = measured(folder / "off", folder / "measured.json")
+    config = measure(folder / "off", folder / "measured.json")
     assert align(folder / "off", config, folder / "aligned") == 0
     return folder
 
 
 def test_aligned_labels_have_coherent_phases(pipeline):
-    data = json.loads(measured(pipeline / "aligned", pipeline / "again.json").read_text())["data_config"]
+    data = json.loads(measure(pipeline / "aligned", pipeline / "again.json").read_text())["data_config"]
     coherent = [
         np.count_nonzero(json.loads((pipeline / name).read_text())["data_config"]["partial_phase"])
         for name in ("measured.json", "again.json")
@@ -197,27 +181,6 @@ def test_each_global_value_is_aligned_separately(tmp_path):
     error = errors_of(tmp_path / "aligned", tmp_path / "true")
     before = np.abs(errors_of(tmp_path / "off", tmp_path / "true"))
     assert np.median(np.abs(error)) < 0.2 * np.median(before)
-
-
-def test_pedals_move_and_notes_of_a_key_stay_apart():
-    """Pedals move by the median shift; notes of a key that did not overlap do not overlap afterwards."""
-    pedals = {64: np.array([[0.001, 127.0], [1.0, 0.0]])}
-    onset, offset = np.array([0.1, 0.5, 0.8, 0.81]), np.array([0.499, 0.8, 0.9, 0.95])
-    performance = Performance(onset, offset, np.array([60, 60, 61, 60]), np.full(4, 64), pedals)
-    shifted = label_alignment.shift_onsets(performance, np.array([0.004, -0.006, -0.004, -0.006]))
-    np.testing.assert_allclose(shifted.onset, [0.104, 0.494, 0.796, 0.804])
-    np.testing.assert_allclose(shifted.offset, [0.494, 0.794, 0.896, 0.944])
-    np.testing.assert_allclose(shifted.pedals[64], [[0.0, 127.0], [0.995, 0.0]])
-
-
-def test_blocks_of_notes_give_the_same_fit(monkeypatch):
-    rng = np.random.default_rng(0)
-    noise, unit = rng.random((50, 9)), np.exp(2j * np.pi * rng.random((50, 9)))
-    notes = onset_fitting.KeyPhases(unit, 1 - noise, noise, 110.0 * np.arange(1, 10))
-    phasor = np.exp(1j * np.arange(9))
-    whole = onset_fitting.fit_shifts(notes, phasor)
-    monkeypatch.setattr(onset_fitting, "NOTES_PER_BLOCK", 7)
-    np.testing.assert_allclose(onset_fitting.fit_shifts(notes, phasor), whole, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("error")

@@ -97,7 +97,8 @@ def test_without_codes_there_is_nothing_to_log(pipeline):
     )
 
 
-def test_codes_are_written_beside_the_wavs_and_play_the_very_same(plain, run, played, tmp_path):
+def test_saved_codes_play_the_same_samples(plain, run, played, tmp_path):
+    """Codes are written beside the wavs, and give the same samples."""
     names = sorted(path.name for path in played.glob("*.codes.npz"))
     assert names == ["a.codes.npz", "b.codes.npz"]
     model, config, _ = checkpoint.load_model(run[0], torch.device("cpu"))
@@ -127,7 +128,8 @@ def test_also_with_guidance_and_by_every_sampler(plain, run, tmp_path, overrides
     assert all(np.array_equal(from_codes[name], sound) for name, sound in from_midi.items())
 
 
-def test_other_codes_sound_different_and_do_not_replace_the_first(plain, run, played, tmp_path):
+def test_other_codes_differ_and_replace_nothing(plain, run, played, tmp_path):
+    """Other codes give other samples, and do not replace earlier results."""
     codes = load_codes(played / "a.codes.npz")
     changed = type(codes)(**vars(codes) | {"codes": (codes.codes + 1) % K})
     save_codes(tmp_path / "a.codes.npz", changed)
@@ -221,7 +223,8 @@ def test_evaluation_counts_the_codes(pipeline, plain, run, tmp_path):
     assert (without["n_codes"], without["code_usage"], without["code_perplexity"]) == (0, None, None)
 
 
-def test_the_preset_is_a_model_with_codes_that_files_of_codes_can_play():
+def test_preset_has_codes_without_excitation():
+    """The preset is a model with codes and without excitation, which plays files of codes."""
     config = load_config("demo/config_train_argmax.json", train.NEEDS)
     model = build_model(config)
     assert model.n_codes == 32 and not config.data_config.excitation

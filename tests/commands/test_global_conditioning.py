@@ -48,7 +48,7 @@ from nv_wavenet_bridge.export import conditioning_blocks
 from tests.helpers.paths import SHARED
 from tests.helpers.pipeline import HZ, assert_refused, call, read_files, settings, write_midi
 from tests.helpers.processed_data import make_crops, write_folder
-from tests.unit.sampling.test_synthesis import CPU, N_FRAMES, OUTPUTS, make_pcm, make_performance
+from tests.helpers.synthesis_models import CPU, N_FRAMES, OUTPUTS, make_pcm, make_performance
 from wavenet import build_model
 
 VALUES = ["year=2008", "year=2009"]

@@ -18,7 +18,7 @@ from midi2wave.sampling.options import SamplingOptions
 from tests.helpers.pipeline import HZ, assert_refused, call, modification_times, read_files, settings, write_midi
 
 
-def test_a_model_trained_anew_is_not_taken_for_the_same(pipeline, tmp_path):
+def test_retrained_model_is_another_model(pipeline, tmp_path):
     """Config and step are equal, the weights are not."""
     run = shutil.copytree(pipeline.folder / "run", tmp_path / "run")
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.01, 60, 90)])
@@ -49,7 +49,8 @@ def clips(pipeline, tmp_path):
     return folder
 
 
-def test_likelihoods_are_reported_also_of_clips_that_were_there_already(pipeline, clips, tmp_path):
+def test_likelihoods_are_reported_on_a_rerun(pipeline, clips, tmp_path):
+    """Likelihoods of clips that an earlier run made are reported too."""
     overrides = settings(f"inference_config.test_dir={clips}", "inference_config.mode=teacher_forced")
     arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *overrides)
     model, config, _ = checkpoint.load_model(pipeline.folder / "run", torch.device("cpu"))
@@ -91,7 +92,7 @@ def test_other_modes_have_no_likelihood(pipeline):
     assert "NLL" not in (pipeline.folder / "output/index.html").read_text(encoding="utf-8")
 
 
-def test_guidance_is_heard_and_said(pipeline, tmp_path):
+def test_guidance_changes_samples_and_is_reported(pipeline, tmp_path):
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90)])
     sounds = {}
     for guidance in (1, 0, 3):
@@ -108,7 +109,7 @@ def test_guidance_is_heard_and_said(pipeline, tmp_path):
     )
 
 
-def test_pieces_are_made_by_length_and_shown_as_given(pipeline, tmp_path, monkeypatch):
+def test_pieces_are_batched_by_length_and_listed_in_order(pipeline, tmp_path, monkeypatch):
     seconds = {"d": 0.04, "a": 0.008, "c": 0.035, "b": 0.012}
     songs = [write_midi(tmp_path / f"{name}.mid", [(0.0, end, 60, 90)]) for name, end in seconds.items()]
     batches, synthesize = [], render.synthesize
@@ -131,7 +132,7 @@ def test_pieces_are_made_by_length_and_shown_as_given(pipeline, tmp_path, monkey
     assert all(np.array_equal(a, b) for a, b in zip(*samples, strict=True))
 
 
-def test_a_clip_that_ends_within_half_a_frame_of_the_truth_is_refused(pipeline, tmp_path):
+def test_clip_that_ends_with_its_prompt_is_refused(pipeline, tmp_path):
     """Rounded to frames teacher_length is all of it, though it is a little less."""
     clip = min(test_clips.clip_paths(pipeline.folder / "test"), key=lambda path: path.name)
     frames = len(test_clips.read_clip(clip, HZ).pcm) // (HZ // 250)
@@ -140,7 +141,8 @@ def test_a_clip_that_ends_within_half_a_frame_of_the_truth_is_refused(pipeline, 
     assert made.code == 2 and f"{clip.stem}: has" in made.err and "nothing is left" in made.err
 
 
-def test_a_note_without_length_is_a_piece_or_said_to_be_none(pipeline, tmp_path):
+def test_note_without_length(pipeline, tmp_path):
+    """A note without length is a piece or said to be none."""
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.0, 60, 90)])
     arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *settings("inference_config.tail_seconds=0"))
     made = call(inference, *arguments, "--midi", song)

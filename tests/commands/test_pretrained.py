@@ -19,7 +19,8 @@ SHIPPED = sorted((ROOT / "pretrained").glob("*.safetensors"))
 PLAYED_BY = {"disklavier": "real/config_play.json"}  # the others: config_play.json
 
 
-def test_they_are_small_and_each_has_a_model_card_with_its_licence():
+def test_shipped_weights_are_small_and_have_model_cards():
+    """They are small, and each has a model card with its licence."""
     assert SHIPPED and sum(path.stat().st_size for path in SHIPPED) < 20e6
     cards = {path: path.with_suffix(".md").read_text(encoding="utf-8") for path in SHIPPED}
     assert all(f"`{path.name}`" in card.splitlines()[0] for path, card in cards.items())
@@ -28,7 +29,7 @@ def test_they_are_small_and_each_has_a_model_card_with_its_licence():
     assert all(f"`{path.name}`" in overview and f"({path.stem}.md)" in overview for path in SHIPPED)
 
 
-def test_they_are_found_from_any_folder(tmp_path, monkeypatch):
+def test_shipped_weights_load_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in SHIPPED:
         assert checkpoint.find_weights(f"pretrained/{path.name}").samefile(path)
@@ -63,7 +64,7 @@ def player(request):
 
 
 @pytest.mark.slow
-def test_they_obey_note_velocity_and_pedal(player):
+def test_shipped_weights_follow_note_velocity_and_pedal(player):
     effects = counterfactuals(player, player.hz)
     assert effects.semitone.right == 1 and effects.semitone.db > 12
     assert effects.elsewhere_db < effects.semitone.db / 4
@@ -72,7 +73,7 @@ def test_they_obey_note_velocity_and_pedal(player):
 
 
 @pytest.mark.slow
-def test_they_keep_their_level_for_a_minute_and_fall_silent(player):
+def test_shipped_weights_keep_their_level_for_a_minute(player):
     """The same four bars again and again: the last ten seconds are as loud as the first ten; then silence."""
     phrase = [(60, 72), (64, 60), (67, 64), (72, 80), (76, 84), (72, 70), (67, 62), (64, 58)]
     onset = 0.25 + 0.25 * np.arange(30 * len(phrase))  # 30 phrases of 2 s

@@ -15,8 +15,8 @@ from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning, synthesize, to_pcm, to_samples
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
-from tests.commands.test_unconditional import NO_MIDI, inference_file, save
-from tests.commands.test_unconditional import make as make_unconditional
+from tests.helpers.exportable_models import NO_MIDI, inference_file, save
+from tests.helpers.exportable_models import make as make_unconditional
 from tests.helpers.pipeline import (
     HZ,
     assert_refused,
@@ -28,7 +28,7 @@ from tests.helpers.pipeline import (
     write_audio,
     write_midi,
 )
-from tests.unit.sampling.test_synthesis import HOP, N_FRAMES, make, make_pcm, make_performance, play
+from tests.helpers.synthesis_models import HOP, N_FRAMES, make, make_pcm, make_performance, play
 
 BEFORE = 4  # frames of prompt
 

@@ -42,7 +42,8 @@ def test_engines_and_threads_are_chosen_by_config(pipeline, song, tmp_path):
     assert call(inference, *arguments, *settings("inference_config.sampler=torch")).code == 2
 
 
-def test_what_an_interrupt_leaves_is_valid_and_not_taken_for_finished(pipeline, song, tmp_path, monkeypatch):
+def test_interrupted_wav_is_valid_and_unfinished(pipeline, song, tmp_path, monkeypatch):
+    """What an interrupt leaves is a valid wav that a rerun does not take for finished."""
     whole = tmp_path / "whole"
     assert call(inference, "-c", pipeline.config, "--out", whole, "--midi", song).code == 0
     synthesize = render.synthesize
@@ -100,7 +101,8 @@ def test_ctrl_c_in_a_real_process(pipeline, tmp_path):
     assert_no_partial_files(out)
 
 
-def test_a_stream_that_fails_leaves_nothing_but_the_longest_that_was_interrupted(tmp_path, capsys):
+def test_failing_stream_keeps_the_longest_interrupted_wav(tmp_path, capsys):
+    """A stream that fails leaves nothing; of interrupted ones the longest is kept."""
     path, left = tmp_path / "a.wav", tmp_path / "a.interrupted.wav"
     with pytest.raises(ZeroDivisionError), audio_io.wav_stream(path, HZ, left) as append:
         append(np.zeros(10, np.int16))
@@ -149,7 +151,8 @@ def start(program: str, **environment: str) -> str:
 
 
 @pytest.mark.slow
-def test_compiled_code_is_found_again_by_the_next_process(tmp_path):
+def test_compiled_code_is_cached_for_the_next_process(tmp_path):
+    """Compiled code is found again by the next process."""
     assert [start(START, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)] == ["0 1", "1 0"]
 
 

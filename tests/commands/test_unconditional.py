@@ -1,7 +1,6 @@
 """A model without any MIDI: no context stack, the same samples from every engine, trained and played by a length. And
 the null condition of a model with MIDI, played in the same way."""
 
-import json
 import warnings
 
 import numpy as np
@@ -14,7 +13,7 @@ import train
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.mu_law import mu_law_decode
-from midi2wave.config import config_from_dict, load_config
+from midi2wave.config import load_config
 from midi2wave.data.test_clips import clip_paths, read_clip
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
@@ -22,39 +21,16 @@ from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning, synthesize
 from midi2wave.sampling.uniforms import seeded_uniforms
 from nv_wavenet_bridge import check, export
+from tests.helpers.exportable_models import NO_MIDI, inference_file, make, save
 from tests.helpers.pipeline import HZ, PROMPT_SECONDS, assert_refused, call, read_files, settings, write_midi
-from tests.unit.nv_wavenet_bridge.test_bundle import BLOCKS
-from tests.unit.sampling.test_engines import joined, parallel
+from tests.helpers.sampler_models import concatenate, parallel_params
 from wavenet import build_model, generate
 
 N_FRAMES, CPU = 9, torch.device("cpu")
-NO_MIDI = {"audio_hz": 4000, "midi_hz": 250, "features": [], "excitation": False}
 
 
-def make(data=NO_MIDI, **changes):
-    """A random model and its config."""
-    blocks = {**BLOCKS, "data_config": data, "wavenet_config": {**BLOCKS["wavenet_config"], **changes}}
-    config = config_from_dict(blocks, "test")
-    torch.manual_seed(4)
-    model = build_model(config).eval()
-    torch.nn.init.normal_(model.decoder.output.weight, std=0.5)
-    for layer in model.decoder.layers:
-        torch.nn.init.normal_(layer.cond.bias, std=0.5)
-    return model, config
-
-
-def save(folder, model, config):
-    checkpoint.save(folder, 1, model.state_dict(), {}, config, keep=1)
-    return folder
-
-
-def inference_file(folder, run, **keys):
-    keys = {"model_filename": str(run), "device": "cpu", "mode": "free"} | keys
-    (folder / "config.json").write_text(json.dumps({"inference_config": keys}))
-    return folder / "config.json"
-
-
-def test_it_has_neither_context_stack_nor_weights_for_conditioning():
+def test_no_context_stack_and_no_conditioning_weights():
+    """It has neither a context stack nor weights for conditioning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns of weights without elements
         model, config = make()
@@ -78,13 +54,13 @@ def test_every_engine_plays_what_the_parallel_pass_draws(output, kernel_size, th
     if prefix_frames:
         prefix = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, prefix_frames * model.hop)))
     arguments, new = (model, given, uniforms, 2, N_FRAMES), slice(prefix_frames * model.hop, None)
-    expected = joined(generate(*arguments, prefix=prefix))
-    params = parallel(model, expected, given)
+    expected = concatenate(generate(*arguments, prefix=prefix))
+    params = parallel_params(model, expected, given)
     again = model.draw(params, uniforms(0, expected.shape[1]))
     _, replayed = cpu.replay(model, given, uniforms, expected, options=SamplingOptions(threads=threads))
     assert (replayed - params).abs().max() < 1e-5 * params.abs().max()
-    assert torch.equal(joined(cuda.generate(*arguments, prefix=prefix)), expected)
-    played = joined(
+    assert torch.equal(concatenate(cuda.generate(*arguments, prefix=prefix)), expected)
+    played = concatenate(
         engines.generate(*arguments, options=SamplingOptions(sampler="numba", threads=threads), prefix=prefix)
     )
     if model.decoder.mixture:  # rounding to a sample may fall either way
@@ -135,7 +111,7 @@ def test_training_reports_its_likelihood_and_no_gap(trained):
     assert (run / "best").exists() and list((run / "samples").glob("*.wav"))
 
 
-def test_it_plays_by_itself_and_goes_on_from_clips(pipeline, trained, tmp_path):
+def test_plays_freely_and_continues_clips(pipeline, trained, tmp_path):
     arguments = (
         "-c",
         trained[0] / "config.json",
@@ -178,7 +154,7 @@ def test_its_clips_have_a_likelihood(trained, tmp_path):
     assert made.code == 0 and np.isfinite(made.result["mean_nll"])
 
 
-def test_what_it_cannot_do_is_said_in_one_line(pipeline, trained, tmp_path):
+def test_impossible_requests_are_one_line(pipeline, trained, tmp_path):
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90)])
     own = trained[0] / "config.json"
     of_it = ("-c", own, "--out", tmp_path / "out", *settings(f"inference_config.model_filename={trained[0]}"))

@@ -13,8 +13,7 @@ from midi2wave.sampling.engines import cuda
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
 from tests.helpers.pipeline import call, settings
-from tests.helpers.sampler_models import make_model, random_prefix, with_null
-from tests.unit.sampling.test_engines import joined, sources
+from tests.helpers.sampler_models import concatenate, make_model, make_sources, random_prefix, with_null
 from wavenet import Conditioning, generate
 
 pytestmark = [
@@ -25,7 +24,7 @@ pytestmark = [
 
 def on_gpu(model, n_streams, guidance):
     """The model, conditioning and uniforms of the samplers' tests, on the GPU."""
-    conditioning, _ = sources(model, n_streams)
+    conditioning, _ = make_sources(model, n_streams)
     if guidance != 1:
         conditioning = with_null(conditioning)
     conditioning_on_gpu = Conditioning(
@@ -55,13 +54,13 @@ def test_captured_graph_samples_what_the_reference_samples(
     options = SamplingOptions(temperature=temperature, guidance=guidance)
     n_frames = prefix_frames + 2 * cuda.BLOCK_FRAMES + 3
     arguments = (model, conditioning, uniforms, n_streams, n_frames)
-    expected = joined(generate(*arguments, prefix=prefix, temperature=temperature, guidance=guidance))
-    captured = joined(cuda.generate(*arguments, options, prefix=prefix))
+    expected = concatenate(generate(*arguments, prefix=prefix, temperature=temperature, guidance=guidance))
+    captured = concatenate(cuda.generate(*arguments, options, prefix=prefix))
     assert captured.shape == expected.shape == (n_streams, n_frames * model.hop)
     n_same = int((captured == expected).cumprod(1).sum())
     # After the first difference they diverge: what counts is that a long beginning is the same.
     assert n_same > 0.9 * expected.numel(), f"apart after {n_same} of {expected.numel()} samples"
-    again = joined(cuda.generate(*arguments, options, prefix=prefix))
+    again = concatenate(cuda.generate(*arguments, options, prefix=prefix))
     assert torch.equal(again, captured)
 
 

@@ -4,7 +4,10 @@ import numpy as np
 import torch
 
 from midi2wave.config import CondWavenetConfig, WavenetConfig
-from wavenet import Conditioning, WaveNet
+from midi2wave.sampling.engines import cpu, cuda
+from midi2wave.sampling.options import SamplingOptions
+from midi2wave.sampling.uniforms import seeded_uniforms
+from wavenet import Conditioning, WaveNet, generate
 
 HOP, N_FEATURES, REACH = 12, 5, 64
 
@@ -72,3 +75,39 @@ def random_prefix(model, n_streams, n_frames):
         return None
     low, high = (-20000, 20000) if model.decoder.mixture else (0, 256)
     return torch.from_numpy(np.random.default_rng(0).integers(low, high, (n_streams, n_frames * model.hop)))
+
+
+N_FRAMES = 14
+
+
+def parallel_params(model: WaveNet, samples: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+    with torch.inference_mode():
+        context, excitation = conditioning.block(model, 0, samples.shape[1] // model.hop)
+        return model.decoder(model.decoder.prepend_silence(samples), context, excitation)
+
+
+def concatenate(blocks) -> torch.Tensor:
+    return torch.cat(list(blocks), dim=1)
+
+
+def assert_engines_agree(model, conditioning, uniforms, n_streams, n_frames, *, threads, guidance):
+    """Assert that the engines and the parallel pass agree with the reference; returns its samples, these once for every
+    row of the conditioning, and the parameters that they are drawn with."""
+    expected = concatenate(generate(model, conditioning, uniforms, n_streams, n_frames, guidance=guidance))
+    heard = expected.repeat(1 if guidance == 1 else 2, 1)
+    reference = model.guide(parallel_params(model, heard, conditioning), guidance)
+    drawn, params = cpu.replay(
+        model, conditioning, uniforms, expected, options=SamplingOptions(threads=threads, guidance=guidance)
+    )
+    assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
+    assert (drawn - expected).abs().max() <= int(model.decoder.mixture)
+    assert (drawn != expected).float().mean() < 0.01
+    on_cuda = cuda.generate(
+        model, conditioning, uniforms, n_streams, n_frames, options=SamplingOptions(guidance=guidance)
+    )
+    assert torch.equal(concatenate(on_cuda), expected)
+    return expected, heard, reference
+
+
+def make_sources(model: WaveNet, n_streams: int, seed: int = 3):
+    return make_conditioning(model, n_streams), seeded_uniforms(seed, list(range(n_streams)), model.uniforms_per_sample)

@@ -17,7 +17,7 @@ from midi2wave.midi.reader import read_midi
 from midi2wave.sampling.synthesis import teacher_forced
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import HZ, call, melody, settings, write_audio, write_midi
-from tests.unit.sampling.test_synthesis import make, make_pcm, make_performance
+from tests.helpers.synthesis_models import make, make_pcm, make_performance
 
 SONG_SECONDS = 0.1
 

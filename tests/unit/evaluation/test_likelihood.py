@@ -13,7 +13,7 @@ from midi2wave.evaluation.likelihood import paired_likelihood
 from midi2wave.midi.performance import empty_performance
 from midi2wave.sampling.synthesis import conditioning
 from tests.helpers.fake_piano import performance
-from tests.unit.sampling.test_synthesis import HOP, make
+from tests.helpers.synthesis_models import HOP, make
 
 OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 N_FRAMES, HZ = 400, 4000

@@ -20,8 +20,15 @@ from midi2wave.sampling import engines
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
-from tests.helpers.sampler_models import REACH, make_conditioning, with_null
-from tests.unit.sampling.test_engines import N_FRAMES, agreed, joined, parallel
+from tests.helpers.sampler_models import (
+    N_FRAMES,
+    REACH,
+    assert_engines_agree,
+    concatenate,
+    make_conditioning,
+    parallel_params,
+    with_null,
+)
 from wavenet import Conditioning, WaveNet, generate
 
 K = 4
@@ -214,19 +221,21 @@ def test_codes_in_every_engine(output, kernel_size, upsampling, n_excitation, th
     if guidance != 1:
         conditioning = with_null(conditioning)
     arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
-    expected, heard, reference = agreed(*arguments, threads=threads, guidance=guidance)
+    expected, heard, reference = assert_engines_agree(*arguments, threads=threads, guidance=guidance)
 
     codes = of_codes(model, conditioning)
     context, _ = conditioning.block(model, 0, N_FRAMES)
     assert torch.equal(codes.block(model, 0, N_FRAMES)[0], context)
     assert len(context.detach()[0].unique(dim=1).t()) > 2  # codes do change
     again = (model, codes, uniforms, n_streams, N_FRAMES)
-    assert torch.equal(joined(generate(*again, guidance=guidance)), expected)
+    assert torch.equal(concatenate(generate(*again, guidance=guidance)), expected)
     options = SamplingOptions(sampler="numba", threads=threads, guidance=guidance)
-    assert torch.equal(joined(engines.generate(*again, options)), joined(engines.generate(*arguments, options)))
+    assert torch.equal(
+        concatenate(engines.generate(*again, options)), concatenate(engines.generate(*arguments, options))
+    )
 
     other = Conditioning(codes.features, codes.excitation, lambda first, n: (codes.codes(first, n) + 1) % 6)
-    deaf = model.guide(parallel(model, heard, other), guidance)
+    deaf = model.guide(parallel_params(model, heard, other), guidance)
     assert (deaf - reference).abs().max() > 0.01 * reference.abs().max()
 
 

@@ -23,6 +23,7 @@ from midi2wave.sampling import pieces
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
 from nv_wavenet_bridge import bundle, check, export, run
+from tests.helpers.exportable_models import BLOCKS
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import (
     assert_failed,
@@ -36,25 +37,6 @@ from tests.helpers.pipeline import (
 from wavenet import build_model
 
 HZ, HOP = 4000, 16
-BLOCKS = {
-    "data_config": {"audio_hz": HZ, "midi_hz": 250},
-    "wavenet_config": {
-        "output": "categorical",
-        "n_layers": 3,
-        "max_dilation": 4,
-        "n_residual_channels": 6,
-        "n_skip_channels": 9,
-        "n_out_channels": 10,
-        "n_cond_channels": 5,
-    },
-    "cond_wavenet_config": {
-        "n_layers": 2,
-        "max_dilation": 2,
-        "n_residual_channels": 8,
-        "n_skip_channels": 9,
-        "lookahead_ms": 8.0,
-    },
-}
 
 
 def make_run(folder, poison=False, **changes):
@@ -97,7 +79,7 @@ def make_bundle(world, out, *options, midi=("short.mid", "long.mid")):
     return call(export, "-c", world / "config.json", "--midi", *pieces, "--out", out, *options)
 
 
-def test_a_bundle_describes_what_it_holds(world):
+def test_bundle_describes_its_content(world):
     about = json.loads((world / "bundle" / "bundle.json").read_text())
     assert [piece["name"] for piece in about["pieces"]] == ["short", "long"]
     assert [piece["n_samples"] for piece in about["pieces"]] == [18 * HOP, 38 * HOP]
@@ -125,7 +107,7 @@ def test_a_bundle_describes_what_it_holds(world):
     assert_no_partial_files(world)
 
 
-def test_conditioning_lies_in_the_file_as_in_nv_wavenets_memory(world):
+def test_conditioning_file_has_nv_wavenets_layout(world):
     """[T][L][B][2R]: what its wrapper would make of the tensor by permuting it."""
     path = world / "bundle" / "cond_input.npy"
     cond_input = np.load(path)
@@ -135,7 +117,8 @@ def test_conditioning_lies_in_the_file_as_in_nv_wavenets_memory(world):
     assert torch.from_numpy(np.load(path, mmap_mode="c")).permute(3, 2, 1, 0).is_contiguous()
 
 
-def test_the_bundle_checks_out_and_is_what_inference_plays(world):
+def test_bundle_is_right_and_equals_inference(world):
+    """The check passes, and the expected samples are those of inference.py."""
     outcome = call(check, world / "bundle")
     assert outcome.code == 0 and "1216 of 1216 samples equal" in outcome.out
     model, config, _ = checkpoint.load_model(world / "run", torch.device("cpu"))
@@ -238,7 +221,8 @@ def test_a_bad_piece_is_left_out_and_a_long_one_cut(world, tmp_path):
     assert call(check, out, world / "bundle").code == 0
 
 
-def test_clips_of_different_length_are_padded_and_each_is_as_if_alone(world, tmp_path):
+def test_clips_of_different_length_are_independent(world, tmp_path):
+    """Clips of different length are padded, and each gives the samples that it gives alone."""
     for number, n_samples in enumerate([20 * HOP, 31 * HOP + 5, HOP - 1]):
         piece = read_midi(world / ("long.mid" if number else "short.mid"))
         write_clip(tmp_path / "clips", number, "x", 0.0, np.zeros(n_samples, np.int16), piece, HZ)
@@ -272,7 +256,8 @@ def test_force_replaces_what_a_link_points_to_and_keeps_the_link(world, tmp_path
     assert (tmp_path / "link").is_symlink() and call(check, tmp_path / "disk").code == 0
 
 
-def test_the_commands_are_found_from_the_projects_folder(world):
+def test_commands_run_from_the_project_folder(world):
+    """Each command runs as a module from the project's folder."""
     for name, options, code in [
         ("check", [world / "bundle"], 0),
         ("check", [], 2),
@@ -397,7 +382,8 @@ def test_a_build_that_takes_uniforms_plays_expected(world, build, tmp_path):
     assert_refused(call(*arguments), "short.wav exists", "--force")
 
 
-def test_a_build_as_it_is_draws_the_numbers_that_were_foretold(world, build, tmp_path):
+def test_unmodified_build_draws_the_predicted_numbers(world, build, tmp_path):
+    """An unmodified build uses the random numbers that were predicted."""
     outcome = call(run, world / "bundle", "--nv_wavenet", build(), "--out", tmp_path / "out", "--json")
     assert outcome.code == 0, outcome.err
     result = outcome.result
@@ -405,13 +391,15 @@ def test_a_build_as_it_is_draws_the_numbers_that_were_foretold(world, build, tmp
     assert "equal_to_expected_until" not in result and "equal_to_expected" not in outcome.err
 
 
-def test_rand_is_foretold_for_any_seed():
+def test_rand_is_predicted_for_any_seed():
     first, again, other = run.rand_uniforms(1, 2, 5), run.rand_uniforms(1, 2, 5), run.rand_uniforms(2, 2, 5)
     np.testing.assert_array_equal(first, again)
     assert first.dtype == np.float32 and first.min() >= 0 and first.max() <= 1 and (first != other).all()
 
 
-def test_what_would_make_nv_wavenet_end_the_process_is_refused_before(world, build, tmp_path, monkeypatch):
+def test_what_would_abort_the_process_is_refused(world, build, tmp_path, monkeypatch):
+    """What would make nv-wavenet abort the process is refused before it is called."""
+
     def answer(folder, *options):
         for name in ("nv_wavenet", "nv_wavenet_ext"):
             sys.modules.pop(name, None)

@@ -127,7 +127,8 @@ def test_one_good_file_among_bad_ones(tmp_path):
     assert_failed(call(check, "--golden", FILES[1], tmp_path / "gone.npz", "--json"), 1, gone="no such file")
 
 
-def test_draw_takes_the_first_code_whose_cumulative_mass_reaches_the_uniform():
+def test_draw_inverts_the_cumulative_mass():
+    """The first code whose cumulative mass reaches the uniform is drawn."""
     logits = np.log([[1.0, 2.0, 0.0 + 1e-300, 1.0]])
     cases = {1e-9: 0, 0.25: 0, 0.2500001: 1, 0.75: 1, 0.7500001: 3, 1.0: 3}
     for uniform, code in cases.items():
@@ -178,7 +179,8 @@ def test_the_first_step_is_the_contract_written_out():
     np.testing.assert_allclose(logits[0], expected, rtol=0, atol=1e-6)
 
 
-def test_pieces_do_not_depend_on_their_neighbours_and_the_past_only_matters():
+def test_pieces_are_independent_and_causal():
+    """Pieces depend neither on their neighbours nor on the future."""
     weights, cond_input, uniforms = small()
     both = codes_of(weights, cond_input, uniforms)
     for piece in range(2):
@@ -187,14 +189,15 @@ def test_pieces_do_not_depend_on_their_neighbours_and_the_past_only_matters():
     np.testing.assert_array_equal(codes_of(weights, cond_input[..., :30], uniforms[:, :30]), both[:, :30])
 
 
-def test_hearing_its_own_samples_changes_nothing():
+def test_teacher_forcing_with_own_samples_changes_nothing():
     case = small()
     free = codes_of(*case)
     np.testing.assert_array_equal(codes_of(*case, teacher_codes=free), free)
     assert (codes_of(*case, teacher_codes=np.full_like(free, 3)) != free).any()
 
 
-def test_a_uniform_on_the_edge_of_a_bin_may_fall_to_either_side_and_nowhere_else():
+def test_uniform_on_the_edge_of_a_bin():
+    """A uniform on the edge of a bin may fall to either side and nowhere else."""
     weights, cond_input, uniforms = small()
     codes = codes_of(weights, cond_input, uniforms)
     assert check.compare(weights, cond_input, uniforms, codes) == check.Comparison(codes.size, 0, 0, None)

@@ -278,7 +278,8 @@ def test_limits_of_the_contract():
     assert fold.history_fits(20, 512, 64, 8) and not fold.history_fits(200, 65536, 64, 8)
 
 
-def test_the_preset_can_be_exported_and_its_bias_can_not_be_had_with_a_mixture():
+def test_preset_can_be_exported():
+    """The preset can be exported; output_bias = false is refused with a mixture."""
     blocks = json.loads((CONFIG_FOLDER / "config_train_nv_wavenet.json").read_text())
     config = WavenetConfig(**blocks["wavenet_config"])
     assert fold.obstacles(config) == [] and fold.kernel_size(config) == (64, 256, 256)

@@ -15,43 +15,18 @@ from midi2wave.sampling.engines import cpu_kernel as kernel
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
-from tests.helpers.sampler_models import make_conditioning, make_model, random_prefix, with_null
-from wavenet import Caches, Conditioning, WaveNet, build_model, generate, prefill
-
-N_FRAMES = 14
-
-
-def parallel(model: WaveNet, samples: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-    with torch.inference_mode():
-        context, excitation = conditioning.block(model, 0, samples.shape[1] // model.hop)
-        return model.decoder(model.decoder.prepend_silence(samples), context, excitation)
-
-
-def joined(blocks) -> torch.Tensor:
-    return torch.cat(list(blocks), dim=1)
-
-
-def agreed(model, conditioning, uniforms, n_streams, n_frames, *, threads, guidance):
-    """Assert that the engines and the parallel pass agree with the reference; returns its samples, these once for every
-    row of the conditioning, and the parameters that they are drawn with."""
-    expected = joined(generate(model, conditioning, uniforms, n_streams, n_frames, guidance=guidance))
-    heard = expected.repeat(1 if guidance == 1 else 2, 1)
-    reference = model.guide(parallel(model, heard, conditioning), guidance)
-    drawn, params = cpu.replay(
-        model, conditioning, uniforms, expected, options=SamplingOptions(threads=threads, guidance=guidance)
-    )
-    assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
-    assert (drawn - expected).abs().max() <= int(model.decoder.mixture)
-    assert (drawn != expected).float().mean() < 0.01
-    on_cuda = cuda.generate(
-        model, conditioning, uniforms, n_streams, n_frames, options=SamplingOptions(guidance=guidance)
-    )
-    assert torch.equal(joined(on_cuda), expected)
-    return expected, heard, reference
-
-
-def sources(model: WaveNet, n_streams: int, seed: int = 3):
-    return make_conditioning(model, n_streams), seeded_uniforms(seed, list(range(n_streams)), model.uniforms_per_sample)
+from tests.helpers.sampler_models import (
+    N_FRAMES,
+    assert_engines_agree,
+    concatenate,
+    make_conditioning,
+    make_model,
+    make_sources,
+    parallel_params,
+    random_prefix,
+    with_null,
+)
+from wavenet import Caches, Conditioning, build_model, generate, prefill
 
 
 @pytest.mark.parametrize(
@@ -72,15 +47,15 @@ def test_numba_is_the_reference(
     output, kernel_size, upsampling, n_excitation, threads, n_streams, prefix_frames, temperature
 ):
     model = make_model(output, kernel_size, upsampling, n_excitation)
-    conditioning, uniforms = sources(model, n_streams)
+    conditioning, uniforms = make_sources(model, n_streams)
     prefix = random_prefix(model, n_streams, prefix_frames)
     arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
-    expected = joined(generate(*arguments, prefix=prefix, temperature=temperature))
+    expected = concatenate(generate(*arguments, prefix=prefix, temperature=temperature))
     options = SamplingOptions(temperature=temperature, threads=threads)
-    played = joined(cpu.generate(*arguments, options, prefix=prefix))
+    played = concatenate(cpu.generate(*arguments, options, prefix=prefix))
     assert played.dtype == expected.dtype and played.shape == expected.shape
     drawn, params = cpu.replay(model, conditioning, uniforms, expected, options)
-    reference = parallel(model, expected, conditioning)
+    reference = parallel_params(model, expected, conditioning)
     assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
     new = slice(prefix_frames * model.hop, None)
     if model.decoder.mixture:  # rounding to a sample may fall either way; the histories part there
@@ -104,22 +79,25 @@ def test_numba_is_the_reference(
 )
 def test_the_output_conditioned_in_every_engine(output, upsampling, n_excitation, threads, n_streams, guidance):
     model = make_model(output, 2, upsampling, n_excitation, output_conditioning=True, n_skip_channels=70)
-    conditioning, uniforms = sources(model, n_streams)
+    conditioning, uniforms = make_sources(model, n_streams)
     if guidance != 1:
         conditioning = with_null(conditioning)
-    _, heard, reference = agreed(model, conditioning, uniforms, n_streams, N_FRAMES, threads=threads, guidance=guidance)
+    _, heard, reference = assert_engines_agree(
+        model, conditioning, uniforms, n_streams, N_FRAMES, threads=threads, guidance=guidance
+    )
     for product in (model.decoder.output_cond, model.decoder.output_excitation):
         if not product.in_features:
             continue
         kept = product.weight.data.clone()
         product.weight.data.zero_()  # each one matters, or the test would not see it
-        deaf = model.guide(parallel(model, heard, conditioning), guidance)
+        deaf = model.guide(parallel_params(model, heard, conditioning), guidance)
         assert (deaf - reference).abs().max() > 1e-3 * reference.abs().max()
         product.weight.data.copy_(kept)
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3])
-def test_of_a_long_prefix_only_what_is_still_heard_is_played(kernel_size):
+def test_long_prefix_fills_caches_from_its_end(kernel_size):
+    """Of a long prefix only the last receptive field is computed."""
     model = make_model("logistic_mixture", kernel_size, "transposed")
     conditioning, n_frames = make_conditioning(model, 2), 31
     prefix = torch.from_numpy(np.random.default_rng(0).integers(-9999, 9999, (2, n_frames * model.hop)))
@@ -143,18 +121,18 @@ def test_of_a_long_prefix_only_what_is_still_heard_is_played(kernel_size):
 )
 def test_any_size(sizes):
     model = make_model(**sizes)
-    conditioning, uniforms = sources(model, 1)
-    expected = joined(generate(model, conditioning, uniforms, 1, N_FRAMES))
+    conditioning, uniforms = make_sources(model, 1)
+    expected = concatenate(generate(model, conditioning, uniforms, 1, N_FRAMES))
     for threads in (1, 2):
         played = cpu.generate(model, conditioning, uniforms, 1, N_FRAMES, options=SamplingOptions(threads=threads))
-        assert torch.equal(joined(played), expected)
+        assert torch.equal(concatenate(played), expected)
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
-def test_threads_and_neighbours_change_no_bit(weights):
+def test_threads_and_batch_change_no_bit(weights):
     model = make_model()
-    conditioning, uniforms = sources(model, 3)
-    samples = joined(
+    conditioning, uniforms = make_sources(model, 3)
+    samples = concatenate(
         engines.generate(model, conditioning, uniforms, 3, 8, options=SamplingOptions(threads=1, weights=weights))
     )
     _, params = cpu.replay(model, conditioning, uniforms, samples, options=SamplingOptions(threads=1, weights=weights))
@@ -163,7 +141,7 @@ def test_threads_and_neighbours_change_no_bit(weights):
             model, conditioning, uniforms, samples, options=SamplingOptions(threads=threads, weights=weights)
         )
         assert torch.equal(others, params)
-    alone, its_uniforms = sources(model, 1)
+    alone, its_uniforms = make_sources(model, 1)
     _, its_params = cpu.replay(
         model, alone, its_uniforms, samples[:1], options=SamplingOptions(threads=1, weights=weights)
     )
@@ -174,8 +152,8 @@ def test_threads_and_neighbours_change_no_bit(weights):
 @pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
 def test_bfloat16_portable_and_native_are_near_float32(output):
     model = make_model(output)
-    conditioning, uniforms = sources(model, 2)
-    samples = joined(generate(model, conditioning, uniforms, 2, N_FRAMES))
+    conditioning, uniforms = make_sources(model, 2)
+    samples = concatenate(generate(model, conditioning, uniforms, 2, N_FRAMES))
     exact = cpu.replay(model, conditioning, uniforms, samples)[1]
     for portable in (False, True):
         rounded = cpu.replay(
@@ -184,11 +162,11 @@ def test_bfloat16_portable_and_native_are_near_float32(output):
         error = (rounded - exact).abs().max() / exact.abs().max()
         assert 1e-5 < error < 0.03
     played = engines.generate(model, conditioning, uniforms, 2, N_FRAMES, options=SamplingOptions(weights="bfloat16"))
-    assert joined(played).shape == samples.shape
+    assert concatenate(played).shape == samples.shape
 
 
 @pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
-def test_bfloat16_leaves_the_likelihood_of_a_trained_model(output):
+def test_bfloat16_keeps_the_likelihood_of_a_trained_model(output):
     """A model that has learnt something to lose: the tones of a few sines, from their pasts."""
     model = make_model(output, n_layers=5, max_dilation=16, n_residual_channels=32).train()
     model.decoder.output.weight.data.mul_(0.1)
@@ -199,7 +177,7 @@ def test_bfloat16_leaves_the_likelihood_of_a_trained_model(output):
     values = 32767 * waves if model.decoder.mixture else 128 + 127 * waves
     samples = torch.from_numpy(np.rint(values).astype(np.int64))
     history = model.decoder.prepend_silence(samples)
-    conditioning, uniforms = sources(model, 4)
+    conditioning, uniforms = make_sources(model, 4)
     context, excitation = (part.detach() for part in conditioning.block(model, 0, n_frames))
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     losses = []
@@ -218,28 +196,30 @@ def test_bfloat16_leaves_the_likelihood_of_a_trained_model(output):
         )[1]
         nll[weights, portable] = -model.log_likelihood(params, samples).mean().item()
     exact = nll["float32", False]
-    assert exact == pytest.approx(-model.log_likelihood(parallel(model, samples, conditioning), samples).mean().item())
+    assert exact == pytest.approx(
+        -model.log_likelihood(parallel_params(model, samples, conditioning), samples).mean().item()
+    )
     assert all(abs(value - exact) < 0.005 for value in nll.values()), nll
 
 
 @pytest.mark.parametrize("prefix_frames", [0, 3])
 @pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
-def test_the_step_of_the_cuda_engine_is_the_reference(output, prefix_frames):
+def test_uncaptured_cuda_engine_equals_reference(output, prefix_frames):
     """On the CPU, where it is not captured; three of its blocks."""
     model = make_model(output, kernel_size=3)
-    conditioning, uniforms = sources(model, 2)
+    conditioning, uniforms = make_sources(model, 2)
     n_frames = 2 * cuda.BLOCK_FRAMES + 5
     prefix = torch.full((2, prefix_frames * model.hop), 100) if prefix_frames else None
-    expected = joined(generate(model, conditioning, uniforms, 2, n_frames, prefix=prefix))
-    assert torch.equal(joined(cuda.generate(model, conditioning, uniforms, 2, n_frames, prefix=prefix)), expected)
+    expected = concatenate(generate(model, conditioning, uniforms, 2, n_frames, prefix=prefix))
+    assert torch.equal(concatenate(cuda.generate(model, conditioning, uniforms, 2, n_frames, prefix=prefix)), expected)
 
 
 def test_blocks_begin_small_and_grow():
     model = make_model()
-    conditioning, uniforms = sources(model, 1)
+    conditioning, uniforms = make_sources(model, 1)
     blocks = [block.shape[1] // model.hop for block in engines.generate(model, conditioning, uniforms, 1, 300)]
     assert blocks[:4] == [1, 2, 4, 8] and max(blocks) == cpu.MAX_BLOCK_FRAMES and sum(blocks) == 300
-    many = engines.generate(model, *sources(model, 5), 5, 100)
+    many = engines.generate(model, *make_sources(model, 5), 5, 100)
     assert max(block.shape[1] // model.hop for block in many) == cpu.MAX_BLOCK_FRAMES // 5
 
 
@@ -261,7 +241,7 @@ def test_memory_does_not_grow_with_the_piece():
     assert peaks[1] < 1.1 * peaks[0]
 
 
-def test_a_thread_that_fails_ends_the_others(monkeypatch):
+def test_failing_thread_ends_the_others(monkeypatch):
     """A follower fails before its first sample: the first thread, which waits for it, must stop."""
 
     def broken(weights, team, block, thread, size):
@@ -274,7 +254,7 @@ def test_a_thread_that_fails_ends_the_others(monkeypatch):
 
     def run() -> None:
         try:
-            joined(cpu.generate(model, *sources(model, 1), 1, 4, options=SamplingOptions(threads=2)))
+            concatenate(cpu.generate(model, *make_sources(model, 1), 1, 4, options=SamplingOptions(threads=2)))
         except OSError as error:
             caught.append(str(error))
 
@@ -287,7 +267,7 @@ def test_a_thread_that_fails_ends_the_others(monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_thread_group_leaves_a_block_when_stopped(threads):
     model = make_model()
-    conditioning, uniforms = sources(model, 1)
+    conditioning, uniforms = make_sources(model, 1)
     with torch.inference_mode():
         groups = cpu._ThreadGroups(model, Caches(model.decoder, 1), SamplingOptions(threads=threads))
         inputs = cpu._ConditioningSource(model, conditioning).block(0, 4)
@@ -302,9 +282,10 @@ def sampler_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("sampler")]
 
 
-def test_threads_end_with_the_generator_however_it_ends():
+def test_threads_end_with_the_generator():
+    """Threads end with the generator however it ends."""
     model = make_model()
-    conditioning, uniforms = sources(model, 1)
+    conditioning, uniforms = make_sources(model, 1)
     blocks = cpu.generate(model, conditioning, uniforms, 1, 300, options=SamplingOptions(threads=2))
     next(blocks)
     assert len(sampler_threads()) == 2
@@ -317,7 +298,7 @@ def test_threads_end_with_the_generator_however_it_ends():
         return uniforms(first, n)
 
     with pytest.raises(KeyboardInterrupt):
-        joined(cpu.generate(model, conditioning, broken, 1, 300, options=SamplingOptions(threads=2)))
+        concatenate(cpu.generate(model, conditioning, broken, 1, 300, options=SamplingOptions(threads=2)))
     assert not sampler_threads()
 
 
@@ -334,7 +315,7 @@ def test_a_group_without_all_its_threads_is_stopped(monkeypatch):
 
     monkeypatch.setattr(cpu, "ThreadPoolExecutor", Interrupted)
     model = make_model()
-    blocks = cpu.generate(model, *sources(model, 1), 1, 300, options=SamplingOptions(threads=2))
+    blocks = cpu.generate(model, *make_sources(model, 1), 1, 300, options=SamplingOptions(threads=2))
     next(blocks)
     with pytest.raises(KeyboardInterrupt):
         next(blocks)
@@ -351,25 +332,27 @@ def test_a_group_without_all_its_threads_is_stopped(monkeypatch):
         ({"sampler": "cuda"}, "set device to cuda, or choose numba"),
     ],
 )
-def test_what_an_engine_cannot_do_is_said(given, words):
+def test_impossible_options_are_refused(given, words):
     model = make_model()
     with pytest.raises(InputError, match=words):
-        engines.generate(model, *sources(model, 1), 1, 4, SamplingOptions(**given))
+        engines.generate(model, *make_sources(model, 1), 1, 4, SamplingOptions(**given))
 
 
 def test_auto_is_numba():
     model = make_model()
-    arguments = (model, *sources(model, 2), 2, 4)
+    arguments = (model, *make_sources(model, 2), 2, 4)
     assert torch.equal(
-        joined(engines.generate(*arguments)), joined(cpu.generate(*arguments, options=SamplingOptions(threads=1)))
+        concatenate(engines.generate(*arguments)),
+        concatenate(cpu.generate(*arguments, options=SamplingOptions(threads=1))),
     )
 
 
 def test_torch_is_the_reference_itself():
     model = make_model()
-    arguments = (model, *sources(model, 2), 2, 4)
+    arguments = (model, *make_sources(model, 2), 2, 4)
     assert torch.equal(
-        joined(engines.generate(*arguments, options=SamplingOptions(sampler="torch"))), joined(generate(*arguments))
+        concatenate(engines.generate(*arguments, options=SamplingOptions(sampler="torch"))),
+        concatenate(generate(*arguments)),
     )
 
 
@@ -402,9 +385,9 @@ def test_four_seconds_at_full_size(name):
         lambda first, n: excitation[..., first * model.hop : (first + n) * model.hop],
     )
     uniforms = seeded_uniforms(0, [0], model.uniforms_per_sample)
-    played = joined(engines.generate(model, conditioning, uniforms, 1, n_frames))
+    played = concatenate(engines.generate(model, conditioning, uniforms, 1, n_frames))
     assert played.shape == (1, 4 * 16000) and len(torch.unique(played)) > 100
-    params = parallel(model, played, conditioning)
+    params = parallel_params(model, played, conditioning)
     draws = uniforms(0, played.shape[1])
     expected = model.draw(params, draws)
     if model.decoder.mixture:

@@ -16,7 +16,7 @@ from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.errors import InputError
 from tests.helpers.pipeline import HZ, assert_refused, call, modification_times, settings, write_midi
-from tests.unit.sampling.test_synthesis import HOP, make
+from tests.helpers.synthesis_models import HOP, make
 
 DATA = DataConfig(audio_hz=4000, midi_hz=250)
 N_FRAMES = 40
@@ -58,7 +58,8 @@ def test_the_parts_cover_the_piece_and_their_neighbours():
 
 
 @pytest.mark.parametrize(("n_frames", "n_parts"), [(1, 0), (250, 0), (275, 0), (276, 2), (525, 2), (526, 3)])
-def test_what_is_no_longer_than_a_part_and_a_cross_fade_is_not_folded(n_frames, n_parts):
+def test_short_pieces_are_not_folded(n_frames, n_parts):
+    """Pieces no longer than a part and a cross-fade are not folded."""
     fold = fold_of(n_frames, fold_seconds=1, fold_overlap_seconds=0.1)
     assert (len(fold.cuts) if fold else 0) == n_parts
     assert fold is None or fold.cuts[-1] + fold.overlap < n_frames
@@ -81,7 +82,8 @@ def test_cross_fades_longer_than_their_parts_are_refused():
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
-def test_weights_keep_the_power_of_sounds_of_that_correlation(correlation):
+def test_cross_fade_weights_keep_the_power(correlation):
+    """The weights keep the power of two sounds of that correlation."""
     leaves, comes = folding.weights(100, correlation)
     assert np.allclose(leaves**2 + comes**2 + 2 * correlation * leaves * comes, 1)
     assert np.allclose(leaves, comes[::-1]) and np.all(np.diff(comes) > 0) and comes[0] < 0.02 and comes[-1] > 0.98
@@ -106,14 +108,16 @@ def sines(fold: Fold, *, same: bool) -> np.ndarray:
     return np.stack(rows).astype(np.int16)
 
 
-def test_parts_that_agree_are_joined_to_the_sound_that_they_are():
+def test_equal_parts_join_to_the_same_sound():
+    """Parts that are equal where they overlap join to the same sound."""
     fold = fold_of(1000, fold_seconds=1, fold_overlap_seconds=0.1)
     piece, agreements = folding.join(sines(fold, same=True), fold, HOP)
     assert piece.shape == (1000 * HOP,) and agreements == pytest.approx([1, 1, 1])
     assert np.abs(piece - 8000 * np.sin(np.arange(1000 * HOP) / 10)).max() <= 2
 
 
-def test_seams_of_strangers_keep_their_level_and_a_linear_cross_fade_would_not(monkeypatch):
+def test_uncorrelated_seams_keep_their_level(monkeypatch):
+    """Seams of uncorrelated sounds keep their level; those of a linear cross-fade would not."""
     fold = fold_of(5000, fold_seconds=1, fold_overlap_seconds=0.2)
     piece, agreements = folding.join(sines(fold, same=False), fold, HOP)
     found = folding.seams(piece, fold, DATA, agreements)
@@ -144,7 +148,8 @@ def test_silence_has_no_level():
 @pytest.mark.parametrize("sampler", ["torch", "numba"])
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 @pytest.mark.parametrize("preemphasis", [0.0, 0.9])
-def test_a_part_is_what_a_generation_that_begins_there_gives(output, sampler, preemphasis):
+def test_part_equals_generation_from_its_begin(output, sampler, preemphasis):
+    """A part equals a generation that begins at the part's first frame."""
     model, data = make(output)
     data = replace(data, preemphasis=preemphasis)
     fold = Fold(N_FRAMES, (0, 16, 32), 5, 3)
@@ -175,7 +180,7 @@ def test_a_part_is_what_a_generation_that_begins_there_gives(output, sampler, pr
             assert np.mean(np.abs(row[: alone.shape[1]].astype(int) - alone[0]) > 20) < 0.05
 
 
-def test_parts_fall_in_step_because_they_share_their_uniforms():
+def test_parts_converge_with_shared_uniforms():
     """From some samples on, what began from silence in the middle is what has been played from the start."""
     model, data = make("logistic_mixture")
     whole, other = (
@@ -261,7 +266,7 @@ def test_clips_are_folded_in_mode_free(pipeline, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["prompted", "teacher_forced"])
-def test_what_goes_on_from_something_is_not_folded(pipeline, songs, tmp_path, mode):
+def test_prompted_pieces_are_not_folded(pipeline, songs, tmp_path, mode):
     arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *FOLDED, *settings(f"inference_config.mode={mode}"))
     assert_refused(call(inference, *arguments), "fold_seconds", "in mode free")
     clip = next((pipeline.folder / "test").glob("*.wav"))

@@ -11,9 +11,16 @@ from midi2wave.evaluation.synthesizer import Synthesizer
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
 from midi2wave.sampling.options import SamplingOptions
-from tests.helpers.sampler_models import make_model, random_prefix, with_null
-from tests.unit.sampling.test_engines import N_FRAMES, joined, parallel, sources
-from tests.unit.sampling.test_synthesis import make, make_performance
+from tests.helpers.sampler_models import (
+    N_FRAMES,
+    concatenate,
+    make_model,
+    make_sources,
+    parallel_params,
+    random_prefix,
+    with_null,
+)
+from tests.helpers.synthesis_models import make, make_performance
 from wavenet import Conditioning, generate
 
 
@@ -31,20 +38,20 @@ def test_guidance_in_every_engine(
 ):
     """The parallel pass over what the reference played draws it again, and the other engines play it."""
     model = make_model(output, kernel_size, upsampling)
-    conditioning, uniforms = sources(model, n_streams)
+    conditioning, uniforms = make_sources(model, n_streams)
     conditioning, prefix = with_null(conditioning), random_prefix(model, n_streams, prefix_frames)
     arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
-    expected = joined(generate(*arguments, prefix=prefix, temperature=temperature, guidance=guidance))
+    expected = concatenate(generate(*arguments, prefix=prefix, temperature=temperature, guidance=guidance))
     assert expected.shape == (n_streams, N_FRAMES * model.hop)
-    both = parallel(model, expected.repeat(2, 1), conditioning)
+    both = parallel_params(model, expected.repeat(2, 1), conditioning)
     reference = model.guide(both, guidance)
     again = model.draw(reference, uniforms(0, expected.shape[1]), temperature)
     options = SamplingOptions(temperature=temperature, guidance=guidance, threads=threads)
     drawn, params = cpu.replay(model, conditioning, uniforms, expected, options)
     assert (params - reference).abs().max() < 1e-5 * both.abs().max()
     assert (both[:n_streams] - reference).abs().max() > 0.01 * both.abs().max()  # or guidance would not be seen
-    played = joined(engines.generate(*arguments, replace(options, sampler="numba"), prefix=prefix))
-    on_cuda = joined(cuda.generate(*arguments, options, prefix=prefix))
+    played = concatenate(engines.generate(*arguments, replace(options, sampler="numba"), prefix=prefix))
+    on_cuda = concatenate(cuda.generate(*arguments, options, prefix=prefix))
     assert torch.equal(on_cuda, expected) and played.shape == expected.shape
     new = slice(prefix_frames * model.hop, None)
     if model.decoder.mixture:
@@ -58,9 +65,9 @@ def test_guidance_in_every_engine(
 
 @pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
 @pytest.mark.parametrize("sampler", ["torch", "numba"])
-def test_guidance_of_nothing_is_the_null_condition(output, sampler):
+def test_guidance_zero_is_the_null_condition(output, sampler):
     model = make_model(output)
-    conditioning, uniforms = sources(model, 2)
+    conditioning, uniforms = make_sources(model, 2)
     guided = engines.generate(
         model, with_null(conditioning), uniforms, 2, 4, options=SamplingOptions(sampler=sampler, guidance=0.0)
     )
@@ -69,11 +76,13 @@ def test_guidance_of_nothing_is_the_null_condition(output, sampler):
         lambda first, n: torch.zeros_like(conditioning.excitation(first, n)),
     )
     assert torch.equal(
-        joined(guided), joined(engines.generate(model, null, uniforms, 2, 4, options=SamplingOptions(sampler=sampler)))
+        concatenate(guided),
+        concatenate(engines.generate(model, null, uniforms, 2, 4, options=SamplingOptions(sampler=sampler))),
     )
 
 
-def test_guidance_of_codes_is_extrapolation_of_their_log_probabilities():
+def test_categorical_guidance_extrapolates_log_probabilities():
+    """Guidance of mu-law codes extrapolates their log-probabilities."""
     model = make_model()
     params = torch.randn(4, 256, 5, generator=torch.Generator().manual_seed(0))
     own, null = torch.log_softmax(params, dim=1).chunk(2)
@@ -83,10 +92,11 @@ def test_guidance_of_codes_is_extrapolation_of_their_log_probabilities():
         torch.testing.assert_close(torch.log_softmax(model.guide(given, guidance), dim=1), expected)
 
 
-def test_threads_and_neighbours_change_no_bit_of_what_is_guided():
+def test_threads_and_batch_change_no_bit_with_guidance():
+    """Neither threads nor the batch change a bit with guidance."""
     model = make_model("logistic_mixture")
-    conditioning, uniforms = sources(model, 3)
-    samples = joined(generate(model, conditioning, uniforms, 3, 8))
+    conditioning, uniforms = make_sources(model, 3)
+    samples = concatenate(generate(model, conditioning, uniforms, 3, 8))
     _, params = cpu.replay(model, with_null(conditioning), uniforms, samples, options=SamplingOptions(guidance=2.0))
     for threads in (2, 5):
         _, others = cpu.replay(
@@ -96,7 +106,8 @@ def test_threads_and_neighbours_change_no_bit_of_what_is_guided():
 
 
 @pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
-def test_evaluation_plays_with_the_guidance_it_is_given(output):
+def test_evaluation_uses_its_guidance(output):
+    """Evaluation plays with the guidance it is given."""
     model, data = make(output)
     pieces, sounds = [make_performance(0), make_performance(1)], {}
     for guidance in (0.0, 1.0, 4.0):

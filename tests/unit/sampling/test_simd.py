@@ -57,7 +57,8 @@ def test_products(form, rows, inputs):
         np.testing.assert_allclose(y, start[:columns] + heard[:columns] @ used.T, atol=2e-5)
 
 
-def test_the_errors_of_gate_and_exponential_are_the_stated_ones():
+def test_documented_errors_of_gate_and_exponential():
+    """The errors of gate and exponential are the stated ones."""
     n = 1 << 16
     a = np.concatenate([np.linspace(-30, 30, n // 2), np.geomspace(1e-9, 100, n // 2)]).astype(np.float32)
     b = np.random.default_rng(0).uniform(-50, 50, n).astype(np.float32)

@@ -9,59 +9,10 @@ import torch
 from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced, emphasize
 from midi2wave.conditioning.note_conditioning import NoteConditioning
-from midi2wave.config import CondWavenetConfig, Config, DataConfig, WavenetConfig
-from midi2wave.midi.performance import Performance
+from midi2wave.config import DataConfig
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning, synthesize, teacher_forced, to_pcm, to_samples
-from wavenet import build_model
-
-HOP, N_FRAMES, CPU = 16, 6, torch.device("cpu")
-OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
-
-
-def make(output="logistic_mixture", excitation=True):
-    """A model whose output is sensitive to its past and its conditioning, and the data config that it was built for."""
-    data = DataConfig(audio_hz=4000, midi_hz=250, excitation=excitation)
-    config = Config(
-        data_config=data,
-        wavenet_config=WavenetConfig(
-            output=output,
-            n_mixtures=2,
-            n_layers=3,
-            max_dilation=4,
-            n_residual_channels=8,
-            n_skip_channels=8,
-            n_out_channels=8,
-            n_cond_channels=8,
-        ),
-        cond_wavenet_config=CondWavenetConfig(
-            n_layers=2, max_dilation=2, n_residual_channels=8, n_skip_channels=8, lookahead_ms=8.0
-        ),
-    )
-    torch.manual_seed(0)
-    model = build_model(config).eval()
-    torch.nn.init.normal_(model.decoder.output.weight, std=0.3)
-    return model, data
-
-
-def make_performance(seed: int) -> Performance:
-    rng = np.random.default_rng(seed)
-    onset = np.sort(rng.uniform(-0.02, 0.015, 6))
-    return Performance(
-        onset, onset + 0.03, rng.choice(np.arange(40, 90), 6, replace=False), rng.integers(30, 128, 6), {}
-    )
-
-
-def make_pcm(n_streams: int, n_frames: int) -> np.ndarray:
-    shape = (n_streams, n_frames * HOP)
-    return (3000 * np.random.default_rng(7).standard_normal(shape)).astype(np.int16)
-
-
-def play(model, data, performances, streams, *, prefix=None, **options) -> np.ndarray:
-    options = SamplingOptions(seed=5, **options)
-    blocks = list(synthesize(model, performances, N_FRAMES, data, options, streams=streams, prefix=prefix))
-    assert all(block.dtype == np.int16 for block in blocks)
-    return np.concatenate(blocks, axis=1)
+from tests.helpers.synthesis_models import CPU, HOP, N_FRAMES, OUTPUTS, make, make_pcm, make_performance, play
 
 
 @OUTPUTS
@@ -90,7 +41,7 @@ def test_seed_stream_and_performance_decide():
         assert not np.array_equal(output, other)
 
 
-def test_prefix_is_returned_unchanged_and_heard():
+def test_prefix_is_returned_and_conditions_the_rest():
     model, data = make()
     pieces, prefix = [make_performance(0), make_performance(1)], make_pcm(2, 3)
     prompted = play(model, data, pieces, [0, 1], prefix=prefix)
@@ -100,14 +51,15 @@ def test_prefix_is_returned_unchanged_and_heard():
     assert not np.array_equal(prompted[:, 3 * HOP :], changed[:, 3 * HOP :])
 
 
-def test_prefix_of_its_own_making_changes_nothing():
+def test_prefix_of_own_samples_changes_nothing():
     for output in ("logistic_mixture", "categorical"):
         model, data = make(output)
         free = play(model, data, [make_performance(0)], [0])
         assert np.array_equal(free, play(model, data, [make_performance(0)], [0], prefix=free[:, : 3 * HOP]))
 
 
-def test_prefix_of_codes_comes_back_as_the_codes_stand_for():
+def test_categorical_prefix_is_returned_quantised():
+    """Prefix of codes comes back as the codes stand for."""
     model, data = make("categorical")
     prefix = make_pcm(1, 3)
     prompted = play(model, data, [make_performance(0)], [0], prefix=prefix)
@@ -123,7 +75,7 @@ def test_impossible_prefixes(n_samples):
 
 @OUTPUTS
 @pytest.mark.parametrize("excitation", [True, False])
-def test_teacher_forced_likelihood_is_the_models_own(output, excitation):
+def test_teacher_forced_likelihood_is_that_of_the_model(output, excitation):
     model, data = make(output, excitation)
     pieces, pcm = [make_performance(0), make_performance(1)], make_pcm(2, N_FRAMES)
     drawn, nll = teacher_forced(model, pieces, pcm, data, options=SamplingOptions(seed=5), streams=[0, 1])
@@ -161,7 +113,7 @@ def test_guided_teacher_forced_and_sampled_agree(output):
 
 
 @OUTPUTS
-def test_without_guidance_the_notes_are_not_heard(output):
+def test_guidance_zero_ignores_the_notes(output):
     model, data = make(output)
     deaf = play(model, data, [make_performance(0), make_performance(1)], [3, 3], guidance=0.0)
     assert np.array_equal(deaf[0], deaf[1])
@@ -179,7 +131,7 @@ def test_temperature_narrows_the_output():
 
 
 @OUTPUTS
-def test_a_model_with_pre_emphasis_draws_changes(output):
+def test_pre_emphasised_model_samples_the_pre_emphasised_signal(output):
     model, data = make(output)
     emphasized, pieces = replace(data, preemphasis=0.9), [make_performance(0), make_performance(1)]
 
@@ -202,7 +154,8 @@ def test_a_model_with_pre_emphasis_draws_changes(output):
 
 
 @pytest.mark.parametrize("excitation", [True, False])
-def test_conditioning_stacks_what_each_performance_gives(excitation):
+def test_conditioning_stacks_performances(excitation):
+    """Conditioning stacks what each performance gives."""
     data = DataConfig(audio_hz=4000, midi_hz=250, features=["paper_v1"], excitation=excitation)
     pieces = [make_performance(0), make_performance(1)]
     given = conditioning(pieces, data, CPU)

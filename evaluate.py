@@ -24,17 +24,18 @@ from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config
 from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.data.test_clips import clip_source
 from midi2wave.evaluation import drift
+from midi2wave.evaluation.clips import ReferenceClip, load_clips
 from midi2wave.evaluation.conditioning_ratios import clip_conditioning_ratios
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.likelihood import paired_likelihood
 from midi2wave.evaluation.metrics import chroma_similarity, multi_resolution_stft, onset_agreement
 from midi2wave.evaluation.report import clip_picture, summary_figure, table
 from midi2wave.evaluation.results import ClipResult, Score, summarize
-from midi2wave.evaluation.synthesizer import Synthesizer, generate_pieces
+from midi2wave.evaluation.synthesizer import Synthesizer, generate_clips
 from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
 from midi2wave.plotting.figures import clip_figure, save_figure
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
-from midi2wave.sampling.pieces import Piece, clip_pieces, prompt_frames
+from midi2wave.sampling.pieces import prompt_frames
 from midi2wave.sampling.synthesis import encode
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
 from midi2wave.utils.cli import Failure, log, make_parser, progress, report_and_exit_code, run
@@ -70,48 +71,48 @@ def main(argv: list[str] | None = None) -> int:
             f"{settings.model_filename} is an unconditional model: there is no MIDI that it could follow; its "
             "likelihood: inference.py with inference_config.mode=teacher_forced"
         )
-    pieces, failures = _test_pieces(settings, data)
-    long_pieces: list[Piece] = []
+    clips, failures = _test_clips(settings, data)
+    long_clips: list[ReferenceClip] = []
     if settings.drift_dir:
-        long_pieces, long_failures = clip_pieces(settings.drift_dir, data, settings.global_values)
+        long_clips, long_failures = load_clips(settings.drift_dir, data, settings.global_values)
         failures += long_failures
     transcriber = _load_transcriber()
     folder = Path(settings.output_dir)
-    for out_dir, of_folder in ((folder, pieces), (folder / DRIFT_NAME, long_pieces)):
+    for out_dir, of_folder in ((folder, clips), (folder / DRIFT_NAME, long_clips)):
         if of_folder:
             acquire_output_dir(out_dir, RECORD_NAME, _record(settings, loaded, of_folder), PRODUCTS, force=args.force)
 
     synthesizer = Synthesizer(model, data, settings)
-    outputs = generate_pieces(synthesizer, pieces, folder, prompt_frames(settings, data))
-    clips = list(progress(_score_clips(synthesizer, pieces, outputs, transcriber), len(pieces), "clip"))
+    outputs = generate_clips(synthesizer, clips, folder, prompt_frames(settings, data))
+    clip_results = list(progress(_score_clips(synthesizer, clips, outputs, transcriber), len(clips), "clip"))
     labels = data.global_values
     effects = counterfactuals(synthesizer, data.audio_hz, labels=labels) if settings.counterfactuals else None
-    drifts = _measure_drifts(synthesizer, long_pieces, folder / DRIFT_NAME, transcriber)
+    drifts = _measure_drifts(synthesizer, long_clips, folder / DRIFT_NAME, transcriber)
 
-    result = summarize(clips, effects, drifts, transcriber.name if transcriber else None)
+    result = summarize(clip_results, effects, drifts, transcriber.name if transcriber else None)
     result |= {"model": str(settings.model_filename), "step": loaded.step, "mode": settings.mode}
     result |= {"output_dir": str(folder)}
     blocks = {name: getattr(loaded.config, name) for name in checkpoint.MODEL_BLOCKS}
     resolved = Config(**blocks, evaluate_config=settings).as_dict()
     write_text(folder / RESULT_NAME, json.dumps({**result, "config": resolved}, indent=2) + "\n")
-    _write_pictures(folder, clips, result, settings, data)
+    _write_pictures(folder, clip_results, result, settings, data)
     listen = f"\nlisten and look: {folder / PAGE_NAME}; {folder / SUMMARY_NAME}; all numbers: {folder / RESULT_NAME}"
-    return report_and_exit_code(table(result) + listen, result, failures, len(clips), as_json=args.as_json)
+    return report_and_exit_code(table(result) + listen, result, failures, len(clip_results), as_json=args.as_json)
 
 
-def _test_pieces(settings: EvaluateConfig, data: DataConfig) -> tuple[list[Piece], list[Failure]]:
+def _test_clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[ReferenceClip], list[Failure]]:
     """The test clips that can be scored; unreadable clips and those not longer than the prompt are failures."""
-    pieces, failures = clip_pieces(settings.test_dir, data, settings.global_values)
+    clips, failures = load_clips(settings.test_dir, data, settings.global_values)
     n_prompt = prompt_frames(settings, data)
     why = f"is not longer than teacher_length = {settings.teacher_length:g} s; lower evaluate_config.teacher_length"
-    failures += [Failure(piece.name, why) for piece in pieces if piece.n_frames <= n_prompt]
-    pieces = [piece for piece in pieces if piece.n_frames > n_prompt]
-    if len(pieces) < 2:
+    failures += [Failure(clip.name, why) for clip in clips if clip.n_frames <= n_prompt]
+    clips = [clip for clip in clips if clip.n_frames > n_prompt]
+    if len(clips) < 2:
         raise InputError(
-            f"{settings.test_dir} holds {len(pieces)} usable clips, expected two or more (each is also scored with "
+            f"{settings.test_dir} holds {len(clips)} usable clips, expected two or more (each is also scored with "
             "another's MIDI); cut more with preprocess_audio.py"
         )
-    return pieces, failures
+    return clips, failures
 
 
 def _load_transcriber() -> Transcriber | None:
@@ -122,51 +123,55 @@ def _load_transcriber() -> Transcriber | None:
         return None
 
 
-def _record(settings: EvaluateConfig, loaded: checkpoint.LoadedCheckpoint, pieces: list[Piece]) -> dict[str, Any]:
+def _record(
+    settings: EvaluateConfig, loaded: checkpoint.LoadedCheckpoint, clips: list[ReferenceClip]
+) -> dict[str, Any]:
     """Everything that the generated audio depends on: it identifies the results in a folder."""
-    clips = {}
-    for piece in pieces:  # Clips that were cut again may have the same names.
-        notes = piece.performance
+    hashes = {}
+    for clip in clips:  # Clips that were cut again may have the same names.
+        notes = clip.performance
         events = (notes.onset, notes.offset, notes.pitch, notes.velocity, *notes.pedals.values())
         labels = "".join(notes.global_labels).encode()
-        digest = hashlib.sha256(b"".join(array.tobytes() for array in (piece.truth, *events)) + labels)
-        clips[piece.name] = digest.hexdigest()
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in (clip.truth, *events)) + labels)
+        hashes[clip.name] = digest.hexdigest()
     options = {name: value for name, value in vars(settings).items() if name not in OPTIONS_NOT_AFFECTING_AUDIO}
     return {
         "evaluate_config": options,
         "model": loaded.config.as_dict(),
         "step": loaded.step,
         "weights_sha256": loaded.sha256,
-        "clips": clips,
+        "clips": hashes,
     }
 
 
 def _score_clips(
-    synthesizer: Synthesizer, pieces: list[Piece], outputs: list[np.ndarray], transcriber: Transcriber | None
+    synthesizer: Synthesizer, clips: list[ReferenceClip], outputs: list[np.ndarray], transcriber: Transcriber | None
 ) -> Iterator[ClipResult]:
     """Likelihoods and scores of each clip."""
     model, data = synthesizer.model, synthesizer.data
     start = prompt_frames(synthesizer.settings, data) / data.midi_hz
-    pairs = mismatched_pairs([clip_source(piece.name) for piece in pieces])
-    for piece, output, k in zip(pieces, outputs, pairs, strict=True):
-        other = pieces[k]
-        everywhere, at_onsets = paired_likelihood(model, piece.truth, piece.performance, other.performance, data)
-        scores = _audio_scores(output, piece, other, start, data.audio_hz)
+    pairs = mismatched_pairs([clip_source(clip.name) for clip in clips])
+    for clip, output, k in zip(clips, outputs, pairs, strict=True):
+        other = clips[k]
+        everywhere, at_onsets = paired_likelihood(model, clip.truth, clip.performance, other.performance, data)
+        scores = _audio_scores(output, clip, other, start, data.audio_hz)
         transcription = None
         if transcriber is not None:
-            transcription, f1 = _note_scores(output, piece, other, start, data.audio_hz, transcriber)
+            transcription, f1 = _note_scores(output, clip, other, start, data.audio_hz, transcriber)
             scores |= f1
-        ratios = clip_conditioning_ratios(model, piece.truth, piece.performance, data)
+        ratios = clip_conditioning_ratios(model, clip.truth, clip.performance, data)
         counts, n_codes = None, model.n_codes
         if n_codes:
-            codes = encode(model, piece.performance, piece.n_frames, data)
-            counts = np.bincount(codes.frames(0, piece.n_frames), minlength=n_codes)
-        yield ClipResult(piece, output, everywhere, at_onsets, ratios, scores, transcription, counts)
+            codes = encode(model, clip.performance, clip.n_frames, data)
+            counts = np.bincount(codes.frames(0, clip.n_frames), minlength=n_codes)
+        yield ClipResult(clip, output, everywhere, at_onsets, ratios, scores, transcription, counts)
 
 
-def _audio_scores(output: np.ndarray, piece: Piece, other: Piece, start: float, hz: int) -> dict[str, Score]:
+def _audio_scores(
+    output: np.ndarray, clip: ReferenceClip, other: ReferenceClip, start: float, hz: int
+) -> dict[str, Score]:
     """The scores of the audio from `start` seconds on, after the prompt."""
-    own, truth, wrong = (pcm[round(start * hz) :] for pcm in (output, piece.truth, other.truth))
+    own, truth, wrong = (pcm[round(start * hz) :] for pcm in (output, clip.truth, other.truth))
     pairs = ((own, truth), (truth, truth), (own, wrong))
     return {
         "chroma": Score(*(chroma_similarity(*pair, hz) for pair in pairs)),
@@ -176,13 +181,13 @@ def _audio_scores(output: np.ndarray, piece: Piece, other: Piece, start: float, 
 
 
 def _note_scores(
-    output: np.ndarray, piece: Piece, other: Piece, start: float, hz: int, transcriber: Transcriber
+    output: np.ndarray, clip: ReferenceClip, other: ReferenceClip, start: float, hz: int, transcriber: Transcriber
 ) -> tuple[Notes, dict[str, Score]]:
     """The transcribed notes of the output from `start` seconds on, and the F1 scores."""
-    end = len(piece.truth) / hz
-    notes, wrong = (played_notes(one.performance, start, end) for one in (piece, other))
-    transcription, of_truth = (transcriber.notes(pcm, hz).between(start, end) for pcm in (output, piece.truth))
-    pairs = ((notes, transcription), (notes, of_truth), (wrong, transcription))
+    end = len(clip.truth) / hz
+    notes, wrong = (played_notes(one.performance, start, end) for one in (clip, other))
+    transcription, truth = (transcriber.notes(pcm, hz).between(start, end) for pcm in (output, clip.truth))
+    pairs = ((notes, transcription), (notes, truth), (wrong, transcription))
     return transcription, {
         "f1": Score(*(note_f1(*pair) for pair in pairs)),
         "f1_offsets": Score(*(note_f1(*pair, with_offsets=True) for pair in pairs)),
@@ -190,47 +195,48 @@ def _note_scores(
 
 
 def _measure_drifts(
-    synthesizer: Synthesizer, pieces: list[Piece], folder: Path, transcriber: Transcriber | None
+    synthesizer: Synthesizer, clips: list[ReferenceClip], folder: Path, transcriber: Transcriber | None
 ) -> dict[str, drift.Drift]:
     """Generate each long clip and some seconds beyond its end, and measure its drift."""
-    hz, midi_hz, drifts = synthesizer.data.audio_hz, synthesizer.data.midi_hz, {}
+    hz, midi_hz = synthesizer.data.audio_hz, synthesizer.data.midi_hz
+    drifts: dict[str, drift.Drift] = {}
     n_tail = math.ceil(drift.TAIL_SECONDS * midi_hz)
-    stopped = [drift.truncate(piece.performance, piece.n_frames / midi_hz) for piece in pieces]
+    stopped = [drift.truncate(clip.performance, clip.n_frames / midi_hz) for clip in clips]
     extended = [
-        replace(piece, performance=notes, n_frames=piece.n_frames + n_tail)
-        for piece, notes in zip(pieces, stopped, strict=True)
+        replace(clip, performance=notes, n_frames=clip.n_frames + n_tail)
+        for clip, notes in zip(clips, stopped, strict=True)
     ]
-    for piece, pcm in zip(extended, generate_pieces(synthesizer, extended, folder, 0), strict=True):
-        drifts[piece.name] = drift.measure_drift(pcm, piece.truth, piece.performance, hz, transcriber)
-        figure = clip_figure(piece.performance, piece.n_frames / midi_hz, hz, piece.truth, pcm, title=piece.name)
-        save_figure(folder / f"{piece.name}.png", figure)
+    for clip, pcm in zip(extended, generate_clips(synthesizer, extended, folder, 0), strict=True):
+        drifts[clip.name] = drift.measure_drift(pcm, clip.truth, clip.performance, hz, transcriber)
+        figure = clip_figure(clip.performance, clip.n_frames / midi_hz, hz, clip.truth, pcm, title=clip.name)
+        save_figure(folder / f"{clip.name}.png", figure)
     return drifts
 
 
 def _write_pictures(
-    folder: Path, clips: list[ClipResult], result: dict[str, Any], settings: EvaluateConfig, data: DataConfig
+    folder: Path, clip_results: list[ClipResult], result: dict[str, Any], settings: EvaluateConfig, data: DataConfig
 ) -> None:
     """A picture of each clip, the summary figure, and the page with players."""
     entries, start = [], prompt_frames(settings, data) / data.midi_hz
-    for clip in clips:
-        name, seconds = clip.piece.name, len(clip.piece.truth) / data.audio_hz
-        notes = played_notes(clip.piece.performance, start, seconds)
-        scores = f"chroma {clip.scores['chroma'].value:.2f}"
-        if f1 := clip.scores.get("f1"):
+    for clip_result in clip_results:
+        clip = clip_result.clip
+        notes = played_notes(clip.performance, start, len(clip.truth) / data.audio_hz)
+        scores = f"chroma {clip_result.scores['chroma'].value:.2f}"
+        if f1 := clip_result.scores.get("f1"):
             scores = f"F1 {f1.value:.2f} (recording {f1.topline:.2f}), {scores}"
         figure = clip_picture(
-            clip.piece,
+            clip,
             data.audio_hz,
-            clip.output,
+            clip_result.output,
             notes,
-            clip.transcription,
-            title=f"{name}: {scores}",
+            clip_result.transcription,
+            title=f"{clip.name}: {scores}",
             prompt_end_seconds=start or None,
         )
-        save_figure(folder / f"{name}.png", figure)
-        players = [("output", f"{name}.wav"), ("recording", f"{name}_truth.wav")]
-        remark = f"{scores}; gap {clip.everywhere.gap:.3f} nats per sample"
-        entries.append(ListeningClip(name, f"{name}.png", players, remark))
+        save_figure(folder / f"{clip.name}.png", figure)
+        players = [("output", f"{clip.name}.wav"), ("recording", f"{clip.name}_truth.wav")]
+        remark = f"{scores}; gap {clip_result.everywhere.gap:.3f} nats per sample"
+        entries.append(ListeningClip(clip.name, f"{clip.name}.png", players, remark))
     save_figure(folder / SUMMARY_NAME, summary_figure(result))
     facts = {
         "model": f"{result['model']}, step {result['step']}",

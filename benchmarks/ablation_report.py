@@ -143,7 +143,10 @@ def gap_figure(folder: Path, runs: list[dict[str, Any]]) -> Figure:
     """The validation gap by training step: a line for each variant, the mean of its seeds."""
     figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
     ax = figure.subplots()
-    styles = {"all on": {"color": "black", "linewidth": 3}, "all off": {"color": "black", "linestyle": "--"}}
+    styles: dict[str, dict[str, Any]] = {
+        "all on": {"color": "black", "linewidth": 3},
+        "all off": {"color": "black", "linestyle": "--"},
+    }
     for number, name in enumerate(VARIANTS):
         gaps: dict[int, list[float]] = {}
         for run in (run for run in runs if run["variant"] == name):

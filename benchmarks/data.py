@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import joblib
@@ -133,7 +133,7 @@ def _librosa_programs(out: Path) -> dict[str, Callable[[Path], object]]:
 
 
 def _external_programs(out: Path) -> dict[str, Callable[[Path], object]]:
-    programs = {}
+    programs: dict[str, Callable[[Path], object]] = {}
     for name, before, after in (
         ("sox", ["sox"], ["-r", HZ, "-c", 1, "-b", 16, out]),
         ("ffmpeg", ["ffmpeg", "-y", "-i"], ["-ac", 1, "-ar", HZ, "-threads", 1, out]),
@@ -145,7 +145,7 @@ def _external_programs(out: Path) -> dict[str, Callable[[Path], object]]:
     return programs
 
 
-def _run_program(before: list[object], after: list[object], path: Path) -> None:
+def _run_program(before: Sequence[object], after: Sequence[object], path: Path) -> None:
     subprocess.run([str(word) for word in (*before, path, *after)], check=True, capture_output=True)
 
 

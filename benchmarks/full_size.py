@@ -132,7 +132,7 @@ def write_sparse_folder(folder: Path, rows: list[dict[str, str]], piece: Path) -
 def run(script: str, *arguments: object) -> tuple[float, dict[str, Any]]:
     """Run a command; returns its seconds and its result."""
     start = time.perf_counter()
-    command = [sys.executable, ROOT / script, *map(str, arguments), "--json"]
+    command = [sys.executable, str(ROOT / script), *map(str, arguments), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{script} ended with {done.returncode}: {done.stderr[-2000:]}")

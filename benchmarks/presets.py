@@ -8,6 +8,7 @@ Each column is the output of `python wavenet.py -c PRESET`; with --measure the p
 each in a process of its own.
 """
 
+import functools
 import json
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def table(costs: dict[str, dict[str, Any]]) -> list[str]:
         "activations, a second of audio": lambda cost: f"{cost['activation_bytes'] / MIB:,.0f} MiB",
         "the same in bfloat16": lambda cost: f"{cost['activation_bytes_bfloat16'] / MIB:,.0f} MiB",
         "a stream's caches": lambda cost: f"{cost['cache_bytes'] / MIB:.2f} MiB",
-        **{f"{name.replace('_', ', ')} (samples/s)": lambda cost, name=name: speed(cost, name) for name in ENGINES},
+        **{f"{name.replace('_', ', ')} (samples/s)": functools.partial(speed, name=name) for name in ENGINES},
     }
     lines = [f"| | {' | '.join(costs)} |", "|---" * (len(costs) + 1) + "|"]
     return lines + [

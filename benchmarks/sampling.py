@@ -17,10 +17,11 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -83,14 +84,14 @@ class Product(NamedTuple):
 
 
 @njit(nogil=True)
-def _multiply_often(arrays, rows, inputs, columns, repeats):
+def _multiply_often(arrays: Product, rows: int, inputs: int, columns: int, repeats: int) -> None:
     p = as_pointers(arrays)
     for _ in range(repeats):
         multiply(p.y, 0, rows, p.w, 0, rows // 16, inputs, p.x, 0, inputs, columns)
 
 
 @njit(nogil=True, fastmath=True)
-def _read_often(values, repeats):
+def _read_often(values: np.ndarray, repeats: int) -> np.float32:
     total = np.float32(0)
     for _ in range(repeats):
         for i in range(values.shape[0]):
@@ -98,7 +99,7 @@ def _read_often(values, repeats):
     return total
 
 
-def _best(function, repeats: int, *arguments) -> float:
+def _best(function: Callable[..., object], repeats: int, *arguments: Any) -> float:
     """Shortest time of a call in seconds, after a first one that compiles."""
     function(*arguments, 1)
     times = []
@@ -186,7 +187,7 @@ def speed(model: WaveNet, config: Config, case: Case) -> float:
             done += next(blocks).numel()
             synchronize(device)
         best = max(best, done / elapsed)
-        blocks.close()
+        cast(Generator[torch.Tensor, None, None], blocks).close()
     return best
 
 
@@ -252,7 +253,7 @@ def first_block(prefix_seconds: float = 2.0) -> None:
             f"first block after a prompt: {total_ms:.0f} ms after the call, of which {prefix_ms:.0f} ms for "
             f"{prefix_seconds:g} s of prompt"
         )
-        blocks.close()
+        cast(Generator[torch.Tensor, None, None], blocks).close()
 
 
 def start_up() -> list[float]:

@@ -127,7 +127,7 @@ def measure_config(name: str, args: argparse.Namespace, device: torch.device, li
     """The rows of one config."""
     config = load_config(CONFIGS[name], train.NEEDS, [f"train_config.batch_size={args.batch}"])
     n_samples = crop_samples(config.data_config)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for variant in variants(args.batch, device):
         state = make_unsaved_run(config, device, variant.precision)
         state.capture_pending = variant.cuda_graph

@@ -13,9 +13,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from midi2wave.evaluation.clips import ReferenceClip
 from midi2wave.evaluation.transcription import Notes, matched
 from midi2wave.plotting.figures import DPI, WIDTH_INCHES, clip_figure
-from midi2wave.sampling.pieces import Piece
 
 LIKELIHOODS = (
     ("nll_true", "NLL, own MIDI"),
@@ -111,7 +111,7 @@ def _interval(interval: list[float | None], digits: int = 3) -> str:
 
 
 def clip_picture(
-    piece: Piece,
+    clip: ReferenceClip,
     audio_hz: int,
     output: np.ndarray,
     reference: Notes,
@@ -123,7 +123,7 @@ def clip_picture(
     """`clip_figure` of a clip, and below it the transcribed notes: correct, missing and invented ones.
 
     Args:
-        piece: The clip, with its recording.
+        clip: The clip.
         audio_hz: Sample rate.
         output: Generated audio, int16 [T].
         reference: The notes of the MIDI.
@@ -131,16 +131,15 @@ def clip_picture(
         title: Title of the figure.
         prompt_end_seconds: Where the prompt ends, if there is one.
     """
-    assert piece.truth is not None and piece.performance is not None
-    seconds = len(piece.truth) / audio_hz
+    seconds = len(clip.truth) / audio_hz
     extra = None
     if transcription is not None:
         extra = functools.partial(_draw_transcription, reference=reference, estimate=transcription, seconds=seconds)
     return clip_figure(
-        piece.performance,
+        clip.performance,
         seconds,
         audio_hz,
-        piece.truth,
+        clip.truth,
         output,
         title=title,
         prompt_end_seconds=prompt_end_seconds,
@@ -176,7 +175,7 @@ def summary_figure(result: dict[str, Any]) -> Figure:
         result: The values of scores.json.
     """
     figure = Figure(figsize=(WIDTH_INCHES, 7.5), dpi=DPI, layout="constrained")
-    top, bottom = figure.subfigures(2, 1)
+    top, bottom = figure.subfigures(2, 1, squeeze=False)[:, 0]
     likelihood_ax, layer_ax = top.subplots(1, 2, width_ratios=[3, 2])
     _draw_likelihoods(likelihood_ax, result)
     _draw_layers(layer_ax, result["conditioning_ratios"])

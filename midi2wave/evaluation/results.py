@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from midi2wave.evaluation.clips import ReferenceClip
 from midi2wave.evaluation.counterfactual import Counterfactuals
 from midi2wave.evaluation.drift import Drift
 from midi2wave.evaluation.likelihood import PairedLikelihood
 from midi2wave.evaluation.metrics import bootstrap_interval, mean
 from midi2wave.evaluation.transcription import Notes
 from midi2wave.modules.argmax_bottleneck import codebook_usage
-from midi2wave.sampling.pieces import Piece
 
 SCORE_NAMES = ("f1", "f1_offsets", "chroma", "onsets", "mrstft")
 LIKELIHOOD_NAMES = ("true", "shuffled", "null", "gap", "gap_null")
@@ -41,7 +41,7 @@ class ClipResult:
     """Everything that was measured of one clip.
 
     Attributes:
-        piece: The clip.
+        clip: The clip.
         output: Generated audio, int16 [T].
         everywhere: Likelihoods of all samples.
         at_onsets: Likelihoods of the samples after onsets.
@@ -51,7 +51,7 @@ class ClipResult:
         code_counts: How many frames have each argmax code, [K]; None for a model without codes.
     """
 
-    piece: Piece
+    clip: ReferenceClip
     output: np.ndarray
     everywhere: PairedLikelihood
     at_onsets: PairedLikelihood
@@ -115,10 +115,10 @@ def _mean_scores(name: str, scores: list[Score]) -> dict[str, Any]:
     }
 
 
-def _clip_values(clip: ClipResult) -> dict[str, Any]:
-    likelihoods = {"likelihood": asdict(clip.everywhere), "likelihood_onsets": asdict(clip.at_onsets)}
-    scores = {name: asdict(score) for name, score in clip.scores.items()}
-    return {"clip": clip.piece.name, **likelihoods, **scores}
+def _clip_values(result: ClipResult) -> dict[str, Any]:
+    likelihoods = {"likelihood": asdict(result.everywhere), "likelihood_onsets": asdict(result.at_onsets)}
+    scores = {name: asdict(score) for name, score in result.scores.items()}
+    return {"clip": result.clip.name, **likelihoods, **scores}
 
 
 def _json_values(value: Any) -> Any:

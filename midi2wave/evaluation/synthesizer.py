@@ -8,9 +8,9 @@ import numpy as np
 from midi2wave.audio.io import read_pcm, write_wav
 from midi2wave.conditioning.global_conditioning import default_labels, resolve_labels
 from midi2wave.config import DataConfig, EvaluateConfig
+from midi2wave.evaluation.clips import ReferenceClip
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling.options import SamplingOptions
-from midi2wave.sampling.pieces import Piece
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.cli import log
 from wavenet import WaveNet
@@ -69,29 +69,31 @@ class Synthesizer:
         return np.concatenate(batches)
 
 
-def generate_pieces(synthesizer: Synthesizer, pieces: list[Piece], folder: Path, n_prompt: int) -> list[np.ndarray]:
-    """Generate each piece of a folder, unless an earlier run has written its wav file.
+def generate_clips(
+    synthesizer: Synthesizer, clips: list[ReferenceClip], folder: Path, n_prompt: int
+) -> list[np.ndarray]:
+    """Generate each clip of a folder, unless an earlier run has written its wav file.
 
     Args:
         synthesizer: Generates the audio.
-        pieces: The pieces, with their recordings, which are also written.
+        clips: The clips, with their recordings, which are also written.
         folder: Folder of the wav files.
         n_prompt: How many frames of the recording are the prompt; 0: from silence.
 
     Returns:
-        The audio of each piece, int16 [n_frames * hop].
+        The audio of each clip, int16 [n_frames * hop].
     """
     hop, data, size = synthesizer.model.hop, synthesizer.data, synthesizer.settings.batch_size
-    missing = [piece for piece in pieces if not (folder / f"{piece.name}.wav").is_file()]
-    missing.sort(key=lambda piece: piece.n_frames)  # A batch takes as long as its longest piece.
+    missing = [clip for clip in clips if not (folder / f"{clip.name}.wav").is_file()]
+    missing.sort(key=lambda clip: clip.n_frames)  # A batch takes as long as its longest clip.
     for first in range(0, len(missing), size):
         batch = missing[first : first + size]
         n_frames = batch[-1].n_frames
-        log(f"generating {len(batch)} of {len(pieces)} pieces, {n_frames / data.midi_hz:g} s each")
-        prefix = np.stack([piece.truth[: n_prompt * hop] for piece in batch]) if n_prompt else None
-        performances, streams = [piece.performance for piece in batch], [piece.stream for piece in batch]
+        log(f"generating {len(batch)} of {len(clips)} clips, {n_frames / data.midi_hz:g} s each")
+        prefix = np.stack([clip.truth[: n_prompt * hop] for clip in batch]) if n_prompt else None
+        performances, streams = [clip.performance for clip in batch], [clip.stream for clip in batch]
         audio = synthesizer.generate(performances, n_frames, streams, prefix)
-        for piece, pcm in zip(batch, audio, strict=True):
-            write_wav(folder / f"{piece.name}_truth.wav", piece.truth, data.audio_hz)
-            write_wav(folder / f"{piece.name}.wav", pcm[: piece.n_frames * hop], data.audio_hz)
-    return [read_pcm(folder / f"{piece.name}.wav", data.audio_hz) for piece in pieces]
+        for clip, pcm in zip(batch, audio, strict=True):
+            write_wav(folder / f"{clip.name}_truth.wav", clip.truth, data.audio_hz)
+            write_wav(folder / f"{clip.name}.wav", pcm[: clip.n_frames * hop], data.audio_hz)
+    return [read_pcm(folder / f"{clip.name}.wav", data.audio_hz) for clip in clips]

@@ -185,7 +185,7 @@ def _only_onnx() -> Iterator[None]:
     handlers, blocked = list(logging.root.handlers), [name for name in OTHER_BACKENDS if name not in sys.modules]
     disabled = logging.root.manager.disable
     # Importing a module that is None here fails as if it were not installed.
-    sys.modules.update(dict.fromkeys(blocked))
+    sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]
     logging.disable(logging.WARNING)
     try:
         yield

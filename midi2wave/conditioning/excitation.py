@@ -3,20 +3,24 @@
 It gives the decoder a source to filter, as source-filter vocoders do for speech (Wang et al., arXiv 1810.11946).
 """
 
+import functools
 import math
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from midi2wave.conditioning.partials import PartialTable, PianoPartials
+from midi2wave.conditioning.partials import PARTIAL_CHANNEL, PianoPartials
 from midi2wave.config import DataConfig
 from midi2wave.midi.performance import MIN_PITCH, Performance
 from midi2wave.utils.numba_cache import cached_njit
 
-N_EXCITATION = 6  # channels without quadrature; there are twice as many with it
-# At so many frames, sines and exponentials are computed anew; other frames cost a complex product for each partial.
+# Channels without quadrature; there are twice as many with it.
+N_EXCITATION = 6
+# Sines and exponentials are computed once in so many frames; in the others, a partial costs a complex product.
 ANCHOR_FRAMES = 8
+# A partial above this share of the sample rate is left out: it would alias, or lie in a resampler's transition band.
+MAX_PARTIAL_RATIO = 0.45
 # A partial that has fallen by 60 dB is left out, and so is a note that its damper has lowered by exp(-10).
 MAX_DECAY_NEPERS = math.log(1000)
 MAX_DAMPING_NEPERS = 10
@@ -25,6 +29,53 @@ MAX_DAMPING_NEPERS = 10
 def n_excitation(config: DataConfig) -> int:
     """Number of excitation channels E that a model of this config receives: 0, 6, or 12 in quadrature."""
     return N_EXCITATION * (1 + config.excitation_quadrature) if config.excitation else 0
+
+
+# The two named tuples are defined in the module of the kernel, whose compiled code is cached until this file changes.
+class PartialTable(NamedTuple):
+    """The partials of one key below the band limit, prepared for synthesis at one sample rate.
+
+    The oscillation within any frame is the product of a complex amplitude and that of the table, which includes the
+    decay within the frame.
+
+    Attributes:
+        omega: Angular frequency in rad/s, float64 [P].
+        decay: Decay rate in 1/s, float64 [P].
+        level: Amplitude at the onset for velocity 127, float64 [P].
+        phase: Phase at the onset in radians, float64 [P].
+        channel: Channel of the excitation, int64 [P].
+        cosine: Real part of the decaying oscillation over one frame, float32 [P, hop].
+        sine: Its imaginary part, float32 [P, hop].
+        frame_factor: The factor by which one frame multiplies the complex amplitude, complex128 [P].
+    """
+
+    omega: np.ndarray
+    decay: np.ndarray
+    level: np.ndarray
+    phase: np.ndarray
+    channel: np.ndarray
+    cosine: np.ndarray
+    sine: np.ndarray
+    frame_factor: np.ndarray
+
+
+@functools.lru_cache(maxsize=4096)
+def partial_table(partials: PianoPartials, key: int, audio_hz: int, hop: int) -> PartialTable:
+    """Prepare the partials of a key (0 to 87) for synthesis at a sample rate."""
+    below_limit = partials.hz[key] < MAX_PARTIAL_RATIO * audio_hz
+    omega = 2 * math.pi * partials.hz[key][below_limit]
+    decay = partials.decay[key][below_limit]
+    oscillation = np.exp(np.outer(1j * omega - decay, np.arange(hop) / audio_hz))
+    return PartialTable(
+        omega=omega,
+        decay=decay,
+        level=partials.level[key][below_limit],
+        phase=partials.phase[key][below_limit],
+        channel=PARTIAL_CHANNEL[below_limit],
+        cosine=oscillation.real.astype(np.float32),
+        sine=oscillation.imag.astype(np.float32),
+        frame_factor=np.exp((1j * omega - decay) * hop / audio_hz),
+    )
 
 
 class NoteEnvelope(NamedTuple):
@@ -96,7 +147,7 @@ class NoteExcitation:
                 damping_seconds=self.config.damping_seconds,
                 gain=(self.velocity[i] / 127) ** self.config.velocity_exponent,
             )
-            add_note(out, first, audio_hz, note, self.partials.table(int(self.key[i]), audio_hz, self.hop))
+            add_note(out, first, audio_hz, note, partial_table(self.partials, int(self.key[i]), audio_hz, self.hop))
         return out
 
 

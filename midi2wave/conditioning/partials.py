@@ -1,10 +1,8 @@
 """The partials of a piano's strings: frequency, level, decay rate and phase for each of the 88 keys."""
 
 import functools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,41 +15,12 @@ PARTIAL_CHANNEL = np.array([0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5])
 FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + MIN_PITCH - 60) / 24)
 # Inharmonicity of each key: it grows from the tenor upwards.
 DEFAULT_STIFFNESS = (2e-4 * 2 ** (np.maximum(0, np.arange(N_PITCHES) + MIN_PITCH - 48) / 10)).tolist()
-# A partial above this share of the sample rate is left out: it would alias or be lost in the resampler's transition.
-MAX_PARTIAL_RATIO = 0.45
 MIN_WINDOW_SECONDS = 0.08
 # Neighbouring partials of a key are resolved by a window of at least so many periods of the first one.
 MIN_WINDOW_PERIODS = 4
 
 
-class PartialTable(NamedTuple):
-    """The partials of one key below the band limit, prepared for synthesis at one sample rate.
-
-    The oscillation within any frame is the product of a complex amplitude and that of the table, which includes the
-    decay within the frame.
-
-    Attributes:
-        omega: Angular frequency in rad/s, float64 [P].
-        decay: Decay rate in 1/s, float64 [P].
-        level: Amplitude at the onset for velocity 127, float64 [P].
-        phase: Phase at the onset in radians, float64 [P].
-        channel: Channel of the excitation, int64 [P].
-        cosine: Real part of the decaying oscillation over one frame, float32 [P, hop].
-        sine: Its imaginary part, float32 [P, hop].
-        frame_factor: The factor by which one frame multiplies the complex amplitude, complex128 [P].
-    """
-
-    omega: np.ndarray
-    decay: np.ndarray
-    level: np.ndarray
-    phase: np.ndarray
-    channel: np.ndarray
-    cosine: np.ndarray
-    sine: np.ndarray
-    frame_factor: np.ndarray
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PianoPartials:
     """The partials of every key of a piano.
 
@@ -66,29 +35,6 @@ class PianoPartials:
     level: np.ndarray
     decay: np.ndarray
     phase: np.ndarray
-    _tables: dict[tuple[int, int, int], PartialTable] = field(default_factory=dict, compare=False, repr=False)
-
-    def table(self, key: int, audio_hz: int, hop: int) -> PartialTable:
-        """The partials of a key (0 to 87) for synthesis at a sample rate, computed once."""
-        if (key, audio_hz, hop) not in self._tables:
-            self._tables[key, audio_hz, hop] = self._make_table(key, audio_hz, hop)
-        return self._tables[key, audio_hz, hop]
-
-    def _make_table(self, key: int, audio_hz: int, hop: int) -> PartialTable:
-        below_limit = self.hz[key] < MAX_PARTIAL_RATIO * audio_hz
-        omega = 2 * math.pi * self.hz[key][below_limit]
-        decay = self.decay[key][below_limit]
-        oscillation = np.exp(np.outer(1j * omega - decay, np.arange(hop) / audio_hz))
-        return PartialTable(
-            omega=omega,
-            decay=decay,
-            level=self.level[key][below_limit],
-            phase=self.phase[key][below_limit],
-            channel=PARTIAL_CHANNEL[below_limit],
-            cosine=oscillation.real.astype(np.float32),
-            sine=oscillation.imag.astype(np.float32),
-            frame_factor=np.exp((1j * omega - decay) * hop / audio_hz),
-        )
 
 
 def partial_hz(key: int, cents: float, stiffness: float) -> np.ndarray:
@@ -140,7 +86,7 @@ def partials_for(config: DataConfig, global_features: Sequence[float] = ()) -> P
             any, the first set is taken.
 
     Returns:
-        The same object for all recordings that share a set, since it caches its tables.
+        The same object for all recordings that share a set, so that what is computed from it is cached.
     """
     if not config.partial_hz:
         return default_partials()

@@ -1,6 +1,6 @@
 """The discretized mixture of logistics over 16-bit samples: log-likelihood and sampling.
 
-PixelCNN++ (arXiv 1701.05517, section 2.1), carried to audio by Parallel WaveNet (arXiv 1711.10433, section 2.1).
+PixelCNN++ (arXiv 1701.05517, section 2.1), applied to audio by Parallel WaveNet (arXiv 1711.10433, section 2.1).
 A 16-bit sample s stands for the amplitude s / 32768; its bin reaches half a step to either side, and the two edge bins
 reach to infinity, so that the probabilities of all 65,536 bins sum to 1.
 
@@ -15,22 +15,27 @@ from torch import Tensor
 
 from midi2wave.audio.pcm import FULL_SCALE
 
-HALF_BIN = 1.0 / 65536
+HALF_BIN = 0.5 / FULL_SCALE
 # This scale (6e-6, a fifth of a bin) puts all mass into one bin; smaller ones gain nothing and overflow.
 MIN_LOG_SCALE = -12.0
 
 
 def split(params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, 3K, ...] -> component logits, means, log-scales, each [B, K, ...], in float32 at least."""
+    """Component logits, means and log-scales, each [B, K, ...] and at least float32, of params [B, 3K, ...]."""
     params = params if params.dtype == torch.float64 else params.float()
     logits, means, log_scales = params.chunk(3, dim=1)
     return logits, means, log_scales.clamp(min=MIN_LOG_SCALE)
 
 
 def log_likelihood(params: Tensor, samples: Tensor) -> Tensor:
-    """Log-probability in nats of 16-bit samples.
+    """Log-probability in nats of 16-bit samples; computed in float32 also under autocast.
 
-    params: [B, 3K, T]; samples: [B, T], integers in -32768..32767. Returns [B, T]. Runs in float32 also under autocast.
+    Args:
+        params: [B, 3K, T].
+        samples: Integers in -32768..32767, [B, T].
+
+    Returns:
+        [B, T].
     """
     with torch.autocast(params.device.type, enabled=False):
         logits, means, log_scales = split(params)
@@ -51,15 +56,21 @@ def log_likelihood(params: Tensor, samples: Tensor) -> Tensor:
 
 
 def sample(params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-    """Draw 16-bit samples: the first uniform chooses the component, the second is the logistic's quantile.
+    """Draw 16-bit samples: the first uniform selects the component, the second is the logistic's quantile.
 
-    params: [B, 3K, T]; uniforms: [B, T, 2] in (0, 1). Returns int64 [B, T]. A temperature below 1 divides the component
-    logits and multiplies the scales: sharper choice, narrower bells.
+    Args:
+        params: [B, 3K, T].
+        uniforms: In (0, 1), [B, T, 2].
+        temperature: It divides the component logits and multiplies the scales: below 1 the selection is sharper and
+            the components are narrower.
+
+    Returns:
+        int64 [B, T].
     """
     logits, means, log_scales = split(params)
-    chosen = from_cumulative(logits / temperature, uniforms[..., 0]).unsqueeze(1)  # [B, 1, T]
-    mean = means.gather(1, chosen).squeeze(1)
-    log_scale = log_scales.gather(1, chosen).squeeze(1) + math.log(temperature)
+    component = from_cumulative(logits / temperature, uniforms[..., 0]).unsqueeze(1)  # [B, 1, T]
+    mean = means.gather(1, component).squeeze(1)
+    log_scale = log_scales.gather(1, component).squeeze(1) + math.log(temperature)
     quantile = torch.logit(uniforms[..., 1].to(mean.dtype))
     amplitude = mean + torch.exp(log_scale) * quantile
     # Rounding to the nearest bin centre makes the drawn bins follow the likelihood above, edges included.
@@ -67,19 +78,28 @@ def sample(params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor
 
 
 def guided(own: Tensor, null: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance of mixtures: from `null`, what the notes do to get to `own`, `guidance` times.
+    """Classifier-free guidance of mixtures: the difference between `own` and `null`, scaled by `guidance`.
 
-    own, null: [B, 3K, ...]. Returns [B, 3K, ...]: null at guidance g = 0, own at g = 1, exactly. What guidance means,
-    p_own^g p_null^(1-g) (arXiv 2207.12598), is no mixture of logistics, and far too wide where the notes make the model
-    less sure: tails of scales s are like exp(-|x| (g / s_own - (g - 1) / s_null)). In its place, component k of the one
-    is taken to be component k of the other, as the same weights made them, and with v = min(g, 1)
+    The distribution that guidance means, p_own^g p_null^(1-g) (arXiv 2207.12598), is no mixture of logistics, and is
+    far too wide where the notes make the model less certain: tails of scales s are like
+    exp(-|x| (g / s_own - (g - 1) / s_null)). Instead, component k of the one is taken to be component k of the other,
+    as the same weights computed them, and with v = min(g, 1)
 
         logits     = null + g (own - null)
-        log-scales = null + v (own - null)              within the two: guidance moves the sound and adds no noise
+        log-scales = null + v (own - null)              between the two: guidance adds no noise
         means      = null + v (own - null) + (g - v) m  where m = sum_k softmax(own logits)_k (own mean_k - null mean_k)
 
-    Of two bells of one width the power law makes just this shift (exactly, if they are Gaussian). Beyond 1 all
-    components move together: nothing holds the means of those that are hardly ever chosen; each would be thrown off.
+    Of two components of one width the power law makes just this shift (exactly, if they are Gaussian). Beyond 1 all
+    components move together: the means of components with little weight are not trained, and each by itself would move
+    far away.
+
+    Args:
+        own: Parameters with the notes, [B, 3K, ...].
+        null: Parameters under the null condition, [B, 3K, ...].
+        guidance: g, 0 or more.
+
+    Returns:
+        [B, 3K, ...]: exactly `null` at g = 0 and `own` at g = 1.
     """
     own_logits, own_means, own_scales = own.chunk(3, dim=1)
     null_logits, null_means, null_scales = null.chunk(3, dim=1)
@@ -94,7 +114,12 @@ def guided(own: Tensor, null: Tensor, guidance: float) -> Tensor:
 def from_cumulative(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Inverse of the cumulative distribution, in class order: the first class whose cumulative mass exceeds u.
 
-    logits: [B, A, T]; uniforms: [B, T] in (0, 1). Returns int64 [B, T].
+    Args:
+        logits: [B, A, T].
+        uniforms: u in (0, 1), [B, T].
+
+    Returns:
+        int64 [B, T].
     """
     mass = torch.exp(logits - logits.amax(dim=1, keepdim=True)).cumsum(dim=1)
     threshold = uniforms.to(mass.dtype).unsqueeze(1) * mass[:, -1:]

@@ -280,8 +280,10 @@ class Decoder(nn.Module):
     def gate_contributions(
         self, history: Tensor, context: Tensor, excitation: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each layer, the parts of its pre-activations from the conditioning and from past samples, without
-        gradients: float32 [T * B, 2R] each. Arguments as in `forward`."""
+        """For each layer, the parts of its pre-activations from the conditioning and from past samples.
+
+        Arguments are as in `forward`; there are no gradients. Both parts are float32 [T * B, 2R].
+        """
         x, frames, ramp, layers = self._stack_inputs(history, *self.prepare(context, excitation))
         n_channels = self.config.n_residual_channels
         for i, (inputs, pre_activations, _) in enumerate(run_layers(x, frames, ramp, layers)):

@@ -104,7 +104,8 @@ def test_a_step_can_be_saved_again(tmp_path):
     assert load_training(tmp_path)[0]["again"] and steps(tmp_path) == [5]
 
 
-def test_after_going_on_from_the_one_before_the_damaged_one_is_not_taken_for_the_newest(tmp_path):
+def test_a_damaged_later_checkpoint_is_removed_on_saving(tmp_path):
+    """After resuming from the checkpoint before it, a damaged one is not taken for the newest."""
     for step in (10, 20):
         save_step(tmp_path, step)
     cut(tmp_path / "step_00000020" / WEIGHTS_NAME, 100)
@@ -114,7 +115,7 @@ def test_after_going_on_from_the_one_before_the_damaged_one_is_not_taken_for_the
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_NAME, TRAINING_NAME])
-def test_a_truncated_checkpoint_is_passed_over(tmp_path, name, capsys):
+def test_a_truncated_checkpoint_is_skipped(tmp_path, name, capsys):
     save_step(tmp_path, 1)
     path = save_step(tmp_path, 2) / name
     whole = path.read_bytes()
@@ -128,7 +129,8 @@ def test_a_truncated_checkpoint_is_passed_over(tmp_path, name, capsys):
     assert load_training(tmp_path)[0]["step"] == 1
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_not_begun_anew(tmp_path):
+def test_a_run_with_only_damaged_checkpoints_is_refused(tmp_path):
+    """It is not started again either."""
     assert load_training(tmp_path) is None
     cut(save_step(tmp_path, 1) / WEIGHTS_NAME, 50)
     with pytest.raises(InputError, match="can be used; begin anew with --force"):
@@ -189,14 +191,14 @@ def test_another_architecture_is_refused_with_what_differs(tmp_path):
         checkpoint.fit_weights(make_model(), extra, path)
 
 
-def test_weights_that_do_not_fit_their_own_config_are_refused(tmp_path):
+def test_weights_that_do_not_fit_their_config_are_refused(tmp_path):
     weights = make_model(1).state_dict()
     save(tmp_path, 1, weights, {}, make_config(n_out_channels=8), 1)
     with pytest.raises(InputError, match="another architecture"):
         load_model(tmp_path, torch.device("cpu"))
 
 
-def test_differences_name_block_and_key():
+def test_differences_name_block_and_option():
     assert checkpoint.differences(CONFIG, make_config()) == []
     assert checkpoint.differences(CONFIG, make_config(n_layers=3, kernel_size=3)) == [
         "wavenet_config.n_layers = 2 instead of 3",
@@ -204,7 +206,8 @@ def test_differences_name_block_and_key():
     ]
 
 
-def test_where_the_data_lies_is_no_difference_and_what_the_model_sees_of_it_is():
+def test_paths_are_no_difference_but_features_are():
+    """The data may lie anywhere; what the model receives of it must be the same."""
     moved, other = make_config(), make_config()
     moved.data_config = DataConfig(**{**vars(CONFIG.data_config), "dataset_path": "/moved", "n_workers": 7})
     other.data_config = DataConfig(**{**vars(CONFIG.data_config), "features": ["onset"]})
@@ -236,7 +239,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("broken", ["serialize", "torch"])
-def test_a_disk_that_is_full_leaves_the_checkpoints_before_it(tmp_path, monkeypatch, broken):
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch, broken):
     save_step(tmp_path, 1)
 
     def full(*_):
@@ -268,7 +271,7 @@ def test_a_write_that_the_system_refuses_is_an_os_error(tmp_path, n_bytes):
     assert not any(tmp_path.iterdir())
 
 
-def test_keys_that_are_gone_are_passed_over_where_they_said_nothing(tmp_path):
+def test_removed_options_are_ignored_where_they_are_empty(tmp_path):
     step = save_step(tmp_path, 3)
     weights = load_weights(step)[0]
 

@@ -68,7 +68,7 @@ def test_former_checkpoints_play_what_they_played(run, tmp_path):
     assert difference[:100].max() <= 1 and difference.mean() <= 0.1 * np.abs(expected).mean()
 
 
-def test_former_options_and_values_are_accepted_with_one_message_each(capsys):
+def test_former_options_and_values_give_one_message_each(capsys):
     config = load_config(BEFORE / "config.json", ())
     training = config.train_config
     assert (training.history_mixing, training.final_history_mixing) == (0.5, 0.1)

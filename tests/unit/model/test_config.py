@@ -88,7 +88,8 @@ def test_unknown_and_missing_names(tmp_path, blocks, words):
         ("preprocess_config", "seed", str(2**63), f"at most {2**63 - 1}"),  # NumPy and PyTorch would break off
     ],
 )
-def test_wrong_values_are_refused_with_file_block_key_value_and_expectation(tmp_path, block, key, literal, expected):
+def test_wrong_values_are_refused(tmp_path, block, key, literal, expected):
+    """The message names file, block, option, value and expectation."""
     path = write(tmp_path, f'{{"{block}": {{"{key}": {literal}}}}}')
     message = refusal(path)
     assert message.startswith(f"{path}: {block}.{key} = "), message
@@ -137,7 +138,8 @@ def test_a_binary_file_is_no_config(tmp_path):
     assert "is not valid JSON" in refusal(tmp_path / "x.json")
 
 
-def test_needed_blocks_are_made_of_defaults_and_others_are_absent(tmp_path):
+def test_needed_blocks_are_made_of_defaults(tmp_path):
+    """Other blocks are absent."""
     path = write(tmp_path, "{}")
     loaded = load_config(path, ("data_config",))
     assert loaded.data_config == config.DataConfig()
@@ -190,7 +192,7 @@ def test_wrong_overrides(tmp_path, override, words):
     assert words in refusal(write(tmp_path, TRAIN), (), [override])
 
 
-def test_the_table_lists_every_key():
+def test_the_table_lists_every_option():
     table = config.table()
     for name, kind in BLOCKS.items():
         assert f"## `{name}`" in table

@@ -85,7 +85,7 @@ def test_sampled_histogram_follows_the_likelihood():
     assert counts[~seen].sum() < 2 * expected[~seen].sum() + 50
 
 
-def test_temperature_narrows_the_bells_and_sharpens_the_choice():
+def test_temperature_narrows_components_and_selection():
     n = 20_000
     uniforms = torch.rand(1, n, 2, generator=torch.Generator().manual_seed(0))
     params = make_params([0.0, 1.0], [-0.5, 0.5], [-5.0, -5.0], torch.float32).expand(-1, -1, n)
@@ -95,13 +95,14 @@ def test_temperature_narrows_the_bells_and_sharpens_the_choice():
     assert (cold > 0).float().mean() == pytest.approx(1 / (1 + np.exp(-4)), abs=0.01)
 
 
-def test_drawing_in_class_order_inverts_the_cumulative_distribution():
+def test_from_cumulative_inverts_the_distribution():
+    """In class order."""
     logits = torch.log(torch.tensor([0.2, 0.0, 0.5, 0.3])).view(1, 4, 1)
     uniforms = torch.tensor([[1e-7, 0.19999, 0.20001, 0.69999, 0.70001, 1 - 1e-7]])
     assert from_cumulative(logits.expand(-1, -1, 6), uniforms).tolist() == [[0, 0, 2, 2, 3, 3]]
 
 
-def test_scales_below_the_floor_are_the_floor():
+def test_smaller_scales_are_the_minimum():
     assert split(make_params([0.0], [0.0], [-50.0]))[2].item() == MIN_LOG_SCALE
 
 
@@ -119,13 +120,14 @@ def test_a_guided_mixture_is_a_distribution(guidance):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_guidance_of_one_and_none_are_the_two_mixtures_exactly(dtype):
+def test_guidance_of_0_and_1_gives_the_two_mixtures(dtype):
+    """Exactly."""
     own, null = torch.randn(2, 4, 30, 100, generator=torch.Generator().manual_seed(0), dtype=dtype)
     assert torch.equal(guided(own, null, 1.0), own)
     assert torch.equal(guided(own, null, 0.0), null)
 
 
-def test_one_bell_goes_where_the_power_law_has_it():
+def test_one_component_moves_as_by_the_power_law():
     own, null = make_params([0.0], [0.101], [-5.0]), make_params([0.0], [0.1], [-5.0])  # a seventh of a scale apart
     for guidance in (0.5, 2.0, 3.0):
         power = torch.softmax(guidance * all_bins(own) + (1 - guidance) * all_bins(null), dim=0)

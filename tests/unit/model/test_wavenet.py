@@ -85,7 +85,8 @@ def test_cached_steps_give_the_parallel_pass(dtype, tolerance, output, kernel_si
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 @pytest.mark.parametrize("upsampling", ["repeat", "linear", "transposed"])
 @pytest.mark.parametrize("n_excitation", [0, N_EXCITATION])
-def test_with_conditioning_at_the_output_cached_steps_give_the_parallel_pass(output, upsampling, n_excitation):
+def test_cached_steps_with_output_conditioning(output, upsampling, n_excitation):
+    """Cached steps give the parallel pass also with conditioning at the output."""
     model = make_model(output, upsampling=upsampling, n_excitation=n_excitation, output_conditioning=True)
     conditioning, samples = make_conditioning(n_excitation=n_excitation), random_samples(model)
     with torch.inference_mode():
@@ -103,7 +104,7 @@ def test_with_conditioning_at_the_output_cached_steps_give_the_parallel_pass(out
 
 
 @pytest.mark.parametrize("upsampling", ["linear", "transposed"])
-def test_padded_rows_give_the_same_and_teach_the_same(upsampling, monkeypatch):
+def test_padded_rows_give_the_same_values_and_gradients(upsampling, monkeypatch):
     """As a GPU has them: what stands in the spare columns goes nowhere."""
     model, conditioning = make_model(upsampling=upsampling), make_conditioning()
     samples, found, widths = random_samples(model), [], []
@@ -121,7 +122,8 @@ def test_padded_rows_give_the_same_and_teach_the_same(upsampling, monkeypatch):
     assert widths[0] % ALIGNED_COLUMNS and not widths[1] % ALIGNED_COLUMNS
 
 
-def test_the_first_layer_alone_hears_the_conditioning_and_stays_alone():
+def test_only_the_first_layer_is_conditioned():
+    """The other layers' projections are 0 and get no gradient."""
     model = make_model(conditioned_layers="first", n_mels=4)
     conditioning, samples = make_conditioning(), random_samples(model)
     history = model.decoder.prepend_silence(samples)
@@ -137,7 +139,8 @@ def test_the_first_layer_alone_hears_the_conditioning_and_stays_alone():
 
 
 @pytest.mark.parametrize("upsampling", ["linear", "transposed"])
-def test_the_mel_head_hears_the_context_of_each_frame_and_changes_nothing_else(upsampling):
+def test_the_mel_head_depends_on_the_context_of_each_frame(upsampling):
+    """It changes nothing else."""
     model = make_model(upsampling=upsampling, n_mels=4)
     conditioning, samples = make_conditioning(), random_samples(model)
     left, right = model.context_frames
@@ -156,7 +159,7 @@ def test_the_mel_head_hears_the_context_of_each_frame_and_changes_nothing_else(u
         assert moved[3] and not moved[:1].any()  # a look-ahead of two frames
 
 
-def test_amplitudes_are_those_that_the_samples_stand_for():
+def test_amplitudes_of_samples_and_codes():
     codes, pcm = make_model("categorical").decoder, make_model().decoder
     every = torch.arange(256)
     np.testing.assert_allclose(codes.input.amplitudes(every), mu_law_decode(every.numpy()) / 32768, atol=4e-5)
@@ -189,7 +192,8 @@ def test_the_default_size_is_exact_too(output):
 
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 @pytest.mark.parametrize("kernel_size", [2, 3])
-def test_generation_is_what_the_parallel_pass_draws_from_the_same_uniforms(output, kernel_size):
+def test_generation_equals_draws_of_the_parallel_pass(output, kernel_size):
+    """From the same uniforms."""
     model, conditioning = make_model(output, kernel_size), make_conditioning()
     uniforms = seeded_uniforms(7, [0, 1], model.uniforms_per_sample)
     generated = torch.cat(list(generate(model, conditioning, uniforms, 2, N_FRAMES)), dim=1)
@@ -219,7 +223,7 @@ def test_a_stream_does_not_depend_on_its_neighbours():
     assert torch.equal(alone, both[1:])
 
 
-def test_a_prefix_that_is_no_whole_number_of_frames_is_refused():
+def test_a_prefix_with_a_part_of_a_frame_is_refused():
     model, conditioning = make_model(), make_conditioning()
     with pytest.raises(ValueError, match="whole number of frames"):
         next(generate(model, conditioning, seeded_uniforms(0, [0, 1], 2), 2, N_FRAMES, prefix=torch.zeros(2, HOP + 1)))
@@ -227,7 +231,7 @@ def test_a_prefix_that_is_no_whole_number_of_frames_is_refused():
 
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 @pytest.mark.parametrize("kernel_size", [2, 3])
-def test_an_output_sees_the_samples_before_it_and_no_others(output, kernel_size):
+def test_an_output_depends_only_on_samples_before_it(output, kernel_size):
     model, conditioning = make_model(output, kernel_size), make_conditioning()
     samples, changed_at = random_samples(model), 70
     changed = samples.clone()
@@ -245,7 +249,8 @@ def test_an_output_sees_the_samples_before_it_and_no_others(output, kernel_size)
 
 @pytest.mark.parametrize("upsampling", ["repeat", "linear", "transposed"])
 @pytest.mark.parametrize("lookahead_ms", [0.0, 12.0])
-def test_the_context_sees_as_far_ahead_as_declared_and_no_further(upsampling, lookahead_ms):
+def test_the_context_has_the_declared_lookahead(upsampling, lookahead_ms):
+    """And no more."""
     model = make_model(upsampling=upsampling, lookahead_ms=lookahead_ms)
     left, right = model.context_frames
     features = torch.rand(1, N_FEATURES, left + N_FRAMES + right, dtype=torch.float64)
@@ -283,7 +288,7 @@ def test_a_lookahead_beyond_the_receptive_field_is_refused():
         make_model(lookahead_ms=400.0)
 
 
-def test_uniforms_are_a_pure_function_of_seed_stream_and_time():
+def test_uniforms_depend_on_seed_stream_and_time_only():
     whole = seeded_uniforms(3, [4, 9], 2)(0, 100)
     assert whole.dtype == torch.float32 and whole.shape == (2, 100, 2)
     for first, n in ((0, 1), (1, 5), (17, 40), (99, 1)):

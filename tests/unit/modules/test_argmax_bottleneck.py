@@ -44,7 +44,7 @@ def make_bottleneck(scale=2.0) -> ArgmaxBottleneck:
     return ArgmaxBottleneck(K, 3, scale).double()
 
 
-def test_shares_by_hand():
+def test_normalized_relu_by_hand():
     q = normalized_relu(frames([3, 1, -5, 0], [0.2, 0.2, 0.6, 1.0]))
     low = MIN_SUM / K
     expected = frames([(3 + low) / (4 + MIN_SUM), (1 + low) / (4 + MIN_SUM), low / (4 + MIN_SUM), low / (4 + MIN_SUM)],
@@ -65,7 +65,7 @@ def test_the_codes_of_a_frame_share_one_whatever_the_shape(batch_size, n_frames)
             torch.testing.assert_close(q[b, :, n], normalized_relu(z[b : b + 1, :, n : n + 1])[0, :, 0])
 
 
-def test_the_decoder_hears_one_code_and_nothing_of_the_others():
+def test_the_context_depends_on_one_code_only():
     """The earlier mistake: of a one-hot code of 512 only 0.5 % got through."""
     bottleneck, z = make_bottleneck(scale=2.0), frames([3, 1, -5, 0], [0.3, 0.2, 0.3001, 0.1])
     context, _ = bottleneck(z)
@@ -104,7 +104,8 @@ def test_frames_without_a_positive_z_are_finite(z):
         assert codes_of(z)[0, 0] == z[0, :, 0].argmax()  # the least negative
 
 
-def test_the_diversity_loss_is_nothing_for_even_use_and_grows_as_codes_fall_out_of_use():
+def test_the_diversity_loss_grows_with_unused_codes():
+    """It is 0 if all codes are equally frequent."""
     one_hot = torch.eye(8, dtype=torch.float64)
     losses = {}
     for n_used in (8, 4, 2, 1):
@@ -119,7 +120,7 @@ def test_the_diversity_loss_is_nothing_for_even_use_and_grows_as_codes_fall_out_
     assert diversity_loss(wider).item() == pytest.approx(diversity_loss(q).item())
 
 
-def test_the_diversity_loss_is_of_the_batch_and_not_of_each_frame():
+def test_the_diversity_loss_is_of_the_whole_batch():
     """A frame may be as sure of its code as it likes, if the others have other codes."""
     even = torch.eye(K)[None]  # frame n has code n
     assert diversity_loss(even).item() == 0 and diversity_loss(even.transpose(0, 2)).item() == 0
@@ -137,7 +138,7 @@ def test_the_loss_is_of_q_and_of_the_codes():
     assert (z.grad[:, 1] > 0.01).all() and (z.grad[:, [0, 2, 3]] < -0.01).all()  # it falls, the others rise
 
 
-def test_use_and_perplexity():
+def test_codebook_usage_and_perplexity():
     assert codebook_usage(np.array([5, 5, 5, 5])) == pytest.approx({"code_usage": 1.0, "code_perplexity": 4.0})
     assert codebook_usage(np.array([7, 0, 0, 0])) == pytest.approx({"code_usage": 0.25, "code_perplexity": 1.0})
     entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
@@ -246,7 +247,8 @@ def test_without_codes_nothing_is_added():
     assert model.context.output.out_channels == 7
 
 
-def test_the_forward_pass_gives_the_loss_of_its_codes_and_taught_are_all_parts():
+def test_the_forward_pass_trains_all_parts_of_the_context():
+    """It returns the loss of its codes."""
     model = make_model(output="logistic_mixture").train()
     features = make_conditioning(model, 2).features(-model.context_frames[0], sum(model.context_frames) + N_FRAMES)
     excitation = make_conditioning(model, 2).excitation(0, N_FRAMES)

@@ -60,7 +60,7 @@ def gradients(function, x, frames, ramp, layers, *given):
 @pytest.mark.parametrize("aux_inputs", [0, 2])
 @pytest.mark.parametrize("kind", ["linear", "repeat"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_values_and_gradients_are_those_of_the_obvious_implementation(taps, aux_inputs, kind, recompute):
+def test_values_and_gradients_equal_the_plain_ones(taps, aux_inputs, kind, recompute):
     given = make(taps, aux_inputs)
     given = (*given[:2], ramp_of(kind), given[2])
     expected, expected_grads = gradients(obvious, *given)

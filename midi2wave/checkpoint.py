@@ -199,8 +199,8 @@ def rename_tensors(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     """A state dict with today's names, from one of any version."""
     result = {}
     for name, tensor in state_dict.items():
-        for former, today in RENAMED_TENSORS.items():
-            name = today + name.removeprefix(former) if name.startswith(former) else name
+        for former, current in RENAMED_TENSORS.items():
+            name = current + name.removeprefix(former) if name.startswith(former) else name
         result[name] = tensor
     return result
 

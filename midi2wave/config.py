@@ -556,11 +556,11 @@ def config_from_dict(raw: dict[str, Any], source: str, *, quiet: bool = False) -
 
 def table() -> str:
     """The page of all options, docs/configs.md."""
-    introduction = (
+    preamble = (
         "A config file is one JSON object of blocks, each an object of options; `--set block.option=value` overrides "
         "an option.\nThis page is made by `python -m midi2wave.config > docs/configs.md`."
     )
-    return SCHEMA.markdown("Config options", introduction)
+    return SCHEMA.markdown("Config options", preamble)
 
 
 if __name__ == "__main__":

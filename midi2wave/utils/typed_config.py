@@ -125,9 +125,9 @@ class Schema:
                 messages.append(f'{source}: {block}.{name} = "{former}" is deprecated; write "{value}"')
         return result, messages
 
-    def markdown(self, title: str, introduction: str) -> str:
+    def markdown(self, title: str, preamble: str) -> str:
         """All blocks and options as a Markdown page."""
-        lines = [f"# {title}", "", introduction, ""]
+        lines = [f"# {title}", "", preamble, ""]
         for name, block in self.blocks.items():
             lines += [f"## `{name}`", "", block.__doc__, "", "| option | default | meaning |", "|---|---|---|"]
             lines += [f"| `{f.name}` | {_default_text(f)} | {f.metadata['doc']} |" for f in fields(block)]
@@ -139,8 +139,8 @@ class Schema:
             if candidate.is_file():
                 return candidate
         names = sorted(str(file.relative_to(self.folder)) for file in self.folder.rglob("*.json"))
-        nearest = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        suggestions = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+        hint = f"; did you mean {suggestions[0]}?" if suggestions else ""
         raise InputError(f"config {path} not found, neither as a path nor in {self.folder}{hint}")
 
     def _override(self, raw: Raw, text: str) -> None:
@@ -149,9 +149,9 @@ class Schema:
         if not (equals and dot and block and name):
             raise InputError(f"--set {text}: expected block.option=value, e.g. train_config.batch_size=4")
         _require_valid([block], list(self.blocks), "--set: block")
-        if today := self.deprecated_options.get((block, name)):
-            _log_once([f"--set: {block}.{name} is deprecated; write {block}.{today}"])
-            name = today
+        if current := self.deprecated_options.get((block, name)):
+            _log_once([f"--set: {block}.{name} is deprecated; write {block}.{current}"])
+            name = current
         by_name = {f.name: f for f in fields(self.blocks[block])}
         _require_valid([name], list(by_name), f"--set: {block} option")
         raw.setdefault(block, {})[name] = value if by_name[name].type is str else _from_json(value)
@@ -181,8 +181,8 @@ def require_blocks(raw: Any, source: str) -> None:
 def _require_valid(names: Iterable[str], valid: list[str], subject: str) -> None:
     for name in names:
         if name not in valid:
-            nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(valid)}"
+            suggestions = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
+            hint = f"did you mean {suggestions[0]!r}?" if suggestions else f"expected one of {', '.join(valid)}"
             raise InputError(f"{subject} {name!r} is unknown; {hint}")
 
 
@@ -272,7 +272,7 @@ def _type_name(kind: Any) -> str:
 def _require_choice(choices: tuple[Any, ...] | None, items: list[Any], source: str) -> None:
     for item in items:
         if choices is not None and item not in choices:
-            nearest = difflib.get_close_matches(str(item), [str(choice) for choice in choices], n=1, cutoff=0.5)
-            hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+            suggestions = difflib.get_close_matches(str(item), [str(choice) for choice in choices], n=1, cutoff=0.5)
+            hint = f" (did you mean {suggestions[0]!r}?)" if suggestions else ""
             expected = ", ".join(map(str, choices))
             raise InputError(f"{source} = {json.dumps(item)}: expected one of {expected}{hint}")

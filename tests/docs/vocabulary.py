@@ -216,6 +216,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tests/unit/benchmarks/test_ablation.py": FORMER_SCORES,
     "tests/unit/model/test_config.py": FORMER_OPTIONS,
     "tests/unit/model/test_checkpoint.py": ("of_recording", *FORMER_OPTIONS),
+    "tests/unit/model/test_compatibility.py": ("of_recording", *FORMER_OPTIONS),
     "tests/commands/test_prompt.py": FORMER_COMMANDS,
     "tests/commands/test_inference.py": FORMER_COMMANDS,
 }

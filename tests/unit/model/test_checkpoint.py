@@ -61,8 +61,8 @@ def cut(path, size):
 def test_a_checkpoint_comes_back_exactly(tmp_path):
     folder = save_step(tmp_path, 7)
     assert {p.name for p in folder.iterdir()} == {WEIGHTS_NAME, TRAINING_NAME}
-    for given in (tmp_path, folder, folder / WEIGHTS_NAME, str(folder)):
-        weights, config, step = load_weights(given)
+    for path in (tmp_path, folder, folder / WEIGHTS_NAME, str(folder)):
+        weights, config, step = load_weights(path)
         assert (config, step) == (CONFIG, 7)
         assert weights.keys() == make_model(7).state_dict().keys()
         assert all(torch.equal(weights[name], tensor) for name, tensor in make_model(7).state_dict().items())

@@ -76,9 +76,9 @@ def test_sampled_histogram_follows_the_likelihood():
     case = ([0.0, 1.0, -0.5], [-0.001, 0.0005, 0.9999], [-8.5, -9.0, -8.0])  # a few dozen bins, some at the edge
     n = 400_000
     uniforms = torch.rand(1, n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = sample(make_params(*case).expand(-1, -1, n), uniforms)[0]
+    samples = sample(make_params(*case).expand(-1, -1, n), uniforms)[0]
     expected = brute_force(*case) * n
-    counts = torch.bincount(drawn + 32768, minlength=65536).numpy()
+    counts = torch.bincount(samples + 32768, minlength=65536).numpy()
     seen = expected > 20
     chi_square = ((counts[seen] - expected[seen]) ** 2 / expected[seen]).sum()
     assert abs(chi_square - seen.sum()) < 5 * np.sqrt(2 * seen.sum())  # five standard deviations
@@ -131,9 +131,9 @@ def test_one_component_moves_as_by_the_power_law():
     own, null = make_params([0.0], [0.101], [-5.0]), make_params([0.0], [0.1], [-5.0])  # a seventh of a scale apart
     for guidance in (0.5, 2.0, 3.0):
         power = torch.softmax(guidance * all_bins(own) + (1 - guidance) * all_bins(null), dim=0)
-        found = all_bins(guided(own, null, guidance)).exp()
+        result = all_bins(guided(own, null, guidance)).exp()
         assert (power * BINS).sum() / 32768 == pytest.approx(0.1 + guidance * 0.001, abs=2e-5)
-        assert 0.5 * (power - found).abs().sum() < 0.01 < 0.5 * (power - all_bins(own).exp()).abs().sum()
+        assert 0.5 * (power - result).abs().sum() < 0.01 < 0.5 * (power - all_bins(own).exp()).abs().sum()
 
 
 def test_beyond_one_the_components_keep_their_places():

@@ -16,11 +16,11 @@ N_FRAMES = 12
 
 
 def make_model(output="logistic_mixture", kernel_size=2, upsampling="linear", lookahead_ms=8.0, n_mels=0,
-               n_excitation=N_EXCITATION, dtype=torch.float64, **changes):  # fmt: skip
+               n_excitation=N_EXCITATION, dtype=torch.float64, **options):  # fmt: skip
     torch.manual_seed(1)
     config = WavenetConfig(output=output, n_mixtures=3, n_layers=6, max_dilation=8, kernel_size=kernel_size,
                            n_residual_channels=8, n_skip_channels=12, n_out_channels=10, n_cond_channels=7,
-                           **changes)  # fmt: skip
+                           **options)  # fmt: skip
     cond = CondWavenetConfig(n_layers=4, max_dilation=4, n_residual_channels=6, n_skip_channels=6,
                              lookahead_ms=lookahead_ms, upsampling=upsampling, n_mels=n_mels)  # fmt: skip
     model = WaveNet(config, cond, n_features=N_FEATURES, n_excitation=n_excitation, audio_hz=4000, midi_hz=250)
@@ -61,12 +61,12 @@ def test_dilations_double_and_start_again_after_the_largest():
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 @pytest.mark.parametrize("kernel_size", [2, 3])
 @pytest.mark.parametrize("upsampling", ["repeat", "linear", "transposed"])
-@pytest.mark.parametrize("given", ["features and excitation", "features", "nothing"])
-def test_cached_steps_give_the_parallel_pass(dtype, tolerance, output, kernel_size, upsampling, given):
-    n_excitation = N_EXCITATION if "excitation" in given else 0
+@pytest.mark.parametrize("inputs", ["features and excitation", "features", "nothing"])
+def test_cached_steps_give_the_parallel_pass(dtype, tolerance, output, kernel_size, upsampling, inputs):
+    n_excitation = N_EXCITATION if "excitation" in inputs else 0
     model = make_model(output, kernel_size, upsampling, n_excitation=n_excitation, dtype=dtype)
     conditioning, samples = make_conditioning(n_excitation=n_excitation, dtype=dtype), random_samples(model)
-    if given == "nothing":  # the null condition: no note has ever been played
+    if inputs == "nothing":  # the null condition: no note has ever been played
         conditioning = Conditioning(
             lambda first, n: torch.zeros(2, N_FEATURES, n, dtype=dtype),
             lambda first, n: torch.zeros(2, 0, n * HOP, dtype=dtype),
@@ -92,11 +92,11 @@ def test_cached_steps_with_output_conditioning(output, upsampling, n_excitation)
     with torch.inference_mode():
         expected = parallel(model, samples, conditioning)
         caches = Caches(model.decoder, 2)
-        given = model.decoder.prepare(*conditioning.block(model, 0, N_FRAMES))
-        cond = torch.stack([model.decoder.layer_conditioning(layer, *given) for layer in model.decoder.layers], 1)
-        of_output = model.decoder.output_conditioning(*given)
+        prepared = model.decoder.prepare(*conditioning.block(model, 0, N_FRAMES))
+        cond = torch.stack([model.decoder.layer_conditioning(layer, *prepared) for layer in model.decoder.layers], 1)
+        output_cond = model.decoder.output_conditioning(*prepared)
         for t in range(samples.shape[1]):
-            params = caches.step(model.decoder, t, cond[t], of_output[t])
+            params = caches.step(model.decoder, t, cond[t], output_cond[t])
             torch.testing.assert_close(params, expected[..., t], rtol=1e-10, atol=1e-10)
             caches.push(samples[:, t])
         model.decoder.output_cond.weight.zero_()
@@ -107,18 +107,18 @@ def test_cached_steps_with_output_conditioning(output, upsampling, n_excitation)
 def test_padded_rows_give_the_same_values_and_gradients(upsampling, monkeypatch):
     """As a GPU has them: what stands in the spare columns goes nowhere."""
     model, conditioning = make_model(upsampling=upsampling), make_conditioning()
-    samples, found, widths = random_samples(model), [], []
+    samples, results, widths = random_samples(model), [], []
     for padded in (False, True):
         monkeypatch.setattr(Decoder, "aligned", lambda *_, padded=padded: padded)
         model.zero_grad(set_to_none=True)
         params = parallel(model, samples, conditioning)
         model.log_likelihood(params, samples).mean().backward()
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-        found.append(torch.cat([params.detach().flatten(), *gradients]))
+        results.append(torch.cat([params.detach().flatten(), *gradients]))
         prepared = model.decoder.prepare(*conditioning.block(model, 0, N_FRAMES))
         first_input, *_ = model.decoder._stack_inputs(model.decoder.prepend_silence(samples), *prepared)
         widths.append(first_input.shape[1])
-    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-12)
     assert widths[0] % ALIGNED_COLUMNS and not widths[1] % ALIGNED_COLUMNS
 
 
@@ -198,8 +198,8 @@ def test_generation_equals_draws_of_the_parallel_pass(output, kernel_size):
     uniforms = seeded_uniforms(7, [0, 1], model.uniforms_per_sample)
     generated = torch.cat(list(generate(model, conditioning, uniforms, 2, N_FRAMES)), dim=1)
     with torch.inference_mode():
-        drawn = model.draw(parallel(model, generated, conditioning), uniforms(0, N_FRAMES * HOP))
-    assert torch.equal(generated, drawn)
+        expected = model.draw(parallel(model, generated, conditioning), uniforms(0, N_FRAMES * HOP))
+    assert torch.equal(generated, expected)
     assert len(generated.unique()) > 20  # it is not stuck
 
 
@@ -260,7 +260,7 @@ def test_the_context_has_the_declared_lookahead(upsampling, lookahead_ms):
     changed[..., left + frame] += 1
     with torch.inference_mode():
         history = model.decoder.prepend_silence(samples)
-        before, after = (model(history, given, excitation).params for given in (features, changed))
+        before, after = (model(history, one, excitation).params for one in (features, changed))
         difference = (before - after).abs().amax((0, 1))
     seen_from = (frame - right) * HOP + (1 if upsampling == "linear" else 0)  # its weight is 0 at the frame's start
     assert torch.all(difference[:seen_from] == 0)

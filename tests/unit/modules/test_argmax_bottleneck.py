@@ -35,7 +35,7 @@ K = 4
 
 
 def frames(*rows) -> torch.Tensor:
-    """What the stack says of each code, a row per frame -> z [1, K, N], float64."""
+    """Logits z [1, K, N], float64, of a row for each frame."""
     return torch.tensor(rows, dtype=torch.float64).t()[None]
 
 
@@ -66,7 +66,7 @@ def test_the_codes_of_a_frame_share_one_whatever_the_shape(batch_size, n_frames)
 
 
 def test_the_context_depends_on_one_code_only():
-    """The earlier mistake: of a one-hot code of 512 only 0.5 % got through."""
+    """A one-hot code of 512 must not be scaled down to 0.5 %."""
     bottleneck, z = make_bottleneck(scale=2.0), frames([3, 1, -5, 0], [0.3, 0.2, 0.3001, 0.1])
     context, _ = bottleneck(z)
     weight, bias = bottleneck.projection.weight[..., 0], bottleneck.projection.bias
@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_q_in_the_place_of_the_code():
     by_hand = (g - (g * q).sum()) / (4.5 + MIN_SUM) * torch.tensor([1, 1, 0, 1])
     torch.testing.assert_close(z.grad[0, :, 0], by_hand.detach(), rtol=1e-12, atol=1e-15)
     assert by_hand.abs()[[0, 1, 3]].min() > 1e-3  # codes that were not chosen learn too
-    assert bottleneck.projection.weight.grad[..., 0].count_nonzero(dim=0).tolist() == [3, 0, 0, 0]  # the code heard
+    assert bottleneck.projection.weight.grad[..., 0].count_nonzero(dim=0).tolist() == [3, 0, 0, 0]  # the selected code
 
 
 @pytest.mark.parametrize("z", [[0.0] * K, [-1.0, -0.1, -3.0, -2.0], [1e-30, 0, 0, 0], [1e30, 1e30, 0, 0]])
@@ -142,8 +142,8 @@ def test_codebook_usage_and_perplexity():
     assert codebook_usage(np.array([5, 5, 5, 5])) == pytest.approx({"code_usage": 1.0, "code_perplexity": 4.0})
     assert codebook_usage(np.array([7, 0, 0, 0])) == pytest.approx({"code_usage": 0.25, "code_perplexity": 1.0})
     entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
-    found = codebook_usage(np.array([2, 1, 1, 0]))
-    assert found == pytest.approx({"code_usage": 0.75, "code_perplexity": math.exp(entropy)})
+    usage = codebook_usage(np.array([2, 1, 1, 0]))
+    assert usage == pytest.approx({"code_usage": 0.75, "code_perplexity": math.exp(entropy)})
 
 
 def test_the_first_codes_are_those_of_the_nearest_frames():
@@ -222,7 +222,7 @@ def test_codes_in_every_engine(output, kernel_size, upsampling, n_excitation, th
     if guidance != 1:
         conditioning = with_null(conditioning)
     arguments = (model, conditioning, uniforms, n_streams, N_FRAMES)
-    expected, heard, reference = assert_engines_agree(*arguments, threads=threads, guidance=guidance)
+    expected, row_samples, reference = assert_engines_agree(*arguments, threads=threads, guidance=guidance)
 
     codes = of_codes(model, conditioning)
     context, _ = conditioning.block(model, 0, N_FRAMES)
@@ -236,8 +236,8 @@ def test_codes_in_every_engine(output, kernel_size, upsampling, n_excitation, th
     )
 
     other = Conditioning(codes.features, codes.excitation, lambda first, n: (codes.codes(first, n) + 1) % 6)
-    deaf = model.guide(parallel_params(model, heard, other), guidance)
-    assert (deaf - reference).abs().max() > 0.01 * reference.abs().max()
+    other_params = model.guide(parallel_params(model, row_samples, other), guidance)
+    assert (other_params - reference).abs().max() > 0.01 * reference.abs().max()
 
 
 def test_without_codes_nothing_is_added():

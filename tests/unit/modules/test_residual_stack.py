@@ -1,4 +1,4 @@
-"""The residual stack's own backward pass is what autograd finds for the obvious implementation."""
+"""The residual stack's own backward pass equals autograd's of the plain implementation."""
 
 import pytest
 import torch
@@ -25,20 +25,20 @@ def make(taps=2, aux_inputs=2, dilations=(1, 2, 16, 32), dtype=torch.float64, se
     return random(T * BATCH, R + aux_inputs), random(N_FRAMES + 1, BATCH, len(layers), 2 * R), layers
 
 
-def obvious(x, frames, ramp, layers):
+def plain(x, frames, ramp, layers):
     """Padded Conv1d over [B, C, T], conditioning at audio rate."""
     n_taps = layers[0].taps.shape[1] // R
     audio, aux_inputs = x.unflatten(0, (T, BATCH)).permute(1, 2, 0).tensor_split([R], dim=1)
     hidden = []
     for i, layer in enumerate(layers):
         weight = layer.taps.unflatten(1, (n_taps, R)).permute(0, 2, 1)
-        summed = F.conv1d(F.pad(audio, (layer.dilation * (n_taps - 1), 0)), weight, dilation=layer.dilation)
+        pre_activations = F.conv1d(F.pad(audio, (layer.dilation * (n_taps - 1), 0)), weight, dilation=layer.dilation)
         if aux_inputs.shape[1]:
-            summed = summed + F.conv1d(aux_inputs, layer.aux_inputs[..., None])
+            pre_activations = pre_activations + F.conv1d(aux_inputs, layer.aux_inputs[..., None])
         at = torch.arange(T) // HOP
         blend = ramp[torch.arange(T) % HOP].view(-1, 1, 1)
         cond = (1 - blend) * frames[at, :, i] + blend * frames[at + 1, :, i]  # [T, B, 2R]
-        tanh_half, sigmoid_half = (summed + cond.permute(1, 2, 0)).chunk(2, dim=1)
+        tanh_half, sigmoid_half = (pre_activations + cond.permute(1, 2, 0)).chunk(2, dim=1)
         hidden.append(torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half))
         if layer.residual is not None:
             audio = audio + F.conv1d(hidden[-1], layer.residual[..., None], layer.bias)
@@ -49,11 +49,11 @@ def ramp_of(kind, dtype=torch.float64):
     return torch.arange(HOP, dtype=dtype) / HOP if kind == "linear" else torch.zeros(HOP, dtype=dtype)
 
 
-def gradients(function, x, frames, ramp, layers, *given):
-    leaves = [x, frames, *(t for layer in layers for t in layer.tensors() if t is not None and t.numel())]
-    out = function(x, frames, ramp, layers, *given)
+def gradients(function, x, frames, ramp, layers, *options):
+    inputs = [x, frames, *(t for layer in layers for t in layer.tensors() if t is not None and t.numel())]
+    out = function(x, frames, ramp, layers, *options)
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
-    return out.detach(), torch.autograd.grad((out * weights.sin()).sum(), leaves)
+    return out.detach(), torch.autograd.grad((out * weights.sin()).sum(), inputs)
 
 
 @pytest.mark.parametrize("taps", [2, 3])
@@ -61,12 +61,12 @@ def gradients(function, x, frames, ramp, layers, *given):
 @pytest.mark.parametrize("kind", ["linear", "repeat"])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_values_and_gradients_equal_the_plain_ones(taps, aux_inputs, kind, recompute):
-    given = make(taps, aux_inputs)
-    given = (*given[:2], ramp_of(kind), given[2])
-    expected, expected_grads = gradients(obvious, *given)
-    found, found_grads = gradients(residual_stack, *given, GateKernels(recompute=recompute))
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    for a, b in zip(found_grads, expected_grads, strict=True):
+    arguments = make(taps, aux_inputs)
+    arguments = (*arguments[:2], ramp_of(kind), arguments[2])
+    expected, expected_grads = gradients(plain, *arguments)
+    values, grads = gradients(residual_stack, *arguments, GateKernels(recompute=recompute))
+    torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-12)
+    for a, b in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
@@ -80,12 +80,12 @@ def test_the_gradient_can_be_taken_twice():
 @pytest.mark.parametrize("recompute", [False, True])
 def test_in_bfloat16_it_is_the_same_but_for_rounding(recompute):
     x, frames, layers = make()
-    expected, expected_grads = gradients(obvious, x, frames, ramp_of("linear"), layers)
+    expected, expected_grads = gradients(plain, x, frames, ramp_of("linear"), layers)
     low = (x.detach().bfloat16().requires_grad_(), frames.detach().bfloat16().requires_grad_())
-    found, found_grads = gradients(residual_stack, *low, ramp_of("linear", torch.bfloat16), layers,
+    values, grads = gradients(residual_stack, *low, ramp_of("linear", torch.bfloat16), layers,
                                    GateKernels(recompute=recompute))  # fmt: skip
-    assert found.dtype == torch.bfloat16 and all(g.dtype == torch.float64 for g in found_grads[2:])
-    for a, b in zip((found, *found_grads), (expected, *expected_grads), strict=True):
+    assert values.dtype == torch.bfloat16 and all(g.dtype == torch.float64 for g in grads[2:])
+    for a, b in zip((values, *grads), (expected, *expected_grads), strict=True):
         assert (a.double() - b).norm() < 0.02 * b.norm()
 
 
@@ -94,10 +94,12 @@ def test_layer_by_layer_without_gradients_it_is_the_same():
     ramp = ramp_of("linear")
     with torch.no_grad():
         expected = residual_stack(x, frames, ramp, layers)
-        one_by_one = [(given.clone(), hidden.clone()) for given, _, hidden in run_layers(x, frames, ramp, layers)]
+        one_by_one = [(layer_input.clone(), z.clone()) for layer_input, _, z in run_layers(x, frames, ramp, layers)]
     assert torch.equal(torch.stack([hidden for _, hidden in one_by_one], dim=1), expected)
     assert torch.equal(one_by_one[0][0], x)
-    assert all(torch.equal(given[:, R:], x[:, R:]) for given, _ in one_by_one)  # the aux_inputs ride along unchanged
+    assert all(
+        torch.equal(layer_input[:, R:], x[:, R:]) for layer_input, _ in one_by_one
+    )  # the auxiliary inputs stay as they are
 
 
 @pytest.mark.slow
@@ -107,9 +109,9 @@ def test_compiled_gates_are_the_same_but_for_rounding(dtype):
     if gates is None:
         pytest.skip("no C++ compiler here")
     x, frames, layers = make()
-    expected, expected_grads = gradients(obvious, x, frames, ramp_of("linear"), layers)
-    x, frames = (given.detach().to(dtype).requires_grad_() for given in (x, frames))
-    found, found_grads = gradients(residual_stack, x, frames, ramp_of("linear", dtype), layers, gates)
+    expected, expected_grads = gradients(plain, x, frames, ramp_of("linear"), layers)
+    x, frames = (tensor.detach().to(dtype).requires_grad_() for tensor in (x, frames))
+    values, grads = gradients(residual_stack, x, frames, ramp_of("linear", dtype), layers, gates)
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
-    for a, b in zip((found, *found_grads), (expected, *expected_grads), strict=True):
+    for a, b in zip((values, *grads), (expected, *expected_grads), strict=True):
         assert (a.double() - b).norm() < tolerance * b.norm()

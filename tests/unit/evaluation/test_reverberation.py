@@ -9,8 +9,8 @@ from midi2wave.evaluation import reverberation
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.report import _counterfactual_lines
 from midi2wave.evaluation.reverberation import Decay, decay_rate, decay_rates, mean_decay, measure_decay, octave_band
-from tests.commands.test_global_conditioning import write_years
 from tests.helpers.fake_piano import HZ, play, play_batch
+from tests.helpers.global_models import write_years
 from tests.helpers.pipeline import assert_refused, call
 
 VALUES = ["year=2008", "year=2009"]

@@ -85,7 +85,7 @@ def expected_shape(form: str, size: dict[str, int]) -> tuple[int, ...]:
 
 def flatten(weights: dict[str, Any]) -> dict[str, np.ndarray]:
     """The arguments of NVWaveNet as one level of named arrays."""
-    flat = {}
+    flat: dict[str, np.ndarray] = {}
     for name, value in weights.items():
         if isinstance(value, list):
             flat |= {f"{name}.{i}": array for i, array in enumerate(value)}
@@ -98,7 +98,7 @@ def unflatten(flat: dict[str, np.ndarray], source: str) -> dict[str, Any]:
     """The opposite of `flatten`. Raises InputError unless every tensor is there, finite float32 of the right shape."""
     try:
         counts = {name: sum(key.startswith(f"{name}.") for key in flat) for name in LISTS}
-        weights = {name: [flat[f"{name}.{i}"] for i in range(n)] for name, n in counts.items()}
+        weights: dict[str, Any] = {name: [flat[f"{name}.{i}"] for i in range(n)] for name, n in counts.items()}
         weights |= {name: flat[name] for name in TENSORS if name not in LISTS}
         weights |= {
             "max_dilation": int(flat["max_dilation"]),

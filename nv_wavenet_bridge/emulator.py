@@ -50,14 +50,17 @@ def emulate(
 
 
 def draw(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """logits [B, A], uniforms [B] -> the first code whose cumulative mass reaches u, in code order; silence if none."""
+    """The first codes, in code order, whose cumulative mass reaches the uniforms [B]; silence where none does.
+
+    logits: [B, A].
+    """
     mass = cumulative(logits)
     reached = uniforms.astype(np.float64)[:, None] <= mass
     return np.where(reached.any(axis=1), reached.argmax(axis=1), SILENT_CODE)
 
 
 def cumulative(logits: np.ndarray) -> np.ndarray:
-    """logits [B, A] -> the upper edges of the codes' bins [B, A]; the last one is 1."""
+    """Map logits [B, A] -> the upper edges of the codes' bins [B, A]; the last one is 1."""
     mass = np.exp(logits - logits.max(axis=1, keepdims=True)).cumsum(axis=1)
     return mass / mass[:, -1:]
 

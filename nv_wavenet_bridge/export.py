@@ -134,8 +134,8 @@ def _check_sizes(model: WaveNet, pieces: list[Piece], data: DataConfig) -> None:
     max_seconds = fold.max_samples(config.n_layers, wide, batch_size) // model.hop / data.midi_hz
     if seconds > max_seconds:
         raise InputError(
-            f"{longest.name} lasts {seconds:.1f} s; nv-wavenet's 32-bit index reaches {max_seconds:.1f} s of conditioning of "
-            f"this model for {batch_size} pieces side by side; use --max_seconds {math.floor(max_seconds * 10) / 10:g}"
+            f"{longest.name} lasts {seconds:.1f} s; nv-wavenet's 32-bit index reaches {max_seconds:.1f} s of "
+            f"conditioning of this model for {batch_size} pieces side by side; use --max_seconds {math.floor(max_seconds * 10) / 10:g}"
             + (", or export fewer at once" if batch_size > 1 else "")
         )
     if not fold.history_fits(config.n_layers, fold.longest_dilation(config), wide, batch_size):

@@ -54,7 +54,8 @@ def obstacles(config: WavenetConfig) -> list[str]:
     if config.n_residual_channels > 64 and config.n_layers > max_layers:
         reasons.append(
             f"n_layers = {config.n_layers}: beyond 64 residual channels nv-wavenet has the persistent kernel only, "
-            f"which keeps three blocks a layer on the GPU; set n_layers = {max_layers} at most, or n_residual_channels = 64"
+            f"which keeps three blocks a layer on the GPU; set n_layers = {max_layers} at most, or "
+            "n_residual_channels = 64"
         )
     return [f"wavenet_config.{reason}" for reason in reasons]
 
@@ -96,7 +97,7 @@ def fold(model: WaveNet, temperature: float = 1.0) -> dict[str, Any]:
     skips = np.split(_array(decoder.skip.weight), n_layers, axis=1)
     skip_biases = [_widened(_array(decoder.skip.bias), skip)] + [np.zeros(skip) for _ in range(n_layers - 1)]
     dilated = [_array(layer.dilated.weight).reshape(2 * n_residual, 2, n_residual) for layer in decoder.layers]
-    residuals = [layer.residual for layer in decoder.layers[:-1]]
+    residuals = [layer.residual for layer in decoder.layers if layer.residual is not None]
     conv_out, conv_end = _head(model, temperature, skip_biases[0], codes)
     weights = {
         "embedding_prev": _widened(prev, codes, wide),
@@ -110,7 +111,7 @@ def fold(model: WaveNet, temperature: float = 1.0) -> dict[str, Any]:
         "skip_weights": [_widened(w, skip, wide) for w in skips],
         "skip_biases": skip_biases,
     }
-    single = {
+    single: dict[str, Any] = {
         name: [_single(v) for v in value] if isinstance(value, list) else _single(value)
         for name, value in weights.items()
     }

@@ -126,7 +126,8 @@ def _check_gpu(read: bundle.Bundle, size: dict[str, int], implementation: str) -
     n_multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
     if implementation == "persistent" and blocks > n_multiprocessors:
         log(
-            f"persistent keeps {blocks} blocks on the GPU, which has {n_multiprocessors} multiprocessors: it may abort here"
+            f"persistent keeps {blocks} blocks on the GPU, which has {n_multiprocessors} multiprocessors: "
+            "it may abort here"
         )
 
 

@@ -1,4 +1,4 @@
-"""Codes of the argmax autoencoder as files: what a piece's context was made of, to be looked at, changed and played.
+"""Files of argmax codes: the codes from which a piece's context is made, to be inspected, changed and played.
 
 NAME.codes.npz, made and read without pickle, holds arrays:
 
@@ -6,9 +6,9 @@ NAME.codes.npz, made and read without pickle, holds arrays:
     codes           int16 [M], each 0..n_codes-1: of the frames first, first + 1, ...
     first           0, or less: upsampling may look at a frame before the piece's first one (and at one after its last)
     n_frames        of the piece; codes must reach to the last one
-    n_codes         how many codes the model has
+    n_codes         the number of codes of the model
     midi_hz         frames per second
-    weights_sha256  whose codes they are; "": not told
+    weights_sha256  of the weights that made them; "": unknown
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ FORMAT = "midi2wave codes 1"
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """The codes of a piece (see above)."""
+    """The argmax codes of a piece (see the module)."""
 
     codes: np.ndarray  # int16 [M]
     first: int

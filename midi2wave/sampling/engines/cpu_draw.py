@@ -40,7 +40,7 @@ def _draw_code(logits: Any, first: int, uniform: np.float32, temperature: np.flo
 @njit(nogil=True, forceinline=True)
 def _draw_amplitude(
     params: Any, first: int, n: int, choice: np.float32, quantile: np.float32, temperature: np.float32
-) -> int:
+) -> np.int64:
     """Draw a component, then the logistic's quantile, as `logistic_mixture.sample` does."""
     largest = params[first]
     for k in range(1, n):
@@ -49,14 +49,14 @@ def _draw_amplitude(
     for k in range(n):
         total += np.float64(np.exp((params[first + k] - largest) / temperature))
     threshold = choice * np.float32(total)
-    below, chosen = 0.0, 0
-    while chosen < n - 1:
-        below += np.float64(np.exp((params[first + chosen] - largest) / temperature))
+    below, component = 0.0, 0
+    while component < n - 1:
+        below += np.float64(np.exp((params[first + component] - largest) / temperature))
         if np.float32(below) > threshold:
             break
-        chosen += 1
-    scale = np.exp(max(params[first + 2 * n + chosen], np.float32(-12)) + np.log(temperature))
-    amplitude = params[first + n + chosen] + scale * np.log(quantile / (np.float32(1) - quantile))
+        component += 1
+    scale = np.exp(max(params[first + 2 * n + component], np.float32(-12)) + np.log(temperature))
+    amplitude = params[first + n + component] + scale * np.log(quantile / (np.float32(1) - quantile))
     value = np.floor(amplitude * np.float32(FULL_SCALE) + np.float32(0.5))
     return np.int64(min(max(value, np.float32(-FULL_SCALE)), np.float32(FULL_SCALE - 1)))
 

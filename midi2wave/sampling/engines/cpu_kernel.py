@@ -225,6 +225,8 @@ def _output_rows(weights: Pointers, group: Pointers, thread: int, scratch0: int,
 @njit(nogil=True)
 def _barrier(flags: Pointer, thread: int, n_threads: int, value: int) -> bool:
     """Wait until all threads of the group have reached `value`; returns False if the group is to stop."""
+    if n_threads == 1:
+        return True
     publish(flags, thread * FLAG_STRIDE, value)
     for other in range(n_threads):
         if other != thread and not await_flag(flags, other * FLAG_STRIDE, value, n_threads * FLAG_STRIDE):
@@ -249,8 +251,13 @@ def _precompute_due_gates(weights: Pointers, group: Pointers, block: Pointers, i
 
 
 @njit(nogil=True, forceinline=True)
-def _run_layers(weights: Pointers, group: Pointers, block: Pointers, i: int, epoch: int) -> None:
-    """Compute the chain of layers, and the next sample's gates. The followers need only `gated` of it."""
+def _run_layers(weights: Pointers, group: Pointers, block: Pointers, i: int, epoch: int, stop: int) -> bool:
+    """Compute the chain of layers, and the next sample's gates. The followers need only `gated` of it.
+
+    Returns False if the group is to stop: the others wait for this thread, and look at that flag while they wait.
+    """
+    if observe(group.flags, stop) != 0:
+        return False
     n_layers, n_rows = weights.n_layers, block.n_rows
     _embed(weights, group, n_rows)
     width = n_rows * weights.n_residual
@@ -265,6 +272,33 @@ def _run_layers(weights: Pointers, group: Pointers, block: Pointers, i: int, epo
             _residual(weights, group, layer, n_rows)
     if i + 1 < block.n_samples:
         _precompute_due_gates(weights, group, block, i + 1)
+    return True
+
+
+@njit(nogil=True, forceinline=True)
+def _add_skip_layers(weights: Pointers, group: Pointers, thread: int, n_rows: int, epoch: int, stop: int) -> bool:
+    """Add all layers' products to this thread's rows of the skip sum; returns False if the group is to stop.
+
+    A follower waits for the layers, which the first thread computes.
+    """
+    n_layers, residual, skip, cuts = weights.n_layers, weights.n_residual, weights.n_skip, weights.skip_cuts
+    for first in range(0, n_layers, LAYERS_PER_SIGNAL):
+        end = min(first + LAYERS_PER_SIGNAL, n_layers)
+        if thread != 0 and not await_flag(group.flags, 0, epoch + end - 1, stop):
+            return False
+        for layer in range(first, end):
+            w0, x0 = layer * skip * residual, layer * n_rows * residual
+            _add_rows(group.skip, skip, weights.skip, w0, residual, cuts, thread, group.gated, x0, n_rows)
+    return True
+
+
+@njit(nogil=True, forceinline=True)
+def _await_followers(flags: Pointer, n_threads: int, value: int, stop: int) -> bool:
+    """Wait until all followers have reached `value`; returns False if the group is to stop."""
+    for other in range(1, n_threads):  # noqa: SIM110 - numba does not compile `all` of a generator.
+        if not await_flag(flags, other * FLAG_STRIDE, value, stop):
+            return False
+    return True
 
 
 @njit(nogil=True)
@@ -275,38 +309,29 @@ def _play(weight_arrays: Weights, group_arrays: ThreadGroup, block_arrays: Block
     product, of the first and of the second output layer.
     """
     weights, group, block = as_pointers(weight_arrays), as_pointers(group_arrays), as_pointers(block_arrays)
-    n_layers, residual, n_rows = weights.n_layers, weights.n_residual, block.n_rows
-    skip, flags, stop = weights.n_skip, group.flags, n_threads * FLAG_STRIDE
-    scratch0, phases = thread * n_rows * max(skip, weights.n_middle), n_layers + 3
+    n_layers, n_rows, flags, stop = weights.n_layers, block.n_rows, group.flags, n_threads * FLAG_STRIDE
+    scratch0, phases = thread * n_rows * max(weights.n_skip, weights.n_middle), n_layers + 3
     if thread == 0:
         _precompute_due_gates(weights, group, block, 0)
     for i in range(block.n_samples):
         epoch = (block.start + i) * phases
-        if thread == 0:
-            if observe(flags, stop) != 0:  # The others wait for this thread, and look at this flag while they wait.
-                return
-            _run_layers(weights, group, block, i, epoch)
+        if thread == 0 and not _run_layers(weights, group, block, i, epoch, stop):
+            return
         _init_skip_rows(weights, group, block, i, thread)
-        for first in range(0, n_layers, LAYERS_PER_SIGNAL):
-            end = min(first + LAYERS_PER_SIGNAL, n_layers)
-            if thread != 0 and not await_flag(flags, 0, epoch + end - 1, stop):
-                return
-            for layer in range(first, end):
-                w0, x0, cuts = layer * skip * residual, layer * n_rows * residual, weights.skip_cuts
-                _add_rows(group.skip, skip, weights.skip, w0, residual, cuts, thread, group.gated, x0, n_rows)
-        if n_threads > 1 and not _barrier(flags, thread, n_threads, epoch + n_layers):
+        if not _add_skip_layers(weights, group, thread, n_rows, epoch, stop):
+            return
+        if not _barrier(flags, thread, n_threads, epoch + n_layers):
             return
         _hidden_rows(weights, group, thread, scratch0, n_rows)
-        if n_threads > 1 and not _barrier(flags, thread, n_threads, epoch + n_layers + 1):
+        if not _barrier(flags, thread, n_threads, epoch + n_layers + 1):
             return
         if weights.output_cuts[thread + 1] > weights.output_cuts[thread]:
             _output_rows(weights, group, thread, scratch0, n_rows)
         if thread != 0:
             publish(flags, thread * FLAG_STRIDE, epoch + n_layers + 2)
             continue
-        for other in range(1, n_threads):
-            if not await_flag(flags, other * FLAG_STRIDE, epoch + n_layers + 2, stop):
-                return
+        if not _await_followers(flags, n_threads, epoch + n_layers + 2, stop):
+            return
         draw(weights, group, block, i)
 
 

@@ -1,7 +1,7 @@
 """The decoder's weights as the contiguous arrays that the CPU engine reads; only this module defines their layout.
 
 Every matrix is cut into blocks of 16 output rows, one per lane, and these into panels of up to four blocks; a panel
-holds its inputs one after the other, so that the inner loop of `simd.multiply` reads memory straight ahead. Channels
+holds its inputs one after the other, so that the inner loop of `simd.multiply` reads memory sequentially. Channels
 are padded with zeros to multiples of 16, which adds nothing to any sum.
 """
 
@@ -70,7 +70,7 @@ class Weights(NamedTuple):
 
 
 def padded(n: int) -> int:
-    """n rounded up to whole lanes."""
+    """Round n up to whole lanes."""
     return -(-n // LANES) * LANES
 
 
@@ -100,12 +100,12 @@ def pack(matrix: np.ndarray, cuts: np.ndarray | None = None, *, bfloat16: bool =
     cuts: bounds in row blocks that no panel crosses, so that each thread's rows lie together.
     """
     inputs = matrix.shape[1]
-    cuts = [0, len(matrix) // LANES] if cuts is None else cuts
+    bounds = [0, len(matrix) // LANES] if cuts is None else cuts.tolist()
     panels = []
-    for begin, end in itertools.pairwise(cuts):
-        block = int(begin)
+    for begin, end in itertools.pairwise(bounds):
+        block = begin
         while block < end:
-            left = int(end) - block
+            left = end - block
             wide = PANEL_BLOCKS if left >= PANEL_BLOCKS else 2 if left >= 2 else 1
             rows = matrix[block * LANES : (block + wide) * LANES]
             # bfloat16 inputs go in pairs, as the processor multiplies them
@@ -168,15 +168,15 @@ def _packed_aux_weights(decoder: Decoder, skip_cuts: np.ndarray) -> tuple[np.nda
     if not inputs:
         return nothing, nothing
     layers = [pack(_gate_rows(_aux_weights(one.cond, one.excitation, commutes), inputs)) for one in decoder.layers]
-    if decoder.output_cond is None:
+    if decoder.output_cond is None or decoder.output_excitation is None:
         return np.concatenate(layers), nothing
     output = _aux_weights(decoder.output_cond, decoder.output_excitation, commutes)
     return np.concatenate(layers), pack(_pad(output, padded(len(output)), inputs), skip_cuts)
 
 
-def _shares(n_blocks: int, shares: list[float]) -> np.ndarray:
-    """Bounds that split n_blocks row blocks in proportion to the shares, [len(shares) + 1]."""
-    return np.rint(np.cumsum([0.0, *shares]) / sum(shares) * n_blocks).astype(np.int64)
+def _split_blocks(n_blocks: int, fractions: list[float]) -> np.ndarray:
+    """Bounds that split n_blocks row blocks in proportion to the fractions, [len(fractions) + 1]."""
+    return np.rint(np.cumsum([0.0, *fractions]) / sum(fractions) * n_blocks).astype(np.int64)
 
 
 def _cuts(skip: int, middle: int, outputs: int, n_threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -188,9 +188,9 @@ def _cuts(skip: int, middle: int, outputs: int, n_threads: int) -> tuple[np.ndar
     followers = [1.0] * (n_threads - 1)
     few = outputs // LANES < 2 * n_threads + 2
     return (
-        _shares(skip // LANES, [0.0 if followers else 1.0, *followers]),
-        _shares(middle // LANES, [1.0, *followers]),
-        _shares(outputs // LANES, [1.0] + [0.0] * len(followers) if few else [1.0, *followers]),
+        _split_blocks(skip // LANES, [0.0 if followers else 1.0, *followers]),
+        _split_blocks(middle // LANES, [1.0, *followers]),
+        _split_blocks(outputs // LANES, [1.0] + [0.0] * len(followers) if few else [1.0, *followers]),
     )
 
 
@@ -201,9 +201,9 @@ def _layer_matrices(decoder: Decoder) -> tuple[list[np.ndarray], list[np.ndarray
     chain, past, skips = [], [], []
     for i, layer in enumerate(decoder.layers):
         taps = np.split(_array(layer.dilated.weight), layer.taps, axis=1)
-        nothing = layer.residual is None  # the last layer has no residual product
-        chain.append(_gate_rows(taps[-1], residual))
-        chain.append(_pad(np.zeros((0, 0)) if nothing else _array(layer.residual.weight), residual, residual))
+        # The last layer has no residual product.
+        product = np.zeros((0, 0)) if layer.residual is None else _array(layer.residual.weight)
+        chain += [_gate_rows(taps[-1], residual), _pad(product, residual, residual)]
         past += [_gate_rows(weight, residual) for weight in taps[:-1]]
         skips.append(_pad(_array(decoder.skip.weight)[:, i * n : (i + 1) * n], skip, residual))
     return chain, past, skips

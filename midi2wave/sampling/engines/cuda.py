@@ -126,8 +126,9 @@ def generate(
         context, excitation = decoder.prepare(*conditioning.block(model, first, count))
         for i, layer in enumerate(decoder.layers):
             step.cond[: count * hop, i] = decoder.layer_conditioning(layer, context, excitation)
-        if step.output_cond is not None:
-            step.output_cond[: count * hop] = decoder.output_conditioning(context, excitation)
+        output_cond = decoder.output_conditioning(context, excitation)
+        if step.output_cond is not None and output_cond is not None:
+            step.output_cond[: count * hop] = output_cond
         step.uniforms[: count * hop] = uniforms(first * hop, count * hop).transpose(0, 1)
         step.position.zero_()
         with _on_device(step.time.device):  # Not around the yield: callers have their own device.

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
 
@@ -15,8 +14,8 @@ V32 = ir.VectorType(I32, LANES)
 VF = ir.VectorType(F32, LANES)
 # Typed as Any: what it decorates is called with values, and defined as a function of their types.
 intrinsic: Any = numba_intrinsic
-# numba's type of an argument.
-Kind = types.Type
+# numba's type of an argument: a numba.types.Type, whose attributes depend on what it is the type of.
+Kind = Any
 # What a function decorated with `numba.extending.intrinsic` returns: its signature, and what generates its code.
 IntrinsicResult = tuple[Any, Callable[[Any, ir.IRBuilder, Any, Any], ir.Value]]
 
@@ -55,7 +54,7 @@ def call_function(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: 
 
 
 def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    """a * b + c of 16 float32 lanes, fused where the processor can."""
+    """Compute a * b + c of 16 float32 lanes, fused where the processor can."""
     return call_function(builder, "llvm.fmuladd.v16f32", VF, [a, b, c])
 
 

@@ -42,7 +42,8 @@ def has_bfloat16() -> bool:
 
     That is this processor, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say.
     """
-    features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    requested = getattr(config, "CPU_FEATURES", None)
+    features = get_host_cpu_features() if requested is None else requested
     return {"+avx512bf16", "+avx512f"} <= set(features.split(","))
 
 
@@ -77,7 +78,7 @@ class _Panel(NamedTuple):
 
 
 def _multiply_add(builder: ir.IRBuilder, form: str, w: ir.Value, inputs: Any, total: ir.Value) -> ir.Value:
-    """total + w * x for one round of the inner loop: an input in float32, two neighbouring ones in bfloat16."""
+    """Compute total + w * x for one round of the inner loop: an input in float32, two neighbouring ones in bfloat16."""
     if form == "float32":
         return fma(builder, builder.bitcast(w, VF), inputs, total)
     if form == "dot":
@@ -193,7 +194,74 @@ def _panel(
     return signature, generate
 
 
-# Like `_panel` it takes pointers with offsets and strides one by one: a tuple of them would be built at every call.
+# Like `_panel`, the functions below take pointers with offsets and strides one by one: a tuple of them would be built
+# at every call. The numbers of blocks and columns are literals, so that each combination is a function of its own.
+@njit(nogil=True, forceinline=True)
+def _four_columns(
+    y: Any,
+    y0: int,
+    y_stride: int,
+    w: Any,
+    w0: int,
+    x: Any,
+    x0: int,
+    x_stride: int,
+    n_inputs: int,
+    width: int,
+) -> None:
+    """`_panel` of four columns and `width` row blocks: 4, 2 or 1."""
+    if width == 4:
+        _panel(y, y0, y_stride, w, w0, x, x0, x_stride, n_inputs, 4, 4)
+    elif width == 2:
+        _panel(y, y0, y_stride, w, w0, x, x0, x_stride, n_inputs, 2, 4)
+    else:
+        _panel(y, y0, y_stride, w, w0, x, x0, x_stride, n_inputs, 1, 4)
+
+
+@njit(nogil=True, forceinline=True)
+def _two_columns(
+    y: Any,
+    y0: int,
+    y_stride: int,
+    w: Any,
+    w0: int,
+    x: Any,
+    x0: int,
+    x_stride: int,
+    n_inputs: int,
+    width: int,
+) -> None:
+    """`_panel` of two columns and `width` row blocks: 4, 2 or 1."""
+    if width == 4:
+        _panel(y, y0, y_stride, w, w0, x, x0, x_stride, n_inputs, 4, 2)
+    elif width == 2:
+        _panel(y, y0, y_stride, w, w0, x, x0, x_stride, n_inputs, 2, 2)
+    else:
+        _panel(y, y0, y_stride, w, w0, x, x0, x_stride, n_inputs, 1, 2)
+
+
+@njit(nogil=True, forceinline=True)
+def _one_column(
+    y: Any,
+    y0: int,
+    y_stride: int,
+    w: Any,
+    w0: int,
+    x: Any,
+    x0: int,
+    x_stride: int,
+    n_inputs: int,
+    width: int,
+) -> None:
+    """`_panel` of one column and `width` row blocks: 4, 2 or 1."""
+    if width == 4:
+        _panel(y, y0, y_stride, w, w0, x, x0, x_stride, n_inputs, 4, 1)
+    elif width == 2:
+        _panel(y, y0, y_stride, w, w0, x, x0, x_stride, n_inputs, 2, 1)
+    else:
+        _panel(y, y0, y_stride, w, w0, x, x0, x_stride, n_inputs, 1, 1)
+
+
 @njit(nogil=True)
 def multiply(
     y: Any,
@@ -222,27 +290,12 @@ def multiply(
         while column < n_columns:
             out, source = row + column * y_stride, x0 + column * x_stride
             if n_columns - column >= 4:
-                if width == 4:
-                    _panel(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, 4, 4)
-                elif width == 2:
-                    _panel(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, 2, 4)
-                else:
-                    _panel(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, 1, 4)
+                _four_columns(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, width)
                 column += 4
             elif n_columns - column >= 2:
-                if width == 4:
-                    _panel(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, 4, 2)
-                elif width == 2:
-                    _panel(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, 2, 2)
-                else:
-                    _panel(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, 1, 2)
+                _two_columns(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, width)
                 column += 2
             else:
-                if width == 4:
-                    _panel(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, 4, 1)
-                elif width == 2:
-                    _panel(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, 2, 1)
-                else:
-                    _panel(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, 1, 1)
+                _one_column(y, out, y_stride, w, weight, x, source, x_stride, n_inputs, width)
                 column += 1
         block += width

@@ -135,7 +135,8 @@ def _check_sizes(model: WaveNet, pieces: list[Piece], data: DataConfig) -> None:
     if seconds > max_seconds:
         raise InputError(
             f"{longest.name} lasts {seconds:.1f} s; nv-wavenet's 32-bit index reaches {max_seconds:.1f} s of "
-            f"conditioning of this model for {batch_size} pieces side by side; use --max_seconds {math.floor(max_seconds * 10) / 10:g}"
+            f"conditioning of this model for {batch_size} pieces side by side; "
+            f"use --max_seconds {math.floor(max_seconds * 10) / 10:g}"
             + (", or export fewer at once" if batch_size > 1 else "")
         )
     if not fold.history_fits(config.n_layers, fold.longest_dilation(config), wide, batch_size):

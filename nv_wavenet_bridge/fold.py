@@ -99,7 +99,7 @@ def fold(model: WaveNet, temperature: float = 1.0) -> dict[str, Any]:
     dilated = [_array(layer.dilated.weight).reshape(2 * n_residual, 2, n_residual) for layer in decoder.layers]
     residuals = [layer.residual for layer in decoder.layers if layer.residual is not None]
     conv_out, conv_end = _head(model, temperature, skip_biases[0], codes)
-    weights = {
+    weights: dict[str, Any] = {
         "embedding_prev": _widened(prev, codes, wide),
         "embedding_curr": _widened(curr + _array(decoder.input.bias), codes, wide),
         "conv_out_weight": conv_out,

@@ -10,7 +10,7 @@ from midi2wave.sampling.engines.simd_elementwise import exp16, max16, sum16
 
 
 @njit(nogil=True, forceinline=True)
-def _draw_code(logits: Any, first: int, uniform: np.float32, temperature: np.float32, mass: Any) -> int:
+def _draw_code(logits: Any, first: int, uniform: np.float32, temperature: np.float32, mass: Any) -> Any:
     """Invert the cumulative distribution in code order, as `logistic_mixture.from_cumulative` does."""
     if temperature != 1:
         for c in range(first, first + 256):
@@ -40,7 +40,7 @@ def _draw_code(logits: Any, first: int, uniform: np.float32, temperature: np.flo
 @njit(nogil=True, forceinline=True)
 def _draw_amplitude(
     params: Any, first: int, n: int, choice: np.float32, quantile: np.float32, temperature: np.float32
-) -> np.int64:
+) -> Any:
     """Draw a component, then the logistic's quantile, as `logistic_mixture.sample` does."""
     largest = params[first]
     for k in range(1, n):

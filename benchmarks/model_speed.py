@@ -1,16 +1,17 @@
-"""What a config's model costs, and how fast it is here: `python wavenet.py` prints it.
+"""Cost and speed of the model of a config: what `python wavenet.py` prints.
 
     python wavenet.py -c config_train.json
-    python wavenet.py -c config_train_paper.json --measure      # also how fast it is here
+    python wavenet.py -c config_train_paper.json --measure      # with its speed on this machine
 
-The cost is counted (`midi2wave/training/model_summary.py`). --measure takes a few training steps on noise (`train.py`'s
-step, before scheduled sampling begins) and plays some notes with every engine that this machine has, each with random
+The cost is counted (`midi2wave/training/model_summary.py`). --measure takes a few training steps on noise (the step of
+`train.py`, before scheduled sampling begins) and generates some notes with every engine of this machine, with random
 weights.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,13 +36,17 @@ from midi2wave.utils.cli import choose_device, log, make_parser, run
 from wavenet import WaveNet, build_model
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config")
-REPEATS = 3  # the best counts: whatever else runs here only makes it slower
-SAMPLING_SECONDS, TRAINING_SECONDS = 1.0, 1.0  # of measuring per repetition
-NOTES_SECONDS = 600  # longer than any engine plays in that time
+# The best repetition counts, since other processes only make it slower.
+REPEATS = 3
+# Duration of a repetition.
+SAMPLING_SECONDS = 1.0
+TRAINING_SECONDS = 1.0
+# Length of the performance: more than any engine generates in that time.
+NOTES_SECONDS = 600
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the cost of one config's model; returns the exit code."""
+    """Print the cost of the model of a config; returns the exit code."""
     arguments = make_parser(__doc__, config="config_train.json")
     arguments.add_argument("--measure", action="store_true", help="measure speeds on this machine too: a minute or so")
     args = arguments.parse_args(argv)
@@ -57,18 +62,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(config: Config) -> dict[str, float]:
-    """Samples per second of training, and of one stream by every engine that runs here."""
+    """Samples per second of training, and of one stream with every engine of this machine."""
     device = choose_device(config.train_config.device)
     speeds = {"training": training_speed(config, device)}
     for engine in ("torch", "numba", *(["cuda"] if device.type == "cuda" else [])):
-        speeds[f"sampling_{engine}"] = sampling_speed(
-            config, device if engine == "cuda" else torch.device("cpu"), engine
-        )
+        engine_device = device if engine == "cuda" else torch.device("cpu")
+        speeds[f"sampling_{engine}"] = sampling_speed(config, engine_device, engine)
     return speeds
 
 
 def training_speed(config: Config, device: torch.device) -> float:
-    """Samples per second of training: steps of one pass each, as many crops as train.py would pass at once."""
+    """Samples per second of training, with steps of one micro-batch as train.py would choose it."""
     settings, data = config.train_config, config.data_config
     keep_freed_memory()
     state = make_unsaved_run(config, device, choose_precision(settings.precision, device))
@@ -77,8 +81,11 @@ def training_speed(config: Config, device: torch.device) -> float:
     state.model.decoder.gates = compiled or GateKernels(recompute=recompute)
     n_crops, n_samples = state.micro_batch_size, crop_samples(data)
     format_name = str(state.precision).removeprefix("torch.")
-    log(f"training: {n_crops} crops of {data.segment_length:g} s in {format_name} on {device}, "
-         f"gates {'compiled' if compiled else 'not compiled'}, {torch.get_num_threads()} threads")  # fmt: skip
+    gates = "compiled" if compiled else "not compiled"
+    log(
+        f"training: {n_crops} crops of {data.segment_length:g} s in {format_name} on {device}, gates {gates}, "
+        f"{torch.get_num_threads()} threads"
+    )
     batch = noise_crops(state.model, data, n_crops, n_samples)
 
     def step() -> int:
@@ -91,11 +98,16 @@ def training_speed(config: Config, device: torch.device) -> float:
 
 
 def noise_crops(model: WaveNet, data: DataConfig, n_crops: int, n_samples: int) -> dict[str, Tensor]:
-    """Crops of noise, as `dataset.Crops` gives them: how long a step takes does not depend on what they hold.
+    """A batch of noise in the form of `Crops`: the time of a step does not depend on its content.
 
-    They lie where the model is: for a loader's batches, in pinned memory, the host does not wait either.
+    Args:
+        model: The model; the batch is on its device, since the host does not wait for batches in pinned memory either.
+        data: Its data config.
+        n_crops: Batch size.
+        n_samples: Samples of a crop.
     """
-    generator, (low, high) = torch.Generator().manual_seed(0), (-3000, 3000) if model.decoder.mixture else (0, 256)
+    generator = torch.Generator().manual_seed(0)
+    low, high = (-3000, 3000) if model.decoder.mixture else (0, 256)
     history = torch.randint(low, high, (n_crops, model.decoder.taps + n_samples), generator=generator)
     frames = sum(model.context_frames) + n_samples // model.hop
     n_rows = n_features(data.features) + len(data.global_values)
@@ -112,29 +124,38 @@ def sampling_speed(config: Config, device: torch.device, engine: str) -> float:
     """Samples per second of one stream, conditioning included."""
     torch.manual_seed(0)
     model, data = build_model(config).to(device).eval(), config.data_config
-    rng = np.random.default_rng(0)
-    onset = np.sort(rng.uniform(0, NOTES_SECONDS, 10 * NOTES_SECONDS))  # ten notes a second all over the keyboard
-    pitch, velocity = rng.integers(21, 109, len(onset)), rng.integers(30, 110, len(onset))
-    given = conditioning([Performance(onset, onset + 0.4, pitch, velocity, {})], data, device)
+    inputs = conditioning([random_performance(0, NOTES_SECONDS)], data, device)
     uniforms = seeded_uniforms(0, [0], model.uniforms_per_sample, device)
-    arguments = (model, given, uniforms, 1, NOTES_SECONDS * data.midi_hz)
-    if engine == "torch":  # its usual blocks take seconds
+    arguments = (model, inputs, uniforms, 1, NOTES_SECONDS * data.midi_hz)
+    if engine == "torch":  # Its default blocks take seconds.
         blocks = wavenet.generate(*arguments, block_frames=2)
     else:
         blocks = engines.generate(*arguments, options=SamplingOptions(sampler=engine))
-    next(blocks)  # compiles
+    next(blocks)  # The first block compiles the kernels.
     try:
         return rate(lambda: next(blocks).numel(), SAMPLING_SECONDS)
     finally:
-        blocks.close()
+        cast(Generator[Tensor, None, None], blocks).close()
+
+
+def random_performance(seed: int, seconds: float) -> Performance:
+    """Random notes over the whole keyboard, ten per second."""
+    rng = np.random.default_rng(seed)
+    onset = np.sort(rng.uniform(0, seconds, round(10 * seconds)))
+    return Performance(onset, onset + 0.4, rng.integers(21, 109, len(onset)), rng.integers(30, 110, len(onset)), {})
 
 
 def rate(step: Callable[[], int], seconds: float) -> float:
-    """How many samples a second a step makes, which returns how many it made: the best of some stretches."""
+    """Samples per second of a function, the best of some repetitions.
+
+    Args:
+        step: Makes some samples, and returns how many.
+        seconds: Duration of a repetition.
+    """
     best = 0.0
     for _ in range(REPEATS):
-        began, done = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - began) < seconds or not done:
+        start, done = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < seconds or not done:
             done += step()
         best = max(best, done / elapsed)
     return best

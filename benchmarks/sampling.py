@@ -29,8 +29,8 @@ from numba import njit
 from tqdm import tqdm
 
 import wavenet
+from benchmarks.model_speed import random_performance
 from midi2wave.config import Config, load_config
-from midi2wave.midi.performance import Performance
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines.cpu_weights import aligned, pack, pack_decoder, to_bfloat16
 from midi2wave.sampling.engines.simd import as_pointers, has_bfloat16, multiply
@@ -157,18 +157,11 @@ def limit(model: WaveNet, case: Case, rates: dict[str, float], reading: dict[tup
     return case.streams / seconds
 
 
-def performance(seed: int, seconds: float) -> Performance:
-    """Random notes over the whole keyboard, ten per second."""
-    rng = np.random.default_rng(seed)
-    onset = np.sort(rng.uniform(0, seconds, round(10 * seconds)))
-    return Performance(onset, onset + 0.4, rng.integers(21, 109, len(onset)), rng.integers(30, 110, len(onset)), {})
-
-
 def speed(model: WaveNet, config: Config, case: Case) -> float:
     """Samples per second of all streams together."""
     data, best, device = config.data_config, 0.0, torch.device("cuda" if case.engine == "cuda" else "cpu")
     model = model.to(device)
-    performances = [performance(stream, 120) for stream in range(case.streams)]
+    performances = [random_performance(stream, 120) for stream in range(case.streams)]
     for _ in range(REPEATS):
         inputs = conditioning(performances, data, device)
         uniforms = seeded_uniforms(0, list(range(case.streams)), model.uniforms_per_sample, device)
@@ -242,7 +235,7 @@ def first_block(prefix_seconds: float = 2.0) -> None:
     prefix = torch.full((1, round(prefix_seconds * data.midi_hz) * model.hop), 128)
     for _ in range(REPEATS):
         start = time.perf_counter()
-        inputs = conditioning([performance(0, 10)], data, torch.device("cpu"))
+        inputs = conditioning([random_performance(0, 10)], data, torch.device("cpu"))
         uniforms = seeded_uniforms(0, [0], 1)
         blocks = engines.generate(model, inputs, uniforms, 1, 10 * data.midi_hz, prefix=prefix)
         next(blocks)
@@ -301,7 +294,7 @@ def main() -> None:
     args = arguments.parse_args()
     if args.only_start:
         model, config = build("reference")
-        inputs = conditioning([performance(0, 1)], config.data_config, torch.device("cpu"))
+        inputs = conditioning([random_performance(0, 1)], config.data_config, torch.device("cpu"))
         next(engines.generate(model, inputs, seeded_uniforms(0, [0], 1), 1, 4))
         return
     if not any(case.engine in args.engine for case in cases()):

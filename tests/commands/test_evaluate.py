@@ -47,11 +47,14 @@ def clips(tmp_path_factory):
 
 @pytest.fixture
 def options(pipeline, clips, tmp_path):
-    return ["-c", pipeline.config, *settings(
-        f"evaluate_config.model_filename={pipeline.folder}/run", f"evaluate_config.test_dir={clips}/test",
-        f"evaluate_config.output_dir={tmp_path}/out", "evaluate_config.counterfactuals=false",
+    overrides = settings(
+        f"evaluate_config.model_filename={pipeline.folder}/run",
+        f"evaluate_config.test_dir={clips}/test",
+        f"evaluate_config.output_dir={tmp_path}/out",
+        "evaluate_config.counterfactuals=false",
         "evaluate_config.device=cpu",
-    )]  # fmt: skip
+    )
+    return ["-c", pipeline.config, *overrides]
 
 
 @pytest.fixture
@@ -87,10 +90,13 @@ def play_midi(performance, n):
 
 
 def test_the_command_with_an_untrained_model(pipeline, tmp_path):
-    done = command("evaluate.py", "-c", pipeline.config, "--json", *settings(
-        f"evaluate_config.model_filename={pipeline.folder}/run", f"evaluate_config.test_dir={pipeline.folder}/test",
-        f"evaluate_config.output_dir={tmp_path}/out", "evaluate_config.counterfactuals=false",
-    ))  # fmt: skip
+    overrides = settings(
+        f"evaluate_config.model_filename={pipeline.folder}/run",
+        f"evaluate_config.test_dir={pipeline.folder}/test",
+        f"evaluate_config.output_dir={tmp_path}/out",
+        "evaluate_config.counterfactuals=false",
+    )
+    done = command("evaluate.py", "-c", pipeline.config, "--json", *overrides)
     assert done.code == 0, done.err
     assert done.result.keys() >= KEYS
     assert done.result["nll_true"] > 0 and len(done.result["conditioning_ratios"]) == 2

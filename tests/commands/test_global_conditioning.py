@@ -11,7 +11,7 @@ import inference
 import train
 from midi2wave import checkpoint
 from midi2wave.audio import io as audio_io
-from midi2wave.audio.pcm import level_db
+from midi2wave.audio.pcm import level_db, to_pcm
 from midi2wave.config import (
     config_from_dict,
     load_config,
@@ -110,27 +110,16 @@ def test_the_preset_has_every_year_of_its_recordings():
 
 
 def toy_notes(rng, seconds) -> Performance:
+    """Notes of one pitch with pauses between them."""
     onset = np.arange(0.1, seconds - 0.5, 0.8) + rng.uniform(0, 0.1)
     n = len(onset)
     offset = onset + rng.uniform(0.15, 0.3, n)
     return Performance(onset, offset, np.full(n, 60), np.full(n, 80), {pedal: np.zeros((0, 2)) for pedal in PEDALS})
 
 
-def learn(folder, sound, steps, **blocks):
-    """Train a tiny model on recordings of two years, whose audio is `sound(performance, seconds, year, rng)`."""
-    rng, rows, seconds = np.random.default_rng(0), [], 12.0
-    processed_folder.begin_folder(folder / "train", {"preprocess_config": {"audio_hz": TOY_HZ}}, force=False)
-    for index in range(6):
-        performance, year = toy_notes(rng, seconds), 2008 + index % 2
-        pcm = (
-            np.rint(FULL_SCALE * sound(performance, seconds, year, rng))
-            .clip(-FULL_SCALE, FULL_SCALE - 1)
-            .astype(np.int16)
-        )
-        rows.append(Row(index, "", "", "train", year, seconds, len(pcm), len(performance.onset), "", ""))
-        processed_folder.write_recording(folder / "train", rows[-1], pcm, performance)
-    processed_folder.finish_folder(folder / "train", rows)
-    config = {
+def toy_config(folder, steps):
+    """The blocks of a tiny model that distinguishes two years."""
+    return {
         "train_config": {
             "output_directory": str(folder / "run"),
             "steps": steps,
@@ -172,6 +161,19 @@ def learn(folder, sound, steps, **blocks):
             "lookahead_ms": 4.0,
         },
     }
+
+
+def learn(folder, sound, steps, **blocks):
+    """Train a tiny model on recordings of two years, whose audio is `sound(performance, seconds, year, rng)`."""
+    rng, rows, seconds = np.random.default_rng(0), [], 12.0
+    processed_folder.begin_folder(folder / "train", {"preprocess_config": {"audio_hz": TOY_HZ}}, force=False)
+    for index in range(6):
+        performance, year = toy_notes(rng, seconds), 2008 + index % 2
+        pcm, _ = to_pcm(sound(performance, seconds, year, rng))
+        rows.append(Row(index, "", "", "train", year, seconds, len(pcm), len(performance.onset), "", ""))
+        processed_folder.write_recording(folder / "train", rows[-1], pcm, performance)
+    processed_folder.finish_folder(folder / "train", rows)
+    config = toy_config(folder, steps)
     state = create_or_resume_run(
         config_from_dict({name: config[name] | blocks.get(name, {}) for name in config}, "toy"), force=False
     )

@@ -20,7 +20,7 @@ LAYERS = (
     "midi2wave.data midi2wave.demo_dataset wavenet logistic_mixture",
     "midi2wave.sampling midi2wave.checkpoint",
     "midi2wave.training midi2wave.evaluation nv_wavenet_bridge",
-    "midi2wave COMMANDS benchmarks",
+    "midi2wave midi2wave.api COMMANDS benchmarks",
 )
 LIBRARY_AT_TOP_LEVEL = ("wavenet", "logistic_mixture")
 MAX_TOP_LEVEL_FILES = 13

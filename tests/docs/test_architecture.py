@@ -29,9 +29,14 @@ MAX_PARAMETERS = 8
 MAX_TEST_NAME_LENGTH = 60
 
 # Exceptions from the limits, each with its reason.
-LONG_MODULES = {"midi2wave/config.py": "declarative: every option with its default and documentation"}
+LONG_MODULES = {
+    "midi2wave/config.py": "declarative: every option with its default and documentation",
+    "wavenet.py": "the whole model on one page: context stack, decoder, likelihood and cached sampler",
+}
 LONG_FUNCTIONS: dict[str, str] = {}
-MANY_PARAMETERS: dict[str, str] = {}
+MANY_PARAMETERS: dict[str, str] = {
+    "wavenet.py:generate": "the reference sampler: SamplingOptions belong to a later layer",
+}
 
 until_the_move = pytest.mark.xfail(strict=False, reason="until the move is complete")
 

@@ -25,15 +25,23 @@ from wavenet import build_model
 
 
 def make_config(**wavenet) -> Config:
-    small = {"n_mixtures": 2, "n_layers": 2, "max_dilation": 2, "n_residual_channels": 4,
-             "n_skip_channels": 4, "n_out_channels": 4, "n_cond_channels": 4}  # fmt: skip
+    small = {
+        "n_mixtures": 2,
+        "n_layers": 2,
+        "max_dilation": 2,
+        "n_residual_channels": 4,
+        "n_skip_channels": 4,
+        "n_out_channels": 4,
+        "n_cond_channels": 4,
+    }
     return Config(
         data_config=DataConfig(features=["pedals"], audio_hz=4000),
         wavenet_config=WavenetConfig(**{**small, **wavenet}),
-        cond_wavenet_config=CondWavenetConfig(n_layers=2, max_dilation=2, n_residual_channels=4, n_skip_channels=4,
-                                              lookahead_ms=4.0),
+        cond_wavenet_config=CondWavenetConfig(
+            n_layers=2, max_dilation=2, n_residual_channels=4, n_skip_channels=4, lookahead_ms=4.0
+        ),
         train_config=TrainConfig(output_directory="run"),
-    )  # fmt: skip
+    )
 
 
 CONFIG = make_config()

@@ -15,14 +15,38 @@ HOP, N_FEATURES, N_EXCITATION = 16, 5, 2
 N_FRAMES = 12
 
 
-def make_model(output="logistic_mixture", kernel_size=2, upsampling="linear", lookahead_ms=8.0, n_mels=0,
-               n_excitation=N_EXCITATION, dtype=torch.float64, **options):  # fmt: skip
+def make_model(
+    output="logistic_mixture",
+    kernel_size=2,
+    upsampling="linear",
+    lookahead_ms=8.0,
+    n_mels=0,
+    n_excitation=N_EXCITATION,
+    dtype=torch.float64,
+    **options,
+):
     torch.manual_seed(1)
-    config = WavenetConfig(output=output, n_mixtures=3, n_layers=6, max_dilation=8, kernel_size=kernel_size,
-                           n_residual_channels=8, n_skip_channels=12, n_out_channels=10, n_cond_channels=7,
-                           **options)  # fmt: skip
-    cond = CondWavenetConfig(n_layers=4, max_dilation=4, n_residual_channels=6, n_skip_channels=6,
-                             lookahead_ms=lookahead_ms, upsampling=upsampling, n_mels=n_mels)  # fmt: skip
+    config = WavenetConfig(
+        output=output,
+        n_mixtures=3,
+        n_layers=6,
+        max_dilation=8,
+        kernel_size=kernel_size,
+        n_residual_channels=8,
+        n_skip_channels=12,
+        n_out_channels=10,
+        n_cond_channels=7,
+        **options,
+    )
+    cond = CondWavenetConfig(
+        n_layers=4,
+        max_dilation=4,
+        n_residual_channels=6,
+        n_skip_channels=6,
+        lookahead_ms=lookahead_ms,
+        upsampling=upsampling,
+        n_mels=n_mels,
+    )
     model = WaveNet(config, cond, n_features=N_FEATURES, n_excitation=n_excitation, audio_hz=4000, midi_hz=250)
     if upsampling == "transposed":
         torch.nn.init.normal_(model.decoder.upsampling.window.weight, std=0.3)
@@ -77,8 +101,9 @@ def test_cached_steps_give_the_parallel_pass(dtype, tolerance, output, kernel_si
         context, excitation = model.decoder.prepare(*conditioning.block(model, 0, N_FRAMES))
         cond = torch.stack([model.decoder.layer_conditioning(x, context, excitation) for x in model.decoder.layers], 1)
         for t in range(samples.shape[1]):
-            torch.testing.assert_close(caches.step(model.decoder, t, cond[t]), expected[..., t],
-                                       rtol=tolerance, atol=tolerance)  # fmt: skip
+            torch.testing.assert_close(
+                caches.step(model.decoder, t, cond[t]), expected[..., t], rtol=tolerance, atol=tolerance
+            )
             caches.push(samples[:, t])
 
 
@@ -169,13 +194,21 @@ def test_amplitudes_of_samples_and_codes():
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 def test_the_default_size_is_exact_too(output):
     torch.manual_seed(0)
-    model = WaveNet(WavenetConfig(output=output), CondWavenetConfig(), n_features=N_FEATURES, n_excitation=N_EXCITATION,
-                    audio_hz=4000, midi_hz=250).eval()  # fmt: skip
+    model = WaveNet(
+        WavenetConfig(output=output),
+        CondWavenetConfig(),
+        n_features=N_FEATURES,
+        n_excitation=N_EXCITATION,
+        audio_hz=4000,
+        midi_hz=250,
+    ).eval()
     rng = np.random.default_rng(0)
     features = torch.from_numpy(rng.random((2, N_FEATURES, 400))).float()
     excitation = torch.from_numpy(rng.normal(size=(2, N_EXCITATION, 40 * HOP))).float()
-    conditioning = Conditioning(lambda first, n: features[..., first + 200 : first + 200 + n],
-                                lambda first, n: excitation[..., first * HOP : (first + n) * HOP])  # fmt: skip
+    conditioning = Conditioning(
+        lambda first, n: features[..., first + 200 : first + 200 + n],
+        lambda first, n: excitation[..., first * HOP : (first + n) * HOP],
+    )
     samples = random_samples(model, n_frames=40)
     with torch.inference_mode():
         expected = parallel(model, samples, conditioning)

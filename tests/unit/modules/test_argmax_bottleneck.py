@@ -47,8 +47,10 @@ def make_bottleneck(scale=2.0) -> ArgmaxBottleneck:
 def test_normalized_relu_by_hand():
     q = normalized_relu(frames([3, 1, -5, 0], [0.2, 0.2, 0.6, 1.0]))
     low = MIN_SUM / K
-    expected = frames([(3 + low) / (4 + MIN_SUM), (1 + low) / (4 + MIN_SUM), low / (4 + MIN_SUM), low / (4 + MIN_SUM)],
-                      [(x + low) / (2 + MIN_SUM) for x in (0.2, 0.2, 0.6, 1)])  # fmt: skip
+    expected = frames(
+        [(3 + low) / (4 + MIN_SUM), (1 + low) / (4 + MIN_SUM), low / (4 + MIN_SUM), low / (4 + MIN_SUM)],
+        [(x + low) / (2 + MIN_SUM) for x in (0.2, 0.2, 0.6, 1)],
+    )
     torch.testing.assert_close(q, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(q, frames([0.75, 0.25, 0, 0], [0.1, 0.1, 0.3, 0.5]), rtol=0, atol=2e-4)
 
@@ -172,11 +174,26 @@ def test_a_stack_begins_with_the_codes_of_its_frames(batch_size):
 def make_model(output="categorical", kernel_size=2, upsampling="linear", n_excitation=3, n_codes=6) -> WaveNet:
     """As `sampler_models.make_model`, with codes that change from frame to frame."""
     torch.manual_seed(1)
-    sizes = {"n_mixtures": 3, "n_layers": 7, "max_dilation": 32, "n_residual_channels": 20, "n_skip_channels": 37,
-             "n_out_channels": 50, "n_cond_channels": 7}  # fmt: skip
+    sizes = {
+        "n_mixtures": 3,
+        "n_layers": 7,
+        "max_dilation": 32,
+        "n_residual_channels": 20,
+        "n_skip_channels": 37,
+        "n_out_channels": 50,
+        "n_cond_channels": 7,
+    }
     config = WavenetConfig(output=output, kernel_size=kernel_size, **sizes)
-    cond = CondWavenetConfig(n_layers=2, max_dilation=2, n_residual_channels=6, n_skip_channels=6, lookahead_ms=4.0,
-                             upsampling=upsampling, n_codes=n_codes, code_scale=3.0)  # fmt: skip
+    cond = CondWavenetConfig(
+        n_layers=2,
+        max_dilation=2,
+        n_residual_channels=6,
+        n_skip_channels=6,
+        lookahead_ms=4.0,
+        upsampling=upsampling,
+        n_codes=n_codes,
+        code_scale=3.0,
+    )
     model = WaveNet(config, cond, n_features=5, n_excitation=n_excitation, audio_hz=3000, midi_hz=250)
     with torch.no_grad():
         torch.nn.init.normal_(model.decoder.output.weight, std=0.5)

@@ -20,8 +20,15 @@ def make(taps=2, aux_inputs=2, dilations=(1, 2, 16, 32), dtype=torch.float64, se
     layers = []
     for i, dilation in enumerate(dilations):
         last = i == len(dilations) - 1
-        layers.append(LayerWeights(dilation, random(2 * R, taps * R), random(2 * R, aux_inputs),
-                                   None if last else random(R, R), None if last else random(R)))  # fmt: skip
+        layers.append(
+            LayerWeights(
+                dilation,
+                random(2 * R, taps * R),
+                random(2 * R, aux_inputs),
+                None if last else random(R, R),
+                None if last else random(R),
+            )
+        )
     return random(T * BATCH, R + aux_inputs), random(N_FRAMES + 1, BATCH, len(layers), 2 * R), layers
 
 
@@ -82,8 +89,9 @@ def test_in_bfloat16_it_is_the_same_but_for_rounding(recompute):
     x, frames, layers = make()
     expected, expected_grads = gradients(plain, x, frames, ramp_of("linear"), layers)
     low = (x.detach().bfloat16().requires_grad_(), frames.detach().bfloat16().requires_grad_())
-    values, grads = gradients(residual_stack, *low, ramp_of("linear", torch.bfloat16), layers,
-                                   GateKernels(recompute=recompute))  # fmt: skip
+    values, grads = gradients(
+        residual_stack, *low, ramp_of("linear", torch.bfloat16), layers, GateKernels(recompute=recompute)
+    )
     assert values.dtype == torch.bfloat16 and all(g.dtype == torch.float64 for g in grads[2:])
     for a, b in zip((values, *grads), (expected, *expected_grads), strict=True):
         assert (a.double() - b).norm() < 0.02 * b.norm()

@@ -36,6 +36,7 @@ import numpy as np
 
 from midi2wave import checkpoint
 from midi2wave.checkpoint import LoadedCheckpoint
+from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.config import DataConfig, InferenceConfig, load_config
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.sampling import folding
@@ -216,7 +217,7 @@ def _code_pieces(
         raise InputError(
             f"{source} has no codes to be played; train one with cond_wavenet_config.n_codes, or use --midi"
         )
-    if data.excitation:
+    if n_excitation(data):
         raise InputError(
             f"{source} needs notes beside its codes, which files of codes do not hold (data_config.excitation = true); "
             "train one with false, or use --midi"

@@ -4,7 +4,7 @@
 
 For every key with enough notes, the frequency, amplitude, decay and onset phase of its 16 partials are measured in the
 sound as the model receives it (after pre-emphasis), and how amplitudes grow with velocity. The config that is written
-contains them (data_config.partial_hz and so on). Phases need labels that agree with the sound within a part of a period;
+contains them (data_config.partial_hz etc.). Phases need labels that agree with the sound within a part of a period;
 elsewhere they remain 0, and `align_labels.py` can correct the labels first. Keys and partials that could not be
 measured are interpolated between their neighbours. With data_config.global_values of one column, such as years, the
 recordings of each value are measured separately: they may be of another piano, tuning or set of microphones.
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.config import Config, load_config
 from midi2wave.data.partial_tracking import PartialMeasurement, measure_partials
 from midi2wave.data.processed_folder import ProcessedFolder
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out.exists() and not args.force:
         raise InputError(f"{args.out} is there already; choose another name, or use --force")
     folder, data = ProcessedFolder(args.data), config.data_config
-    if not data.excitation:
+    if not n_excitation(data):
         raise InputError(f"{args.config}: data_config.excitation = false: there is nothing to measure for")
     folder.check_rate(data.audio_hz)
     parts = folder.split_by_label(data.global_values)

@@ -7,7 +7,7 @@ import torch
 from midi2wave.audio.mu_law import mu_law_decode
 from midi2wave.config import CondWavenetConfig, WavenetConfig
 from midi2wave.evaluation.conditioning_ratios import conditioning_ratios
-from midi2wave.modules.residual_layer import ALIGNED_COLUMNS, dilations
+from midi2wave.modules.residual_layer import ALIGNED_COLUMNS
 from midi2wave.sampling.uniforms import seeded_uniforms
 from wavenet import Caches, Conditioning, ContextStack, Decoder, WaveNet, generate
 
@@ -73,12 +73,6 @@ def parallel(model, samples, conditioning):
 def random_samples(model, n_streams=2, n_frames=N_FRAMES, seed=3):
     low, high = (-30000, 30000) if model.decoder.mixture else (0, 256)
     return torch.randint(low, high, (n_streams, n_frames * HOP), generator=torch.Generator().manual_seed(seed))
-
-
-def test_dilations_double_and_start_again_after_the_largest():
-    assert dilations(12, 512) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1, 2]
-    assert dilations(9, 100) == [1, 2, 4, 8, 16, 32, 64, 1, 2]  # nv-wavenet's rule for odd limits
-    assert dilations(3, 1) == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -309,25 +303,6 @@ def test_a_crop_of_the_context_equals_the_whole():
     torch.testing.assert_close(crop, whole[..., 10:19], rtol=0, atol=1e-12)
 
 
-def test_linear_upsampling_reaches_each_frame_at_its_start():
-    upsampling = make_model(upsampling="linear").decoder.upsampling
-    frames = torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1)
-    expected = torch.cat([torch.arange(HOP) / HOP, 1 + 2 * torch.arange(HOP) / HOP])
-    torch.testing.assert_close(upsampling(frames).flatten(), expected)
-
-
 def test_a_lookahead_beyond_the_receptive_field_is_refused():
     with pytest.raises(ValueError, match="lookahead_ms"):
         make_model(lookahead_ms=400.0)
-
-
-def test_uniforms_depend_on_seed_stream_and_time_only():
-    whole = seeded_uniforms(3, [4, 9], 2)(0, 100)
-    assert whole.dtype == torch.float32 and whole.shape == (2, 100, 2)
-    for first, n in ((0, 1), (1, 5), (17, 40), (99, 1)):
-        assert torch.equal(seeded_uniforms(3, [4, 9], 2)(first, n), whole[:, first : first + n])
-    assert torch.equal(seeded_uniforms(3, [9], 2)(0, 100)[0], whole[1])
-    assert not torch.equal(seeded_uniforms(4, [9], 2)(0, 100)[0], whole[1])
-    many = seeded_uniforms(0, [0], 1)(0, 200_000)
-    assert 0 < many.min() < 1e-4 and 1 - 1e-4 < many.max() < 1
-    assert abs(many.mean() - 0.5) < 0.003

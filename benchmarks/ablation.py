@@ -206,7 +206,7 @@ def train_variant(args: Namespace, name: str, seed: int, folder: Path) -> None:
     steps = result["step"]
     if steps < args.steps:
         # The exit code is 0 all the same: the training was asked to stop, and has saved its state.
-        raise InputError(f"stopped at step {steps} of {args.steps}; the same command goes on from there")
+        raise InputError(f"stopped at step {steps} of {args.steps}; the same command resumes there")
     cpu_seconds = seconds * steps / (steps - first_step) if first_step < steps else None
     trained = {"steps": steps, "cpu_seconds": cpu_seconds, "resumed_at": first_step}
     write_text(folder / TRAINED_NAME, json.dumps(trained) + "\n")

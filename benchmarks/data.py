@@ -96,7 +96,7 @@ def best_seconds(*functions: Callable[[], object], repeats: int = 3) -> list[flo
 
 
 def compare_resamplers(paths: list[Path], folder: Path) -> dict[str, float]:
-    """x real time of one process on a file of each sample rate: ours, librosa, sox and ffmpeg.
+    """Speed, as a multiple of real time, of one process on a file of each sample rate: ours, librosa, sox and ffmpeg.
 
     Args:
         paths: Wav files.

@@ -84,7 +84,7 @@ def performance_frames(seconds: float, midi_hz: int) -> int:
     # Rounding noise must not add a frame.
     n_frames = math.ceil(seconds * midi_hz - 1e-6)
     if n_frames < 1:
-        raise InputError("ends as it begins; raise inference_config.tail_seconds to hear it")
+        raise InputError("ends as it begins; raise inference_config.tail_seconds")
     return n_frames
 
 

@@ -64,8 +64,8 @@ def plain(pipeline, tmp_path_factory):
 
 def play(plain, run, out, *options, **overrides):
     keys = {"model_filename": run[0], "tail_seconds": 0, "mode": "free"} | overrides
-    given = settings(*(f"inference_config.{name}={value}" for name, value in keys.items()))
-    return call(inference, "-c", plain, "--out", out, "--json", *given, *options)
+    call_options = settings(*(f"inference_config.{name}={value}" for name, value in keys.items()))
+    return call(inference, "-c", plain, "--out", out, "--json", *call_options, *options)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,8 @@ def test_saved_codes_play_the_same_samples(plain, run, played, tmp_path):
     assert (tmp_path / "out/a.png").is_file() and "a.wav" in (tmp_path / "out/index.html").read_text()
 
     # an edited file of codes beside its old wav would be taken for done
-    here = play(plain, run, played, "--codes", played / "a.codes.npz")
-    assert here.code == 2 and "where results go; choose another folder" in here.err
+    refused = play(plain, run, played, "--codes", played / "a.codes.npz")
+    assert refused.code == 2 and "where results go; choose another folder" in refused.err
 
 
 @pytest.mark.parametrize("overrides", [{"guidance": 3.0}, {"sampler": "torch"}, {"batch_size": 1, "temperature": 0.7}])
@@ -151,8 +151,8 @@ def test_bad_files_are_left_out_and_named(plain, run, played, tmp_path):
         "other": {"weights_sha256": "0" * 64},
     }.items():
         save_codes(tmp_path / f"{name}.codes.npz", type(codes)(**vars(codes) | wrong))
-    given = [tmp_path / f"{name}.codes.npz" for name in ("cut", "rate", "more", "other", "gone")]
-    done = play(plain, run, tmp_path / "out", "--codes", *given)
+    call_options = [tmp_path / f"{name}.codes.npz" for name in ("cut", "rate", "more", "other", "gone")]
+    done = play(plain, run, tmp_path / "out", "--codes", *call_options)
     assert_failed(
         done,
         1,
@@ -163,15 +163,17 @@ def test_bad_files_are_left_out_and_named(plain, run, played, tmp_path):
     )
     assert done.result["wavs"] == ["other.wav"]
     assert "other: other weights wrote these codes" in done.err
-    assert_failed(play(plain, run, tmp_path / "none", "--codes", given[0]), 2, cut="not a whole file of codes")
+    assert_failed(play(plain, run, tmp_path / "none", "--codes", call_options[0]), 2, cut="not a whole file of codes")
     long = play(plain, run, tmp_path / "none", "--codes", played / "a.codes.npz", max_seconds=0.01)
     assert_failed(long, 2, a="raise inference_config.max_seconds")
 
 
 def test_models_that_play_no_codes_say_so(pipeline, plain, run, played, tmp_path):
-    given = ("--codes", played / "a.codes.npz")
+    call_options = ("--codes", played / "a.codes.npz")
     codeless = (pipeline.folder / "run",)
-    assert_refused(play(plain, codeless, tmp_path / "out", *given), "has no codes", "cond_wavenet_config.n_codes")
+    assert_refused(
+        play(plain, codeless, tmp_path / "out", *call_options), "has no codes", "cond_wavenet_config.n_codes"
+    )
     excited = tmp_path / "excited"
     assert (
         call(
@@ -186,9 +188,9 @@ def test_models_that_play_no_codes_say_so(pipeline, plain, run, played, tmp_path
         ).code
         == 0
     )
-    assert_refused(play(plain, (excited,), tmp_path / "out", *given), "data_config.excitation", "--midi")
+    assert_refused(play(plain, (excited,), tmp_path / "out", *call_options), "data_config.excitation", "--midi")
     assert_refused(
-        play(plain, run, tmp_path / "out", *given, "--midi", "a.mid"), "--codes and --midi exclude each other"
+        play(plain, run, tmp_path / "out", *call_options, "--midi", "a.mid"), "--codes and --midi exclude each other"
     )
     assert not (tmp_path / "out").exists()
 
@@ -232,7 +234,7 @@ def test_preset_has_codes_without_excitation():
 
 @pytest.mark.slow
 def test_the_codes_carry_the_notes(tmp_path):
-    """The toy model, whose decoder hears codes and nothing else of the MIDI."""
+    """The toy model, whose decoder is conditioned on codes and nothing else of the MIDI."""
     _, newest = learn(
         tmp_path,
         train_config={"steps": 150, "batch_size": 4, "context_learning_rate": 0.3},

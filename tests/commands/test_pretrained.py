@@ -36,7 +36,7 @@ def test_shipped_weights_load_from_any_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module", params=SHIPPED, ids=lambda path: path.stem)
-def player(request):
+def performer(request):
     """What turns performances into audio by the shipped weights, as `counterfactual.Player`; in 16-bit weights, for
     speed: the scores in the model cards are of full precision."""
     model, config, _ = checkpoint.load_model(request.param, torch.device("cpu"))
@@ -64,8 +64,8 @@ def player(request):
 
 
 @pytest.mark.slow
-def test_shipped_weights_follow_note_velocity_and_pedal(player):
-    effects = counterfactuals(player, player.hz)
+def test_shipped_weights_follow_note_velocity_and_pedal(performer):
+    effects = counterfactuals(performer, performer.hz)
     assert effects.semitone.right == 1 and effects.semitone.db > 12
     assert effects.elsewhere_db < effects.semitone.db / 4
     assert effects.velocity.right == 1 and effects.velocity.db > 6
@@ -73,16 +73,16 @@ def test_shipped_weights_follow_note_velocity_and_pedal(player):
 
 
 @pytest.mark.slow
-def test_shipped_weights_keep_their_level_for_a_minute(player):
+def test_shipped_weights_keep_their_level_for_a_minute(performer):
     """The same four bars again and again: the last ten seconds are as loud as the first ten; then silence."""
     phrase = [(60, 72), (64, 60), (67, 64), (72, 80), (76, 84), (72, 70), (67, 62), (64, 58)]
     onset = 0.25 + 0.25 * np.arange(30 * len(phrase))  # 30 phrases of 2 s
     pitch, velocity = (np.array([note[i] for note in phrase] * 30) for i in (0, 1))
     pedals = {controller: np.empty((0, 2)) for controller in PEDALS}
     piece = Performance(onset, onset + 0.4, pitch, velocity, pedals)
-    sound = player([piece], 67.0)[0]
-    first, last = (sound[start * player.hz : (start + 10) * player.hz] for start in (0, 50))
+    sound = performer([piece], 67.0)[0]
+    first, last = (sound[start * performer.hz : (start + 10) * performer.hz] for start in (0, 50))
     assert abs(level_db(last) - level_db(first)) < 3
     assert level_db(first) > -45
-    after = int((piece.offset[-1] + 5) * player.hz)
+    after = int((piece.offset[-1] + 5) * performer.hz)
     assert level_db(sound[after:]) < -50

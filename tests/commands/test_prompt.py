@@ -68,15 +68,15 @@ def test_teacher_forced_after_prompt_draws_the_output(output, sampler, preemphas
     uniforms = seeded_uniforms(5, [0, 1], model.uniforms_per_sample)(0, N_FRAMES * HOP)
     moved = conditioning([later(piece, BEFORE) for piece in pieces], data, torch.device("cpu"))
     context, excitation = moved.block(model, 0, BEFORE + N_FRAMES)
-    drawn = torch.zeros(2, N_FRAMES * HOP, dtype=torch.long)
+    own_samples = torch.zeros(2, N_FRAMES * HOP, dtype=torch.long)
     with torch.inference_mode():
         for i in range(N_FRAMES * HOP):  # a whole parallel pass for every sample: no cache is left that could err
-            history = model.decoder.prepend_silence(torch.cat([prompt_samples, drawn], dim=1))
+            history = model.decoder.prepend_silence(torch.cat([prompt_samples, own_samples], dim=1))
             params = model.decoder(history, context, excitation)[:, :, BEFORE * HOP + i : BEFORE * HOP + i + 1]
-            drawn[:, i] = model.draw(params, uniforms[:, i : i + 1])[:, 0]
+            own_samples[:, i] = model.draw(params, uniforms[:, i : i + 1])[:, 0]
     deemphasis = Deemphasis(preemphasis)
     deemphasis(raw)
-    expected = deemphasis(to_pcm(model, drawn, data))
+    expected = deemphasis(to_pcm(model, own_samples, data))
     # A sum in another order may move a 16-bit sample over a rounding edge, and the histories part there.
     same = np.abs(made.astype(int) - expected) <= 2
     assert same[:, : 2 * HOP].all() and same.mean() > (0.99 if output == "categorical" else 0.9)
@@ -141,8 +141,10 @@ def test_midi_files_continue_any_audio(pipeline, prompt, tmp_path):
     renamed = prompt.rename(tmp_path / "renamed.flac")  # the same sound
     assert "2 were there already" in call(inference, *arguments, "--out", out, "--prompt", renamed, *midi).out
     other_prompt = write_audio(tmp_path / "b.wav", melody(6))
-    for given in (["--prompt", other_prompt], ["--prompt", renamed, "--prompt_seconds", "0.2"]):
-        assert_refused(call(inference, *arguments, "--out", out, *given, *midi), "results of another config", "--force")
+    for extra_options in (["--prompt", other_prompt], ["--prompt", renamed, "--prompt_seconds", "0.2"]):
+        assert_refused(
+            call(inference, *arguments, "--out", out, *extra_options, *midi), "results of another config", "--force"
+        )
     assert_refused(call(inference, *arguments[:-2], "--out", out, *midi), "results of another config")
     assert {name: before[name] for name in before if name != "index.html"} == {
         name: content for name, content in read_files(out).items() if name != "index.html"
@@ -151,8 +153,8 @@ def test_midi_files_continue_any_audio(pipeline, prompt, tmp_path):
 
 @pytest.mark.parametrize("mode", ["prompted", "free"])
 def test_clips_continue_the_prompt_not_their_truth(pipeline, prompt, tmp_path, mode):
-    given = (*settings(f"inference_config.mode={mode}"), "--prompt", prompt, "--prompt_seconds", "0.1")
-    done = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--json", *given)
+    extra_options = (*settings(f"inference_config.mode={mode}"), "--prompt", prompt, "--prompt_seconds", "0.1")
+    done = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--json", *extra_options)
     assert done.code == 0 and done.result["mode"] == "prompted"
     for name in done.result["wavs"]:
         assert name.endswith("_prompted.wav")
@@ -166,14 +168,14 @@ def test_clips_continue_the_prompt_not_their_truth(pipeline, prompt, tmp_path, m
 
 def test_a_short_clip_is_played_whole_after_a_long_prompt(pipeline, prompt, tmp_path):
     """teacher_length is of the clip's own truth: it plays no part here."""
-    given = (*settings("inference_config.teacher_length=5"), "--prompt", prompt)
-    assert call(inference, "-c", pipeline.config, "--out", tmp_path / "out", *given).code == 0
-    of_truth = call(inference, "-c", pipeline.config, "--out", tmp_path / "b", *given[:2])
+    extra_options = (*settings("inference_config.teacher_length=5"), "--prompt", prompt)
+    assert call(inference, "-c", pipeline.config, "--out", tmp_path / "out", *extra_options).code == 0
+    of_truth = call(inference, "-c", pipeline.config, "--out", tmp_path / "b", *extra_options[:2])
     assert of_truth.code == 2 and of_truth.err.count("nothing is left") == 2
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("extra_options", "words"),
     [
         (["--prompt_seconds", "4"], ["prompt.flac has only 3.000 s", "at least 4 s"]),
         (["--prompt_seconds", "0"], ["--prompt_seconds 0", "more than 0"]),
@@ -182,9 +184,9 @@ def test_a_short_clip_is_played_whole_after_a_long_prompt(pipeline, prompt, tmp_
         (["--prime", "/no/such.wav"], ["/no/such.wav", "no such audio file"]),
     ],
 )
-def test_impossible_prompts(pipeline, prompt, tmp_path, given, words):
+def test_impossible_prompts(pipeline, prompt, tmp_path, extra_options, words):
     out = tmp_path / "out"
-    assert_refused(call(inference, "-c", pipeline.config, "--out", out, "--prompt", prompt, *given), *words)
+    assert_refused(call(inference, "-c", pipeline.config, "--out", out, "--prompt", prompt, *extra_options), *words)
     assert not out.exists()
 
 
@@ -197,10 +199,10 @@ def test_prompt_seconds_without_prompt(pipeline, tmp_path):
 def test_unconditional_model_continues_a_prompt(prompt, tmp_path):
     run = save(tmp_path / "run", *make_unconditional({**NO_MIDI, "audio_hz": HZ}))
     sounds = []
-    for given in ([], ["--prompt", prompt, "--prompt_seconds", "0.05"]):
+    for extra_options in ([], ["--prompt", prompt, "--prompt_seconds", "0.05"]):
         out = tmp_path / f"out{len(given)}"
-        file = inference_file(tmp_path, run, mode="prompted" if given else "free")
-        assert call(inference, "-c", file, "--out", out, "--seconds", "0.1", *given).code == 0
+        file = inference_file(tmp_path, run, mode="prompted" if extra_options else "free")
+        assert call(inference, "-c", file, "--out", out, "--seconds", "0.1", *extra_options).code == 0
         sounds.append(audio_io.read_pcm(out / "piece_000.wav", HZ))
     assert len(sounds[0]) == len(sounds[1]) == 0.1 * HZ and not np.array_equal(*sounds)
     folded = settings("inference_config.fold_seconds=1", "inference_config.mode=free")

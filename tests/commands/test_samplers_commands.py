@@ -59,9 +59,9 @@ def test_interrupted_wav_is_valid_and_unfinished(pipeline, song, tmp_path, monke
     monkeypatch.setattr(render, "synthesize", interrupted)
     stopped = call(inference, *arguments)
     assert stopped.code == 130 and "song.interrupted.wav" in stopped.err
-    kept = audio_io.read_pcm(out / "song.interrupted.wav", HZ)
+    n_expected = audio_io.read_pcm(out / "song.interrupted.wav", HZ)
     complete = audio_io.read_pcm(whole / "song.wav", HZ)
-    assert len(kept) == (1 + 2 + 4 + 8) * HZ // 250 and np.array_equal(kept, complete[: len(kept)])
+    assert len(n_expected) == (1 + 2 + 4 + 8) * HZ // 250 and np.array_equal(n_expected, complete[: len(n_expected)])
     assert "song.wav" not in read_files(out)
     assert_no_partial_files(out)
     monkeypatch.setattr(render, "synthesize", synthesize)
@@ -110,12 +110,12 @@ def test_failing_stream_keeps_the_longest_interrupted_wav(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt), audio_io.wav_stream(path, HZ, left):
         raise KeyboardInterrupt
     assert read_files(tmp_path) == {}
-    for n, kept in ((5, 5), (3, 5), (9, 9)):
+    for n, n_expected in ((5, 5), (3, 5), (9, 9)):
         with pytest.raises(KeyboardInterrupt), audio_io.wav_stream(path, HZ, left) as append:
             append(np.full(n, n, np.int16))
             raise KeyboardInterrupt
-        assert np.array_equal(audio_io.map_wav(left), [kept] * kept)
-        assert ("is longer and stays" in capsys.readouterr().err) == (n < kept)
+        assert np.array_equal(audio_io.map_wav(left), [n_expected] * n_expected)
+        assert ("is longer and stays" in capsys.readouterr().err) == (n < n_expected)
     left.unlink()
     with audio_io.wav_stream(path, HZ, left) as append:
         append(np.arange(7, dtype=np.int16))

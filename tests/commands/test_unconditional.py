@@ -48,16 +48,16 @@ def test_no_context_stack_and_no_conditioning_weights():
 )
 def test_every_engine_plays_what_the_parallel_pass_draws(output, kernel_size, threads, prefix_frames):
     model, config = make(output=output, kernel_size=kernel_size)
-    given = conditioning([None, None], config.data_config, CPU)
+    inputs = conditioning([None, None], config.data_config, CPU)
     uniforms = seeded_uniforms(3, [0, 1], model.uniforms_per_sample)
     prefix = None
     if prefix_frames:
         prefix = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, prefix_frames * model.hop)))
-    arguments, new = (model, given, uniforms, 2, N_FRAMES), slice(prefix_frames * model.hop, None)
+    arguments, new = (model, inputs, uniforms, 2, N_FRAMES), slice(prefix_frames * model.hop, None)
     expected = concatenate(generate(*arguments, prefix=prefix))
-    params = parallel_params(model, expected, given)
+    params = parallel_params(model, expected, inputs)
     again = model.draw(params, uniforms(0, expected.shape[1]))
-    _, replayed = cpu.replay(model, given, uniforms, expected, options=SamplingOptions(threads=threads))
+    _, replayed = cpu.replay(model, inputs, uniforms, expected, options=SamplingOptions(threads=threads))
     assert (replayed - params).abs().max() < 1e-5 * params.abs().max()
     assert torch.equal(concatenate(cuda.generate(*arguments, prefix=prefix)), expected)
     played = concatenate(
@@ -140,12 +140,12 @@ def test_plays_freely_and_continues_clips(pipeline, trained, tmp_path):
     assert_refused(longer, "results of another config")
 
     prompted = call(inference, *arguments, "--n_pieces", 3, "--out", tmp_path / "prompted")
-    clips, given = [read_clip(path, HZ) for path in clip_paths(pipeline.folder / "test")], round(PROMPT_SECONDS * HZ)
+    clips, n_prompt = [read_clip(path, HZ) for path in clip_paths(pipeline.folder / "test")], round(PROMPT_SECONDS * HZ)
     names = [f"piece_{number:03d}_{clips[number % 2].name}" for number in range(3)]
     assert prompted.result["wavs"] == [f"{name}.wav" for name in names]
     sounds = [audio_io.read_pcm(tmp_path / "prompted" / f"{name}.wav", HZ) for name in names]
-    assert all(np.array_equal(s[:given], clips[i % 2].pcm[:given]) for i, s in enumerate(sounds))
-    assert not np.array_equal(sounds[0][given:], sounds[2][given:])  # the same clip, another stream
+    assert all(np.array_equal(s[:n_prompt], clips[i % 2].pcm[:n_prompt]) for i, s in enumerate(sounds))
+    assert not np.array_equal(sounds[0][n_prompt:], sounds[2][n_prompt:])  # the same clip, another stream
 
 
 def test_its_clips_have_a_likelihood(trained, tmp_path):

@@ -33,9 +33,9 @@ BLOCKS = {
 NO_MIDI = {"audio_hz": 4000, "midi_hz": 250, "features": [], "excitation": False}
 
 
-def make(data=NO_MIDI, **changes):
+def make(data=NO_MIDI, **overrides):
     """A random model and its config."""
-    blocks = {**BLOCKS, "data_config": data, "wavenet_config": {**BLOCKS["wavenet_config"], **changes}}
+    blocks = {**BLOCKS, "data_config": data, "wavenet_config": {**BLOCKS["wavenet_config"], **overrides}}
     config = config_from_dict(blocks, "test")
     torch.manual_seed(4)
     model = build_model(config).eval()

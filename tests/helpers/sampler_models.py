@@ -1,4 +1,4 @@
-"""Models and conditioning for the tests of samplers: odd sizes, outputs that hear all they depend on."""
+"""Models and conditioning for the tests of samplers: odd sizes, outputs that are sensitive to all inputs."""
 
 import numpy as np
 import torch
@@ -94,19 +94,19 @@ def assert_engines_agree(model, conditioning, uniforms, n_streams, n_frames, *, 
     """Assert that the engines and the parallel pass agree with the reference; returns its samples, these once for every
     row of the conditioning, and the parameters that they are drawn with."""
     expected = concatenate(generate(model, conditioning, uniforms, n_streams, n_frames, guidance=guidance))
-    heard = expected.repeat(1 if guidance == 1 else 2, 1)
-    reference = model.guide(parallel_params(model, heard, conditioning), guidance)
-    drawn, params = cpu.replay(
+    row_samples = expected.repeat(1 if guidance == 1 else 2, 1)
+    reference = model.guide(parallel_params(model, row_samples, conditioning), guidance)
+    own_samples, params = cpu.replay(
         model, conditioning, uniforms, expected, options=SamplingOptions(threads=threads, guidance=guidance)
     )
     assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
-    assert (drawn - expected).abs().max() <= int(model.decoder.mixture)
-    assert (drawn != expected).float().mean() < 0.01
+    assert (own_samples - expected).abs().max() <= int(model.decoder.mixture)
+    assert (own_samples != expected).float().mean() < 0.01
     on_cuda = cuda.generate(
         model, conditioning, uniforms, n_streams, n_frames, options=SamplingOptions(guidance=guidance)
     )
     assert torch.equal(concatenate(on_cuda), expected)
-    return expected, heard, reference
+    return expected, row_samples, reference
 
 
 def make_sources(model: WaveNet, n_streams: int, seed: int = 3):

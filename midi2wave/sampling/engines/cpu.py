@@ -124,8 +124,8 @@ class _ConditioningSource:
         frames, output_frames = frames.tensor_split([n_gates], dim=-1)
         frames = frames.unflatten(-1, (n_layers, -1)).transpose(1, 2)
         aux_inputs = np.zeros((n_samples, n_rows, self.n_aux_inputs), np.float32)
-        joined = torch.cat(parts, dim=-1)
-        aux_inputs[..., : joined.shape[-1]] = joined.cpu().numpy()
+        channels = torch.cat(parts, dim=-1)
+        aux_inputs[..., : channels.shape[-1]] = channels.cpu().numpy()
         return _KernelInputs(frames.cpu().numpy(), output_frames.cpu().numpy(), aux_inputs)
 
 
@@ -286,15 +286,15 @@ def replay(
     source = _ConditioningSource(model, conditioning)
     caches = Caches(model.decoder, rows_per_stream(options.guidance) * len(samples))
     groups = _ThreadGroups(model, caches, options, portable=portable)
-    drawn, params = [], []
+    own_samples, params = [], []
     try:
         for start in range(0, samples.shape[1], MAX_BLOCK_FRAMES * model.hop):
             part = samples[:, start : start + MAX_BLOCK_FRAMES * model.hop].cpu().numpy().T
             draws = uniforms(start, len(part)).transpose(0, 1).cpu().numpy()
             inputs = source.block(start // model.hop, len(part) // model.hop)
             block_samples, block_params = groups.play(start, inputs, draws, part)
-            drawn.append(torch.from_numpy(block_samples))
+            own_samples.append(torch.from_numpy(block_samples))
             params.append(torch.from_numpy(block_params))
     finally:
         groups.close()
-    return torch.cat(drawn).t(), torch.cat(params).permute(1, 2, 0)
+    return torch.cat(own_samples).t(), torch.cat(params).permute(1, 2, 0)

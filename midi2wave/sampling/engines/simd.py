@@ -116,11 +116,11 @@ def _add_panel_products(builder: ir.IRBuilder, form: str, n_blocks: int, n_colum
         offset = builder.add(builder.mul(number(column), panel.y_stride), number(block * LANES))
         return element_pointer(builder, panel.y, offset, VF)
 
-    sums = {}
+    totals = {}
     for column in range(n_columns):
         for block in range(n_blocks):
             initial = builder.load(sum_pointer(column, block), align=4)
-            sums[column, block] = cgutils.alloca_once_value(builder, initial)
+            totals[column, block] = cgutils.alloca_once_value(builder, initial)
     with cgutils.for_range(builder, panel.n_rounds) as loop:
         row = builder.mul(loop.index, number(n_blocks * LANES))
         weights = [load_at(builder, panel.w, builder.add(row, number(b * LANES)), V32) for b in range(n_blocks)]
@@ -130,11 +130,11 @@ def _add_panel_products(builder: ir.IRBuilder, form: str, n_blocks: int, n_colum
             index = builder.add(builder.mul(number(column), panel.x_stride), loop.index)
             inputs = _broadcast_inputs(builder, form, panel.x, index)
             for block in range(n_blocks):
-                total = sums[column, block]
+                total = totals[column, block]
                 builder.store(_multiply_add(builder, form, weights[block], inputs, builder.load(total)), total)
     for column in range(n_columns):
         for block in range(n_blocks):
-            builder.store(builder.load(sums[column, block]), sum_pointer(column, block), align=4)
+            builder.store(builder.load(totals[column, block]), sum_pointer(column, block), align=4)
 
 
 def _panel_function(module: ir.Module, form: str, n_blocks: int, n_columns: int, kinds: list[ir.Type]) -> ir.Function:

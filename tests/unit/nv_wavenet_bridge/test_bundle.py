@@ -39,9 +39,9 @@ from wavenet import build_model
 HZ, HOP = 4000, 16
 
 
-def make_run(folder, poison=False, **changes):
+def make_run(folder, poison=False, **overrides):
     """A run folder with one checkpoint of random weights."""
-    config = config_from_dict({**BLOCKS, "wavenet_config": {**BLOCKS["wavenet_config"], **changes}}, "test")
+    config = config_from_dict({**BLOCKS, "wavenet_config": {**BLOCKS["wavenet_config"], **overrides}}, "test")
     torch.manual_seed(4)
     model = build_model(config)
     torch.nn.init.normal_(model.decoder.output.weight, std=0.7)
@@ -89,11 +89,11 @@ def test_bundle_describes_its_content(world):
     described = {row["name"].split()[0].removesuffix(".0"): row for row in about["tensors"]}
     for name, row in described.items():
         if row["file"] in arrays:
-            held = [arrays[row["file"]]]
+            stored = [arrays[row["file"]]]
         else:
-            held = [w.numpy() for w in (weights[name] if "count" in row else [weights[name]])]
-            assert len(held) == row.get("count", 1)
-        assert all(list(array.shape) == row["shape"] and array.dtype == row["dtype"] for array in held)
+            stored = [w.numpy() for w in (weights[name] if "count" in row else [weights[name]])]
+            assert len(stored) == row.get("count", 1)
+        assert all(list(array.shape) == row["shape"] and array.dtype == row["dtype"] for array in stored)
         assert row["meaning"] and row["layout"]
     assert set(weights) - set(described) == {"max_dilation", "use_embed_tanh"}
     assert type(weights["max_dilation"]) is int and weights["use_embed_tanh"] is False
@@ -160,8 +160,8 @@ def test_each_tensor_of_a_bundle_matters(world, tmp_path):
         key = {"taps": "dilate_weights", "transposed": "res_weights"}.get(name, name)
         if key in weights:
             value = weights[key]
-            turned = [np.ascontiguousarray(flip(v)) for v in value] if isinstance(value, list) else flip(value).copy()
-            bundle.write_weights(folder, {**weights, key: turned})
+            flipped = [np.ascontiguousarray(flip(v)) for v in value] if isinstance(value, list) else flip(value).copy()
+            bundle.write_weights(folder, {**weights, key: flipped})
         else:
             cond_input = np.load(folder / "cond_input.npy")
             np.save(folder / "cond_input.npy", np.asfortranarray(flip(cond_input)))
@@ -343,10 +343,10 @@ def draw(shape):
 def build(tmp_path, monkeypatch):
     """Makes a stand-in build of nv-wavenet, as it is or changed to take uniforms, and a GPU to go with it."""
 
-    def make(passes=False, sizes=(32, 128, 256), implementation=0):
-        text = WRAPPER.replace("UNIFORMS_ARGUMENT", ", uniforms" if passes else "")
+    def make(takes_uniforms=False, sizes=(32, 128, 256), implementation=0):
+        text = WRAPPER.replace("UNIFORMS_ARGUMENT", ", uniforms" if takes_uniforms else "")
         text = text.replace("IMPLEMENTATION", str(implementation))
-        text = text.replace("UNIFORMS", "uniforms.numpy()" if passes else "draw(shape)")
+        text = text.replace("UNIFORMS", "uniforms.numpy()" if takes_uniforms else "draw(shape)")
         folder = tmp_path / "nv-wavenet" / "pytorch"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "nv_wavenet.py").write_text(text)
@@ -366,7 +366,7 @@ def build(tmp_path, monkeypatch):
 
 
 def test_a_build_that_takes_uniforms_plays_expected(world, build, tmp_path):
-    folder = build(passes=True, implementation=3)
+    folder = build(takes_uniforms=True, implementation=3)
     out = tmp_path / "out"
     arguments = (run, world / "bundle", "--nv_wavenet", folder.parent, "--implementation", "persistent", "--out", out)
     outcome = call(*arguments, "--json")
@@ -422,7 +422,7 @@ def test_wide_models_have_the_persistent_kernel_only(world, build, tmp_path):
     out = tmp_path / "wide"
     assert make_bundle(world, out, "--checkpoint", run_folder, midi=["short.mid"]).code == 0
     assert json.loads((out / "bundle.json").read_text())["nv_wavenet"]["implementations"] == ["persistent"]
-    folder = build(passes=True, sizes=(128, 256, 256), implementation=3)
+    folder = build(takes_uniforms=True, sizes=(128, 256, 256), implementation=3)
     assert_refused(call(run, out, "--nv_wavenet", folder, "--implementation", "single"), "no kernel for R = 128")
     outcome = call(run, out, "--nv_wavenet", folder, "--json")
     assert outcome.code == 0 and outcome.result["implementation"] == "persistent"

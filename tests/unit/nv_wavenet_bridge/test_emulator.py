@@ -64,13 +64,13 @@ def test_our_sampler_drew_the_same(path):
     cond = torch.from_numpy(cond_input[..., :n_samples]).double().permute(3, 2, 1, 0)  # [T, L, B, 2R]
     cond = cond + torch.stack(w["dilate_biases"])[:, None]
     uniforms, caches = torch.from_numpy(stored["uniforms"]), Caches(decoder, len(stored["uniforms"]))
-    drawn = []
+    own_samples = []
     with torch.inference_mode():
         for t in range(n_samples):
             params = caches.step(decoder, t, cond[t]).unsqueeze(-1)
-            drawn.append(from_cumulative(params, uniforms[:, t : t + 1])[:, 0])
-            caches.push(drawn[-1])
-    np.testing.assert_array_equal(torch.stack(drawn, 1), stored["samples"][:, :n_samples])
+            own_samples.append(from_cumulative(params, uniforms[:, t : t + 1])[:, 0])
+            caches.push(own_samples[-1])
+    np.testing.assert_array_equal(torch.stack(own_samples, 1), stored["samples"][:, :n_samples])
 
 
 MUTATIONS = [
@@ -208,6 +208,6 @@ def test_uniform_on_the_edge_of_a_bin():
         moved[1, -1] = last - distance
         neighbour = codes.copy()
         neighbour[1, -1] += 1
-        found = check.compare(weights, cond_input, moved, neighbour)
-        assert (found.on_edge, found.wrong) == (on_edge, wrong)
-        assert found.first == ((1, codes.shape[1] - 1) if wrong else None)
+        comparison = check.compare(weights, cond_input, moved, neighbour)
+        assert (comparison.on_edge, comparison.wrong) == (on_edge, wrong)
+        assert comparison.first == ((1, codes.shape[1] - 1) if wrong else None)

@@ -22,7 +22,7 @@ from wavenet import Conditioning, build_model, generate
 HOP, N_FRAMES, BATCH = 16, 19, 3  # frames: not a multiple of the block
 
 
-def make_model(upsampling="linear", excitation=True, **changes):
+def make_model(upsampling="linear", excitation=True, **overrides):
     """An untrained model, in float64, whose every weight and bias is random and matters."""
     options = {
         "n_layers": 5,
@@ -32,7 +32,7 @@ def make_model(upsampling="linear", excitation=True, **changes):
         "n_out_channels": 13,
         "n_cond_channels": 6,
         "output": "categorical",
-        **changes,
+        **overrides,
     }
     config = Config(
         data_config=DataConfig(audio_hz=250 * HOP, midi_hz=250, excitation=excitation),
@@ -104,16 +104,16 @@ def test_our_sampler_and_the_emulator_draw_the_same(case, temperature):
     model = make_model(**CASES[case])
     weights, cond_input = folded(model, temperature)
     draws = seeded_uniforms(3, [0, 1, 5], 1)
-    ours = torch.cat(
+    model_rows = torch.cat(
         list(generate(model, make_conditioning(model), draws, BATCH, N_FRAMES, temperature=temperature)), 1
     )
     uniforms = draws(0, N_FRAMES * HOP)[..., 0].numpy()
     steps = list(emulate(weights, cond_input, uniforms))
-    np.testing.assert_array_equal(np.stack([drawn for drawn, _ in steps], axis=1), ours)
-    assert len(np.unique(ours)) > 50  # the choice is wide: a wrong tensor shows
+    np.testing.assert_array_equal(np.stack([own_samples for own_samples, _ in steps], axis=1), model_rows)
+    assert len(np.unique(model_rows)) > 50  # the choice is wide: a wrong tensor shows
     with torch.inference_mode():
         context, excitation = make_conditioning(model).block(model, 0, N_FRAMES)
-        logits = model.decoder(model.decoder.prepend_silence(ours), context, excitation).numpy() / temperature
+        logits = model.decoder(model.decoder.prepend_silence(model_rows), context, excitation).numpy() / temperature
     emulated = np.stack([logits for _, logits in steps], axis=-1)
     np.testing.assert_allclose(emulated, logits, rtol=0, atol=2e-5)
 
@@ -152,9 +152,11 @@ def test_layout_of_the_dilated_layers(one):
     for layer, array in zip(decoder.layers, weights["dilate_weights"], strict=True):
         assert array.shape == (64, 32, 2)
         halves = ((slice(0, 7), slice(0, 7)), (slice(32, 39), slice(7, 14)))  # tanh, sigmoid: theirs, ours
-        for theirs, ours in halves:
-            np.testing.assert_array_equal(array[theirs, :7, 0], numpy(layer.dilated.weight[ours, :7]))  # t - d
-            np.testing.assert_array_equal(array[theirs, :7, 1], numpy(layer.dilated.weight[ours, 7:]))  # t
+        for exported_rows, model_rows in halves:
+            np.testing.assert_array_equal(
+                array[exported_rows, :7, 0], numpy(layer.dilated.weight[model_rows, :7])
+            )  # t - d
+            np.testing.assert_array_equal(array[exported_rows, :7, 1], numpy(layer.dilated.weight[model_rows, 7:]))  # t
         assert only(array, np.r_[0:7, 32:39], slice(0, 7))
     assert not any(bias.any() for bias in weights["dilate_biases"])
 
@@ -224,7 +226,7 @@ GOOD = {"output": "categorical", "output_bias": False}
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("overrides", "words"),
     [
         ({"output": "logistic_mixture"}, ["wavenet_config.output = logistic_mixture", "set output = categorical"]),
         ({"kernel_size": 3}, ["wavenet_config.kernel_size = 3", "set kernel_size = 2"]),
@@ -241,8 +243,8 @@ GOOD = {"output": "categorical", "output_bias": False}
         ),
     ],
 )
-def test_each_obstacle_is_named_with_its_remedy(changes, words):
-    (reason,) = fold.obstacles(WavenetConfig(**{**GOOD, **changes}))
+def test_each_obstacle_is_named_with_its_remedy(overrides, words):
+    (reason,) = fold.obstacles(WavenetConfig(**{**GOOD, **overrides}))
     assert all(word in reason for word in words), reason
 
 
@@ -254,7 +256,7 @@ def test_all_obstacles_are_named_at_once():
 
 
 @pytest.mark.parametrize(
-    ("changes", "size"),
+    ("overrides", "size"),
     [
         ({"n_residual_channels": 1, "n_skip_channels": 1}, (32, 128, 256)),
         ({"n_residual_channels": 32, "n_skip_channels": 128}, (32, 128, 256)),
@@ -265,8 +267,8 @@ def test_all_obstacles_are_named_at_once():
         ({"n_layers": 200}, (64, 256, 256)),
     ],
 )
-def test_the_smallest_kernel_that_holds_the_model(changes, size):
-    config = WavenetConfig(**{**GOOD, "n_out_channels": 200, **changes})
+def test_the_smallest_kernel_that_holds_the_model(overrides, size):
+    config = WavenetConfig(**{**GOOD, "n_out_channels": 200, **overrides})
     assert not fold.obstacles(config) and fold.kernel_size(config) == size
 
 

@@ -69,11 +69,11 @@ def test_refused_in_one_line(tmp_path, wrong, words):
     assert str(path) in said and words in said and "\n" not in said
 
 
-@pytest.mark.parametrize("kept", [0, 10, 400, -1])
-def test_cut_off_or_not_there(tmp_path, kept):
+@pytest.mark.parametrize("n_bytes", [0, 10, 400, -1])
+def test_cut_off_or_not_there(tmp_path, n_bytes):
     path = tmp_path / "a.codes.npz"
     save_codes(path, Codes(np.zeros(500, dtype=np.int16), 0, 500, 8, 250))
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:n_bytes])
     with pytest.raises(InputError, match="not a whole file of codes"):
         load_codes(path)
     with pytest.raises(InputError, match="no such file of codes"):

@@ -54,16 +54,16 @@ def test_numba_is_the_reference(
     options = SamplingOptions(temperature=temperature, threads=threads)
     played = concatenate(cpu.generate(*arguments, options, prefix=prefix))
     assert played.dtype == expected.dtype and played.shape == expected.shape
-    drawn, params = cpu.replay(model, conditioning, uniforms, expected, options)
+    own_samples, params = cpu.replay(model, conditioning, uniforms, expected, options)
     reference = parallel_params(model, expected, conditioning)
     assert (params - reference).abs().max() < 1e-5 * reference.abs().max()
     new = slice(prefix_frames * model.hop, None)
     if model.decoder.mixture:  # rounding to a sample may fall either way; the histories part there
-        assert (drawn - expected)[:, new].abs().max() <= 1
-        assert (drawn != expected)[:, new].float().mean() < 0.01
+        assert (own_samples - expected)[:, new].abs().max() <= 1
+        assert (own_samples != expected)[:, new].float().mean() < 0.01
         assert torch.equal(played[:, : new.start + 8], expected[:, : new.start + 8])
     else:
-        assert torch.equal(drawn[:, new], expected[:, new])
+        assert torch.equal(own_samples[:, new], expected[:, new])
         assert torch.equal(played, expected)
 
 
@@ -82,17 +82,17 @@ def test_the_output_conditioned_in_every_engine(output, upsampling, n_excitation
     conditioning, uniforms = make_sources(model, n_streams)
     if guidance != 1:
         conditioning = with_null(conditioning)
-    _, heard, reference = assert_engines_agree(
+    _, row_samples, reference = assert_engines_agree(
         model, conditioning, uniforms, n_streams, N_FRAMES, threads=threads, guidance=guidance
     )
     for product in (model.decoder.output_cond, model.decoder.output_excitation):
         if not product.in_features:
             continue
-        kept = product.weight.data.clone()
+        original = product.weight.data.clone()
         product.weight.data.zero_()  # each one matters, or the test would not see it
-        deaf = model.guide(parallel_params(model, heard, conditioning), guidance)
-        assert (deaf - reference).abs().max() > 1e-3 * reference.abs().max()
-        product.weight.data.copy_(kept)
+        ablated = model.guide(parallel_params(model, row_samples, conditioning), guidance)
+        assert (ablated - reference).abs().max() > 1e-3 * reference.abs().max()
+        product.weight.data.copy_(original)
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3])
@@ -244,10 +244,10 @@ def test_memory_does_not_grow_with_the_piece():
 def test_failing_thread_ends_the_others(monkeypatch):
     """A follower fails before its first sample: the first thread, which waits for it, must stop."""
 
-    def broken(weights, team, block, thread, size):
+    def broken(weights, group, block, thread, size):
         if thread == 1:
             raise OSError("no memory for this thread")
-        kernel.play(weights, team, block, thread, size)
+        kernel.play(weights, group, block, thread, size)
 
     monkeypatch.setattr(cpu, "play", broken)
     model, caught = make_model(), []
@@ -273,9 +273,9 @@ def test_a_thread_group_leaves_a_block_when_stopped(threads):
         inputs = cpu._ConditioningSource(model, conditioning).block(0, 4)
     draws = uniforms(0, 4 * model.hop).transpose(0, 1).numpy()
     groups.stop()
-    drawn, _ = groups.play(0, inputs, draws)
+    own_samples, _ = groups.play(0, inputs, draws)
     groups.close()
-    assert not drawn.any()  # nothing was: silence is code 128
+    assert not own_samples.any()  # nothing was: silence is code 128
 
 
 def sampler_threads() -> list[threading.Thread]:
@@ -323,7 +323,7 @@ def test_a_group_without_all_its_threads_is_stopped(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("wrong_options", "words"),
     [
         ({"sampler": "nummba"}, "expected one of auto, torch, numba, cuda"),
         ({"weights": "int4"}, "expected one of float32, bfloat16"),
@@ -332,10 +332,10 @@ def test_a_group_without_all_its_threads_is_stopped(monkeypatch):
         ({"sampler": "cuda"}, "set device to cuda, or choose numba"),
     ],
 )
-def test_impossible_options_are_refused(given, words):
+def test_impossible_options_are_refused(wrong_options, words):
     model = make_model()
     with pytest.raises(InputError, match=words):
-        engines.generate(model, *make_sources(model, 1), 1, 4, SamplingOptions(**given))
+        engines.generate(model, *make_sources(model, 1), 1, 4, SamplingOptions(**wrong_options))
 
 
 def test_auto_is_numba():

@@ -22,8 +22,8 @@ DATA = DataConfig(audio_hz=4000, midi_hz=250)
 N_FRAMES = 40
 
 
-def fold_of(n_frames: int, receptive_field: int = 20, **given: float) -> Fold | None:
-    return folding.fold_of(n_frames, InferenceConfig(model_filename="", **given), DATA, receptive_field)
+def fold_of(n_frames: int, receptive_field: int = 20, **overrides: float) -> Fold | None:
+    return folding.fold_of(n_frames, InferenceConfig(model_filename="", **overrides), DATA, receptive_field)
 
 
 def make_notes() -> Performance:
@@ -68,8 +68,8 @@ def test_short_pieces_are_not_folded(n_frames, n_parts):
 
 @pytest.mark.parametrize(("receptive_field", "frames"), [(1, 3), (48, 3), (49, 4), (4000, 250)])
 def test_a_warm_up_is_never_shorter_than_the_receptive_field(receptive_field, frames):
-    given = {"fold_seconds": 1, "fold_overlap_seconds": 0.1, "fold_warmup_seconds": 3 / 250}
-    assert fold_of(1000, receptive_field, **given).warmup == frames
+    overrides = {"fold_seconds": 1, "fold_overlap_seconds": 0.1, "fold_warmup_seconds": 3 / 250}
+    assert fold_of(1000, receptive_field, **overrides).warmup == frames
 
 
 def test_cross_fades_longer_than_their_parts_are_refused():
@@ -84,11 +84,16 @@ def test_cross_fades_longer_than_their_parts_are_refused():
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
 def test_cross_fade_weights_keep_the_power(correlation):
     """The weights keep the power of two sounds of that correlation."""
-    leaves, comes = folding.weights(100, correlation)
-    assert np.allclose(leaves**2 + comes**2 + 2 * correlation * leaves * comes, 1)
-    assert np.allclose(leaves, comes[::-1]) and np.all(np.diff(comes) > 0) and comes[0] < 0.02 and comes[-1] > 0.98
+    fade_out, fade_in = folding.weights(100, correlation)
+    assert np.allclose(fade_out**2 + fade_in**2 + 2 * correlation * fade_out * fade_in, 1)
+    assert (
+        np.allclose(fade_out, fade_in[::-1])
+        and np.all(np.diff(fade_in) > 0)
+        and fade_in[0] < 0.02
+        and fade_in[-1] > 0.98
+    )
     if correlation == 1:
-        assert np.allclose(leaves + comes, 1)
+        assert np.allclose(fade_out + fade_in, 1)
 
 
 def test_correlation_is_that_of_the_amplitudes():
@@ -111,25 +116,25 @@ def sines(fold: Fold, *, same: bool) -> np.ndarray:
 def test_equal_parts_join_to_the_same_sound():
     """Parts that are equal where they overlap join to the same sound."""
     fold = fold_of(1000, fold_seconds=1, fold_overlap_seconds=0.1)
-    piece, agreements = folding.join(sines(fold, same=True), fold, HOP)
-    assert piece.shape == (1000 * HOP,) and agreements == pytest.approx([1, 1, 1])
+    piece, seam_correlations = folding.join(sines(fold, same=True), fold, HOP)
+    assert piece.shape == (1000 * HOP,) and seam_correlations == pytest.approx([1, 1, 1])
     assert np.abs(piece - 8000 * np.sin(np.arange(1000 * HOP) / 10)).max() <= 2
 
 
 def test_uncorrelated_seams_keep_their_level(monkeypatch):
     """Seams of uncorrelated sounds keep their level; those of a linear cross-fade would not."""
     fold = fold_of(5000, fold_seconds=1, fold_overlap_seconds=0.2)
-    piece, agreements = folding.join(sines(fold, same=False), fold, HOP)
-    found = folding.seams(piece, fold, DATA, agreements)
-    assert [seam["seconds"] for seam in found["seams"]] == list(range(1, 20))
-    assert max(agreements) < 0.15 and found["seams"][0]["correlation"] == agreements[0]
-    assert abs(np.mean([seam["level_db"] for seam in found["seams"]])) < 0.3 and abs(found["elsewhere_db"]) < 0.2
-    assert found["elsewhere_low_db"] < found["elsewhere_db"] < found["elsewhere_high_db"]
-    assert "19 seams, whose two sounds correlate by 0.0" in folding.words(found)
+    piece, seam_correlations = folding.join(sines(fold, same=False), fold, HOP)
+    measured = folding.seams(piece, fold, DATA, seam_correlations)
+    assert [seam["seconds"] for seam in measured["seams"]] == list(range(1, 20))
+    assert max(seam_correlations) < 0.15 and measured["seams"][0]["correlation"] == seam_correlations[0]
+    assert abs(np.mean([seam["level_db"] for seam in measured["seams"]])) < 0.3 and abs(measured["elsewhere_db"]) < 0.2
+    assert measured["elsewhere_low_db"] < measured["elsewhere_db"] < measured["elsewhere_high_db"]
+    assert "19 seams, whose two sounds correlate by 0.0" in folding.words(measured)
 
     monkeypatch.setattr(folding, "correlation", lambda *_: 1.0)
     linear = folding.seams(
-        *(lambda joined: (joined[0], fold, DATA, joined[1]))(folding.join(sines(fold, same=False), fold, HOP))
+        *(lambda parts: (parts[0], fold, DATA, parts[1]))(folding.join(sines(fold, same=False), fold, HOP))
     )
     assert np.mean([seam["level_db"] for seam in linear["seams"]]) < -1.2
     assert abs(linear["elsewhere_db"]) < 0.2
@@ -137,9 +142,9 @@ def test_uncorrelated_seams_keep_their_level(monkeypatch):
 
 def test_silence_has_no_level():
     fold = fold_of(1000, fold_seconds=1)
-    found = folding.seams(np.zeros(1000 * HOP, np.int16), fold, DATA, [0.0] * 3)
-    assert found["elsewhere_db"] is None and [seam["level_db"] for seam in found["seams"]] == [None] * 3
-    assert json.loads(json.dumps(found)) == found and "too quiet" in folding.words(found)
+    measured = folding.seams(np.zeros(1000 * HOP, np.int16), fold, DATA, [0.0] * 3)
+    assert measured["elsewhere_db"] is None and [seam["level_db"] for seam in measured["seams"]] == [None] * 3
+    assert json.loads(json.dumps(measured)) == measured and "too quiet" in folding.words(measured)
 
 
 # ---- parts of a model's making
@@ -171,9 +176,9 @@ def test_part_equals_generation_from_its_begin(output, sampler, preemphasis):
             ),
             axis=1,
         )
-        heard = slice((cut + fold.overlap * (cut > 0)) * HOP, (end - fold.overlap * (end < N_FRAMES)) * HOP)
-        own = slice(heard.start - begin * HOP, heard.stop - begin * HOP)
-        assert np.array_equal(piece[heard], row[own])
+        audible = slice((cut + fold.overlap * (cut > 0)) * HOP, (end - fold.overlap * (end < N_FRAMES)) * HOP)
+        own = slice(audible.start - begin * HOP, audible.stop - begin * HOP)
+        assert np.array_equal(piece[audible], row[own])
         if sampler == "numba" or output == "categorical":
             assert np.array_equal(row[: alone.shape[1]], alone[0])
         else:  # PyTorch's sums depend on the batch size, and may move a 16-bit sample over a rounding edge
@@ -196,9 +201,9 @@ def test_parts_converge_with_shared_uniforms():
     )
     fold = Fold(N_FRAMES, (0, 16), 8, 4)
     streams = streams_of(model, data, fold)
-    piece, agreements = folding.join(streams, fold, HOP)
+    piece, seam_correlations = folding.join(streams, fold, HOP)
     assert not np.array_equal(streams[1, :8], whole[8 * HOP :][:8])  # not at once
-    assert agreements == [pytest.approx(1)] and np.mean(piece != whole) < 0.01
+    assert seam_correlations == [pytest.approx(1)] and np.mean(piece != whole) < 0.01
     assert folding.correlation(other, whole) < 0.9  # uniforms of its own would make it another
 
 
@@ -258,11 +263,11 @@ def test_long_pieces_are_folded_short_ones_are_not(pipeline, songs, tmp_path, sa
 
 
 def test_clips_are_folded_in_mode_free(pipeline, tmp_path):
-    given = settings(
+    overrides = settings(
         "inference_config.mode=free", "inference_config.fold_seconds=0.04", "inference_config.fold_overlap_seconds=0.01"
     )
-    done = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--json", *given)
-    assert done.code == 0 and [len(found["seams"]) for found in done.result["seams"].values()] == [1, 1]
+    done = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--json", *overrides)
+    assert done.code == 0 and [len(measured["seams"]) for measured in done.result["seams"].values()] == [1, 1]
 
 
 @pytest.mark.parametrize("mode", ["prompted", "teacher_forced"])

@@ -47,7 +47,7 @@ def test_guidance_in_every_engine(
     reference = model.guide(both, guidance)
     again = model.draw(reference, uniforms(0, expected.shape[1]), temperature)
     options = SamplingOptions(temperature=temperature, guidance=guidance, threads=threads)
-    drawn, params = cpu.replay(model, conditioning, uniforms, expected, options)
+    own_samples, params = cpu.replay(model, conditioning, uniforms, expected, options)
     assert (params - reference).abs().max() < 1e-5 * both.abs().max()
     assert (both[:n_streams] - reference).abs().max() > 0.01 * both.abs().max()  # or guidance would not be seen
     played = concatenate(engines.generate(*arguments, replace(options, sampler="numba"), prefix=prefix))
@@ -55,12 +55,12 @@ def test_guidance_in_every_engine(
     assert torch.equal(on_cuda, expected) and played.shape == expected.shape
     new = slice(prefix_frames * model.hop, None)
     if model.decoder.mixture:
-        for one in (again, drawn):
+        for one in (again, own_samples):
             assert (one - expected)[:, new].abs().max() <= 1
             assert (one != expected)[:, new].float().mean() < 0.01
         assert torch.equal(played[:, : new.start + 8], expected[:, : new.start + 8])
     else:
-        assert all(torch.equal(one[:, new], expected[:, new]) for one in (again, drawn, played))
+        assert all(torch.equal(one[:, new], expected[:, new]) for one in (again, own_samples, played))
 
 
 @pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
@@ -87,9 +87,9 @@ def test_categorical_guidance_extrapolates_log_probabilities():
     params = torch.randn(4, 256, 5, generator=torch.Generator().manual_seed(0))
     own, null = torch.log_softmax(params, dim=1).chunk(2)
     for guidance in (0.0, 0.3, 1.0, 3.0):
-        given = params[:2] if guidance == 1 else params
+        guided_params = params[:2] if guidance == 1 else params
         expected = torch.log_softmax(null + guidance * (own - null), dim=1)
-        torch.testing.assert_close(torch.log_softmax(model.guide(given, guidance), dim=1), expected)
+        torch.testing.assert_close(torch.log_softmax(model.guide(guided_params, guidance), dim=1), expected)
 
 
 def test_threads_and_batch_change_no_bit_with_guidance():
@@ -107,7 +107,7 @@ def test_threads_and_batch_change_no_bit_with_guidance():
 
 @pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
 def test_evaluation_uses_its_guidance(output):
-    """Evaluation plays with the guidance it is given."""
+    """Evaluation generates with the guidance of its config."""
     model, data = make(output)
     pieces, sounds = [make_performance(0), make_performance(1)], {}
     for guidance in (0.0, 1.0, 4.0):

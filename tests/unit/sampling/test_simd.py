@@ -48,13 +48,13 @@ def test_products(form, rows, inputs):
     start = rng.standard_normal((7, rows)).astype(np.float32)
     x = rng.standard_normal((7, inputs)).astype(np.float32)
     used = matrix if form == "float32" else from_bfloat16(to_bfloat16(matrix))
-    heard = from_bfloat16(to_bfloat16(x)) if native else x
+    rounded_x = from_bfloat16(to_bfloat16(x)) if native else x
     for columns in (1, 2, 3, 7):
         y = start[:columns].copy()
         packed = pack(matrix, bfloat16=form != "float32")
-        given = to_bfloat16(x[:columns]) if native else x[:columns]
-        run_multiply(Arrays(y, aligned(packed), given), rows, inputs, columns)
-        np.testing.assert_allclose(y, start[:columns] + heard[:columns] @ used.T, atol=2e-5)
+        columns_of_x = to_bfloat16(x[:columns]) if native else x[:columns]
+        run_multiply(Arrays(y, aligned(packed), columns_of_x), rows, inputs, columns)
+        np.testing.assert_allclose(y, start[:columns] + rounded_x[:columns] @ used.T, atol=2e-5)
 
 
 def test_documented_errors_of_gate_and_exponential():

@@ -78,8 +78,8 @@ def test_impossible_prefixes(n_samples):
 def test_teacher_forced_likelihood_is_that_of_the_model(output, excitation):
     model, data = make(output, excitation)
     pieces, pcm = [make_performance(0), make_performance(1)], make_pcm(2, N_FRAMES)
-    drawn, nll = teacher_forced(model, pieces, pcm, data, options=SamplingOptions(seed=5), streams=[0, 1])
-    assert drawn.dtype == np.int16 and drawn.shape == pcm.shape
+    output, nll = teacher_forced(model, pieces, pcm, data, options=SamplingOptions(seed=5), streams=[0, 1])
+    assert output.dtype == np.int16 and output.shape == pcm.shape
     left, right = model.context_frames
     notes = [NoteConditioning(piece, data) for piece in pieces]
     features = torch.from_numpy(np.stack([one.features(-left, left + N_FRAMES + right) for one in notes]))
@@ -115,9 +115,9 @@ def test_guided_teacher_forced_and_sampled_agree(output):
 @OUTPUTS
 def test_guidance_zero_ignores_the_notes(output):
     model, data = make(output)
-    deaf = play(model, data, [make_performance(0), make_performance(1)], [3, 3], guidance=0.0)
-    assert np.array_equal(deaf[0], deaf[1])
-    assert np.array_equal(deaf[:1], play(model, data, [None], [3]))
+    null_output = play(model, data, [make_performance(0), make_performance(1)], [3, 3], guidance=0.0)
+    assert np.array_equal(null_output[0], null_output[1])
+    assert np.array_equal(null_output[:1], play(model, data, [None], [3]))
 
 
 def test_temperature_narrows_the_output():
@@ -142,15 +142,18 @@ def test_pre_emphasised_model_samples_the_pre_emphasised_signal(output):
     assert np.array_equal(play(model, emphasized, pieces, [0, 1]), Deemphasis(0.9)(plain))
     # prompted: it has heard the changes of the prefix, and the sound goes on from its last sample
     prefix = make_pcm(2, 2) // 10
-    heard = changes_of(play(model, data, pieces, [0, 1], prefix=emphasize(prefix, 0.9)))
+    emphasized_output = changes_of(play(model, data, pieces, [0, 1], prefix=emphasize(prefix, 0.9)))
     prompted = play(model, emphasized, pieces, [0, 1], prefix=prefix)
-    assert np.array_equal(prompted, Deemphasis(0.9)(heard))
+    assert np.array_equal(prompted, Deemphasis(0.9)(emphasized_output))
     assert np.abs(prompted[:, : 2 * HOP] - prefix).max() <= (5 if output == "logistic_mixture" else 150)
     forced, nll = teacher_forced(model, pieces, prompted, emphasized, options=SamplingOptions(seed=5), streams=[0, 1])
-    changes, same_nll = teacher_forced(
+    forced_emphasized, same_nll = teacher_forced(
         model, pieces, emphasize(prompted, 0.9), data, options=SamplingOptions(seed=5), streams=[0, 1]
     )
-    assert np.array_equal(forced, deemphasize_teacher_forced(changes_of(changes), prompted, 0.9)) and nll == same_nll
+    assert (
+        np.array_equal(forced, deemphasize_teacher_forced(changes_of(forced_emphasized), prompted, 0.9))
+        and nll == same_nll
+    )
 
 
 @pytest.mark.parametrize("excitation", [True, False])
@@ -158,12 +161,12 @@ def test_conditioning_stacks_performances(excitation):
     """Conditioning stacks what each performance gives."""
     data = DataConfig(audio_hz=4000, midi_hz=250, features=["paper_v1"], excitation=excitation)
     pieces = [make_performance(0), make_performance(1)]
-    given = conditioning(pieces, data, CPU)
+    inputs = conditioning(pieces, data, CPU)
     notes = [NoteConditioning(piece, data) for piece in pieces]
-    assert np.array_equal(given.features(-3, 9), np.stack([one.features(-3, 9) for one in notes]))
+    assert np.array_equal(inputs.features(-3, 9), np.stack([one.features(-3, 9) for one in notes]))
     expected = np.stack([one.excitation(2, 5) for one in notes])
     assert expected.shape == (2, 6 if excitation else 0, 5 * HOP)
-    assert np.array_equal(given.excitation(2, 5), expected)
+    assert np.array_equal(inputs.excitation(2, 5), expected)
 
 
 @OUTPUTS

@@ -200,7 +200,7 @@ def test_unconditional_model_continues_a_prompt(prompt, tmp_path):
     run = save(tmp_path / "run", *make_unconditional({**NO_MIDI, "audio_hz": HZ}))
     sounds = []
     for extra_options in ([], ["--prompt", prompt, "--prompt_seconds", "0.05"]):
-        out = tmp_path / f"out{len(given)}"
+        out = tmp_path / f"out{len(extra_options)}"
         file = inference_file(tmp_path, run, mode="prompted" if extra_options else "free")
         assert call(inference, "-c", file, "--out", out, "--seconds", "0.1", *extra_options).code == 0
         sounds.append(audio_io.read_pcm(out / "piece_000.wav", HZ))

@@ -78,8 +78,8 @@ def test_impossible_prefixes(n_samples):
 def test_teacher_forced_likelihood_is_that_of_the_model(output, excitation):
     model, data = make(output, excitation)
     pieces, pcm = [make_performance(0), make_performance(1)], make_pcm(2, N_FRAMES)
-    output, nll = teacher_forced(model, pieces, pcm, data, options=SamplingOptions(seed=5), streams=[0, 1])
-    assert output.dtype == np.int16 and output.shape == pcm.shape
+    own_samples, nll = teacher_forced(model, pieces, pcm, data, options=SamplingOptions(seed=5), streams=[0, 1])
+    assert own_samples.dtype == np.int16 and own_samples.shape == pcm.shape
     left, right = model.context_frames
     notes = [NoteConditioning(piece, data) for piece in pieces]
     features = torch.from_numpy(np.stack([one.features(-left, left + N_FRAMES + right) for one in notes]))

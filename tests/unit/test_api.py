@@ -1,5 +1,6 @@
 """The Python API: the samples of inference.py, blocks, likelihoods, and one-line errors."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -179,3 +180,14 @@ def test_without_notes(model):
     else:
         with pytest.raises(midi2wave.InputError, match="no null condition"):
             model.generate(seconds=0.1)
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    """The code block of docs/api.md, on a shorter piece."""
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    assert code.count("seconds=5") == 2
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("seconds=5", "seconds=0.02"), "docs/api.md", "exec"), {})
+    assert len(read_pcm(tmp_path / "song.wav", HZ)) == 0.02 * HZ

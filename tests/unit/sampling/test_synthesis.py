@@ -140,7 +140,7 @@ def test_pre_emphasised_model_samples_the_pre_emphasised_signal(output):
 
     plain = changes_of(play(model, data, pieces, [0, 1]))
     assert np.array_equal(play(model, emphasized, pieces, [0, 1]), Deemphasis(0.9)(plain))
-    # prompted: it has heard the changes of the prefix, and the sound goes on from its last sample
+    # With a prefix: the past is the pre-emphasised prefix, and the audio continues from its last sample.
     prefix = make_pcm(2, 2) // 10
     emphasized_output = changes_of(play(model, data, pieces, [0, 1], prefix=emphasize(prefix, 0.9)))
     prompted = play(model, emphasized, pieces, [0, 1], prefix=prefix)

@@ -1,4 +1,4 @@
-"""Command 5 of the pipeline: a checkpoint and test clips, or any MIDI files -> wavs, pictures and a page to listen to.
+"""Generate audio: a checkpoint and test clips, or any MIDI files -> wavs, pictures and a page to listen to.
 
     python inference.py -c config_inference.json
     python inference.py -c config_inference.json --midi song.mid --out songs

@@ -38,8 +38,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "wavenet.py:generate": "the reference sampler: SamplingOptions belong to a later layer",
 }
 
-until_the_move = pytest.mark.xfail(strict=False, reason="until the move is complete")
-
 
 def module_name(path: str) -> str:
     """The dotted name of a module: midi2wave/data/crops.py -> midi2wave.data.crops."""
@@ -79,7 +77,6 @@ def layer_of(module: str) -> int:
     return names[max(matching, key=len)] if matching else names["COMMANDS"]
 
 
-@until_the_move
 def test_imports_run_one_way():
     wrong = [
         f"{module} (layer {layer_of(module)}) imports {other} (layer {layer_of(other)})"
@@ -97,18 +94,15 @@ def test_commands_do_not_import_each_other():
     assert {name: imports(name) & commands for name in library if imports(name) & commands} == {}
 
 
-@until_the_move
 def test_only_benchmarks_import_the_bridge():
     importers = {name for name in SOURCES for other in imports(name) if other.startswith("nv_wavenet_bridge")}
     assert {name for name in importers if not name.startswith(("nv_wavenet_bridge", "benchmarks"))} == set()
 
 
-@until_the_move
 def test_no_import_cycles():
     graphlib.TopologicalSorter({module: imports(module) for module in SOURCES}).prepare()
 
 
-@until_the_move
 def test_the_top_level_is_short():
     names = sorted(path.name for path in ROOT.glob("*.py"))
     assert len(names) <= MAX_TOP_LEVEL_FILES, names
@@ -127,7 +121,6 @@ def described_modules(text: str) -> set[str]:
     return described
 
 
-@until_the_move
 def test_the_architecture_names_every_module():
     text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
     modules = {path for path in SOURCES.values() if not path.endswith("__init__.py")}
@@ -136,7 +129,6 @@ def test_the_architecture_names_every_module():
     assert sorted(described - modules) == [], "in docs/ARCHITECTURE.md, but no such module"
 
 
-@until_the_move
 def test_the_table_of_config_options_is_up_to_date():
     written = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
     assert written == config.table() + "\n", "run: python -m midi2wave.config > docs/configs.md"
@@ -165,19 +157,16 @@ def n_parameters(function: ast.FunctionDef) -> int:
     return len([name for name in names if name not in ("self", "cls")])
 
 
-@until_the_move
 def test_no_module_is_too_long():
     lengths = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in PYTHON_FILES}
     assert {path: n for path, n in lengths.items() if n > MAX_MODULE_LINES and path not in LONG_MODULES} == {}
 
 
-@until_the_move
 def test_no_function_is_too_long():
     lengths = {name: node.end_lineno - node.lineno + 1 for name, node in functions()}
     assert {name: n for name, n in lengths.items() if n > MAX_FUNCTION_LINES and name not in LONG_FUNCTIONS} == {}
 
 
-@until_the_move
 def test_no_function_has_too_many_parameters():
     counts = {name: n_parameters(node) for name, node in functions()}
     assert {name: n for name, n in counts.items() if n > MAX_PARAMETERS and name not in MANY_PARAMETERS} == {}
@@ -190,20 +179,17 @@ def test_exceptions_from_the_limits_are_needed():
     assert set(LONG_FUNCTIONS) | set(MANY_PARAMETERS) <= names
 
 
-@until_the_move
 def test_everything_is_formatted():
     marks = re.compile(r"#\s*fmt:\s*(skip|off)")
     texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in PYTHON_FILES}
     assert {path: len(marks.findall(text)) for path, text in texts.items() if marks.search(text)} == {}
 
 
-@until_the_move
 def test_names_of_tests_are_short():
     names = {name.split(":")[1] for name, _ in functions()}
     assert sorted(name for name in names if name.startswith("test_") and len(name) > MAX_TEST_NAME_LENGTH) == []
 
 
-@until_the_move
 def test_words_are_those_of_the_field():
     assert [str(hit) for hit in vocabulary.all_hits()] == [], "see tests/docs/vocabulary.py"
 

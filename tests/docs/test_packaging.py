@@ -71,8 +71,8 @@ def test_the_python_examples_run_outside_the_checkout(installation: Path, tmp_pa
     blocks = python_blocks(page)
     assert blocks
     for block in blocks:
-        where = "import midi2wave, wavenet\nprint(midi2wave.__file__, wavenet.__file__)\n"
-        printed = run(installation, "-c", where + block, cwd=tmp_path).split()
+        print_locations = "import midi2wave, wavenet\nprint(midi2wave.__file__, wavenet.__file__)\n"
+        printed = run(installation, "-c", print_locations + block, cwd=tmp_path).split()
         assert all(Path(file).is_relative_to(installation.parents[1]) for file in printed[:2]), printed
         assert float(printed[-1]) > 0  # The negative log-likelihood is the last thing that they print.
     assert list(tmp_path.glob("*.wav"))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from midi2wave import checkpoint
-from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config
+from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config, migrate_record
 from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.data.test_clips import clip_source
 from midi2wave.evaluation import drift
@@ -80,7 +80,14 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(settings.output_dir)
     for out_dir, of_folder in ((folder, clips), (folder / DRIFT_NAME, long_clips)):
         if of_folder:
-            acquire_output_dir(out_dir, RECORD_NAME, _record(settings, loaded, of_folder), PRODUCTS, force=args.force)
+            acquire_output_dir(
+                out_dir,
+                RECORD_NAME,
+                _record(settings, loaded, of_folder),
+                PRODUCTS,
+                force=args.force,
+                migrate=migrate_record,
+            )
 
     synthesizer = Synthesizer(model, data, settings)
     outputs = generate_clips(synthesizer, clips, folder, prompt_frames(settings, data))

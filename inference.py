@@ -37,7 +37,7 @@ import numpy as np
 from midi2wave import checkpoint
 from midi2wave.checkpoint import LoadedCheckpoint
 from midi2wave.conditioning.excitation import n_excitation
-from midi2wave.config import DataConfig, InferenceConfig, load_config
+from midi2wave.config import DataConfig, InferenceConfig, load_config, migrate_record
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.sampling import folding
 from midi2wave.sampling.pieces import (
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     pieces = [replace(piece, prompt=prompt, fold=fold) for piece, fold in zip(pieces, folds, strict=True)]
     if pieces:
         record = _record(args, requested, job, prompt)
-        acquire_output_dir(job.folder, RECORD_NAME, record, PRODUCTS, force=args.force)
+        acquire_output_dir(job.folder, RECORD_NAME, record, PRODUCTS, force=args.force, migrate=migrate_record)
         pieces, taken = _without_taken(job.folder, pieces)
         failures += taken
     todo = [piece for piece in pieces if not is_done(job, piece)]

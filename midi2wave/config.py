@@ -515,6 +515,28 @@ BLOCKS: dict[str, Any] = {f.name: f.type for f in fields(Config)}
 SCHEMA = Schema(BLOCKS, CONFIG_FOLDER, DEPRECATED_OPTIONS, DEPRECATED_VALUES)
 
 
+def migrate_record(record: dict[str, Any]) -> dict[str, Any]:
+    """Translate a record of generated results that an earlier version wrote.
+
+    Args:
+        record: What inference.py and evaluate.py write into their output folders: blocks of options, the blocks of the
+            model under "model", and values.
+
+    Returns:
+        The record with today's names.
+    """
+    blocks = {name: value for name, value in record.items() if name in BLOCKS and isinstance(value, dict)}
+    result = {**record, **SCHEMA.migrate(blocks, "")[0]}
+    model = record.get("model")
+    if isinstance(model, dict) and all(isinstance(block, dict) for block in model.values()):
+        result["model"] = SCHEMA.migrate(model, "")[0]
+    if "prime_sha256" in result:
+        result["prompt_sha256"] = result.pop("prime_sha256")
+    if result.get("mode") == "primed":
+        result["mode"] = "prompted"
+    return result
+
+
 def _check_rates(audio_hz: int, midi_hz: int) -> None:
     if audio_hz % midi_hz:
         divisors = [hz for hz in range(midi_hz // 2, midi_hz * 2) if audio_hz % hz == 0]

@@ -11,11 +11,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from midi2wave.utils.errors import InputError
+
+Record = dict[str, Any]
 
 
 def _temporary_path(path: Path) -> Path:
@@ -137,7 +139,13 @@ def require_own_dir(folder: Path, record_name: str) -> None:
 
 
 def check_output_dir(
-    folder: Path, record_name: str, record: dict[str, Any], products: tuple[str, ...], *, force: bool
+    folder: Path,
+    record_name: str,
+    record: Record,
+    products: tuple[str, ...],
+    *,
+    force: bool,
+    migrate: Callable[[Record], Record] | None = None,
 ) -> list[Path]:
     """Check that `acquire_output_dir` will accept a folder; changes nothing.
 
@@ -147,6 +155,7 @@ def check_output_dir(
         record: All that the products depend on (the resolved config).
         products: Patterns of the files that are made from it.
         force: Whether products of another record may be removed.
+        migrate: Translates a record that an earlier version wrote into today's names.
 
     Returns:
         The products that must be removed first.
@@ -156,7 +165,7 @@ def check_output_dir(
     """
     require_own_dir(folder, record_name)
     path = folder / record_name
-    if not path.is_file() or (not force and path.read_bytes() == _record_text(record).encode()):
+    if not path.is_file() or (not force and _holds_record(path, record, migrate)):
         return []
     outdated = [file for pattern in products for file in folder.glob(pattern)]
     if outdated and not force:
@@ -165,7 +174,13 @@ def check_output_dir(
 
 
 def acquire_output_dir(
-    folder: str | Path, record_name: str, record: dict[str, Any], products: tuple[str, ...], *, force: bool
+    folder: str | Path,
+    record_name: str,
+    record: Record,
+    products: tuple[str, ...],
+    *,
+    force: bool,
+    migrate: Callable[[Record], Record] | None = None,
 ) -> None:
     """Make a folder the place of products that depend on `record`, or refuse.
 
@@ -180,13 +195,14 @@ def acquire_output_dir(
         record: All that the products depend on (the resolved config).
         products: Patterns of the files that are made from it.
         force: Whether products of another record are removed.
+        migrate: Translates a record that an earlier version wrote into today's names.
 
     Raises:
         InputError: The folder is refused.
         OSError: It cannot be written to.
     """
     folder = Path(folder)
-    outdated = check_output_dir(folder, record_name, record, products, force=force)
+    outdated = check_output_dir(folder, record_name, record, products, force=force, migrate=migrate)
     path = folder / record_name
     text = _record_text(record)
     if not force and path.is_file() and path.read_bytes() == text.encode():
@@ -196,5 +212,17 @@ def acquire_output_dir(
     write_text(path, text)
 
 
-def _record_text(record: dict[str, Any]) -> str:
+def _holds_record(path: Path, record: Record, migrate: Callable[[Record], Record] | None) -> bool:
+    """Whether a file holds a record, be it in the names of an earlier version."""
+    stored = path.read_bytes()
+    if stored == _record_text(record).encode() or migrate is None:
+        return stored == _record_text(record).encode()
+    try:
+        former = json.loads(stored)
+    except ValueError:
+        return False
+    return isinstance(former, dict) and _record_text(migrate(former)) == _record_text(record)
+
+
+def _record_text(record: Record) -> str:
     return json.dumps(record, indent=2, sort_keys=True) + "\n"

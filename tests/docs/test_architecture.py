@@ -34,8 +34,15 @@ LONG_MODULES = {
     "wavenet.py": "the whole model on one page: context stack, decoder, likelihood and cached sampler",
 }
 LONG_FUNCTIONS: dict[str, str] = {}
+KERNEL_REASON = "compiled: numbers are passed in registers, an object would be read from memory"
 MANY_PARAMETERS: dict[str, str] = {
     "wavenet.py:generate": "the reference sampler: SamplingOptions belong to a later layer",
+    "midi2wave/sampling/engines/cpu_kernel.py:_add_rows": KERNEL_REASON,
+    "midi2wave/sampling/engines/simd.py:_four_columns": KERNEL_REASON,
+    "midi2wave/sampling/engines/simd.py:_one_column": KERNEL_REASON,
+    "midi2wave/sampling/engines/simd.py:_panel": KERNEL_REASON,
+    "midi2wave/sampling/engines/simd.py:_two_columns": KERNEL_REASON,
+    "midi2wave/sampling/engines/simd.py:multiply": KERNEL_REASON,
 }
 
 

@@ -178,7 +178,7 @@ PROSE = {
     r"\bthe walk\b|\bwalks? through\b": "data flow",
     r"\bno circles\b|\bare no circles\b": "no import cycles",
     r"\bceilings?\b": "topline",
-    r"\b(?<!noise )floor\b": "baseline; noise floor",
+    r"\b(?<!noise )(?<!math\.)floor\b": "baseline; noise floor",
     r"\bprimed\b": "prompted",
     r"\bhistory.interference\b|\binterference on\b": "history mixing",
     r"\banother crop's sound\b": "history mixing",

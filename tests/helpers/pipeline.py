@@ -104,6 +104,38 @@ def write_maestro(folder: Path, splits: Sequence[str] = SPLITS, audio_hz: int = 
     return folder
 
 
+TINY_MODEL = {
+    "wavenet_config": {
+        "n_mixtures": 2,
+        "n_layers": 2,
+        "max_dilation": 2,
+        "n_residual_channels": 8,
+        "n_skip_channels": 8,
+        "n_out_channels": 8,
+        "n_cond_channels": 8,
+    },
+    "cond_wavenet_config": {
+        "n_layers": 2,
+        "max_dilation": 2,
+        "n_residual_channels": 8,
+        "n_skip_channels": 8,
+        "lookahead_ms": 4.0,
+    },
+}
+SHORT_TRAINING = {
+    "steps": 4,
+    "batch_size": 2,
+    "warmup_steps": 1,
+    "iters_per_checkpoint": 2,
+    "iters_per_log": 1,
+    "iters_per_validation": 2,
+    "validation_crops": 2,
+    "iters_per_sample": 0,
+    "device": "cpu",
+    "compile": False,
+}
+
+
 def write_config(folder: Path) -> Path:
     """The config of all commands for a pipeline run in `folder`."""
     blocks = {
@@ -120,35 +152,8 @@ def write_config(folder: Path) -> Path:
             "segment_length": 0.1,
             "n_workers": 0,
         },
-        "wavenet_config": {
-            "n_mixtures": 2,
-            "n_layers": 2,
-            "max_dilation": 2,
-            "n_residual_channels": 8,
-            "n_skip_channels": 8,
-            "n_out_channels": 8,
-            "n_cond_channels": 8,
-        },
-        "cond_wavenet_config": {
-            "n_layers": 2,
-            "max_dilation": 2,
-            "n_residual_channels": 8,
-            "n_skip_channels": 8,
-            "lookahead_ms": 4.0,
-        },
-        "train_config": {
-            "output_directory": f"{folder}/run",
-            "steps": 4,
-            "batch_size": 2,
-            "warmup_steps": 1,
-            "iters_per_checkpoint": 2,
-            "iters_per_log": 1,
-            "iters_per_validation": 2,
-            "validation_crops": 2,
-            "iters_per_sample": 0,
-            "device": "cpu",
-            "compile": False,
-        },
+        **TINY_MODEL,
+        "train_config": {"output_directory": f"{folder}/run", **SHORT_TRAINING},
         "inference_config": {
             "model_filename": f"{folder}/run",
             "test_dir": f"{folder}/test",

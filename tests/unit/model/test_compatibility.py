@@ -120,3 +120,27 @@ def test_a_former_run_can_be_resumed(tmp_path):
     weight = "context.global_embedding.weight"
     assert resumed["model"][weight].shape == former["model"]["context.of_recording.weight"].shape
     assert config.train_config.output_directory == "run_global"
+
+
+def test_a_former_output_folder_is_recognised(tmp_path):
+    """The same command finds its results done; with another seed they are results of another config."""
+    folder = shutil.copytree(BEFORE / "output_prompted", tmp_path / "output")
+    record = folder / "inference.json"
+    record.write_text(record.read_text(encoding="utf-8").replace("RUN", str(BEFORE / "run_plain")), encoding="utf-8")
+    played = (folder / "song.wav").read_bytes()
+    overrides = {
+        "model_filename": str(BEFORE / "run_plain"),
+        "mode": "free",
+        "tail_seconds": 0.05,
+        "sampler": "torch",
+        "device": "cpu",
+    }
+    prompt = ("--prompt", BEFORE / "played_by_run_global.wav", "--prompt_seconds", "0.05")
+    files = ("--midi", BEFORE / "song.mid", "--out", folder)
+    for seed, code in ((3, 0), (4, 2)):
+        config = tmp_path / f"config_{seed}.json"
+        config.write_text(json.dumps({"inference_config": overrides | {"seed": seed}}), encoding="utf-8")
+        outcome = call(inference, "-c", config, *files, *prompt)
+        assert outcome.code == code, outcome
+        assert (folder / "song.wav").read_bytes() == played
+    assert "results of another config" in outcome.err

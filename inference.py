@@ -289,10 +289,10 @@ def _write_page(job: RenderJob, pieces: list[Piece], nll: dict[str, float | None
     """Write the page to listen to."""
     settings, clips = job.settings, []
     for piece in pieces:
-        wavs = [("output", f"{piece.name}.wav")]
+        wavs = [("model output", f"{piece.name}.wav")]
         if piece.truth is not None:
-            wavs.append(("truth", f"{piece.name}_truth.wav"))
-        remark = f"NLL of the truth: {nll[piece.name]:.4f} nats per sample" if piece.name in nll else ""
+            wavs.append(("recording", f"{piece.name}_truth.wav"))
+        remark = f"NLL of the recording: {nll[piece.name]:.4f} nats per sample" if piece.name in nll else ""
         clips.append(ListeningClip(piece.name, f"{piece.name}.png", wavs, remark))
     facts = {
         "model": f"{settings.model_filename}, step {job.loaded.step}",
@@ -304,7 +304,7 @@ def _write_page(job: RenderJob, pieces: list[Piece], nll: dict[str, float | None
     if prompt := pieces[0].prompt:
         facts["prompt"] = f"{prompt.seconds:g} s of {prompt.name}, before each piece"
     elif settings.mode == "prompted":
-        facts["teacher_length"] = f"{settings.teacher_length:g} s"
+        facts["prompt"] = f"the first {settings.teacher_length:g} s of each recording"
     write_listening_page(job.folder / PAGE_NAME, "midi2wave", clips, facts)
 
 

@@ -23,7 +23,7 @@ PROJECT_FOLDER = Path(__file__).resolve().parent
 FOLDER = Path("demo")
 DATA_COMMAND = "-m midi2wave.demo_dataset.generate"
 
-# Results with the demo's fixed seeds, measured on a CPU (README.md).
+# Results with the demo's fixed seeds, measured on a CPU (docs/training.md).
 EXPECTED_NLL = 8.22
 EXPECTED_GAP = 2.47
 

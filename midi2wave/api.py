@@ -5,7 +5,7 @@
     model = midi2wave.load("pretrained/rendered_reference.safetensors")
     audio = model.generate("song.mid", seed=0)  # float32 [T] in -1..1 at model.sample_rate
 
-inference.py and evaluate.py stand on the same functions: with equal settings they give the same samples.
+inference.py and evaluate.py call the same functions: with equal settings they give the same samples.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""How samples are drawn, and by which engine: the options that every function of this package hands on."""
+"""How samples are drawn, and by which engine: the options that the functions of this package share."""
 
 import math
 import numbers

@@ -29,7 +29,7 @@ MIN_ELAPSED_SECONDS = 1e-3
 
 @dataclass(frozen=True)
 class Failure:
-    """One item (a file, a clip) that could not be done, and the reason in words for its owner."""
+    """One item (a file, a clip) that could not be done, and the reason in words for the user."""
 
     item: str
     reason: str

@@ -135,7 +135,7 @@ class Schema:
         blocks = {name: _block_schema(block) for name, block in self.blocks.items()}
         for (block, former), name in self.deprecated_options.items():
             options = blocks[block]["properties"]
-            options[former] = {**options[name], "deprecated": True, "description": f"Former name of {name}."}
+            options[former] = options[name] | {"deprecated": True, "description": f"Former name of {name}."}
         for (block, name, former), value in self.deprecated_values.items():
             option = blocks[block]["properties"][name]
             choices = option.setdefault("anyOf", [{key: option.pop(key) for key in ("type", "enum")}])
@@ -201,7 +201,7 @@ def _require_valid(name: str, valid: Iterable[str], subject: str) -> None:
         raise InputError(f"{subject} {name!r} is unknown; {hint}")
 
 
-def _did_you_mean(name: Any, valid: Iterable[Any], cutoff: float) -> str:
+def _did_you_mean(name: object, valid: Iterable[Any], cutoff: float) -> str:
     suggestions = difflib.get_close_matches(str(name), map(str, valid), n=1, cutoff=cutoff)
     return f"did you mean {suggestions[0]!r}?" if suggestions else ""
 
@@ -245,7 +245,7 @@ def _describe(error: ErrorDetails, block: Any, values: Mapping[str, Any], source
     kind, value, limits = _option_types(block)[name], values[name], error.get("ctx", {})
     if error["type"] == "literal_error":
         value, choices = error["input"], get_args(_item_type(kind))
-        hint = _did_you_mean(value, choices, cutoff=0.5)
+        hint = _did_you_mean(value, choices, cutoff=0.5) if isinstance(value, type(choices[0])) else ""
         expected = f"one of {', '.join(map(str, choices))}" + (f" ({hint})" if hint else "")
     elif error["type"] in _LIMITS:
         key, words = _LIMITS[error["type"]]

@@ -8,10 +8,11 @@ option and what was expected.
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
@@ -166,9 +167,9 @@ class Schema:
         if current := self.deprecated_options.get((block, name)):
             _log_once([f"--set: {block}.{name} is deprecated; write {block}.{current}"])
             name = current
-        types = _option_types(self.blocks[block])
-        _require_valid(name, types, f"--set: {block} option")
-        raw.setdefault(block, {})[name] = value if types[name] is str else _from_json(value)
+        options = self.blocks[block].__pydantic_fields__
+        _require_valid(name, options, f"--set: {block} option")
+        raw.setdefault(block, {})[name] = value if options[name].annotation is str else _from_json(value)
 
 
 def _log_once(messages: list[str]) -> None:
@@ -206,10 +207,6 @@ def _did_you_mean(name: object, valid: Iterable[Any], cutoff: float) -> str:
     return f"did you mean {suggestions[0]!r}?" if suggestions else ""
 
 
-def _option_types(block: Any) -> dict[str, Any]:
-    return {name: field.annotation for name, field in block.__pydantic_fields__.items()}
-
-
 def _descriptions(block: Any) -> dict[str, str]:
     # pydantic reads the text below an option only in the class that declares it, not in those that inherit it.
     declared = [field for base in block.__mro__ for field in getattr(base, "__pydantic_fields__", {}).items()]
@@ -227,7 +224,7 @@ def _block_schema(block: Any) -> dict[str, Any]:
 def _build_block(block: Any, values: Mapping[str, Any], source: str) -> Any:
     """Make a block's dataclass from plain values; `source` is file and block."""
     for name in values:
-        _require_valid(name, _option_types(block), f"{source}: option")
+        _require_valid(name, block.__pydantic_fields__, f"{source}: option")
     try:
         return block(**values)
     except ValidationError as errors:
@@ -242,36 +239,6 @@ def _describe(error: ErrorDetails, block: Any, values: Mapping[str, Any], source
     if error["type"] == "missing":
         other = "" if values else "; is this the config of another command?"
         return f"{source}: option {name!r} is missing: {_descriptions(block)[name]}{other}"
-    kind, value, limits = _option_types(block)[name], values[name], error.get("ctx", {})
-    if error["type"] == "literal_error":
-        value, choices = error["input"], get_args(_item_type(kind))
-        hint = _did_you_mean(value, choices, cutoff=0.5) if isinstance(value, type(choices[0])) else ""
-        expected = f"one of {', '.join(map(str, choices))}" + (f" ({hint})" if hint else "")
-    elif error["type"] in _LIMITS:
-        key, words = _LIMITS[error["type"]]
-        expected = f"{words} {limits[key]:g}" if isinstance(limits[key], float) else f"{words} {limits[key]}"
-    else:
-        expected = _type_name(kind)
-    return f"{source}.{name} = {json.dumps(value)}: expected {expected}"
-
-
-# Type of an error -> name of the limit that it has, and how a message says it.
-_LIMITS = {
-    "greater_than_equal": ("ge", "at least"),
-    "greater_than": ("gt", "more than"),
-    "less_than_equal": ("le", "at most"),
-}
-
-
-def _item_type(kind: Any) -> Any:
-    """The type of a list's items; of other types the type itself."""
-    return get_args(kind)[0] if get_origin(kind) is list else kind
-
-
-def _type_name(kind: Any) -> str:
-    item = _item_type(kind)
-    if item is not kind:
-        return f"list of {_type_name(item)}"
-    if choices := get_args(kind):
-        return type(choices[0]).__name__
-    return "finite float" if kind is float else kind.__name__
+    expected = error["msg"].removeprefix("Input should be ")
+    hint = _did_you_mean(error["input"], re.findall(r"'(\w+)'", expected), cutoff=0.5)
+    return f"{source}.{name} = {json.dumps(error['input'])}: expected {expected}" + (f" ({hint})" if hint else "")

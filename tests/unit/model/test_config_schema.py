@@ -1,4 +1,4 @@
-"""configs/schema.json: what an editor is told of config files, and the shipped configs that name it."""
+"""configs/schema.json: what it says to editors about config files, and the shipped configs that name it."""
 
 import json
 import os

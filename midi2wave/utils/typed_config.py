@@ -37,7 +37,7 @@ def text_as_list(item: Any) -> BeforeValidator:
 
 
 class _UntitledOptions(GenerateJsonSchema):
-    """Makes schemas without titles of options, which would repeat their names."""
+    """JSON schemas without titles of options, which would repeat their names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -139,8 +139,9 @@ class Schema:
             options[former] = options[name] | {"deprecated": True, "description": f"Former name of {name}."}
         for (block, name, former), value in self.deprecated_values.items():
             option = blocks[block]["properties"][name]
-            choices = option.setdefault("anyOf", [{key: option.pop(key) for key in ("type", "enum")}])
-            choices.append({"const": former, "deprecated": True, "description": f'Former name of "{value}".'})
+            if "anyOf" not in option:
+                option["anyOf"] = [{member: option.pop(member) for member in ("type", "enum")}]
+            option["anyOf"].append({"const": former, "deprecated": True, "description": f'Former name of "{value}".'})
         return {
             "$schema": GenerateJsonSchema.schema_dialect,
             "title": title,
@@ -196,7 +197,7 @@ def _blocks_of(content: Any, source: str) -> Raw:
     raise InputError(f"{source}: expected an object of blocks, each an object of options")
 
 
-def _require_valid(name: str, valid: Iterable[str], subject: str) -> None:
+def _require_valid(name: str, valid: Mapping[str, Any], subject: str) -> None:
     if name not in valid:
         hint = _did_you_mean(name, valid, cutoff=0.4) or f"expected one of {', '.join(valid)}"
         raise InputError(f"{subject} {name!r} is unknown; {hint}")

@@ -156,7 +156,7 @@ def test_files_that_cannot_be_read(model, tmp_path):
 
 @pytest.mark.parametrize("midi", [5, b"song.mid", ["song.mid"], ""])
 def test_what_is_no_file_name(model, midi):
-    with pytest.raises(midi2wave.InputError, match="midi = .*: expected a MIDI file or None"):
+    with pytest.raises(midi2wave.InputError, match=r"midi = .*: expected a MIDI file or None"):
         model.stream(midi)
 
 
@@ -187,9 +187,9 @@ def test_models_that_do_not_exist_or_cannot_run(pipeline, tmp_path):
     with pytest.raises(midi2wave.InputError, match="no checkpoint at"):
         midi2wave.load(tmp_path)
     for path in (None, 5, b"model.safetensors", ""):
-        with pytest.raises(midi2wave.InputError, match="path = .*: expected a .safetensors file"):
+        with pytest.raises(midi2wave.InputError, match=r"path = .*: expected a \.safetensors file"):
             midi2wave.load(path)
-    with pytest.raises(midi2wave.InputError, match="threads = 1.5: expected a whole number"):
+    with pytest.raises(midi2wave.InputError, match=r"threads = 1\.5: expected a whole number"):
         midi2wave.load(pipeline.folder / "run", "cpu", threads=1.5)
     for device in ("tpu", None):
         with pytest.raises(midi2wave.InputError, match=r"cannot be used \(expected cpu, cuda, or cuda:N"):

@@ -101,7 +101,7 @@ def _record(args: argparse.Namespace, instrument: Instrument) -> dict[str, Any]:
 def _result(
     folder: Path, jobs: list[FluidSynthJob], rendered: dict[str, Rendered], elapsed_seconds: float
 ) -> dict[str, Any]:
-    hours = dict.fromkeys(SPLITS, 0.0)
+    hours: dict[str, float] = dict.fromkeys(SPLITS, 0.0)
     for job in jobs:
         hours[job.split] += rendered[job.stem].seconds / 3600
     return {

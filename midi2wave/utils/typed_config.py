@@ -199,7 +199,7 @@ def _blocks_of(content: Any, source: str) -> Raw:
 
 def _require_valid(name: str, valid: Mapping[str, Any], subject: str) -> None:
     if name not in valid:
-        hint = _did_you_mean(name, valid, cutoff=0.4) or f"expected one of {', '.join(valid)}"
+        hint = _did_you_mean(name, valid, cutoff=0.6) or f"expected one of {', '.join(valid)}"
         raise InputError(f"{subject} {name!r} is unknown; {hint}")
 
 

@@ -332,6 +332,20 @@ def test_errors_name_the_file_and_the_reason_in_one_line(read, data, words):
     assert "\n" not in str(error.value)
 
 
+def test_objects_are_read_like_files(tmp_path):
+    """Anything with `read` that gives bytes; errors call it by its name, if it has one."""
+    data = smf(TWO_NOTES)
+    (tmp_path / "piece.mid").write_bytes(data)
+    assert rows(read_midi(io.BytesIO(data))) == TWO_ROWS
+    with open(tmp_path / "piece.mid", "rb") as file:
+        assert rows(read_midi(file)) == TWO_ROWS
+    with pytest.raises(InputError, match="MIDI data: empty"):
+        read_midi(io.BytesIO())
+    with open(tmp_path / "piece.mid", encoding="latin-1") as file, pytest.raises(InputError, match="'rb'") as error:
+        read_midi(file)
+    assert "piece.mid" in str(error.value)
+
+
 def test_paths_that_are_no_file_are_rejected(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_midi(tmp_path / "nothing.mid")

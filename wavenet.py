@@ -10,6 +10,7 @@ time-first, [T, B, R]: a dilated tap is then a view and every layer a plain matr
     python wavenet.py -c config_train.json      # parameters, receptive field, multiply-adds and memory of a config
 """
 
+import runpy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -628,7 +629,5 @@ def generate(
 
 
 if __name__ == "__main__":
-    # The cost of a config's model. The benchmarks depend on this module, which does not depend on them.
-    from benchmarks import model_speed
-
-    model_speed.run(model_speed.main)
+    # The cost of a config's model. That command depends on this module: it is run by its name, not imported.
+    runpy.run_module("benchmarks.model_speed", run_name="__main__")

@@ -78,6 +78,7 @@ KINDS = (
     Kind("no piano notes", lambda file: isinstance(file.ours, str) and "no piano notes" in file.ours, "both refuse"),
     Kind("no usable time base, or no track", lambda file: isinstance(file.ours, str), "both refuse"),
     Kind("in a RIFF wrapper", lambda file: file.data.startswith(b"RIFF"), "ours: the file inside is whole"),
+    Kind("SMPTE time", lambda file: file.header(12) >= 0x8000, "ours: pretty_midi takes frames for beats, and refuses"),
     Kind("broken off or damaged", lambda file: file.has("broken off"), "ours: what precedes the damage is kept"),
     Kind(
         "wrong lengths of chunks or meta events, wrong number of tracks",
@@ -89,7 +90,6 @@ KINDS = (
         lambda file: file.header(8) == 2,
         "ours: its tracks are independent (RP-001), pretty_midi plays them at once",
     ),
-    Kind("SMPTE time", lambda file: file.header(12) >= 0x8000, "ours: pretty_midi takes frames for beats"),
     Kind(
         "tempo changes on a track other than the first",
         lambda file: file.warned,

@@ -259,8 +259,8 @@ def test_rendering_needs_no_program_of_the_system(midis, tmp_path, monkeypatch):
 
 
 @needs("tinysoundfont")
-def test_tinysoundfont_plays_sostenuto_and_the_square_of_velocity():
-    """What it has not: pedals, and SoundFont's amplitude, which grows with the square of the velocity."""
+def test_what_tinysoundfont_lacks_is_made_up_for():
+    """Pedals, and SoundFont's amplitude, which grows with the square of the velocity."""
     instrument = synthesizers.find_instrument("tinysoundfont", None, 0, 1.0, False)
 
     def level(velocity, pedals, start):

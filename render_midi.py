@@ -17,7 +17,7 @@ from typing import Any
 import joblib
 
 from midi2wave.data.maestro import SPLITS
-from midi2wave.data.rendering import Rendered, RenderJob, metadata_csv, plan_jobs, render_one
+from midi2wave.data.rendering import Rendered, SoundfontJob, metadata_csv, plan_jobs, render_one
 from midi2wave.data.resample_manifest import sha256
 from midi2wave.data.synthesizers import AUDIO_HZ, RENDERERS, Instrument, find_instrument
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
@@ -96,7 +96,7 @@ def _record(args: argparse.Namespace, instrument: Instrument) -> dict[str, Any]:
 
 
 def _result(
-    folder: Path, jobs: list[RenderJob], rendered: dict[str, Rendered], elapsed_seconds: float
+    folder: Path, jobs: list[SoundfontJob], rendered: dict[str, Rendered], elapsed_seconds: float
 ) -> dict[str, Any]:
     hours = dict.fromkeys(SPLITS, 0.0)
     for job in jobs:

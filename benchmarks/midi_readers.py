@@ -40,14 +40,14 @@ class MidiFile:
         path: The file.
         data: Its bytes.
         ours: What the project reads, or why it does not.
-        theirs: What pretty_midi reads, or why it does not.
+        peer: What pretty_midi reads, or why it does not.
         warned: Whether pretty_midi warns of tempo changes on later tracks.
     """
 
     path: Path
     data: bytes
     ours: Performance | str
-    theirs: Performance | str
+    peer: Performance | str
     warned: bool
 
     def header(self, start: int, size: int = 2) -> int:
@@ -82,7 +82,7 @@ KINDS = (
     Kind("broken off or damaged", lambda file: file.has("broken off"), "ours: what precedes the damage is kept"),
     Kind(
         "wrong lengths of chunks or meta events, wrong number of tracks",
-        lambda file: file.has("promised by the header") or isinstance(file.theirs, str),
+        lambda file: file.has("promised by the header") or isinstance(file.peer, str),
         "ours: the events are whole",
     ),
     Kind(
@@ -144,7 +144,7 @@ def read_both(path: Path) -> MidiFile:
     import pretty_midi
 
     ours: Performance | str
-    theirs: Performance | str
+    peer: Performance | str
     try:
         ours = read_midi(path)
     except InputError as error:
@@ -152,51 +152,51 @@ def read_both(path: Path) -> MidiFile:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            theirs = Performance.from_pretty_midi(pretty_midi.PrettyMIDI(str(path)))
+            peer = Performance.from_pretty_midi(pretty_midi.PrettyMIDI(str(path)))
         except Exception as error:  # mido and pretty_midi raise whatever their code meets.
-            theirs = f"{type(error).__name__} {error}".strip()
+            peer = f"{type(error).__name__} {error}".strip()
     warned = any("non-zero tracks" in str(warning.message) for warning in caught)
-    return MidiFile(path, path.read_bytes(), ours, theirs, warned)
+    return MidiFile(path, path.read_bytes(), ours, peer, warned)
 
 
 def compare(file: MidiFile) -> Difference:
     """How the two performances of a file differ."""
-    ours, theirs = file.ours, file.theirs
-    performances = [piece if isinstance(piece, Performance) else None for piece in (ours, theirs)]
+    ours, peer = file.ours, file.peer
+    performances = [piece if isinstance(piece, Performance) else None for piece in (ours, peer)]
     difference = Difference(1, [int(piece is not None) for piece in performances])
     difference.notes = [len(piece.onset) if piece else 0 for piece in performances]
-    if isinstance(ours, str) or isinstance(theirs, str):
+    if isinstance(ours, str) or isinstance(peer, str):
         return difference
-    index, is_match = match_notes(ours, theirs)
+    index, is_match = match_notes(ours, peer)
     matched = index[is_match]
-    difference.unmatched = [int((~is_match).sum()), len(theirs.onset) - len(np.unique(matched))]
-    apart = np.abs(ours.offset[is_match] - theirs.offset[matched])
+    difference.unmatched = [int((~is_match).sum()), len(peer.onset) - len(np.unique(matched))]
+    apart = np.abs(ours.offset[is_match] - peer.offset[matched])
     difference.offsets = int((apart > TOLERANCE_SECONDS).sum())
-    difference.velocities = int((ours.velocity[is_match] != theirs.velocity[matched]).sum())
-    difference.pedals = sum(_pedal_difference(ours.pedals[pedal], theirs.pedals[pedal]) for pedal in ours.pedals)
+    difference.velocities = int((ours.velocity[is_match] != peer.velocity[matched]).sum())
+    difference.pedals = sum(_pedal_difference(ours.pedals[pedal], peer.pedals[pedal]) for pedal in ours.pedals)
     return difference
 
 
-def match_notes(ours: Performance, theirs: Performance) -> tuple[np.ndarray, np.ndarray]:
-    """For each of our notes the nearest of theirs on the same key, int [N], and whether it is near enough, bool [N]."""
+def match_notes(ours: Performance, peer: Performance) -> tuple[np.ndarray, np.ndarray]:
+    """For each of our notes the nearest of peer on the same key, int [N], and whether it is near enough, bool [N]."""
     index = np.zeros(len(ours.onset), np.int64)
     is_match = np.zeros(len(ours.onset), bool)
     for pitch in np.unique(ours.pitch):
         mine = np.flatnonzero(ours.pitch == pitch)
-        other = np.flatnonzero(theirs.pitch == pitch)
+        other = np.flatnonzero(peer.pitch == pitch)
         if not len(other):
             continue
-        edges = (theirs.onset[other][1:] + theirs.onset[other][:-1]) / 2
+        edges = (peer.onset[other][1:] + peer.onset[other][:-1]) / 2
         index[mine] = other[np.searchsorted(edges, ours.onset[mine])]
-        is_match[mine] = np.abs(theirs.onset[index[mine]] - ours.onset[mine]) <= TOLERANCE_SECONDS
+        is_match[mine] = np.abs(peer.onset[index[mine]] - ours.onset[mine]) <= TOLERANCE_SECONDS
     return index, is_match
 
 
-def _pedal_difference(ours: np.ndarray, theirs: np.ndarray) -> int:
+def _pedal_difference(ours: np.ndarray, peer: np.ndarray) -> int:
     """Events [K, 2] of one pedal that are missing, or at another time, or of another value."""
-    if len(ours) != len(theirs):
-        return abs(len(ours) - len(theirs))
-    differs = (np.abs(ours[:, 0] - theirs[:, 0]) > TOLERANCE_SECONDS) | (ours[:, 1] != theirs[:, 1])
+    if len(ours) != len(peer):
+        return abs(len(ours) - len(peer))
+    differs = (np.abs(ours[:, 0] - peer[:, 0]) > TOLERANCE_SECONDS) | (ours[:, 1] != peer[:, 1])
     return int(differs.sum())
 
 
@@ -229,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
         kind, difference = kind_of(file, folder), compare(file)
         rows.setdefault(kind.name, (kind, Difference()))[1].add(difference)
         if not difference.is_none():
-            reason = f" pretty_midi: {file.theirs}" if isinstance(file.theirs, str) else ""
+            reason = f" pretty_midi: {file.peer}" if isinstance(file.peer, str) else ""
             log(f"{path}: {difference.row(kind.name, kind.right)}{reason}")
     print("\n".join(table(rows)))
     if args.page:

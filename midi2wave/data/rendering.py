@@ -31,7 +31,7 @@ MIN_POWER = 1e-12
 
 
 @dataclass(frozen=True)
-class RenderJob:
+class SoundfontJob:
     """One file to render; `stem` is its path in the data set without the suffix."""
 
     source: Path
@@ -51,7 +51,7 @@ class Rendered:
     level_db: float  # RMS
 
 
-def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[list[RenderJob], list[Failure]]:
+def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[list[SoundfontJob], list[Failure]]:
     """The pieces to render, each with its split.
 
     Args:
@@ -67,7 +67,7 @@ def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[
     """
     jobs = _maestro_jobs(folder) if find_metadata(folder) else _folder_jobs(folder, seed, split_shares)
     failures: list[Failure] = []
-    jobs_by_stem: dict[str, RenderJob] = {}
+    jobs_by_stem: dict[str, SoundfontJob] = {}
     for job in jobs:
         if not job.source.is_file():
             failures.append(Failure(str(job.source), "no such file; download it"))
@@ -77,9 +77,9 @@ def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[
     return list(jobs_by_stem.values()), failures
 
 
-def _maestro_jobs(folder: Path) -> list[RenderJob]:
+def _maestro_jobs(folder: Path) -> list[SoundfontJob]:
     return [
-        RenderJob(
+        SoundfontJob(
             source=inside(folder, recording.midi_filename),
             stem=f"{recording.year}/{Path(recording.midi_filename).stem}",
             composer=recording.composer,
@@ -91,14 +91,14 @@ def _maestro_jobs(folder: Path) -> list[RenderJob]:
     ]
 
 
-def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> list[RenderJob]:
+def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> list[SoundfontJob]:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES and not p.name.startswith("."))
     if not paths:
         raise InputError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)})")
     titles = [piece_title(path.stem) for path in paths]
     split_by_title = _choose_splits(titles, [path.stat().st_size for path in paths], seed, split_shares)
     return [
-        RenderJob(path, f"{YEAR}/{path.stem}", composer, title, split_by_title[composer, title], YEAR)
+        SoundfontJob(path, f"{YEAR}/{path.stem}", composer, title, split_by_title[composer, title], YEAR)
         for path, (composer, title) in zip(paths, titles, strict=True)
     ]
 
@@ -143,7 +143,7 @@ def _choose_splits(
     return {title: splits.get(title, "train") for title in shuffled}
 
 
-def render_one(job: RenderJob, folder: Path, instrument: Instrument) -> tuple[RenderJob, Rendered | str]:
+def render_one(job: SoundfontJob, folder: Path, instrument: Instrument) -> tuple[SoundfontJob, Rendered | str]:
     """Write the labels and the audio of one piece, unless they are there already.
 
     Returns:
@@ -185,7 +185,7 @@ def _labels(performance: Performance, program: int) -> tuple[bytes, float]:
 
 
 def _measure_level(path: Path) -> Rendered:
-    """Length and level of a rendered file. Raises InputError if it is silent or clips: both spoil training data."""
+    """Length and level of a rendered file. Raises InputError if it is silent or clips: training needs neither."""
     peak = 0.0
     power = 0.0
     n_frames = 0
@@ -202,7 +202,7 @@ def _measure_level(path: Path) -> Rendered:
     return Rendered(n_frames / AUDIO_HZ, 20 * math.log10(peak), level_db)
 
 
-def metadata_csv(jobs: list[RenderJob], rendered: dict[str, Rendered]) -> str:
+def metadata_csv(jobs: list[SoundfontJob], rendered: dict[str, Rendered]) -> str:
     """The metadata of the rendered data set in MAESTRO's format.
 
     Args:

@@ -39,7 +39,7 @@ INSTALL = {
 }
 # FluidSynth's amplitudes relative to those of tinysoundfont: 1.69 to 1.86, measured with two soundfonts and three keys.
 TINYSOUNDFONT_LEVEL = 1.8
-# What is rendered at a time of a note that dies away after its damper has fallen.
+# A note decays in blocks of this length after its damper has fallen.
 RELEASE_BLOCK = 250 * BLOCK
 
 
@@ -101,7 +101,7 @@ def find_instrument(renderer: str, soundfont: Path | None, program: int, gain: f
 
 def _installed_soundfont() -> Path:
     """The first soundfont of the system, else the one that pretty_midi ships."""
-    paths = [Path(folder) / name for folder in SOUNDFONT_FOLDERS for name in SOUNDFONTS]
+    paths = [Path(folder) / name for name in SOUNDFONTS for folder in SOUNDFONT_FOLDERS]
     package = importlib.util.find_spec("pretty_midi")
     if package is not None and package.origin is not None:
         paths.append(Path(package.origin).with_name(SHIPPED_SOUNDFONT))

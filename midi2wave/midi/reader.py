@@ -6,6 +6,7 @@ the pedal on a track without notes. File format: "Standard MIDI Files 1.0" (RP-0
 """
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ def read_midi(source: str | Path | BinaryIO) -> Performance:
         InputError: Nothing can be read: no such file, not MIDI, no usable time base, no piano notes.
     """
     path = source_name(source)
-    data = _read_file(Path(source)) if isinstance(source, (str, Path)) else _read_object(source, path)
+    data = _read_file(Path(source)) if isinstance(source, (str, os.PathLike)) else _read_object(source, path)
     _check_beginning(data, path)
     chunks = _chunks(data, data.find(b"MThd", 0, _HEADER_SEARCH_BYTES))
     _, start, _ = next(chunks, (b"", len(data), 0))
@@ -106,7 +107,7 @@ def read_midi(source: str | Path | BinaryIO) -> Performance:
 
 def source_name(source: object) -> str:
     """What messages call a file or an object to read from."""
-    return str(source if isinstance(source, (str, Path)) else getattr(source, "name", "MIDI data"))
+    return str(source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "MIDI data"))
 
 
 def _read_file(path: Path) -> bytes:

@@ -29,7 +29,7 @@ MIN_ELAPSED_SECONDS = 1e-3
 
 @dataclass(frozen=True)
 class Failure:
-    """One item (a file, a clip) that could not be done, and the reason in words for its owner."""
+    """One item (a file, a clip) that could not be done, and the reason in words for the user."""
 
     item: str
     reason: str
@@ -78,11 +78,15 @@ def choose_device(name: str) -> "torch.device":
 
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    except (RuntimeError, TypeError) as error:  # PyTorch's own message lists two dozen devices.
+        raise InputError(
+            f"device {name!r} cannot be used (expected cpu, cuda, or cuda:N for GPU N); set it to auto or cpu"
+        ) from error
+    try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device {name!r} cannot be used ({str(error).splitlines()[0]}); set it to auto or cpu"
-        ) from error
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}); set it to auto or cpu") from error
     return device
 
 

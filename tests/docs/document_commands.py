@@ -77,7 +77,7 @@ NOT_RUN_COMMANDS = {
 }
 
 NOT_RUN_LINES = {  # regular expression -> why
-    r"python3 -m venv|source \.venv|\.venv/bin/|pip install|apt-get": "installs",
+    r"python3 -m venv|source \.venv|\.venv/bin/|pip install|apt-get|dpkg ": "installs",
     r"(python -m )?pytest|ruff|mypy|pre-commit|\.ci/run|bash \.ci/run": "runs the checks themselves",
     r"git |tensorboard |sed -i|make$|cd |python build\.py ": "a tool of others",
     r"[A-Z]=": "sets a variable for the next command",

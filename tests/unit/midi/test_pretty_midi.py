@@ -100,12 +100,12 @@ def test_events_of_one_tick_keep_their_order():
 def test_what_is_no_piano_is_left_out_and_counted():
     midi = pretty_midi.PrettyMIDI()
     note = pretty_midi.Note
-    piano, strings, drums = (pretty_midi.Instrument(0), pretty_midi.Instrument(48), pretty_midi.Instrument(0, True))
+    piano, ensemble, drums = (pretty_midi.Instrument(0), pretty_midi.Instrument(48), pretty_midi.Instrument(0, True))
     piano.notes = [note(80, 60, 1.0, 2.0), note(90, 20, 0.0, 1.0), note(0, 61, 0.0, 1.0)]
-    strings.notes = [note(99, 60, 1.5, 3.0), note(50, 60, 1.0, 1.2), note(200, 72, 0.0, 1.0)]
-    strings.control_changes = [pretty_midi.ControlChange(SUSTAIN, 127, 0.5), pretty_midi.ControlChange(7, 100, 0.0)]
+    ensemble.notes = [note(99, 60, 1.5, 3.0), note(50, 60, 1.0, 1.2), note(200, 72, 0.0, 1.0)]
+    ensemble.control_changes = [pretty_midi.ControlChange(SUSTAIN, 127, 0.5), pretty_midi.ControlChange(7, 100, 0.0)]
     drums.notes = [note(80, 38, 0.0, 1.0)]
-    midi.instruments = [piano, strings, drums]
+    midi.instruments = [piano, ensemble, drums]
     performance = Performance.from_pretty_midi(midi)
     assert performance.onset.tolist() == [0.0, 1.0, 1.5] and performance.offset.tolist() == [1.0, 1.5, 3.0]
     assert performance.velocity.tolist() == [127, 80, 99]

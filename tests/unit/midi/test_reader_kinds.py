@@ -37,7 +37,7 @@ def notes(performance: Performance | None) -> list[tuple[float, float, int]] | N
 
 
 @pytest.mark.parametrize(
-    ("data", "ours", "theirs"),
+    ("data", "ours", "peer"),
     [
         pytest.param(smf(PAIR), [(0.0, 0.5, 60), (0.5, 1.0, 62)], [(0.0, 0.5, 60), (0.5, 1.0, 62)], id="ordinary"),
         pytest.param(
@@ -82,9 +82,9 @@ def notes(performance: Performance | None) -> list[tuple[float, float, int]] | N
         ),
     ],
 )
-def test_notes(data, ours, theirs):
+def test_notes(data, ours, peer):
     assert notes(read_midi(io.BytesIO(data))) == ours
-    assert notes(by_pretty_midi(data)) == theirs
+    assert notes(by_pretty_midi(data)) == peer
 
 
 @pytest.mark.parametrize("channel", [0, 3])

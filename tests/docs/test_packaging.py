@@ -62,7 +62,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md", "docs/midi.md"])
 def test_the_python_examples_run_outside_the_checkout(installation: Path, tmp_path: Path, page: str):
     """The examples of the pages run as they stand, on short MIDI files of the names that they use."""
     (tmp_path / "pretrained").symlink_to(ROOT / "pretrained")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from midi2wave.audio.pcm import FULL_SCALE
+from midi2wave.audio.peaks import parabola_top
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.partials import (
     MIN_WINDOW_SECONDS,
@@ -201,9 +202,7 @@ def _peak_cents(spectrum: np.ndarray, expected_hz: float, bin_hz: float) -> floa
     peak = first + int(np.argmax(spectrum[first:last]))
     if peak in (first, last - 1):
         return None
-    # The top of the parabola through the peak and its neighbours.
-    below, at, above = np.log(np.maximum(spectrum[peak - 1 : peak + 2], 1e-9))
-    top = peak + 0.5 * (below - above) / min(below - 2 * at + above, -1e-9)
+    top = first - 1 + parabola_top(np.log(np.maximum(spectrum[first - 1 : last + 1], 1e-9)), peak - first + 1)
     return float(1200 * np.log2(top * bin_hz / expected_hz))
 
 

@@ -5,9 +5,9 @@
     python -m benchmarks.data --dir /data/tmp     on another disk
 
 Rates are seconds of audio processed per second ("x real time"), read from the page cache, written and synced to the
-disk. Each is the best of several repetitions, which alternate with those of its competitors. librosa comes with
-requirements-bench.txt; programs that are not installed are skipped with a message. hours_200_* are extrapolations: the
-minutes that 200 hours take at the measured rate with one process per core.
+disk. Each is the best of several repetitions, which alternate with those of its competitors. Programs that are not
+installed are skipped with a message. hours_200_* are extrapolations: the minutes that 200 hours take at the measured
+rate with one process per core.
 """
 
 import argparse
@@ -119,11 +119,7 @@ def compare_resamplers(paths: list[Path], folder: Path) -> dict[str, float]:
 
 
 def _librosa_programs(out: Path) -> dict[str, Callable[[Path], object]]:
-    try:
-        import librosa
-    except ImportError:
-        log("librosa is not installed (pip install -r requirements-bench.txt): no comparison with it")
-        return {}
+    import librosa
 
     def resample(path: Path, res_type: str) -> None:
         audio, _ = librosa.load(path, sr=HZ, mono=True, res_type=res_type)
@@ -252,13 +248,12 @@ def measure(folder: Path) -> dict[str, float]:
         ("preprocessing", preprocess_one_core, preprocess_all),
     ):
         log(f"{name}: {length / one:.0f} x with one process, {length / all_cores:.0f} x with {cores}")
-    if "librosa soxr_hq" in rates:
-        log(f"librosa's own soxr_hq: ours is {rates['ours'] / rates['librosa soxr_hq']:.1f} times as fast")
+    log(f"librosa's own soxr_hq: ours is {rates['ours'] / rates['librosa soxr_hq']:.1f} times as fast")
     log_maestro_on_disk(written, read)
     performance = midi_reader.read_midi(paths[0].with_suffix(".midi"))
     return {
         "resample_realtime_per_core": round(rates["ours"], 1),
-        "resample_vs_earlier": round(rates["ours"] / rates.get("librosa kaiser_fast", float("nan")), 2),
+        "resample_vs_earlier": round(rates["ours"] / rates["librosa kaiser_fast"], 2),
         "resample_peak_mb": round(peak_megabytes(folder), 1),
         "parallel_efficiency": round(resample_one_core / resample_all / cores, 3),
         "preprocess_realtime": round(length / preprocess_one_core, 1),

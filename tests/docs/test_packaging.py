@@ -111,3 +111,9 @@ def test_every_pin_says_what_it_is_for():
     for path in ROOT.glob("requirements*.txt"):
         pins = [line for line in path.read_text(encoding="utf-8").splitlines() if re.match(r"\w", line)]
         assert pins and all(re.search(r"==\S+ +# \w", line) for line in pins), path
+
+
+def test_the_six_packages_of_the_design_stand_first():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [line.split("==")[0] for line in lines if re.match(r"\w", line)]
+    assert names[:6] == ["torch", "librosa", "pretty_midi", "numpy", "scipy", "matplotlib"]

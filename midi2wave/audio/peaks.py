@@ -6,8 +6,8 @@ import numpy as np
 MAX_CURVATURE = -1e-12
 
 
-def parabola_top(values: np.ndarray, peak: int) -> float:
-    """The position of a maximum between samples, by the parabola through it and its neighbours.
+def peak_offset(values: np.ndarray, peak: int) -> float:
+    """How far a maximum lies from its largest sample, by the parabola through it and its neighbours.
 
     For spectra on a logarithmic scale this is QIFFT (Smith, Spectral Audio Signal Processing, "Quadratic Interpolation
     of Spectral Peaks").
@@ -17,9 +17,9 @@ def parabola_top(values: np.ndarray, peak: int) -> float:
         peak: Index of the largest sample of a neighbourhood.
 
     Returns:
-        The index of the top; that of the sample itself at either end.
+        Between -0.5 and 0.5 samples; 0 at either end.
     """
     if not 0 < peak < len(values) - 1:
-        return float(peak)
+        return 0.0
     left, middle, right = values[peak - 1 : peak + 2]
-    return float(peak + 0.5 * (left - right) / min(left - 2 * middle + right, MAX_CURVATURE))
+    return float(0.5 * (left - right) / min(left - 2 * middle + right, MAX_CURVATURE))

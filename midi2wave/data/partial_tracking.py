@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from midi2wave.audio.pcm import FULL_SCALE
-from midi2wave.audio.peaks import parabola_top
+from midi2wave.audio.peaks import peak_offset
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.partials import (
     MIN_WINDOW_SECONDS,
@@ -202,7 +202,7 @@ def _peak_cents(spectrum: np.ndarray, expected_hz: float, bin_hz: float) -> floa
     peak = first + int(np.argmax(spectrum[first:last]))
     if peak in (first, last - 1):
         return None
-    top = first - 1 + parabola_top(np.log(np.maximum(spectrum[first - 1 : last + 1], 1e-9)), peak - first + 1)
+    top = peak + peak_offset(np.log(np.maximum(spectrum[peak - 1 : peak + 2], 1e-9)), 1)
     return float(1200 * np.log2(top * bin_hz / expected_hz))
 
 

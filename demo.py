@@ -23,7 +23,7 @@ PROJECT_FOLDER = Path(__file__).resolve().parent
 FOLDER = Path("demo")
 DATA_COMMAND = "-m midi2wave.demo_dataset.generate"
 
-# Results with the demo's fixed seeds, measured on a CPU (README.md).
+# Results with the demo's fixed seeds, measured on a CPU (docs/training.md).
 EXPECTED_NLL = 8.22
 EXPECTED_GAP = 2.47
 
@@ -98,7 +98,9 @@ def _print_results(outputs: list[dict[str, Any]], training: dict[str, Any], minu
         for wav in output["wavs"]:
             path = Path(output["output_dir"]) / wav
             print(f"  {path}  (figure: {path.with_suffix('.png').name})")
-    print("or open demo/output/*/index.html in a browser.\n")
+    print("or open demo/output/*/index.html in a browser.")
+    print("The demo trains for minutes only: expect noise in prompted and, less, in teacher_forced.")
+    print("shipped_weights is a larger model after more training: a piano.\n")
     nll, gap = training["validation_nll"], training["validation_gap"]
     print(f"Validation NLL: {nll:.2f} nats per sample (expected about {EXPECTED_NLL}).")
     print(f"With mismatched MIDI it is {gap:.2f} worse (expected about {EXPECTED_GAP}; 0: the MIDI is ignored).")

@@ -58,8 +58,8 @@ from midi2wave.utils.errors import InputError
 RECORD_NAME = "inference.json"
 PAGE_NAME = "index.html"
 PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", "*_seams.json", PAGE_NAME)
-# Settings that do not change the samples.
-KEYS_NOT_AFFECTING_AUDIO = ("output_dir", "batch_size", "device", "max_seconds", "sampler_threads")
+# Options that do not change the samples.
+OPTIONS_NOT_AFFECTING_AUDIO = ("output_dir", "batch_size", "device", "max_seconds", "sampler_threads")
 DEFAULT_PROMPT_SECONDS = 2.0
 
 
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     job = RenderJob(loaded, settings, Path(settings.output_dir))
     pieces, failures = _find_pieces(args, requested, loaded)
     receptive_field = loaded.model.decoder.receptive_field
-    folds = [folding.fold_of(piece.n_frames, settings, data, receptive_field) for piece in pieces]
+    folds = [folding.plan_fold(piece.n_frames, settings, data, receptive_field) for piece in pieces]
     pieces = [replace(piece, prompt=prompt, fold=fold) for piece, fold in zip(pieces, folds, strict=True)]
     if pieces:
         record = _record(args, requested, job, prompt)
@@ -90,6 +90,20 @@ def main(argv: list[str] | None = None) -> int:
     for batch in batches(todo, settings.batch_size):
         render(job, batch)
     return _report(args, job, pieces, len(pieces) - len(todo), failures)
+
+
+class _FormerSpelling(argparse.Action):
+    """Store the value of an option under its former spelling, and log the present one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        log(f"{option_string} is deprecated; write --{self.dest}")
+        setattr(namespace, self.dest, values)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,9 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt", type=Path, metavar="FILE", help="audio that every piece continues: it ends at the piece's time 0")
     seconds_help = f"how much of the beginning of --prompt is used (default {DEFAULT_PROMPT_SECONDS:g})"
     add("--prompt_seconds", type=float, metavar="S", help=seconds_help)
-    # Former spellings.
-    add("--prime", dest="prompt", type=Path, help=argparse.SUPPRESS)
-    add("--prime_seconds", dest="prompt_seconds", type=float, help=argparse.SUPPRESS)
+    add("--prime", dest="prompt", type=Path, action=_FormerSpelling, help=argparse.SUPPRESS)
+    add("--prime_seconds", dest="prompt_seconds", type=float, action=_FormerSpelling, help=argparse.SUPPRESS)
     return parser
 
 
@@ -236,7 +249,7 @@ def _record(
     settings = job.settings if prompt else requested
     record: dict[str, Any] = {"prompt_sha256": hashlib.sha256(prompt.pcm.tobytes()).hexdigest()} if prompt else {}
     record |= {
-        "inference_config": {k: v for k, v in vars(settings).items() if k not in KEYS_NOT_AFFECTING_AUDIO},
+        "inference_config": {k: v for k, v in vars(settings).items() if k not in OPTIONS_NOT_AFFECTING_AUDIO},
         "model": job.loaded.config.as_dict(),
         "step": job.loaded.step,
         "weights_sha256": job.loaded.sha256,
@@ -272,7 +285,7 @@ def _report(
         "mean_nll": mean_nll,
         "seams": seams,
     }
-    lines = [f"{name}: {folding.words(measured)}" for name, measured in seams.items()]
+    lines = [f"{name}: {folding.format_seams(measured)}" for name, measured in seams.items()]
     summary = "\n".join([*lines, _summary(folder, len(pieces), n_already, mean_nll)])
     return report_and_exit_code(summary, result, failures, len(pieces), as_json=args.as_json)
 
@@ -289,10 +302,10 @@ def _write_page(job: RenderJob, pieces: list[Piece], nll: dict[str, float | None
     """Write the page to listen to."""
     settings, clips = job.settings, []
     for piece in pieces:
-        wavs = [("output", f"{piece.name}.wav")]
+        wavs = [("model output", f"{piece.name}.wav")]
         if piece.truth is not None:
-            wavs.append(("truth", f"{piece.name}_truth.wav"))
-        remark = f"NLL of the truth: {nll[piece.name]:.4f} nats per sample" if piece.name in nll else ""
+            wavs.append(("recording", f"{piece.name}_truth.wav"))
+        remark = f"NLL of the recording: {nll[piece.name]:.4f} nats per sample" if piece.name in nll else ""
         clips.append(ListeningClip(piece.name, f"{piece.name}.png", wavs, remark))
     facts = {
         "model": f"{settings.model_filename}, step {job.loaded.step}",
@@ -304,7 +317,7 @@ def _write_page(job: RenderJob, pieces: list[Piece], nll: dict[str, float | None
     if prompt := pieces[0].prompt:
         facts["prompt"] = f"{prompt.seconds:g} s of {prompt.name}, before each piece"
     elif settings.mode == "prompted":
-        facts["teacher_length"] = f"{settings.teacher_length:g} s"
+        facts["prompt"] = f"the first {settings.teacher_length:g} s of each recording"
     write_listening_page(job.folder / PAGE_NAME, "midi2wave", clips, facts)
 
 

@@ -45,7 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-d", "--dir", type=Path, required=True, help="where the clips go")
     args = parser.parse_args(argv)
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
-    assert config is not None
     failures: list[Failure] = []
     pairs = _maestro_pairs(config, failures) if config.maestro_dir else _folder_pairs(config)
     begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)

@@ -44,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.force and args.shard:
         raise InputError("--force with --shard: every shard would remove what the others made; run it once without")
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
-    assert config is not None
     for name in ("maestro_dir", "out_dir"):
         if not getattr(config, name):
             raise InputError(f"{args.config}: preprocess_config.{name} is empty; say where that is")

@@ -19,9 +19,9 @@ import joblib
 from midi2wave.data.maestro import SPLITS
 from midi2wave.data.rendering import (
     AUDIO_HZ,
+    FluidSynthJob,
     Instrument,
     Rendered,
-    RenderJob,
     find_instrument,
     metadata_csv,
     plan_jobs,
@@ -99,7 +99,7 @@ def _record(args: argparse.Namespace, instrument: Instrument) -> dict[str, Any]:
 
 
 def _result(
-    folder: Path, jobs: list[RenderJob], rendered: dict[str, Rendered], elapsed_seconds: float
+    folder: Path, jobs: list[FluidSynthJob], rendered: dict[str, Rendered], elapsed_seconds: float
 ) -> dict[str, Any]:
     hours = dict.fromkeys(SPLITS, 0.0)
     for job in jobs:

@@ -38,7 +38,7 @@ from midi2wave.utils.errors import InputError
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config", "dist_config")
 STEPS_BEFORE_ETA = 50
 MAX_SKIPPED_STEPS = 10  # In a row.
-# Two signals within this time are one: a group of processes receives it, and a parent process hands it on as well.
+# Two signals within this time are one: a group of processes receives it, and a parent process forwards it as well.
 SAME_SIGNAL_SECONDS = 1.0
 
 
@@ -167,7 +167,9 @@ def handle_skipped_step(state: Run, step: int, metrics: StepMetrics, n_skipped: 
         log(warning)
     if n_skipped + 1 == MAX_SKIPPED_STEPS:
         save_checkpoint(state)  # The weights are those of the last good step.
-        raise InputError("ten steps in a row without a finite gradient; lower train_config.learning_rate")
+        raise InputError(
+            f"{MAX_SKIPPED_STEPS} steps in a row without a finite gradient; lower train_config.learning_rate"
+        )
     return n_skipped + 1
 
 
@@ -205,7 +207,7 @@ def report_validation(state: Run, training_log: TrainingLog, metrics: dict[str, 
 def stop_signals(world: World = SINGLE_PROCESS) -> Iterator[Callable[[], bool]]:
     """Install handlers of SIGINT and SIGTERM that request a stop after the current step; a second signal acts at once.
 
-    Under torchrun a second signal does not: torchrun hands on what a terminal has sent to its processes already.
+    Under torchrun a second signal does not: torchrun forwards what a terminal has already sent to its processes.
 
     Yields:
         A function that says whether a stop was requested.

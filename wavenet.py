@@ -90,8 +90,9 @@ class ContextStack(nn.Module):
         reach = sum(conv.dilation[0] * (config.kernel_size - 1) for conv in self.dilated)
         if lookahead_frames > reach:
             raise ValueError(
-                f"the context stack sees {reach + 1} frames, so a look-ahead of {lookahead_frames} is not possible; "
-                "lower cond_wavenet_config.lookahead_ms or give the stack more layers"
+                f"the receptive field of the context stack is {reach + 1} frames, so a look-ahead of "
+                f"{lookahead_frames} is not possible; lower cond_wavenet_config.lookahead_ms or give the stack more "
+                "layers"
             )
         self.left, self.right = reach - lookahead_frames, lookahead_frames
 

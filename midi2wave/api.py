@@ -5,10 +5,11 @@
     model = midi2wave.load("pretrained/rendered_reference.safetensors")
     audio = model.generate("song.mid", seed=0)  # float32 [T] in -1..1 at model.sample_rate
 
-inference.py and evaluate.py stand on the same functions: with equal settings they give the same samples.
+inference.py and evaluate.py call the same functions: with equal settings they give the same samples.
 """
 
 import math
+import os
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,16 @@ from midi2wave.checkpoint import LoadedCheckpoint, check_guidance, load_checkpoi
 from midi2wave.conditioning.global_conditioning import validate_labels
 from midi2wave.config import Config
 from midi2wave.midi.performance import Performance
-from midi2wave.sampling.options import SamplingOptions
+from midi2wave.sampling.options import SamplingOptions, require_number
 from midi2wave.sampling.pieces import Piece, performance_frames, performance_seconds, read_performance, with_labels
 from midi2wave.sampling.synthesis import negative_log_likelihood, synthesize
 from midi2wave.utils.errors import InputError
 
 # Seconds of audio after the last sound of a MIDI file, as in inference.py.
 TAIL_SECONDS = 2.0
+
+# A day. More is a mistake, such as milliseconds, or a damaged MIDI file, and would fill the memory.
+MAX_SECONDS = 86400.0
 
 # A MIDI file, the events of one, or no notes: the null condition, or an unconditional model.
 Midi = str | Path | Performance | None
@@ -49,6 +53,7 @@ def load(
     Raises:
         InputError: If there is no such model, or an argument is impossible.
     """
+    _require_path("path", path, "a .safetensors file, a run folder or a checkpoint's folder")
     engine = SamplingOptions(sampler=sampler, threads=threads, weights=weights)
     return LoadedModel(load_checkpoint(path, device), str(path), engine)
 
@@ -95,7 +100,7 @@ class LoadedModel:
             temperature: 1: the model's own distribution; less: less noise and less variety.
             guidance: Scale of classifier-free guidance; more than 1 follows the notes more closely, and takes twice the
                 work. Best for models trained with conditioning_dropout.
-            seconds: Length; default: up to 2 s after the last sound.
+            seconds: Length, at most a day; default: up to 2 s after the last sound.
             global_labels: Labels of the recording to imitate, such as "year=2009", some of the model's `global_labels`.
 
         Returns:
@@ -142,6 +147,8 @@ class LoadedModel:
         Raises:
             InputError: If the file cannot be read, or an argument is impossible for this model.
         """
+        if seconds is not None:
+            require_number("seconds", seconds)
         options = replace(self._engine, seed=seed, temperature=temperature, guidance=guidance)
         if guidance != 1:
             check_guidance(guidance, self._source, self.config)
@@ -175,7 +182,7 @@ class LoadedModel:
 
     def _piece(self, midi: Midi, seconds: float | None, global_labels: Sequence[str]) -> Piece:
         """The piece to play. Raises InputError for what this model cannot play."""
-        labels = [global_labels] if isinstance(global_labels, str) else list(global_labels)
+        labels = _label_list(global_labels)
         validate_labels(labels, self._data.global_values)
         performance = None if midi is None else self._performance(midi)
         if performance is None:
@@ -187,10 +194,14 @@ class LoadedModel:
                 n_frames = performance_frames(seconds, self._data.midi_hz)
             except InputError as error:
                 raise InputError(f"{midi}: {error}") from error
+            if seconds > MAX_SECONDS:
+                raise InputError(f"{midi}: lasts {seconds:.0f} s, expected at most {MAX_SECONDS:g}; give seconds")
         else:
             n_frames = round(seconds * self._data.midi_hz) if math.isfinite(seconds) else 0
             if n_frames < 1:
                 raise InputError(f"seconds = {seconds:g}: expected at least {1 / self._data.midi_hz:g}")
+            if seconds > MAX_SECONDS:
+                raise InputError(f"seconds = {seconds:g}: expected at most {MAX_SECONDS:g}")
         return with_labels([Piece("piece", 0, performance, n_frames)], labels, self._data)[0]
 
     def _performance(self, midi: str | Path | Performance) -> Performance:
@@ -198,6 +209,7 @@ class LoadedModel:
             raise InputError(f"{self._source} is an unconditional model and plays no MIDI; give seconds instead")
         if isinstance(midi, Performance):
             return midi
+        _require_path("midi", midi, "a MIDI file or None")
         try:
             return read_performance(Path(midi))
         except InputError as error:
@@ -225,9 +237,28 @@ class LoadedModel:
             blocks.close()
 
 
+def _require_path(name: str, value: object, expected: str) -> None:
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise InputError(f"{name} = {value!r}: expected {expected}")
+
+
+def _label_list(labels: object) -> list[str]:
+    """One label or several as a list. Raises InputError for anything else."""
+    if isinstance(labels, str):
+        return [labels]
+    if not isinstance(labels, Sequence) or not all(isinstance(label, str) for label in labels):
+        raise InputError(f"global_labels = {labels!r}: expected labels such as ['year=2009'], or () for none")
+    return list(labels)
+
+
 def _to_int16(audio: np.ndarray) -> np.ndarray:
     """Samples [T], floats in -1..1 or int16, as int16. Raises InputError for anything else."""
-    audio = np.asarray(audio)
+    try:
+        audio = np.asarray(audio)
+    except ValueError as error:
+        raise InputError("audio of lists of several lengths: expected mono samples [T]") from error
+    if audio.dtype == object:
+        raise InputError(f"audio of type {audio.dtype}: expected an audio file, floats in -1..1, or int16")
     if audio.ndim != 1:
         raise InputError(f"audio of shape {list(audio.shape)}: expected mono samples [T]")
     if audio.dtype == np.int16:

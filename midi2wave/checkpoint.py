@@ -208,7 +208,7 @@ def rename_tensors(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 def migrate_config(config: Any, path: Path) -> Any:
     """A stored config without the options that no longer exist.
 
-    Former names of options stay here; `config_from_dict` knows them.
+    Former names of options stay here; `config_from_dict` replaces them.
 
     Raises:
         InputError: One of those options was in use, so that this version cannot play the model.

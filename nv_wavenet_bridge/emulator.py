@@ -50,9 +50,14 @@ def emulate(
 
 
 def draw(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """The first codes, in code order, whose cumulative mass reaches the uniforms [B]; silence where none does.
+    """The first codes, in code order, whose cumulative mass reaches the uniforms; silence where none does.
 
-    logits: [B, A].
+    Args:
+        logits: [B, A].
+        uniforms: In (0, 1), [B].
+
+    Returns:
+        Codes, int64 [B].
     """
     mass = cumulative(logits)
     reached = uniforms.astype(np.float64)[:, None] <= mass

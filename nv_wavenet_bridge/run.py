@@ -157,12 +157,12 @@ def _play(module: ModuleType, read: bundle.Bundle, implementation: str) -> tuple
     seconds = time.perf_counter() - started
     size = bundle.sizes(read.weights)
     if codes.shape != read.uniforms.shape or codes.min() < 0 or codes.max() >= size["A"]:
-        raise InputError("nv-wavenet answered with something else than codes; was it built with -DNDEBUG? (README.md)")
+        raise InputError("nv-wavenet returned something else than codes; was it built with -DNDEBUG? (README.md)")
     return codes, uniforms, seconds
 
 
 def rand_uniforms(seed: int, batch_size: int, n_samples: int) -> np.ndarray:
-    """Seed libc's rand() and foretell the uniforms [B, T] that the wrapper's next call will draw from it, as float32.
+    """Seed libc's rand(), and compute the uniforms [B, T] that the wrapper's next call will draw from it, as float32.
 
     The wrapper draws two numbers a value, piece after piece, and uses the second: u = rand / RAND_MAX - 0.5 + 0.5.
     """

@@ -1,4 +1,4 @@
-"""The crops of a processed folder that training is fed with, and the augmentations of their history."""
+"""Training crops of a processed folder, and the augmentations of their history."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -93,23 +93,23 @@ def align_recordings(
     shifts = [refined - label for refined, label in zip(np.split(onset, ends), labelled, strict=True)]
     scores = np.split(fit_score, ends)
     return [
-        RecordingAlignment(folder, *each)  # The order of the fields.
-        for each in zip(positions, windows, shifts, scores, strict=True)
+        RecordingAlignment(folder, position, recording_windows, shift, score)
+        for position, recording_windows, shift, score in zip(positions, windows, shifts, scores, strict=True)
     ]
 
 
-def require_fit(alignments_of_all: Sequence[RecordingAlignment], folder: Path, config: str) -> None:
+def require_fit(alignments: Sequence[RecordingAlignment], folder: Path, config: str) -> None:
     """Check that the notes fit the partials.
 
     Args:
-        alignments_of_all: The alignments of all recordings.
+        alignments: The alignments of all recordings.
         folder: The processed folder, for the message.
         config: The config file with the partials, for the message.
 
     Raises:
         InputError: Hardly any note fits, or none can be judged.
     """
-    fit_score = np.concatenate([each.fit_score for each in alignments_of_all])
+    fit_score = np.concatenate([each.fit_score for each in alignments])
     if not np.isfinite(fit_score).any():
         raise InputError(
             f"{folder} is too small to be aligned: no key has {MIN_NOTES_PER_KEY} or more notes with "

@@ -88,21 +88,21 @@ def effective_number(weights: np.ndarray) -> np.ndarray:
 
 
 def fit_key(
-    notes: KeyPhases, phasor: np.ndarray, is_isolated: np.ndarray, *, update_phasor: bool
+    notes: KeyPhases, phasor: np.ndarray, suitability: np.ndarray, *, update_phasor: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit the onsets of a key's notes, and its mean phasor with them.
 
     Args:
         notes: The notes' measured phases.
         phasor: The key's mean phasor so far [P]; all 0 if it is not known yet.
-        is_isolated: How suitable each note is for a first phasor, [n].
+        suitability: How suitable each note is for a first phasor, more than 0, [n].
         update_phasor: Whether to fit the phasor as well.
 
     Returns:
         Shifts of the onsets in seconds [n], their fits [n], the phasor [P].
     """
     if not phasor.any():
-        phasor = initial_phasor(notes, is_isolated)
+        phasor = initial_phasor(notes, suitability)
     shift, fit = fit_shifts(notes, phasor)
     for _ in range(N_EM_ITERATIONS - 1 if update_phasor else 0):
         phasor = notes.mean_phasor(shift, fit)
@@ -113,10 +113,10 @@ def fit_key(
     return shift, fit, phasor
 
 
-def initial_phasor(notes: KeyPhases, is_isolated: np.ndarray) -> np.ndarray:
+def initial_phasor(notes: KeyPhases, suitability: np.ndarray) -> np.ndarray:
     """A first mean phasor [P]: that of the note with which the others agree best, after alignment to it."""
     noise_weight = 1 / (0.1 + notes.noise)
-    selected = np.argsort(-is_isolated * noise_weight.sum(axis=1), kind="stable")[:N_INITIAL_NOTES]
+    selected = np.argsort(-suitability * noise_weight.sum(axis=1), kind="stable")[:N_INITIAL_NOTES]
     shifts = np.arange(-SEARCH_SECONDS, SEARCH_SECONDS, 2 * GRID_SECONDS)
     rotation = np.exp(2j * np.pi * np.outer(notes.hz, shifts))
     phasors, weight = notes.phasors[selected], 1 / (0.1 + notes.noise[selected])

@@ -112,7 +112,8 @@ def refine_onsets(
     lags = [0.0 if lag is None else lag - FLUX_LAG_SECONDS for lag in recording_lag_seconds]
     notes = load_note_events(folder, data.velocity_exponent, lags)
     piano = reference or _untuned_phases(folder, notes, data, partials)
-    is_isolated = _is_isolated(notes) + 0.1
+    # Isolated notes come first; others serve where a key has too few of them.
+    suitability = _is_isolated(notes) + 0.1
     fit, fit_score = np.zeros(len(notes)), np.full(len(notes), np.nan)
     expected = onset = notes.labelled_onset
     velocity_slope = 0.0
@@ -124,7 +125,7 @@ def refine_onsets(
             if not phasor.any() if reference else len(index) < MIN_NOTES_PER_KEY:
                 continue
             phases = phases.shifted(expected[index] - onset[index])
-            shift, fit[index], phasor = fit_key(phases, phasor, is_isolated[index], update_phasor=reference is None)
+            shift, fit[index], phasor = fit_key(phases, phasor, suitability[index], update_phasor=reference is None)
             fit_score[index] = phases.fit_score(phasor, fit[index])
             piano.phasor[key, audible] = phasor
             fitted[index] += shift

@@ -139,7 +139,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    """The error for a file or folder that cannot be read. Raises `error` itself if no file is to blame for it."""
+    """The error for a file or folder that cannot be read. Raises `error` itself if no file causes it."""
     if getattr(error, "errno", None) in RESOURCE_ERRNOS:
         raise error
     return InputError(f"{path} is damaged ({' '.join(str(error).split())}); preprocess it again with --force")
@@ -273,7 +273,7 @@ def finish_folder(folder: Path, rows: list[Row], added_columns: Sequence[dict[st
     Args:
         folder: The processed folder.
         rows: The rows of its recordings.
-        added_columns: For each row the columns that the owner of the data has added
+        added_columns: For each row the columns that the user has added
             (`ProcessedFolder.added_columns`).
     """
     table = io.StringIO()

@@ -35,7 +35,7 @@ SOUNDFONT_FOLDERS = ("/usr/share/sounds", "/usr/share/soundfonts", "/usr/local/s
 
 
 @dataclass(frozen=True)
-class RenderJob:
+class FluidSynthJob:
     """One file to render; `stem` is its path in the data set without the suffix."""
 
     source: Path
@@ -96,7 +96,7 @@ def find_instrument(soundfont: Path | None, program: int, gain: float, effects: 
     return Instrument(fluidsynth, path, program, gain, effects)
 
 
-def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[list[RenderJob], list[Failure]]:
+def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[list[FluidSynthJob], list[Failure]]:
     """The pieces to render, each with its split.
 
     Args:
@@ -112,7 +112,7 @@ def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[
     """
     jobs = _maestro_jobs(folder) if find_metadata(folder) else _folder_jobs(folder, seed, split_shares)
     failures: list[Failure] = []
-    jobs_by_stem: dict[str, RenderJob] = {}
+    jobs_by_stem: dict[str, FluidSynthJob] = {}
     for job in jobs:
         if not job.source.is_file():
             failures.append(Failure(str(job.source), "no such file; download it"))
@@ -122,9 +122,9 @@ def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[
     return list(jobs_by_stem.values()), failures
 
 
-def _maestro_jobs(folder: Path) -> list[RenderJob]:
+def _maestro_jobs(folder: Path) -> list[FluidSynthJob]:
     return [
-        RenderJob(
+        FluidSynthJob(
             source=inside(folder, recording.midi_filename),
             stem=f"{recording.year}/{Path(recording.midi_filename).stem}",
             composer=recording.composer,
@@ -136,14 +136,14 @@ def _maestro_jobs(folder: Path) -> list[RenderJob]:
     ]
 
 
-def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> list[RenderJob]:
+def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> list[FluidSynthJob]:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES and not p.name.startswith("."))
     if not paths:
         raise InputError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)})")
     titles = [piece_title(path.stem) for path in paths]
     split_by_title = _choose_splits(titles, [path.stat().st_size for path in paths], seed, split_shares)
     return [
-        RenderJob(path, f"{YEAR}/{path.stem}", composer, title, split_by_title[composer, title], YEAR)
+        FluidSynthJob(path, f"{YEAR}/{path.stem}", composer, title, split_by_title[composer, title], YEAR)
         for path, (composer, title) in zip(paths, titles, strict=True)
     ]
 
@@ -188,7 +188,7 @@ def _choose_splits(
     return {title: splits.get(title, "train") for title in shuffled}
 
 
-def render_one(job: RenderJob, folder: Path, instrument: Instrument) -> tuple[RenderJob, Rendered | str]:
+def render_one(job: FluidSynthJob, folder: Path, instrument: Instrument) -> tuple[FluidSynthJob, Rendered | str]:
     """Write the labels and the audio of one piece, unless they are there already.
 
     Returns:
@@ -242,7 +242,7 @@ def play(midi: bytes, instrument: Instrument) -> np.ndarray:
 
 
 def _measure_level(path: Path) -> Rendered:
-    """Length and level of a rendered file. Raises InputError if it is silent or clips: both spoil training data."""
+    """Length and level of a rendered file. Raises InputError if it is silent or clips: training needs neither."""
     peak = 0.0
     power = 0.0
     n_frames = 0
@@ -259,7 +259,7 @@ def _measure_level(path: Path) -> Rendered:
     return Rendered(n_frames / AUDIO_HZ, 20 * math.log10(peak), level_db)
 
 
-def metadata_csv(jobs: list[RenderJob], rendered: dict[str, Rendered]) -> str:
+def metadata_csv(jobs: list[FluidSynthJob], rendered: dict[str, Rendered]) -> str:
     """The metadata of the rendered data set in MAESTRO's format.
 
     Args:

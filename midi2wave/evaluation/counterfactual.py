@@ -18,13 +18,13 @@ PhraseGenerator = Callable[[list[Performance], float], np.ndarray]
 # The notes that are changed: the middle of the keyboard.
 PITCHES = (45, 52, 57, 64, 71)
 # A note that stays sounds so many semitones above: no low partial of the changed note lies there.
-COMPANION = 6
-ONSET = 0.5
-RELEASE = 1.3
-SECONDS = 2.5
-VELOCITY = 80
-SOFT = 30
-LOUD = 110
+COMPANION_SEMITONES = 6
+ONSET_SECONDS = 0.5
+RELEASE_SECONDS = 1.3
+PHRASE_SECONDS = 2.5
+DEFAULT_VELOCITY = 80
+SOFT_VELOCITY = 30
+LOUD_VELOCITY = 110
 # The band of a piano key extends this far to both sides of its fundamental.
 BAND_SEMITONES = 0.5
 # Levels below are set to this one, so that different kinds of silence do not differ.
@@ -66,8 +66,10 @@ class Counterfactuals:
     decays: dict[str, Decay] = field(default_factory=dict)
 
 
-def phrase(pitch: int, velocity: int = VELOCITY, *, companion: int | None = None, pedal: bool = False) -> Performance:
-    """A note from ONSET to RELEASE.
+def phrase(
+    pitch: int, velocity: int = DEFAULT_VELOCITY, *, companion: int | None = None, pedal: bool = False
+) -> Performance:
+    """A note from ONSET_SECONDS to RELEASE_SECONDS.
 
     Args:
         pitch: MIDI pitch of the note.
@@ -78,10 +80,12 @@ def phrase(pitch: int, velocity: int = VELOCITY, *, companion: int | None = None
     pitches = np.sort([p for p in (pitch, companion) if p is not None])
     pedals = {number: np.empty((0, 2)) for number in PEDALS}
     if pedal:
-        pedals[SUSTAIN] = np.array([[ONSET, 127.0], [SECONDS, 0.0]])
+        pedals[SUSTAIN] = np.array([[ONSET_SECONDS, 127.0], [PHRASE_SECONDS, 0.0]])
     n = len(pitches)
     velocities = np.full(n, velocity, dtype=np.int64)
-    return Performance(np.full(n, ONSET), np.full(n, RELEASE), pitches.astype(np.int64), velocities, pedals)
+    return Performance(
+        np.full(n, ONSET_SECONDS), np.full(n, RELEASE_SECONDS), pitches.astype(np.int64), velocities, pedals
+    )
 
 
 def counterfactuals(
@@ -96,23 +100,23 @@ def counterfactuals(
         labels: Global labels that the phrase is also generated with.
     """
     variants = {
-        "original": [phrase(p, companion=p + COMPANION) for p in pitches],
-        "moved": [phrase(p + 1, companion=p + COMPANION) for p in pitches],
-        "soft": [phrase(p, SOFT) for p in pitches],
-        "loud": [phrase(p, LOUD) for p in pitches],
+        "original": [phrase(p, companion=p + COMPANION_SEMITONES) for p in pitches],
+        "moved": [phrase(p + 1, companion=p + COMPANION_SEMITONES) for p in pitches],
+        "soft": [phrase(p, SOFT_VELOCITY) for p in pitches],
+        "loud": [phrase(p, LOUD_VELOCITY) for p in pitches],
         "released": [phrase(p) for p in pitches],
         "sustained": [phrase(p, pedal=True) for p in pitches],
         **{label: [replace(phrase(p), global_labels=(label,)) for p in pitches] for label in labels},
     }
-    batch = generate([one for group in variants.values() for one in group], SECONDS)
+    batch = generate([one for group in variants.values() for one in group], PHRASE_SECONDS)
     audio = dict(zip(variants, batch.reshape(len(variants), len(pitches), -1), strict=True))
 
-    sounding = _slice(ONSET + 0.05, RELEASE, audio_hz)
-    after = _slice(RELEASE + 0.2, SECONDS, audio_hz)
+    sounding = _slice(ONSET_SECONDS + 0.05, RELEASE_SECONDS, audio_hz)
+    after = _slice(RELEASE_SECONDS + 0.2, PHRASE_SECONDS, audio_hz)
     semitone, elsewhere = [], []
     for p, original, moved in zip(pitches, audio["original"], audio["moved"], strict=True):
         old, new = (
-            [key_level_db(pcm[sounding], key, audio_hz) for key in (p, p + 1, p + COMPANION)]
+            [key_level_db(pcm[sounding], key, audio_hz) for key in (p, p + 1, p + COMPANION_SEMITONES)]
             for pcm in (original, moved)
         )
         semitone.append((new[1] - new[0]) - (old[1] - old[0]))
@@ -122,7 +126,10 @@ def counterfactuals(
         elsewhere_db=float(np.mean(elsewhere)),
         velocity=_effect(_level_differences(audio["loud"], audio["soft"], sounding)),
         pedal=_effect(_level_differences(audio["sustained"], audio["released"], after)),
-        decays={label: mean_decay([measure_decay(pcm, audio_hz, RELEASE) for pcm in audio[label]]) for label in labels},
+        decays={
+            label: mean_decay([measure_decay(pcm, audio_hz, RELEASE_SECONDS) for pcm in audio[label]])
+            for label in labels
+        },
     )
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from midi2wave.evaluation.clips import ReferenceClip
 from midi2wave.evaluation.transcription import Notes, matched
-from midi2wave.plotting.figures import DPI, WIDTH_INCHES, clip_figure
+from midi2wave.plotting.figures import DPI, ORANGE, TEAL, WIDTH_INCHES, clip_figure, octave_ticks, set_title
 
 LIKELIHOODS = (
     ("nll_true", "NLL, own MIDI"),
@@ -33,8 +33,6 @@ SCORES = (
     ("onsets", "onset agreement"),
     ("mrstft", "STFT distance (less is better)"),
 )
-TEAL = "#007878"
-ORANGE = "#d95f02"
 GREY = "0.6"
 
 
@@ -161,8 +159,7 @@ def _draw_transcription(ax: Axes, reference: Notes, estimate: Notes, seconds: fl
         ax.add_collection(LineCollection(points, colors=colour, linewidths=3, label=label))
     pitches = np.concatenate([reference.pitch, estimate.pitch, [60]])
     low, high = pitches.min() - 2, pitches.max() + 2
-    octaves = [pitch for pitch in range(low, high + 1) if pitch % 12 == 0]
-    ax.set_yticks(octaves, [f"C{pitch // 12 - 1}" for pitch in octaves])
+    ax.set_yticks(*octave_ticks(low, high))
     ax.grid(axis="y", color="0.9")
     ax.set(ylim=(low, high + (high - low) / 5), ylabel="transcribed")  # The margin is room for the legend.
     ax.legend(loc="upper right", fontsize=8, ncols=3, framealpha=0.8)
@@ -182,8 +179,7 @@ def summary_figure(result: dict[str, Any]) -> Figure:
     shown = [(key, name) for key, name in SCORES if result[key] is not None and key != "f1_offsets"]
     for ax, (key, name) in zip(np.atleast_1d(bottom.subplots(1, len(shown))), shown, strict=True):
         _draw_score(ax, result, key, name)
-    title = f"step {result['step']} of {result['model']}, {result['mode']}, {result['clips']} clips"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, weight="bold", parse_math=False)
+    set_title(figure, f"step {result['step']} of {result['model']}, {result['mode']}, {result['clips']} clips")
     return figure
 
 

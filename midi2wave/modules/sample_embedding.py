@@ -6,18 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from midi2wave.audio.mu_law import SILENT_CODE
+from midi2wave.audio.mu_law import MU, SILENT_CODE
 from midi2wave.audio.pcm import FULL_SCALE
 
-N_CODES = 256  # of mu-law companding (ITU-T G.711)
-MU = N_CODES - 1
+N_CODES = MU + 1  # Codes of mu-law companding.
 
 
 class SampleEmbedding(nn.Linear):
     """A linear layer over the latest samples, each as its amplitude and companded value or as a one-hot code.
 
     Args:
-        n_taps: Samples that it sees, K.
+        n_taps: Latest samples that are its input, K.
         n_out: Channels of its output, R.
         mixture: Whether samples are 16-bit values; otherwise they are mu-law codes.
     """

@@ -59,7 +59,7 @@ class Fold:
         return max(end - begin for begin, end in zip(self.begins, self.ends, strict=True))
 
 
-def fold_of(n_frames: int, settings: InferenceConfig, data: DataConfig, receptive_field: int) -> Fold | None:
+def plan_fold(n_frames: int, settings: InferenceConfig, data: DataConfig, receptive_field: int) -> Fold | None:
     """How a piece is folded; None if it is not: it is no longer than a part, or fold_seconds = 0.
 
     Args:
@@ -78,7 +78,7 @@ def fold_of(n_frames: int, settings: InferenceConfig, data: DataConfig, receptiv
     return Fold(n_frames, tuple(part * i for i in range(n_parts)), warmup, overlap)
 
 
-def weights(n: int, correlation: float) -> tuple[np.ndarray, np.ndarray]:
+def crossfade_weights(n: int, correlation: float) -> tuple[np.ndarray, np.ndarray]:
     """The weights of a cross-fade, [n] each: of the sound that fades out, and of the one that fades in."""
     fade_in = (np.arange(n) + 0.5) / n
     fade_out = 1 - fade_in
@@ -93,7 +93,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return max(0.0, float(np.dot(a, b)) / norm) if norm else 0.0
 
 
-def join(streams: np.ndarray, fold: Fold, hop: int) -> tuple[np.ndarray, list[float]]:
+def crossfade_parts(streams: np.ndarray, fold: Fold, hop: int) -> tuple[np.ndarray, list[float]]:
     """Join the streams of the parts with cross-fades.
 
     Args:
@@ -112,21 +112,21 @@ def join(streams: np.ndarray, fold: Fold, hop: int) -> tuple[np.ndarray, list[fl
         if cut:
             before = piece[cut * hop : cut * hop + n]
             seam_correlations.append(correlation(before, part[:n]))
-            fade_out, fade_in = weights(n, seam_correlations[-1])
+            fade_out, fade_in = crossfade_weights(n, seam_correlations[-1])
             faded = np.rint(fade_out * before + fade_in * part[:n]).clip(-FULL_SCALE, FULL_SCALE - 1)
             part = np.concatenate([faded.astype(np.int16), part[n:]])
         piece[cut * hop : end * hop] = part
     return piece, seam_correlations
 
 
-def seams(piece: np.ndarray, fold: Fold, data: DataConfig, seam_correlations: list[float]) -> dict[str, Any]:
+def measure_seams(piece: np.ndarray, fold: Fold, data: DataConfig, seam_correlations: list[float]) -> dict[str, Any]:
     """Measure the seams of a piece.
 
     Args:
-        piece: int16 [T], as made by `join`.
+        piece: int16 [T], as made by `crossfade_parts`.
         fold: How it was folded.
         data: The model's data_config.
-        seam_correlations: As returned by `join`.
+        seam_correlations: As returned by `crossfade_parts`.
 
     Returns:
         For every seam its time, its correlation, and the level of its cross-fade against the audio of equal length
@@ -156,8 +156,8 @@ def _level_difference_db(piece: np.ndarray, start: int, n: int) -> float | None:
     return level_db(piece[start : start + n]) - around if around > MIN_SEAM_LEVEL_DB else None
 
 
-def words(measured: dict[str, Any]) -> str:
-    """The result of `seams` as one line."""
+def format_seams(measured: dict[str, Any]) -> str:
+    """The result of `measure_seams` as one line."""
     levels = [seam["level_db"] for seam in measured["seams"] if seam["level_db"] is not None]
     mean_correlation = np.mean([seam["correlation"] for seam in measured["seams"]])
     text = f"{len(measured['seams'])} seams, whose two sounds correlate by {mean_correlation:.2f}"

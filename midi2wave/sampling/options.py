@@ -1,6 +1,7 @@
-"""How samples are drawn, and by which engine: the options that every function of this package hands on."""
+"""How samples are drawn, and by which engine: the options that the functions of this package share."""
 
 import math
+import numbers
 from dataclasses import dataclass
 
 from midi2wave.config import MAX_SEED, SAMPLER_WEIGHTS, SAMPLERS, SamplingConfig
@@ -35,6 +36,10 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        for name in ("temperature", "guidance"):
+            require_number(name, getattr(self, name))
+        for name in ("seed", "threads"):
+            require_number(name, getattr(self, name), whole=True)
         if not (math.isfinite(self.temperature) and 0 < self.temperature <= MAX_TEMPERATURE):
             raise InputError(f"temperature = {self.temperature}: expected more than 0, at most {MAX_TEMPERATURE:g}")
         if not (math.isfinite(self.guidance) and 0 <= self.guidance <= MAX_GUIDANCE):
@@ -61,6 +66,21 @@ class SamplingOptions:
             threads=settings.sampler_threads,
             weights=settings.sampler_weights,
         )
+
+
+def require_number(name: str, value: object, *, whole: bool = False) -> None:
+    """Refuse what is no number, and truth values, which Python takes for numbers.
+
+    Args:
+        name: What the value is called, for the message.
+        value: The value.
+        whole: Whether it must be an integer.
+
+    Raises:
+        InputError: It is not such a number.
+    """
+    if not isinstance(value, numbers.Integral if whole else numbers.Real) or isinstance(value, bool):
+        raise InputError(f"{name} = {value!r}: expected {'a whole number' if whole else 'a number'}")
 
 
 DEFAULT_OPTIONS = SamplingOptions()

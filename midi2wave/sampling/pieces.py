@@ -239,7 +239,7 @@ def with_labels(pieces: list[Piece], labels: Sequence[str], data: DataConfig) ->
         result.append(replace(piece, performance=notes, global_labels=resolved))
     if n_vague := sum(bool(unknown_columns(piece.global_labels, data.global_values)) for piece in result):
         log(
-            f"{n_vague} of {len(result)} pieces have no label for some columns ({', '.join(data.global_values)}; see "
-            "docs/global_conditioning.md)"
+            f"{n_vague} of {len(result)} pieces have no label of some column; the model's labels are "
+            f"{', '.join(data.global_values)} (see docs/global_conditioning.md)"
         )
     return result

@@ -21,7 +21,7 @@ from midi2wave.audio.io import map_wav, wav_stream, write_wav
 from midi2wave.checkpoint import LoadedCheckpoint
 from midi2wave.config import InferenceConfig
 from midi2wave.midi.performance import empty_performance, load_events, save_events
-from midi2wave.plotting.figures import clip_figure, save_figure
+from midi2wave.plotting.figures import TEAL, clip_figure, save_figure
 from midi2wave.sampling import folding
 from midi2wave.sampling.code_files import Codes, load_codes, save_codes
 from midi2wave.sampling.options import SamplingOptions
@@ -29,9 +29,6 @@ from midi2wave.sampling.pieces import Piece, prompt_frames
 from midi2wave.sampling.synthesis import CodedPerformance, ConditioningSource, encode, synthesize, teacher_forced
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import SECONDS_BETWEEN_MESSAGES, log
-
-# Colour of the argmax codes in a picture.
-CODE_COLOR = "#007878"
 
 Blocks = Generator[np.ndarray, None, None]
 
@@ -96,7 +93,7 @@ def read_nll(folder: Path, name: str) -> float | None:
 
 
 def read_seams(folder: Path, name: str) -> Any:
-    """The measurements of a folded piece's seams (`folding.seams`); None if there are none."""
+    """The measurements of a folded piece's seams (`folding.measure_seams`); None if there are none."""
     return _read_json(folder / f"{name}_seams.json")
 
 
@@ -174,7 +171,7 @@ def _save_picture(job: RenderJob, piece: Piece, prompt_end_seconds: float | None
 
 def _plot_codes(codes: Codes, midi_hz: int, ax: Axes) -> None:
     """One row of a piece's picture: the argmax code of every frame."""
-    ax.plot(np.arange(codes.n_frames) / midi_hz, codes.frames(0, codes.n_frames), ",", color=CODE_COLOR)
+    ax.plot(np.arange(codes.n_frames) / midi_hz, codes.frames(0, codes.n_frames), ",", color=TEAL)
     ax.set(ylabel="code", ylim=(-1, codes.n_codes))
 
 
@@ -270,9 +267,9 @@ def _render_folded(job: RenderJob, piece: Piece, fold: folding.Fold) -> None:
     total = n_parts * n_frames * model.hop
     with closing(blocks):
         parts = list(_with_speed(blocks, total, n_parts, data.audio_hz, has_prefix=False))
-    pcm, seam_correlations = folding.join(np.concatenate(parts, axis=1), fold, model.hop)
+    pcm, seam_correlations = folding.crossfade_parts(np.concatenate(parts, axis=1), fold, model.hop)
     write_wav(job.folder / f"{piece.name}.wav", pcm, data.audio_hz)
-    seams = folding.seams(pcm, fold, data, seam_correlations)
+    seams = folding.measure_seams(pcm, fold, data, seam_correlations)
     write_text(job.folder / f"{piece.name}_seams.json", json.dumps(seams) + "\n")
 
 

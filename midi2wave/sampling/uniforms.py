@@ -13,7 +13,7 @@ def seeded_uniforms(
     """The source of a sampler's randomness.
 
     A stream's values depend neither on its neighbours in the batch nor on the block size. They are odd multiples of
-    2^-24, exact in float32 and never 0 or 1 (nv-wavenet would answer 0 with a full-scale click).
+    2^-24, exact in float32 and never 0 or 1 (from 0 nv-wavenet draws a full-scale click).
 
     Args:
         seed: Seed of all streams, 0 or more.

@@ -71,7 +71,7 @@ class TrainingLog:
 
     @contextlib.contextmanager
     def _disable_board_on_error(self) -> Iterator[None]:
-        """TensorBoard's writer thread hands on errors at some later call, and can't be used any more after that."""
+        """TensorBoard's writer thread raises its errors at some later call, and cannot be used any more after that."""
         try:
             yield
         except OSError as error:

@@ -30,7 +30,7 @@ from midi2wave.training.log import METRICS_NAME
 from midi2wave.training.log_mel import window_samples
 from midi2wave.training.optimizer import make_optimizer
 from midi2wave.training.validation import ValidationCrops, load_validation
-from midi2wave.utils.atomic_files import remove, remove_all_partial_files, write_text
+from midi2wave.utils.atomic_files import remove, remove_all_partial_files, require_own_dir, write_text
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
@@ -113,7 +113,7 @@ def create_or_resume_run(
     validation = load_validation(config, model, world) if data.validation_path else None
     micro_batch_size = choose_micro_batch_size(settings, world, device, crops.n_frames * crops.hop)
     if world.is_main_process:
-        _check_folder(folder)
+        require_own_dir(folder, CONFIG_NAME)
         if exit_stack:
             exit_stack.enter_context(lock_folder(folder))
         _clear(folder, force=force)
@@ -305,15 +305,6 @@ def _choose_gate_kernels(settings: TrainConfig, device: torch.device, *, verbose
                 "(train_config.compile=false silences this)"
             )
     return GateKernels(recompute=settings.activation_checkpointing)
-
-
-def _check_folder(folder: Path) -> None:
-    """Make sure that the folder is new or a run's."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"train_config.output_directory: {folder} is a file, expected a folder")
-    has_files = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
-    if has_files and not (folder / CONFIG_NAME).is_file():
-        raise InputError(f"{folder} is not empty and not the folder of a run; choose another output_directory")
 
 
 def _clear(folder: Path, *, force: bool) -> None:

@@ -43,7 +43,7 @@ def train_step(state: Run, micro_batches: list[Batch], *, stopping: bool = False
     state.optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]
     state.optimizer.grad_scale = None  # type: ignore[attr-defined]
     state.optimizer.step()
-    # At the start the average follows quickly, so that it soon forgets the random weights.
+    # At the start the decay is small, so that the random initial weights soon have no influence on the average.
     decay = min(settings.ema_decay, (1 + state.step) / (10 + state.step))
     update_ema(list(state.ema_model.parameters()), parameters, finite * (1 - decay))
     return torch.stack([loss, norm, local_losses[0], stop_fraction, mel, diversity])

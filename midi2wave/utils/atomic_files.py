@@ -1,7 +1,7 @@
 """Files that are either complete or absent, and output folders that are never overwritten by mistake.
 
 A file is written under a temporary name and then renamed, so that a reader, or a rerun after a crash or on a full disk,
-never meets half a file. The temporary name starts with a dot and ends with `.partial`, so that what a killed process
+never reads half a file. The temporary name starts with a dot and ends with `.partial`, so that what a killed process
 left is recognised and never read.
 """
 

@@ -29,7 +29,7 @@ MIN_ELAPSED_SECONDS = 1e-3
 
 @dataclass(frozen=True)
 class Failure:
-    """One item (a file, a clip) that could not be done, and the reason in words for its owner."""
+    """One item (a file, a clip) that could not be done, and the reason in words for the user."""
 
     item: str
     reason: str
@@ -78,11 +78,15 @@ def choose_device(name: str) -> "torch.device":
 
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    except (RuntimeError, TypeError) as error:  # PyTorch's own message lists two dozen devices.
+        raise InputError(
+            f"device {name!r} cannot be used (expected cpu, cuda, or cuda:N for GPU N); set it to auto or cpu"
+        ) from error
+    try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device {name!r} cannot be used ({str(error).splitlines()[0]}); set it to auto or cpu"
-        ) from error
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}); set it to auto or cpu") from error
     return device
 
 
@@ -182,6 +186,8 @@ def format_error(error: Exception) -> str:
         return f"the disk is full ({error.filename or 'while writing'}); free some space and run the same command again"
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.strerror}: {error.filename!r}; check the path"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""The exception for mistakes that the user can correct, and system errors that no file is to blame for."""
+"""The exception for mistakes that the user can correct, and the system errors that no file causes."""
 
 import errno
 import struct

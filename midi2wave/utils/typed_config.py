@@ -158,7 +158,7 @@ class Schema:
 
 
 def _log_once(messages: list[str]) -> None:
-    # torchrun starts several processes on one config; the first one speaks.
+    # torchrun starts several processes on one config; only the first one logs.
     if os.environ.get("RANK", "0") == "0":
         for message in messages:
             log(message)

@@ -77,7 +77,7 @@ def test_likelihoods_are_reported_on_a_rerun(pipeline, clips, tmp_path):
     )
     page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
     for name, nll in expected.items():
-        assert f"<h2>{name}</h2>\n<p>NLL of the truth: {nll:.4f} nats per sample</p>" in page
+        assert f"<h2>{name}</h2>\n<p>NLL of the recording: {nll:.4f} nats per sample</p>" in page
 
     lost = next(iter(expected))
     (tmp_path / f"out/{lost}.json").write_text("{")  # without its number a clip is not finished

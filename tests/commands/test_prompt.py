@@ -190,6 +190,14 @@ def test_impossible_prompts(pipeline, prompt, tmp_path, extra_options, words):
     assert not out.exists()
 
 
+def test_former_spellings_are_logged(pipeline, prompt, tmp_path):
+    former = ("--prime", prompt, "--prime_seconds", "4")
+    outcome = call(inference, "-c", pipeline.config, "--out", tmp_path / "out", *former)
+    assert_refused(outcome, "prompt.flac has only 3.000 s")
+    assert "--prime is deprecated; write --prompt\n" in outcome.err
+    assert "--prime_seconds is deprecated; write --prompt_seconds\n" in outcome.err
+
+
 def test_prompt_seconds_without_prompt(pipeline, tmp_path):
     assert_refused(
         call(inference, "-c", pipeline.config, "--out", tmp_path / "out", "--prompt_seconds", "2"), "--prompt FILE"

@@ -59,7 +59,7 @@ def test_skipped_step_names_its_crops(pipeline, tmp_path, monkeypatch, capsys):
 def test_ten_skipped_steps_in_a_row_end_the_run(pipeline, tmp_path, monkeypatch):
     state = start_run(pipeline, tmp_path, "train_config.steps=20")
     monkeypatch.setattr(train, "train_step", lambda *_, **__: torch.tensor([math.nan, 1.0, math.nan, 0.0]))
-    with pytest.raises(InputError, match="ten steps in a row"):
+    with pytest.raises(InputError, match="10 steps in a row"):
         train_to_end(state)
     assert state.step == 10
 

@@ -119,7 +119,7 @@ IDENTIFIERS = {
     "work": "parallel_map, function",
     "in_shard": "select_shard",
     "SamplingKeys": "SamplingConfig",
-    "NOT_HEARD": "KEYS_NOT_AFFECTING_AUDIO",
+    "NOT_HEARD": "OPTIONS_NOT_AFFECTING_AUDIO",
     "Team": "ThreadGroup",
     "team": "group",
     "helpers": "followers",

@@ -120,6 +120,15 @@ def test_nll_of_blocks_is_that_of_one_pass(monkeypatch):
     ("options", "words"),
     [
         ({"seconds": 0.0}, "seconds = 0: expected at least 0.004"),
+        ({"seconds": 1e12}, r"seconds = 1e\+12: expected at most 86400"),
+        ({"seconds": "2"}, "seconds = '2': expected a number"),
+        ({"seconds": True}, "seconds = True: expected a number"),
+        ({"temperature": "hot"}, "temperature = 'hot': expected a number"),
+        ({"guidance": None}, "guidance = None: expected a number"),
+        ({"seed": 1.5}, "seed = 1.5: expected a whole number"),
+        ({"seed": "0"}, "seed = '0': expected a whole number"),
+        ({"global_labels": None}, "global_labels = None: expected labels such as"),
+        ({"global_labels": [5]}, r"global_labels = \[5\]: expected labels such as"),
         ({"seconds": float("nan")}, "seconds = nan"),
         ({"temperature": 0}, "temperature = 0: expected more than 0"),
         ({"guidance": -1}, "guidance = -1: expected 0 to 100"),
@@ -145,6 +154,18 @@ def test_files_that_cannot_be_read(model, tmp_path):
         model.nll(tmp_path / "no_such.wav")
 
 
+@pytest.mark.parametrize("midi", [5, b"song.mid", ["song.mid"], ""])
+def test_what_is_no_file_name(model, midi):
+    with pytest.raises(midi2wave.InputError, match=r"midi = .*: expected a MIDI file or None"):
+        model.stream(midi)
+
+
+def test_piece_of_more_than_a_day(model, tmp_path):
+    song = write_midi(tmp_path / "long.mid", [(0.0, 1.0, 60, 64), (9e4, 9e4 + 1, 60, 64)])
+    with pytest.raises(midi2wave.InputError, match=r"long\.mid: lasts 90003 s, expected at most 86400; give seconds"):
+        model.stream(song)
+
+
 @pytest.mark.parametrize(
     ("audio", "words"),
     [
@@ -153,6 +174,8 @@ def test_files_that_cannot_be_read(model, tmp_path):
         (np.full(99, 2.0), "finite values in -1..1"),
         (np.full(99, np.nan), "finite values"),
         (np.zeros(3, np.float32), "at least a conditioning frame"),
+        ([[0.0], [0.0, 0.0]], "lists of several lengths"),
+        (None, "expected an audio file"),
     ],
 )
 def test_audio_that_is_no_audio(model, song, audio, words):
@@ -163,8 +186,16 @@ def test_audio_that_is_no_audio(model, song, audio, words):
 def test_models_that_do_not_exist_or_cannot_run(pipeline, tmp_path):
     with pytest.raises(midi2wave.InputError, match="no checkpoint at"):
         midi2wave.load(tmp_path)
-    with pytest.raises(midi2wave.InputError, match="cannot be used"):
-        midi2wave.load(pipeline.folder / "run", "tpu")
+    for path in (None, 5, b"model.safetensors", ""):
+        with pytest.raises(midi2wave.InputError, match=r"path = .*: expected a \.safetensors file"):
+            midi2wave.load(path)
+    with pytest.raises(midi2wave.InputError, match=r"threads = 1\.5: expected a whole number"):
+        midi2wave.load(pipeline.folder / "run", "cpu", threads=1.5)
+    for device in ("tpu", None):
+        with pytest.raises(midi2wave.InputError, match=r"cannot be used \(expected cpu, cuda, or cuda:N"):
+            midi2wave.load(pipeline.folder / "run", device)
+    with pytest.raises(midi2wave.InputError, match=r"'mps' cannot be used \([^.]*aten::[^.]*\.[^.]*\); set it to"):
+        midi2wave.load(pipeline.folder / "run", "mps")
     with pytest.raises(midi2wave.InputError, match="expected one of auto, torch, numba, cuda"):
         midi2wave.load(pipeline.folder / "run", "cpu", sampler="nummba")
 

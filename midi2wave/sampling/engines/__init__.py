@@ -17,7 +17,7 @@ from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
 from midi2wave.utils.errors import InputError
 from wavenet import Conditioning, Decoder, WaveNet
 
-# With more of them the chain of layers, which one thread computes, sets the pace of a stream.
+# With more of them the chain of layers, which one thread computes, limits the speed of a stream.
 MAX_FOLLOWERS = 3
 # With fewer multiply-adds in the skip product, which is a follower's work, it costs more than it saves (the demo's
 # size).
@@ -51,7 +51,7 @@ def generate(
 ) -> Iterator[Tensor]:
     """`wavenet.generate` by the engine that the options name: the same samples, in int64 blocks [B, n].
 
-    Blocks are as large as the engine likes; the first one after the prefix is small.
+    The engine chooses the size of the blocks; the first one after the prefix is small.
 
     Args:
         model: The model.

@@ -7,7 +7,7 @@ What makes it fast:
   conditioning and the excitation are available d samples ahead: their products are computed for up to 16 samples
   together.
 - Streams are distributed over threads, which then need not communicate. A stream that has several threads gets one for
-  the chain of layers; the others follow it through the skip products. Per sample the threads of a group meet at three
+  the chain of layers; the others follow it through the skip products. Per sample the threads of a group wait at three
   barriers, not one per layer, and only the layers' outputs move between the cores.
 - Weights in bfloat16 halve the memory that has to be read.
 """

@@ -64,9 +64,8 @@ class Weights(NamedTuple):
     n_outputs: int  # P
     n_params: int  # P without padding
     n_mixtures: int  # 0: categorical
-    is_output_conditioned: (
-        bool  # the skip sum begins with `Block.output_frames` and aux_inputs products, not with skip_bias
-    )
+    # Whether the skip sum begins with `Block.output_frames` and the products with aux_inputs, not with skip_bias.
+    is_output_conditioned: bool
 
 
 def padded(n: int) -> int:
@@ -95,9 +94,15 @@ def aligned(array: np.ndarray) -> np.ndarray:
 
 
 def pack(matrix: np.ndarray, cuts: np.ndarray | None = None, *, bfloat16: bool = False) -> np.ndarray:
-    """float32 [rows, inputs], both multiples of 16 -> one flat array, panel after panel.
+    """Pack a matrix for `simd.multiply`, panel after panel.
 
-    cuts: bounds in row blocks that no panel crosses, so that each thread's rows lie together.
+    Args:
+        matrix: float32 [rows, inputs], both multiples of 16.
+        cuts: Bounds in row blocks that no panel crosses, so that each thread's rows lie together.
+        bfloat16: Whether the weights are rounded to bfloat16, whose inputs go in pairs.
+
+    Returns:
+        One flat array: float32, or bfloat16 as uint16.
     """
     inputs = matrix.shape[1]
     bounds = [0, len(matrix) // LANES] if cuts is None else cuts.tolist()

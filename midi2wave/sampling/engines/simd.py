@@ -51,7 +51,7 @@ def has_bfloat16() -> bool:
 def as_pointers(typingctx: Any, fields: Kind) -> IntrinsicResult:
     """A named tuple of arrays (and numbers) as one of pointers to their first elements.
 
-    numba counts references to arrays, with atomic instructions that threads would fight over; pointers it leaves alone.
+    numba counts references to arrays, by atomic instructions for which threads would contend, but not to pointers.
     """
     kinds = [types.CPointer(kind.dtype) if isinstance(kind, types.Array) else kind for kind in fields.types]
     result = types.NamedTuple(kinds, fields.instance_class)

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from midi2wave.evaluation.counterfactual import COMPANION, PITCHES, SECONDS, counterfactuals, key_level_db, phrase
+from midi2wave.evaluation.counterfactual import (
+    COMPANION_SEMITONES,
+    PHRASE_SECONDS,
+    PITCHES,
+    counterfactuals,
+    key_level_db,
+    phrase,
+)
 from midi2wave.midi.performance import SUSTAIN
 from tests.helpers.fake_piano import HZ, performance, play, play_batch
 
@@ -22,7 +29,7 @@ def test_effects_of_a_piano_that_follows_its_midi():
 
 
 def test_noise_has_no_effects():
-    fixed = np.random.default_rng(0).normal(scale=3000, size=round(SECONDS * HZ)).astype(np.int16)
+    fixed = np.random.default_rng(0).normal(scale=3000, size=round(PHRASE_SECONDS * HZ)).astype(np.int16)
     effects = counterfactuals(lambda performances, _: np.stack([fixed] * len(performances)), HZ)
     for effect in (effects.semitone, effects.velocity, effects.pedal):
         assert effect.db == effect.right == 0
@@ -66,8 +73,13 @@ def test_a_change_of_the_other_note_is_reported():
 
 def test_phrases_are_on_the_keyboard_and_differ_in_one_note():
     for pitch in PITCHES:
-        original, moved = phrase(pitch, companion=pitch + COMPANION), phrase(pitch + 1, companion=pitch + COMPANION)
-        assert set(moved.pitch) - set(original.pitch) == {pitch + 1} and pitch >= 21 and pitch + COMPANION <= 108
+        original, moved = (
+            phrase(pitch, companion=pitch + COMPANION_SEMITONES),
+            phrase(pitch + 1, companion=pitch + COMPANION_SEMITONES),
+        )
+        assert (
+            set(moved.pitch) - set(original.pitch) == {pitch + 1} and pitch >= 21 and pitch + COMPANION_SEMITONES <= 108
+        )
         assert len(phrase(pitch, pedal=True).pedals[SUSTAIN]) == 2
 
 

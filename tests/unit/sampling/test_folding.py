@@ -23,7 +23,7 @@ N_FRAMES = 40
 
 
 def fold_of(n_frames: int, receptive_field: int = 20, **overrides: float) -> Fold | None:
-    return folding.fold_of(n_frames, InferenceConfig(model_filename="", **overrides), DATA, receptive_field)
+    return folding.plan_fold(n_frames, InferenceConfig(model_filename="", **overrides), DATA, receptive_field)
 
 
 def make_notes() -> Performance:
@@ -84,7 +84,7 @@ def test_cross_fades_longer_than_their_parts_are_refused():
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
 def test_cross_fade_weights_keep_the_power(correlation):
     """The weights keep the power of two sounds of that correlation."""
-    fade_out, fade_in = folding.weights(100, correlation)
+    fade_out, fade_in = folding.crossfade_weights(100, correlation)
     assert np.allclose(fade_out**2 + fade_in**2 + 2 * correlation * fade_out * fade_in, 1)
     assert (
         np.allclose(fade_out, fade_in[::-1])
@@ -116,7 +116,7 @@ def sines(fold: Fold, *, same: bool) -> np.ndarray:
 def test_equal_parts_join_to_the_same_sound():
     """Parts that are equal where they overlap join to the same sound."""
     fold = fold_of(1000, fold_seconds=1, fold_overlap_seconds=0.1)
-    piece, seam_correlations = folding.join(sines(fold, same=True), fold, HOP)
+    piece, seam_correlations = folding.crossfade_parts(sines(fold, same=True), fold, HOP)
     assert piece.shape == (1000 * HOP,) and seam_correlations == pytest.approx([1, 1, 1])
     assert np.abs(piece - 8000 * np.sin(np.arange(1000 * HOP) / 10)).max() <= 2
 
@@ -124,17 +124,17 @@ def test_equal_parts_join_to_the_same_sound():
 def test_uncorrelated_seams_keep_their_level(monkeypatch):
     """Seams of uncorrelated sounds keep their level; those of a linear cross-fade would not."""
     fold = fold_of(5000, fold_seconds=1, fold_overlap_seconds=0.2)
-    piece, seam_correlations = folding.join(sines(fold, same=False), fold, HOP)
-    measured = folding.seams(piece, fold, DATA, seam_correlations)
+    piece, seam_correlations = folding.crossfade_parts(sines(fold, same=False), fold, HOP)
+    measured = folding.measure_seams(piece, fold, DATA, seam_correlations)
     assert [seam["seconds"] for seam in measured["seams"]] == list(range(1, 20))
     assert max(seam_correlations) < 0.15 and measured["seams"][0]["correlation"] == seam_correlations[0]
     assert abs(np.mean([seam["level_db"] for seam in measured["seams"]])) < 0.3 and abs(measured["elsewhere_db"]) < 0.2
     assert measured["elsewhere_low_db"] < measured["elsewhere_db"] < measured["elsewhere_high_db"]
-    assert "19 seams, whose two sounds correlate by 0.0" in folding.words(measured)
+    assert "19 seams, whose two sounds correlate by 0.0" in folding.format_seams(measured)
 
     monkeypatch.setattr(folding, "correlation", lambda *_: 1.0)
-    linear = folding.seams(
-        *(lambda parts: (parts[0], fold, DATA, parts[1]))(folding.join(sines(fold, same=False), fold, HOP))
+    linear = folding.measure_seams(
+        *(lambda parts: (parts[0], fold, DATA, parts[1]))(folding.crossfade_parts(sines(fold, same=False), fold, HOP))
     )
     assert np.mean([seam["level_db"] for seam in linear["seams"]]) < -1.2
     assert abs(linear["elsewhere_db"]) < 0.2
@@ -142,9 +142,9 @@ def test_uncorrelated_seams_keep_their_level(monkeypatch):
 
 def test_silence_has_no_level():
     fold = fold_of(1000, fold_seconds=1)
-    measured = folding.seams(np.zeros(1000 * HOP, np.int16), fold, DATA, [0.0] * 3)
+    measured = folding.measure_seams(np.zeros(1000 * HOP, np.int16), fold, DATA, [0.0] * 3)
     assert measured["elsewhere_db"] is None and [seam["level_db"] for seam in measured["seams"]] == [None] * 3
-    assert json.loads(json.dumps(measured)) == measured and "too quiet" in folding.words(measured)
+    assert json.loads(json.dumps(measured)) == measured and "too quiet" in folding.format_seams(measured)
 
 
 # ---- parts of a model's making
@@ -159,7 +159,7 @@ def test_part_equals_generation_from_its_begin(output, sampler, preemphasis):
     data = replace(data, preemphasis=preemphasis)
     fold = Fold(N_FRAMES, (0, 16, 32), 5, 3)
     streams = streams_of(model, data, fold, sampler)
-    piece, _ = folding.join(streams, fold, HOP)
+    piece, _ = folding.crossfade_parts(streams, fold, HOP)
     assert len(piece) == N_FRAMES * HOP
     for row, begin, cut, end in zip(streams, fold.begins, fold.cuts, fold.ends, strict=True):
         alone = np.concatenate(
@@ -201,7 +201,7 @@ def test_parts_converge_with_shared_uniforms():
     )
     fold = Fold(N_FRAMES, (0, 16), 8, 4)
     streams = streams_of(model, data, fold)
-    piece, seam_correlations = folding.join(streams, fold, HOP)
+    piece, seam_correlations = folding.crossfade_parts(streams, fold, HOP)
     assert not np.array_equal(streams[1, :8], whole[8 * HOP :][:8])  # not at once
     assert seam_correlations == [pytest.approx(1)] and np.mean(piece != whole) < 0.01
     assert folding.correlation(other, whole) < 0.9  # uniforms of its own would make it another

@@ -25,14 +25,18 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_the_folder_of_a_run_is_used(tmp_path):
-    (tmp_path / ".config.json.17.partial").write_text("{")  # A kill during the very first write leaves no more.
-    run_state._check_folder(tmp_path)
-    (tmp_path / "diary.txt").write_text("mine")
-    with pytest.raises(InputError, match="not the folder of a run"):
-        run_state._check_folder(tmp_path)
-    with pytest.raises(InputError, match="is a file"):
-        run_state._check_folder(tmp_path / "diary.txt")
+def test_only_the_folder_of_a_run_is_used(pipeline, tmp_path):
+    own, others = tmp_path / "own", tmp_path / "others"
+    for folder in (own, others):
+        folder.mkdir()
+    (own / ".config.json.17.partial").write_text("{")  # A kill during the very first write leaves no more.
+    start_run(pipeline, own)
+    (others / "diary.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"this command did not make it \(no config.json\)"):
+        start_run(pipeline, others)
+    with pytest.raises(InputError, match="is a file, expected a folder"):
+        start_run(pipeline, others / "diary.txt")
+    assert [path.name for path in others.iterdir()] == ["diary.txt"]
 
 
 def test_second_training_in_the_same_folder_is_refused(pipeline, tmp_path):

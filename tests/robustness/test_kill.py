@@ -197,8 +197,8 @@ def test_file_system_without_flock_is_used_with_a_message(tmp_path, monkeypatch,
         assert capsys.readouterr().err == ""
 
 
-def test_a_lock_ends_with_its_process_although_its_workers_live_on(tmp_path):
-    """Forked workers, and processes that workers start."""
+def test_a_lock_ends_with_its_process_not_its_workers(tmp_path):
+    """Forked workers may live on for a while after a kill."""
     code = (
         "import os, pathlib, sys, time\n"
         "from midi2wave.utils.folder_lock import lock_folder\n"

@@ -189,23 +189,27 @@ def _draw_spectrograms(
 
 def _spectrogram(samples: np.ndarray, audio_hz: int) -> np.ndarray:
     """Power in bands of equal width in octaves from MIN_HZ to Nyquist: [N_BANDS, at most MAX_COLUMNS]."""
-    window = np.hanning(max(8, round(WINDOW_SECONDS * audio_hz)) + 1)[:-1]
-    n_fft = 4 * len(window)  # Zero padding gives the narrow bands at the bottom several bins each.
+    import librosa  # Here, since it takes a second, and most commands draw nothing.
+
+    n_window = max(8, round(WINDOW_SECONDS * audio_hz))
+    n_fft = 4 * n_window  # Zero padding gives the narrow bands at the bottom several bins each.
     edges = np.geomspace(MIN_HZ, audio_hz / 2, N_BANDS + 1)[:, None] * n_fft / audio_hz
     bins = np.arange(n_fft // 2 + 1)
     overlap = np.minimum(edges[1:], bins + 0.5) - np.maximum(edges[:-1], bins - 0.5)
     # A tone has the same level in every band: wide bands are summed, those within the window's main lobe averaged.
-    to_bands = overlap.clip(0) / np.diff(edges, axis=0).clip(max=1.5 * n_fft / len(window))
+    to_bands = overlap.clip(0) / np.diff(edges, axis=0).clip(max=1.5 * n_fft / n_window)
 
-    n_columns = min(MAX_COLUMNS, int(np.ceil(len(samples) / (COLUMN_SECONDS * audio_hz))))
-    centre = ((np.arange(n_columns) + 0.5) * len(samples) / n_columns).astype(np.int64)
+    hop = max(round(COLUMN_SECONDS * audio_hz), -(-len(samples) // MAX_COLUMNS), 1)
+    n_columns = -(-len(samples) // hop)
     power = np.empty((N_BANDS, n_columns))
     for first in range(0, n_columns, COLUMNS_PER_BLOCK):
-        block = slice(first, first + COLUMNS_PER_BLOCK)
-        index = centre[block, None] + np.arange(len(window)) - len(window) // 2
-        inside = (index >= 0) & (index < len(samples))
-        frames = np.where(inside, samples.take(index, mode="clip"), 0) * window
-        power[:, block] = to_bands @ (np.abs(np.fft.rfft(frames, n_fft)) ** 2).T
+        block = power[:, first : first + COLUMNS_PER_BLOCK]
+        start = first * hop + hop // 2 - n_fft // 2  # Of the first frame; each is centred on its column.
+        stop = start + (block.shape[1] - 1) * hop + n_fft
+        audio = np.pad(samples[max(0, start) : stop].astype(np.float32), (max(0, -start), 0))
+        audio = librosa.util.fix_length(audio, size=stop - start)  # Silence follows the end.
+        spectra = librosa.stft(audio, n_fft=n_fft, hop_length=hop, win_length=n_window, center=False)
+        block[:] = to_bands @ np.abs(spectra) ** 2
     return power
 
 

@@ -6,7 +6,7 @@ that works goes through something like it (arXiv 1811.00223, 2104.12292, 2211.13
 """
 
 import functools
-import math
+import warnings
 
 import numpy as np
 import torch
@@ -50,24 +50,24 @@ def window_samples(audio_hz: int, hop: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def mel_bands(audio_hz: int, window: int, n_mels: int, device: torch.device) -> Tensor:
-    """Triangular bands, equally wide on the mel scale (O'Shaughnessy 1987).
+    """Triangular bands of peak 1, equally wide on the mel scale of HTK (O'Shaughnessy 1987).
 
     They are cached on the device: a copy in every step would make the host wait for all that it has launched.
 
     Returns:
         Weights [window // 2 + 1, n_mels].
     """
-    mels = np.linspace(_mel(MIN_HZ), _mel(audio_hz / 2), n_mels + 2)
-    edges = 700 * (np.exp(mels / 1127) - 1)
-    hz = np.arange(window // 2 + 1)[:, None] * audio_hz / window
-    rising = (hz - edges[:-2]) / np.diff(edges)[:-1]
-    falling = (edges[2:] - hz) / np.diff(edges)[1:]
-    weights = np.maximum(0, np.minimum(rising, falling))
+    import librosa  # Here, since only the first step of a training with an auxiliary head needs it.
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Empty filters")  # They are filled below.
+        bands = librosa.filters.mel(
+            sr=audio_hz, n_fft=window, n_mels=n_mels, fmin=MIN_HZ, htk=True, norm=None, dtype=np.float64
+        )
+    weights = np.ascontiguousarray(bands.T)
     # A band narrower than the spacing of the spectral lines takes the line nearest to its centre.
     empty = np.flatnonzero(weights.sum(axis=0) == 0)
-    weights[np.abs(hz - edges[1:-1]).argmin(axis=0)[empty], empty] = 1
+    hz = librosa.fft_frequencies(sr=audio_hz, n_fft=window)
+    centres = librosa.mel_frequencies(n_mels + 2, fmin=MIN_HZ, fmax=audio_hz / 2, htk=True)[1:-1]
+    weights[np.abs(hz[:, None] - centres[empty]).argmin(axis=0), empty] = 1
     return torch.from_numpy(weights).float().to(device)
-
-
-def _mel(hz: float) -> float:
-    return 1127 * math.log1p(hz / 700)

@@ -55,3 +55,17 @@ def test_bands_cover_all_spectral_lines():
     weights, hz = mel_bands(HZ, window_samples(HZ, HOP), N_MELS, CPU), np.arange(289) * HZ / 576
     inside = weights[(hz > band_centres()[10]) & (hz < band_centres()[-1])].sum(dim=1)
     torch.testing.assert_close(inside, torch.ones_like(inside), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("audio_hz", "hop", "n_mels"), [(HZ, HOP, N_MELS), (HZ, HOP, 128), (22050, 90, 80)])
+def test_targets_of_earlier_trainings(audio_hz, hop, n_mels):
+    """The bands have the weights of the shipped models' trainings: narrow bands take the nearest spectral line."""
+    window = window_samples(audio_hz, hop)
+    edges = 700 * (np.exp(np.linspace(*(np.log1p(hz / 700) for hz in (30, audio_hz / 2)), n_mels + 2)) - 1)
+    hz = np.arange(window // 2 + 1)[:, None] * audio_hz / window
+    rising, falling = (hz - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - hz) / np.diff(edges)[1:]
+    expected = np.maximum(0, np.minimum(rising, falling))
+    empty = np.flatnonzero(expected.sum(axis=0) == 0)
+    expected[np.abs(hz - edges[1:-1]).argmin(axis=0)[empty], empty] = 1
+    weights = mel_bands(audio_hz, window, n_mels, CPU).numpy()
+    np.testing.assert_allclose(weights, expected.astype(np.float32), rtol=0, atol=1e-7)

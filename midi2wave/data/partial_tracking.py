@@ -249,8 +249,8 @@ def _measure_velocity_exponent(folder: ProcessedFolder, hz: np.ndarray, preempha
 def _fit_decay(amplitude: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """Decay rates in 1/s [88, 16] of amplitudes [88, 16, W] at times [88, 1, W], by a line through their logarithms.
 
-    With scipy's least_squares on the amplitudes themselves the excitation explains less (2.07 instead of 2.09 dB on the
-    Disklavier recordings), and the fit takes a thousand times as long.
+    With a non-linear fit by scipy to the amplitudes themselves the excitation explains less (2.07 instead of 2.09 dB
+    on the Disklavier recordings), and the fit takes a thousand times as long.
     """
     weight = amplitude**2 + 1e-20
     weight = weight / weight.sum(axis=-1, keepdims=True)

@@ -211,6 +211,11 @@ def _clip_pieces(
     settings: InferenceConfig, data: DataConfig, mode: str, n_prompt: int
 ) -> tuple[list[Piece], list[Failure]]:
     """The test clips, named by the mode; those that are not longer than n_prompt frames as failures."""
+    if not any(Path(settings.test_dir).glob("clip_*.wav")):
+        raise InputError(
+            f"{settings.test_dir} holds no test clips; play MIDI files with --midi FILE, or make clips with "
+            f"preprocess_audio.py -d {settings.test_dir}"
+        )
     pieces, failures = clip_pieces(settings.test_dir, data, settings.global_values)
     remedy = f"after teacher_length = {settings.teacher_length:g} s; lower inference_config.teacher_length"
     for piece in pieces:

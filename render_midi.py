@@ -1,7 +1,7 @@
-"""A data set in the MAESTRO layout from performance MIDI alone: every file is played by FluidSynth with a soundfont.
+"""A data set in the MAESTRO layout from performance MIDI alone: a synthesizer plays every file with a soundfont.
 
-    apt-get install fluidsynth fluid-soundfont-gm             # or: brew install fluid-synth, and any .sf2 or .sf3
-    python render_midi.py -d midi -o data/rendered/maestro -j 2
+    pip install --no-deps -r requirements-render.txt
+    python render_midi.py -d midi -o data/rendered/maestro -j 2 --soundfont piano.sf2
 
 All MIDI files below a folder are read, each as one piano (`midi2wave/midi/reader.py`), and written as they were read:
 the labels are exactly what was played. A folder with MAESTRO's metadata keeps its splits; elsewhere the seed chooses
@@ -17,19 +17,11 @@ from typing import Any
 import joblib
 
 from midi2wave.data.maestro import SPLITS
-from midi2wave.data.rendering import (
-    AUDIO_HZ,
-    FluidSynthJob,
-    Instrument,
-    Rendered,
-    find_instrument,
-    metadata_csv,
-    plan_jobs,
-    render_one,
-)
+from midi2wave.data.rendering import Rendered, SoundfontJob, metadata_csv, plan_jobs, render_one
 from midi2wave.data.resample_manifest import sha256
+from midi2wave.data.synthesizers import AUDIO_HZ, RENDERERS, Instrument, find_instrument
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
-from midi2wave.utils.cli import Failure, make_parser, progress, report_and_exit_code, run
+from midi2wave.utils.cli import Failure, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
 METADATA_NAME = "maestro-v2.0.0.csv"
@@ -43,14 +35,16 @@ LIMITS = {"program": (0, 127), "gain": (0.01, 10), "validation": (0, 0.5), "test
 def main(argv: list[str] | None = None) -> int:
     """Render a folder; returns the exit code. InputError where nothing can be done."""
     args = _arguments(argv)
-    instrument = find_instrument(args.soundfont, args.program, args.gain, args.effects)
+    instrument = find_instrument(args.renderer, args.soundfont, args.program, args.gain, args.effects)
     jobs, failures = plan_jobs(args.dir, args.seed, {"validation": args.validation, "test": args.test})
     acquire_output_dir(args.out, RECORD_NAME, _record(args, instrument), PRODUCTS, force=args.force)
+    log(f"{instrument.renderer} plays program {args.program} of {instrument.soundfont}")
     started = time.monotonic()
     rendered: dict[str, Rendered] = {}
     calls = (joblib.delayed(render_one)(job, args.out, instrument) for job in jobs)
-    # Threads are enough: the work is done by FluidSynth's own processes, one a job.
-    outcomes = joblib.Parallel(n_jobs=args.jobs, prefer="threads", return_as="generator_unordered")(calls)
+    # FluidSynth is a process of its own already; tinysoundfont needs one for each job.
+    prefer = "threads" if instrument.renderer == "fluidsynth" else "processes"
+    outcomes = joblib.Parallel(n_jobs=args.jobs, prefer=prefer, return_as="generator_unordered")(calls)
     for job, outcome in progress(outcomes, len(jobs), "piece"):
         if isinstance(outcome, Rendered):
             rendered[job.stem] = outcome
@@ -68,9 +62,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("-d", "--dir", type=Path, required=True, help="folder with MIDI files, or a MAESTRO folder")
     add("-o", "--out", type=Path, required=True, help="where the data set goes")
-    add("--soundfont", type=Path, help="an .sf2 or .sf3 file (default: the first one found of Debian's)")
+    add("--renderer", choices=RENDERERS, default=RENDERERS[0], help="what plays it (default %(default)s)")
+    add("--soundfont", type=Path, help="an .sf2 or .sf3 file (default: a usual one of the system, or pretty_midi's)")
     add("--program", type=int, default=0, help="General MIDI program (default 0: acoustic grand piano)")
-    add("--gain", type=float, default=0.7, help="FluidSynth's gain, the same for all (default 0.7)")
+    add("--gain", type=float, default=0.7, help="the same for all notes (default 0.7)")
     add("--effects", action="store_true", help="with FluidSynth's reverb and chorus")
     add("--validation", type=float, default=0.06, help="share of the music to validate on (default 0.06)")
     add("--test", type=float, default=0.1, help="share of the music to test on (default 0.1)")
@@ -91,17 +86,19 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def _record(args: argparse.Namespace, instrument: Instrument) -> dict[str, Any]:
     """All that the data set depends on, besides the MIDI files."""
     names = ("program", "gain", "effects", "validation", "test", "seed")
-    return {name: getattr(args, name) for name in names} | {
-        "soundfont": instrument.soundfont.name,
-        "soundfont_sha256": sha256(instrument.soundfont),
-        "audio_hz": AUDIO_HZ,
-    }
+    record = {name: getattr(args, name) for name in names}
+    # FluidSynth is not named: earlier versions, whose folders remain valid, had no other renderer.
+    if instrument.renderer != "fluidsynth":
+        record["renderer"] = instrument.renderer
+    record["soundfont"] = instrument.soundfont.name
+    record["soundfont_sha256"] = sha256(instrument.soundfont)
+    return record | {"audio_hz": AUDIO_HZ}
 
 
 def _result(
-    folder: Path, jobs: list[FluidSynthJob], rendered: dict[str, Rendered], elapsed_seconds: float
+    folder: Path, jobs: list[SoundfontJob], rendered: dict[str, Rendered], elapsed_seconds: float
 ) -> dict[str, Any]:
-    hours = dict.fromkeys(SPLITS, 0.0)
+    hours: dict[str, float] = dict.fromkeys(SPLITS, 0.0)
     for job in jobs:
         hours[job.split] += rendered[job.stem].seconds / 3600
     return {

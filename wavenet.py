@@ -10,9 +10,10 @@ time-first, [T, B, R]: a dilated tap is then a view and every layer a plain matr
     python wavenet.py -c config_train.json      # parameters, receptive field, multiply-adds and memory of a config
 """
 
+import copy
 import runpy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -375,7 +376,8 @@ class WaveNet(nn.Module):
                 "cond_wavenet_config.n_mels = 0, n_codes = 0 and wavenet_config.output_conditioning = false"
             )
         else:
-            config = replace(config, n_cond_channels=0)
+            config = copy.copy(config)
+            config.n_cond_channels = 0  # which no config file may have
             upsampling, self.context = Upsampling("repeat", self.hop, 0), NoContext()
         self.decoder = Decoder(config, n_excitation, upsampling)
         self.mel_head = None  # used in training only

@@ -5,9 +5,9 @@
     python -m benchmarks.data --dir /data/tmp     on another disk
 
 Rates are seconds of audio processed per second ("x real time"), read from the page cache, written and synced to the
-disk. Each is the best of several repetitions, which alternate with those of its competitors. librosa comes with
-requirements-bench.txt; programs that are not installed are skipped with a message. hours_200_* are extrapolations: the
-minutes that 200 hours take at the measured rate with one process per core.
+disk. Each is the best of several repetitions, which alternate with those of its competitors. Programs that are not
+installed are skipped with a message. hours_200_* are extrapolations: the minutes that 200 hours take at the measured
+rate with one process per core.
 """
 
 import argparse
@@ -119,11 +119,7 @@ def compare_resamplers(paths: list[Path], folder: Path) -> dict[str, float]:
 
 
 def _librosa_programs(out: Path) -> dict[str, Callable[[Path], object]]:
-    try:
-        import librosa
-    except ImportError:
-        log("librosa is not installed (pip install -r requirements-bench.txt): no comparison with it")
-        return {}
+    import librosa
 
     def resample(path: Path, res_type: str) -> None:
         audio, _ = librosa.load(path, sr=HZ, mono=True, res_type=res_type)

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import mido
 import numpy as np
+import pretty_midi
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # The modules are found without an installation.
 
 from midi2wave.midi.performance import PEDALS, SUSTAIN, Performance  # noqa: E402
-from midi2wave.midi.writer import to_midi_file  # noqa: E402
 from midi2wave.utils.atomic_files import atomic_file  # noqa: E402
 from midi2wave.utils.cli import run  # noqa: E402
 
@@ -198,9 +197,9 @@ SCALE = Piece(
 PIECES = {"bach_prelude": PRELUDE, "fur_elise": FUR_ELISE, "gymnopedie": GYMNOPEDIE, "scale": SCALE}
 
 
-def piece_to_midi(piece: Piece) -> mido.MidiFile:
-    """A performed piece as a MIDI file, with a resolution of 0.1 ms; its times contain the tempo."""
-    return to_midi_file(perform(piece), program=0, tail_seconds=0.0, ticks_per_second=10_000)[0]
+def piece_to_midi(piece: Piece) -> pretty_midi.PrettyMIDI:
+    """A performed piece, with a resolution of 0.1 ms; its times contain the tempo."""
+    return perform(piece).to_pretty_midi(ticks_per_second=10_000)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -208,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     for name, piece in PIECES.items():
         with atomic_file(HERE / f"{name}.mid") as tmp_path:
-            piece_to_midi(piece).save(tmp_path)
+            piece_to_midi(piece).write(tmp_path)
     print(f"{len(PIECES)} files written to {HERE}")
     return 0
 

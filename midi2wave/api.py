@@ -13,6 +13,7 @@ import os
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -22,10 +23,14 @@ from midi2wave.checkpoint import LoadedCheckpoint, check_guidance, load_checkpoi
 from midi2wave.conditioning.global_conditioning import validate_labels
 from midi2wave.config import Config
 from midi2wave.midi.performance import Performance
+from midi2wave.midi.reader import source_name
 from midi2wave.sampling.options import SamplingOptions, require_number
 from midi2wave.sampling.pieces import Piece, performance_frames, performance_seconds, read_performance, with_labels
 from midi2wave.sampling.synthesis import negative_log_likelihood, synthesize
 from midi2wave.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import pretty_midi
 
 # Seconds of audio after the last sound of a MIDI file, as in inference.py.
 TAIL_SECONDS = 2.0
@@ -33,8 +38,9 @@ TAIL_SECONDS = 2.0
 # A day. More is a mistake, such as milliseconds, or a damaged MIDI file, and would fill the memory.
 MAX_SECONDS = 86400.0
 
-# A MIDI file, the events of one, or no notes: the null condition, or an unconditional model.
-Midi = str | Path | Performance | None
+# What is played: a MIDI file, an object that is read from, such as a file opened in binary mode, or the events of one.
+# None: no notes, which is the null condition, or an unconditional model.
+Midi: TypeAlias = "str | Path | BinaryIO | pretty_midi.PrettyMIDI | Performance | None"
 
 
 def load(
@@ -95,7 +101,8 @@ class LoadedModel:
         """Generate the audio of a MIDI file from silence.
 
         Args:
-            midi: A MIDI file. None: no notes, for which the model must be unconditional or have a null condition.
+            midi: The path of a MIDI file, an object that is read from, a `pretty_midi.PrettyMIDI` or a `Performance`.
+                None: no notes, for which the model must be unconditional or have a null condition.
             seed: Equal seeds give equal samples.
             temperature: 1: the model's own distribution; less: less noise and less variety.
             guidance: Scale of classifier-free guidance; more than 1 follows the notes more closely, and takes twice the
@@ -163,7 +170,7 @@ class LoadedModel:
         Args:
             audio: An audio file at `sample_rate`, or its samples [T]: floats in -1..1, or int16. What is left after the
                 last whole conditioning frame is not scored.
-            midi: The notes of the recording; None: no notes.
+            midi: The notes of the recording, as in `generate`; None: no notes.
             global_labels: Labels of the recording.
 
         Returns:
@@ -193,9 +200,10 @@ class LoadedModel:
                 seconds = performance_seconds(performance, TAIL_SECONDS)
                 n_frames = performance_frames(seconds, self._data.midi_hz)
             except InputError as error:
-                raise InputError(f"{midi}: {error}") from error
+                raise InputError(f"{source_name(midi)}: {error}") from error
             if seconds > MAX_SECONDS:
-                raise InputError(f"{midi}: lasts {seconds:.0f} s, expected at most {MAX_SECONDS:g}; give seconds")
+                limit = f"expected at most {MAX_SECONDS:g}; give seconds"
+                raise InputError(f"{source_name(midi)}: lasts {seconds:.0f} s, {limit}")
         else:
             n_frames = round(seconds * self._data.midi_hz) if math.isfinite(seconds) else 0
             if n_frames < 1:
@@ -204,17 +212,20 @@ class LoadedModel:
                 raise InputError(f"seconds = {seconds:g}: expected at most {MAX_SECONDS:g}")
         return with_labels([Piece("piece", 0, performance, n_frames)], labels, self._data)[0]
 
-    def _performance(self, midi: str | Path | Performance) -> Performance:
+    def _performance(self, midi: "str | Path | BinaryIO | pretty_midi.PrettyMIDI | Performance") -> Performance:
         if not self._data.conditional:
             raise InputError(f"{self._source} is an unconditional model and plays no MIDI; give seconds instead")
         if isinstance(midi, Performance):
             return midi
-        _require_path("midi", midi, "a MIDI file or None")
+        if hasattr(midi, "instruments"):
+            return Performance.from_pretty_midi(midi)
+        if not hasattr(midi, "read"):
+            _require_path("midi", midi, "a MIDI file or None (a path, an opened file, a PrettyMIDI or a Performance)")
         try:
-            return read_performance(Path(midi))
+            return read_performance(midi)
         except InputError as error:
-            message = str(error)
-            raise InputError(message if str(midi) in message else f"{midi}: {message}") from error
+            message, name = str(error), source_name(midi)
+            raise InputError(message if name in message else f"{name}: {message}") from error
 
     def _check_without_notes(self, seconds: float | None) -> None:
         if self._data.conditional and not self._data.conditioning_dropout:

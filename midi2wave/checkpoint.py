@@ -163,7 +163,10 @@ def find_weights(path: str | Path) -> Path:
         steps = step_folders(path)
         path = (steps[-1] if steps else path) / WEIGHTS_NAME
     if not path.is_file() or path.suffix != ".safetensors":
-        raise InputError(f"no checkpoint at {path}; give a run folder, a step folder or a .safetensors file")
+        raise InputError(
+            f"no checkpoint at {path}; give a run folder, a step folder or a .safetensors file, such as those in "
+            "pretrained/"
+        )
     return path
 
 

@@ -1,26 +1,39 @@
 """The options of all commands: every option with its type, unit, limits, default and meaning.
 
-    python -m midi2wave.config > docs/configs.md        # the page of all options
+    python -m midi2wave.config > docs/configs.md                    # the page of all options
+    python -m midi2wave.config --schema > configs/schema.json       # the JSON schema, for editors
 
-A config file is one JSON object of blocks (`midi2wave/utils/typed_config.py` reads and checks it).
+A config file is one JSON object of blocks (`midi2wave/utils/typed_config.py` reads it). A block is a pydantic
+dataclass; the text below an option is its documentation.
 """
 
+import argparse
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
+from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self, get_args
 
-from midi2wave.utils.typed_config import Schema, option
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
 
-FEATURES = ("onset", "held_velocity", "onset_age", "release_age", "pedals")
-FEATURE_PRESETS = {
+from midi2wave.utils.typed_config import BLOCK, Schema, text_as_list
+
+Feature = Literal["onset", "held_velocity", "onset_age", "release_age", "pedals"]
+FeaturePreset = Literal["note_state", "paper_v1", "paper_v5"]
+FeatureName = Literal[Feature, FeaturePreset]
+Sampler = Literal["auto", "torch", "numba", "cuda"]
+SamplerWeights = Literal["float32", "bfloat16"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+FEATURE_PRESETS: dict[str, tuple[Feature, ...]] = {
     "note_state": FEATURES,
     "paper_v1": ("held_velocity",),  # arXiv 1810.12247v1: the velocity for as long as key or pedal hold the note
     "paper_v5": ("onset",),  # arXiv 1810.12247v5: the velocity in the frame of the onset only
 }
-SAMPLERS = ("auto", "torch", "numba", "cuda")
-SAMPLER_WEIGHTS = ("float32", "bfloat16")
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+SAMPLER_WEIGHTS: tuple[SamplerWeights, ...] = get_args(SamplerWeights)
 GLOBAL_VALUE = re.compile(r"[^=\s]+=(0|-?[1-9][0-9]{0,17})")  # COLUMN=VALUE
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 MAX_SEED = 2**63 - 1  # The largest that both NumPy's and PyTorch's generators take.
@@ -35,99 +48,99 @@ def label_columns(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label.partition("=")[0] for label in labels))
 
 
-@dataclass
+@dataclass(config=BLOCK)
 class PreprocessConfig:
     """preprocess_maestro.py and preprocess_audio.py."""
 
-    maestro_dir: str = option("folder with the MAESTRO metadata file and the year folders", "")
-    split: str = option(
-        "split to process; all: out_dir/train, out_dir/validation and out_dir/test (preprocess_audio.py: clips of any)",
-        "train",
-        choices=("train", "validation", "test", "all"),
-    )
-    out_dir: str = option(
-        "processed folder to write (preprocess_maestro.py); with split all, the parent folder of three", ""
-    )
-    resampled_dir: str = option("--out_dir of resample_audio.py; empty: resampled files lie beside the originals", "")
-    audio_dir: str = option("folder of audio + MIDI pairs with equal stems, instead of maestro_dir", "")
-    audio_hz: int = option("sample rate in Hz", 16000, ge=1000, le=192000)
-    midi_hz: int = option("conditioning frames per second; audio_hz must be a multiple of it", 250, ge=10, le=2000)
-    test_segment_length: float = option("length of a test clip in seconds (preprocess_audio.py)", 4.0, gt=0)
-    n_clips: int = option("number of test clips (preprocess_audio.py)", 8, ge=1)
-    seed: int = option("seed of the clips' positions", 0, ge=0, le=MAX_SEED)
+    maestro_dir: str = ""
+    """folder with the MAESTRO metadata file and the year folders"""
+    split: Literal["train", "validation", "test", "all"] = "train"
+    """split to process; all: out_dir/train, out_dir/validation and out_dir/test (preprocess_audio.py: clips of any)"""
+    out_dir: str = ""
+    """processed folder to write (preprocess_maestro.py); with split all, the parent folder of three"""
+    resampled_dir: str = ""
+    """--out_dir of resample_audio.py; empty: resampled files lie beside the originals"""
+    audio_dir: str = ""
+    """folder of audio + MIDI pairs with equal stems, instead of maestro_dir"""
+    audio_hz: int = Field(default=16000, ge=1000, le=192000)
+    """sample rate in Hz"""
+    midi_hz: int = Field(default=250, ge=10, le=2000)
+    """conditioning frames per second; audio_hz must be a multiple of it"""
+    test_segment_length: float = Field(default=4.0, gt=0)
+    """length of a test clip in seconds (preprocess_audio.py)"""
+    n_clips: int = Field(default=8, ge=1)
+    """number of test clips (preprocess_audio.py)"""
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    """seed of the clips' positions"""
 
-    def check(self) -> None:
+    @model_validator(mode="after")
+    def check(self) -> Self:
         """Raise ValueError for options that contradict each other."""
         _check_rates(self.audio_hz, self.midi_hz)
+        return self
 
 
-@dataclass
+@dataclass(config=BLOCK)
 class DataConfig:
     """The model's data: crops of audio and the conditioning computed from the note events."""
 
-    dataset_path: str = option("processed folder to train on", "")
-    validation_path: str = option("processed folder to validate on; empty: no validation", "")
-    segment_length: float = option("length of a crop in seconds", 0.5, gt=0)
-    audio_hz: int = option("sample rate in Hz of the processed folder", 16000, ge=1000, le=192000)
-    midi_hz: int = option("conditioning frames per second; audio_hz must be a multiple of it", 250, ge=10, le=2000)
-    features: list[str] = option(
-        "frame-rate features of the notes: names (onset, held_velocity, onset_age, release_age, pedals) or one preset: "
-        "note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset); [] with excitation = false: an "
-        "unconditional model without MIDI input and context stack",
-        ["note_state"],
-        choices=(*FEATURES, *FEATURE_PRESETS),
-    )
-    sustain_extends_notes: bool = option(
-        "in features and excitation, a note that a sustain or sostenuto pedal holds lasts until its damper falls; "
-        "false: it ends when its key is released, and only the feature pedals describes the pedals",
-        True,
-    )
-    preemphasis: float = option(
-        "coefficient a of the pre-emphasis x[t] - a x[t-1]: the model receives and predicts the pre-emphasised signal, "
-        "so that the noise of the samples falls towards high frequencies as the spectrum of music does; 0: none",
-        0.0,
-        ge=0,
-        le=0.99,
-    )
-    excitation: bool = option("add the note-synchronous excitation at audio rate to the conditioning", True)
-    excitation_quadrature: bool = option(
-        "give each channel of the excitation twice, a quarter of a period apart: a linear combination of the two has "
-        "any phase",
-        False,
-    )
-    partial_hz: list[float] = option(
-        "frequencies in Hz of the 16 partials of each of the 88 keys in the excitation, key after key "
-        "(measure_partials.py); or as many for each label of global_values, if all are of one column, for recordings "
-        "of pianos or tunings that differ; empty: the default partials of a tuned piano",
-        [],
-    )
-    partial_level: list[float] = option("likewise: amplitudes at the onset of a note of velocity 127", [])
-    partial_decay: list[float] = option("likewise: decay rates in 1/s", [])
-    partial_phase: list[float] = option("likewise: phases at the onset in radians", [])
-    velocity_exponent: float = option("the excitation's amplitude is proportional to velocity to this power", 1.5, ge=0)
-    damping_seconds: float = option(
-        "time constant in seconds of the excitation's decay after a release (to 1/e)", 0.04, gt=0
-    )
-    conditioning_dropout: float = option(
-        "fraction of the training crops whose MIDI is replaced by the null condition; guidance requires it",
-        0.0,
-        ge=0,
-        le=1,
-    )
-    global_values: list[str] = option(
-        "global conditioning: the labels COLUMN=VALUE that the model distinguishes, such as year=2008, with whole "
-        "numbers of columns of filenames.csv. Training refuses recordings with other values; empty: none",
-        [],
-    )
-    max_silence: float = option(
-        "largest fraction of a crop that may be silent (20 ms below -60 dBFS); a crop with more is replaced; 1: any",
-        1.0,
-        ge=0,
-        le=1,
-    )
-    n_workers: int = option("processes that read crops; 0: none", 1, ge=0, le=256)
+    dataset_path: str = ""
+    """processed folder to train on"""
+    validation_path: str = ""
+    """processed folder to validate on; empty: no validation"""
+    segment_length: float = Field(default=0.5, gt=0)
+    """length of a crop in seconds"""
+    audio_hz: int = Field(default=16000, ge=1000, le=192000)
+    """sample rate in Hz of the processed folder"""
+    midi_hz: int = Field(default=250, ge=10, le=2000)
+    """conditioning frames per second; audio_hz must be a multiple of it"""
+    features: Annotated[list[FeatureName], text_as_list(FeatureName)] = Field(default=["note_state"])
+    """frame-rate features of the notes: names (onset, held_velocity, onset_age, release_age, pedals) or one preset:
+    note_state (all of them), paper_v1 (held_velocity), paper_v5 (onset); [] with excitation = false: an
+    unconditional model without MIDI input and context stack
+    """
+    sustain_extends_notes: bool = True
+    """in features and excitation, a note that a sustain or sostenuto pedal holds lasts until its damper falls;
+    false: it ends when its key is released, and only the feature pedals describes the pedals
+    """
+    preemphasis: float = Field(default=0.0, ge=0, le=0.99)
+    """coefficient a of the pre-emphasis x[t] - a x[t-1]: the model receives and predicts the pre-emphasised signal,
+    so that the noise of the samples falls towards high frequencies as the spectrum of music does; 0: none
+    """
+    excitation: bool = True
+    """add the note-synchronous excitation at audio rate to the conditioning"""
+    excitation_quadrature: bool = False
+    """give each channel of the excitation twice, a quarter of a period apart: a linear combination of the two has
+    any phase
+    """
+    partial_hz: list[float] = Field(default=[])
+    """frequencies in Hz of the 16 partials of each of the 88 keys in the excitation, key after key
+    (measure_partials.py); or as many for each label of global_values, if all are of one column, for recordings of
+    pianos or tunings that differ; empty: the default partials of a tuned piano
+    """
+    partial_level: list[float] = Field(default=[])
+    """likewise: amplitudes at the onset of a note of velocity 127"""
+    partial_decay: list[float] = Field(default=[])
+    """likewise: decay rates in 1/s"""
+    partial_phase: list[float] = Field(default=[])
+    """likewise: phases at the onset in radians"""
+    velocity_exponent: float = Field(default=1.5, ge=0)
+    """the excitation's amplitude is proportional to velocity to this power"""
+    damping_seconds: float = Field(default=0.04, gt=0)
+    """time constant in seconds of the excitation's decay after a release (to 1/e)"""
+    conditioning_dropout: float = Field(default=0.0, ge=0, le=1)
+    """fraction of the training crops whose MIDI is replaced by the null condition; guidance requires it"""
+    global_values: Annotated[list[str], text_as_list(str)] = Field(default=[])
+    """global conditioning: the labels COLUMN=VALUE that the model distinguishes, such as year=2008, with whole
+    numbers of columns of filenames.csv. Training refuses recordings with other values; empty: none
+    """
+    max_silence: float = Field(default=1.0, ge=0, le=1)
+    """largest fraction of a crop that may be silent (20 ms below -60 dBFS); a crop with more is replaced; 1: any"""
+    n_workers: int = Field(default=1, ge=0, le=256)
+    """processes that read crops; 0: none"""
 
-    def check(self) -> None:
+    @model_validator(mode="after")
+    def check(self) -> Self:
         """Raise ValueError for options that contradict each other."""
         _check_rates(self.audio_hz, self.midi_hz)
         self._check_partials()
@@ -139,6 +152,7 @@ class DataConfig:
                 "features = []: expected one or more different names, or for an unconditional model also excitation = "
                 "false and conditioning_dropout = 0"
             )
+        return self
 
     def _check_partials(self) -> None:
         n = N_KEYS * N_PARTIALS
@@ -168,190 +182,173 @@ class DataConfig:
         return bool(self.features)
 
 
-@dataclass
+@dataclass(config=BLOCK)
 class WavenetConfig:
     """The autoregressive decoder (arXiv 1609.03499)."""
 
-    output: str = option(
-        "output distribution: logistic_mixture over 16-bit samples, or categorical over 256 mu-law codes",
-        "logistic_mixture",
-        choices=("logistic_mixture", "categorical"),
-    )
-    n_mixtures: int = option("components of the logistic mixture", 10, ge=1, le=100)
-    n_layers: int = option("gated residual layers", 20, ge=1, le=200)
-    max_dilation: int = option("dilations double from 1 up to this, then start again at 1", 512, ge=1, le=65536)
-    kernel_size: int = option("taps of the dilated convolutions and of the input layer", 2, choices=(2, 3))
-    n_residual_channels: int = option("channels of the residual path", 64, ge=1, le=4096)
-    n_skip_channels: int = option("channels of the skip sum", 256, ge=1, le=4096)
-    n_out_channels: int = option("channels between the two output layers", 256, ge=1, le=4096)
-    n_cond_channels: int = option("channels of the context, the context stack's output", 64, ge=1)
-    conditioned_layers: str = option(
-        "layers whose gates receive the conditioning: all, or only the first (to measure what the others contribute)",
-        "all",
-        choices=("all", "first"),
-    )
-    output_conditioning: bool = option(
-        "add the conditioning also to the skip sum, after the layers (nv-wavenet cannot do this)", False
-    )
-    output_bias: bool = option(
-        "biases in the two output layers; with false, nv-wavenet runs a categorical model without spare channels", True
-    )
+    output: Literal["logistic_mixture", "categorical"] = "logistic_mixture"
+    """output distribution: logistic_mixture over 16-bit samples, or categorical over 256 mu-law codes"""
+    n_mixtures: int = Field(default=10, ge=1, le=100)
+    """components of the logistic mixture"""
+    n_layers: int = Field(default=20, ge=1, le=200)
+    """gated residual layers"""
+    max_dilation: int = Field(default=512, ge=1, le=65536)
+    """dilations double from 1 up to this, then start again at 1"""
+    kernel_size: Literal[2, 3] = 2
+    """taps of the dilated convolutions and of the input layer"""
+    n_residual_channels: int = Field(default=64, ge=1, le=4096)
+    """channels of the residual path"""
+    n_skip_channels: int = Field(default=256, ge=1, le=4096)
+    """channels of the skip sum"""
+    n_out_channels: int = Field(default=256, ge=1, le=4096)
+    """channels between the two output layers"""
+    n_cond_channels: int = Field(default=64, ge=1)
+    """channels of the context, the context stack's output"""
+    conditioned_layers: Literal["all", "first"] = "all"
+    """layers whose gates receive the conditioning: all, or only the first (to measure what the others contribute)"""
+    output_conditioning: bool = False
+    """add the conditioning also to the skip sum, after the layers (nv-wavenet cannot do this)"""
+    output_bias: bool = True
+    """biases in the two output layers; with false, nv-wavenet runs a categorical model without spare channels"""
 
-    def check(self) -> None:
+    @model_validator(mode="after")
+    def check(self) -> Self:
         """Raise ValueError for options that contradict each other."""
         if self.output == "logistic_mixture" and not self.output_bias:
             raise ValueError("output_bias = false: expected true with a logistic mixture, whose means start at a bias")
+        return self
 
 
-@dataclass
+@dataclass(config=BLOCK)
 class CondWavenetConfig:
     """The context stack: dilated gated convolutions over conditioning frames (arXiv 1810.12247, section 4)."""
 
-    n_layers: int = option("gated residual layers; the paper's 2 x 6", 12, ge=1, le=200)
-    max_dilation: int = option("dilations double from 1 up to this, then start again at 1", 32, ge=1, le=65536)
-    kernel_size: int = option("taps of the dilated convolutions", 2, ge=2, le=15)
-    n_residual_channels: int = option("channels of the residual path", 64, ge=1, le=4096)
-    n_skip_channels: int = option("channels of the skip sum", 128, ge=1, le=4096)
-    lookahead_ms: float = option(
-        "how much of the MIDI after a sample the context depends on, in milliseconds, at most the receptive field; 0: "
-        "causal",
-        248.0,
-        ge=0,
-    )
-    upsampling: str = option(
-        "from frames to samples: repeat, linear (needs one more frame of look-ahead) or transposed (learned window)",
-        "linear",
-        choices=("repeat", "linear", "transposed"),
-    )
-    n_mels: int = option(
-        "bands of an auxiliary head, which predicts the log-mel spectrum of the audio from the context alone; 0: none",
-        0,
-        ge=0,
-        le=256,
-    )
-    n_codes: int = option(
-        "argmax autoencoder: each frame of the context becomes one of this many codes (docs/argmax_autoencoder.md); "
-        "0: none",
-        0,
-        ge=0,
-        le=4096,
-    )
-    code_scale: float = option(
-        "length of a code's one-hot vector, from which the decoder's context is projected", 1.0, gt=0
-    )
+    n_layers: int = Field(default=12, ge=1, le=200)
+    """gated residual layers; the paper's 2 x 6"""
+    max_dilation: int = Field(default=32, ge=1, le=65536)
+    """dilations double from 1 up to this, then start again at 1"""
+    kernel_size: int = Field(default=2, ge=2, le=15)
+    """taps of the dilated convolutions"""
+    n_residual_channels: int = Field(default=64, ge=1, le=4096)
+    """channels of the residual path"""
+    n_skip_channels: int = Field(default=128, ge=1, le=4096)
+    """channels of the skip sum"""
+    lookahead_ms: float = Field(default=248.0, ge=0)
+    """how much of the MIDI after a sample the context depends on, in milliseconds, at most the receptive field; 0:
+    causal
+    """
+    upsampling: Literal["repeat", "linear", "transposed"] = "linear"
+    """from frames to samples: repeat, linear (needs one more frame of look-ahead) or transposed (learned window)"""
+    n_mels: int = Field(default=0, ge=0, le=256)
+    """bands of an auxiliary head, which predicts the log-mel spectrum of the audio from the context alone; 0: none"""
+    n_codes: int = Field(default=0, ge=0, le=4096)
+    """argmax autoencoder: each frame of the context becomes one of this many codes (docs/argmax_autoencoder.md); 0:
+    none
+    """
+    code_scale: float = Field(default=1.0, gt=0)
+    """length of a code's one-hot vector, from which the decoder's context is projected"""
 
-    def check(self) -> None:
+    @model_validator(mode="after")
+    def check(self) -> Self:
         """Raise ValueError for options that contradict each other."""
         if self.n_codes == 1:
             raise ValueError("n_codes = 1: expected two or more, or 0 for a context without codes")
+        return self
 
 
-@dataclass
+@dataclass(config=BLOCK)
 class TrainConfig:
     """train.py."""
 
-    output_directory: str = option("run folder: checkpoints, metrics.jsonl, TensorBoard events, config")
-    steps: int = option("optimiser steps", 350_000, ge=1)
-    batch_size: int = option("crops per step, of all processes together", 16, ge=1)
-    micro_batch_size: int = option(
-        "crops that a process passes through the model at once, accumulating the gradients of its part of batch_size. "
-        "0: all of them on CUDA, as many as fit the caches on a CPU",
-        0,
-        ge=0,
-    )
-    learning_rate: float = option("peak learning rate of AdamW", 5e-4, gt=0)
-    final_learning_rate: float = option("learning rate at the last step, reached by a cosine", 1e-5, ge=0)
-    warmup_steps: int = option("steps of linear warm-up", 1000, ge=0)
-    weight_decay: float = option("decoupled weight decay of the matrices", 0.01, ge=0)
-    gradient_clip: float = option("largest norm of the gradient", 1.0, gt=0)
-    history_noise: float = option(
-        "white noise on the past samples that the decoder receives, at the start: largest level relative to the crop's "
-        "RMS. It makes the decoder depend on the MIDI and on longer stretches of the past, and robust to its own "
-        "errors",
-        0.3,
-        ge=0,
-        le=10,
-    )
-    final_history_noise: float = option("the same at the last step; in between it falls linearly", 0.03, ge=0, le=10)
-    history_mixing: float = option(
-        "audio of another crop, mixed into the past samples that the decoder receives: largest level relative to the "
-        "crop's RMS. The decoder learns to end sounds that are not in the MIDI instead of continuing them",
-        0.0,
-        ge=0,
-        le=10,
-    )
-    final_history_mixing: float = option(
-        "the same at the last step; in between it changes linearly; -1: constant", -1.0, ge=-1, le=10
-    )
-    history_dropout: float = option(
-        "fraction of the crops whose past samples are replaced by noise, so that only the MIDI determines what is "
-        "predicted",
-        0.0,
-        ge=0,
-        le=1,
-    )
-    scheduled_sampling_passes: int = option(
-        "scheduled sampling: forward passes before each step, which generate the samples of the model that replace "
-        "some of the past samples; with more passes these are more consistent with one another. 0: off",
-        0,
-        ge=0,
-        le=100,
-    )
-    scheduled_sampling: float = option(
-        "probability at the last step that a past sample is the model's own (with scheduled_sampling_passes)",
-        0.5,
-        ge=0,
-        le=1,
-    )
-    scheduled_sampling_start_step: int = option(
-        "step at which that probability begins to grow from 0, linearly up to the last step", 0, ge=0
-    )
-    mel_loss_weight: float = option("weight of the auxiliary head's loss (cond_wavenet_config.n_mels)", 0.3, ge=0)
-    diversity_loss_weight: float = option(
-        "weight of the loss that makes the codes equally frequent (cond_wavenet_config.n_codes) in the crops that a "
-        "process passes through the model at once",
-        1.0,
-        ge=0,
-    )
-    context_learning_rate: float = option(
-        "learning rate of the context stack, as a factor of the learning rate", 1.0, gt=0
-    )
-    ema_decay: float = option(
-        "decay per step of the exponential moving average of the weights, which is validated and saved; 0: none",
-        0.9995,
-        ge=0,
-        le=1,
-    )
-    seed: int = option("seed of weights and crops", 0, ge=0, le=MAX_SEED)
-    checkpoint_path: str = option("start from the weights of this checkpoint (a new run, step 0); empty: random", "")
-    iters_per_checkpoint: int = option("steps between checkpoints", 2000, ge=1)
-    keep_checkpoints: int = option("number of newest checkpoints kept; the best by validation is kept too", 3, ge=1)
-    keep_every: int = option("checkpoints at multiples of this step are kept too; 0: none", 0, ge=0)
-    iters_per_log: int = option("steps between log lines", 50, ge=1)
-    iters_per_validation: int = option("steps between validations", 1000, ge=1)
-    validation_crops: int = option("crops per validation, always the same ones", 128, ge=2)
-    iters_per_sample: int = option("steps between logged audio and pictures; 0: never", 10_000, ge=0)
-    device: str = option("auto, cpu, cuda or cuda:N", "auto")
-    precision: str = option(
-        "number format of the matrix products; weights, optimiser and likelihood are always float32. auto: bfloat16 "
-        "where the processor multiplies it faster (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX), else float32",
-        "auto",
-        choices=("auto", "float32", "bfloat16"),
-    )
-    compile: bool = option(
-        "fuse the gates by torch.compile, if there is a compiler: faster after some seconds of compilation", True
-    )
-    cuda_graph: bool = option(
-        "capture a forward and backward pass as a CUDA graph and replay it, on one CUDA GPU: less work for the CPU",
-        True,
-    )
-    activation_checkpointing: bool = option(
-        "compute the layers' pre-activations again in the backward pass instead of storing them: about half the "
-        "memory, a little slower",
-        False,
-    )
+    output_directory: str
+    """run folder: checkpoints, metrics.jsonl, TensorBoard events, config"""
+    steps: int = Field(default=350_000, ge=1)
+    """optimiser steps"""
+    batch_size: int = Field(default=16, ge=1)
+    """crops per step, of all processes together"""
+    micro_batch_size: int = Field(default=0, ge=0)
+    """crops that a process passes through the model at once, accumulating the gradients of its part of batch_size.
+    0: all of them on CUDA, as many as fit the caches on a CPU
+    """
+    learning_rate: float = Field(default=5e-4, gt=0)
+    """peak learning rate of AdamW"""
+    final_learning_rate: float = Field(default=1e-5, ge=0)
+    """learning rate at the last step, reached by a cosine"""
+    warmup_steps: int = Field(default=1000, ge=0)
+    """steps of linear warm-up"""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """decoupled weight decay of the matrices"""
+    gradient_clip: float = Field(default=1.0, gt=0)
+    """largest norm of the gradient"""
+    history_noise: float = Field(default=0.3, ge=0, le=10)
+    """white noise on the past samples that the decoder receives, at the start: largest level relative to the crop's
+    RMS. It makes the decoder depend on the MIDI and on longer stretches of the past, and robust to its own errors
+    """
+    final_history_noise: float = Field(default=0.03, ge=0, le=10)
+    """the same at the last step; in between it falls linearly"""
+    history_mixing: float = Field(default=0.0, ge=0, le=10)
+    """audio of another crop, mixed into the past samples that the decoder receives: largest level relative to the
+    crop's RMS. The decoder learns to end sounds that are not in the MIDI instead of continuing them
+    """
+    final_history_mixing: float = Field(default=-1.0, ge=-1, le=10)
+    """the same at the last step; in between it changes linearly; -1: constant"""
+    history_dropout: float = Field(default=0.0, ge=0, le=1)
+    """fraction of the crops whose past samples are replaced by noise, so that only the MIDI determines what is
+    predicted
+    """
+    scheduled_sampling_passes: int = Field(default=0, ge=0, le=100)
+    """scheduled sampling: forward passes before each step, which generate the samples of the model that replace
+    some of the past samples; with more passes these are more consistent with one another. 0: off
+    """
+    scheduled_sampling: float = Field(default=0.5, ge=0, le=1)
+    """probability at the last step that a past sample is the model's own (with scheduled_sampling_passes)"""
+    scheduled_sampling_start_step: int = Field(default=0, ge=0)
+    """step at which that probability begins to grow from 0, linearly up to the last step"""
+    mel_loss_weight: float = Field(default=0.3, ge=0)
+    """weight of the auxiliary head's loss (cond_wavenet_config.n_mels)"""
+    diversity_loss_weight: float = Field(default=1.0, ge=0)
+    """weight of the loss that makes the codes equally frequent (cond_wavenet_config.n_codes) in the crops that a
+    process passes through the model at once
+    """
+    context_learning_rate: float = Field(default=1.0, gt=0)
+    """learning rate of the context stack, as a factor of the learning rate"""
+    ema_decay: float = Field(default=0.9995, ge=0, le=1)
+    """decay per step of the exponential moving average of the weights, which is validated and saved; 0: none"""
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    """seed of weights and crops"""
+    checkpoint_path: str = ""
+    """start from the weights of this checkpoint (a new run, step 0); empty: random"""
+    iters_per_checkpoint: int = Field(default=2000, ge=1)
+    """steps between checkpoints"""
+    keep_checkpoints: int = Field(default=3, ge=1)
+    """number of newest checkpoints kept; the best by validation is kept too"""
+    keep_every: int = Field(default=0, ge=0)
+    """checkpoints at multiples of this step are kept too; 0: none"""
+    iters_per_log: int = Field(default=50, ge=1)
+    """steps between log lines"""
+    iters_per_validation: int = Field(default=1000, ge=1)
+    """steps between validations"""
+    validation_crops: int = Field(default=128, ge=2)
+    """crops per validation, always the same ones"""
+    iters_per_sample: int = Field(default=10_000, ge=0)
+    """steps between logged audio and pictures; 0: never"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """number format of the matrix products; weights, optimiser and likelihood are always float32. auto: bfloat16
+    where the processor multiplies it faster (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX), else float32
+    """
+    compile: bool = True
+    """fuse the gates by torch.compile, if there is a compiler: faster after some seconds of compilation"""
+    cuda_graph: bool = True
+    """capture a forward and backward pass as a CUDA graph and replay it, on one CUDA GPU: less work for the CPU"""
+    activation_checkpointing: bool = False
+    """compute the layers' pre-activations again in the backward pass instead of storing them: about half the
+    memory, a little slower
+    """
 
-    def check(self) -> None:
+    @model_validator(mode="after")
+    def check(self) -> Self:
         """Raise ValueError for options that contradict each other."""
         if -1 < self.final_history_mixing < 0:
             raise ValueError(f"final_history_mixing = {self.final_history_mixing:g}: expected -1, or 0 and more")
@@ -364,121 +361,115 @@ class TrainConfig:
                 f"scheduled_sampling_start_step = {self.scheduled_sampling_start_step}: expected less than steps = "
                 f"{self.steps}"
             )
+        return self
 
 
-@dataclass
+@dataclass(config=BLOCK)
 class DistConfig:
     """Training by several processes, started by torchrun."""
 
-    backend: str = option("auto (nccl on CUDA, gloo on CPUs), gloo or nccl", "auto", choices=("auto", "gloo", "nccl"))
-    timeout_minutes: float = option("minutes that a process waits for the others before it fails", 30.0, gt=0)
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """auto (nccl on CUDA, gloo on CPUs), gloo or nccl"""
+    timeout_minutes: float = Field(default=30.0, gt=0)
+    """minutes that a process waits for the others before it fails"""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, config=BLOCK)
 class SamplingConfig:
     """The options that inference.py and evaluate.py have in common."""
 
-    model_filename: str = option("checkpoint: a run folder, a step folder or a .safetensors file")
-    test_dir: str = option("folder of test clips made by preprocess_audio.py", "test")
-    teacher_length: float = option(
-        "length in seconds of the beginning of the recording that the model continues in mode prompted", 2.0, gt=0
-    )
-    temperature: float = option("1: the model's own distribution; less: less noise, less variety", 1.0, gt=0, le=10)
-    guidance: float = option(
-        "classifier-free guidance: 1: the model with its MIDI; 0: with the null condition; more than 1: an "
-        "extrapolation away from the null condition. Values other than 1 double the work and need a model trained "
-        "with conditioning_dropout",
-        1.0,
-        ge=0,
-        le=100,
-    )
-    global_values: list[str] = option(
-        "global labels COLUMN=VALUE that replace those of the test clips; each must be in the model's "
-        "data_config.global_values",
-        [],
-    )
-    seed: int = option("seed of the random numbers that samples are drawn with", 0, ge=0, le=MAX_SEED)
-    batch_size: int = option("clips generated side by side", 8, ge=1)
-    sampler: str = option(
-        "engine: torch (the reference), numba (the fastest on a CPU), cuda (a CUDA graph; slower than numba for one "
-        "piece); auto: numba",
-        "auto",
-        choices=SAMPLERS,
-    )
-    sampler_threads: int = option(
-        "threads of sampler numba, at most the number of cores (0: as many as make it faster); torch and cuda ignore "
-        "it",
-        0,
-        ge=0,
-        le=1024,
-    )
-    sampler_weights: str = option(
-        "number format of the weights in sampler numba; bfloat16 is up to twice as fast, but its samples are not "
-        "exactly the reference's",
-        "float32",
-        choices=SAMPLER_WEIGHTS,
-    )
-    device: str = option("auto, cpu, cuda or cuda:N", "auto")
+    model_filename: str
+    """checkpoint: a run folder, a step folder or a .safetensors file"""
+    test_dir: str = "test"
+    """folder of test clips made by preprocess_audio.py"""
+    teacher_length: float = Field(default=2.0, gt=0)
+    """length in seconds of the beginning of the recording that the model continues in mode prompted"""
+    temperature: float = Field(default=1.0, gt=0, le=10)
+    """1: the model's own distribution; less: less noise, less variety"""
+    guidance: float = Field(default=1.0, ge=0, le=100)
+    """classifier-free guidance: 1: the model with its MIDI; 0: with the null condition; more than 1: an
+    extrapolation away from the null condition. Values other than 1 double the work and need a model trained with
+    conditioning_dropout
+    """
+    global_values: Annotated[list[str], text_as_list(str)] = Field(default=[])
+    """global labels COLUMN=VALUE that replace those of the test clips; each must be in the model's
+    data_config.global_values
+    """
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    """seed of the random numbers that samples are drawn with"""
+    batch_size: int = Field(default=8, ge=1)
+    """clips generated side by side"""
+    sampler: Sampler = "auto"
+    """engine: torch (the reference), numba (the fastest on a CPU), cuda (a CUDA graph; slower than numba for one
+    piece); auto: numba
+    """
+    sampler_threads: int = Field(default=0, ge=0, le=1024)
+    """threads of sampler numba, at most the number of cores (0: as many as make it faster); torch and cuda ignore it"""
+    sampler_weights: SamplerWeights = "float32"
+    """number format of the weights in sampler numba; bfloat16 is up to twice as fast, but its samples are not
+    exactly the reference's
+    """
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, config=BLOCK)
 class InferenceConfig(SamplingConfig):
     """inference.py."""
 
-    output_dir: str = option("output folder for wavs, pictures and the listening page", "output")
-    mode: str = option(
-        "teacher_forced (one parallel pass), prompted (teacher_length of the recording, then autoregressive) or free "
-        "(from silence)",
-        "prompted",
-        choices=("teacher_forced", "prompted", "free"),
-    )
-    tail_seconds: float = option("seconds of audio after the last note of a MIDI file (--midi)", 2.0, ge=0)
-    max_seconds: float = option("longest accepted duration of a MIDI file in seconds (--midi)", 3600.0, gt=0)
-    fold_seconds: float = option(
-        "in mode free, cut a piece into parts of this length in seconds, generate them side by side and cross-fade "
-        "them (docs/folding.md): faster, but not exactly the output of one stream, and with memory for the whole "
-        "piece; 0: one stream",
-        0.0,
-        ge=0,
-    )
-    fold_overlap_seconds: float = option(
-        "length of the cross-fades between parts in seconds, at most fold_seconds", 0.1, gt=0
-    )
-    fold_warmup_seconds: float = option(
-        "seconds that each part is generated, from silence, before it is used; at least the decoder's receptive "
-        "field, so that neighbouring parts agree",
-        1.0,
-        ge=0,
-    )
+    output_dir: str = "output"
+    """output folder for wavs, pictures and the listening page"""
+    mode: Literal["teacher_forced", "prompted", "free"] = "prompted"
+    """teacher_forced (one parallel pass), prompted (teacher_length of the recording, then autoregressive) or free
+    (from silence)
+    """
+    tail_seconds: float = Field(default=2.0, ge=0)
+    """seconds of audio after the last note of a MIDI file (--midi)"""
+    max_seconds: float = Field(default=3600.0, gt=0)
+    """longest accepted duration of a MIDI file in seconds (--midi)"""
+    fold_seconds: float = Field(default=0.0, ge=0)
+    """in mode free, cut a piece into parts of this length in seconds, generate them side by side and cross-fade
+    them (docs/folding.md): faster, but not exactly the output of one stream, and with memory for the whole piece;
+    0: one stream
+    """
+    fold_overlap_seconds: float = Field(default=0.1, gt=0)
+    """length of the cross-fades between parts in seconds, at most fold_seconds"""
+    fold_warmup_seconds: float = Field(default=1.0, ge=0)
+    """seconds that each part is generated, from silence, before it is used; at least the decoder's receptive field,
+    so that neighbouring parts agree
+    """
 
-    def check(self) -> None:
+    @model_validator(mode="after")
+    def check(self) -> Self:
         """Raise ValueError for options that contradict each other."""
         if 0 < self.fold_seconds < self.fold_overlap_seconds:
             raise ValueError(
                 f"fold_seconds = {self.fold_seconds:g}: expected at least fold_overlap_seconds = "
                 f"{self.fold_overlap_seconds:g}, or 0"
             )
+        return self
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, config=BLOCK)
 class EvaluateConfig(SamplingConfig):
     """evaluate.py."""
 
-    output_dir: str = option("output folder for scores, wavs, pictures and the listening page", "evaluation")
-    mode: str = option(
-        "free (from silence) or prompted (teacher_length of the recording, then autoregressive; only what follows is "
-        "scored)",
-        "free",
-        choices=("free", "prompted"),
-    )
-    counterfactuals: bool = option("also change one thing of a phrase at a time: pitch, velocity, pedal", True)
-    drift_dir: str = option("folder of long test clips (60 s) for the measurement of drift; empty: none", "")
+    output_dir: str = "evaluation"
+    """output folder for scores, wavs, pictures and the listening page"""
+    mode: Literal["free", "prompted"] = "free"
+    """free (from silence) or prompted (teacher_length of the recording, then autoregressive; only what follows is
+    scored)
+    """
+    counterfactuals: bool = True
+    """also change one thing of a phrase at a time: pitch, velocity, pedal"""
+    drift_dir: str = ""
+    """folder of long test clips (60 s) for the measurement of drift; empty: none"""
 
 
 _ABSENT: Any = None  # A block that the config file does not have.
 
 
-@dataclass
+@plain_dataclass
 class Config:
     """All blocks of one config file.
 
@@ -585,5 +576,12 @@ def table() -> str:
     return SCHEMA.markdown("Config options", preamble)
 
 
+def json_schema() -> str:
+    """The JSON schema of config files, configs/schema.json."""
+    return json.dumps(SCHEMA.json_schema("midi2wave config"), indent=1)
+
+
 if __name__ == "__main__":
-    print(table())
+    parser = argparse.ArgumentParser(description="Print the page of all options, or the JSON schema of config files.")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema instead of the page")
+    print(json_schema() if parser.parse_args().schema else table())

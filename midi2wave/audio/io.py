@@ -305,7 +305,8 @@ def _resampled_blocks(
             yield stream.resample_chunk(block)
         yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
     else:
-        # Its import compiles with numba for a second, and only two of the resamplers need it.
+        # Its import compiles with numba for a second, and only two of the resamplers need it. librosa would call it,
+        # but does not install it, and takes longer to import.
         import resampy
 
         whole = np.concatenate(list(blocks))

@@ -13,9 +13,6 @@ import numpy as np
 from midi2wave.audio.mu_law import SILENT_CODE, mu_law_decode
 from midi2wave.audio.pcm import FULL_SCALE
 
-# Weight of an impulse response's tail that is below a float64's rounding error at full scale.
-NEGLIGIBLE_WEIGHT = 1e-12
-
 
 def gain(coefficient: float) -> float:
     """The factor g that approximately keeps the level of music."""
@@ -34,9 +31,9 @@ def emphasize(pcm: np.ndarray, coefficient: float) -> np.ndarray:
     """
     if not coefficient:
         return pcm
-    difference = pcm.astype(np.float64)
-    difference[..., 1:] -= coefficient * pcm[..., :-1]
-    return _round_to_int16(difference * gain(coefficient))
+    from scipy.signal import lfilter
+
+    return _round_to_int16(lfilter([1.0, -coefficient], [1.0], pcm) * gain(coefficient))
 
 
 class Deemphasis:
@@ -49,7 +46,7 @@ class Deemphasis:
             coefficient: a of the formula.
         """
         self.coefficient = coefficient
-        self.last: np.ndarray | float = 0.0  # The last sample of the previous block before rounding, [B].
+        self.state: np.ndarray | None = None  # Of the filter after the previous block, [B, 1].
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
         """De-emphasise the next block.
@@ -62,16 +59,10 @@ class Deemphasis:
         """
         if not self.coefficient or not block.size:
             return block
-        samples = block / gain(self.coefficient)
-        samples[:, 0] += self.coefficient * self.last
-        # 1 / (1 - a z^-1) = (1 + a z^-1) (1 + a^2 z^-2) (1 + a^4 z^-4) ...: a few vector sums replace a recursion.
-        delay = 1
-        factor = self.coefficient
-        while delay < samples.shape[1] and factor > NEGLIGIBLE_WEIGHT:
-            samples[:, delay:] += factor * samples[:, :-delay]
-            delay *= 2
-            factor **= 2
-        self.last = samples[:, -1].copy()
+        from scipy.signal import lfilter
+
+        state = np.zeros((len(block), 1)) if self.state is None else self.state
+        samples, self.state = lfilter([1.0], [1.0, -self.coefficient], block / gain(self.coefficient), zi=state)
         return _round_to_int16(samples)
 
 

@@ -5,6 +5,7 @@ Frame f covers the samples [f * hop, (f + 1) * hop). An onset belongs to the fra
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,12 +20,12 @@ NULL_FEATURE = -1.0
 MAX_FLOAT32_NEPERS = 104  # exp(-104) is 0 in float32
 
 
-def feature_names(names: list[str]) -> tuple[str, ...]:
+def feature_names(names: Sequence[str]) -> tuple[str, ...]:
     """Feature names with presets spelt out, each once, in the order of the names."""
     return tuple(dict.fromkeys(n for name in names for n in FEATURE_PRESETS.get(name, (name,))))
 
 
-def n_features(names: list[str]) -> int:
+def n_features(names: Sequence[str]) -> int:
     """Rows of the feature matrix F: one for each pedal, 88 for every other feature."""
     return sum(len(PEDALS) if name == "pedals" else N_PITCHES for name in feature_names(names))
 

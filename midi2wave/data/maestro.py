@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, Literal, get_args
 
 from midi2wave.utils.errors import InputError
 
@@ -19,7 +19,8 @@ from midi2wave.utils.errors import InputError
 MAX_NAME_BYTES = 255
 # Bytes of a path inside the folder, which leaves room for the folder's own path.
 MAX_PATH_BYTES = 2000
-SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 COLUMNS = ("canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from midi2wave.audio.pcm import FULL_SCALE
+from midi2wave.audio.peaks import peak_offset
 from midi2wave.midi.performance import Performance
 
 # Larger lags are reported.
@@ -66,6 +67,9 @@ def alignment_warning(alignments: list[Alignment]) -> str | None:
 
 def onset_envelope(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
     """The spectral flux of a signal.
+
+    librosa.onset.onset_strength gives the same verdicts on 35 recordings, but from its lags `align_labels.py` fits
+    onsets with which the excitation explains less of the unseen recordings (1.97 instead of 2.12 dB).
 
     Args:
         pcm: int16 [T].
@@ -130,15 +134,11 @@ def _note_envelope(performance: Performance, first: int, n_frames: int) -> np.nd
 
 def _best_lag(envelope: np.ndarray, note_envelope: np.ndarray) -> Alignment:
     """The lag of the largest correlation, interpolated between frames by a parabola."""
+    from scipy.signal import correlate
+
     search = round(SEARCH_SECONDS * ENVELOPE_HZ)
-    n_fft = 1 << int(np.ceil(np.log2(len(note_envelope) + 2 * search)))
-    correlation = np.fft.irfft(np.fft.rfft(envelope, n_fft) * np.conj(np.fft.rfft(note_envelope, n_fft)), n_fft)
-    by_lag = np.concatenate([correlation[-search:], correlation[: search + 1]])
+    by_lag = correlate(np.pad(envelope, search), note_envelope, mode="valid", method="fft")
     best = int(by_lag.argmax())
     others = np.delete(by_lag, slice(max(0, best - PEAK_LAGS), best + PEAK_LAGS + 1))
     agreement = (by_lag[best] - others.mean()) / max(float(others.std()), EPSILON)
-    shift = 0.0
-    if 0 < best < len(by_lag) - 1:
-        left, middle, right = by_lag[best - 1 : best + 2]
-        shift = 0.5 * (left - right) / min(left - 2 * middle + right, -EPSILON)
-    return Alignment(float(best - search + shift) / ENVELOPE_HZ, float(agreement))
+    return Alignment((best - search + peak_offset(by_lag, best)) / ENVELOPE_HZ, float(agreement))

@@ -155,7 +155,8 @@ def _fit_block(notes: KeyPhases, phasor: np.ndarray) -> tuple[np.ndarray, np.nda
     """As `fit_shifts`, for all notes at once.
 
     The peaks of the likelihood on a grid are refined by Newton's method before the best is selected, since the phases
-    of the highest partials change much from one grid point to the next.
+    of the highest partials change much from one grid point to the next. All candidates of all notes take each step at
+    once: scipy's optimisers and peak finder take one problem a call, at 0.3 ms for a fit.
     """
     weights, variance = notes.weights(phasor), LABEL_ERROR_SECONDS**2
     terms = notes.phasors * weights * phasor.conj() / np.maximum(np.abs(phasor), 1e-12)

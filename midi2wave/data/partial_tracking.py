@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from midi2wave.audio.pcm import FULL_SCALE
+from midi2wave.audio.peaks import peak_offset
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.partials import (
     MIN_WINDOW_SECONDS,
@@ -201,9 +202,7 @@ def _peak_cents(spectrum: np.ndarray, expected_hz: float, bin_hz: float) -> floa
     peak = first + int(np.argmax(spectrum[first:last]))
     if peak in (first, last - 1):
         return None
-    # The top of the parabola through the peak and its neighbours.
-    below, at, above = np.log(np.maximum(spectrum[peak - 1 : peak + 2], 1e-9))
-    top = peak + 0.5 * (below - above) / min(below - 2 * at + above, -1e-9)
+    top = peak + peak_offset(np.log(np.maximum(spectrum[peak - 1 : peak + 2], 1e-9)), 1)
     return float(1200 * np.log2(top * bin_hz / expected_hz))
 
 
@@ -248,7 +247,11 @@ def _measure_velocity_exponent(folder: ProcessedFolder, hz: np.ndarray, preempha
 
 
 def _fit_decay(amplitude: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Decay rates in 1/s [88, 16] of amplitudes [88, 16, W] at times [88, 1, W], by a line through their logarithms."""
+    """Decay rates in 1/s [88, 16] of amplitudes [88, 16, W] at times [88, 1, W], by a line through their logarithms.
+
+    With a non-linear fit by scipy to the amplitudes themselves the excitation explains less (2.07 instead of 2.09 dB
+    on the Disklavier recordings), and the fit takes a thousand times as long.
+    """
     weight = amplitude**2 + 1e-20
     weight = weight / weight.sum(axis=-1, keepdims=True)
     level = np.log(amplitude + 1e-10)

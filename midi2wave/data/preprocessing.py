@@ -58,11 +58,11 @@ def plan_jobs(config: PreprocessConfig) -> list[PreprocessJob]:
     """
     recordings = read_metadata(config.maestro_dir)
     jobs = []
-    for split in SPLITS if config.split == "all" else [config.split]:
-        own_config = config
-        if config.split == "all":
-            own_config = replace(config, split=split, out_dir=f"{config.out_dir}/{split}")
-        jobs += [PreprocessJob(recording, own_config) for recording in select_split(recordings, split)]
+    configs = [config]
+    if config.split == "all":
+        configs = [replace(config, split=split, out_dir=f"{config.out_dir}/{split}") for split in SPLITS]
+    for own_config in configs:
+        jobs += [PreprocessJob(recording, own_config) for recording in select_split(recordings, own_config.split)]
     if not jobs:
         raise InputError(f"the metadata in {config.maestro_dir} lists no recordings of split {config.split!r}")
     return jobs

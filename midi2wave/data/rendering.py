@@ -1,12 +1,9 @@
-"""Rendering of MIDI files with FluidSynth: which pieces, in which splits, and the work on one piece."""
+"""Rendering of MIDI files by a synthesizer: which pieces, in which splits, and the work on one piece."""
 
 import csv
 import io
 import math
 import re
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +12,10 @@ import soundfile
 
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata
+from midi2wave.data.synthesizers import AUDIO_HZ, TICKS_PER_SECOND, Instrument, play
+from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import read_midi
-from midi2wave.midi.writer import TICKS_PER_SECOND, to_midi_file
+from midi2wave.midi.writer import end_with_last_sound
 from midi2wave.utils.atomic_files import atomic_file
 from midi2wave.utils.cli import Failure, format_error, log
 from midi2wave.utils.errors import InputError
@@ -24,18 +23,15 @@ from midi2wave.utils.errors import InputError
 MIDI_SUFFIXES = (".mid", ".midi")
 # The year of pieces without metadata: in this data set it means the instrument, and there is one.
 YEAR = 2000
-# FluidSynth begins a note with a block of 64 samples, at whole milliseconds of its clock. At this rate, and with labels
-# in whole milliseconds, a block is one, and every note begins as long after its label as every other, to the sample.
-AUDIO_HZ = 64 * TICKS_PER_SECOND
+# Between the fall of the last damper and the end of the audio.
+TAIL_SECONDS = 2.0
 # The RMS of a whole file below which the soundfont has no such program.
 SILENT_DB = -80.0
 MIN_POWER = 1e-12
-SOUNDFONTS = ("sf2/FluidR3_GM.sf2", "sf3/MuseScore_General.sf3", "sf3/MuseScore_General_Lite.sf3", "sf2/default-GM.sf2")
-SOUNDFONT_FOLDERS = ("/usr/share/sounds", "/usr/share/soundfonts", "/usr/local/share/soundfonts")
 
 
 @dataclass(frozen=True)
-class FluidSynthJob:
+class SoundfontJob:
     """One file to render; `stem` is its path in the data set without the suffix."""
 
     source: Path
@@ -47,17 +43,6 @@ class FluidSynthJob:
 
 
 @dataclass(frozen=True)
-class Instrument:
-    """FluidSynth's program and soundfont, the General MIDI program, the gain, and whether reverb and chorus are on."""
-
-    fluidsynth: str
-    soundfont: Path
-    program: int
-    gain: float
-    effects: bool
-
-
-@dataclass(frozen=True)
 class Rendered:
     """Length and level of a rendered piece, in dB relative to full scale."""
 
@@ -66,37 +51,7 @@ class Rendered:
     level_db: float  # RMS
 
 
-def find_instrument(soundfont: Path | None, program: int, gain: float, effects: bool) -> Instrument:
-    """FluidSynth with a soundfont.
-
-    Args:
-        soundfont: An .sf2 or .sf3 file; None: the first one of `SOUNDFONTS` that is installed.
-        program: General MIDI program, 0 to 127.
-        gain: FluidSynth's gain.
-        effects: Whether reverb and chorus are on.
-
-    Raises:
-        InputError: FluidSynth or the soundfont is missing, or the file is no soundfont.
-        OSError: The soundfont cannot be read.
-    """
-    fluidsynth = shutil.which("fluidsynth")
-    if fluidsynth is None:
-        raise InputError(
-            "the program fluidsynth is not installed; on Debian and Ubuntu: apt-get install fluidsynth "
-            "fluid-soundfont-gm, on macOS: brew install fluid-synth"
-        )
-    candidates = [Path(folder) / name for name in SOUNDFONTS for folder in SOUNDFONT_FOLDERS]
-    path = soundfont or next((candidate for candidate in candidates if candidate.is_file()), None)
-    if path is None:
-        raise InputError("no soundfont found; apt-get install fluid-soundfont-gm, or name a file with --soundfont")
-    with path.open("rb") as handle:
-        head = handle.read(12)
-    if head[:4] != b"RIFF" or head[8:] != b"sfbk":
-        raise InputError(f"{path} is not a soundfont (.sf2 or .sf3); download it again, or name another --soundfont")
-    return Instrument(fluidsynth, path, program, gain, effects)
-
-
-def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[list[FluidSynthJob], list[Failure]]:
+def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[list[SoundfontJob], list[Failure]]:
     """The pieces to render, each with its split.
 
     Args:
@@ -112,7 +67,7 @@ def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[
     """
     jobs = _maestro_jobs(folder) if find_metadata(folder) else _folder_jobs(folder, seed, split_shares)
     failures: list[Failure] = []
-    jobs_by_stem: dict[str, FluidSynthJob] = {}
+    jobs_by_stem: dict[str, SoundfontJob] = {}
     for job in jobs:
         if not job.source.is_file():
             failures.append(Failure(str(job.source), "no such file; download it"))
@@ -122,9 +77,9 @@ def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[
     return list(jobs_by_stem.values()), failures
 
 
-def _maestro_jobs(folder: Path) -> list[FluidSynthJob]:
+def _maestro_jobs(folder: Path) -> list[SoundfontJob]:
     return [
-        FluidSynthJob(
+        SoundfontJob(
             source=inside(folder, recording.midi_filename),
             stem=f"{recording.year}/{Path(recording.midi_filename).stem}",
             composer=recording.composer,
@@ -136,14 +91,14 @@ def _maestro_jobs(folder: Path) -> list[FluidSynthJob]:
     ]
 
 
-def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> list[FluidSynthJob]:
+def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> list[SoundfontJob]:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES and not p.name.startswith("."))
     if not paths:
         raise InputError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)})")
     titles = [piece_title(path.stem) for path in paths]
     split_by_title = _choose_splits(titles, [path.stat().st_size for path in paths], seed, split_shares)
     return [
-        FluidSynthJob(path, f"{YEAR}/{path.stem}", composer, title, split_by_title[composer, title], YEAR)
+        SoundfontJob(path, f"{YEAR}/{path.stem}", composer, title, split_by_title[composer, title], YEAR)
         for path, (composer, title) in zip(paths, titles, strict=True)
     ]
 
@@ -188,7 +143,7 @@ def _choose_splits(
     return {title: splits.get(title, "train") for title in shuffled}
 
 
-def render_one(job: FluidSynthJob, folder: Path, instrument: Instrument) -> tuple[FluidSynthJob, Rendered | str]:
+def render_one(job: SoundfontJob, folder: Path, instrument: Instrument) -> tuple[SoundfontJob, Rendered | str]:
     """Write the labels and the audio of one piece, unless they are there already.
 
     Returns:
@@ -200,45 +155,33 @@ def render_one(job: FluidSynthJob, folder: Path, instrument: Instrument) -> tupl
         performance = read_midi(job.source)
         for omission in performance.dropped:
             log(f"{job.source}: {omission}")
-        file, seconds = to_midi_file(performance, instrument.program)
-        labels = io.BytesIO()
-        file.save(file=labels)
+        labels, seconds = _labels(performance, instrument.program)
         # The labels are written last: audio with the same labels beside it is complete, and of these notes.
-        done = midi_path.is_file() and midi_path.read_bytes() == labels.getvalue() and audio_path.is_file()
+        done = midi_path.is_file() and midi_path.read_bytes() == labels and audio_path.is_file()
         if not done:
             midi_path.unlink(missing_ok=True)
-            audio = play(labels.getvalue(), instrument)[: round(seconds * AUDIO_HZ)]
+            audio = play(labels, seconds, instrument)
             with atomic_file(audio_path) as tmp_path:
                 soundfile.write(tmp_path, audio, AUDIO_HZ, format="FLAC", subtype="PCM_16")
             with atomic_file(midi_path) as tmp_path:
-                tmp_path.write_bytes(labels.getvalue())
+                tmp_path.write_bytes(labels)
         return job, _measure_level(audio_path)
     except (InputError, OSError, soundfile.LibsndfileError) as error:
         return job, format_error(error)
 
 
-def play(midi: bytes, instrument: Instrument) -> np.ndarray:
-    """A MIDI file as FluidSynth plays it: float32 [T, 2] at AUDIO_HZ.
+def _labels(performance: Performance, program: int) -> tuple[bytes, float]:
+    """The MIDI file of what is played, in whole milliseconds, and the length of its audio in seconds."""
+    import pretty_midi
 
-    Raises:
-        InputError: FluidSynth reports an error.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "piece.mid"
-        target = Path(folder) / "piece.wav"
-        source.write_bytes(midi)
-        effects = str(int(instrument.effects))
-        command = [instrument.fluidsynth, "-ni", "-q"]
-        command += ["-F", str(target), "-T", "wav", "-O", "float", "-r", str(AUDIO_HZ)]
-        command += ["-g", f"{instrument.gain:g}", "-R", effects, "-C", effects]
-        # By default FluidSynth ends notes early where the pedal holds many.
-        command += ["-o", "synth.polyphony=2048"]
-        command += [str(instrument.soundfont), str(source)]
-        process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if process.returncode or not target.is_file():
-            reason = " ".join(process.stderr.split()) or f"exit code {process.returncode}"
-            raise InputError(f"FluidSynth did not play it: {reason}")
-        return soundfile.read(target, dtype="float32", always_2d=True)[0]
+    performance, last = end_with_last_sound(performance)
+    seconds = last + TAIL_SECONDS
+    midi = performance.to_pretty_midi(program, TICKS_PER_SECOND)
+    # FluidSynth plays up to the last event.
+    midi.text_events.append(pretty_midi.Text("end", seconds))
+    file = io.BytesIO()
+    midi.write(file)
+    return file.getvalue(), seconds
 
 
 def _measure_level(path: Path) -> Rendered:
@@ -253,13 +196,13 @@ def _measure_level(path: Path) -> Rendered:
             n_frames += len(block)
     level_db = 10 * math.log10(max(power / max(n_frames, 1), MIN_POWER))
     if level_db < SILENT_DB:
-        raise InputError("FluidSynth played only silence; choose another --program or --soundfont")
+        raise InputError("plays only silence; choose another --program or --soundfont")
     if peak >= 1 - 2 / FULL_SCALE:
         raise InputError("clips; lower --gain (a value for all files) and use --force")
     return Rendered(n_frames / AUDIO_HZ, 20 * math.log10(peak), level_db)
 
 
-def metadata_csv(jobs: list[FluidSynthJob], rendered: dict[str, Rendered]) -> str:
+def metadata_csv(jobs: list[SoundfontJob], rendered: dict[str, Rendered]) -> str:
     """The metadata of the rendered data set in MAESTRO's format.
 
     Args:

@@ -4,14 +4,15 @@ All is a function of a seed: the harmony first, then the notes of both hands in 
 """
 
 from collections.abc import Callable
-from operator import itemgetter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import mido
 import numpy as np
 
 from midi2wave.demo_dataset.piano_synth import RELEASE_TAIL_SECONDS
 from midi2wave.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import pretty_midi
 
 MIN_PITCH = 33  # A1
 MAX_PITCH = 96  # C7
@@ -237,18 +238,14 @@ def _pedal(rng: np.random.Generator, harmonies: list[tuple[float, float]]) -> Pe
     return events
 
 
-def _track(name: str, notes: list[PlayedNote], pedal: PedalEvents) -> mido.MidiTrack:
-    """A MIDI track of notes and pedal events."""
-    events = [(onset, 2, mido.Message("note_on", note=p, velocity=v)) for onset, _, p, v in notes]
-    events += [(offset, 0, mido.Message("note_off", note=p, velocity=64)) for _, offset, p, _ in notes]
-    events += [(seconds, 1, mido.Message("control_change", control=c, value=v)) for seconds, c, v in pedal]
-    track, now = mido.MidiTrack([mido.MetaMessage("track_name", name=name)]), 0
-    timed = ((round(seconds * TICKS_PER_SECOND), rank, message) for seconds, rank, message in events)
-    # Within a tick, notes end before others begin.
-    for tick, _, message in sorted(timed, key=itemgetter(0, 1)):
-        track.append(message.copy(time=tick - now))
-        now = tick
-    return track
+def _hand(name: str, notes: list[PlayedNote], pedal: PedalEvents) -> "pretty_midi.Instrument":
+    """An instrument of notes and pedal events."""
+    import pretty_midi
+
+    instrument = pretty_midi.Instrument(0, name=name)
+    instrument.notes = [pretty_midi.Note(v, p, onset, offset) for onset, offset, p, v in notes]
+    instrument.control_changes = [pretty_midi.ControlChange(c, v, seconds) for seconds, c, v in pedal]
+    return instrument
 
 
 def _score(rng: np.random.Generator, spans: list[Span], sections: list[Section], bar_beats: int) -> list[list[Note]]:
@@ -299,7 +296,7 @@ def _perform(
     return performed
 
 
-def compose(seed: int, seconds: float) -> mido.MidiFile:
+def compose(seed: int, seconds: float) -> "pretty_midi.PrettyMIDI":
     """Compose and perform a piano piece; the same arguments give the same piece.
 
     Args:
@@ -307,12 +304,13 @@ def compose(seed: int, seconds: float) -> mido.MidiFile:
         seconds: Duration of the piece's sound.
 
     Returns:
-        A type 1 file: the right hand on the first track, whose name is the piece's title, the left hand and the sustain
-        pedal on the second.
+        Two instruments: the right hand, whose name is the piece's title, and the left hand with the sustain pedal.
 
     Raises:
         InputError: `seconds` is less than MIN_PIECE_SECONDS.
     """
+    import pretty_midi
+
     if seconds < MIN_PIECE_SECONDS:
         raise InputError(f"a piece of {seconds:g} s is too short; ask for {MIN_PIECE_SECONDS:g} s or more")
     rng = np.random.default_rng(seed)
@@ -335,5 +333,6 @@ def compose(seed: int, seconds: float) -> mido.MidiFile:
     pedal = _pedal(rng, [(seconds_at(s.beat), seconds_at(s.beat + s.beats)) for s in with_pedal])
     tempo = next(name for limit, name in TEMPO_NAMES if beats_per_minute < limit)
     title = f"{tempo} in {TONIC_NAMES[tonic]} {'minor' if minor else 'major'}"
-    tracks = [_track(title, right, []), _track("left hand", left, pedal)]
-    return mido.MidiFile(type=1, ticks_per_beat=TICKS_PER_SECOND // 2, tracks=tracks)
+    midi = pretty_midi.PrettyMIDI(resolution=TICKS_PER_SECOND // 2, initial_tempo=120.0)
+    midi.instruments = [_hand(title, right, []), _hand("left hand", left, pedal)]
+    return midi

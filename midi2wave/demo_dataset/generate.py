@@ -87,7 +87,7 @@ def _write_piece(folder: Path, piece: DemoPiece, audio_hz: int) -> None:
     if midi_path.is_file() and audio_path.is_file():
         return
     with atomic_file(midi_path) as tmp_path:
-        compose(piece.seed, piece.seconds).save(tmp_path)
+        compose(piece.seed, piece.seconds).write(tmp_path)
     audio = render(midi_path, audio_hz)
     with atomic_file(audio_path) as tmp_path:
         soundfile.write(tmp_path, audio, audio_hz, subtype="PCM_16", format="WAV")
@@ -99,7 +99,7 @@ def _metadata_table(folder: Path, pieces: list[DemoPiece]) -> str:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     for piece in pieces:
-        title = compose(piece.seed, piece.seconds).tracks[0].name
+        title = compose(piece.seed, piece.seconds).instruments[0].name
         duration = soundfile.info(folder / f"{piece.stem}.wav").duration
         files = (f"{piece.stem}.midi", f"{piece.stem}.wav")
         writer.writerow(("midi2wave demo", title, piece.split, piece.year, *files, duration))

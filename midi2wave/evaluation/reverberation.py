@@ -32,8 +32,8 @@ DECAY_FRAMES = 5
 DECAY_PERCENTILE = 90
 # Centres of the octave bands.
 OCTAVES_HZ = (2000.0, 4000.0)
-# Order of the Butterworth response of an octave band, forward and backward.
-FILTER_ORDER = 6
+# Order of the Butterworth band-pass of an octave, which filters forward and backward.
+FILTER_ORDER = 4
 # Frames further than this below the loudest one do not count.
 DECAY_RANGE_DB = 30.0
 # Level of silence in an octave band: below the rounding noise of a 16-bit recording.
@@ -83,8 +83,10 @@ def decay_rate(pcm: np.ndarray, audio_hz: int) -> float:
 
 def _octave_decay_rate(pcm: np.ndarray, audio_hz: int, centre_hz: float) -> float:
     frame = round(FRAME_SECONDS * audio_hz)
+    if len(pcm) // frame <= DECAY_FRAMES:
+        return float("nan")
     level = 10 * np.log10(_powers(octave_band(pcm, audio_hz, centre_hz), frame) + 10 ** (SILENT_DB / 10))
-    if len(level) <= DECAY_FRAMES or level.max() < SILENT_DB + 1:
+    if level.max() < SILENT_DB + 1:
         return float("nan")
     starts, decreases = level[:-DECAY_FRAMES], level[:-DECAY_FRAMES] - level[DECAY_FRAMES:]
     audible = decreases[starts > level.max() - DECAY_RANGE_DB]
@@ -97,18 +99,18 @@ def octave_band(pcm: np.ndarray, audio_hz: int, centre_hz: float) -> np.ndarray:
     """Band-pass filter one octave wide, without delay, -6 dB at its edges.
 
     Args:
-        pcm: Audio, int16 [T].
+        pcm: Audio, int16 [T], T > 0.
         audio_hz: Its sample rate.
         centre_hz: Centre of the band in Hz.
 
     Returns:
         float64 [T].
     """
-    n = len(pcm) + audio_hz // 10  # Silence at the end keeps the circular convolution from wrapping around.
-    hz = np.fft.rfftfreq(n, 1 / audio_hz)
-    with np.errstate(divide="ignore"):
-        detuning = (hz**2 - centre_hz**2) / (hz * centre_hz * (math.sqrt(2) - math.sqrt(0.5)))
-    return np.fft.irfft(np.fft.rfft(pcm, n) / (1 + detuning**FILTER_ORDER), n)[: len(pcm)]
+    from scipy.signal import butter, sosfiltfilt
+
+    edges = centre_hz * math.sqrt(0.5), centre_hz * math.sqrt(2)
+    sections = butter(FILTER_ORDER, edges, "bandpass", fs=audio_hz, output="sos")
+    return sosfiltfilt(sections, pcm, padtype=None)
 
 
 def measure_decay(pcm: np.ndarray, audio_hz: int, release: float) -> Decay:

@@ -1,13 +1,28 @@
 """Performances: note and pedal events in seconds, what they mean for the sound, and their files."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from midi2wave.midi.keyboard import (
+    DRUM_NOTES,
+    LOUD_NOTES,
+    MAX_PITCH,
+    MAX_VELOCITY,
+    MIN_PITCH,
+    N_PITCHES,
+    OUTSIDE_NOTES,
+    merge_onto_one_keyboard,
+)
 from midi2wave.utils.atomic_files import atomic_file
 from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, RESOURCE_ERRNOS, InputError
+
+if TYPE_CHECKING:
+    import pretty_midi
 
 # Controller numbers of the pedals (MIDI 1.0).
 SUSTAIN = 64
@@ -16,9 +31,11 @@ SOFT = 67
 PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
 # A switch controller is on from this value on (MIDI 1.0), which is a pedal that is down.
 PEDAL_DOWN = 64
-MIN_PITCH = 21
-MAX_PITCH = 108
-N_PITCHES = MAX_PITCH - MIN_PITCH + 1
+# Resolution of `Performance.to_pretty_midi`: times move by at most half a tick, 65 microseconds. A multiple of 768 and
+# 960, so that MAESTRO's times do not move; and pretty_midi, which refuses more than 1e7 ticks, reads 21 minutes of it.
+TICKS_PER_SECOND = 7680
+# MIDI's default tempo, 120 quarter notes a minute.
+_BEATS_PER_SECOND = 2
 # After so long, a note that has ended changes the conditioning by 1e-17 at most.
 CLIP_MARGIN_SECONDS = 20.0
 _FORMAT = "midi2wave note events 1"
@@ -50,6 +67,129 @@ class Performance:
     pedals: dict[int, np.ndarray]
     dropped: tuple[str, ...] = ()
     global_labels: tuple[str, ...] = ()
+
+    @classmethod
+    def from_pretty_midi(cls, midi: "pretty_midi.PrettyMIDI") -> "Performance":
+        """Take the notes and pedals of all instruments but drums as one piano.
+
+        Args:
+            midi: Its instruments' programs and names, pitch bends and other controllers are not used.
+
+        Raises:
+            InputError: It has no piano notes, or a time that is negative or no number.
+        """
+        tally: Counter[str] = Counter()
+        notes = np.array(
+            [(n.start, n.end, n.pitch, n.velocity) for i in midi.instruments if not i.is_drum for n in i.notes]
+        ).reshape(-1, 4)
+        tally[DRUM_NOTES] = sum(len(i.notes) for i in midi.instruments if i.is_drum)
+        # pretty_midi's reader puts the events before a track's first note into every instrument of the track.
+        distinct = {id(c): c for i in midi.instruments for c in i.control_changes if c.number in PEDALS}
+        pedals = np.array([(c.time, c.number, c.value) for c in distinct.values()]).reshape(-1, 3)
+        times = np.concatenate([notes[:, :2].ravel(), pedals[:, 0]])
+        if not (np.isfinite(times) & (times >= 0)).all():
+            raise InputError("a pretty_midi object with times that are negative or no numbers; correct them")
+        on_piano = (notes[:, 2] >= MIN_PITCH) & (notes[:, 2] <= MAX_PITCH)
+        tally[OUTSIDE_NOTES] = int((~on_piano).sum())
+        tally["notes of velocity 0"] = int((on_piano & (notes[:, 3] < 1)).sum())
+        notes = merge_onto_one_keyboard(notes[on_piano & (notes[:, 3] >= 1)].astype(np.float64), tally)
+        tally[LOUD_NOTES] = int((notes[:, 3] > MAX_VELOCITY).sum())
+        notes[:, 3] = np.minimum(notes[:, 3], MAX_VELOCITY)
+        notes[:, 1] = np.maximum(notes[:, 0], notes[:, 1])
+        pedals[:, 2] = pedals[:, 2].clip(0, MAX_VELOCITY)
+        dropped = tuple(f"{what}: {count}" for what, count in tally.items() if count)
+        return performance_from_events(notes, pedals, dropped, "a pretty_midi object")
+
+    def to_pretty_midi(self, program: int = 0, ticks_per_second: int = TICKS_PER_SECOND) -> "pretty_midi.PrettyMIDI":
+        """Convert to a `pretty_midi.PrettyMIDI` of one instrument; its `write` gives a MIDI file of these ticks.
+
+        Times are rounded to ticks. A note lasts at least a tick, and events of one key or of one pedal that would share
+        a tick move on to the next ones, since `PrettyMIDI.write` does not keep the order of such events.
+
+        Args:
+            program: General MIDI program, 0..127; 0 is the acoustic grand piano.
+            ticks_per_second: Resolution, even, at most 65534.
+
+        Raises:
+            InputError: Notes or pedal events begin before time 0, as they may in a clip.
+        """
+        import pretty_midi
+
+        events = {pedal: _distinct_ticks(rows[:, 0], ticks_per_second) for pedal, rows in self.pedals.items()}
+        onset, offset = _note_ticks(self, ticks_per_second)
+        if min(int(ticks.min(initial=0)) for ticks in (onset, *events.values())) < 0:
+            raise InputError("a performance with events before time 0, which MIDI files cannot hold; cut them off")
+        instrument = pretty_midi.Instrument(program)
+        instrument.notes = [
+            pretty_midi.Note(velocity, pitch, start, end)
+            for velocity, pitch, start, end in zip(
+                self.velocity.tolist(),
+                self.pitch.tolist(),
+                (onset / ticks_per_second).tolist(),
+                (offset / ticks_per_second).tolist(),
+                strict=True,
+            )
+        ]
+        instrument.control_changes = [
+            pretty_midi.ControlChange(pedal, int(value), seconds)
+            for pedal, ticks in events.items()
+            for seconds, value in zip((ticks / ticks_per_second).tolist(), self.pedals[pedal][:, 1], strict=True)
+        ]
+        midi = pretty_midi.PrettyMIDI(
+            resolution=ticks_per_second // _BEATS_PER_SECOND, initial_tempo=60.0 * _BEATS_PER_SECOND
+        )
+        midi.instruments.append(instrument)
+        return midi
+
+
+def _distinct_ticks(seconds: np.ndarray, ticks_per_second: int) -> np.ndarray:
+    """Sorted times as ticks, int64 [N]; what would share a tick moves on to the next ones."""
+    index = np.arange(len(seconds))
+    ticks = np.rint(seconds * ticks_per_second).astype(np.int64)
+    return np.maximum.accumulate(ticks - index) + index
+
+
+def _note_ticks(performance: Performance, ticks_per_second: int) -> tuple[np.ndarray, np.ndarray]:
+    """Onsets and offsets in ticks, int64 [N] each: every note ends after its onset, and before its key's next one."""
+    onset = np.empty(len(performance.onset), np.int64)
+    offset = np.rint(performance.offset * ticks_per_second).astype(np.int64)
+    for pitch in np.unique(performance.pitch):
+        notes = np.flatnonzero(performance.pitch == pitch)
+        onset[notes] = _distinct_ticks(performance.onset[notes], ticks_per_second)
+        following = np.append(onset[notes][1:], np.iinfo(np.int64).max)
+        offset[notes] = np.clip(offset[notes], onset[notes] + 1, following)
+    return onset, offset
+
+
+def performance_from_events(
+    notes: np.ndarray, pedals: np.ndarray, dropped: tuple[str, ...], source: str
+) -> Performance:
+    """Sort events into a performance.
+
+    Args:
+        notes: [N, 4] of (onset, offset, pitch, velocity), with at most one note of a key at a time.
+        pedals: [K, 3] of (seconds, controller, value); those of one time stay in order.
+        dropped: What was left out or repaired.
+        source: Where they come from, for the message.
+
+    Raises:
+        InputError: There are no notes.
+    """
+    if not len(notes):
+        raise InputError(
+            f"{source}: no piano notes (left out: {'; '.join(dropped) or 'nothing'}); "
+            f"give a MIDI file with notes between pitch {MIN_PITCH} and {MAX_PITCH} outside the drum channel"
+        )
+    notes = notes[np.lexsort((notes[:, 2], notes[:, 0]))]
+    pedals = pedals[np.argsort(pedals[:, 0], kind="stable")]
+    return Performance(
+        onset=notes[:, 0].copy(),
+        offset=notes[:, 1].copy(),
+        pitch=notes[:, 2].astype(np.int64),
+        velocity=notes[:, 3].astype(np.int64),
+        pedals={controller: pedals[pedals[:, 1] == controller][:, [0, 2]] for controller in PEDALS},
+        dropped=dropped,
+    )
 
 
 def empty_performance() -> Performance:

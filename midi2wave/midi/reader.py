@@ -6,14 +6,25 @@ the pedal on a track without notes. File format: "Standard MIDI Files 1.0" (RP-0
 """
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from midi2wave.midi.performance import MAX_PITCH, MIN_PITCH, PEDALS, Performance
+from midi2wave.midi.keyboard import (
+    DRUM_NOTES,
+    LOUD_NOTES,
+    MAX_PITCH,
+    MAX_VELOCITY,
+    MIN_PITCH,
+    OUTSIDE_NOTES,
+    merge_onto_one_keyboard,
+)
+from midi2wave.midi.performance import PEDALS, Performance, performance_from_events
 from midi2wave.utils.errors import InputError
 
 _MAX_BYTES = 64 << 20
@@ -56,14 +67,18 @@ class _Track:
     is_complete: bool = False  # read up to its end-of-track mark
 
 
-def read_midi(path: str | Path) -> Performance:
-    """Read a MIDI file of any type (0, 1, 2, RIFF-wrapped, SMPTE-timed), damaged or not, as one piano performance.
+def read_midi(source: str | Path | BinaryIO) -> Performance:
+    """Read MIDI of any type (0, 1, 2, RIFF-wrapped, SMPTE-timed), damaged or not, as one piano performance.
+
+    Args:
+        source: A file, or an object with the method `read` that gives its bytes.
 
     Raises:
         InputError: Nothing can be read: no such file, not MIDI, no usable time base, no piano notes.
     """
-    path = Path(path)
-    data = _read_bytes(path)
+    path = source_name(source)
+    data = _read_file(Path(source)) if isinstance(source, (str, os.PathLike)) else _read_object(source, path)
+    _check_beginning(data, path)
     chunks = _chunks(data, data.find(b"MThd", 0, _HEADER_SEARCH_BYTES))
     _, start, _ = next(chunks, (b"", len(data), 0))
     file_type, n_tracks, division = _read_header(data[start : start + 6], path)
@@ -87,46 +102,43 @@ def read_midi(path: str | Path) -> Performance:
         start_seconds += seconds
 
     dropped = tuple(f"{what}: {count}" for what, count in tally.items() if count)
-    return _performance(np.concatenate(notes), np.concatenate(pedals), dropped, path)
+    return performance_from_events(np.concatenate(notes), np.concatenate(pedals), dropped, path)
 
 
-def _performance(notes: np.ndarray, pedals: np.ndarray, dropped: tuple[str, ...], path: Path) -> Performance:
-    """Notes [N, 4] of (onset, offset, pitch, velocity) and pedals [K, 3] of (seconds, controller, value), in order."""
-    if not len(notes):
-        raise InputError(
-            f"{path}: no piano notes (left out: {'; '.join(dropped) or 'nothing'}); "
-            "give a MIDI file with notes between pitch 21 and 108 outside the drum channel"
-        )
-    notes = notes[np.lexsort((notes[:, 2], notes[:, 0]))]
-    pedals = pedals[np.argsort(pedals[:, 0], kind="stable")]
-    return Performance(
-        onset=notes[:, 0].copy(),
-        offset=notes[:, 1].copy(),
-        pitch=notes[:, 2].astype(np.int64),
-        velocity=notes[:, 3].astype(np.int64),
-        pedals={controller: pedals[pedals[:, 1] == controller][:, [0, 2]] for controller in PEDALS},
-        dropped=dropped,
-    )
+def source_name(source: object) -> str:
+    """What messages call a file or an object to read from."""
+    return str(source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "MIDI data"))
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     if not path.is_file():
         raise InputError(f"{path}: not a file; give one MIDI file")
     if (size := path.stat().st_size) > _MAX_BYTES:
         raise InputError(f"{path}: {size >> 20} MB, but a MIDI file has at most {_MAX_BYTES >> 20} MB; check the path")
-    data = path.read_bytes()
+    return path.read_bytes()
+
+
+def _read_object(source: BinaryIO, name: str) -> bytes:
+    data = source.read(_MAX_BYTES + 1)
+    if not isinstance(data, bytes):
+        raise InputError(f"{name}: gives {type(data).__name__}, not bytes; open the file in binary mode, 'rb'")
+    if len(data) > _MAX_BYTES:
+        raise InputError(f"{name}: more than the {_MAX_BYTES >> 20} MB that a MIDI file has at most; check it")
+    return data
+
+
+def _check_beginning(data: bytes, path: str) -> None:
     if not data:
         raise InputError(f"{path}: empty file; get it again")
     if data.startswith(b"version https://git-lfs"):
         raise InputError(f"{path}: a git-lfs pointer, not the MIDI file itself; run `git lfs pull` in its repository")
     if b"MThd" not in data[:_HEADER_SEARCH_BYTES]:
         raise InputError(f"{path}: not a MIDI file (no MThd header; it begins with {data[:4]!r}); give a MIDI file")
-    return data
 
 
-def _read_header(body: bytes, path: Path) -> tuple[int, int, int]:
+def _read_header(body: bytes, path: str) -> tuple[int, int, int]:
     """Type, number of tracks and time division as the header states them; the division is checked."""
     if len(body) < 6:
         raise InputError(f"{path}: cut off within the MIDI header; get the file again")
@@ -233,16 +245,16 @@ def _read_system_event(body: bytes, position: int, status: int, tick: int, track
 
 
 def _in_seconds(tracks: list[_Track], division: int, tally: Counter[str]) -> tuple[np.ndarray, np.ndarray, float]:
-    """Tracks that are played together: notes [N, 4] and pedals [K, 3] as of `_performance`, and their length."""
+    """Tracks that are played together: notes and pedals as `performance_from_events` takes them, and their length."""
     tempos = [change for track in tracks for change in track.tempos]
     pedals = np.array([event for track in tracks for event in track.pedals], np.float64).reshape(-1, 3)
     pedals[:, 0] = _seconds(pedals[:, 0], tempos, division)
     pedals[:, 2] = np.minimum(pedals[:, 2], 127)
 
     paired = np.concatenate([_pair_notes(track, tally) for track in tracks])
-    notes = _merge_onto_one_keyboard(paired, tally).astype(np.float64)
-    tally["velocities above 127, taken as 127"] += int(np.sum(notes[:, 3] > 127))
-    notes[:, 3] = np.minimum(notes[:, 3], 127)
+    notes = merge_onto_one_keyboard(paired, tally).astype(np.float64)
+    tally[LOUD_NOTES] += int(np.sum(notes[:, 3] > MAX_VELOCITY))
+    notes[:, 3] = np.minimum(notes[:, 3], MAX_VELOCITY)
     notes[:, 0] = _seconds(notes[:, 0], tempos, division)
     notes[:, 1] = _seconds(notes[:, 1], tempos, division)
     end_tick = np.array([max(track.end_tick for track in tracks)])
@@ -257,10 +269,10 @@ def _pair_notes(track: _Track, tally: Counter[str]) -> np.ndarray:
     for tick, status, pitch, velocity in track.notes:
         is_on = status >= _NOTE_ON and velocity > 0
         if status & 0x0F == _DRUM_CHANNEL:
-            tally["drum notes (channel 10)"] += is_on
+            tally[DRUM_NOTES] += is_on
             continue
         if not MIN_PITCH <= pitch <= MAX_PITCH:
-            tally["notes outside the piano (pitch 21..108)"] += is_on
+            tally[OUTSIDE_NOTES] += is_on
             continue
         channel_pitch = (status & 0x0F) << 7 | pitch
         note = sounding.get(channel_pitch)
@@ -278,26 +290,6 @@ def _pair_notes(track: _Track, tally: Counter[str]) -> np.ndarray:
         note[1] = track.end_tick
     tally["notes never released, ended with their track"] += len(sounding)
     return np.array(notes, np.int64).reshape(-1, 4)
-
-
-def _merge_onto_one_keyboard(notes: np.ndarray, tally: Counter[str]) -> np.ndarray:
-    """Lay notes [N, 4] of all tracks and channels on one keyboard, where a key can be down only once at a time.
-
-    Notes of one pitch and tick become one (larger velocity, later offset); a note ends where its key is struck again.
-    """
-    if not len(notes):
-        return notes
-    notes = notes[np.lexsort((notes[:, 0], notes[:, 2]))]
-    is_first = np.ones(len(notes), bool)
-    is_first[1:] = (np.diff(notes[:, 0]) != 0) | (np.diff(notes[:, 2]) != 0)
-    merged = notes[is_first]
-    merged[:, [1, 3]] = np.maximum.reduceat(notes[:, [1, 3]], np.flatnonzero(is_first), axis=0)
-    same_key = np.flatnonzero(np.diff(merged[:, 2]) == 0)
-    cut = same_key[merged[same_key, 1] > merged[same_key + 1, 0]]
-    merged[cut, 1] = merged[cut + 1, 0]
-    tally["notes doubled in one tick, merged"] += len(notes) - len(merged)
-    tally["notes cut where another track or channel strikes their key"] += len(cut)
-    return merged
 
 
 def _seconds(ticks: np.ndarray, tempos: list[tuple[int, int]], division: int) -> np.ndarray:

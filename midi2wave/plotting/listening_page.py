@@ -1,6 +1,5 @@
 """The listening page: one HTML file with a picture and audio players for each clip."""
 
-import html
 import os
 import urllib.parse
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from pathlib import Path
 
 from midi2wave.plotting.figures import printable
 from midi2wave.utils.atomic_files import write_text
+
+TEMPLATE_NAME = "listening_page.html"
 
 
 @dataclass(frozen=True)
@@ -27,33 +28,6 @@ class ListeningClip:
     remark: str = ""
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-h2, td {{ overflow-wrap: anywhere }}
-th {{ text-align: left; font-weight: normal; color: #666; padding-right: 2rem; vertical-align: top }}
-section {{ border-top: 1px solid #ddd; margin-top: 2rem }}
-.sounds {{ display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin-bottom: 1rem }}
-label, audio {{ display: block }}
-img {{ width: 100% }}
-</style>
-<h1>{title}</h1>
-<table>
-{facts}
-</table>
-{entries}
-<script>
-document.addEventListener("play", event => document.querySelectorAll("audio").forEach(
-  audio => audio === event.target || audio.pause()), true);
-</script>
-</html>
-"""
-
-
 def write_listening_page(path: str | Path, title: str, clips: list[ListeningClip], facts: dict[str, str]) -> None:
     """Write the page atomically; it works without a server and without network.
 
@@ -63,28 +37,25 @@ def write_listening_page(path: str | Path, title: str, clips: list[ListeningClip
         clips: The clips in the order of the page.
         facts: Rows of the table at the top: name -> value.
     """
-    rows = [f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items()]
-    entries = "\n".join(map(_section, clips))
-    write_text(path, _PAGE.format(title=_text(title), facts="\n".join(rows), entries=entries))
+    import jinja2
 
-
-def _section(clip: ListeningClip) -> str:
-    """The HTML of one clip."""
-    name = _text(clip.name)
-    remark = f"<p>{_text(clip.remark)}</p>\n" if clip.remark else ""
-    players = "\n".join(
-        f'<label>{_text(label)}<audio controls preload="metadata" src="{_link(wav)}"></audio></label>'
-        for label, wav in clip.sounds
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=_printable_value,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
-    image = f'<img src="{_link(clip.picture)}" alt="Piano roll and spectrograms of {name}" loading="lazy">'
-    return f'<section>\n<h2>{name}</h2>\n{remark}<div class="sounds">\n{players}\n</div>\n{image}\n</section>'
+    environment.filters["file_url"] = _file_url
+    page = environment.get_template(TEMPLATE_NAME)
+    write_text(path, page.render(title=title, facts=facts, clips=clips))
 
 
-def _text(text: str) -> str:
-    """Text as HTML."""
-    return html.escape(printable(text))
+def _printable_value(value: object) -> object:
+    """A value of the template, which may be a file name that is not UTF-8."""
+    return printable(value) if isinstance(value, str) else value
 
 
-def _link(file_name: str) -> str:
-    """A file name as the value of an HTML attribute; bytes that are not UTF-8 are quoted."""
-    return html.escape(urllib.parse.quote(os.fsencode(file_name)))
+def _file_url(file_name: str) -> str:
+    """A file name as a relative URL; bytes that are not UTF-8 are quoted."""
+    return urllib.parse.quote(os.fsencode(file_name))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig, EvaluateConfig, InferenceConfig
 from midi2wave.data.test_clips import clip_paths, read_clip
 from midi2wave.midi.performance import Performance, sounding_offset
-from midi2wave.midi.reader import read_midi
+from midi2wave.midi.reader import read_midi, source_name
 from midi2wave.sampling.code_files import Codes, load_codes
 from midi2wave.sampling.folding import Fold
 from midi2wave.utils.cli import Failure, format_error, log
@@ -63,11 +64,11 @@ class Piece:
         return self.performance or NullPerformance(self.global_labels)
 
 
-def read_performance(path: Path) -> Performance:
-    """The performance of a MIDI file; logs what of the file is not played. Raises InputError."""
-    performance = read_midi(path)
+def read_performance(source: str | Path | BinaryIO) -> Performance:
+    """The performance of a MIDI file, as of `read_midi`; logs what of the file is not played. Raises InputError."""
+    performance = read_midi(source)
     for dropped in performance.dropped:
-        log(f"{path}: {dropped}")
+        log(f"{source_name(source)}: {dropped}")
     return performance
 
 
@@ -239,7 +240,7 @@ def with_labels(pieces: list[Piece], labels: Sequence[str], data: DataConfig) ->
         result.append(replace(piece, performance=notes, global_labels=resolved))
     if n_vague := sum(bool(unknown_columns(piece.global_labels, data.global_values)) for piece in result):
         log(
-            f"{n_vague} of {len(result)} pieces have no label for some columns ({', '.join(data.global_values)}; see "
-            "docs/global_conditioning.md)"
+            f"{n_vague} of {len(result)} pieces have no label of some column; the model's labels are "
+            f"{', '.join(data.global_values)} (see docs/global_conditioning.md)"
         )
     return result

@@ -186,6 +186,8 @@ def format_error(error: Exception) -> str:
         return f"the disk is full ({error.filename or 'while writing'}); free some space and run the same command again"
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.strerror}: {error.filename!r}; check the path"
     return " ".join(str(error).split()) or type(error).__name__
 
 

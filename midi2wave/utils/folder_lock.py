@@ -1,36 +1,22 @@
 """One run at a time on a folder of results.
 
-The lock is the system's (flock) on a hidden file in the folder. It ends with the process that holds it, however that
-ends, so that there is never a stale one to remove. Where a file system has no locks, or the folder is read-only, the
-run goes on with a message.
+The lock is the system's, on a hidden file in the folder. It ends with the process that holds it, however that ends, so
+that there is never a stale one to remove. Where a file system has no locks, or the folder is read-only, the run goes on
+with a message.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
 
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 LOCK_NAME = ".midi2wave.lock"
-
-_open_lock_files: set[int] = set()  # File descriptors of this process.
-
-
-def _close_lock_files() -> None:
-    for handle in _open_lock_files:
-        os.close(handle)
-
-
-if hasattr(os, "register_at_fork"):
-    # A lock lives as long as any process has its file open: forked workers must not keep it after the run was killed.
-    os.register_at_fork(after_in_child=_close_lock_files)
+# A shard that starts holds the folder's lock for an instant; others that start wait so long for it.
+SHARD_START_SECONDS = 2.0
 
 
 @contextlib.contextmanager
@@ -47,32 +33,29 @@ def lock_folder(folder: Path, shard: str = "") -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as exit_stack:
-        _lock(exit_stack, folder, LOCK_NAME, shared=bool(shard))
-        if shard:
-            _lock(exit_stack, folder, f"{LOCK_NAME}.{shard}", shared=False)
+        try:
+            _lock(exit_stack, folder, shard)
+        except filelock.Timeout:
+            raise InputError(
+                f"another run is working on {folder}; wait until it has ended, or choose another folder"
+            ) from None
+        except OSError as error:  # A read-only folder: the run can still find that everything is done.
+            log(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
         yield
 
 
-def _lock(exit_stack: contextlib.ExitStack, folder: Path, name: str, *, shared: bool) -> None:
-    if fcntl is None:
+def _lock(exit_stack: contextlib.ExitStack, folder: Path, shard: str) -> None:
+    """Take the lock of the folder, and that of each shard; a shard keeps only its own."""
+    if not shard:
+        exit_stack.enter_context(_file_lock(folder / LOCK_NAME))
+        for path in folder.glob(f"{LOCK_NAME}.*"):
+            with _file_lock(path):
+                pass  # No shard can start after this, without the folder's lock.
         return
-    try:
-        handle = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:  # A read-only folder: the run can still find that everything is done.
-        log(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
-        return
-    _open_lock_files.add(handle)
-    exit_stack.callback(_release, handle)
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"another run is working on {folder}; wait until it has ended, or choose another folder"
-        ) from None
-    except OSError as error:
-        log(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
+    with _file_lock(folder / LOCK_NAME, SHARD_START_SECONDS):
+        exit_stack.enter_context(_file_lock(folder / f"{LOCK_NAME}.{shard}"))
 
 
-def _release(handle: int) -> None:
-    _open_lock_files.discard(handle)
-    os.close(handle)
+def _file_lock(path: Path, seconds: float = 0.0) -> filelock.FileLock:
+    # Without the fallback, whose lock files would stay behind after a run was killed.
+    return filelock.FileLock(path, seconds, poll_interval=0.01, fallback_to_soft=False)

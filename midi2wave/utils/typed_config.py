@@ -1,53 +1,46 @@
-"""Typed config blocks from JSON: reading, checking, overriding and documenting them.
+"""Config files: reading, overriding, checking and documenting them.
 
-A config file is one JSON object of blocks, each an object of options. A block is a dataclass whose fields are made by
-`option`. Unknown blocks and options, wrong types and impossible values are refused in one line that names file, block,
+A config file is one JSON object of blocks, each an object of options. A block is a pydantic dataclass with the config
+`BLOCK`. Unknown blocks and options, wrong types and impossible values are refused in one line that names file, block,
 option and what was expected.
 """
 
 import difflib
 import json
-import math
 import os
-import types
-import typing
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import ErrorDetails
 
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
-# Beyond this size not every whole number is a float.
-MAX_EXACT_FLOAT = 2**53
+# How a block checks its options: without conversions but from whole numbers to floats.
+BLOCK = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+SCHEMA_MEMBER = "$schema"  # By this member a config file tells editors its JSON schema; nothing else reads it.
+SCHEMA_FILE = "schema.json"
 
 Raw = dict[str, dict[str, Any]]  # block -> option -> value, as JSON has them
 
 
-def option(
-    doc: str,
-    default: Any = MISSING,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    choices: tuple[Any, ...] | None = None,
-) -> Any:
-    """A field of a block: an option with its documentation.
+def text_as_list(item: Any) -> BeforeValidator:
+    """Let an option that is a list of `item` accept a single text, too."""
+    return BeforeValidator(
+        lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=item | list[item]
+    )
 
-    Args:
-        doc: What the option means, with its unit.
-        default: Value where a config does not have the option; without it every config must.
-        ge: Inclusive lower limit.
-        gt: Exclusive lower limit.
-        le: Inclusive upper limit.
-        choices: Allowed values; of a list, allowed items.
-    """
-    metadata = {"doc": doc, "ge": ge, "gt": gt, "le": le, "choices": choices}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+
+class _UntitledOptions(GenerateJsonSchema):
+    """JSON schemas without titles of options, which would repeat their names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -81,10 +74,10 @@ class Schema:
         """
         path = self._find(Path(path))
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not valid JSON: {error}") from error
-        require_blocks(raw, str(path))
+        raw = _blocks_of(content, str(path))
         for override in overrides:
             self._override(raw, override)
         return raw, str(path)
@@ -103,12 +96,13 @@ class Schema:
         Raises:
             InputError: A block or option is unknown, missing or impossible.
         """
-        require_blocks(raw, source)
-        _require_valid(raw, list(self.blocks), f"{source}: block")
+        raw = _blocks_of(raw, source)
+        for name in raw:
+            _require_valid(name, self.blocks, f"{source}: block")
         migrated, messages = self.migrate(raw, source)
         if not quiet:
             _log_once(messages)
-        return {name: build_block(self.blocks[name], values, f"{source}: {name}") for name, values in migrated.items()}
+        return {name: _build_block(self.blocks[name], values, f"{source}: {name}") for name, values in migrated.items()}
 
     def migrate(self, raw: Raw, source: str) -> tuple[Raw, list[str]]:
         """Blocks with today's names of options and values, and a message for each former one."""
@@ -129,17 +123,39 @@ class Schema:
         """All blocks and options as a Markdown page."""
         lines = [f"# {title}", "", preamble, ""]
         for name, block in self.blocks.items():
-            lines += [f"## `{name}`", "", block.__doc__, "", "| option | default | meaning |", "|---|---|---|"]
-            lines += [f"| `{f.name}` | {_default_text(f)} | {f.metadata['doc']} |" for f in fields(block)]
+            schema = _block_schema(block)
+            lines += [f"## `{name}`", "", schema["description"], "", "| option | default | meaning |", "|---|---|---|"]
+            for option, values in schema["properties"].items():
+                default = f"`{json.dumps(values['default'])}`" if "default" in values else "required"
+                lines.append(f"| `{option}` | {default} | {values['description']} |")
             lines.append("")
         return "\n".join(lines)
+
+    def json_schema(self, title: str) -> dict[str, Any]:
+        """The JSON schema of a config file; former names are in it, marked as deprecated."""
+        blocks = {name: _block_schema(block) for name, block in self.blocks.items()}
+        for (block, former), name in self.deprecated_options.items():
+            options = blocks[block]["properties"]
+            options[former] = options[name] | {"deprecated": True, "description": f"Former name of {name}."}
+        for (block, name, former), value in self.deprecated_values.items():
+            option = blocks[block]["properties"][name]
+            if "anyOf" not in option:
+                option["anyOf"] = [{member: option.pop(member) for member in ("type", "enum")}]
+            option["anyOf"].append({"const": former, "deprecated": True, "description": f'Former name of "{value}".'})
+        return {
+            "$schema": GenerateJsonSchema.schema_dialect,
+            "title": title,
+            "type": "object",
+            "properties": {SCHEMA_MEMBER: {"type": "string", "description": "path of this JSON schema"}, **blocks},
+            "additionalProperties": False,
+        }
 
     def _find(self, path: Path) -> Path:
         for candidate in (path, self.folder / path, self.folder / f"{path}.json"):
             if candidate.is_file():
                 return candidate
-        names = sorted(str(file.relative_to(self.folder)) for file in self.folder.rglob("*.json"))
-        suggestions = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+        files = (file.relative_to(self.folder) for file in self.folder.rglob("*.json") if file.name != SCHEMA_FILE)
+        suggestions = difflib.get_close_matches(path.name, sorted(map(str, files)), n=1, cutoff=0.5)
         hint = f"; did you mean {suggestions[0]}?" if suggestions else ""
         raise InputError(f"config {path} not found, neither as a path nor in {self.folder}{hint}")
 
@@ -148,13 +164,13 @@ class Schema:
         block, dot, name = target.partition(".")
         if not (equals and dot and block and name):
             raise InputError(f"--set {text}: expected block.option=value, e.g. train_config.batch_size=4")
-        _require_valid([block], list(self.blocks), "--set: block")
+        _require_valid(block, self.blocks, "--set: block")
         if current := self.deprecated_options.get((block, name)):
             _log_once([f"--set: {block}.{name} is deprecated; write {block}.{current}"])
             name = current
-        by_name = {f.name: f for f in fields(self.blocks[block])}
-        _require_valid([name], list(by_name), f"--set: {block} option")
-        raw.setdefault(block, {})[name] = value if by_name[name].type is str else _from_json(value)
+        options = self.blocks[block].__pydantic_fields__
+        _require_valid(name, options, f"--set: {block} option")
+        raw.setdefault(block, {})[name] = value if options[name].annotation is str else _from_json(value)
 
 
 def _log_once(messages: list[str]) -> None:
@@ -172,107 +188,58 @@ def _from_json(text: str) -> Any:
         return text
 
 
-def require_blocks(raw: Any, source: str) -> None:
-    """Raise InputError unless `raw` is a dictionary of dictionaries."""
-    if not isinstance(raw, dict) or not all(isinstance(block, dict) for block in raw.values()):
-        raise InputError(f"{source}: expected an object of blocks, each an object of options")
+def _blocks_of(content: Any, source: str) -> Raw:
+    """The blocks of a config file, without the name of its schema."""
+    if isinstance(content, dict):
+        content = {name: block for name, block in content.items() if name != SCHEMA_MEMBER}
+        if all(isinstance(block, dict) for block in content.values()):
+            return content
+    raise InputError(f"{source}: expected an object of blocks, each an object of options")
 
 
-def _require_valid(names: Iterable[str], valid: list[str], subject: str) -> None:
-    for name in names:
-        if name not in valid:
-            suggestions = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
-            hint = f"did you mean {suggestions[0]!r}?" if suggestions else f"expected one of {', '.join(valid)}"
-            raise InputError(f"{subject} {name!r} is unknown; {hint}")
+def _require_valid(name: str, valid: Mapping[str, Any], subject: str) -> None:
+    if name not in valid:
+        hint = _did_you_mean(name, valid, cutoff=0.6) or f"expected one of {', '.join(valid)}"
+        raise InputError(f"{subject} {name!r} is unknown; {hint}")
 
 
-def build_block(block: Any, values: Mapping[str, Any], source: str) -> Any:
-    """Make a block's dataclass from plain values.
-
-    Args:
-        block: The dataclass; its method `check`, if it has one, raises ValueError for values that contradict each
-            other.
-        values: Option -> value.
-        source: File and block, for messages.
-
-    Raises:
-        InputError: An option is unknown, missing or impossible.
-    """
-    _require_valid(values, [f.name for f in fields(block)], f"{source}: option")
-    checked = {}
-    for f in fields(block):
-        if f.name in values:
-            checked[f.name] = checked_value(f, values[f.name], f"{source}.{f.name}")
-        elif _is_required(f):
-            other = "" if values else "; is this the config of another command?"
-            raise InputError(f"{source}: option {f.name!r} is missing: {f.metadata['doc']}{other}")
-    result = block(**checked)
-    if hasattr(result, "check"):
-        try:
-            result.check()
-        except ValueError as error:
-            raise InputError(f"{source}: {error}") from error
-    return result
+def _did_you_mean(name: object, valid: Iterable[Any], cutoff: float) -> str:
+    suggestions = difflib.get_close_matches(str(name), map(str, valid), n=1, cutoff=cutoff)
+    return f"did you mean {suggestions[0]!r}?" if suggestions else ""
 
 
-def _is_required(f: Field[Any]) -> bool:
-    return f.default is MISSING and f.default_factory is MISSING
+def _descriptions(block: Any) -> dict[str, str]:
+    # pydantic reads the text below an option only in the class that declares it, not in those that inherit it.
+    declared = [field for base in block.__mro__ for field in getattr(base, "__pydantic_fields__", {}).items()]
+    return {name: " ".join(field.description.split()) for name, field in declared if field.description}
 
 
-def _default_text(f: Field[Any]) -> str:
-    if _is_required(f):
-        return "required"
-    return f"`{json.dumps(f.default if f.default_factory is MISSING else f.default_factory())}`"
+def _block_schema(block: Any) -> dict[str, Any]:
+    schema, descriptions = TypeAdapter(block).json_schema(schema_generator=_UntitledOptions), _descriptions(block)
+    options = schema["properties"]
+    # In the order of declaration, which pydantic loses where a block inherits options.
+    schema["properties"] = {f.name: options[f.name] | {"description": descriptions[f.name]} for f in fields(block)}
+    return schema
 
 
-def checked_value(f: Field[Any], value: Any, source: str) -> Any:
-    """Check one value against its option's type, choices and limits.
-
-    Whole numbers pass as floats, and a single text as a list of texts.
-
-    Args:
-        f: The option.
-        value: Its value as JSON has it.
-        source: File, block and option, for messages.
-
-    Raises:
-        InputError: The value is impossible.
-    """
-    is_list = isinstance(f.type, types.GenericAlias)
-    if f.type is float and type(value) is int and abs(value) < MAX_EXACT_FLOAT:
-        value = float(value)
-    if is_list and isinstance(value, str):
-        value = [value]
-    if not _has_type(f.type, value):
-        raise InputError(f"{source} = {json.dumps(value)}: expected {_type_name(f.type)}")
-    _require_choice(f.metadata["choices"], value if is_list else [value], source)
-    limits = {
-        "at least": (f.metadata["ge"], lambda limit: value >= limit),
-        "more than": (f.metadata["gt"], lambda limit: value > limit),
-        "at most": (f.metadata["le"], lambda limit: value <= limit),
-    }
-    for words, (limit, holds) in limits.items():
-        if limit is not None and not holds(limit):
-            raise InputError(f"{source} = {json.dumps(value)}: expected {words} {limit}")
-    return value
+def _build_block(block: Any, values: Mapping[str, Any], source: str) -> Any:
+    """Make a block's dataclass from plain values; `source` is file and block."""
+    for name in values:
+        _require_valid(name, block.__pydantic_fields__, f"{source}: option")
+    try:
+        return block(**values)
+    except ValidationError as errors:
+        raise InputError(_describe(errors.errors()[0], block, values, source)) from errors
 
 
-def _has_type(kind: Any, value: Any) -> bool:
-    if isinstance(kind, types.GenericAlias):
-        return isinstance(value, list) and all(type(item) is typing.get_args(kind)[0] for item in value)
-    return type(value) is kind and (kind is not float or math.isfinite(value))
-
-
-def _type_name(kind: Any) -> str:
-    if isinstance(kind, types.GenericAlias):
-        return f"list of {typing.get_args(kind)[0].__name__}"
-    return "finite float" if kind is float else kind.__name__
-
-
-def _require_choice(choices: tuple[Any, ...] | None, items: list[Any], source: str) -> None:
-    for item in items:
-        if choices is not None and item not in choices:
-            suggestions = difflib.get_close_matches(str(item), [str(choice) for choice in choices], n=1, cutoff=0.5)
-            hint = f" (did you mean {suggestions[0]!r}?)" if suggestions else ""
-            expected = ", ".join(map(str, choices))
-            raise InputError(f"{source} = {json.dumps(item)}: expected one of {expected}{hint}")
+def _describe(error: ErrorDetails, block: Any, values: Mapping[str, Any], source: str) -> str:
+    """One line of what is wrong with a value, or with several together."""
+    if error["type"] == "value_error":  # of a validator of the whole block
+        return f"{source}: {error['ctx']['error']}"
+    name = str(error["loc"][0])
+    if error["type"] == "missing":
+        other = "" if values else "; is this the config of another command?"
+        return f"{source}: option {name!r} is missing: {_descriptions(block)[name]}{other}"
+    expected = error["msg"].removeprefix("Input should be ")
+    hint = _did_you_mean(error["input"], re.findall(r"'(\w+)'", expected), cutoff=0.5)
+    return f"{source}.{name} = {json.dumps(error['input'])}: expected {expected}" + (f" ({hint})" if hint else "")

@@ -225,7 +225,7 @@ def test_missing_inputs_are_reported(options, tmp_path):
     ):
         assert_refused(call(evaluate, *options, *settings(f"evaluate_config.{key}={tmp_path}/gone")), words)
     assert_refused(
-        call(evaluate, *options, *settings("evaluate_config.mode=teacher_forced")), "expected one of free, prompted"
+        call(evaluate, *options, *settings("evaluate_config.mode=teacher_forced")), "expected 'free' or 'prompted'"
     )
     assert_refused(call(evaluate, *options, *settings("data_config.midi_hz=125")), "differ", "midi_hz")
 

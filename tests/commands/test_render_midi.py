@@ -1,19 +1,20 @@
-"""Rendering MIDI: the plan and the labels everywhere, the sound where FluidSynth and a soundfont are installed."""
+"""Rendering MIDI: the plan and the labels everywhere, the sound where a synthesizer is installed."""
 
 import csv
-import shutil
-from pathlib import Path
+import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 
 import render_midi
-from midi2wave.data import rendering
+from midi2wave.data import rendering, synthesizers
 from midi2wave.data.maestro import read_metadata
 from midi2wave.data.rendering import piece_title
+from midi2wave.midi.performance import SOFT, SOSTENUTO, SUSTAIN
 from midi2wave.midi.reader import read_midi
-from midi2wave.midi.writer import to_midi_file
+from midi2wave.midi.writer import end_with_last_sound
 from tests.helpers.fake_piano import performance
 from tests.helpers.pipeline import (
     assert_failed,
@@ -29,11 +30,19 @@ from tests.helpers.pipeline import (
 NOTES = [(0.5, 1.0, 60, 80), (1.0, 1.5, 64, 80)]
 
 
-@pytest.fixture(scope="module")
-def synthesizer():
-    installed = any((Path(f) / n).is_file() for f in rendering.SOUNDFONT_FOLDERS for n in rendering.SOUNDFONTS)
-    if not installed or shutil.which("fluidsynth") is None:
-        pytest.skip("FluidSynth or its soundfont is not installed (apt-get install fluidsynth fluid-soundfont-gm)")
+def needs(renderer):
+    """Skips where a synthesizer is not installed."""
+    return pytest.mark.skipif(not synthesizers.is_installed(renderer), reason=synthesizers.INSTALL[renderer])
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("tinysoundfont", marks=needs("tinysoundfont")),
+        pytest.param("fluidsynth", marks=[pytest.mark.fluidsynth, needs("fluidsynth")]),
+    ]
+)
+def renderer(request):
+    return request.param
 
 
 @pytest.fixture
@@ -45,17 +54,17 @@ def midis(tmp_path):
 
 
 @pytest.fixture
-def fluidsynth_calls(monkeypatch):
-    """A FluidSynth that is not there: its part is a sine; how often it was called."""
+def played(monkeypatch):
+    """Sines in place of a synthesizer; the instruments that were asked for."""
     calls = []
 
-    def play(midi, instrument):
+    def play(midi, seconds, instrument):
         calls.append(instrument)
-        time = np.arange(5 * rendering.AUDIO_HZ) / rendering.AUDIO_HZ
+        time = np.arange(round(seconds * rendering.AUDIO_HZ)) / rendering.AUDIO_HZ
         return np.tile(instrument.gain * np.sin(2 * np.pi * 440 * time)[:, None], 2).astype(np.float32)
 
     monkeypatch.setattr(rendering, "play", play)
-    monkeypatch.setattr(rendering.shutil, "which", lambda _: "fluidsynth")
+    monkeypatch.setattr(synthesizers, "is_installed", lambda _: True)
     return calls
 
 
@@ -78,9 +87,9 @@ def test_piece_titles():
     assert piece_title("a_song") == ("unknown", "a_song")
 
 
-def test_rendered_data_set_is_read_by_the_next_commands(midis, soundfont, tmp_path, fluidsynth_calls):
+def test_rendered_data_set_is_read_by_the_next_commands(midis, soundfont, tmp_path, played):
     done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--test", "0.3", "--json")
-    assert done.code == 0 and done.result["files"] == len(fluidsynth_calls) == 5
+    assert done.code == 0 and done.result["files"] == len(played) == 5
     recordings = read_metadata(tmp_path / "out")
     assert [r.duration for r in recordings] == pytest.approx([3.5] * 5)  # two seconds after the last damper
     for recording in recordings:
@@ -93,7 +102,7 @@ def test_rendered_data_set_is_read_by_the_next_commands(midis, soundfont, tmp_pa
     assert_no_partial_files(tmp_path / "out")
 
 
-def test_splits_depend_on_the_seed_alone(midis, soundfont, tmp_path, fluidsynth_calls):
+def test_splits_depend_on_the_seed_alone(midis, soundfont, tmp_path, played):
     options = ["-d", midis, "--soundfont", soundfont, "--test", "0.4", "--validation", "0"]
     results = []
     for number, seed in enumerate([0, 0, *range(1, 8)]):
@@ -105,7 +114,7 @@ def test_splits_depend_on_the_seed_alone(midis, soundfont, tmp_path, fluidsynth_
         assert set(result.values()) == {"train", "test"}
 
 
-def test_a_maestro_folder_keeps_its_splits_and_years(soundfont, tmp_path, fluidsynth_calls):
+def test_a_maestro_folder_keeps_its_splits_and_years(soundfont, tmp_path, played):
     write_maestro(tmp_path / "maestro")
     assert call(render_midi, "-d", tmp_path / "maestro", "-o", tmp_path / "out", "--soundfont", soundfont).code == 0
     originals, rendered = read_metadata(tmp_path / "maestro"), read_metadata(tmp_path / "out")
@@ -114,30 +123,30 @@ def test_a_maestro_folder_keeps_its_splits_and_years(soundfont, tmp_path, fluids
     ]
 
 
-def test_only_changed_midi_is_rendered_again(midis, soundfont, tmp_path, fluidsynth_calls):
+def test_only_changed_midi_is_rendered_again(midis, soundfont, tmp_path, played):
     command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
     call(render_midi, *command)
     before, written = read_files(tmp_path / "out"), modification_times(tmp_path / "out")
     assert call(render_midi, *command).code == 0
-    assert read_files(tmp_path / "out") == before and len(fluidsynth_calls) == 5
+    assert read_files(tmp_path / "out") == before and len(played) == 5
     audio = [name for name in written if name.endswith(".flac")]
     assert all(modification_times(tmp_path / "out")[name] == written[name] for name in audio)
     write_midi(midis / "song.mid", [*NOTES, (2.0, 2.5, 50, 80)])
     (tmp_path / "out/2000/Bach__Fugue__A.flac").unlink()
     assert call(render_midi, *command).code == 0
-    assert len(fluidsynth_calls) == 7
+    assert len(played) == 7
     assert len(read_midi(tmp_path / "out/2000/song.midi").onset) == 3
 
 
-def test_other_instrument_needs_force(midis, soundfont, tmp_path, fluidsynth_calls):
+def test_other_instrument_needs_force(midis, soundfont, tmp_path, played):
     command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
     call(render_midi, *command)
     assert_refused(call(render_midi, *command, "--gain", "0.5"), "holds results of another config", "--force")
     assert call(render_midi, *command, "--gain", "0.5", "--force").code == 0
-    assert len(fluidsynth_calls) == 10 and fluidsynth_calls[-1].gain == 0.5
+    assert len(played) == 10 and played[-1].gain == 0.5
 
 
-def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, fluidsynth_calls):
+def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, played):
     (midis / "text.mid").write_text("a letter")
     (midis / "deeper").mkdir()
     write_midi(midis / "deeper" / "song.mid", NOTES)
@@ -147,7 +156,7 @@ def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, fluidsynt
 
 
 @pytest.mark.parametrize(("gain", "words"), [(2.0, "clips; lower --gain"), (0.0001, "only silence")])
-def test_clipping_or_silent_pieces_are_failures(midis, soundfont, tmp_path, fluidsynth_calls, monkeypatch, gain, words):
+def test_clipping_or_silent_pieces_are_failures(midis, soundfont, tmp_path, played, monkeypatch, gain, words):
     monkeypatch.setattr(render_midi, "find_instrument", lambda *_: rendering.Instrument("", soundfont, 0, gain, False))
     done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--json")
     assert done.code == 2 and all(words in failure["reason"] for failure in done.result["failures"])
@@ -155,11 +164,17 @@ def test_clipping_or_silent_pieces_are_failures(midis, soundfont, tmp_path, flui
 
 def test_missing_programs_files_and_folders_are_reported(midis, soundfont, tmp_path, monkeypatch):
     out = ["-o", tmp_path / "out"]
-    monkeypatch.setattr(rendering.shutil, "which", lambda _: None)
-    assert_refused(call(render_midi, "-d", midis, *out), "fluidsynth is not installed", "apt-get install")
-    monkeypatch.setattr(rendering.shutil, "which", lambda _: "fluidsynth")
-    monkeypatch.setattr(rendering, "SOUNDFONT_FOLDERS", (str(tmp_path),))
-    assert_refused(call(render_midi, "-d", midis, *out), "no soundfont found", "--soundfont")
+    monkeypatch.setattr(synthesizers, "is_installed", lambda _: False)
+    refused = call(render_midi, "-d", midis, *out)
+    assert_refused(refused, "tinysoundfont is not installed", "pip install", "--renderer fluidsynth")
+    refused = call(render_midi, "-d", midis, *out, "--renderer", "fluidsynth")
+    assert_refused(refused, "fluidsynth is not installed", "apt-get install", "--renderer tinysoundfont")
+    monkeypatch.setattr(synthesizers, "is_installed", lambda _: True)
+    with monkeypatch.context() as without_soundfonts:
+        without_soundfonts.setattr(synthesizers, "SOUNDFONT_FOLDERS", (str(tmp_path),))
+        without_soundfonts.setattr(synthesizers, "SHIPPED_SOUNDFONT", "gone.sf2")
+        assert_refused(call(render_midi, "-d", midis, *out), "no soundfont is installed", "--soundfont")
+    assert_refused(call(render_midi, "-d", midis, *out, "--effects"), "--effects needs FluidSynth", "--renderer")
     assert_refused(call(render_midi, "-d", midis, *out, "--soundfont", midis / "song.mid"), "is not a soundfont")
     assert_refused(call(render_midi, "-d", midis, *out, "--soundfont", tmp_path / "gone.sf2"), "gone.sf2")
     assert_refused(call(render_midi, "-d", tmp_path / "gone", *out, "--soundfont", soundfont), "no such folder")
@@ -174,12 +189,26 @@ def test_missing_programs_files_and_folders_are_reported(midis, soundfont, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_fluidsynth_plays_the_labels(synthesizer, tmp_path):
-    folder = tmp_path / "midi"
+def test_the_renderer_is_part_of_the_record(midis, soundfont, tmp_path, played):
+    """Folders of FluidSynth, which earlier versions wrote without naming it, are not mixed with others."""
+    command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
+    assert call(render_midi, *command, "--renderer", "fluidsynth").code == 0
+    assert "renderer" not in (tmp_path / "out/render.json").read_text()
+    assert_refused(call(render_midi, *command), "holds results of another config", "--force")
+    done = call(render_midi, *command, "--force")
+    assert done.code == 0 and "tinysoundfont plays program 0 of" in done.err
+
+
+def write_piece(folder, notes, program):
+    """Write a performance as the file of a folder to render."""
     folder.mkdir()
+    end_with_last_sound(notes)[0].to_pretty_midi(program).write(folder / "a.mid")
+
+
+def test_the_labels_are_played(renderer, tmp_path):
     notes = performance([(0.5, 0.8, 69, 100), (3.0, 3.3, 69, 40)], pedal=[(0.6, 127), (2.5, 0)])
-    to_midi_file(notes, 40)[0].save(folder / "a.mid")  # the instrument is the piano, not the violin of the file
-    outcome = call(render_midi, "-d", folder, "-o", tmp_path / "out", "--json")
+    write_piece(tmp_path / "midi", notes, 40)  # the instrument is the piano, not the violin of the file
+    outcome = call(render_midi, "-d", tmp_path / "midi", "-o", tmp_path / "out", "--renderer", renderer, "--json")
     assert outcome.code == 0, outcome.err
     sound, hz = soundfile.read(tmp_path / "out/2000/a.flac")
     assert sound.shape == (round(5.3 * hz), 2)
@@ -200,17 +229,57 @@ def test_fluidsynth_plays_the_labels(synthesizer, tmp_path):
     assert outcome.result["peak_db"] < -3
 
 
-def test_every_note_starts_equally_late_to_the_sample(synthesizer, tmp_path):
+def test_every_note_starts_equally_late_to_the_sample(renderer, tmp_path):
     """What `measure_partials.py` relies on: notes of a key differ in their level alone."""
-    folder = tmp_path / "midi"
-    folder.mkdir()
     onset = [0.5, 2.0 + 0.0013, 3.5 + 0.0107, 5.0 + 0.0221]
     notes = [(time, time + 0.6, 60, velocity) for time, velocity in zip(onset, (90, 90, 40, 110), strict=True)]
-    to_midi_file(performance(notes), 0)[0].save(folder / "a.mid")
-    assert call(render_midi, "-d", folder, "-o", tmp_path / "out").code == 0
+    write_piece(tmp_path / "midi", performance(notes), 0)
+    outcome = call(render_midi, "-d", tmp_path / "midi", "-o", tmp_path / "out", "--renderer", renderer)
+    assert outcome.code == 0, outcome.err
     labels = read_midi(tmp_path / "out/2000/a.midi").onset
     sound, hz = soundfile.read(tmp_path / "out/2000/a.flac")
     first, *others = (sound[round(time * hz) :][: hz // 2].mean(axis=1) for time in labels)
     for other in others:
         rest = other - first * (other @ first) / (first @ first)
         assert np.linalg.norm(rest) < 0.01 * np.linalg.norm(other)
+
+
+@needs("tinysoundfont")
+def test_rendering_needs_no_program_of_the_system(midis, tmp_path, monkeypatch):
+    """With pip alone: tinysoundfont plays the soundfont that pretty_midi ships, from the onset's own sample on."""
+    monkeypatch.setattr(synthesizers.shutil, "which", lambda _: None)
+    monkeypatch.setattr(synthesizers, "SOUNDFONT_FOLDERS", ())
+    done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "-j", "2", "--json")
+    assert done.code == 0, done.err
+    assert "TimGM6mb.sf2" in done.err and done.result["files"] == 5
+    sound, hz = soundfile.read(tmp_path / "out/2000/song.flac")
+    audible = np.flatnonzero(np.abs(sound).max(axis=1) > 2 / 32768)
+    onset = read_midi(tmp_path / "out/2000/song.midi").onset[0]
+    assert 0 <= audible[0] - round(onset * hz) < 0.001 * hz
+
+
+@needs("tinysoundfont")
+def test_what_tinysoundfont_lacks_is_made_up_for():
+    """Pedals, and SoundFont's amplitude, which grows with the square of the velocity."""
+    instrument = synthesizers.find_instrument("tinysoundfont", None, 0, 1.0, False)
+
+    def level(velocity, pedals, start):
+        notes = replace(performance([(0.0, 0.5, 60, velocity)]), pedals=pedals)
+        file = io.BytesIO()
+        notes.to_pretty_midi(ticks_per_second=synthesizers.TICKS_PER_SECOND).write(file)
+        sound = synthesizers.play(file.getvalue(), 2.0, instrument)
+        assert sound.shape == (2 * synthesizers.AUDIO_HZ, 2) and sound.dtype == np.float32
+        return np.sqrt(np.mean(sound[round(start * synthesizers.AUDIO_HZ) :] ** 2))
+
+    down = np.array([[0.2, 127.0], [1.9, 0.0]])
+    free = level(100, {}, 1.0)
+    assert level(100, {SOSTENUTO: down}, 1.0) > 20 * free
+    assert level(100, {SUSTAIN: down}, 1.0) == pytest.approx(level(100, {SOSTENUTO: down}, 1.0))
+    assert level(100, {SOFT: down}, 1.0) == pytest.approx(free)
+    assert level(100, {}, 0.0) == pytest.approx(4 * level(50, {}, 0.0), rel=0.02)
+
+
+@needs("tinysoundfont")
+def test_a_program_that_the_soundfont_lacks_is_reported(soundfont, tmp_path, midis):
+    done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--json")
+    assert done.code == 2 and all("tinysoundfont cannot play" in f["reason"] for f in done.result["failures"])

@@ -55,6 +55,7 @@ TESTED_BY = {
     "nv_wavenet_bridge.export": "tests/unit/nv_wavenet_bridge/test_bundle.py",
     "nv_wavenet_bridge.check": "tests/unit/nv_wavenet_bridge/test_bundle.py",
     "benchmarks.ablation": "tests/unit/benchmarks/test_ablation.py",
+    "benchmarks.midi_readers": "tests/unit/benchmarks/test_midi_readers.py",
     "benchmarks.model_speed": "tests/unit/benchmarks/test_model_speed.py",
     "benchmarks.training": "tests/unit/benchmarks/test_benchmarks.py",
     "benchmarks.presets": "tests/unit/benchmarks/test_model_speed.py",
@@ -76,7 +77,7 @@ NOT_RUN_COMMANDS = {
 }
 
 NOT_RUN_LINES = {  # regular expression -> why
-    r"python3 -m venv|source \.venv|\.venv/bin/|pip install|apt-get": "installs",
+    r"python3 -m venv|source \.venv|\.venv/bin/|pip install|apt-get|dpkg ": "installs",
     r"(python -m )?pytest|ruff|mypy|pre-commit|\.ci/run|bash \.ci/run": "runs the checks themselves",
     r"git |tensorboard |sed -i|make$|cd |python build\.py ": "a tool of others",
     r"[A-Z]=": "sets a variable for the next command",

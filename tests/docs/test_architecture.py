@@ -9,7 +9,7 @@ import pytest
 
 from midi2wave import config
 from tests.docs import vocabulary
-from tests.helpers.paths import ROOT
+from tests.helpers.paths import CONFIG_SCHEMA, ROOT
 
 # Modules of one layer may import each other and every earlier layer.
 LAYERS = (
@@ -139,6 +139,11 @@ def test_the_architecture_names_every_module():
 def test_the_table_of_config_options_is_up_to_date():
     written = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
     assert written == config.table() + "\n", "run: python -m midi2wave.config > docs/configs.md"
+
+
+def test_the_schema_of_config_files_is_up_to_date():
+    written = CONFIG_SCHEMA.read_text(encoding="utf-8")
+    assert written == config.json_schema() + "\n", "run: python -m midi2wave.config --schema > configs/schema.json"
 
 
 @pytest.mark.parametrize("page", ["README.md", *(p.relative_to(ROOT).as_posix() for p in sorted(ROOT.glob("*/*.md")))])

@@ -62,7 +62,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md", "docs/midi.md"])
 def test_the_python_examples_run_outside_the_checkout(installation: Path, tmp_path: Path, page: str):
     """The examples of the pages run as they stand, on short MIDI files of the names that they use."""
     (tmp_path / "pretrained").symlink_to(ROOT / "pretrained")
@@ -87,6 +87,14 @@ def test_an_installation_holds_the_library_and_no_commands(installation: Path, t
     assert printed.split() == ["True", "True", "False", "False", "False", "False"]
 
 
+@pytest.mark.slow
+def test_an_installation_writes_a_listening_page(installation: Path, tmp_path: Path):
+    """Its template is a file of the package."""
+    code = "from midi2wave.plotting.listening_page import *; write_listening_page('index.html', 'a page', [], {})"
+    run(installation, "-I", "-c", code, cwd=tmp_path)
+    assert "<h1>a page</h1>" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
 def test_the_pinned_versions_lie_in_the_declared_ranges():
     """requirements*.txt and pyproject.toml name the same packages, and each pin is allowed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -103,3 +111,9 @@ def test_every_pin_says_what_it_is_for():
     for path in ROOT.glob("requirements*.txt"):
         pins = [line for line in path.read_text(encoding="utf-8").splitlines() if re.match(r"\w", line)]
         assert pins and all(re.search(r"==\S+ +# \w", line) for line in pins), path
+
+
+def test_the_six_packages_of_the_design_stand_first():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [line.split("==")[0] for line in lines if re.match(r"\w", line)]
+    assert names[:6] == ["torch", "librosa", "pretty_midi", "numpy", "scipy", "matplotlib"]

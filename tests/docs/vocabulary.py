@@ -205,6 +205,7 @@ FORMER_SCORES = ("ceiling", "floor")
 FORMER_VARIANTS = ("ordinary strings", "interference on")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "CHANGELOG.md": (*FORMER_OPTIONS, *FORMER_SCORES, "handover", "measure_strings"),
+    "configs/schema.json": FORMER_OPTIONS,
     "midi2wave/config.py": FORMER_OPTIONS,
     "midi2wave/checkpoint.py": ("of_recording",),
     "midi2wave/evaluation/results.py": FORMER_SCORES,
@@ -212,6 +213,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "midi2wave/training/step.py": ("found_inf",),
     "benchmarks/ablation_report.py": FORMER_VARIANTS,
     "tests/unit/benchmarks/test_ablation.py": ("ceiling", "ordinary strings", "history_interference"),
+    "tests/unit/model/test_config_schema.py": ("history_interference", "primed"),
     "tests/unit/model/test_compatibility.py": ("of_recording", "scheduled_sampling_patience", "primed"),
     # Examples of words that are not used.
     "tests/docs/test_architecture.py": ("hears", "ceiling", "floor", "least_n"),

@@ -61,7 +61,7 @@ def maestro_refused(folder, *words, overrides=()):
         (["preproces_config.split=test"], ["'preproces_config'", "did you mean 'preprocess_config'?"]),
         (["split=test"], ["--set split=test", "expected block.option=value"]),
         (["preprocess_config.split"], ["expected block.option=value"]),
-        (["preprocess_config.audio_hz=fast"], ["audio_hz", '"fast"', "expected int"]),
+        (["preprocess_config.audio_hz=fast"], ["audio_hz", '"fast"', "expected a valid integer"]),
         (["preprocess_config.midi_hz=300"], ["audio_hz = 16000", "midi_hz = 300", "would do"]),
         (["preprocess_config.maestro_dir=/no/such"], ["/no/such", "no such folder"]),
         (["preprocess_config.maestro_dir="], ["maestro_dir is empty"]),

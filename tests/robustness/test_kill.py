@@ -1,5 +1,7 @@
 """After a kill at a random moment, or another accident, a rerun of resampling and preprocessing completes the work."""
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -175,12 +177,66 @@ def test_folder_without_locks_is_used_with_a_message(tmp_path, monkeypatch, caps
     def no_locks(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
-    with folder_lock.lock_folder(tmp_path / "new"):
-        assert "cannot be locked (No locks available); do not start a second run" in capsys.readouterr().err
-    monkeypatch.setattr(folder_lock, "fcntl", None)
-    with folder_lock.lock_folder(tmp_path / "new"):
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for shard in ("", "shard-1-of-2"):
+        with folder_lock.lock_folder(tmp_path / "new", shard):
+            assert "cannot be locked (No locks available); do not start a second run" in capsys.readouterr().err
+
+
+def test_file_system_without_flock_is_used_with_a_message(tmp_path, monkeypatch, capsys):
+    """No file is left that a later run would take for a lock."""
+
+    def no_flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", no_flock)
+        with folder_lock.lock_folder(tmp_path):
+            assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
+    with folder_lock.lock_folder(tmp_path):
         assert capsys.readouterr().err == ""
+
+
+def test_a_lock_ends_with_its_process_not_its_workers(tmp_path):
+    """Forked workers may live on for a while after a kill."""
+    code = (
+        "import os, pathlib, sys, time\n"
+        "from midi2wave.utils.folder_lock import lock_folder\n"
+        "with lock_folder(pathlib.Path(sys.argv[1]), sys.argv[2]):\n"
+        "    if worker := os.fork():\n"
+        "        print(worker, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    for shard in ("", "shard-1-of-2"):
+        arguments = [sys.executable, "-c", code, tmp_path, shard]
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        worker = int(process.stdout.readline())
+        try:
+            with pytest.raises(InputError, match="another run is working"), folder_lock.lock_folder(tmp_path):
+                pass
+            process.kill()
+            process.wait()
+            os.kill(worker, 0)  # It is alive.
+            with folder_lock.lock_folder(tmp_path):
+                pass
+        finally:
+            os.kill(worker, signal.SIGKILL)
+            process.stdout.close()
+
+
+def test_shards_that_start_together_do_not_refuse_each_other(tmp_path):
+    code = (
+        "import pathlib, sys, time\n"
+        "from midi2wave.utils.folder_lock import lock_folder\n"
+        "time.sleep(max(0, float(sys.argv[3]) - time.time()))\n"
+        "with lock_folder(pathlib.Path(sys.argv[1]), sys.argv[2]):\n"
+        "    time.sleep(0.2)\n"
+    )
+    start = str(time.time() + 1.5)
+    shards = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path, f"shard-{i}-of-8", start], cwd=ROOT) for i in range(8)
+    ]
+    assert [process.wait() for process in shards] == [0] * 8
 
 
 def test_shards_together_equal_one_run(tmp_path):

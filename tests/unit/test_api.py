@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pretty_midi
 import pytest
 import torch
 
@@ -82,9 +83,28 @@ def test_stream_yields_the_blocks_of_generate(model, song):
     assert np.array_equal(np.concatenate(blocks), model.generate(song, seconds=0.1))
     performance = read_midi(song)
     assert np.array_equal(np.concatenate(blocks), model.generate(performance, seconds=0.1))
+    with open(song, "rb") as file:
+        assert np.array_equal(np.concatenate(blocks), model.generate(file, seconds=0.1))
     stream = model.stream(song, seconds=10)
     next(stream)
     stream.close()
+
+
+def test_pretty_midi_objects_are_played(model, song):
+    """Read by pretty_midi, or edited in Python; the length and the likelihood are those of the file."""
+    midi = pretty_midi.PrettyMIDI(str(song))
+    assert np.array_equal(model.generate(midi, seconds=0.05), model.generate(song, seconds=0.05))
+    assert model._piece(midi, None, ()).n_frames == model._piece(song, None, ()).n_frames
+    audio = np.zeros(HZ // 10, np.int16)
+    assert model.nll(audio, midi) == model.nll(audio, song)
+    midi.instruments[0].notes.clear()
+    with pytest.raises(midi2wave.InputError, match="no piano notes"):
+        model.stream(midi)
+
+
+def test_other_objects_are_refused(model):
+    with pytest.raises(midi2wave.InputError, match="an opened file, a PrettyMIDI or a Performance"):
+        model.stream([60, 62])
 
 
 def test_seed_decides(model, song):
@@ -156,7 +176,7 @@ def test_files_that_cannot_be_read(model, tmp_path):
 
 @pytest.mark.parametrize("midi", [5, b"song.mid", ["song.mid"], ""])
 def test_what_is_no_file_name(model, midi):
-    with pytest.raises(midi2wave.InputError, match="midi = .*: expected a MIDI file or None"):
+    with pytest.raises(midi2wave.InputError, match=r"midi = .*: expected a MIDI file or None"):
         model.stream(midi)
 
 
@@ -187,9 +207,9 @@ def test_models_that_do_not_exist_or_cannot_run(pipeline, tmp_path):
     with pytest.raises(midi2wave.InputError, match="no checkpoint at"):
         midi2wave.load(tmp_path)
     for path in (None, 5, b"model.safetensors", ""):
-        with pytest.raises(midi2wave.InputError, match="path = .*: expected a .safetensors file"):
+        with pytest.raises(midi2wave.InputError, match=r"path = .*: expected a \.safetensors file"):
             midi2wave.load(path)
-    with pytest.raises(midi2wave.InputError, match="threads = 1.5: expected a whole number"):
+    with pytest.raises(midi2wave.InputError, match=r"threads = 1\.5: expected a whole number"):
         midi2wave.load(pipeline.folder / "run", "cpu", threads=1.5)
     for device in ("tpu", None):
         with pytest.raises(midi2wave.InputError, match=r"cannot be used \(expected cpu, cuda, or cuda:N"):

@@ -1,5 +1,6 @@
 """Mu-law codes: their formula and its inverse."""
 
+import librosa
 import numpy as np
 
 from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
@@ -25,3 +26,13 @@ def test_mu_law_follows_its_formula():
     x = pcm / 32768
     half_step = np.log(256) * (1 / 255 + np.abs(x)) / 255 * 1.03 + 0.5 / 32768
     assert np.all(np.abs(mu_law_decode(codes) / 32768 - x) <= half_step)
+
+
+def test_mu_law_agrees_with_librosa():
+    """Its continuous functions: its own codes are rounded in another way than those of nv-wavenet."""
+    pcm = np.arange(-32768, 32768).astype(np.int16)
+    companded = librosa.mu_compress(pcm / 32768, mu=255, quantize=False)
+    assert np.array_equal(mu_law_encode(pcm), np.floor((companded + 1) / 2 * 255 + 0.5))
+    codes = np.arange(256, dtype=np.uint8)
+    expanded = librosa.mu_expand(codes.astype(float) / 127.5 - 1, mu=255, quantize=False)
+    assert np.abs(mu_law_decode(codes) - (32768 * expanded).clip(-32768, 32767)).max() <= 0.5 + 1e-6

@@ -88,3 +88,11 @@ def test_mu_law_silence_stays_silence():
     assert not Deemphasis(A)(mu_law_decode_preemphasized(mu_law_encode(emphasize(silence, A)))).any()
     codes = mu_law_encode(emphasize(music(), A))
     assert np.array_equal(mu_law_encode(mu_law_decode_preemphasized(codes)), codes)
+
+
+@pytest.mark.parametrize("coefficient", [0.5, 0.9, 0.97])
+def test_streams_in_blocks_give_the_same_samples_as_the_whole(coefficient):
+    emphasized = emphasize(music(), coefficient)
+    deemphasis = Deemphasis(coefficient)
+    blocks = [deemphasis(block) for block in np.array_split(emphasized, [1, 7, 8, 500, 5999], axis=1)]
+    assert np.array_equal(np.concatenate(blocks, axis=1), Deemphasis(coefficient)(emphasized))

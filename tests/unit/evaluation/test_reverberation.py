@@ -77,7 +77,7 @@ def test_a_low_tone_does_not_change_the_decay_rate():
 
 def test_octave_band():
     time = np.arange(HZ) / HZ
-    for hz, gain in ((1000, 0.0), (1400, 0.5), (2000, 1.0), (2850, 0.5), (4000, 0.0)):
+    for hz, gain in ((1000, 0.0), (2000 * 0.5**0.5, 0.5), (2000, 1.0), (2000 * 2**0.5, 0.5), (4000, 0.0)):
         tone = np.rint(10000 * np.sin(2 * np.pi * hz * time)).astype(np.int16)
         middle = slice(HZ // 4, -HZ // 4)
         band = octave_band(tone, HZ, 2000.0)[middle]

@@ -12,52 +12,10 @@ from midi2wave.midi.performance import SOFT, SOSTENUTO, SUSTAIN, Performance, so
 from midi2wave.midi.reader import read_midi
 from midi2wave.utils.errors import InputError
 from tests.helpers import odd_midi
+from tests.helpers.midi_bytes import END, chunk, off, on, pedal, smf, tempo, track
 from tests.helpers.paths import ROOT, SHARED
 
 DATA = SHARED / "data"
-END = b"\x00\xff\x2f\x00"
-
-
-def chunk(body: bytes, name: bytes = b"MTrk", length: int | None = None) -> bytes:
-    return name + (len(body) if length is None else length).to_bytes(4, "big") + body
-
-
-def smf(*tracks: bytes, file_type: int = 1, division: int = 480, promised: int | None = None) -> bytes:
-    numbers = (file_type, len(tracks) if promised is None else promised, division)
-    header = b"".join(number.to_bytes(2, "big") for number in numbers)
-    return chunk(header, b"MThd") + b"".join(chunk(track) for track in tracks)
-
-
-def varlen(number: int) -> bytes:
-    digits = [number & 0x7F]
-    while number := number >> 7:
-        digits.insert(0, number & 0x7F | 0x80)
-    return bytes(digits)
-
-
-def track(*events: tuple[int, bytes], end: bytes = END) -> bytes:
-    """Events as (absolute tick, message bytes), in order."""
-    body, before = b"", 0
-    for tick, message in events:
-        body += varlen(tick - before) + message
-        before = tick
-    return body + end
-
-
-def on(pitch: int, velocity: int = 64, channel: int = 0) -> bytes:
-    return bytes([0x90 | channel, pitch, velocity])
-
-
-def off(pitch: int, channel: int = 0) -> bytes:
-    return bytes([0x80 | channel, pitch, 64])
-
-
-def pedal(controller: int, value: int, channel: int = 0) -> bytes:
-    return bytes([0xB0 | channel, controller, value])
-
-
-def tempo(microseconds: int) -> bytes:
-    return b"\xff\x51\x03" + microseconds.to_bytes(3, "big")
 
 
 @pytest.fixture
@@ -330,6 +288,20 @@ def test_errors_name_the_file_and_the_reason_in_one_line(read, data, words):
         read(data)
     assert "piece.mid: " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_objects_are_read_like_files(tmp_path):
+    """Anything with `read` that gives bytes; errors call it by its name, if it has one."""
+    data = smf(TWO_NOTES)
+    (tmp_path / "piece.mid").write_bytes(data)
+    assert rows(read_midi(io.BytesIO(data))) == TWO_ROWS
+    with open(tmp_path / "piece.mid", "rb") as file:
+        assert rows(read_midi(file)) == TWO_ROWS
+    with pytest.raises(InputError, match="MIDI data: empty"):
+        read_midi(io.BytesIO())
+    with open(tmp_path / "piece.mid", encoding="latin-1") as file, pytest.raises(InputError, match="'rb'") as error:
+        read_midi(file)
+    assert "piece.mid" in str(error.value)
 
 
 def test_paths_that_are_no_file_are_rejected(tmp_path):

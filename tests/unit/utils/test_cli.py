@@ -29,6 +29,7 @@ def test_command_exits_with_its_code(code, capsys):
     [
         (InputError("x.mid: not a\n  MIDI file"), "error: x.mid: not a MIDI file"),
         (PermissionError(errno.EACCES, "denied", "a/b"), "error: no permission for a/b"),
+        (OSError(errno.EROFS, "Read-only file system", "a/b"), "error: Read-only file system: 'a/b'; check the path"),
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "error: the disk is full (a/b); free some space"),
         (OSError(errno.ENOSPC, "No space left on device"), "error: the disk is full (while writing); free some"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), "No such file or directory: 'a/b'"),

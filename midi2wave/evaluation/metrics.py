@@ -194,15 +194,16 @@ def chroma_vectors(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
     import librosa
 
     min_hz = librosa.note_to_hz(CHROMA_MIN_NOTE)
+    hop = round(CHROMA_HOP_SECONDS * audio_hz)
     # The last filter of the last octave has to stay below the Nyquist frequency.
     n_octaves = min(CHROMA_OCTAVES, int(math.log2(0.47 * audio_hz / min_hz)))
     with warnings.catch_warnings():
         # Of signals that are shorter than a filter.
         warnings.filterwarnings("ignore", message="n_fft=.* is too large")
         chroma = librosa.feature.chroma_cqt(
-            y=_amplitudes(pcm, 1),
+            y=_amplitudes(pcm, 2 * hop),
             sr=audio_hz,
-            hop_length=round(CHROMA_HOP_SECONDS * audio_hz),
+            hop_length=hop,
             fmin=min_hz,
             norm=None,
             tuning=0.0,
@@ -218,14 +219,17 @@ def _onset_envelope(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
     from scipy.ndimage import gaussian_filter1d
 
     window, hop = round(ONSET_WINDOW_SECONDS * audio_hz), round(ONSET_HOP_SECONDS * audio_hz)
-    power = librosa.feature.melspectrogram(
-        y=_amplitudes(pcm, window),
-        sr=audio_hz,
-        n_fft=window,
-        hop_length=hop,
-        n_mels=N_ONSET_BANDS,
-        fmin=ONSET_MIN_HZ,
-    )
+    with warnings.catch_warnings():
+        # Below 2 kHz bands are narrower than the spacing of the spectral lines; empty ones have no increase.
+        warnings.filterwarnings("ignore", message="Empty filters")
+        power = librosa.feature.melspectrogram(
+            y=_amplitudes(pcm, window),
+            sr=audio_hz,
+            n_fft=window,
+            hop_length=hop,
+            n_mels=N_ONSET_BANDS,
+            fmin=ONSET_MIN_HZ,
+        )
     level = librosa.power_to_db(power, ref=np.max, top_db=ONSET_RANGE_DB)
     increase = librosa.onset.onset_strength(S=level, sr=audio_hz, n_fft=window, hop_length=hop, center=False)
     return gaussian_filter1d(increase, ONSET_BLUR_SECONDS / ONSET_HOP_SECONDS)

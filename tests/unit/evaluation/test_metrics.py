@@ -1,5 +1,7 @@
 """Scores of generated audio where the right value is known."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,25 @@ def test_the_longer_signal_is_cut():
 def test_scores_of_very_short_signals(n):
     assert np.isfinite(multi_resolution_stft(PIECE[-n:], OTHER[-n:]))
     assert -1 <= np.nan_to_num(onset_agreement(PIECE[-n:], OTHER[-n:], HZ)) <= 1
+
+
+@pytest.mark.parametrize("audio_hz", [1000, 4000, 48000])
+@pytest.mark.parametrize("n", [1, 300, 10000])
+def test_scores_at_other_sample_rates(audio_hz, n):
+    own, other = PIECE[HZ : HZ + n], OTHER[HZ : HZ + n]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert chroma_similarity(own, own, audio_hz) == pytest.approx(1)
+        assert -1 <= chroma_similarity(other, own, audio_hz) <= 1
+        assert -1 <= np.nan_to_num(onset_agreement(other, own, audio_hz)) <= 1
+
+
+def test_interval_is_that_of_resampled_means():
+    """The interval consists of percentiles of weighted means of 2000 resamplings with fixed random numbers."""
+    values, weights = np.random.default_rng(2).normal(size=(2, 8)) ** 2
+    indices = np.random.default_rng(0).integers(8, size=(2000, 8))
+    means = (values * weights)[indices].sum(axis=1) / weights[indices].sum(axis=1)
+    assert bootstrap_interval(values, weights) == pytest.approx(np.percentile(means, [2.5, 97.5]))
 
 
 def test_level():

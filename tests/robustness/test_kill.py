@@ -203,8 +203,8 @@ def test_a_lock_ends_with_its_process_not_its_workers(tmp_path):
         "import os, pathlib, sys, time\n"
         "from midi2wave.utils.folder_lock import lock_folder\n"
         "with lock_folder(pathlib.Path(sys.argv[1]), sys.argv[2]):\n"
-        "    if worker := os.fork():\n"
-        "        print(worker, flush=True)\n"
+        "    if not os.fork():\n"
+        "        print(os.getpid(), flush=True)\n"  # By the worker: its copy of the lock has been dropped by now.
         "    time.sleep(60)\n"
     )
     for shard in ("", "shard-1-of-2"):

@@ -67,8 +67,8 @@ def has_cuda() -> bool:
 def _play(space: Workspace, model: str, engine: str, out: str, **settings: object) -> Path:
     """Play the song from silence; returns the wav."""
     keys = {"model_filename": model, "mode": "free", "tail_seconds": SONG_TAIL_SECONDS, "seed": 3, "device": "cpu"}
-    given = {f"inference_config.{name}": value for name, value in (keys | ENGINES[engine] | settings).items()}
-    options = overrides(given)
+    option_values = {f"inference_config.{name}": value for name, value in (keys | ENGINES[engine] | settings).items()}
+    options = overrides(option_values)
     space.run("inference", "-c", "config_inference.json", "--midi", space.song(), "--out", out, *options)
     return Path(out) / "song.wav"
 
@@ -151,7 +151,7 @@ def training(space: Workspace) -> dict[str, Value]:
 def _tiny(space: Workspace, name: str, audio_hz: int = AUDIO_HZ, *, context: bool = True, **settings: object) -> Path:
     """Four steps of a tiny model, or of as many as `settings` say."""
     sizes = TINY_MODEL | (TINY_CONTEXT if context else {})
-    given = {key.replace(".", "__"): value for key, value in sizes.items()} | {
+    option_values = {key.replace(".", "__"): value for key, value in sizes.items()} | {
         "train_config__steps": 4,
         "train_config__batch_size": 2,
         "train_config__warmup_steps": 1,
@@ -161,7 +161,7 @@ def _tiny(space: Workspace, name: str, audio_hz: int = AUDIO_HZ, *, context: boo
         "data_config__segment_length": 0.1,
     }
     config = "demo/config_train.json" if context else "demo/config_train_unconditional.json"
-    return space.train(name, config, audio_hz, **(given | settings))
+    return space.train(name, config, audio_hz, **(option_values | settings))
 
 
 def variants(space: Workspace) -> dict[str, Value]:
@@ -263,9 +263,18 @@ def bundle(space: Workspace) -> dict[str, Value]:
     run = _tiny(space, "run_exported", **settings)
     out = Path("bundle")
     keys = {"seed": 6, "temperature": 0.8, "tail_seconds": 0.02, "device": "cpu"}
-    given = overrides({f"inference_config.{name}": value for name, value in keys.items()})
+    option_values = overrides({f"inference_config.{name}": value for name, value in keys.items()})
     space.run(
-        "export", "-c", "config_inference.json", "--checkpoint", run, "--midi", space.song(), "--out", out, *given
+        "export",
+        "-c",
+        "config_inference.json",
+        "--checkpoint",
+        run,
+        "--midi",
+        space.song(),
+        "--out",
+        out,
+        *option_values,
     )
     return read_folder(out, ("*.npy", "*.safetensors"))
 
@@ -294,8 +303,8 @@ def playing(space: Workspace) -> dict[str, Value]:
     for name, (model, settings, options) in calls.items():
         out = Path(f"output_{name}")
         keys = {"model_filename": str(model), "device": "cpu", "sampler_threads": 1} | settings
-        given = overrides({f"inference_config.{key}": value for key, value in keys.items()})
-        space.run("inference", "-c", "demo/config_inference.json", "--out", out, *options, *given)
+        option_values = overrides({f"inference_config.{key}": value for key, value in keys.items()})
+        space.run("inference", "-c", "demo/config_inference.json", "--out", out, *options, *option_values)
         contents = read_folder(out, ("*.wav", "*.npz", "*_seams.json"), without=("weights_sha256",))
         values |= {f"{name}/{key}": value for key, value in contents.items()}
     return values

@@ -160,14 +160,14 @@ class Workspace:
 
     def train(self, folder: str, config: str | Path, audio_hz: int = AUDIO_HZ, **settings: Any) -> Path:
         """Train a run; `settings` override the config, with "__" for the dot of block.option."""
-        given = REPRODUCIBLE | {
+        option_values = REPRODUCIBLE | {
             "train_config.output_directory": folder,
             "data_config.dataset_path": str(self.processed("train", audio_hz)),
             "data_config.validation_path": str(self.processed("validation", audio_hz)),
             "data_config.audio_hz": audio_hz,
         }
-        given |= {name.replace("__", "."): value for name, value in settings.items()}
-        self.run("train", "-c", config, *overrides(given))
+        option_values |= {name.replace("__", "."): value for name, value in settings.items()}
+        self.run("train", "-c", config, *overrides(option_values))
         return Path(folder)
 
     @functools.cache  # noqa: B019

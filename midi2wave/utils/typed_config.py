@@ -102,7 +102,7 @@ class Schema:
         migrated, messages = self.migrate(raw, source)
         if not quiet:
             _log_once(messages)
-        return {name: _build_block(self.blocks[name], values, f"{source}: {name}") for name, values in migrated.items()}
+        return {name: self._build_block(name, values, f"{source}: {name}") for name, values in migrated.items()}
 
     def migrate(self, raw: Raw, source: str) -> tuple[Raw, list[str]]:
         """Blocks with today's names of options and values, and a message for each former one."""
@@ -169,8 +169,37 @@ class Schema:
             _log_once([f"--set: {block}.{name} is deprecated; write {block}.{current}"])
             name = current
         options = self.blocks[block].__pydantic_fields__
-        _require_valid(name, options, f"--set: {block} option")
-        raw.setdefault(block, {})[name] = value if options[name].annotation is str else _from_json(value)
+        _require_valid(name, options, f"--set: {block} option", self._former_names(block))
+        parsed = value if options[name].annotation is str else _from_json(value)
+        self._check_override(block, name, parsed)
+        raw.setdefault(block, {})[name] = parsed
+
+    def _check_override(self, block: str, name: str, value: Any) -> None:
+        """Refuse a value here, since a message of `build` would name the config file instead of the override."""
+        if isinstance(value, str) and (block, name, value) in self.deprecated_values:
+            return
+        values = {name: value}
+        try:
+            self.blocks[block](**values)
+        except ValidationError as errors:
+            # Other options may be missing here, and the file has those with which the value must agree.
+            own = [error for error in errors.errors() if error["loc"][:1] == (name,)]
+            if own:
+                raise InputError(_describe(own[0], self.blocks[block], values, f"--set: {block}")) from errors
+
+    def _build_block(self, name: str, values: Mapping[str, Any], source: str) -> Any:
+        """Make a block's dataclass from plain values; `source` is file and block."""
+        block = self.blocks[name]
+        for option in values:
+            _require_valid(option, block.__pydantic_fields__, f"{source}: option", self._former_names(name))
+        try:
+            return block(**values)
+        except ValidationError as errors:
+            raise InputError(_describe(errors.errors()[0], block, values, source)) from errors
+
+    def _former_names(self, block: str) -> dict[str, str]:
+        """Former name of an option of a block -> name."""
+        return {former: name for (of, former), name in self.deprecated_options.items() if of == block}
 
 
 def _log_once(messages: list[str]) -> None:
@@ -197,15 +226,23 @@ def _blocks_of(content: Any, source: str) -> Raw:
     raise InputError(f"{source}: expected an object of blocks, each an object of options")
 
 
-def _require_valid(name: str, valid: Mapping[str, Any], subject: str) -> None:
+def _require_valid(
+    name: str, valid: Mapping[str, Any], subject: str, former_names: Mapping[str, str] | None = None
+) -> None:
+    """Refuse an unknown name with a suggestion, for which former names (former name -> name) are looked at, too."""
     if name not in valid:
-        hint = _did_you_mean(name, valid, cutoff=0.6) or f"expected one of {', '.join(valid)}"
+        former_names = former_names or {}
+        suggestion = _closest(name, [*valid, *former_names], cutoff=0.6)
+        if suggestion in former_names:
+            hint = f"did you mean {former_names[suggestion]!r} (formerly {suggestion!r})?"
+        else:
+            hint = f"did you mean {suggestion!r}?" if suggestion else f"expected one of {', '.join(valid)}"
         raise InputError(f"{subject} {name!r} is unknown; {hint}")
 
 
-def _did_you_mean(name: object, valid: Iterable[Any], cutoff: float) -> str:
-    suggestions = difflib.get_close_matches(str(name), map(str, valid), n=1, cutoff=cutoff)
-    return f"did you mean {suggestions[0]!r}?" if suggestions else ""
+def _closest(name: object, valid: Iterable[str], cutoff: float) -> str:
+    """The most similar of some names, or "" if none is similar enough."""
+    return next(iter(difflib.get_close_matches(str(name), valid, n=1, cutoff=cutoff)), "")
 
 
 def _descriptions(block: Any) -> dict[str, str]:
@@ -222,16 +259,6 @@ def _block_schema(block: Any) -> dict[str, Any]:
     return schema
 
 
-def _build_block(block: Any, values: Mapping[str, Any], source: str) -> Any:
-    """Make a block's dataclass from plain values; `source` is file and block."""
-    for name in values:
-        _require_valid(name, block.__pydantic_fields__, f"{source}: option")
-    try:
-        return block(**values)
-    except ValidationError as errors:
-        raise InputError(_describe(errors.errors()[0], block, values, source)) from errors
-
-
 def _describe(error: ErrorDetails, block: Any, values: Mapping[str, Any], source: str) -> str:
     """One line of what is wrong with a value, or with several together."""
     if error["type"] == "value_error":  # of a validator of the whole block
@@ -241,5 +268,6 @@ def _describe(error: ErrorDetails, block: Any, values: Mapping[str, Any], source
         other = "" if values else "; is this the config of another command?"
         return f"{source}: option {name!r} is missing: {_descriptions(block)[name]}{other}"
     expected = error["msg"].removeprefix("Input should be ")
-    hint = _did_you_mean(error["input"], re.findall(r"'(\w+)'", expected), cutoff=0.5)
-    return f"{source}.{name} = {json.dumps(error['input'])}: expected {expected}" + (f" ({hint})" if hint else "")
+    suggestion = _closest(error["input"], re.findall(r"'(\w+)'", expected), cutoff=0.5)
+    hint = f" (did you mean {suggestion!r}?)" if suggestion else ""
+    return f"{source}.{name} = {json.dumps(error['input'])}: expected {expected}{hint}"

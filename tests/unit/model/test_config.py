@@ -199,7 +199,22 @@ def test_overrides_are_typed_and_the_last_one_counts(tmp_path):
     ],
 )
 def test_wrong_overrides(tmp_path, override, words):
-    assert words in refusal(write(tmp_path, TRAIN), (), [override])
+    """The message names --set, and not the file, which need not be wrong."""
+    message = refusal(write(tmp_path, TRAIN), (), [override])
+    assert words in message and message.startswith("--set")
+
+
+def test_wrong_override_of_a_block_that_the_file_lacks(tmp_path):
+    message = refusal(write(tmp_path, {}), (), ["inference_config.guidance=two"])
+    assert message == '--set: inference_config.guidance = "two": expected a valid number'
+
+
+def test_suggestions_know_the_former_names(tmp_path):
+    expected = "'history_interferance' is unknown; did you mean 'history_mixing' (formerly 'history_interference')?"
+    path = write(tmp_path, {"train_config": {**TRAIN["train_config"], "history_interferance": 0.1}})
+    assert refusal(path, ()).endswith(f"train_config: option {expected}")
+    override = "train_config.history_interferance=0.1"
+    assert refusal(write(tmp_path, TRAIN), (), [override]) == f"--set: train_config option {expected}"
 
 
 def test_the_table_lists_every_option():

@@ -14,7 +14,7 @@ import torch
 from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig
 from midi2wave.midi.performance import Performance
-from midi2wave.sampling.synthesis import conditioning, to_samples
+from midi2wave.sampling.synthesis import log_likelihood_blocks
 from wavenet import WaveNet
 
 # Audio in one parallel pass, so that memory does not grow with the length of a clip.
@@ -50,7 +50,6 @@ class PairedLikelihood:
         return self.null - self.true
 
 
-@torch.inference_mode()
 def paired_likelihood(
     model: WaveNet, pcm: np.ndarray, own: Performance, other: Performance, data: DataConfig
 ) -> tuple[PairedLikelihood, PairedLikelihood]:
@@ -70,22 +69,21 @@ def paired_likelihood(
         The likelihoods of all scored samples, and of those within 50 ms after an onset of `own`. Without such samples
         the latter are NaN.
     """
-    device, hop = next(model.parameters()).device, model.hop
-    n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
+    n_frames, warmup = len(pcm) // model.hop, math.ceil(model.decoder.receptive_field / model.hop)
     other = replace(other, global_labels=own.global_labels)
-    conditions = conditioning([own, other, NullPerformance(own.global_labels)], data, device)
-    history = model.decoder.prepend_silence(to_samples(model, pcm[None], data).to(device))
     after_onset = torch.from_numpy(_after_onsets(own, len(pcm), data.audio_hz))
     totals, counts = np.zeros((2, 3)), np.zeros(2, dtype=int)
-    first, block_frames = min(warmup, n_frames // 2), max(warmup, round(BLOCK_SECONDS * data.midi_hz))
-    for start in range(first, n_frames, block_frames):
-        stop, begin = min(start + block_frames, n_frames), max(0, start - warmup)
-        context, excitation = conditions.block(model, begin, stop - begin)
-        block = history[:, begin * hop : stop * hop + model.decoder.taps].expand(3, -1)
-        params = model.decoder(block, context, excitation)
-        samples = block[:, model.decoder.taps :]
-        nll = -model.log_likelihood(params, samples)[:, (start - begin) * hop :].double().cpu()  # [3, T]
-        mask = after_onset[start * hop : stop * hop]
+    blocks = log_likelihood_blocks(
+        model,
+        [own, other, NullPerformance(own.global_labels)],
+        pcm,
+        data,
+        block_seconds=BLOCK_SECONDS,
+        first_frame=min(warmup, n_frames // 2),
+    )
+    for first, log_likelihood in blocks:
+        nll = -log_likelihood.double().cpu()  # [3, T]
+        mask = after_onset[first : first + nll.shape[1]]
         totals += torch.stack([nll.sum(dim=1), nll[:, mask].sum(dim=1)]).numpy()
         counts += [nll.shape[1], int(mask.sum())]
     means = totals / np.where(counts, counts, np.nan)[:, None]

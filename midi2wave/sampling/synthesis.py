@@ -5,7 +5,7 @@ on the seed and the stream's number only, never on its neighbours.
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -209,26 +209,55 @@ def teacher_forced(
 
 
 @torch.inference_mode()
+def log_likelihood_blocks(
+    model: WaveNet,
+    performances: Sequence[Performance | NullPerformance | None],
+    pcm: np.ndarray,
+    config: DataConfig,
+    *,
+    block_seconds: float,
+    first_frame: int = 0,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Log-likelihoods of one recording under several conditions, by teacher forcing in blocks.
+
+    Each block is computed after a receptive field of true audio, so that memory does not grow with the length and the
+    values do not depend on the blocks but for rounding. What comes before the recording is silence.
+
+    Args:
+        model: The model.
+        performances: The R conditions.
+        pcm: The recording, int16 [N * hop].
+        config: The model's data_config.
+        block_seconds: Length of a block; a block has at least as many samples as the receptive field.
+        first_frame: The frame from which on samples are scored.
+
+    Yields:
+        The first sample of each block, and the log-likelihoods of its samples in nats, [R, T].
+    """
+    device, hop, taps = next(model.parameters()).device, model.hop, model.decoder.taps
+    n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
+    block_frames = max(warmup, round(block_seconds * config.midi_hz))
+    inputs = conditioning(performances, config, device)
+    history = model.decoder.prepend_silence(to_samples(model, pcm[None], config).to(device))
+    for start in range(first_frame, n_frames, block_frames):
+        stop, begin = min(start + block_frames, n_frames), max(0, start - warmup)
+        block = history[:, begin * hop : stop * hop + taps].expand(len(performances), -1)
+        params = model.decoder(block, *inputs.block(model, begin, stop - begin))
+        yield start * hop, model.log_likelihood(params, block[:, taps:])[:, (start - begin) * hop :]
+
+
 def negative_log_likelihood(
     model: WaveNet, performance: Performance | NullPerformance | None, pcm: np.ndarray, config: DataConfig
 ) -> float:
     """The mean negative log-likelihood of true audio, int16 [N * hop], in nats per sample: that of `teacher_forced`.
 
-    It is computed in blocks, each after a receptive field of true audio, so that memory does not grow with the length.
+    Memory does not grow with the length.
     """
-    device, hop, taps = next(model.parameters()).device, model.hop, model.decoder.taps
-    n_frames, warmup = len(pcm) // hop, math.ceil(model.decoder.receptive_field / hop)
-    block_frames = max(warmup, round(LIKELIHOOD_BLOCK_SECONDS * config.midi_hz))
-    inputs = conditioning([performance], config, device)
-    history = model.decoder.prepend_silence(to_samples(model, pcm[None], config).to(device))
+    blocks = log_likelihood_blocks(model, [performance], pcm, config, block_seconds=LIKELIHOOD_BLOCK_SECONDS)
     total = 0.0
-    for start in range(0, n_frames, block_frames):
-        stop, begin = min(start + block_frames, n_frames), max(0, start - warmup)
-        block = history[:, begin * hop : stop * hop + taps]
-        params = model.decoder(block, *inputs.block(model, begin, stop - begin))
-        log_likelihood = model.log_likelihood(params, block[:, taps:])[:, (start - begin) * hop :]
+    for _, log_likelihood in blocks:
         total -= log_likelihood.double().sum().item()
-    return total / (n_frames * hop)
+    return total / (len(pcm) // model.hop * model.hop)
 
 
 def to_samples(model: WaveNet, pcm: np.ndarray, config: DataConfig) -> torch.Tensor:

@@ -94,7 +94,7 @@ def total_loss(nll: Tensor, mel: Tensor, diversity: Tensor, settings: TrainConfi
     return nll + settings.mel_loss_weight * mel + settings.diversity_loss_weight * diversity
 
 
-def negative_log_likelihood(
+def crop_nll(
     model: WaveNet,
     batch: Batch,
     device: torch.device,

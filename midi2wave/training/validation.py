@@ -17,7 +17,7 @@ from midi2wave.evaluation.conditioning_ratios import conditioning_ratios
 from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.training.data_loader import crops_for_model
 from midi2wave.training.distributed import SINGLE_PROCESS, World
-from midi2wave.training.losses import Batch, negative_log_likelihood
+from midi2wave.training.losses import Batch, crop_nll
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
@@ -102,10 +102,10 @@ def validate(
     counts = torch.zeros(model.n_codes, device=device, dtype=torch.float64)
     for indices in torch.arange(len(validation)).split(batch_size):
         batch = {name: value[indices] for name, value in validation.batch.items()}
-        own.append(negative_log_likelihood(model, batch, device, precision, validation.warmup_samples))
+        own.append(crop_nll(model, batch, device, precision, validation.warmup_samples))
         if validation.mismatched:
             swapped = batch | {name: value[indices] for name, value in validation.mismatched.items()}
-            mismatched.append(negative_log_likelihood(model, swapped, device, precision, validation.warmup_samples))
+            mismatched.append(crop_nll(model, swapped, device, precision, validation.warmup_samples))
             ratios = ratios or first_crop_ratios(model, batch, device, precision)
         if model.n_codes:
             codes = model.context.codes(batch["features"].to(device))

@@ -52,7 +52,7 @@ def test_processes_share_the_validation_crops(pipeline):
 def test_gap_is_that_of_the_mismatched_midi(pipeline, tmp_path, monkeypatch):
     """With a likelihood that only counts the notes in the features, the gap is the difference of the counts."""
     state = start_run(pipeline, tmp_path, "train_config.validation_crops=6")
-    monkeypatch.setattr(validation, "negative_log_likelihood", lambda model, batch, *_: batch["features"].sum((1, 2)))
+    monkeypatch.setattr(validation, "crop_nll", lambda model, batch, *_: batch["features"].sum((1, 2)))
     result = validation.validate(state.model, state.validation, 4, state.device)
     notes = state.validation.batch["features"].sum(dim=(1, 2))
     gap = state.validation.mismatched["features"].sum(dim=(1, 2)) - notes

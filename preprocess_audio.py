@@ -19,12 +19,11 @@ from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.data.test_clips import begin_clips, finish_clips, write_clip
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
-from midi2wave.midi.reader import read_midi
+from midi2wave.midi.reader import MIDI_SUFFIXES, read_midi
 from midi2wave.plotting.figures import piano_roll_figure, save_figure
 from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
-MIDI_SUFFIXES = (".mid", ".midi")
 # A clip is one of so many draws from a uniform distribution over the possible positions.
 N_DRAWS = 2**32
 

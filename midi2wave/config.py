@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from midi2wave.midi.keyboard import N_PITCHES
 from midi2wave.utils.typed_config import BLOCK, Schema, text_as_list
 
 Feature = Literal["onset", "held_velocity", "onset_age", "release_age", "pedals"]
@@ -37,8 +38,11 @@ SAMPLER_WEIGHTS: tuple[SamplerWeights, ...] = get_args(SamplerWeights)
 GLOBAL_VALUE = re.compile(r"[^=\s]+=(0|-?[1-9][0-9]{0,17})")  # COLUMN=VALUE
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 MAX_SEED = 2**63 - 1  # The largest that both NumPy's and PyTorch's generators take.
-N_KEYS = 88
-N_PARTIALS = 16  # of each key
+# Partials of each key in the excitation.
+N_PARTIALS = 16
+# Limits of the options of sampling.
+MAX_TEMPERATURE = 10
+MAX_GUIDANCE = 100
 # Smallest and largest value of the four partial_* options.
 PARTIAL_LIMITS = {"hz": (1.0, 1e6), "level": (0.0, 1e6), "decay": (0.01, 1e3), "phase": (-10.0, 10.0)}
 
@@ -155,7 +159,7 @@ class DataConfig:
         return self
 
     def _check_partials(self) -> None:
-        n = N_KEYS * N_PARTIALS
+        n = N_PITCHES * N_PARTIALS
         n_sets = len(self.global_values) if len(label_columns(self.global_values)) == 1 else 1
         expected = sorted({n, n * n_sets})
         for name, (low, high) in PARTIAL_LIMITS.items():
@@ -163,9 +167,10 @@ class DataConfig:
             wrong_number = len(values) not in {0, *expected} or len(values) != len(self.partial_hz)
             if wrong_number or not all(low <= value <= high for value in values):
                 raise ValueError(
-                    f"partial_{name}: expected 88 x 16 numbers from {low:g} to {high:g} (or as many for each of "
-                    f"global_values of one column), {' or '.join(map(str, expected))} in all, and as many in the other "
-                    f"three of partial_{', partial_'.join(PARTIAL_LIMITS)}, or none in any; it has {len(values)}"
+                    f"partial_{name}: expected {N_PITCHES} x {N_PARTIALS} numbers from {low:g} to {high:g} (or as "
+                    f"many for each of global_values of one column), {' or '.join(map(str, expected))} in all, and as "
+                    f"many in the other three of partial_{', partial_'.join(PARTIAL_LIMITS)}, or none in any; it has "
+                    f"{len(values)}"
                 )
 
     def _check_global_values(self) -> None:
@@ -384,9 +389,9 @@ class SamplingConfig:
     """folder of test clips made by preprocess_audio.py"""
     teacher_length: float = Field(default=2.0, gt=0)
     """length in seconds of the beginning of the recording that the model continues in mode prompted"""
-    temperature: float = Field(default=1.0, gt=0, le=10)
+    temperature: float = Field(default=1.0, gt=0, le=MAX_TEMPERATURE)
     """1: the model's own distribution; less: less noise, less variety"""
-    guidance: float = Field(default=1.0, ge=0, le=100)
+    guidance: float = Field(default=1.0, ge=0, le=MAX_GUIDANCE)
     """classifier-free guidance: 1: the model with its MIDI; 0: with the null condition; more than 1: an
     extrapolation away from the null condition. Values other than 1 double the work and need a model trained with
     conditioning_dropout

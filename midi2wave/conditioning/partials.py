@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from midi2wave.config import DataConfig
+from midi2wave.config import N_PARTIALS, DataConfig
 from midi2wave.midi.performance import MIN_PITCH, N_PITCHES
 
 # Channel of the excitation to which each partial belongs: 1 | 2 | 3 | 4-5 | 6-8 | 9-16.
@@ -48,7 +48,7 @@ def partial_hz(key: int, cents: float, stiffness: float) -> np.ndarray:
     Returns:
         Frequencies in Hz, float64 [16].
     """
-    n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
+    n = np.arange(1, N_PARTIALS + 1)
     return n * 440.0 * 2 ** ((key + MIN_PITCH - 69 + cents / 100) / 12) * np.sqrt(1 + stiffness * n**2)
 
 
@@ -67,7 +67,7 @@ def window_seconds(hz: np.ndarray) -> np.ndarray:
 @functools.cache
 def default_partials() -> PianoPartials:
     """Partials of a piano in tune: zero phase, and unit power in each channel of the excitation."""
-    n = np.arange(1, len(PARTIAL_CHANNEL) + 1)
+    n = np.arange(1, N_PARTIALS + 1)
     shape = (N_PITCHES, len(n))
     return PianoPartials(
         hz=np.stack([partial_hz(key, 0.0, DEFAULT_STIFFNESS[key]) for key in range(N_PITCHES)]),
@@ -98,5 +98,5 @@ def partials_for(config: DataConfig, global_features: Sequence[float] = ()) -> P
 
 @functools.lru_cache(maxsize=4)
 def _configured_partials(*lists: tuple[float, ...]) -> list[PianoPartials]:
-    arrays = (np.array(values, dtype=np.float64).reshape(-1, N_PITCHES, len(PARTIAL_CHANNEL)) for values in lists)
+    arrays = (np.array(values, dtype=np.float64).reshape(-1, N_PITCHES, N_PARTIALS) for values in lists)
     return [PianoPartials(*one) for one in zip(*arrays, strict=True)]

@@ -20,13 +20,13 @@ from midi2wave.conditioning.partials import (
     default_partials,
     window_seconds,
 )
+from midi2wave.config import N_PARTIALS
 from midi2wave.data.note_events import NoteEvents, performance_events
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import N_PITCHES
 from midi2wave.utils.cli import progress
 from midi2wave.utils.errors import InputError
 
-N_PARTIALS = len(PARTIAL_CHANNEL)
 MAX_RELATIVE_HZ = 0.45  # Of the sampling rate; higher partials are not measured.
 
 # Spectra in which the frequencies are searched: after the hammer's noise, while the tone is strong.

@@ -14,13 +14,12 @@ from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata
 from midi2wave.data.synthesizers import AUDIO_HZ, TICKS_PER_SECOND, Instrument, play
 from midi2wave.midi.performance import Performance
-from midi2wave.midi.reader import read_midi
+from midi2wave.midi.reader import MIDI_SUFFIXES, read_midi
 from midi2wave.midi.writer import end_with_last_sound
 from midi2wave.utils.atomic_files import atomic_file
 from midi2wave.utils.cli import Failure, format_error, log
 from midi2wave.utils.errors import InputError
 
-MIDI_SUFFIXES = (".mid", ".midi")
 # The year of pieces without metadata: in this data set it means the instrument, and there is one.
 YEAR = 2000
 # Between the fall of the last damper and the end of the audio.

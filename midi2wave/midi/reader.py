@@ -27,6 +27,8 @@ from midi2wave.midi.keyboard import (
 from midi2wave.midi.performance import PEDALS, Performance, performance_from_events
 from midi2wave.utils.errors import InputError
 
+# Names of MIDI files end in one of these, in small or capital letters.
+MIDI_SUFFIXES = (".mid", ".midi")
 _MAX_BYTES = 64 << 20
 # Wrappers (RIFF, MacBinary) put their own header before the file proper.
 _HEADER_SEARCH_BYTES = 4096

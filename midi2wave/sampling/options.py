@@ -4,11 +4,8 @@ import math
 import numbers
 from dataclasses import dataclass
 
-from midi2wave.config import MAX_SEED, SAMPLER_WEIGHTS, SAMPLERS, SamplingConfig
+from midi2wave.config import MAX_GUIDANCE, MAX_SEED, MAX_TEMPERATURE, SAMPLER_WEIGHTS, SAMPLERS, SamplingConfig
 from midi2wave.utils.errors import InputError
-
-MAX_TEMPERATURE = 10.0
-MAX_GUIDANCE = 100.0
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,9 @@ class SamplingOptions:
         for name in ("seed", "threads"):
             require_number(name, getattr(self, name), whole=True)
         if not (math.isfinite(self.temperature) and 0 < self.temperature <= MAX_TEMPERATURE):
-            raise InputError(f"temperature = {self.temperature}: expected more than 0, at most {MAX_TEMPERATURE:g}")
+            raise InputError(f"temperature = {self.temperature}: expected more than 0, at most {MAX_TEMPERATURE}")
         if not (math.isfinite(self.guidance) and 0 <= self.guidance <= MAX_GUIDANCE):
-            raise InputError(f"guidance = {self.guidance}: expected 0 to {MAX_GUIDANCE:g}")
+            raise InputError(f"guidance = {self.guidance}: expected 0 to {MAX_GUIDANCE}")
         if not 0 <= self.seed <= MAX_SEED:
             raise InputError(f"seed = {self.seed}: expected 0 to {MAX_SEED}")
         if self.sampler not in SAMPLERS:

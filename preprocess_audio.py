@@ -19,7 +19,7 @@ from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.data.test_clips import begin_clips, finish_clips, write_clip
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
-from midi2wave.midi.reader import MIDI_SUFFIXES, read_midi
+from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
 from midi2wave.plotting.figures import piano_roll_figure, save_figure
 from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
@@ -69,10 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws: np.ndarray) -> list[str]:
     """Cut one clip per draw out of a recording and write them; returns their names."""
     pcm = read_pcm(pair.audio, config.audio_hz)
-    performance = read_midi(pair.midi)
-    for omission in performance.dropped:
-        log(f"{pair.midi}: {omission}")
-    performance = replace(performance, global_labels=pair.global_labels)
+    performance = replace(read_performance(pair.midi), global_labels=pair.global_labels)
     starts = _clip_starts(performance, len(pcm), config)
     length = config.test_segment_length
     names: list[str] = []

@@ -23,9 +23,9 @@ from midi2wave.checkpoint import LoadedCheckpoint, check_guidance, load_checkpoi
 from midi2wave.conditioning.global_conditioning import validate_labels
 from midi2wave.config import Config
 from midi2wave.midi.performance import Performance
-from midi2wave.midi.reader import source_name
+from midi2wave.midi.reader import read_performance, source_name
 from midi2wave.sampling.options import SamplingOptions, require_number
-from midi2wave.sampling.pieces import Piece, performance_frames, performance_seconds, read_performance, with_labels
+from midi2wave.sampling.pieces import Piece, performance_frames, performance_seconds, with_labels
 from midi2wave.sampling.synthesis import negative_log_likelihood, synthesize
 from midi2wave.utils.errors import InputError
 

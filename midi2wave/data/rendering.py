@@ -14,10 +14,10 @@ from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata
 from midi2wave.data.synthesizers import AUDIO_HZ, TICKS_PER_SECOND, Instrument, play
 from midi2wave.midi.performance import Performance
-from midi2wave.midi.reader import MIDI_SUFFIXES, read_midi
+from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
 from midi2wave.midi.writer import end_with_last_sound
 from midi2wave.utils.atomic_files import atomic_file
-from midi2wave.utils.cli import Failure, format_error, log
+from midi2wave.utils.cli import Failure, format_error
 from midi2wave.utils.errors import InputError
 
 # The year of pieces without metadata: in this data set it means the instrument, and there is one.
@@ -151,10 +151,7 @@ def render_one(job: SoundfontJob, folder: Path, instrument: Instrument) -> tuple
     midi_path = folder / f"{job.stem}.midi"
     audio_path = folder / f"{job.stem}.flac"
     try:
-        performance = read_midi(job.source)
-        for omission in performance.dropped:
-            log(f"{job.source}: {omission}")
-        labels, seconds = _labels(performance, instrument.program)
+        labels, seconds = _labels(read_performance(job.source), instrument.program)
         # The labels are written last: audio with the same labels beside it is complete, and of these notes.
         done = midi_path.is_file() and midi_path.read_bytes() == labels and audio_path.is_file()
         if not done:

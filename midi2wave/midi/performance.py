@@ -247,6 +247,15 @@ def sounding_offset(performance: Performance) -> np.ndarray:
     return end
 
 
+def last_sound_seconds(performance: Performance) -> float:
+    """When the last damper of a performance with notes falls, in seconds.
+
+    A pedal that is never released would hold the last notes for ever: there the key release counts.
+    """
+    ends = sounding_offset(performance)
+    return float(np.where(np.isfinite(ends), ends, performance.offset).max())
+
+
 def clip(performance: Performance, start: float, end: float, margin: float = 0.0) -> Performance:
     """Cut [start - margin, end + margin) seconds out of a performance and shift it so that `start` becomes 0.
 

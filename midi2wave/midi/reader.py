@@ -25,6 +25,7 @@ from midi2wave.midi.keyboard import (
     merge_onto_one_keyboard,
 )
 from midi2wave.midi.performance import PEDALS, Performance, performance_from_events
+from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
 # Names of MIDI files end in one of these, in small or capital letters.
@@ -105,6 +106,14 @@ def read_midi(source: str | Path | BinaryIO) -> Performance:
 
     dropped = tuple(f"{what}: {count}" for what, count in tally.items() if count)
     return performance_from_events(np.concatenate(notes), np.concatenate(pedals), dropped, path)
+
+
+def read_performance(source: str | Path | BinaryIO) -> Performance:
+    """Read MIDI as `read_midi` does, and log what of it is left out or repaired. Raises InputError."""
+    performance = read_midi(source)
+    for omission in performance.dropped:
+        log(f"{source_name(source)}: {omission}")
+    return performance
 
 
 def source_name(source: object) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from midi2wave.midi.performance import Performance, sounding_offset
+from midi2wave.midi.performance import Performance, last_sound_seconds
 
 
 def end_with_last_sound(performance: Performance) -> tuple[Performance, float]:
@@ -16,8 +16,7 @@ def end_with_last_sound(performance: Performance) -> tuple[Performance, float]:
     Returns:
         The performance, and its end in seconds.
     """
-    ends = sounding_offset(performance)
-    last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
+    last = last_sound_seconds(performance)
     pedals = {}
     for pedal, events in performance.pedals.items():
         events = events[events[:, 0] <= last]

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -13,8 +12,8 @@ from midi2wave.conditioning.global_conditioning import resolve_labels, unknown_c
 from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig, EvaluateConfig, InferenceConfig
 from midi2wave.data.test_clips import clip_paths, read_clip
-from midi2wave.midi.performance import Performance, sounding_offset
-from midi2wave.midi.reader import read_midi, source_name
+from midi2wave.midi.performance import Performance, last_sound_seconds
+from midi2wave.midi.reader import read_performance
 from midi2wave.sampling.code_files import Codes, load_codes
 from midi2wave.sampling.folding import Fold
 from midi2wave.utils.cli import Failure, format_error, log
@@ -64,20 +63,9 @@ class Piece:
         return self.performance or NullPerformance(self.global_labels)
 
 
-def read_performance(source: str | Path | BinaryIO) -> Performance:
-    """The performance of a MIDI file, as of `read_midi`; logs what of the file is not played. Raises InputError."""
-    performance = read_midi(source)
-    for dropped in performance.dropped:
-        log(f"{source_name(source)}: {dropped}")
-    return performance
-
-
 def performance_seconds(performance: Performance, tail_seconds: float) -> float:
     """How long a performance sounds, with `tail_seconds` after its last sound."""
-    # A pedal that is never released would hold the last notes for ever: the keys' release ends the piece then.
-    ends = sounding_offset(performance)
-    last = float(np.where(np.isfinite(ends), ends, performance.offset).max())
-    return last + tail_seconds
+    return last_sound_seconds(performance) + tail_seconds
 
 
 def performance_frames(seconds: float, midi_hz: int) -> int:

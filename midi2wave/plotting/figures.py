@@ -62,7 +62,7 @@ def clip_figure(
         truth: The recording, int16 [T]; None for no such row.
         output: The model's output, int16 [T]; None for no such row.
         title: Title of the figure.
-        prompt_end_seconds: Where teacher forcing ends and the model continues by itself; marked in all rows.
+        prompt_end_seconds: Where `output` is no longer the recording and the model continues it; marked in all rows.
         extra: Draws one more row at the bottom.
     """
     optional = {"recording": truth, "model output": output}
@@ -229,11 +229,11 @@ def _draw_spectrogram(ax: Axes, power: np.ndarray, seconds: float, audio_hz: int
 
 
 def _mark_prompt_end(axes: Sequence[Axes], prompt_end_seconds: float, seconds: float) -> None:
-    """Draw a line through all rows where teacher forcing ends, and name both sides of it."""
+    """Draw a line through all rows where the prompt, a recording, ends, and name both sides of it."""
     x = min(max(prompt_end_seconds, 0.0), seconds)
     for row, ax in enumerate(axes):
         ax.axvline(x, color="white" if row > 1 else "black", linewidth=1.5, linestyle="--")
-    labels = (("teacher-forced", x > 0, "right", -6), ("autoregressive", x < seconds, "left", 6))
+    labels = (("prompt", x > 0, "right", -6), ("generated", x < seconds, "left", 6))
     for text, applies, side, gap in labels:
         if applies:
             place: dict[str, Any] = {"xy": (x, 1), "xycoords": axes[0].get_xaxis_transform(), "xytext": (gap, 4)}

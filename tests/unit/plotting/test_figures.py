@@ -213,10 +213,10 @@ def test_columns_cover_audio_of_any_length(n_samples):
 @pytest.mark.parametrize(
     ("prompt_end", "labels"),
     [
-        (0.0, ["autoregressive"]),
-        (0.05, ["teacher-forced", "autoregressive"]),
-        (3.9, ["teacher-forced", "autoregressive"]),
-        (99.0, ["teacher-forced"]),
+        (0.0, ["generated"]),
+        (0.05, ["prompt", "generated"]),
+        (3.9, ["prompt", "generated"]),
+        (99.0, ["prompt"]),
         (None, []),
     ],
 )

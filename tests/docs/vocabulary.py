@@ -213,6 +213,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "midi2wave/training/step.py": ("found_inf",),
     "benchmarks/ablation_report.py": FORMER_VARIANTS,
     "tests/unit/benchmarks/test_ablation.py": ("ceiling", "ordinary strings", "history_interference"),
+    "tests/unit/model/test_config.py": ("history_interference",),
     "tests/unit/model/test_config_schema.py": ("history_interference", "primed"),
     "tests/unit/model/test_compatibility.py": ("of_recording", "scheduled_sampling_patience", "primed"),
     # Examples of words that are not used.

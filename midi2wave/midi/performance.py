@@ -1,7 +1,6 @@
 """Performances: note and pedal events in seconds, what they mean for the sound, and their files."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +17,9 @@ from midi2wave.midi.keyboard import (
     OUTSIDE_NOTES,
     merge_onto_one_keyboard,
 )
+from midi2wave.utils.array_files import load_arrays, required_array
 from midi2wave.utils.atomic_files import atomic_file
-from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, RESOURCE_ERRNOS, InputError
+from midi2wave.utils.errors import InputError
 
 if TYPE_CHECKING:
     import pretty_midi
@@ -40,6 +40,7 @@ _BEATS_PER_SECOND = 2
 CLIP_MARGIN_SECONDS = 20.0
 _FORMAT = "midi2wave note events 1"
 _NOTE_ARRAYS = ("onset", "offset", "pitch", "velocity")
+_INTEGER_ARRAYS = ("pitch", "velocity")
 # The field of the file format that holds the global labels.
 _GLOBAL_LABELS_FIELD = "recording"
 
@@ -318,37 +319,42 @@ def load_events(path: str | Path) -> Performance:
         OSError: Too many files are open, or the memory is exhausted.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return _performance_from(arrays)
+        return _performance_from(load_arrays(path))
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such file of note events; preprocess the data again") from None
-    except DAMAGED_ARRAY_ERRORS as error:
-        if getattr(error, "errno", None) in RESOURCE_ERRNOS:
-            raise
-        why = " ".join(str(error).split())
-        raise InputError(f"{path}: not a whole file of note events ({why}); preprocess the data again") from error
+    except InputError as error:
+        raise InputError(f"{path}: not a whole file of note events ({error}); preprocess the data again") from error
 
 
-def _performance_from(arrays: Mapping[str, np.ndarray]) -> Performance:
-    """The performance in the arrays of an .npz file. Raises ValueError and others if they are none."""
-
-    def read(name: str, dtype: type[np.generic]) -> np.ndarray:
-        return arrays[name].astype(dtype, casting="safe")
-
-    if str(arrays["format"]) != _FORMAT:
-        raise ValueError(f"its format is not {_FORMAT!r}")
-    has_labels = _GLOBAL_LABELS_FIELD in arrays
-    performance = Performance(
-        onset=read("onset", np.float64),
-        offset=read("offset", np.float64),
-        pitch=read("pitch", np.int64),
-        velocity=read("velocity", np.int64),
-        pedals={pedal: read(f"pedal_{pedal}", np.float64).reshape(-1, 2) for pedal in PEDALS},
-        dropped=tuple(arrays["dropped"].tolist()),
-        global_labels=tuple(arrays[_GLOBAL_LABELS_FIELD].tolist()) if has_labels else (),
+def _performance_from(arrays: dict[str, np.ndarray]) -> Performance:
+    """The performance in the arrays of an .npz file. Raises InputError, without the file's name, if they are none."""
+    if str(required_array(arrays, "format")) != _FORMAT:
+        raise InputError(f"its format is not {_FORMAT!r}")
+    notes = {name: _numbers(arrays, name, np.int64 if name in _INTEGER_ARRAYS else np.float64) for name in _NOTE_ARRAYS}
+    if len({array.shape for array in notes.values()}) > 1 or notes["onset"].ndim != 1:
+        raise InputError("its note arrays differ in length")
+    if not (np.isfinite(notes["onset"]) & (np.abs(notes["pitch"] - 64.5) < N_PITCHES / 2)).all():
+        raise InputError("its notes are not those of a piano")
+    pedals = {pedal: _numbers(arrays, f"pedal_{pedal}", np.float64) for pedal in PEDALS}
+    if any(events.size % 2 for events in pedals.values()):
+        raise InputError("its pedal events are not pairs of time and value")
+    return Performance(
+        **notes,
+        pedals={pedal: events.reshape(-1, 2) for pedal, events in pedals.items()},
+        dropped=_texts(arrays, "dropped"),
+        global_labels=_texts(arrays, _GLOBAL_LABELS_FIELD) if _GLOBAL_LABELS_FIELD in arrays else (),
     )
-    if len({getattr(performance, name).shape for name in _NOTE_ARRAYS}) > 1 or performance.onset.ndim != 1:
-        raise ValueError("its note arrays differ in length")
-    if not (np.isfinite(performance.onset) & (np.abs(performance.pitch - 64.5) < N_PITCHES / 2)).all():
-        raise ValueError("its notes are not those of a piano")
-    return performance
+
+
+def _numbers(arrays: dict[str, np.ndarray], name: str, dtype: type[np.generic]) -> np.ndarray:
+    array = required_array(arrays, name)
+    if not np.can_cast(array.dtype, dtype, "safe"):
+        raise InputError(f"its {name} is of type {array.dtype}, expected {np.dtype(dtype)}")
+    return array.astype(dtype)
+
+
+def _texts(arrays: dict[str, np.ndarray], name: str) -> tuple[str, ...]:
+    array = required_array(arrays, name)
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise InputError(f"its {name} is of type {array.dtype} {list(array.shape)}, expected texts in a row")
+    return tuple(array.tolist())

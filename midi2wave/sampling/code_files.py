@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from midi2wave.utils.array_files import load_arrays, required_array
 from midi2wave.utils.atomic_files import atomic_file
-from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, RESOURCE_ERRNOS, InputError
+from midi2wave.utils.errors import InputError
 
 FORMAT = "midi2wave codes 1"
 
@@ -53,31 +54,32 @@ def save_codes(path: str | Path, codes: Codes) -> None:
 def load_codes(path: str | Path) -> Codes:
     """Read what `save_codes` wrote. Raises InputError for a missing, truncated or foreign file."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if str(stored["format"]) != FORMAT:
-                raise ValueError(f"its format is not {FORMAT!r}")
-            values = stored["codes"]
-            first, n_frames, n_codes, midi_hz = (
-                _whole(stored[name], name) for name in ("first", "n_frames", "n_codes", "midi_hz")
-            )
-            source = str(stored["weights_sha256"])
-        if values.ndim != 1 or values.dtype.kind not in "iu":
-            raise ValueError(f"its codes are {values.dtype} {list(values.shape)}, expected whole numbers in a row")
-        if n_frames < 1 or first > 0 or first + len(values) < n_frames:
-            raise ValueError(f"{len(values)} codes from frame {first} on are not those of {n_frames} frames")
-        if values.min() < 0 or values.max() >= n_codes:
-            raise ValueError(f"its codes go from {values.min()} to {values.max()}, expected 0 to {n_codes - 1}")
-        return Codes(values.astype(np.int16), first, n_frames, n_codes, midi_hz, source)
+        return _codes_from(load_arrays(path))
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such file of codes; inference.py writes them beside its wavs") from None
-    except DAMAGED_ARRAY_ERRORS as error:
-        if getattr(error, "errno", None) in RESOURCE_ERRNOS:
-            raise
-        why = " ".join(str(error).split())
-        raise InputError(f"{path}: not a whole file of codes ({why}); write it again with inference.py") from error
+    except InputError as error:
+        raise InputError(f"{path}: not a whole file of codes ({error}); write it again with inference.py") from error
+
+
+def _codes_from(arrays: dict[str, np.ndarray]) -> Codes:
+    """The codes in the arrays of an .npz file. Raises InputError, without the file's name, if they are none."""
+    if str(required_array(arrays, "format")) != FORMAT:
+        raise InputError(f"its format is not {FORMAT!r}")
+    values = required_array(arrays, "codes")
+    first, n_frames, n_codes, midi_hz = (
+        _whole(required_array(arrays, name), name) for name in ("first", "n_frames", "n_codes", "midi_hz")
+    )
+    source = str(required_array(arrays, "weights_sha256"))
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise InputError(f"its codes are {values.dtype} {list(values.shape)}, expected whole numbers in a row")
+    if n_frames < 1 or first > 0 or first + len(values) < n_frames:
+        raise InputError(f"{len(values)} codes from frame {first} on are not those of {n_frames} frames")
+    if values.min() < 0 or values.max() >= n_codes:
+        raise InputError(f"its codes go from {values.min()} to {values.max()}, expected 0 to {n_codes - 1}")
+    return Codes(values.astype(np.int16), first, n_frames, n_codes, midi_hz, source)
 
 
 def _whole(array: np.ndarray, name: str) -> int:
     if array.shape != () or array.dtype.kind not in "iu":
-        raise ValueError(f"its {name} is not one whole number")
+        raise InputError(f"its {name} is not one whole number")
     return int(array)

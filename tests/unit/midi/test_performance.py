@@ -1,7 +1,9 @@
 """Performances: how pedals extend notes, clips, saving and loading."""
 
 import io
+import re
 import tracemalloc
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -189,6 +191,49 @@ def test_damaged_event_files_are_rejected(tmp_path):
             load_events(path)
     with pytest.raises(InputError, match="no such file"):
         load_events(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "words"),
+    [
+        ("format", np.array("another 1"), "its format is not"),
+        ("velocity", None, "it has no velocity"),
+        ("onset", np.array(["0.5"]), "its onset is of type <U3, expected float64"),
+        ("pitch", np.array([60.0]), "its pitch is of type float64, expected int64"),
+        ("pedal_64", np.zeros(3), "its pedal events are not pairs"),
+        ("dropped", np.array("text"), "its dropped is of type <U4 [], expected texts in a row"),
+        ("recording", np.array([3]), "its recording is of type int64 [1], expected texts in a row"),
+    ],
+)
+def test_events_of_a_wrong_kind_are_rejected(tmp_path, name, array, words):
+    save_events(tmp_path / "0.npz", performance_of([(0, 1, 60)]))
+    stored = {**np.load(tmp_path / "0.npz"), name: array}
+    np.savez(tmp_path / "0.npz", **{key: value for key, value in stored.items() if value is not None})
+    with pytest.raises(InputError, match=re.escape(words)):
+        load_events(tmp_path / "0.npz")
+
+
+def test_events_that_are_no_arrays_are_rejected(tmp_path):
+    path = tmp_path / "0.npz"
+    save_events(path, performance_of([(0, 1, 60)]))
+    with zipfile.ZipFile(path) as stored:
+        members = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(path, "w") as written:
+        for name, content in members.items():
+            written.writestr(name, b"text" if name == "onset.npy" else content)
+    with pytest.raises(InputError, match="its onset is of type"):
+        load_events(path)
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError, ValueError, RuntimeError])
+def test_a_bug_is_not_reported_as_a_damaged_file(tmp_path, monkeypatch, error):
+    def broken(*_):
+        raise error("a bug")
+
+    save_events(tmp_path / "0.npz", performance_of([(0, 1, 60)]))
+    monkeypatch.setattr("midi2wave.midi.performance._texts", broken)
+    with pytest.raises(error, match="a bug"):
+        load_events(tmp_path / "0.npz")
 
 
 @pytest.mark.parametrize(

@@ -6,58 +6,29 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from midi2wave.config import (
-    CondWavenetConfig,
-    Config,
-    DataConfig,
-    TrainConfig,
-    WavenetConfig,
-)
+from midi2wave.config import Config, TrainConfig
 from midi2wave.data import processed_folder
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
+from tests.helpers import synthesis_models
 from tests.helpers.processed_data import write_folder
 from tests.helpers.synthesis_models import N_FRAMES, make_performance
-from wavenet import build_model
 
 VALUES = ["year=2008", "year=2009"]
 
 
-def make_config(output="logistic_mixture", upsampling="linear", n_mels=0, **data) -> Config:
-    """A config of a small model with two labels; `data` are options of its data_config."""
-    data = {"audio_hz": 4000, "global_values": VALUES, "conditioning_dropout": 0.1, "features": ["paper_v1"]} | data
-    return Config(
-        data_config=DataConfig(**data),
-        wavenet_config=WavenetConfig(
-            output=output,
-            n_mixtures=2,
-            n_layers=3,
-            max_dilation=4,
-            n_residual_channels=8,
-            n_skip_channels=8,
-            n_out_channels=8,
-            n_cond_channels=8,
-        ),
-        cond_wavenet_config=CondWavenetConfig(
-            n_layers=2,
-            max_dilation=2,
-            n_residual_channels=8,
-            n_skip_channels=8,
-            lookahead_ms=8.0,
-            upsampling=upsampling,
-            n_mels=n_mels,
-        ),
-        train_config=TrainConfig(output_directory="run", validation_crops=4),
-    )
+def make_config(*args, **data) -> Config:
+    """As `synthesis_models.make_config`, with two labels and a block for training."""
+    data = {"global_values": VALUES, "conditioning_dropout": 0.1, "features": ["paper_v1"]} | data
+    training = TrainConfig(output_directory="run", validation_crops=4)
+    return replace(synthesis_models.make_config(*args, **data), train_config=training)
 
 
 def make(*args, **data):
     """A model of `make_config` whose output is sensitive to its conditioning, and its data config."""
     config = make_config(*args, **data)
-    torch.manual_seed(0)
-    model = build_model(config).eval()
-    torch.nn.init.normal_(model.decoder.output.weight, std=0.3)
+    model = synthesis_models.build(config)
     torch.nn.init.normal_(model.context.global_embedding.weight, std=3.0)
     return model, config.data_config
 

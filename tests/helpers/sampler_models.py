@@ -12,9 +12,21 @@ from wavenet import Conditioning, WaveNet, generate
 HOP, N_FEATURES, REACH = 12, 5, 64
 
 
-def make_model(output="categorical", kernel_size=2, upsampling="linear", n_excitation=3, **sizes) -> WaveNet:
-    """A model whose layers are no multiples of any vector; `sizes` replace keys of wavenet_config."""
+def build(config: WavenetConfig, context: CondWavenetConfig, n_excitation: int, audio_hz: int) -> WaveNet:
+    """A model whose output is sensitive to all inputs, with N_FEATURES features 250 times a second."""
     torch.manual_seed(1)
+    rates = {"audio_hz": audio_hz, "midi_hz": 250}
+    model = WaveNet(config, context, n_features=N_FEATURES, n_excitation=n_excitation, **rates)
+    torch.nn.init.normal_(model.decoder.output.weight, std=0.5)  # far from the start, so that a mistake shows
+    if context.upsampling == "transposed":
+        torch.nn.init.normal_(model.decoder.upsampling.window.weight, std=0.3)
+    return model.eval()
+
+
+def make_model(
+    output="categorical", kernel_size=2, upsampling="linear", n_excitation=3, *, n_codes=0, **sizes
+) -> WaveNet:
+    """A model whose layers are no multiples of any vector; `sizes` replace keys of wavenet_config."""
     config = {
         "n_mixtures": 3,
         "n_layers": 7,
@@ -24,22 +36,17 @@ def make_model(output="categorical", kernel_size=2, upsampling="linear", n_excit
         "n_out_channels": 50,
         "n_cond_channels": 7,
     } | sizes
-    cond = CondWavenetConfig(
-        n_layers=2, max_dilation=2, n_residual_channels=6, n_skip_channels=6, lookahead_ms=4.0, upsampling=upsampling
+    context = CondWavenetConfig(
+        n_layers=2,
+        max_dilation=2,
+        n_residual_channels=6,
+        n_skip_channels=6,
+        lookahead_ms=4.0,
+        upsampling=upsampling,
+        n_codes=n_codes,
+        code_scale=3.0,
     )
-    model = WaveNet(
-        WavenetConfig(output=output, kernel_size=kernel_size, **config),
-        cond,
-        n_features=N_FEATURES,
-        n_excitation=n_excitation,
-        audio_hz=3000,
-        midi_hz=250,
-    )
-    with torch.no_grad():
-        torch.nn.init.normal_(model.decoder.output.weight, std=0.5)
-        if upsampling == "transposed":
-            torch.nn.init.normal_(model.decoder.upsampling.window.weight, std=0.3)
-    return model.eval()
+    return build(WavenetConfig(output=output, kernel_size=kernel_size, **config), context, n_excitation, audio_hz=3000)
 
 
 def make_conditioning(model: WaveNet, n_streams: int, n_frames: int = 600) -> Conditioning:

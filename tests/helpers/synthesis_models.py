@@ -8,7 +8,7 @@ from midi2wave.config import CondWavenetConfig, Config, DataConfig, WavenetConfi
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
-from wavenet import build_model
+from wavenet import WaveNet, build_model
 
 HOP = 16
 N_FRAMES = 6
@@ -16,11 +16,10 @@ CPU = torch.device("cpu")
 OUTPUTS = pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])
 
 
-def make(output="logistic_mixture", excitation=True):
-    """A model whose output is sensitive to its past and its conditioning, and the data config that it was built for."""
-    data = DataConfig(audio_hz=4000, midi_hz=250, excitation=excitation)
-    config = Config(
-        data_config=data,
+def make_config(output="logistic_mixture", upsampling="linear", n_mels=0, **data) -> Config:
+    """A config of a small model; `data` are options of its data_config."""
+    return Config(
+        data_config=DataConfig(**{"audio_hz": 4000, "midi_hz": 250} | data),
         wavenet_config=WavenetConfig(
             output=output,
             n_mixtures=2,
@@ -32,13 +31,29 @@ def make(output="logistic_mixture", excitation=True):
             n_cond_channels=8,
         ),
         cond_wavenet_config=CondWavenetConfig(
-            n_layers=2, max_dilation=2, n_residual_channels=8, n_skip_channels=8, lookahead_ms=8.0
+            n_layers=2,
+            max_dilation=2,
+            n_residual_channels=8,
+            n_skip_channels=8,
+            lookahead_ms=8.0,
+            upsampling=upsampling,
+            n_mels=n_mels,
         ),
     )
+
+
+def build(config: Config) -> WaveNet:
+    """A model whose output is sensitive to its past and its conditioning."""
     torch.manual_seed(0)
     model = build_model(config).eval()
     torch.nn.init.normal_(model.decoder.output.weight, std=0.3)
-    return model, data
+    return model
+
+
+def make(output="logistic_mixture", excitation=True):
+    """A model of `build`, and the data config that it was built for."""
+    config = make_config(output, excitation=excitation)
+    return build(config), config.data_config
 
 
 def make_performance(seed: int) -> Performance:

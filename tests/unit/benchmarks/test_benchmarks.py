@@ -12,7 +12,7 @@ from midi2wave.conditioning.note_conditioning import conditioning_for
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import Row, begin_folder, finish_folder, write_recording
 from midi2wave.midi.performance import Performance
-from tests.unit.model.test_wavenet import HOP, N_FRAMES, make_conditioning, make_model, random_samples
+from tests.helpers.wavenet_models import HOP, N_FRAMES, make_conditioning, make_model, random_samples
 
 
 @pytest.mark.parametrize("output", ["logistic_mixture", "categorical"])

@@ -13,7 +13,7 @@ from midi2wave.modules.residual_stack import GateKernels
 from midi2wave.training.model_summary import multiply_adds, summarize_model
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import assert_refused, call, command, settings
-from tests.unit.model.test_wavenet import make_model
+from tests.helpers.wavenet_models import make_model
 from wavenet import Caches, build_model
 
 SMALL = (

@@ -9,70 +9,17 @@ from midi2wave.config import CondWavenetConfig, WavenetConfig
 from midi2wave.evaluation.conditioning_ratios import conditioning_ratios
 from midi2wave.modules.residual_layer import ALIGNED_COLUMNS
 from midi2wave.sampling.uniforms import seeded_uniforms
+from tests.helpers.sampler_models import N_FEATURES
+from tests.helpers.wavenet_models import (
+    HOP,
+    N_EXCITATION,
+    N_FRAMES,
+    make_conditioning,
+    make_model,
+    parallel,
+    random_samples,
+)
 from wavenet import Caches, Conditioning, ContextStack, Decoder, WaveNet, generate
-
-HOP, N_FEATURES, N_EXCITATION = 16, 5, 2
-N_FRAMES = 12
-
-
-def make_model(
-    output="logistic_mixture",
-    kernel_size=2,
-    upsampling="linear",
-    lookahead_ms=8.0,
-    n_mels=0,
-    n_excitation=N_EXCITATION,
-    dtype=torch.float64,
-    **options,
-):
-    torch.manual_seed(1)
-    config = WavenetConfig(
-        output=output,
-        n_mixtures=3,
-        n_layers=6,
-        max_dilation=8,
-        kernel_size=kernel_size,
-        n_residual_channels=8,
-        n_skip_channels=12,
-        n_out_channels=10,
-        n_cond_channels=7,
-        **options,
-    )
-    cond = CondWavenetConfig(
-        n_layers=4,
-        max_dilation=4,
-        n_residual_channels=6,
-        n_skip_channels=6,
-        lookahead_ms=lookahead_ms,
-        upsampling=upsampling,
-        n_mels=n_mels,
-    )
-    model = WaveNet(config, cond, n_features=N_FEATURES, n_excitation=n_excitation, audio_hz=4000, midi_hz=250)
-    if upsampling == "transposed":
-        torch.nn.init.normal_(model.decoder.upsampling.window.weight, std=0.3)
-    torch.nn.init.normal_(model.decoder.output.weight, std=0.5)  # far from the start, so that a mistake shows
-    return model.to(dtype).eval()
-
-
-def make_conditioning(n_streams=2, n_excitation=N_EXCITATION, dtype=torch.float64, seed=0):
-    """Random conditioning that exists for any frame, as real conditioning does."""
-    rng, reach = np.random.default_rng(seed), 64
-    features = torch.from_numpy(rng.random((n_streams, N_FEATURES, N_FRAMES + 2 * reach))).to(dtype)
-    excitation = torch.from_numpy(rng.normal(size=(n_streams, n_excitation, N_FRAMES * HOP))).to(dtype)
-    return Conditioning(
-        lambda first, n: features[..., first + reach : first + reach + n],
-        lambda first, n: excitation[..., first * HOP : (first + n) * HOP],
-    )
-
-
-def parallel(model, samples, conditioning):
-    context, excitation = conditioning.block(model, 0, samples.shape[1] // HOP)
-    return model.decoder(model.decoder.prepend_silence(samples), context, excitation)
-
-
-def random_samples(model, n_streams=2, n_frames=N_FRAMES, seed=3):
-    low, high = (-30000, 30000) if model.decoder.mixture else (0, 256)
-    return torch.randint(low, high, (n_streams, n_frames * HOP), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from midi2wave.config import CondWavenetConfig, WavenetConfig, config_from_dict
+from midi2wave.config import config_from_dict
 from midi2wave.modules.argmax_bottleneck import (
     MIN_SUM,
     ArgmaxBottleneck,
@@ -20,6 +20,7 @@ from midi2wave.sampling import engines
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
+from tests.helpers import sampler_models
 from tests.helpers.sampler_models import (
     N_FRAMES,
     REACH,
@@ -171,42 +172,18 @@ def test_a_stack_begins_with_the_codes_of_its_frames(batch_size):
     assert all(p.requires_grad for p in model.context.parameters())
 
 
-def make_model(output="categorical", kernel_size=2, upsampling="linear", n_excitation=3, n_codes=6) -> WaveNet:
+def make_model(*args, n_codes=6, **options) -> WaveNet:
     """As `sampler_models.make_model`, with codes that change from frame to frame."""
-    torch.manual_seed(1)
-    sizes = {
-        "n_mixtures": 3,
-        "n_layers": 7,
-        "max_dilation": 32,
-        "n_residual_channels": 20,
-        "n_skip_channels": 37,
-        "n_out_channels": 50,
-        "n_cond_channels": 7,
-    }
-    config = WavenetConfig(output=output, kernel_size=kernel_size, **sizes)
-    cond = CondWavenetConfig(
-        n_layers=2,
-        max_dilation=2,
-        n_residual_channels=6,
-        n_skip_channels=6,
-        lookahead_ms=4.0,
-        upsampling=upsampling,
-        n_codes=n_codes,
-        code_scale=3.0,
-    )
-    model = WaveNet(config, cond, n_features=5, n_excitation=n_excitation, audio_hz=3000, midi_hz=250)
+    model = sampler_models.make_model(*args, n_codes=n_codes, **options)
     with torch.no_grad():
-        torch.nn.init.normal_(model.decoder.output.weight, std=0.5)
         for layer in model.context.mix, model.context.dilated:
             for conv in layer:
                 torch.nn.init.normal_(conv.weight, std=1.0)
         torch.nn.init.normal_(model.context.output.weight, std=1.0)
         if n_codes:  # none of them ahead of the others
-            z = model.context.output(model.context.hidden(torch.rand(1, 5, 500)))
+            z = model.context.output(model.context.hidden(torch.rand(1, sampler_models.N_FEATURES, 500)))
             model.context.output.bias -= z.mean(dim=(0, 2))
-        if upsampling == "transposed":
-            torch.nn.init.normal_(model.decoder.upsampling.window.weight, std=0.3)
-    return model.eval()
+    return model
 
 
 def of_codes(model: WaveNet, conditioning: Conditioning) -> Conditioning:

@@ -38,7 +38,7 @@ from midi2wave.plotting.listening_page import ListeningClip, write_listening_pag
 from midi2wave.sampling.pieces import prompt_frames
 from midi2wave.sampling.synthesis import encode
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
-from midi2wave.utils.cli import Failure, log, make_parser, progress, report_and_exit_code, run
+from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
 RECORD_NAME = "evaluate.json"
@@ -116,8 +116,8 @@ def _test_clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[Refere
     clips = [clip for clip in clips if clip.n_frames > n_prompt]
     if len(clips) < 2:
         raise InputError(
-            f"{settings.test_dir} holds {len(clips)} usable clips, expected two or more (each is also scored with "
-            "another's MIDI); cut more with preprocess_audio.py"
+            f"{settings.test_dir} holds {count_of(len(clips), 'usable clip')}, expected two or more (each is also "
+            "scored with another's MIDI); cut more with preprocess_audio.py"
         )
     return clips, failures
 

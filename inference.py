@@ -52,7 +52,7 @@ from midi2wave.sampling.pieces import (
 )
 from midi2wave.sampling.render import RenderJob, batches, has_other_source, is_done, read_nll, read_seams, render
 from midi2wave.utils.atomic_files import acquire_output_dir
-from midi2wave.utils.cli import Failure, log, make_parser, report_and_exit_code, run
+from midi2wave.utils.cli import Failure, count_of, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
 RECORD_NAME = "inference.json"
@@ -300,7 +300,7 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
         return "nothing was made"
     already = f" ({n_already} were there already)" if n_already else ""
     nll = f"; mean NLL {mean_nll:.4f} nats per sample" if mean_nll is not None else ""
-    return f"{n_wavs} wavs in {folder}{already}{nll}; listen: {folder / PAGE_NAME}"
+    return f"{count_of(n_wavs, 'wav')} in {folder}{already}{nll}; listen: {folder / PAGE_NAME}"
 
 
 def _write_page(job: RenderJob, pieces: list[Piece], nll: dict[str, float | None]) -> None:

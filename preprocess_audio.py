@@ -21,7 +21,7 @@ from midi2wave.data.test_clips import begin_clips, finish_clips, write_clip
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
 from midi2wave.plotting.figures import piano_roll_figure, save_figure
-from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress, report_and_exit_code, run
+from midi2wave.utils.cli import Failure, count_of, format_error, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
 # A clip is one of so many draws from a uniform distribution over the possible positions.
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     if names:
         finish_clips(args.dir, names)
     result = {"dir": str(args.dir), "clips": names}
-    summary = f"{args.dir}: {len(names)} of {config.n_clips} clips of {config.test_segment_length:g} s"
+    summary = f"{args.dir}: {len(names)} of {count_of(config.n_clips, 'clip')} of {config.test_segment_length:g} s"
     return report_and_exit_code(summary, result, failures, len(names), as_json=args.as_json)
 
 

@@ -27,7 +27,7 @@ from midi2wave.data.preprocessing import (
 from midi2wave.data.processed_folder import CARD_NAME, RECORD_NAME, begin_folder, product_names
 from midi2wave.utils import parallel
 from midi2wave.utils.atomic_files import remove_partial_files, require_own_dir
-from midi2wave.utils.cli import Failure, log, make_parser, progress_in_hours, report_and_exit_code, run
+from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress_in_hours, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
 
@@ -122,10 +122,11 @@ def _report(
     total = {name: sum(split[name] for split in splits.values()) for name in ("recordings", "hours", "notes")}
     result = {"out_dir": config.out_dir, **total, "splits": splits, "warnings": warnings}
     lines = [
-        f"{s['out_dir']}: {s['recordings']} recordings, {s['hours']:.2f} h, {s['notes']} notes" for s in splits.values()
+        f"{s['out_dir']}: {count_of(s['recordings'], 'recording')}, {s['hours']:.2f} h, {count_of(s['notes'], 'note')}"
+        for s in splits.values()
     ]
     if warnings:
-        lines.append(f"{len(warnings)} recordings with warnings, see {CARD_NAME}")
+        lines.append(f"{count_of(len(warnings), 'recording')} with warnings, see {CARD_NAME}")
     return report_and_exit_code("\n".join(lines), result, failures, len(processed), as_json=as_json)
 
 

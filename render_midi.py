@@ -21,7 +21,7 @@ from midi2wave.data.rendering import Rendered, SoundfontJob, metadata_csv, plan_
 from midi2wave.data.resample_manifest import sha256
 from midi2wave.data.synthesizers import AUDIO_HZ, RENDERERS, Instrument, find_instrument
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
-from midi2wave.utils.cli import Failure, log, make_parser, progress, report_and_exit_code, run
+from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
 METADATA_NAME = "maestro-v2.0.0.csv"
@@ -117,7 +117,7 @@ def _summary(result: dict[str, Any]) -> str:
     hours = ", ".join(f"{split} {h:.2f} h" for split, h in result["hours"].items())
     levels = result["level_db"].values()
     return (
-        f"{result['out']}: {result['files']} files ({hours}) in {result['elapsed_seconds']:.0f} s; "
+        f"{result['out']}: {count_of(result['files'], 'file')} ({hours}) in {result['elapsed_seconds']:.0f} s; "
         f"RMS {min(levels):.1f} to {max(levels):.1f} dBFS, highest peak {result['peak_db']:.1f} dBFS"
     )
 

@@ -22,7 +22,16 @@ from midi2wave.data.resample_manifest import Manifest, ManifestEntry
 from midi2wave.data.resampling import ResampleJob, list_sources, plan_jobs, resample_one, select_pending
 from midi2wave.utils import parallel
 from midi2wave.utils.atomic_files import remove_partial_files
-from midi2wave.utils.cli import Failure, format_error, log, make_parser, progress_in_hours, report_and_exit_code, run
+from midi2wave.utils.cli import (
+    Failure,
+    count_of,
+    format_error,
+    log,
+    make_parser,
+    progress_in_hours,
+    report_and_exit_code,
+    run,
+)
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
 
@@ -133,7 +142,7 @@ def _result(
 
 
 def _summary(result: dict[str, Any]) -> str:
-    text = f"{result['files']} files, {result['hours']:.2f} h, resampled to {result['audio_hz']} Hz"
+    text = f"{count_of(result['files'], 'file')}, {result['hours']:.2f} h, resampled to {result['audio_hz']} Hz"
     text += f" in {result['elapsed_seconds']:.1f} s ({result['times_real_time']:.0f} x real time)"
     if result["already_done"]:
         text += f"; {result['already_done']} were done before"

@@ -25,7 +25,7 @@ from midi2wave.sampling.pieces import Piece, clip_pieces, midi_pieces, timed_pie
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.atomic_files import atomic_folder
-from midi2wave.utils.cli import choose_device, log, make_parser, progress, report_and_exit_code, run
+from midi2wave.utils.cli import choose_device, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle, fold
 from wavenet import Conditioning, WaveNet, generate
@@ -69,7 +69,9 @@ def main(argv: list[str] | None = None) -> int:
         }
         _write(args.out, model, pieces, data, about)
     result = {"bundle": str(args.out), "pieces": [piece.name for piece in pieces]}
-    summary = f"{len(pieces)} pieces in {args.out}; check them: python -m nv_wavenet_bridge.check {args.out}"
+    summary = (
+        f"{count_of(len(pieces), 'piece')} in {args.out}; check them: python -m nv_wavenet_bridge.check {args.out}"
+    )
     if not pieces:
         summary = "nothing was made"
     return report_and_exit_code(summary, result, failures, len(pieces), as_json=args.as_json)

@@ -20,7 +20,7 @@ import torch
 from midi2wave.audio.io import write_wav
 from midi2wave.audio.mu_law import mu_law_decode
 from midi2wave.audio.pre_emphasis import Deemphasis, mu_law_decode_preemphasized
-from midi2wave.utils.cli import log, make_parser, report_and_exit_code, run
+from midi2wave.utils.cli import count_of, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from nv_wavenet_bridge import bundle, fold
 from nv_wavenet_bridge.check import compare
@@ -66,8 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     else:
         words.append(f"not compared with {bundle.EXPECTED_NAME}: this build draws its own random numbers (README.md)")
     result |= {"compared": comparison.n_samples, "on_edge": comparison.on_edge, "different": comparison.wrong}
-    summary = f"{len(wavs)} wavs in {folder}\n{implementation}: {rate:.0f} samples/s ({batch_size} side by side)\n"
-    return report_and_exit_code(summary + "\n".join(words), result, [], len(wavs), as_json=args.as_json)
+    speed = f"{implementation}: {rate:.0f} samples/s ({batch_size} side by side)"
+    summary = "\n".join([f"{count_of(len(wavs), 'wav')} in {folder}", speed, *words])
+    return report_and_exit_code(summary, result, [], len(wavs), as_json=args.as_json)
 
 
 def _to_pcm(codes: np.ndarray, preemphasis: float) -> np.ndarray:

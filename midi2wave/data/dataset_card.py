@@ -20,6 +20,7 @@ from midi2wave.data import midi_alignment
 from midi2wave.data.maestro import Recording
 from midi2wave.data.processed_folder import FORMAT, MAX_COUNT, MAX_SECONDS, Row
 from midi2wave.midi.performance import MIN_PITCH, N_PITCHES, PEDALS, Performance
+from midi2wave.utils.cli import count_of
 
 # Seconds between the duration in the metadata and that of the audio.
 DURATION_TOLERANCE = 0.05
@@ -190,4 +191,5 @@ def _texts_are_valid(facts: Facts) -> bool:
 
 def title(folder: Path, card: dict[str, Any]) -> str:
     """One line above the picture of a card."""
-    return f"{folder.name}: {card['recordings']} recordings, {card['hours']:.2f} h, {card['notes']} notes"
+    recordings, notes = count_of(card["recordings"], "recording"), count_of(card["notes"], "note")
+    return f"{folder.name}: {recordings}, {card['hours']:.2f} h, {notes}"

@@ -9,7 +9,7 @@ from midi2wave.audio.io import AUDIO_SUFFIXES, resample_file
 from midi2wave.data import resample_manifest
 from midi2wave.data.maestro import find_metadata, inside, read_metadata, resampled_name, select_split
 from midi2wave.data.resample_manifest import Manifest, ManifestEntry
-from midi2wave.utils.cli import Failure, format_error, log
+from midi2wave.utils.cli import Failure, count_of, format_error, log
 from midi2wave.utils.errors import InputError
 
 
@@ -69,7 +69,7 @@ def list_sources(folder: Path, split: str, audio_hz: int) -> list[str]:
     if not names:
         raise _no_sources(folder, audio_hz, len(audio) - len(candidates), len(candidates))
     if len(names) < len(candidates):
-        log(f"left out: {len(candidates) - len(names)} files that were made here at another rate, say the manifests")
+        log(f"left out: {count_of(len(candidates) - len(names), 'file')} made here at another rate, say the manifests")
     return names
 
 

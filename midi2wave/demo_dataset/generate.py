@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = list(csv.DictReader(io.StringIO(metadata.read_text(encoding="utf-8"))))
     total_minutes = sum(float(row["duration"]) for row in rows) / 60
     result = {"metadata": str(metadata), "pieces": len(rows), "minutes": round(total_minutes, 2)}
-    summary = f"{len(rows)} pieces, {total_minutes:.1f} minutes: {metadata}"
+    summary = f"{cli.count_of(len(rows), 'piece')}, {total_minutes:.1f} minutes: {metadata}"
     return cli.report_and_exit_code(summary, result, [], len(rows), as_json=args.as_json)
 
 

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from midi2wave.evaluation.clips import ReferenceClip
 from midi2wave.evaluation.transcription import Notes, matched
 from midi2wave.plotting.figures import DPI, ORANGE, TEAL, WIDTH_INCHES, clip_figure, octave_ticks, set_title
+from midi2wave.utils.cli import count_of
 
 LIKELIHOODS = (
     ("nll_true", "NLL, own MIDI"),
@@ -42,7 +43,7 @@ def table(result: dict[str, Any]) -> str:
     Args:
         result: The values of scores.json.
     """
-    lines = [f"{result['clips']} clips, {result['mode']}, step {result['step']} of {result['model']}", ""]
+    lines = [f"{count_of(result['clips'], 'clip')}, {result['mode']}, step {result['step']} of {result['model']}", ""]
     lines.append(f"{'nats per sample':34}{'mean':>9}   95 % interval")
     for key, name in LIKELIHOODS:
         lines.append(f"{name:34}{_number(result[key], 4):>9}   {_interval(result[f'{key}_interval'], 4)}")
@@ -179,7 +180,9 @@ def summary_figure(result: dict[str, Any]) -> Figure:
     shown = [(key, name) for key, name in SCORES if result[key] is not None and key != "f1_offsets"]
     for ax, (key, name) in zip(np.atleast_1d(bottom.subplots(1, len(shown))), shown, strict=True):
         _draw_score(ax, result, key, name)
-    set_title(figure, f"step {result['step']} of {result['model']}, {result['mode']}, {result['clips']} clips")
+    set_title(
+        figure, f"step {result['step']} of {result['model']}, {result['mode']}, {count_of(result['clips'], 'clip')}"
+    )
     return figure
 
 

@@ -22,7 +22,7 @@ from midi2wave.audio.io import read_pcm, sample_rate
 from midi2wave.audio.pcm import FULL_SCALE, level_db
 from midi2wave.config import label_columns
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.utils.cli import make_parser, run
+from midi2wave.utils.cli import count_of, make_parser, run
 from midi2wave.utils.errors import InputError
 
 FRAME_SECONDS = 0.02
@@ -193,7 +193,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.as_json:
         print(json.dumps(result).replace("NaN", "null"))
     for name, one in result.items() if not args.as_json else ():
-        print(f"{name}: {one['recordings']} recordings, decay rate {one['decay_db_per_second']:.1f} dB/s")
+        print(
+            f"{name}: {count_of(int(one['recordings']), 'recording')}, decay rate {one['decay_db_per_second']:.1f} dB/s"
+        )
     return 0
 
 

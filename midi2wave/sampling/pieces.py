@@ -16,7 +16,7 @@ from midi2wave.midi.performance import Performance, last_sound_seconds
 from midi2wave.midi.reader import read_performance
 from midi2wave.sampling.code_files import Codes, load_codes
 from midi2wave.sampling.folding import Fold
-from midi2wave.utils.cli import Failure, format_error, log
+from midi2wave.utils.cli import Failure, count_of, format_error, log
 from midi2wave.utils.errors import InputError
 
 
@@ -228,7 +228,7 @@ def with_labels(pieces: list[Piece], labels: Sequence[str], data: DataConfig) ->
         result.append(replace(piece, performance=notes, global_labels=resolved))
     if n_vague := sum(bool(unknown_columns(piece.global_labels, data.global_values)) for piece in result):
         log(
-            f"{n_vague} of {len(result)} pieces have no label of some column; the model's labels are "
+            f"{n_vague} of {count_of(len(result), 'piece')} without a label of some column; the model's labels are "
             f"{', '.join(data.global_values)} (see docs/global_conditioning.md)"
         )
     return result

@@ -28,7 +28,7 @@ from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.pieces import Piece, prompt_frames
 from midi2wave.sampling.synthesis import CodedPerformance, ConditioningSource, encode, synthesize, teacher_forced
 from midi2wave.utils.atomic_files import write_text
-from midi2wave.utils.cli import SECONDS_BETWEEN_MESSAGES, log
+from midi2wave.utils.cli import SECONDS_BETWEEN_MESSAGES, count_of, log
 
 Blocks = Generator[np.ndarray, None, None]
 
@@ -298,5 +298,5 @@ def _with_speed(blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_
             bar.update(block.size)
             if not on_terminal and now - logged > SECONDS_BETWEEN_MESSAGES:
                 logged = now
-                fraction = f"{done / total:.0%} of {n_streams} streams"
+                fraction = f"{done / total:.0%} of {count_of(n_streams, 'stream')}"
                 log(f"{fraction}, {rate:,.0f} samples/s, {rate / audio_hz:.2f} x real time")

@@ -7,6 +7,7 @@ from midi2wave.training.data_loader import crop_samples
 from midi2wave.training.hardware import GIB, available_bytes, training_bytes
 from midi2wave.training.metrics import StepMetrics
 from midi2wave.training.run_state import Run
+from midi2wave.utils.cli import count_of
 
 
 def run_summary(state: Run) -> str:
@@ -22,9 +23,10 @@ def run_summary(state: Run) -> str:
     summary = (
         f"{n_parameters:,} parameters, receptive field "
         f"{decoder.receptive_field / data.audio_hz * 1000:.0f} ms, look-ahead {lookahead * 1000:.0f} ms, "
-        f"{settings.batch_size} crops of {data.segment_length:g} s a step "
+        f"{count_of(settings.batch_size, 'crop')} of {data.segment_length:g} s a step "
         f"({state.micro_batch_size} at once{processes}), "
-        f"{settings.steps - state.step} steps on {state.device} in {str(state.precision).removeprefix('torch.')}, "
+        f"{count_of(settings.steps - state.step, 'step')} on {state.device} "
+        f"in {str(state.precision).removeprefix('torch.')}, "
         f"about {needed / GIB:.1f} GiB"
     )
     if not data.conditional:

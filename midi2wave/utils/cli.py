@@ -35,6 +35,14 @@ class Failure:
     reason: str
 
 
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as those of the commands are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with one line instead of the usage, which is in --help."""
+        self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def make_parser(description: str | None, *, config: str | None = None) -> argparse.ArgumentParser:
     """An argument parser with the options that all commands share.
 
@@ -42,7 +50,7 @@ def make_parser(description: str | None, *, config: str | None = None) -> argpar
         description: Help text of the command.
         config: The default of -c; None: the command has no config.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if config is not None:
         parser.add_argument(
             "-c", "--config", default=config, help=f"JSON config, a path or a name in configs/ (default {config})"
@@ -63,6 +71,11 @@ def make_parser(description: str | None, *, config: str | None = None) -> argpar
 def log(message: str) -> None:
     """Print progress or a remark to stderr, so that stdout holds results only."""
     print(message, file=sys.stderr, flush=True)
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number of things in words: "1 wav", "2 wavs"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def choose_device(name: str) -> "torch.device":
@@ -109,7 +122,7 @@ def progress(items: Iterable[Item], total: int, unit: str) -> Iterator[Item]:
         yield item
         if time.monotonic() - last_message > SECONDS_BETWEEN_MESSAGES:
             last_message = time.monotonic()
-            log(f"{n_done} of {total} {unit}s")
+            log(f"{n_done} of {count_of(total, unit)}")
 
 
 def progress_in_hours(
@@ -176,7 +189,7 @@ def report_and_exit_code(
         log(f"failed: {failure.item}: {reason}")
     if not failures:
         return 0
-    log(f"{len(failures)} of {len(failures) + done} items failed (listed above)")
+    log(f"{len(failures)} of {count_of(len(failures) + done, 'item')} failed (listed above)")
     return 1 if done else 2
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import joblib
 
-from midi2wave.utils.cli import log
+from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.errors import InputError
 
 Job = TypeVar("Job")
@@ -47,7 +47,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.jobs < 1:
         raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
     if args.backend == "loky" and args.jobs > joblib.cpu_count():
-        log(f"--jobs {args.jobs} is more than the cores there are; {joblib.cpu_count()} files at once")
+        log(f"--jobs {args.jobs} is more than the cores there are; {count_of(joblib.cpu_count(), 'file')} at once")
         args.jobs = joblib.cpu_count()
     if args.shard:
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", args.shard)

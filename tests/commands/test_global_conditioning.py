@@ -59,7 +59,7 @@ def test_the_command_generates_with_a_label(pipeline, run, tmp_path):
     for value in ("", "year=2004", "year=2009"):
         out, option = tmp_path / f"out{value}", ["--global", value] if value else []
         done = call(inference, *arguments, "--out", out, "--midi", song, *option)
-        assert done.code == 0 and ("1 of 1 pieces have no label" in done.err) == (not value), done.err
+        assert done.code == 0 and ("1 of 1 piece without a label" in done.err) == (not value), done.err
         sounds[value] = audio_io.read_pcm(out / "song.wav", HZ)
         assert load_events(out / "song.npz").global_labels == ((value,) if value else ())
     assert all(np.mean(sounds[a] != sounds[b]) > 0.1 for a, b in (("", "year=2004"), ("year=2004", "year=2009")))
@@ -90,7 +90,7 @@ def test_labels_of_clips_can_be_overridden(pipeline, run, tmp_path):
             'data_config.global_values=["year=2004", "year=2009"]',
         )
         done = call(inference, "-c", pipeline.config, *own, *(["--global", value] if value else []))
-        assert done.code == 0 and "have no label" not in done.err
+        assert done.code == 0 and "without a label" not in done.err
         sounds[value] = {
             name: wav for name, wav in read_files(tmp_path / f"out{value}").items() if name.endswith("prompted.wav")
         }

@@ -53,6 +53,20 @@ def test_interrupt_prints_no_traceback(capsys):
     assert left.value.code == 130 and capsys.readouterr().err.startswith("interrupted")
 
 
+@pytest.mark.parametrize("arguments", [["--jsn"], ["--set"], ["two\nlines"]])
+def test_wrong_arguments_are_one_line_and_exit_2(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.make_parser("what", config="c.json").parse_args(arguments)
+    out, err = capsys.readouterr()
+    assert left.value.code == 2 and out == "" and err.count("\n") == 1
+    assert err.startswith("error: ") and err.endswith(" --help\n")
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 usable clips"), (1, "1 usable clip"), (2, "2 usable clips")])
+def test_counts_have_a_singular(number, words):
+    assert cli.count_of(number, "usable clip") == words
+
+
 def test_formatted_error_is_never_empty():
     assert cli.format_error(InputError()) == "InputError"
 

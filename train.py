@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from midi2wave.config import load_config
 from midi2wave.data.crops import Crops
-from midi2wave.training.data_loader import batches, micro_batch_indices, training_crops
+from midi2wave.training.data_loader import batches, limit_workers, micro_batch_indices, training_crops
 from midi2wave.training.distributed import SINGLE_PROCESS, World, init_distributed, local_device
 from midi2wave.training.hardware import friendly_oom_errors, keep_freed_memory
 from midi2wave.training.log import TrainingLog
@@ -124,7 +124,8 @@ def load_batches(state: Run, crops: Crops) -> Iterator[Batch]:
     steps = range(state.step, settings.steps)
     indices = micro_batch_indices(steps, settings.batch_size, state.micro_batch_size, world.rank, world.size)
     on_gpu = state.device.type == "cuda"
-    return batches(crops, indices, state.config.data_config.n_workers, pin_memory=on_gpu)
+    n_workers = limit_workers(state.config.data_config.n_workers, quiet=world.rank > 0)
+    return batches(crops, indices, n_workers, pin_memory=on_gpu)
 
 
 def make_progress_bar(state: Run, *, visible: bool) -> tqdm:

@@ -4,6 +4,7 @@ import functools
 import signal
 from collections.abc import Iterable, Iterator
 
+import joblib
 import torch
 from torch.utils.data import DataLoader
 
@@ -11,6 +12,7 @@ from midi2wave.config import Config, DataConfig
 from midi2wave.data.crops import NO_AUGMENTATION, CropAugmentation, Crops
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.training.schedules import history_mixing, history_noise
+from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
@@ -91,6 +93,14 @@ def micro_batch_indices(
         first = step * batch_size + rank * share
         for begin in range(first, first + share, micro_batch_size):
             yield list(range(begin, begin + micro_batch_size))
+
+
+def limit_workers(n_workers: int, *, quiet: bool = False) -> int:
+    """The number of worker processes, at most one per core; unless `quiet`, a message says where that is fewer."""
+    n_cores = joblib.cpu_count()
+    if n_workers > n_cores and not quiet:
+        log(f"data_config.n_workers = {n_workers} is more than the cores there are; {count_of(n_cores, 'worker')}")
+    return min(n_workers, n_cores)
 
 
 def batches(

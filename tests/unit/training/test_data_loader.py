@@ -3,10 +3,11 @@
 import multiprocessing
 from pathlib import Path
 
+import joblib
 import pytest
 import torch
 
-from midi2wave.training.data_loader import batches, micro_batch_indices
+from midi2wave.training.data_loader import batches, limit_workers, micro_batch_indices
 from midi2wave.utils.errors import InputError
 from tests.helpers.processed_data import equal, make_crops, write_folder
 
@@ -41,6 +42,15 @@ def test_batches_are_the_same_with_and_without_workers(folder):
     assert [len(batch["samples"]) for batch in alone] == [4, 4, 2]
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
     assert torch.equal(alone[1]["samples"][2], crops[6]["samples"])
+
+
+def test_workers_are_limited_to_the_cores(monkeypatch, capsys):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    assert [limit_workers(n_workers) for n_workers in (0, 1)] == [0, 1] and capsys.readouterr().err == ""
+    assert limit_workers(4, quiet=True) == 1 and capsys.readouterr().err == ""
+    assert limit_workers(4) == 1
+    message = "data_config.n_workers = 4 is more than the cores there are; 1 worker\n"
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])

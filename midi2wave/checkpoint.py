@@ -14,7 +14,6 @@ import json
 import os
 import pickle
 import re
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,9 +118,9 @@ def _tidy(run_folder: Path, folder: Path, keep: int, keep_every: int, best_step:
     n_until_this = folders.index(folder) + 1
     for other in folders[: max(0, n_until_this - keep)]:
         if other != best and not (keep_every and step_of(other) % keep_every == 0):
-            shutil.rmtree(other)
+            remove(other)
     for other in folders[n_until_this:]:
-        shutil.rmtree(other)
+        remove(other)
 
 
 def _write_training(path: Path, training: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import json
 import math
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -312,6 +311,6 @@ def _clear(folder: Path, *, force: bool) -> None:
     remove_all_partial_files(folder)
     if force:
         for step_folder in checkpoint.step_folders(folder):
-            shutil.rmtree(step_folder)
+            remove(step_folder)
         for name in (METRICS_NAME, checkpoint.LATEST_NAME, checkpoint.BEST_NAME):
             remove(folder / name)

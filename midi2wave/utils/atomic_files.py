@@ -94,9 +94,14 @@ def remove_all_partial_files(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder, if it is there."""
+    """Remove a file, a link or a folder, if it is there.
+
+    A folder is renamed first, so that a process that is killed meanwhile leaves no part of it under its name.
+    """
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        tmp_path = _temporary_path(path)
+        os.replace(path, tmp_path)
+        shutil.rmtree(tmp_path)
     else:
         path.unlink(missing_ok=True)
 

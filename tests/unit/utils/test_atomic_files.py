@@ -188,3 +188,23 @@ def test_force_removes_products_and_nothing_else(tmp_path):
     acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=True)
     assert names(tmp_path) == {"record.json", "thesis.txt"}
     assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == RECORD
+
+
+def test_a_folder_is_never_half_removed(tmp_path, monkeypatch):
+    """A process that is killed while it removes a checkpoint leaves no part of it under the checkpoint's name."""
+    folder = tmp_path / "step_00000002"
+    folder.mkdir()
+    for name in ("weights", "training"):
+        (folder / name).touch()
+
+    def killed(path):
+        (path / "training").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomic_files.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_files.remove(folder)
+    assert not folder.exists()
+    monkeypatch.undo()
+    atomic_files.remove_all_partial_files(tmp_path)
+    assert list(tmp_path.iterdir()) == []

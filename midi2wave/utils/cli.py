@@ -1,12 +1,15 @@
 """What all commands share: options, messages, progress, exit codes, errors as one line.
 
-Exit 0: all done. 1: some items failed, the rest is done and usable. 2: nothing could be done.
+Exit 0: all done. 1: some items failed, the rest is done and usable. 2: nothing could be done. 128 + N: stopped by the
+signal N (130: Ctrl-C, 143: SIGTERM, 129: SIGHUP).
 """
 
 import argparse
+import contextlib
 import errno
 import io
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
+from midi2wave.utils import signals
 from midi2wave.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +27,6 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_MESSAGES = 30
-EXIT_INTERRUPTED = 130
 MIN_ELAPSED_SECONDS = 1e-3
 
 
@@ -70,7 +73,9 @@ def make_parser(description: str | None, *, config: str | None = None) -> argpar
 
 def log(message: str) -> None:
     """Print progress or a remark to stderr, so that stdout holds results only."""
-    print(message, file=sys.stderr, flush=True)
+    # A terminal that was closed takes no messages; the work, or what is saved at its end, must not fail for that.
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def count_of(number: int, noun: str) -> str:
@@ -213,11 +218,14 @@ def run(command: Callable[[], int]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):  # The bytes of a file name need not be text in any encoding.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        exit_code = command()
+        with signals.raise_interrupted():
+            exit_code = command()
     except (InputError, OSError) as error:
         log(f"error: {format_error(error)}")
         exit_code = 2
-    except KeyboardInterrupt:
-        log("interrupted; finished files are whole, the same command goes on from there")
-        exit_code = EXIT_INTERRUPTED
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, signals.Interrupted) else signal.SIGINT
+        by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        log(f"interrupted{by}; finished files are whole, the same command goes on from there")
+        exit_code = signals.exit_code(number)
     sys.exit(exit_code)

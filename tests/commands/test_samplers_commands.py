@@ -71,9 +71,10 @@ def test_interrupted_wav_is_valid_and_unfinished(pipeline, song, tmp_path, monke
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
-def test_ctrl_c_in_a_real_process(pipeline, tmp_path):
-    """Two threads are sampling a long piece when the signal comes."""
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to another process")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_to_a_real_process(pipeline, tmp_path, name, code):
+    """Two threads are sampling a long piece when Ctrl-C, a batch scheduler or a closed terminal sends the signal."""
     song = write_midi(tmp_path / "song.mid", [(0.0, 0.05, 60, 90), (900.0, 900.1, 60, 90)])
     out = tmp_path / "out"
     command = [
@@ -93,9 +94,9 @@ def test_ctrl_c_in_a_real_process(pipeline, tmp_path):
         if any(path.stat().st_size > 100_000 for path in out.glob(".song.wav.*.partial")):
             break
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "interrupted" in err and "Traceback" not in err
     assert soundfile.info(out / "song.interrupted.wav").frames > 10_000
     assert_no_partial_files(out)

@@ -1,0 +1,54 @@
+"""Signals that ask a command to stop: Ctrl-C, SIGTERM (batch schedulers, containers), SIGHUP (a closed terminal)."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+# Windows has no SIGHUP.
+STOP_SIGNALS = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__
+)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the command to stop; code that keeps what is finished on Ctrl-C does so on this, too.
+
+    Attributes:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def exit_code(number: int) -> int:
+    """The exit code of a command that a signal has stopped, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + number
+
+
+@contextlib.contextmanager
+def raise_interrupted() -> Iterator[None]:
+    """Context manager in which SIGTERM and SIGHUP raise `Interrupted` in the main thread, as Ctrl-C does by itself.
+
+    Only the first one does: a batch scheduler and a closed terminal may send several, and none must end the cleaning
+    up that the first one has begun. A signal that the command was started to ignore (nohup) stays ignored.
+    """
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        for one in handled:
+            signal.signal(one, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    # Python installs handlers in the main thread only; a command that runs in another one has no signals of its own.
+    in_main = threading.current_thread() is threading.main_thread()
+    handled = [number for number in STOP_SIGNALS if in_main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, receive)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,77 @@
+"""Signals that stop a command: which exception, which exit code, and which are left alone."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from midi2wave.utils import cli, signals
+
+STOPS = [number for number in signals.STOP_SIGNALS if number != signal.SIGINT]
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", signals.STOP_SIGNALS)
+def test_exit_code_is_that_of_the_signal(number, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.run(lambda: send(number))
+    assert left.value.code == 128 + number
+    line = capsys.readouterr().err
+    assert line.startswith("interrupted") and line.count("\n") == 1
+    assert (signal.Signals(number).name in line) == (number != signal.SIGINT)
+    assert all(signal.getsignal(one) is signal.SIG_DFL for one in STOPS)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_cleaning_up_is_not_interrupted(number):
+    cleaned = []
+    with pytest.raises(signals.Interrupted), signals.raise_interrupted():
+        try:
+            send(number)
+        finally:
+            for again in STOPS:
+                send(again)
+            cleaned.append(True)
+    assert cleaned
+
+
+def test_ignored_signals_stay_ignored():
+    """As under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.raise_interrupted():
+            send(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_a_command_runs_in_any_thread():
+    codes = []
+
+    def work():
+        try:
+            cli.run(lambda: 0)
+        except SystemExit as left:
+            codes.append(left.code)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+def test_a_closed_terminal_does_not_end_the_work(monkeypatch):
+    """After SIGHUP, messages about what is kept have nowhere to go."""
+
+    def no_terminal(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("builtins.print", no_terminal)
+    with pytest.raises(SystemExit) as left:
+        cli.run(lambda: send(signal.SIGHUP))
+    assert left.value.code == 129

@@ -15,6 +15,7 @@ import preprocess_maestro
 import resample_audio
 import train
 from midi2wave.checkpoint import load_weights
+from midi2wave.training import loop
 from tests.helpers.pipeline import (
     CLIP_SECONDS,
     HZ,
@@ -192,7 +193,7 @@ def test_stopped_run_saves_every_complete_step(pipeline, tmp_path, monkeypatch, 
     """A signal may arrive in the middle of a step, or while a checkpoint's step is validated."""
     arguments = ("-c", pipeline.config, "--set", "train_config.iters_per_validation=2", "--set")
     assert call(train, *arguments, f"train_config.output_directory={tmp_path / 'whole'}").code == 0
-    original, calls = getattr(train, after), {"train_step": [2], "validate": [1]}[after]
+    original, calls = getattr(loop, after), {"train_step": [2], "validate": [1]}[after]
 
     def interrupted(*inputs, **options):
         result = original(*inputs, **options)
@@ -202,7 +203,7 @@ def test_stopped_run_saves_every_complete_step(pipeline, tmp_path, monkeypatch, 
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, after, interrupted)
+        patch.setattr(loop, after, interrupted)
         stopped = call(train, *arguments, f"train_config.output_directory={tmp_path / 'parts'}")
     assert stopped.code == 0 and "stopped at step 2 of 4; the same command goes on" in stopped.err
     assert [folder.name for folder in sorted((tmp_path / "parts").glob("step_*"))] == ["step_00000002"]

@@ -23,6 +23,7 @@ from midi2wave.evaluation.reverberation import measure_decay
 from midi2wave.midi.performance import PEDALS, Performance, load_events
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
+from midi2wave.training import loop
 from midi2wave.training.log import TrainingLog
 from midi2wave.training.run_state import create_or_resume_run
 from tests.helpers.global_models import VALUES
@@ -178,7 +179,7 @@ def learn(folder, sound, steps, **blocks):
         config_from_dict({name: config[name] | blocks.get(name, {}) for name in config}, "toy"), force=False
     )
     log = TrainingLog(state.folder, 0)
-    train.train(state, log)
+    loop.train(state, log)
     log.close()
     return state
 

@@ -8,8 +8,8 @@ import signal
 import pytest
 import torch
 
-import train
 from midi2wave import checkpoint
+from midi2wave.training import loop
 from midi2wave.training import step as step_module
 from midi2wave.training.distributed import World
 from midi2wave.utils.errors import InputError
@@ -31,7 +31,7 @@ def test_mel_head_learns_and_is_logged(pipeline, tmp_path):
 def test_ignored_conditioning_is_not_reported_every_time(pipeline, tmp_path, monkeypatch, capsys):
     """The training reports it by itself, but not at every validation."""
     others = {"validation_gap": 0.0, "validation_gap_error": 0.01}
-    monkeypatch.setattr(train, "validate", lambda *_: {"validation_nll": 5.0, **others})
+    monkeypatch.setattr(loop, "validate", lambda *_: {"validation_nll": 5.0, **others})
     every = ["train_config.iters_per_validation=1", "train_config.steps=3"]
     train_to_end(start_run(pipeline, tmp_path, *every))
     messages = [line for line in capsys.readouterr().err.splitlines() if "ignores its MIDI" in line]
@@ -58,7 +58,7 @@ def test_skipped_step_names_its_crops(pipeline, tmp_path, monkeypatch, capsys):
 
 def test_ten_skipped_steps_in_a_row_end_the_run(pipeline, tmp_path, monkeypatch):
     state = start_run(pipeline, tmp_path, "train_config.steps=20")
-    monkeypatch.setattr(train, "train_step", lambda *_, **__: torch.tensor([math.nan, 1.0, math.nan, 0.0]))
+    monkeypatch.setattr(loop, "train_step", lambda *_, **__: torch.tensor([math.nan, 1.0, math.nan, 0.0]))
     with pytest.raises(InputError, match="10 steps in a row"):
         train_to_end(state)
     assert state.step == 10
@@ -87,8 +87,8 @@ def test_full_disk_at_a_checkpoint_does_not_end_the_run(pipeline, tmp_path, monk
 def test_simultaneous_signals_count_as_one(monkeypatch):
     """A later one ends the process at once."""
     now = [100.0]
-    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
-    with train.stop_signals() as stop:
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    with loop.stop_signals() as stop:
         assert not stop()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
@@ -96,7 +96,7 @@ def test_simultaneous_signals_count_as_one(monkeypatch):
         now[0] += 10
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    with train.stop_signals(World(0, 2)) as stop:  # torchrun hands on what the terminal has sent already.
+    with loop.stop_signals(World(0, 2)) as stop:  # torchrun hands on what the terminal has sent already.
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
             now[0] += 10

@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import midi2wave.training.loop  # noqa: F401 - train.py imports it only after its arguments
 import train
 from midi2wave.utils.cli import run
 

@@ -10,7 +10,7 @@ import torch
 import train
 from midi2wave import checkpoint
 from midi2wave.config import Config, TrainConfig, load_config
-from midi2wave.training import step
+from midi2wave.training import loop, step
 from midi2wave.training.log import TrainingLog
 from midi2wave.training.losses import TrainingLosses
 from midi2wave.training.optimizer import make_optimizer
@@ -37,7 +37,7 @@ def start_run(pipeline: Pipeline, folder: Path, *overrides: str) -> Run:
 def train_to_end(state: Run) -> TrainingLog:
     """Train up to the last step of the config."""
     with contextlib.closing(TrainingLog(state.folder, state.step)) as log:
-        train.train(state, log)
+        loop.train(state, log)
     return log
 
 

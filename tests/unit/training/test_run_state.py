@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-import train
 from midi2wave import checkpoint
-from midi2wave.training import run_state
+from midi2wave.training import loop, run_state
 from midi2wave.training.distributed import World
 from midi2wave.training.run_state import choose_micro_batch_size, create_or_resume_run, save_checkpoint
 from midi2wave.utils.errors import InputError
@@ -62,7 +61,7 @@ def test_best_checkpoint_is_kept_beside_the_newest(pipeline, tmp_path, monkeypat
     """The best one by validation."""
     losses = iter([5.0, 3.0, 4.0, 4.5, 4.2])
     others = {"validation_gap": 0.0, "validation_gap_error": 0.0}
-    monkeypatch.setattr(train, "validate", lambda *_: {"validation_nll": next(losses), **others})
+    monkeypatch.setattr(loop, "validate", lambda *_: {"validation_nll": next(losses), **others})
     every = [f"train_config.{name}=1" for name in ("iters_per_validation", "iters_per_checkpoint", "keep_checkpoints")]
     train_to_end(start_run(pipeline, tmp_path, *every, "train_config.steps=4"))
     assert [folder.name[-1] for folder in checkpoint.step_folders(tmp_path)] == ["2", "4"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from midi2wave.sampling.uniforms import seeded_uniforms
+from midi2wave.training import loop
 from midi2wave.training import step as step_module
 from midi2wave.training.data_loader import batches, crops_for_model, micro_batch_indices
 from midi2wave.training.scheduled_sampling import FIRST_STREAM, apply_scheduled_sampling
@@ -109,7 +109,7 @@ def train_briefly(pipeline, folder, *overrides, stop_at=None):
     options = ["steps=5", "batch_size=4", "micro_batch_size=2", "history_mixing=0.5", "history_dropout=0.3"]
     options += ["validation_crops=2", "iters_per_checkpoint=100", *overrides]
     run = start_run(pipeline, folder, *(f"train_config.{option}" for option in options))
-    train.train(run, None, lambda: stop_at is not None and run.step >= stop_at)
+    loop.train(run, None, lambda: stop_at is not None and run.step >= stop_at)
     return checkpoint_tensors(folder)
 
 

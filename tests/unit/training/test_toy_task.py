@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-import train
 from midi2wave.config import config_from_dict
 from midi2wave.data import processed_folder
 from midi2wave.midi.performance import PEDALS, Performance
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
+from midi2wave.training import loop
 from midi2wave.training.log import TrainingLog
 from midi2wave.training.run_state import create_or_resume_run
 
@@ -112,7 +112,7 @@ def learn(folder, **changed_blocks):
         config_from_dict({name: blocks[name] | changed_blocks.get(name, {}) for name in blocks}, "toy"), force=False
     )
     log = TrainingLog(state.folder, 0)
-    train.train(state, log)
+    loop.train(state, log)
     log.close()
     return state, log.latest_metrics
 

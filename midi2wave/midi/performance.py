@@ -9,6 +9,7 @@ import numpy as np
 
 from midi2wave.midi.keyboard import (
     DRUM_NOTES,
+    DRUM_PEDALS,
     LOUD_NOTES,
     MAX_PITCH,
     MAX_VELOCITY,
@@ -16,6 +17,7 @@ from midi2wave.midi.keyboard import (
     N_PITCHES,
     OUTSIDE_NOTES,
     merge_onto_one_keyboard,
+    merge_pedals,
 )
 from midi2wave.utils.array_files import load_arrays, required_array
 from midi2wave.utils.atomic_files import atomic_file
@@ -29,6 +31,11 @@ SUSTAIN = 64
 SOSTENUTO = 66
 SOFT = 67
 PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
+# Controllers without a value of their own (MIDI 1.0 and RP-015).
+ALL_SOUND_OFF = 120
+RESET_ALL_CONTROLLERS = 121
+# The pedals of their channel that they lift. What is not to sound any more cannot be held.
+PEDALS_LIFTED_BY = {ALL_SOUND_OFF: (SUSTAIN, SOSTENUTO), RESET_ALL_CONTROLLERS: PEDALS}
 # A switch controller is on from this value on (MIDI 1.0), which is a pedal that is down.
 PEDAL_DOWN = 64
 # Resolution of `Performance.to_pretty_midi`: times move by at most half a tick, 65 microseconds. A multiple of 768 and
@@ -84,9 +91,8 @@ class Performance:
             [(n.start, n.end, n.pitch, n.velocity) for i in midi.instruments if not i.is_drum for n in i.notes]
         ).reshape(-1, 4)
         tally[DRUM_NOTES] = sum(len(i.notes) for i in midi.instruments if i.is_drum)
-        # pretty_midi's reader puts the events before a track's first note into every instrument of the track.
-        distinct = {id(c): c for i in midi.instruments for c in i.control_changes if c.number in PEDALS}
-        pedals = np.array([(c.time, c.number, c.value) for c in distinct.values()]).reshape(-1, 3)
+        tally[DRUM_PEDALS] = sum(c.number in PEDALS for i in midi.instruments if i.is_drum for c in i.control_changes)
+        pedals = _pedals_of_instruments(midi)
         times = np.concatenate([notes[:, :2].ravel(), pedals[:, 0]])
         if not (np.isfinite(times) & (times >= 0)).all():
             raise InputError("a pretty_midi object with times that are negative or no numbers; correct them")
@@ -141,6 +147,20 @@ class Performance:
         )
         midi.instruments.append(instrument)
         return midi
+
+
+def _pedals_of_instruments(midi: "pretty_midi.PrettyMIDI") -> np.ndarray:
+    """The pedal events of all instruments but drums, [K, 3] of (seconds, controller, value); each is a channel."""
+    # pretty_midi's reader puts the events before a track's first note into every instrument of the channel. Those
+    # that share events are of one channel, the number of the first of them.
+    events: dict[int, tuple[float, int, int, int]] = {}
+    for number, instrument in enumerate(i for i in midi.instruments if not i.is_drum):
+        controls = [c for c in instrument.control_changes if c.number in PEDALS or c.number in PEDALS_LIFTED_BY]
+        channel = min((events[id(c)][1] for c in controls if id(c) in events), default=number)
+        for control in controls:
+            events.setdefault(id(control), (control.time, channel, control.number, control.value))
+    rows = np.array(list(events.values()), np.float64).reshape(-1, 4)
+    return merge_pedals(rows[np.argsort(rows[:, 0], kind="stable")], PEDALS_LIFTED_BY)
 
 
 def _distinct_ticks(seconds: np.ndarray, ticks_per_second: int) -> np.ndarray:

@@ -1,11 +1,14 @@
 """A tolerant reader of Standard MIDI Files.
 
 The reader keeps what can be kept of a damaged or unusual file and says what it left out (`Performance.dropped`).
-Everything is one piano: notes of every track and channel except drums, and pedals of every track, since many files have
-the pedal on a track without notes. File format: "Standard MIDI Files 1.0" (RP-001) of the MIDI Association.
+Everything is one piano: notes and pedals of every track and channel except drums, since many files have the pedal on a
+track without notes. Each channel has its own pedals, and the largest value counts (docs/midi.md). File format:
+"Standard MIDI Files 1.0" (RP-001) of the MIDI Association.
 """
 
 import contextlib
+import heapq
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -17,14 +20,16 @@ import numpy as np
 
 from midi2wave.midi.keyboard import (
     DRUM_NOTES,
+    DRUM_PEDALS,
     LOUD_NOTES,
     MAX_PITCH,
     MAX_VELOCITY,
     MIN_PITCH,
     OUTSIDE_NOTES,
     merge_onto_one_keyboard,
+    merge_pedals,
 )
-from midi2wave.midi.performance import PEDALS, Performance, performance_from_events
+from midi2wave.midi.performance import ALL_SOUND_OFF, PEDALS, PEDALS_LIFTED_BY, Performance, performance_from_events
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
@@ -54,6 +59,8 @@ _META = 0xFF
 # Data bytes of system common messages: they do not belong into files, but stray ones can be skipped.
 _SYSTEM_COMMON_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}
 _FIRST_REALTIME = 0xF8
+# Controllers that release all keys of their channel (MIDI 1.0): all sound off, all notes off, changes of its mode.
+_NOTES_OFF = (ALL_SOUND_OFF, *range(123, 128))
 # Types of meta events.
 _END_OF_TRACK = 0x2F
 _SET_TEMPO = 0x51
@@ -63,8 +70,10 @@ _SET_TEMPO = 0x51
 class _Track:
     """The events of one track."""
 
-    notes: list[tuple[int, int, int, int]] = field(default_factory=list)  # (tick, status, pitch, velocity)
-    pedals: list[tuple[int, int, int]] = field(default_factory=list)  # (tick, controller, value)
+    # (tick, status, pitch, velocity), and in the same order (tick, status, controller, 0) of those in _NOTES_OFF.
+    notes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    # (tick, channel, controller, value) of the pedals and of what lifts them.
+    pedals: list[tuple[int, int, int, int]] = field(default_factory=list)
     tempos: list[tuple[int, int]] = field(default_factory=list)  # (tick, microseconds per quarter note)
     end_tick: int = 0
     is_complete: bool = False  # read up to its end-of-track mark
@@ -226,8 +235,11 @@ def _read_event(body: bytes, position: int, status: int, tick: int, track: _Trac
         track.notes.append((tick, status, pitch, body[position + 1]))
         return position + 2
     if kind == _CONTROL_CHANGE:
-        if body[position] in PEDALS:
-            track.pedals.append((tick, body[position], body[position + 1]))
+        controller, value = body[position], body[position + 1]
+        if controller in PEDALS or controller in PEDALS_LIFTED_BY:
+            track.pedals.append((tick, status & 0x0F, controller, min(value, 127)))
+        if controller in _NOTES_OFF:
+            track.notes.append((tick, status, controller, 0))
         return position + 2
     if kind in (_KEY_PRESSURE, _PITCH_BEND):
         return position + 2
@@ -258,11 +270,12 @@ def _read_system_event(body: bytes, position: int, status: int, tick: int, track
 def _in_seconds(tracks: list[_Track], division: int, tally: Counter[str]) -> tuple[np.ndarray, np.ndarray, float]:
     """Tracks that are played together: notes and pedals as `performance_from_events` takes them, and their length."""
     tempos = [change for track in tracks for change in track.tempos]
-    pedals = np.array([event for track in tracks for event in track.pedals], np.float64).reshape(-1, 3)
+    pedals = _merge_tracks_pedals(tracks, tally)
     pedals[:, 0] = _seconds(pedals[:, 0], tempos, division)
-    pedals[:, 2] = np.minimum(pedals[:, 2], 127)
 
-    paired = np.concatenate([_pair_notes(track, tally) for track in tracks])
+    paired = np.concatenate(
+        [_pair_notes(track, others, tally) for track, others in zip(tracks, _notes_off_elsewhere(tracks), strict=True)]
+    )
     notes = merge_onto_one_keyboard(paired, tally).astype(np.float64)
     tally[LOUD_NOTES] += int(np.sum(notes[:, 3] > MAX_VELOCITY))
     notes[:, 3] = np.minimum(notes[:, 3], MAX_VELOCITY)
@@ -272,12 +285,38 @@ def _in_seconds(tracks: list[_Track], division: int, tally: Counter[str]) -> tup
     return notes, pedals, float(_seconds(end_tick, tempos, division)[0])
 
 
-def _pair_notes(track: _Track, tally: Counter[str]) -> np.ndarray:
-    """Pair the note-ons and note-offs of one track, per channel: int64 [N, 4] of (onset, offset, pitch, velocity)."""
+def _merge_tracks_pedals(tracks: list[_Track], tally: Counter[str]) -> np.ndarray:
+    """The pedals of tracks that are played together, [K, 3] of (tick, controller, value)."""
+    events = np.array([event for track in tracks for event in track.pedals], np.float64).reshape(-1, 4)
+    is_drum = events[:, 1] == _DRUM_CHANNEL
+    tally[DRUM_PEDALS] += int(np.isin(events[is_drum, 2], PEDALS).sum())
+    events = events[~is_drum]
+    return merge_pedals(events[np.argsort(events[:, 0], kind="stable")], PEDALS_LIFTED_BY)
+
+
+def _notes_off_elsewhere(tracks: list[_Track]) -> list[list[tuple[int, int, int, int]]]:
+    """For each track the events of the other ones that release all keys of a channel, sorted by tick."""
+    own = [[event for event in track.notes if event[1] & 0xF0 == _CONTROL_CHANGE] for track in tracks]
+    if not any(own):
+        return [[] for _ in tracks]
+    return [sorted(itertools.chain(*own[:number], *own[number + 1 :])) for number in range(len(tracks))]
+
+
+def _pair_notes(track: _Track, notes_off: list[tuple[int, int, int, int]], tally: Counter[str]) -> np.ndarray:
+    """Pair the note-ons and note-offs of one track, per channel: int64 [N, 4] of (onset, offset, pitch, velocity).
+
+    `notes_off` are the events of other tracks that release all keys of a channel. One of them releases the keys that
+    were pressed before its tick.
+    """
     notes: list[list[int]] = []
     sounding: dict[int, list[int]] = {}  # channel and pitch -> the note that has not been released
     restruck: dict[int, int] = {}  # channel and pitch -> tick of the latest note-on of a pitch that was sounding
-    for tick, status, pitch, velocity in track.notes:
+    events = heapq.merge(notes_off, track.notes, key=lambda event: event[0]) if notes_off else iter(track.notes)
+    for tick, status, pitch, velocity in events:
+        if status & 0xF0 == _CONTROL_CHANGE:
+            for channel_pitch in [key for key in sounding if key >> 7 == status & 0x0F]:
+                sounding.pop(channel_pitch)[1] = tick
+            continue
         is_on = status >= _NOTE_ON and velocity > 0
         if status & 0x0F == _DRUM_CHANNEL:
             tally[DRUM_NOTES] += is_on

@@ -111,7 +111,7 @@ def test_drums_and_pitches_off_the_piano_are_counted(read):
 
 def test_pedals_of_any_track_and_channel_count(read):
     notes = track((0, on(60)), (480, off(60)))
-    moves = track((0, pedal(67, 100, 3)), (240, pedal(64, 127, 5)), (960, pedal(64, 0)), (960, pedal(1, 99)))
+    moves = track((0, pedal(67, 100, 3)), (240, pedal(64, 127, 5)), (960, pedal(64, 0, 5)), (960, pedal(1, 99)))
     performance = read(smf(notes, moves))
     assert performance.pedals[SUSTAIN].tolist() == [[0.25, 127.0], [1.0, 0.0]]
     assert performance.pedals[SOFT].tolist() == [[0.0, 100.0]]

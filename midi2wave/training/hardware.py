@@ -11,6 +11,12 @@ from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
 GIB = 2**30
+MAX_INT = 2**31 - 1
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # Of malloc.h.
+# Blocks up to this size are kept. The documented maximum is 32 MiB, and glibc before 2.35 refuses more.
+KEPT_BLOCK_BYTES = (GIB, 32 * 2**20)
+DEFAULT_THRESHOLD_BYTES = 128 * 2**10
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -38,11 +44,15 @@ def keep_freed_memory(keep: bool = True) -> None:
     Args:
         keep: False restores the default.
     """
-    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, GIB if keep else 128 * 1024)
-        libc.mallopt(trim_threshold, 2**31 - 1 if keep else 128 * 1024)
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # musl and macOS have no mallopt; on Windows None is no library.
+        return
+    thresholds = KEPT_BLOCK_BYTES if keep else (DEFAULT_THRESHOLD_BYTES,)
+    # Either threshold, once set, also stops glibc from adapting both to the program. Where it refuses the first one,
+    # the second alone would leave the first at 128 KiB, with more system calls than without any of this.
+    if any(mallopt(M_MMAP_THRESHOLD, n_bytes) == 1 for n_bytes in thresholds):
+        mallopt(M_TRIM_THRESHOLD, MAX_INT if keep else DEFAULT_THRESHOLD_BYTES)
 
 
 def training_bytes(model: WaveNet, n_samples: int, precision: torch.dtype, *, recompute: bool) -> int:

@@ -22,6 +22,7 @@ from midi2wave.data.resample_manifest import sha256
 from midi2wave.data.synthesizers import AUDIO_HZ, RENDERERS, Instrument, find_instrument
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
+from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 
 METADATA_NAME = "maestro-v2.0.0.csv"
@@ -79,7 +80,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         raise InputError(f"--seed is {args.seed} and --jobs {args.jobs}, expected 0 or more and 1 or more")
     if args.dir.resolve() in (args.out.resolve(), *args.out.resolve().parents):
         raise InputError(f"--out lies in the folder of the MIDI files, {args.dir}; choose another one")
-    args.jobs = min(args.jobs, joblib.cpu_count())
+    args.jobs = min(args.jobs, usable_cores())
     return args
 
 

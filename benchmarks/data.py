@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import joblib
 import numpy as np
 import soundfile
 
@@ -38,6 +37,7 @@ from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.performance import Performance
 from midi2wave.utils import parallel
 from midi2wave.utils.cli import log
+from midi2wave.utils.cores import usable_cores
 
 HZ = 16000
 # Eight files each of 44.1 and 48 kHz: 80 minutes.
@@ -224,7 +224,7 @@ def disk_rates(folder: Path, megabytes: int = 1024) -> tuple[float, float]:
 
 def measure(folder: Path) -> dict[str, float]:
     """All numbers, measured in an empty folder; remarks go to stderr."""
-    cores = joblib.cpu_count()
+    cores = usable_cores()
     log(f"writing {N_FILES * FILE_SECONDS / 60:.0f} minutes of 44.1 and 48 kHz stereo ...")
     paths = write_recordings(folder / "maestro")
     length = N_FILES * FILE_SECONDS

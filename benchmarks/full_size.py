@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import soundfile
 
@@ -37,6 +36,7 @@ from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.performance import save_events
 from midi2wave.utils.cli import log
+from midi2wave.utils.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 # Recordings of each split in MAESTRO v3.
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("metadata", nargs="?", type=Path, help="a MAESTRO csv; default: one of the same shape")
     parser.add_argument("--sparse_hours", type=float, default=0.0, help="hours of part 3 (default: none)")
-    parser.add_argument("-j", "--jobs", type=int, default=joblib.cpu_count(), help="processes (default: cores)")
+    parser.add_argument("-j", "--jobs", type=int, default=usable_cores(), help="processes (default: cores)")
     parser.add_argument("--dir", type=Path, help="folder for the temporary files")
     args = parser.parse_args()
     rows = synthetic_metadata()

@@ -4,7 +4,6 @@ import functools
 import signal
 from collections.abc import Iterable, Iterator
 
-import joblib
 import torch
 from torch.utils.data import DataLoader
 
@@ -13,6 +12,7 @@ from midi2wave.data.crops import NO_AUGMENTATION, CropAugmentation, Crops
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.training.schedules import history_mixing, history_noise
 from midi2wave.utils.cli import count_of, log
+from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
@@ -97,7 +97,7 @@ def micro_batch_indices(
 
 def limit_workers(n_workers: int, *, quiet: bool = False) -> int:
     """The number of worker processes, at most one per core; unless `quiet`, a message says where that is fewer."""
-    n_cores = joblib.cpu_count()
+    n_cores = usable_cores()
     if n_workers > n_cores and not quiet:
         log(f"data_config.n_workers = {n_workers} is more than the cores there are; {count_of(n_cores, 'worker')}")
     return min(n_workers, n_cores)

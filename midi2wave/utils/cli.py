@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import json
+import os
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from tqdm import tqdm
 
 from midi2wave.utils import signals
+from midi2wave.utils.cores import cpu_quota, usable_cores
 from midi2wave.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def choose_device(name: str) -> "torch.device":
     """
     import torch  # Commands without a model should not wait for it.
 
+    _limit_torch_threads()
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except (RuntimeError, TypeError) as error:  # PyTorch's own message lists two dozen devices.
@@ -106,6 +109,16 @@ def choose_device(name: str) -> "torch.device":
         reason = str(error).splitlines()[0].split(". ")[0]
         raise InputError(f"device {name!r} cannot be used ({reason}); set it to auto or cpu") from error
     return device
+
+
+def _limit_torch_threads() -> None:
+    """Let PyTorch compute on as many threads as a container's CPU quota has cores; by default it sees the host's."""
+    import torch
+
+    n_cores = usable_cores()
+    chosen_by_user = "OMP_NUM_THREADS" in os.environ
+    if not chosen_by_user and cpu_quota() is not None and torch.get_num_threads() > n_cores:
+        torch.set_num_threads(n_cores)
 
 
 def progress(items: Iterable[Item], total: int, unit: str) -> Iterator[Item]:

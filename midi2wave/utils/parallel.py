@@ -12,6 +12,7 @@ from typing import TypeVar
 import joblib
 
 from midi2wave.utils.cli import count_of, log
+from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 
 Job = TypeVar("Job")
@@ -46,9 +47,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     """
     if args.jobs < 1:
         raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
-    if args.backend == "loky" and args.jobs > joblib.cpu_count():
-        log(f"--jobs {args.jobs} is more than the cores there are; {count_of(joblib.cpu_count(), 'file')} at once")
-        args.jobs = joblib.cpu_count()
+    n_cores = usable_cores()
+    if args.backend == "loky" and args.jobs > n_cores:
+        log(f"--jobs {args.jobs} is more than the cores there are; {count_of(n_cores, 'file')} at once")
+        args.jobs = n_cores
     if args.shard:
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", args.shard)
         if not match or not 1 <= int(match[1]) <= int(match[2]):

@@ -305,7 +305,7 @@ def test_killed_worker_is_reported_in_one_line():
 
 def test_more_jobs_than_cores_are_reduced_with_a_message(tmp_path, monkeypatch):
     write_audio(tmp_path / "a.wav", [], seconds=0.1, audio_hz=44100)
-    monkeypatch.setattr(parallel.joblib, "cpu_count", lambda: 3)
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 3)
     assert "--jobs" not in call(resample_audio, "-d", tmp_path, "-j", "3").err
     assert (
         "--jobs 4 is more than the cores there are; 3 files at once"

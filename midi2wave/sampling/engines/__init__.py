@@ -6,7 +6,6 @@ numba (`cpu.py`) is the fast one on a processor, `cuda.py` replays a CUDA graph,
 takes numba, also for a model on a GPU: its conditioning is then computed there, and its samples here.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 import wavenet
 from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
+from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 from wavenet import Conditioning, Decoder, WaveNet
 
@@ -25,7 +25,7 @@ MIN_SKIP_WEIGHTS_FOR_FOLLOWERS = 100_000
 
 
 def n_threads(requested: int, n_streams: int, decoder: Decoder) -> int:
-    """How many threads to sample n_streams on, never more than there are cores.
+    """How many threads to sample n_streams on, never more than there are cores for this process.
 
     Threads that wait for one another on the same core are many times slower than one.
 
@@ -34,7 +34,7 @@ def n_threads(requested: int, n_streams: int, decoder: Decoder) -> int:
         n_streams: Streams that are sampled side by side.
         decoder: The decoder whose size decides whether followers help.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     followers_help = requested > 0 or decoder.skip.weight.numel() >= MIN_SKIP_WEIGHTS_FOR_FOLLOWERS
     return min(cores, requested or cores, (1 + MAX_FOLLOWERS if followers_help else 1) * n_streams)
 

@@ -3,10 +3,10 @@
 import multiprocessing
 from pathlib import Path
 
-import joblib
 import pytest
 import torch
 
+from midi2wave.training import data_loader
 from midi2wave.training.data_loader import batches, limit_workers, micro_batch_indices
 from midi2wave.utils.errors import InputError
 from tests.helpers.processed_data import equal, make_crops, write_folder
@@ -45,7 +45,7 @@ def test_batches_are_the_same_with_and_without_workers(folder):
 
 
 def test_workers_are_limited_to_the_cores(monkeypatch, capsys):
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr(data_loader, "usable_cores", lambda: 1)
     assert [limit_workers(n_workers) for n_workers in (0, 1)] == [0, 1] and capsys.readouterr().err == ""
     assert limit_workers(4, quiet=True) == 1 and capsys.readouterr().err == ""
     assert limit_workers(4) == 1

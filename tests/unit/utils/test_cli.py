@@ -4,6 +4,7 @@ import errno
 import json
 
 import pytest
+import torch
 
 from midi2wave.utils import cli
 from midi2wave.utils.cli import Failure
@@ -109,3 +110,19 @@ def test_devices():
     for name in ("gpu", "cuda:99", ""):
         with pytest.raises(InputError, match=r"cannot be used .*set it to auto or cpu"):
             cli.choose_device(name)
+
+
+def test_torch_threads_respect_the_cpu_quota(monkeypatch):
+    """A quota of 2 cores on a host of 64, unless the user has chosen a number of threads."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(cli, "usable_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for quota, threads in ((None, []), (2.5, [2])):
+        monkeypatch.setattr(cli, "cpu_quota", lambda quota=quota: quota)
+        cli.choose_device("cpu")
+        assert chosen == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    cli.choose_device("cpu")
+    assert chosen == [2]

@@ -9,13 +9,14 @@ and that against another clip (the baseline). The F1 of the notes needs a transc
 With drift_dir, long clips are generated too. Clips of an earlier run are not generated again.
 """
 
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,17 +30,20 @@ from midi2wave.evaluation.conditioning_ratios import clip_conditioning_ratios
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.likelihood import paired_likelihood
 from midi2wave.evaluation.metrics import chroma_similarity, multi_resolution_stft, onset_agreement
-from midi2wave.evaluation.report import clip_picture, summary_figure, table
+from midi2wave.evaluation.report import table
 from midi2wave.evaluation.results import ClipResult, Score, summarize
 from midi2wave.evaluation.synthesizer import Synthesizer, generate_clips
 from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
-from midi2wave.plotting.figures import clip_figure, save_figure
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
+from midi2wave.plotting.pictures import save_picture
 from midi2wave.sampling.pieces import prompt_frames
 from midi2wave.sampling.synthesis import encode
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RECORD_NAME = "evaluate.json"
 RESULT_NAME = "scores.json"
@@ -215,8 +219,7 @@ def _measure_drifts(
     ]
     for clip, pcm in zip(extended, generate_clips(synthesizer, extended, folder, 0), strict=True):
         drifts[clip.name] = drift.measure_drift(pcm, clip.truth, clip.performance, hz, transcriber)
-        figure = clip_figure(clip.performance, clip.n_frames / midi_hz, hz, clip.truth, pcm, title=clip.name)
-        save_figure(folder / f"{clip.name}.png", figure)
+        save_picture(folder / f"{clip.name}.png", functools.partial(_draw_long_clip, clip, pcm, synthesizer.data))
     return drifts
 
 
@@ -231,20 +234,12 @@ def _write_pictures(
         scores = f"chroma {clip_result.scores['chroma'].value:.2f}"
         if f1 := clip_result.scores.get("f1"):
             scores = f"F1 {f1.value:.2f} (recording {f1.topline:.2f}), {scores}"
-        figure = clip_picture(
-            clip,
-            data.audio_hz,
-            clip_result.output,
-            notes,
-            clip_result.transcription,
-            title=f"{clip.name}: {scores}",
-            prompt_end_seconds=start or None,
-        )
-        save_figure(folder / f"{clip.name}.png", figure)
+        title = f"{clip.name}: {scores}"
+        save_picture(folder / f"{clip.name}.png", functools.partial(_draw_clip, clip_result, notes, title, start, data))
         players = [("output", f"{clip.name}.wav"), ("recording", f"{clip.name}_truth.wav")]
         remark = f"{scores}; gap {clip_result.everywhere.gap:.3f} nats per sample"
         entries.append(ListeningClip(clip.name, f"{clip.name}.png", players, remark))
-    save_figure(folder / SUMMARY_NAME, summary_figure(result))
+    save_picture(folder / SUMMARY_NAME, functools.partial(_draw_summary, result))
     facts = {
         "model": f"{result['model']}, step {result['step']}",
         "mode": settings.mode,
@@ -254,6 +249,33 @@ def _write_pictures(
         "transcriber": result["transcriber"] or "none",
     }
     write_listening_page(folder / PAGE_NAME, "midi2wave: evaluation", entries, facts)
+
+
+def _draw_clip(clip_result: ClipResult, notes: Notes, title: str, start: float, data: DataConfig) -> "Figure":
+    from midi2wave.evaluation.figures import clip_picture
+
+    return clip_picture(
+        clip_result.clip,
+        data.audio_hz,
+        clip_result.output,
+        notes,
+        clip_result.transcription,
+        title=title,
+        prompt_end_seconds=start or None,
+    )
+
+
+def _draw_long_clip(clip: ReferenceClip, pcm: np.ndarray, data: DataConfig) -> "Figure":
+    from midi2wave.plotting.figures import clip_figure
+
+    seconds = clip.n_frames / data.midi_hz
+    return clip_figure(clip.performance, seconds, data.audio_hz, clip.truth, pcm, title=clip.name)
+
+
+def _draw_summary(result: dict[str, Any]) -> "Figure":
+    from midi2wave.evaluation.figures import summary_figure
+
+    return summary_figure(result)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,16 @@ from midi2wave.sampling.pieces import (
     read_audio_prompt,
     timed_pieces,
 )
-from midi2wave.sampling.render import RenderJob, batches, has_other_source, is_done, read_nll, read_seams, render
+from midi2wave.sampling.render import (
+    RenderJob,
+    batches,
+    draw_missing_pictures,
+    has_other_source,
+    is_done,
+    read_nll,
+    read_seams,
+    render,
+)
 from midi2wave.utils.atomic_files import acquire_output_dir
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
@@ -87,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         pieces, taken = _without_taken(job.folder, pieces)
         failures += taken
     todo = [piece for piece in pieces if not is_done(job, piece)]
+    draw_missing_pictures(job, pieces)
     for batch in batches(todo, settings.batch_size):
         render(job, batch)
     return _report(args, job, pieces, len(pieces) - len(todo), failures)

@@ -7,9 +7,11 @@ whose audio and MIDI files have equal stems; audio at another rate is looked for
 positions among those where notes begin.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +22,12 @@ from midi2wave.data.maestro import inside, read_metadata, resampled_name, select
 from midi2wave.data.test_clips import begin_clips, finish_clips, write_clip
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
-from midi2wave.plotting.figures import piano_roll_figure, save_figure
+from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils.cli import Failure, count_of, format_error, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # A clip is one of so many draws from a uniform distribution over the possible positions.
 N_DRAWS = 2**32
@@ -80,9 +85,15 @@ def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws:
         events = clip(performance, start, start + length, margin=CLIP_MARGIN_SECONDS)
         name = write_clip(folder, number + len(names), pair.name, start, samples, events, config.audio_hz)
         title = f"{pair.name}, from {start:.1f} s"
-        save_figure(folder / f"{name}.png", piano_roll_figure(events, length, title))
+        save_picture(folder / f"{name}.png", functools.partial(_draw_clip, events, length, title))
         names.append(name)
     return names
+
+
+def _draw_clip(events: Performance, length: float, title: str) -> "Figure":
+    from midi2wave.plotting.figures import piano_roll_figure
+
+    return piano_roll_figure(events, length, title)
 
 
 def _maestro_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pair]:

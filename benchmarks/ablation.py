@@ -13,6 +13,7 @@ failed ones are listed at the end. The F1 needs the transcriber (requirements-tr
 run, the generated audio, the logs of the commands and scores.json.
 """
 
+import functools
 import json
 import math
 import os
@@ -36,7 +37,7 @@ from benchmarks.ablation_report import (
 from benchmarks.markdown import insert_lines, split_at_marks
 from midi2wave.checkpoint import step_folders, step_of
 from midi2wave.config import Config, config_from_dict, load_config
-from midi2wave.plotting.figures import save_figure
+from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils.atomic_files import acquire_output_dir, remove, require_own_dir, write_text
 from midi2wave.utils.cli import Failure, format_error, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
@@ -63,10 +64,11 @@ def main(argv: list[str] | None = None) -> int:
     failures = do_runs(args)
     runs = load_scores(args.out)
     picture, lines = args.out / "gap.png", table(runs)
-    save_figure(picture, gap_figure(args.out, runs))
+    draw = functools.partial(gap_figure, args.out, runs)
+    save_picture(picture, draw)
     if args.report:
         picture = args.report.with_name(PICTURE_NAME)
-        save_figure(picture, gap_figure(args.out, runs))
+        save_picture(picture, draw)
         image = f"![Validation gap by training step and variant]({picture.name})"
         insert_lines(args.report, [*lines, "", image], BEGIN, END)
     summary = "\n".join([*lines, "", f"picture: {picture}"])

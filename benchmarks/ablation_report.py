@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib import colormaps
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from midi2wave.evaluation.results import with_present_keys
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCORES_NAME = "scores.json"
 # The figure beside the report.
@@ -139,8 +139,11 @@ def mean_and_each(values: Sequence[float | None], digits: int) -> str:
     return first if len(each) == 1 or first == "-" else f"{first} ({', '.join(each)})"
 
 
-def gap_figure(folder: Path, runs: list[dict[str, Any]]) -> Figure:
+def gap_figure(folder: Path, runs: list[dict[str, Any]]) -> "Figure":
     """The validation gap by training step: a line for each variant, the mean of its seeds."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
     ax = figure.subplots()
     styles: dict[str, dict[str, Any]] = {

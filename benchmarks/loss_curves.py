@@ -7,20 +7,23 @@ Needs the processed folder of the config. Prints the mean loss of the last fifth
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 
 import train
 from benchmarks.plain import plain_train_step
 from midi2wave.config import Config, load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
-from midi2wave.plotting.figures import save_figure
+from midi2wave.plotting.pictures import save_picture
 from midi2wave.training.data_loader import batches, crops_for_model, micro_batch_indices
 from midi2wave.training.hardware import choose_precision, keep_freed_memory
 from midi2wave.training.run_state import make_unsaved_run
 from midi2wave.training.step import train_step
 from midi2wave.utils.cli import choose_device, log, make_parser, run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def main() -> int:
@@ -36,15 +39,17 @@ def main() -> int:
     precision = choose_precision("auto", device)
     fast = f"{str(precision).removeprefix('torch.')}, own backward pass, compiled gates"
     curves = {"Conv1d, float32": training_curve(config, device, None), fast: training_curve(config, device, precision)}
-    save_figure(args.out, curves_figure(curves))
+    save_picture(args.out, lambda: curves_figure(curves))
     last = max(1, args.steps // 5)
     result = {name: sum(losses[-last:]) / last for name, losses in curves.items()}
     print(json.dumps(result) if args.as_json else "\n".join(f"{name}: {loss:.4f}" for name, loss in result.items()))
     return 0
 
 
-def curves_figure(curves: dict[str, list[float]]) -> Figure:
+def curves_figure(curves: dict[str, list[float]]) -> "Figure":
     """The training losses by step."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
     ax = figure.subplots()
     for (name, losses), color in zip(curves.items(), ("#d95f02", "#007878"), strict=True):

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import functools
 import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from midi2wave.audio.io import read_pcm
 from midi2wave.config import Config, PreprocessConfig
@@ -22,9 +24,13 @@ from midi2wave.data.processed_folder import (
 )
 from midi2wave.data.resample_manifest import state
 from midi2wave.midi.reader import read_midi
+from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import format_error
 from midi2wave.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The errno of an OSError after which no other recording can be written either.
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -163,10 +169,13 @@ def finish_processed_folder(folder: Path, processed: list[Processed], config: Pr
     picture_path = folder / CARD_PICTURE_NAME
     unchanged = card_path.is_file() and picture_path.is_file() and card_path.read_bytes() == text.encode()
     if not unchanged:
-        # Matplotlib takes half a second to import, which a rerun need not wait for.
-        from midi2wave.plotting.dataset_card import dataset_card_figure
-        from midi2wave.plotting.figures import save_figure
-
-        save_figure(picture_path, dataset_card_figure(card, dataset_card.title(folder, card)))
+        picture_path.unlink(missing_ok=True)  # It shows the former card, and drawing the new one may fail.
+        save_picture(picture_path, functools.partial(_draw_card, card, dataset_card.title(folder, card)))
         write_text(card_path, text)
     finish_folder(folder, rows)
+
+
+def _draw_card(card: dict[str, Any], title: str) -> "Figure":
+    from midi2wave.plotting.dataset_card import dataset_card_figure
+
+    return dataset_card_figure(card, title)

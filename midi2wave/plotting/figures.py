@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
@@ -19,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from midi2wave.midi.performance import MAX_PITCH, MIN_PITCH, SUSTAIN, Performance, sounding_offset
 from midi2wave.utils.atomic_files import atomic_file
+from midi2wave.utils.text import printable
 
 WIDTH_INCHES = 12
 DPI = 100
@@ -102,14 +104,16 @@ def save_figure(path: str | Path, figure: Figure) -> None:
         figure.savefig(tmp_path, format="png")
 
 
+def pixels(figure: Figure) -> np.ndarray:
+    """Draw a figure: uint8 [rows from the top, columns, RGB]."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3]
+
+
 def set_title(figure: Figure, title: str) -> None:
     """Set a figure's title at the top left; a dollar sign in it starts no formula, since it is often a file name."""
     figure.suptitle(printable(title), x=0.01, ha="left", fontsize=13, weight="bold", parse_math=False)
-
-
-def printable(text: str) -> str:
-    """Replace the surrogates of a file name that is not UTF-8, which neither a font nor a page can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def octave_ticks(low: int, high: int) -> tuple[list[int], list[str]]:

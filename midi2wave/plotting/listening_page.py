@@ -5,8 +5,8 @@ import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
-from midi2wave.plotting.figures import printable
 from midi2wave.utils.atomic_files import write_text
+from midi2wave.utils.text import printable
 
 TEMPLATE_NAME = "listening_page.html"
 

@@ -1,6 +1,7 @@
 """Render pieces into a folder: wavs, note events, pictures, and what is measured on the way (inference.py).
 
-The files of a piece are written as it is generated, its picture last: a piece with a picture is finished.
+The files of a piece are written as it is generated, the wav after those that its input gives: a piece with a wav is
+finished. Its picture can be drawn from the files at any time.
 """
 
 import functools
@@ -11,17 +12,16 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from tqdm import tqdm
 
 from midi2wave.audio.io import map_wav, wav_stream, write_wav
 from midi2wave.checkpoint import LoadedCheckpoint
 from midi2wave.config import InferenceConfig
 from midi2wave.midi.performance import empty_performance, load_events, save_events
-from midi2wave.plotting.figures import TEAL, clip_figure, save_figure
+from midi2wave.plotting.pictures import save_picture
 from midi2wave.sampling import folding
 from midi2wave.sampling.code_files import Codes, load_codes, save_codes
 from midi2wave.sampling.options import SamplingOptions
@@ -29,6 +29,10 @@ from midi2wave.sampling.pieces import Piece, prompt_frames
 from midi2wave.sampling.synthesis import CodedPerformance, ConditioningSource, encode, synthesize, teacher_forced
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import SECONDS_BETWEEN_MESSAGES, count_of, log
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Blocks = Generator[np.ndarray, None, None]
 
@@ -76,12 +80,14 @@ def has_other_source(folder: Path, piece: Piece) -> bool:
 
 
 def is_done(job: RenderJob, piece: Piece) -> bool:
-    """Whether an earlier run finished this piece."""
+    """Whether an earlier run finished this piece, be it without its picture."""
     if job.settings.mode == "teacher_forced" and read_nll(job.folder, piece.name) is None:
         return False
     if piece.fold and read_seams(job.folder, piece.name) is None:
         return False
-    return (job.folder / f"{piece.name}.png").is_file()
+    if piece.truth is not None and not (job.folder / f"{piece.name}_truth.wav").is_file():
+        return False
+    return (job.folder / f"{piece.name}.wav").is_file()
 
 
 def read_nll(folder: Path, name: str) -> float | None:
@@ -120,23 +126,22 @@ def render(job: RenderJob, pieces: list[Piece]) -> None:
     for piece in pieces:
         if piece.performance is not None:
             save_events(job.folder / f"{piece.name}.npz", piece.performance)
+        if piece.truth is not None:
+            write_wav(job.folder / f"{piece.name}_truth.wav", piece.truth, job.audio_hz)
     if job.loaded.model.n_codes:
         codes = [_codes(job.loaded, piece) for piece in pieces]
         for piece, own_codes in zip(pieces, codes, strict=True):
             save_codes(job.folder / f"{piece.name}.codes.npz", own_codes)
         pieces = [replace(piece, codes=own_codes) for piece, own_codes in zip(pieces, codes, strict=True)]
-    prompt_end_seconds = None
     if job.settings.mode == "teacher_forced":
         for piece in pieces:  # One by one: clips may differ in length, and a parallel pass gains nothing from a batch.
             _render_teacher_forced(job, piece)
     elif fold := pieces[0].fold:
         _render_folded(job, pieces[0], fold)
     else:
-        prompt_end_seconds = _render_batch(job, pieces)
+        _render_batch(job, pieces)
     for piece in pieces:
-        if piece.truth is not None:
-            write_wav(job.folder / f"{piece.name}_truth.wav", piece.truth, job.audio_hz)
-        _save_picture(job, piece, prompt_end_seconds)
+        draw_piece(job, piece)
 
 
 def _codes(loaded: LoadedCheckpoint, piece: Piece) -> Codes:
@@ -154,23 +159,47 @@ def _truth(piece: Piece) -> np.ndarray:
     return piece.truth
 
 
-def _save_picture(job: RenderJob, piece: Piece, prompt_end_seconds: float | None) -> None:
+def draw_piece(job: RenderJob, piece: Piece) -> None:
+    """Draw the picture of a finished piece, or say why it cannot be drawn."""
     midi_hz = job.loaded.config.data_config.midi_hz
-    figure = clip_figure(
-        piece.performance or empty_performance(),
-        piece.n_frames / midi_hz,
-        job.audio_hz,
-        piece.truth,
-        map_wav(job.folder / f"{piece.name}.wav"),
-        title=piece.name,
-        prompt_end_seconds=prompt_end_seconds,
-        extra=functools.partial(_plot_codes, piece.codes, midi_hz) if piece.codes else None,
-    )
-    save_figure(job.folder / f"{piece.name}.png", figure)
+    prefix_frames = _prefix_frames(job, piece)
+    path_of_codes = job.folder / f"{piece.name}.codes.npz"
+    codes = load_codes(path_of_codes) if path_of_codes.is_file() else None
+    output = map_wav(job.folder / f"{piece.name}.wav")
+
+    def draw() -> "Figure":
+        from midi2wave.plotting.figures import clip_figure
+
+        return clip_figure(
+            piece.performance or empty_performance(),
+            piece.n_frames / midi_hz,
+            job.audio_hz,
+            piece.truth,
+            output,
+            title=piece.name,
+            prompt_end_seconds=prefix_frames / midi_hz if prefix_frames else None,
+            extra=functools.partial(_plot_codes, codes, midi_hz) if codes else None,
+        )
+
+    save_picture(job.folder / f"{piece.name}.png", draw)
 
 
-def _plot_codes(codes: Codes, midi_hz: int, ax: Axes) -> None:
+def draw_missing_pictures(job: RenderJob, pieces: list[Piece]) -> None:
+    """Draw the pictures that an earlier run could not draw."""
+    for piece in pieces:
+        if is_done(job, piece) and not (job.folder / f"{piece.name}.png").is_file():
+            draw_piece(job, piece)
+
+
+def _prefix_frames(job: RenderJob, piece: Piece) -> int:
+    """How many frames of its own true audio a piece begins with."""
+    return 0 if piece.prompt else prompt_frames(job.settings, job.loaded.config.data_config)
+
+
+def _plot_codes(codes: Codes, midi_hz: int, ax: "Axes") -> None:
     """One row of a piece's picture: the argmax code of every frame."""
+    from midi2wave.plotting.figures import TEAL
+
     ax.plot(np.arange(codes.n_frames) / midi_hz, codes.frames(0, codes.n_frames), ",", color=TEAL)
     ax.set(ylabel="code", ylim=(-1, codes.n_codes))
 
@@ -216,17 +245,14 @@ def _batch_blocks(job: RenderJob, pieces: list[Piece], n_frames: int, prefix_fra
         yield from blocks
 
 
-def _render_batch(job: RenderJob, pieces: list[Piece]) -> float | None:
+def _render_batch(job: RenderJob, pieces: list[Piece]) -> None:
     """Generate one batch into its wavs, block by block.
 
     If it is interrupted, NAME.interrupted.wav holds what there is of every piece; a rerun does not use it.
-
-    Returns:
-        The seconds of true audio that the model continues, if any.
     """
     data, hop = job.loaded.config.data_config, job.loaded.model.hop
     n_frames = max(piece.n_frames for piece in pieces)
-    prefix_frames = 0 if pieces[0].prompt else prompt_frames(job.settings, data)
+    prefix_frames = _prefix_frames(job, pieces[0])
     unfinished, n_done = [job.folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0
     try:
         with ExitStack() as files:
@@ -247,7 +273,6 @@ def _render_batch(job: RenderJob, pieces: list[Piece]) -> float | None:
         raise
     for path in unfinished:
         path.unlink(missing_ok=True)
-    return prefix_frames / data.midi_hz if prefix_frames else None
 
 
 def _render_folded(job: RenderJob, piece: Piece, fold: folding.Fold) -> None:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -14,13 +15,15 @@ from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
-from midi2wave.plotting.figures import clip_figure, save_figure
-from midi2wave.plotting.training_curves import training_curves_figure
+from midi2wave.plotting.pictures import save_picture
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import format_error, log
 from wavenet import WaveNet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METRICS_NAME = "metrics.jsonl"
 CURVES_NAME = "curves.png"
@@ -101,8 +104,13 @@ class TrainingLog:
 
     def draw_curves(self) -> None:
         """Draw metrics.jsonl as a picture."""
-        with self._log_write_errors(CURVES_NAME):
-            save_figure(self.folder / CURVES_NAME, training_curves_figure(self._read_lines()))
+
+        def draw() -> "Figure":
+            from midi2wave.plotting.training_curves import training_curves_figure
+
+            return training_curves_figure(self._read_lines())
+
+        save_picture(self.folder / CURVES_NAME, draw)
 
     def write_sample(self, step: int, model: WaveNet, data: DataConfig) -> None:
         """Let the model continue a second of a validation recording, and write a wav and a picture.
@@ -126,15 +134,28 @@ class TrainingLog:
             model, [events], n_frames, data, options=SamplingOptions(seed=0, threads=1), streams=[0], prefix=prompt
         )
         output = torch.cat([torch.from_numpy(block[0].copy()) for block in blocks])
-        title = f"step {step}"
-        figure = clip_figure(
-            events, SAMPLE_SECONDS, data.audio_hz, truth, output.numpy(), title=title, prompt_end_seconds=PROMPT_SECONDS
-        )
         stem = self.folder / SAMPLES_NAME / f"step_{step:08d}"
         with self._log_write_errors(f"the sample of step {step}"):
             write_wav(stem.with_suffix(".wav"), output.numpy(), data.audio_hz)
-            save_figure(stem.with_suffix(".png"), figure)
         with self._disable_board_on_error():
             if self.board:
                 self.board.add_audio("prompted", output / FULL_SCALE, step, data.audio_hz)
-                self.board.add_figure("prompted", figure, step)
+
+        def draw() -> "Figure":
+            from midi2wave.plotting.figures import clip_figure, pixels
+
+            figure = clip_figure(
+                events,
+                SAMPLE_SECONDS,
+                data.audio_hz,
+                truth,
+                output.numpy(),
+                title=f"step {step}",
+                prompt_end_seconds=PROMPT_SECONDS,
+            )
+            with self._disable_board_on_error():
+                if self.board:  # Its add_figure would import pyplot, and with it the user's backend.
+                    self.board.add_image("prompted", pixels(figure), step, dataformats="HWC")
+            return figure
+
+        save_picture(stem.with_suffix(".png"), draw)

@@ -13,8 +13,8 @@ from midi2wave.data import preprocessing, test_clips
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.plotting import figures
+from midi2wave.plotting.figures import pixels
 from tests.helpers.fake_piano import performance as make_performance
-from tests.helpers.figures import pixels
 from tests.helpers.pipeline import (
     SECONDS,
     assert_failed,
@@ -126,8 +126,8 @@ def test_clip_has_notes_of_its_margins_but_shows_its_own(tmp_path, monkeypatch):
     write_midi(tmp_path / "pairs/a.mid", notes)
     write_audio(tmp_path / "pairs/a.wav", notes, seconds=60.0)
     overrides = ("maestro_dir=", f"audio_dir={tmp_path}/pairs", "n_clips=8", f"test_segment_length={CLIP_SECONDS}")
-    figures = {}
-    monkeypatch.setattr(preprocess_audio, "save_figure", lambda path, figure: figures.update({path.stem: figure}))
+    drawings = {}
+    monkeypatch.setattr(figures, "save_figure", lambda path, figure: drawings.update({path.stem: figure}))
     done = call(
         preprocess_audio,
         "-d",
@@ -147,8 +147,8 @@ def test_clip_has_notes_of_its_margins_but_shows_its_own(tmp_path, monkeypatch):
         np.testing.assert_allclose(clip.performance.onset, np.array([30, 40, 45]) - start, atol=1e-9)
         (own,) = np.flatnonzero((clip.performance.onset >= 0) & (clip.performance.onset < CLIP_SECONDS))
         assert clip.performance.onset[own] >= CLIP_SECONDS / 2  # notes begin in the part that a prompted model plays
-        bars = figures[name].axes[0].collections[-1].get_array()  # a velocity for every note that is held
-        low, high = figures[name].axes[0].get_ylim()
+        bars = drawings[name].axes[0].collections[-1].get_array()  # a velocity for every note that is held
+        low, high = drawings[name].axes[0].get_ylim()
         assert len(bars) == 1 and (low + high) / 2 == clip.performance.pitch[own]
         own_pitches.add(int(clip.performance.pitch[own]))
     assert len(own_pitches) > 1

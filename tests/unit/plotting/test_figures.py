@@ -12,8 +12,8 @@ import pytest
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.performance import clip
 from midi2wave.plotting import figures
+from midi2wave.plotting.figures import pixels
 from tests.helpers.fake_piano import performance as make_performance
-from tests.helpers.figures import pixels
 from tests.helpers.paths import ROOT, SHARED
 
 AUDIO_HZ = 16000

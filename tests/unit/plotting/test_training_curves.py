@@ -7,7 +7,7 @@ import pytest
 from matplotlib.collections import FillBetweenPolyCollection
 
 from midi2wave.plotting import training_curves
-from tests.helpers.figures import pixels
+from midi2wave.plotting.figures import pixels
 
 
 def curves(figure) -> dict[str, np.ndarray]:

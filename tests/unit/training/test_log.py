@@ -2,21 +2,22 @@
 
 import errno
 
+from midi2wave.plotting import figures, training_curves
 from midi2wave.training import log as log_module
 from midi2wave.training.log import TrainingLog
 from tests.helpers.training import start_run, train_to_end
 
 
 def test_curves_end_with_the_last_validation(pipeline, tmp_path, monkeypatch):
-    figures, original = [], log_module.training_curves_figure
+    drawings, original = [], training_curves.training_curves_figure
 
     def spy(metrics):
-        figures.append(metrics)
+        drawings.append(metrics)
         return original(metrics)
 
-    monkeypatch.setattr(log_module, "training_curves_figure", spy)
+    monkeypatch.setattr(training_curves, "training_curves_figure", spy)
     train_to_end(start_run(pipeline, tmp_path))
-    assert figures[-1][-1]["step"] == 4 and "validation_nll" in figures[-1][-1]
+    assert drawings[-1][-1]["step"] == 4 and "validation_nll" in drawings[-1][-1]
     assert (tmp_path / "curves.png").is_file()
 
 
@@ -45,7 +46,7 @@ def test_full_disk_ends_neither_the_log_nor_the_run(pipeline, tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device", "events")
 
     monkeypatch.setattr(log_module.SummaryWriter, "add_scalar", full)
-    monkeypatch.setattr(log_module, "save_figure", full)
+    monkeypatch.setattr(figures, "save_figure", full)
     state = start_run(pipeline, tmp_path)
     train_to_end(state)
     messages = capsys.readouterr().err

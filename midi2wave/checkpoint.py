@@ -3,12 +3,15 @@
     step_00002000/
         weights.safetensors   the weights to use (the moving average, if one is kept), with step and config as metadata
         training.pt           raw weights, optimiser state and step, to resume from; loadable with weights_only=True
-    latest, best              links to the newest one and to the one with the lowest validation loss
+    latest, best              links to the newest one and to the one with the lowest validation loss, where the file
+                              system has links
 
 A .safetensors file alone is a complete model: nothing in it is executed when it is loaded. Files of earlier versions
 load too: `RENAMED_TENSORS` and `migrate_config` know their names.
 """
 
+import filecmp
+import functools
 import hashlib
 import json
 import os
@@ -23,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
 from midi2wave.config import Config, SamplingConfig, config_from_dict
-from midi2wave.utils.atomic_files import atomic_folder, remove, update_symlink
+from midi2wave.utils.atomic_files import atomic_folder, remove, remove_own_files, update_symlink
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet, build_model
@@ -34,6 +37,7 @@ WEIGHTS_NAME = "weights.safetensors"
 TRAINING_NAME = "training.pt"
 LATEST_NAME = "latest"
 BEST_NAME = "best"
+CHECKPOINT_NAMES = (WEIGHTS_NAME, TRAINING_NAME)
 STEP_FOLDER = re.compile(r"step_\d{8,}")
 
 # The blocks of a config that describe a model.
@@ -101,6 +105,9 @@ def save(
         if folder.exists():
             os.replace(folder, replaced)
     try:
+        for path in replaced.glob("[!.]*"):
+            if path.name not in CHECKPOINT_NAMES:  # The user's.
+                os.replace(path, folder / path.name)
         _tidy(run_folder, folder, keep, keep_every, best_step)
         remove(replaced)
     except OSError as error:
@@ -112,15 +119,56 @@ def _tidy(run_folder: Path, folder: Path, keep: int, keep_every: int, best_step:
     """Link the newest and the best checkpoint; remove those that are not kept."""
     best = run_folder / f"step_{best_step:08d}"
     for name, target in ((LATEST_NAME, folder), (BEST_NAME, best)):
-        if target.is_dir():
-            update_symlink(run_folder / name, target)
+        if target.is_dir() and not update_symlink(run_folder / name, target):
+            _log_missing_link(run_folder / name)
     folders = step_folders(run_folder)
     n_until_this = folders.index(folder) + 1
     for other in folders[: max(0, n_until_this - keep)]:
         if other != best and not (keep_every and step_of(other) % keep_every == 0):
-            remove(other)
+            remove_own_files(other, CHECKPOINT_NAMES)
     for other in folders[n_until_this:]:
-        remove(other)
+        remove_own_files(other, CHECKPOINT_NAMES)
+
+
+@functools.cache  # Once, not at every checkpoint.
+def _log_missing_link(link: Path) -> None:
+    log(f"{link} cannot be a link here; the step folders are complete without it")
+
+
+def check_links(run_folder: Path) -> None:
+    """Make sure that the names of the links are free for them, before a run begins in a folder.
+
+    A copy of a run may hold copies of the checkpoints where there were links; these are removed.
+
+    Raises:
+        InputError: Something else has one of the names.
+    """
+    for path in (run_folder / LATEST_NAME, run_folder / BEST_NAME):
+        if path.is_symlink() or not path.exists():
+            continue
+        if not any(_same_checkpoint(path, folder) for folder in step_folders(run_folder)):
+            raise InputError(
+                f"{path} is not a link; train.py needs the name for a link: rename it, or choose another "
+                "train_config.output_directory"
+            )
+        remove(path)
+
+
+def _same_checkpoint(copy: Path, folder: Path) -> bool:
+    """Whether a folder holds nothing but a copy of a checkpoint."""
+    names = [path.name for path in copy.iterdir()] if copy.is_dir() else []
+    return sorted(names) == sorted(CHECKPOINT_NAMES) and all(
+        (folder / name).is_file() and filecmp.cmp(copy / name, folder / name, shallow=False) for name in names
+    )
+
+
+def remove_checkpoints(run_folder: Path) -> None:
+    """Remove all checkpoints of a run and the links to them."""
+    for folder in step_folders(run_folder):
+        remove_own_files(folder, CHECKPOINT_NAMES)
+    for name in (LATEST_NAME, BEST_NAME):
+        if (run_folder / name).is_symlink():
+            (run_folder / name).unlink()
 
 
 def _write_training(path: Path, training: dict[str, Any]) -> None:
@@ -134,10 +182,11 @@ def _write_training(path: Path, training: dict[str, Any]) -> None:
 
 
 def step_folders(run_folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
+    """The checkpoints of a run, oldest first; a folder without any file of a checkpoint is none."""
     if not run_folder.is_dir():
         return []
-    return sorted((path for path in run_folder.glob("step_*") if STEP_FOLDER.fullmatch(path.name)), key=step_of)
+    folders = (path for path in run_folder.glob("step_*") if STEP_FOLDER.fullmatch(path.name))
+    return sorted((path for path in folders if any((path / name).exists() for name in CHECKPOINT_NAMES)), key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -382,11 +431,16 @@ def differences(
         a, b = asdict(getattr(ours, block)), asdict(getattr(others, block))
         options = data_options if block == "data_config" else tuple(a)
         result += [
-            f"{block}.{option} = {_short(a[option])} instead of {_short(b[option])}"
+            describe_difference(f"{block}.{option}", a[option], b[option])
             for option in options
             if a[option] != b[option]
         ]
     return result
+
+
+def describe_difference(option: str, ours: Any, others: Any) -> str:
+    """An option of two configs as "option = ours instead of others"."""
+    return f"{option} = {_short(ours)} instead of {_short(others)}"
 
 
 def _short(value: Any) -> str:

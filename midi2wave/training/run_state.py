@@ -8,7 +8,6 @@ for bit.
 
 import contextlib
 import copy
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,14 +27,21 @@ from midi2wave.training.hardware import choose_precision
 from midi2wave.training.log import METRICS_NAME
 from midi2wave.training.log_mel import window_samples
 from midi2wave.training.optimizer import make_optimizer
+from midi2wave.training.run_folder import (
+    Recordings,
+    check_resume,
+    identify_recordings,
+    log_changes,
+    require_run_folder,
+    write_config,
+)
 from midi2wave.training.validation import ValidationCrops, load_validation
-from midi2wave.utils.atomic_files import remove, remove_all_partial_files, require_own_dir, write_text
+from midi2wave.utils.atomic_files import remove_all_partial_files
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
 from wavenet import WaveNet, build_model
 
-CONFIG_NAME = "config.json"
 MAX_CPU_PASS_SAMPLES = 16384  # With more samples in one pass, tensors leave a CPU's caches between two operations.
 CODEBOOK_CROPS = 64  # The codebook is initialised from the context of so many crops.
 
@@ -55,6 +61,7 @@ class Run:
         world: The processes that train together.
         precision: Number format of the matrix products.
         micro_batch_size: Crops in one forward and backward pass.
+        recordings: What identifies the recordings of its crops.
         step: Number of steps done.
         saved_step: Step of the newest checkpoint, -1 without one.
         best: Lowest `validation_nll` and its step.
@@ -75,6 +82,7 @@ class Run:
     world: World = SINGLE_PROCESS
     precision: torch.dtype = torch.float32
     micro_batch_size: int = 1
+    recordings: Recordings = field(default_factory=dict)
     step: int = 0
     saved_step: int = -1
     best: tuple[float, int] = (math.inf, -1)
@@ -112,12 +120,13 @@ def create_or_resume_run(
     validation = load_validation(config, model, world) if data.validation_path else None
     micro_batch_size = choose_micro_batch_size(settings, world, device, crops.n_frames * crops.hop)
     if world.is_main_process:
-        require_own_dir(folder, CONFIG_NAME)
+        require_run_folder(folder)
         if exit_stack:
             exit_stack.enter_context(lock_folder(folder))
         _clear(folder, force=force)
     world.barrier()
-    stored = _load_checkpoint(config, folder, quiet=not world.is_main_process)
+    recordings = identify_recordings(crops.folder)
+    stored = _load_checkpoint(config, recordings, folder, quiet=not world.is_main_process)
     if stored:
         checkpoint.fit_weights(model, stored["model"], folder)
     elif model.n_codes and not settings.checkpoint_path:
@@ -128,12 +137,13 @@ def create_or_resume_run(
     optimizer = make_optimizer(model, settings)
     precision = choose_precision(settings.precision, device)
     state = Run(config, folder, device, model, ema_model, optimizer, validation, world, precision, micro_batch_size)
+    state.recordings = recordings
     if stored:
         restore(state, stored)
     if len(set(world.all_gather((state.step, state.best)))) > 1:
         raise InputError(f"the processes found different checkpoints in {folder}: it must be one that all of them see")
     if world.is_main_process:
-        write_text(folder / CONFIG_NAME, json.dumps(config.as_dict(), indent=2) + "\n")
+        write_config(folder, config)
     model.decoder.gates = _choose_gate_kernels(settings, device, verbose=world.is_main_process)
     return state
 
@@ -211,6 +221,7 @@ def save_checkpoint(state: Run) -> str | None:
         "average": state.ema_model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "best": list(state.best),
+        "recordings": state.recordings,
     }
     settings = state.config.train_config
     try:
@@ -279,16 +290,15 @@ def _check_mel_window(config: Config, model: WaveNet, crops: Crops) -> None:
         )
 
 
-def _load_checkpoint(config: Config, folder: Path, *, quiet: bool) -> dict[str, Any] | None:
+def _load_checkpoint(config: Config, recordings: Recordings, folder: Path, *, quiet: bool) -> dict[str, Any] | None:
     """Training state of a run's newest checkpoint, None for a new run."""
     loaded = checkpoint.load_training(folder, quiet=quiet)
     if not loaded:
         return None
     stored, stored_config = loaded
-    if wrong := checkpoint.differences(config, stored_config):
-        raise InputError(
-            f"{folder} holds a run with another model: {'; '.join(wrong)}; choose another output_directory"
-        )
+    changed = check_resume(config, recordings, stored_config, stored, folder)
+    if not quiet:
+        log_changes(changed)
     return stored
 
 
@@ -310,7 +320,5 @@ def _clear(folder: Path, *, force: bool) -> None:
     """Remove temporary files of killed runs; `force` removes the run's checkpoints, links and metrics too."""
     remove_all_partial_files(folder)
     if force:
-        for step_folder in checkpoint.step_folders(folder):
-            remove(step_folder)
-        for name in (METRICS_NAME, checkpoint.LATEST_NAME, checkpoint.BEST_NAME):
-            remove(folder / name)
+        checkpoint.remove_checkpoints(folder)
+        (folder / METRICS_NAME).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,37 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def update_symlink(link: Path, target: Path) -> None:
-    """Make `link` a symbolic link to a file of the same folder, atomically; do nothing where links are not possible."""
+def remove_own_files(folder: Path, names: Collection[str]) -> None:
+    """Remove the files of these names from a folder, and the folder unless it holds other files, which stay.
+
+    Hidden files, which systems leave in folders by themselves, are removed with the folder.
+    """
+    if all(path.name in names or path.name.startswith(".") for path in folder.iterdir()):
+        remove(folder)
+        return
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def update_symlink(link: Path, target: Path) -> bool:
+    """Make `link` a symbolic link to a file of the same folder, atomically.
+
+    Returns:
+        Whether there is such a link now. There is none, and none of an earlier target either, where the file system has
+        no links (it may answer with any error), and where something else than a link has that name, which stays.
+    """
+    if os.path.lexists(link) and not link.is_symlink():
+        return False
     tmp_path = _temporary_path(link)
-    if not link.is_symlink():  # Nothing, or a folder, where the run was copied by something that follows links.
-        remove(link)
-    with contextlib.suppress(NotImplementedError, PermissionError):
+    try:
         tmp_path.symlink_to(target.name)
         os.replace(tmp_path, link)
+    except (OSError, NotImplementedError):
+        for path in (tmp_path, link):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

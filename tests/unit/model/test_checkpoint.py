@@ -106,6 +106,18 @@ def test_the_newest_are_kept(tmp_path):
     assert step_folders(tmp_path / "nowhere") == []
 
 
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM])
+def test_old_checkpoints_go_where_no_links_are_possible(tmp_path, monkeypatch, capsys, number):
+    def refuse(*_arguments, **_options):
+        raise OSError(number, "no links")
+
+    monkeypatch.setattr("os.symlink", refuse)
+    for step in range(1, 6):
+        save_step(tmp_path, step, keep=2)
+    assert steps(tmp_path) == [4, 5]
+    assert capsys.readouterr().err.count("latest cannot be a link here") == 1
+
+
 def test_a_step_can_be_saved_again(tmp_path):
     save_step(tmp_path, 5)
     save(tmp_path, 5, make_model(6).state_dict(), {"again": True}, CONFIG, 1)

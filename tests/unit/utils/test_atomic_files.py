@@ -1,5 +1,6 @@
 """Files and folders are whole or not there, and a folder is claimed only if nothing of others is in it."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,9 @@ from midi2wave.utils.atomic_files import (
     atomic_file,
     atomic_folder,
     remove_all_partial_files,
+    remove_own_files,
     remove_partial_files,
+    update_symlink,
     write_text,
 )
 from midi2wave.utils.errors import InputError
@@ -208,3 +211,41 @@ def test_a_folder_is_never_half_removed(tmp_path, monkeypatch):
     monkeypatch.undo()
     atomic_files.remove_all_partial_files(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EIO])
+@pytest.mark.parametrize("broken", ["os.symlink", "os.replace"])
+def test_no_link_is_made_where_none_is_possible(tmp_path, monkeypatch, number, broken):
+    """A file system without links answers with any error; a link of an earlier target would be wrong."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    assert update_symlink(tmp_path / "link", tmp_path / "old") and os.readlink(tmp_path / "link") == "old"
+
+    def refuse(*_arguments, **_options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(broken, refuse)
+    assert not update_symlink(tmp_path / "link", tmp_path / "new")
+    assert names(tmp_path) == {"old", "new"}
+
+
+def test_a_link_replaces_nothing_but_a_link(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").touch()
+    (tmp_path / "file").write_text("mine")
+    assert not update_symlink(tmp_path / "folder", tmp_path / "target")
+    assert not update_symlink(tmp_path / "file", tmp_path / "target")
+    assert names(tmp_path / "folder") == {"mine"} and (tmp_path / "file").read_text() == "mine"
+    assert names(tmp_path) == {"target", "folder", "file"}
+
+
+def test_own_files_are_removed_from_a_folder(tmp_path):
+    for folder in ("own", "shared"):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b", ".DS_Store"):
+            (tmp_path / folder / name).touch()
+    (tmp_path / "shared" / "mine").touch()
+    for folder in ("own", "shared"):
+        remove_own_files(tmp_path / folder, ("a", "b", "c"))
+    assert names(tmp_path) == {"shared"} and names(tmp_path / "shared") == {"mine", ".DS_Store"}

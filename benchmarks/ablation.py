@@ -35,7 +35,7 @@ from benchmarks.ablation_report import (
     table,
 )
 from benchmarks.markdown import insert_lines, split_at_marks
-from midi2wave.checkpoint import step_folders, step_of
+from midi2wave.checkpoint_folders import step_folders, step_of
 from midi2wave.config import Config, config_from_dict, load_config
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils.atomic_files import acquire_output_dir, remove, require_own_dir, write_text

@@ -10,13 +10,10 @@ A .safetensors file alone is a complete model: nothing in it is executed when it
 load too: `RENAMED_TENSORS` and `migrate_config` know their names.
 """
 
-import filecmp
-import functools
 import hashlib
 import json
 import os
 import pickle
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,20 +22,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
+from midi2wave.checkpoint_folders import (
+    CHECKPOINT_NAMES,
+    TRAINING_NAME,
+    WEIGHTS_NAME,
+    find_weights,
+    step_folders,
+    tidy,
+)
 from midi2wave.config import Config, SamplingConfig, config_from_dict
-from midi2wave.utils.atomic_files import atomic_folder, remove, remove_own_files, update_symlink
+from midi2wave.utils.atomic_files import atomic_folder, remove
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet, build_model
 
 FORMAT = "midi2wave checkpoint 1"
-PROJECT_FOLDER = Path(__file__).resolve().parents[1]
-WEIGHTS_NAME = "weights.safetensors"
-TRAINING_NAME = "training.pt"
-LATEST_NAME = "latest"
-BEST_NAME = "best"
-CHECKPOINT_NAMES = (WEIGHTS_NAME, TRAINING_NAME)
-STEP_FOLDER = re.compile(r"step_\d{8,}")
 
 # The blocks of a config that describe a model.
 MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
@@ -108,67 +106,11 @@ def save(
         for path in replaced.glob("[!.]*"):
             if path.name not in CHECKPOINT_NAMES:  # The user's.
                 os.replace(path, folder / path.name)
-        _tidy(run_folder, folder, keep, keep_every, best_step)
+        tidy(run_folder, folder, keep, keep_every, best_step)
         remove(replaced)
     except OSError as error:
         log(f"{folder} is saved, but {run_folder} could not be tidied up: {format_error(error)}")
     return folder
-
-
-def _tidy(run_folder: Path, folder: Path, keep: int, keep_every: int, best_step: int) -> None:
-    """Link the newest and the best checkpoint; remove those that are not kept."""
-    best = run_folder / f"step_{best_step:08d}"
-    for name, target in ((LATEST_NAME, folder), (BEST_NAME, best)):
-        if target.is_dir() and not update_symlink(run_folder / name, target):
-            _log_missing_link(run_folder / name)
-    folders = step_folders(run_folder)
-    n_until_this = folders.index(folder) + 1
-    for other in folders[: max(0, n_until_this - keep)]:
-        if other != best and not (keep_every and step_of(other) % keep_every == 0):
-            remove_own_files(other, CHECKPOINT_NAMES)
-    for other in folders[n_until_this:]:
-        remove_own_files(other, CHECKPOINT_NAMES)
-
-
-@functools.cache  # Once, not at every checkpoint.
-def _log_missing_link(link: Path) -> None:
-    log(f"{link} cannot be a link here; the step folders are complete without it")
-
-
-def check_links(run_folder: Path) -> None:
-    """Make sure that the names of the links are free for them, before a run begins in a folder.
-
-    A copy of a run may hold copies of the checkpoints where there were links; these are removed.
-
-    Raises:
-        InputError: Something else has one of the names.
-    """
-    for path in (run_folder / LATEST_NAME, run_folder / BEST_NAME):
-        if path.is_symlink() or not path.exists():
-            continue
-        if not any(_same_checkpoint(path, folder) for folder in step_folders(run_folder)):
-            raise InputError(
-                f"{path} is not a link; train.py needs the name for a link: rename it, or choose another "
-                "train_config.output_directory"
-            )
-        remove(path)
-
-
-def _same_checkpoint(copy: Path, folder: Path) -> bool:
-    """Whether a folder holds nothing but a copy of a checkpoint."""
-    names = [path.name for path in copy.iterdir()] if copy.is_dir() else []
-    return sorted(names) == sorted(CHECKPOINT_NAMES) and all(
-        (folder / name).is_file() and filecmp.cmp(copy / name, folder / name, shallow=False) for name in names
-    )
-
-
-def remove_checkpoints(run_folder: Path) -> None:
-    """Remove all checkpoints of a run and the links to them."""
-    for folder in step_folders(run_folder):
-        remove_own_files(folder, CHECKPOINT_NAMES)
-    for name in (LATEST_NAME, BEST_NAME):
-        if (run_folder / name).is_symlink():
-            (run_folder / name).unlink()
 
 
 def _write_training(path: Path, training: dict[str, Any]) -> None:
@@ -179,43 +121,6 @@ def _write_training(path: Path, training: dict[str, Any]) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
-
-
-def step_folders(run_folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first; a folder without any file of a checkpoint is none."""
-    if not run_folder.is_dir():
-        return []
-    folders = (path for path in run_folder.glob("step_*") if STEP_FOLDER.fullmatch(path.name))
-    return sorted((path for path in folders if any((path / name).exists() for name in CHECKPOINT_NAMES)), key=step_of)
-
-
-def step_of(folder: Path) -> int:
-    """The step of a checkpoint's folder, by its name."""
-    return int(folder.name.removeprefix("step_"))
-
-
-def find_weights(path: str | Path) -> Path:
-    """The weights file that a path stands for.
-
-    Args:
-        path: A run folder (its newest checkpoint), a step folder or a .safetensors file; relative to the working
-            directory or, as the files in pretrained/, to the project's folder.
-
-    Raises:
-        InputError: There is no checkpoint.
-    """
-    path = Path(path)
-    if not path.exists() and (PROJECT_FOLDER / path).exists():
-        path = PROJECT_FOLDER / path
-    if path.is_dir():
-        steps = step_folders(path)
-        path = (steps[-1] if steps else path) / WEIGHTS_NAME
-    if not path.is_file() or path.suffix != ".safetensors":
-        raise InputError(
-            f"no checkpoint at {path}; give a run folder, a step folder or a .safetensors file, such as those in "
-            "pretrained/"
-        )
-    return path
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int]:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from midi2wave import checkpoint
+from midi2wave import checkpoint, checkpoint_folders
 from midi2wave.config import Config, config_from_dict
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.training.log import METRICS_NAME
@@ -45,12 +45,12 @@ def require_run_folder(folder: Path) -> None:
         )
     if (folder / METRICS_NAME).is_dir():
         raise InputError(f"{folder / METRICS_NAME} is a folder, expected the metrics of a run; rename it")
-    checkpoint.check_links(folder)
+    checkpoint_folders.find_link_copies(folder)
 
 
 def _is_run(folder: Path, content: bytes) -> bool:
     """Whether a folder is that of a run, by its config.json and what else it holds."""
-    has_checkpoints = bool(checkpoint.step_folders(folder))
+    has_checkpoints = bool(checkpoint_folders.step_folders(folder))
     try:
         stored = json.loads(content)
     except (ValueError, RecursionError):
@@ -66,8 +66,9 @@ def _is_run(folder: Path, content: bytes) -> bool:
         return False
 
 
-def write_config(folder: Path, config: Config) -> None:
-    """Write the resolved config of a run."""
+def begin_run(folder: Path, config: Config) -> None:
+    """Write the resolved config of a run that begins or resumes, and make room for its links."""
+    checkpoint_folders.remove_link_copies(folder)
     write_text(folder / CONFIG_NAME, _config_text(config))
 
 

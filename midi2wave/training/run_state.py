@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from midi2wave import checkpoint
+from midi2wave import checkpoint, checkpoint_folders
 from midi2wave.config import Config, TrainConfig
 from midi2wave.data.crops import Crops
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
@@ -29,11 +29,11 @@ from midi2wave.training.log_mel import window_samples
 from midi2wave.training.optimizer import make_optimizer
 from midi2wave.training.run_folder import (
     Recordings,
+    begin_run,
     check_resume,
     identify_recordings,
     log_changes,
     require_run_folder,
-    write_config,
 )
 from midi2wave.training.validation import ValidationCrops, load_validation
 from midi2wave.utils.atomic_files import remove_all_partial_files
@@ -113,7 +113,7 @@ def create_or_resume_run(
     """
     settings, data = config.train_config, config.data_config
     folder, device = Path(settings.output_directory), choose_device(local_device(settings.device))
-    model = _initial_model(config, device, from_checkpoint=force or not checkpoint.step_folders(folder))
+    model = _initial_model(config, device, from_checkpoint=force or not checkpoint_folders.step_folders(folder))
     # Everything that may be wrong with the data is found before the folder is touched.
     crops = crops_for_model(data.dataset_path, data, model, settings.seed)
     _check_mel_window(config, model, crops)
@@ -143,7 +143,7 @@ def create_or_resume_run(
     if len(set(world.all_gather((state.step, state.best)))) > 1:
         raise InputError(f"the processes found different checkpoints in {folder}: it must be one that all of them see")
     if world.is_main_process:
-        write_config(folder, config)
+        begin_run(folder, config)
     model.decoder.gates = _choose_gate_kernels(settings, device, verbose=world.is_main_process)
     return state
 
@@ -320,5 +320,5 @@ def _clear(folder: Path, *, force: bool) -> None:
     """Remove temporary files of killed runs; `force` removes the run's checkpoints, links and metrics too."""
     remove_all_partial_files(folder)
     if force:
-        checkpoint.remove_checkpoints(folder)
+        checkpoint_folders.remove_checkpoints(folder)
         (folder / METRICS_NAME).unlink(missing_ok=True)

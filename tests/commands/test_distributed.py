@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from midi2wave import checkpoint
+from midi2wave import checkpoint, checkpoint_folders
 from midi2wave.config import DistConfig
 from midi2wave.training.distributed import SINGLE_PROCESS, init_distributed, local_device
 from midi2wave.utils.errors import InputError
@@ -94,7 +94,7 @@ def test_run_of_two_processes_resumes_after_a_kill(pipeline, tmp_path):
     os.kill(worker_pids(running, tmp_path / "parts")[1], signal.SIGKILL)  # torchrun then ends the others.
     running.communicate(timeout=120)
     assert running.returncode != 0
-    assert checkpoint.step_of(checkpoint.step_folders(tmp_path / "parts")[-1]) < 200
+    assert checkpoint_folders.step_of(checkpoint.step_folders(tmp_path / "parts")[-1]) < 200
     out, err = run_to_end(*command(tmp_path / "parts"))
     assert "going on from step" in err
     assert same_tensors(checkpoint_tensors(tmp_path / "parts"), checkpoint_tensors(tmp_path / "whole"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from midi2wave import checkpoint
+from midi2wave import checkpoint, checkpoint_folders
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import command, settings
 from tests.helpers.training import checkpoint_tensors, same_tensors
@@ -58,7 +58,7 @@ def arguments(pipeline, folder):
 
 
 def last_step(folder):
-    return max(map(checkpoint.step_of, checkpoint.step_folders(folder)), default=0)
+    return max(map(checkpoint_folders.step_of, checkpoint.step_folders(folder)), default=0)
 
 
 def losses(folder):
@@ -105,5 +105,5 @@ def test_truncated_checkpoint_costs_only_its_steps(pipeline, server, undisturbed
     outcome = command("train.py", *arguments(pipeline, folder))
     assert outcome.code == 0, outcome
     assert f"{newest.name} cannot be used" in outcome.err
-    assert f"going on from step {checkpoint.step_of(before)}" in outcome.err
+    assert f"going on from step {checkpoint_folders.step_of(before)}" in outcome.err
     assert same_tensors(checkpoint_tensors(folder), checkpoint_tensors(undisturbed))

@@ -27,7 +27,7 @@ from tests.helpers.pipeline import (
 @pytest.fixture
 def run_folder(pipeline, tmp_path):
     """A copy of the pipeline's run, and the --set options that make it be used."""
-    run = shutil.copytree(pipeline.folder / "run", tmp_path / "run")
+    run = shutil.copytree(pipeline.folder / "run", tmp_path / "run", symlinks=True)
     return run, settings(f"inference_config.model_filename={run}", f"inference_config.output_dir={tmp_path}/out")
 
 

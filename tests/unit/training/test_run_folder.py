@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from midi2wave import checkpoint
+from midi2wave import checkpoint, checkpoint_folders
 from midi2wave.config import config_from_dict
 from midi2wave.training import run_folder
 from midi2wave.training.run_folder import require_run_folder
@@ -44,7 +44,7 @@ def test_a_config_that_the_user_wrote_is_not_overwritten(pipeline, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(written, indent=2))
     with pytest.raises(InputError, match="is not the config of a run"):
         start_run(pipeline, tmp_path)
-    run_folder.write_config(tmp_path, config_from_dict(written, ""))  # As a run that ended before its first step.
+    run_folder.begin_run(tmp_path, config_from_dict(written, ""))  # As a run that ended before its first step.
     start_run(pipeline, tmp_path)
 
 
@@ -88,7 +88,7 @@ def test_files_of_the_user_in_a_checkpoint_stay(pipeline, finished):
         (folder / "song.wav").write_text("mine")
     one = ("train_config.keep_checkpoints=1", "train_config.iters_per_validation=100")
     train_to_end(start_run(pipeline, finished, "train_config.steps=6", *one))
-    assert [checkpoint.step_of(folder) for folder in checkpoint.step_folders(finished)][-1] == 6
+    assert [checkpoint_folders.step_of(folder) for folder in checkpoint.step_folders(finished)][-1] == 6
     create_or_resume_run(pipeline_config(pipeline, finished), force=True)
     assert [path.name for folder in (oldest, newest) for path in folder.iterdir()] == 2 * ["song.wav"]
     train_to_end(start_run(pipeline, finished, *one))
@@ -132,7 +132,7 @@ def test_other_recordings_are_refused_and_moved_ones_are_not(pipeline, finished,
         start_run(pipeline, finished, override)
 
 
-def test_changed_options_are_told_once(pipeline, finished, capsys):
+def test_changed_options_are_listed_once(pipeline, finished, capsys):
     overrides = ["data_config.conditioning_dropout=0.5", "train_config.micro_batch_size=1", "train_config.steps=6"]
     start_run(pipeline, finished, *overrides)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "other options" in line]

@@ -51,7 +51,7 @@ def test_checkpoint_is_saved_though_old_ones_cannot_be_removed(pipeline, tmp_pat
     def stuck(*_):
         raise PermissionError(errno.EACCES, "Permission denied", "step_00000002")
 
-    monkeypatch.setattr(checkpoint, "_tidy", stuck)
+    monkeypatch.setattr(checkpoint, "tidy", stuck)
     train_to_end(start_run(pipeline, tmp_path, "train_config.keep_checkpoints=1"))
     assert "is saved, but" in capsys.readouterr().err
     assert checkpoint.load_weights(tmp_path)[2] == 4

@@ -38,6 +38,15 @@ SAMPLER_WEIGHTS: tuple[SamplerWeights, ...] = get_args(SamplerWeights)
 GLOBAL_VALUE = re.compile(r"[^=\s]+=(0|-?[1-9][0-9]{0,17})")  # COLUMN=VALUE
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 MAX_SEED = 2**63 - 1  # The largest that both NumPy's and PyTorch's generators take.
+VALIDATION_SEED = 2**40  # No run may have it: the validation crops are the same in every run.
+# Upper limits beyond every use, for configs from elsewhere: memory and time of what they describe stay finite.
+MAX_PIECE_SECONDS = 86_400
+MAX_STEPS = 1_000_000_000
+MAX_BATCH_SIZE = 65_536
+MAX_LABELS = 4096
+# Receptive fields: 65 s of samples at 16 kHz, 8.7 minutes of conditioning frames at 250 Hz.
+MAX_RECEPTIVE_SAMPLES = 2**20
+MAX_RECEPTIVE_FRAMES = 2**17
 # Partials of each key in the excitation.
 N_PARTIALS = 16
 # Limits of the options of sampling.
@@ -70,9 +79,9 @@ class PreprocessConfig:
     """sample rate in Hz"""
     midi_hz: int = Field(default=250, ge=10, le=2000)
     """conditioning frames per second; audio_hz must be a multiple of it"""
-    test_segment_length: float = Field(default=4.0, gt=0)
+    test_segment_length: float = Field(default=4.0, gt=0, le=MAX_PIECE_SECONDS)
     """length of a test clip in seconds (preprocess_audio.py)"""
-    n_clips: int = Field(default=8, ge=1)
+    n_clips: int = Field(default=8, ge=1, le=100_000)
     """number of test clips (preprocess_audio.py)"""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """seed of the clips' positions"""
@@ -92,7 +101,7 @@ class DataConfig:
     """processed folder to train on"""
     validation_path: str = ""
     """processed folder to validate on; empty: no validation"""
-    segment_length: float = Field(default=0.5, gt=0)
+    segment_length: float = Field(default=0.5, gt=0, le=3600)
     """length of a crop in seconds"""
     audio_hz: int = Field(default=16000, ge=1000, le=192000)
     """sample rate in Hz of the processed folder"""
@@ -128,13 +137,13 @@ class DataConfig:
     """likewise: decay rates in 1/s"""
     partial_phase: list[float] = Field(default=[])
     """likewise: phases at the onset in radians"""
-    velocity_exponent: float = Field(default=1.5, ge=0)
+    velocity_exponent: float = Field(default=1.5, ge=0, le=10)
     """the excitation's amplitude is proportional to velocity to this power"""
-    damping_seconds: float = Field(default=0.04, gt=0)
+    damping_seconds: float = Field(default=0.04, gt=0, le=100)
     """time constant in seconds of the excitation's decay after a release (to 1/e)"""
     conditioning_dropout: float = Field(default=0.0, ge=0, le=1)
     """fraction of the training crops whose MIDI is replaced by the null condition; guidance requires it"""
-    global_values: Annotated[list[str], text_as_list(str)] = Field(default=[])
+    global_values: Annotated[list[str], text_as_list(str)] = Field(default=[], max_length=MAX_LABELS)
     """global conditioning: the labels COLUMN=VALUE that the model distinguishes, such as year=2008, with whole
     numbers of columns of filenames.csv. Training refuses recordings with other values; empty: none
     """
@@ -207,7 +216,7 @@ class WavenetConfig:
     """channels of the skip sum"""
     n_out_channels: int = Field(default=256, ge=1, le=4096)
     """channels between the two output layers"""
-    n_cond_channels: int = Field(default=64, ge=1)
+    n_cond_channels: int = Field(default=64, ge=1, le=4096)
     """channels of the context, the context stack's output"""
     conditioned_layers: Literal["all", "first"] = "all"
     """layers whose gates receive the conditioning: all, or only the first (to measure what the others contribute)"""
@@ -221,6 +230,7 @@ class WavenetConfig:
         """Raise ValueError for options that contradict each other."""
         if self.output == "logistic_mixture" and not self.output_bias:
             raise ValueError("output_bias = false: expected true with a logistic mixture, whose means start at a bias")
+        _check_receptive_field(self, MAX_RECEPTIVE_SAMPLES, "samples")
         return self
 
 
@@ -238,7 +248,7 @@ class CondWavenetConfig:
     """channels of the residual path"""
     n_skip_channels: int = Field(default=128, ge=1, le=4096)
     """channels of the skip sum"""
-    lookahead_ms: float = Field(default=248.0, ge=0)
+    lookahead_ms: float = Field(default=248.0, ge=0, le=600_000)
     """how much of the MIDI after a sample the context depends on, in milliseconds, at most the receptive field; 0:
     causal
     """
@@ -250,7 +260,7 @@ class CondWavenetConfig:
     """argmax autoencoder: each frame of the context becomes one of this many codes (docs/argmax_autoencoder.md); 0:
     none
     """
-    code_scale: float = Field(default=1.0, gt=0)
+    code_scale: float = Field(default=1.0, gt=0, le=1000)
     """length of a code's one-hot vector, from which the decoder's context is projected"""
 
     @model_validator(mode="after")
@@ -258,6 +268,7 @@ class CondWavenetConfig:
         """Raise ValueError for options that contradict each other."""
         if self.n_codes == 1:
             raise ValueError("n_codes = 1: expected two or more, or 0 for a context without codes")
+        _check_receptive_field(self, MAX_RECEPTIVE_FRAMES, "frames")
         return self
 
 
@@ -267,23 +278,23 @@ class TrainConfig:
 
     output_directory: str
     """run folder: checkpoints, metrics.jsonl, TensorBoard events, config"""
-    steps: int = Field(default=350_000, ge=1)
+    steps: int = Field(default=350_000, ge=1, le=MAX_STEPS)
     """optimiser steps"""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=MAX_BATCH_SIZE)
     """crops per step, of all processes together"""
-    micro_batch_size: int = Field(default=0, ge=0)
+    micro_batch_size: int = Field(default=0, ge=0, le=MAX_BATCH_SIZE)
     """crops that a process passes through the model at once, accumulating the gradients of its part of batch_size.
     0: all of them on CUDA, as many as fit the caches on a CPU
     """
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0, le=10)
     """peak learning rate of AdamW"""
-    final_learning_rate: float = Field(default=1e-5, ge=0)
+    final_learning_rate: float = Field(default=1e-5, ge=0, le=10)
     """learning rate at the last step, reached by a cosine"""
-    warmup_steps: int = Field(default=1000, ge=0)
+    warmup_steps: int = Field(default=1000, ge=0, le=MAX_STEPS)
     """steps of linear warm-up"""
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, le=100)
     """decoupled weight decay of the matrices"""
-    gradient_clip: float = Field(default=1.0, gt=0)
+    gradient_clip: float = Field(default=1.0, gt=0, le=1e12)
     """largest norm of the gradient"""
     history_noise: float = Field(default=0.3, ge=0, le=10)
     """white noise on the past samples that the decoder receives, at the start: largest level relative to the crop's
@@ -307,15 +318,15 @@ class TrainConfig:
     """
     scheduled_sampling: float = Field(default=0.5, ge=0, le=1)
     """probability at the last step that a past sample is the model's own (with scheduled_sampling_passes)"""
-    scheduled_sampling_start_step: int = Field(default=0, ge=0)
+    scheduled_sampling_start_step: int = Field(default=0, ge=0, le=MAX_STEPS)
     """step at which that probability begins to grow from 0, linearly up to the last step"""
-    mel_loss_weight: float = Field(default=0.3, ge=0)
+    mel_loss_weight: float = Field(default=0.3, ge=0, le=1e6)
     """weight of the auxiliary head's loss (cond_wavenet_config.n_mels)"""
-    diversity_loss_weight: float = Field(default=1.0, ge=0)
+    diversity_loss_weight: float = Field(default=1.0, ge=0, le=1e6)
     """weight of the loss that makes the codes equally frequent (cond_wavenet_config.n_codes) in the crops that a
     process passes through the model at once
     """
-    context_learning_rate: float = Field(default=1.0, gt=0)
+    context_learning_rate: float = Field(default=1.0, gt=0, le=1000)
     """learning rate of the context stack, as a factor of the learning rate"""
     ema_decay: float = Field(default=0.9995, ge=0, le=1)
     """decay per step of the exponential moving average of the weights, which is validated and saved; 0: none"""
@@ -323,19 +334,19 @@ class TrainConfig:
     """seed of weights and crops"""
     checkpoint_path: str = ""
     """start from the weights of this checkpoint (a new run, step 0); empty: random"""
-    iters_per_checkpoint: int = Field(default=2000, ge=1)
+    iters_per_checkpoint: int = Field(default=2000, ge=1, le=MAX_STEPS)
     """steps between checkpoints"""
-    keep_checkpoints: int = Field(default=3, ge=1)
+    keep_checkpoints: int = Field(default=3, ge=1, le=MAX_STEPS)
     """number of newest checkpoints kept; the best by validation is kept too"""
-    keep_every: int = Field(default=0, ge=0)
+    keep_every: int = Field(default=0, ge=0, le=MAX_STEPS)
     """checkpoints at multiples of this step are kept too; 0: none"""
-    iters_per_log: int = Field(default=50, ge=1)
+    iters_per_log: int = Field(default=50, ge=1, le=MAX_STEPS)
     """steps between log lines"""
-    iters_per_validation: int = Field(default=1000, ge=1)
+    iters_per_validation: int = Field(default=1000, ge=1, le=MAX_STEPS)
     """steps between validations"""
-    validation_crops: int = Field(default=128, ge=2)
+    validation_crops: int = Field(default=128, ge=2, le=1_000_000)
     """crops per validation, always the same ones"""
-    iters_per_sample: int = Field(default=10_000, ge=0)
+    iters_per_sample: int = Field(default=10_000, ge=0, le=MAX_STEPS)
     """steps between logged audio and pictures; 0: never"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
@@ -359,6 +370,8 @@ class TrainConfig:
             raise ValueError(f"final_history_mixing = {self.final_history_mixing:g}: expected -1, or 0 and more")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected less than steps = {self.steps}")
+        if self.seed == VALIDATION_SEED:
+            raise ValueError(f"seed = {self.seed}: expected another one, since this is that of the validation crops")
         if self.ema_decay >= 1:
             raise ValueError(f"ema_decay = {self.ema_decay}: expected less than 1")
         if self.scheduled_sampling_passes and self.scheduled_sampling_start_step >= self.steps:
@@ -375,7 +388,7 @@ class DistConfig:
 
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """auto (nccl on CUDA, gloo on CPUs), gloo or nccl"""
-    timeout_minutes: float = Field(default=30.0, gt=0)
+    timeout_minutes: float = Field(default=30.0, gt=0, le=100_000)
     """minutes that a process waits for the others before it fails"""
 
 
@@ -387,7 +400,7 @@ class SamplingConfig:
     """checkpoint: a run folder, a step folder or a .safetensors file"""
     test_dir: str = "test"
     """folder of test clips made by preprocess_audio.py"""
-    teacher_length: float = Field(default=2.0, gt=0)
+    teacher_length: float = Field(default=2.0, gt=0, le=MAX_PIECE_SECONDS)
     """length in seconds of the beginning of the recording that the model continues in mode prompted"""
     temperature: float = Field(default=1.0, gt=0, le=MAX_TEMPERATURE)
     """1: the model's own distribution; less: less noise, less variety"""
@@ -396,13 +409,13 @@ class SamplingConfig:
     extrapolation away from the null condition. Values other than 1 double the work and need a model trained with
     conditioning_dropout
     """
-    global_values: Annotated[list[str], text_as_list(str)] = Field(default=[])
+    global_values: Annotated[list[str], text_as_list(str)] = Field(default=[], max_length=MAX_LABELS)
     """global labels COLUMN=VALUE that replace those of the test clips; each must be in the model's
     data_config.global_values
     """
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """seed of the random numbers that samples are drawn with"""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=MAX_BATCH_SIZE)
     """clips generated side by side"""
     sampler: Sampler = "auto"
     """engine: torch (the reference), numba (the fastest on a CPU), cuda (a CUDA graph; slower than numba for one
@@ -428,18 +441,18 @@ class InferenceConfig(SamplingConfig):
     """teacher_forced (one parallel pass), prompted (teacher_length of the recording, then autoregressive) or free
     (from silence)
     """
-    tail_seconds: float = Field(default=2.0, ge=0)
+    tail_seconds: float = Field(default=2.0, ge=0, le=MAX_PIECE_SECONDS)
     """seconds of audio after the last note of a MIDI file (--midi)"""
-    max_seconds: float = Field(default=3600.0, gt=0)
+    max_seconds: float = Field(default=3600.0, gt=0, le=MAX_PIECE_SECONDS)
     """longest accepted duration of a MIDI file in seconds (--midi)"""
-    fold_seconds: float = Field(default=0.0, ge=0)
+    fold_seconds: float = Field(default=0.0, ge=0, le=MAX_PIECE_SECONDS)
     """in mode free, cut a piece into parts of this length in seconds, generate them side by side and cross-fade
     them (docs/folding.md): faster, but not exactly the output of one stream, and with memory for the whole piece;
     0: one stream
     """
-    fold_overlap_seconds: float = Field(default=0.1, gt=0)
+    fold_overlap_seconds: float = Field(default=0.1, gt=0, le=3600)
     """length of the cross-fades between parts in seconds, at most fold_seconds"""
-    fold_warmup_seconds: float = Field(default=1.0, ge=0)
+    fold_warmup_seconds: float = Field(default=1.0, ge=0, le=3600)
     """seconds that each part is generated, from silence, before it is used; at least the decoder's receptive field,
     so that neighbouring parts agree
     """
@@ -539,6 +552,16 @@ def _check_rates(audio_hz: int, midi_hz: int) -> None:
         divisors.sort(key=lambda hz: abs(hz - midi_hz))
         hint = f"; midi_hz = {divisors[0]} would do" if divisors else ""
         raise ValueError(f"audio_hz = {audio_hz} is not a whole multiple of midi_hz = {midi_hz}{hint}")
+
+
+def _check_receptive_field(stack: WavenetConfig | CondWavenetConfig, limit: int, unit: str) -> None:
+    n_doublings = stack.max_dilation.bit_length()  # Dilations 1, 2, 4, ... up to max_dilation, then again.
+    reach = sum(2 ** (i % n_doublings) for i in range(stack.n_layers)) * (stack.kernel_size - 1)
+    if reach >= limit:
+        raise ValueError(
+            f"n_layers = {stack.n_layers}, max_dilation = {stack.max_dilation} and kernel_size = {stack.kernel_size} "
+            f"have a receptive field of {reach + 1} {unit}, expected at most {limit}"
+        )
 
 
 def load_config(path: str | Path, needs: tuple[str, ...], overrides: list[str] | None = None) -> Config:

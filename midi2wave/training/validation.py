@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from midi2wave.config import Config
+from midi2wave.config import VALIDATION_SEED, Config
 from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.evaluation.conditioning_ratios import conditioning_ratios
 from midi2wave.modules.argmax_bottleneck import codebook_usage
@@ -21,7 +21,6 @@ from midi2wave.training.losses import Batch, crop_nll
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
-VALIDATION_SEED = 2**40  # No run's seed: the validation crops are the same in every run.
 MIN_GAP_IN_STANDARD_ERRORS = 2  # A smaller conditioning gap may be chance.
 
 

@@ -106,6 +106,45 @@ def test_wrong_values_are_refused(tmp_path, block, key, literal, expected):
     assert "expected" in message and message.endswith(expected), message
 
 
+def test_every_number_has_limits():
+    """So that no config from elsewhere describes something that takes all memory."""
+    endless = []
+    for block, schema in json.loads(config.json_schema())["properties"].items():
+        for name, option in schema.get("properties", {}).items():
+            lower = option.keys() & {"minimum", "exclusiveMinimum", "enum"}
+            if option.get("type") in ("integer", "number") and not (lower and option.keys() & {"maximum", "enum"}):
+                endless.append(f"{block}.{name}")
+    assert endless == []
+
+
+@pytest.mark.parametrize(
+    ("block", "options", "words"),
+    [
+        ("wavenet_config", {"n_layers": 200, "max_dilation": 65536}, "samples, expected at most 1048576"),
+        ("cond_wavenet_config", {"n_layers": 34, "max_dilation": 65536}, "frames, expected at most 131072"),
+        ("cond_wavenet_config", {"n_layers": 200, "max_dilation": 256, "kernel_size": 15}, "kernel_size = 15 have a"),
+    ],
+)
+def test_endless_receptive_fields_are_refused(tmp_path, block, options, words):
+    assert words in refusal(write(tmp_path, {block: options}))
+
+
+def test_the_limits_of_receptive_fields(tmp_path):
+    """Dilations 1, 2, 4, ..., 2^(n-1) have a receptive field of 2^n."""
+    config_from_dict({"cond_wavenet_config": {"n_layers": 17, "max_dilation": 65536, "kernel_size": 2}}, "")
+    refusal(write(tmp_path, {"cond_wavenet_config": {"n_layers": 18, "max_dilation": 65536, "kernel_size": 2}}))
+
+
+def test_the_seed_of_the_validation_crops_is_refused(tmp_path):
+    """A run with it would train on crops at the positions of those that it is validated on."""
+    for seed, allowed in ((2**40 - 1, True), (2**40, False), (2**40 + 1, True)):
+        blocks = {"train_config": {"output_directory": "run", "seed": seed}}
+        if allowed:
+            assert load_config(write(tmp_path, blocks), ()).train_config.seed == seed
+        else:
+            assert "seed = 1099511627776: expected another one" in refusal(write(tmp_path, blocks))
+
+
 def test_limits_themselves_are_allowed(tmp_path):
     blocks = {"data_config": {"n_workers": 256, "audio_hz": 1000}, "wavenet_config": {"n_layers": 1}}
     loaded = load_config(write(tmp_path, blocks), ())

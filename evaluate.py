@@ -12,38 +12,26 @@ With drift_dir, long clips are generated too. Clips of an earlier run are not ge
 import functools
 import hashlib
 import json
-import math
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from midi2wave import checkpoint
 from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config, migrate_record
-from midi2wave.data.pairing import mismatched_pairs
-from midi2wave.data.test_clips import clip_source
-from midi2wave.evaluation import drift
 from midi2wave.evaluation.clips import ReferenceClip, load_clips
-from midi2wave.evaluation.conditioning_ratios import clip_conditioning_ratios
 from midi2wave.evaluation.counterfactual import counterfactuals
-from midi2wave.evaluation.likelihood import paired_likelihood
-from midi2wave.evaluation.metrics import chroma_similarity, multi_resolution_stft, onset_agreement
 from midi2wave.evaluation.report import table
-from midi2wave.evaluation.results import ClipResult, Score, summarize
-from midi2wave.evaluation.synthesizer import Synthesizer, generate_clips
-from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, note_f1, played_notes
+from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, played_notes
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.sampling.pieces import prompt_frames
-from midi2wave.sampling.synthesis import encode
 from midi2wave.utils.atomic_files import acquire_output_dir, write_text
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from midi2wave.checkpoint import LoadedCheckpoint
+    from midi2wave.evaluation.results import ClipResult
 
 RECORD_NAME = "evaluate.json"
 RESULT_NAME = "scores.json"
@@ -68,7 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser(__doc__, config="config_evaluate.json").parse_args(argv)
     config = load_config(args.config, ("evaluate_config",), args.overrides)
     settings = config.evaluate_config
-    loaded = checkpoint.load_for_generation(settings, config, args.config)
+    # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
+    from midi2wave.checkpoint import load_for_generation
+    from midi2wave.evaluation.results import summarize
+    from midi2wave.evaluation.scoring import measure_drifts, score_clips
+    from midi2wave.evaluation.synthesizer import Synthesizer, generate_clips
+
+    loaded = load_for_generation(settings, config, args.config)
     model, data = loaded.model, loaded.config.data_config
     if not data.conditional:
         raise InputError(
@@ -76,10 +70,8 @@ def main(argv: list[str] | None = None) -> int:
             "likelihood: inference.py with inference_config.mode=teacher_forced"
         )
     clips, failures = _test_clips(settings, data)
-    long_clips: list[ReferenceClip] = []
-    if settings.drift_dir:
-        long_clips, long_failures = load_clips(settings.drift_dir, data, settings.global_values)
-        failures += long_failures
+    long_clips, long_failures = _long_clips(settings, data)
+    failures += long_failures
     transcriber = _load_transcriber()
     folder = Path(settings.output_dir)
     for out_dir, of_folder in ((folder, clips), (folder / DRIFT_NAME, long_clips)):
@@ -95,17 +87,15 @@ def main(argv: list[str] | None = None) -> int:
 
     synthesizer = Synthesizer(model, data, settings)
     outputs = generate_clips(synthesizer, clips, folder, prompt_frames(settings, data))
-    clip_results = list(progress(_score_clips(synthesizer, clips, outputs, transcriber), len(clips), "clip"))
+    clip_results = list(progress(score_clips(synthesizer, clips, outputs, transcriber), len(clips), "clip"))
     labels = data.global_values
     effects = counterfactuals(synthesizer, data.audio_hz, labels=labels) if settings.counterfactuals else None
-    drifts = _measure_drifts(synthesizer, long_clips, folder / DRIFT_NAME, transcriber)
+    drifts = measure_drifts(synthesizer, long_clips, folder / DRIFT_NAME, transcriber)
 
     result = summarize(clip_results, effects, drifts, transcriber.name if transcriber else None)
     result |= {"model": str(settings.model_filename), "step": loaded.step, "mode": settings.mode}
     result |= {"output_dir": str(folder)}
-    blocks = {name: getattr(loaded.config, name) for name in checkpoint.MODEL_BLOCKS}
-    resolved = Config(**blocks, evaluate_config=settings).as_dict()
-    write_text(folder / RESULT_NAME, json.dumps({**result, "config": resolved}, indent=2) + "\n")
+    _write_scores(folder, result, loaded.config, settings)
     _write_pictures(folder, clip_results, result, settings, data)
     listen = f"\nlisten and look: {folder / PAGE_NAME}; {folder / SUMMARY_NAME}; all numbers: {folder / RESULT_NAME}"
     return report_and_exit_code(table(result) + listen, result, failures, len(clip_results), as_json=args.as_json)
@@ -126,6 +116,20 @@ def _test_clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[Refere
     return clips, failures
 
 
+def _long_clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[ReferenceClip], list[Failure]]:
+    """The clips whose drift is measured, and those that cannot be read."""
+    return load_clips(settings.drift_dir, data, settings.global_values) if settings.drift_dir else ([], [])
+
+
+def _write_scores(folder: Path, result: dict[str, Any], model_config: Config, settings: EvaluateConfig) -> None:
+    """Write the result with the config of the model and of the evaluation."""
+    from midi2wave.checkpoint import MODEL_BLOCKS
+
+    blocks = {name: getattr(model_config, name) for name in MODEL_BLOCKS}
+    resolved = Config(**blocks, evaluate_config=settings).as_dict()
+    write_text(folder / RESULT_NAME, json.dumps({**result, "config": resolved}, indent=2) + "\n")
+
+
 def _load_transcriber() -> Transcriber | None:
     try:
         return Transcriber()
@@ -134,9 +138,7 @@ def _load_transcriber() -> Transcriber | None:
         return None
 
 
-def _record(
-    settings: EvaluateConfig, loaded: checkpoint.LoadedCheckpoint, clips: list[ReferenceClip]
-) -> dict[str, Any]:
+def _record(settings: EvaluateConfig, loaded: "LoadedCheckpoint", clips: list[ReferenceClip]) -> dict[str, Any]:
     """Everything that the generated audio depends on: it identifies the results in a folder."""
     hashes = {}
     for clip in clips:  # Clips that were cut again may have the same names.
@@ -155,76 +157,8 @@ def _record(
     }
 
 
-def _score_clips(
-    synthesizer: Synthesizer, clips: list[ReferenceClip], outputs: list[np.ndarray], transcriber: Transcriber | None
-) -> Iterator[ClipResult]:
-    """Likelihoods and scores of each clip."""
-    model, data = synthesizer.model, synthesizer.data
-    start = prompt_frames(synthesizer.settings, data) / data.midi_hz
-    pairs = mismatched_pairs([clip_source(clip.name) for clip in clips])
-    for clip, output, k in zip(clips, outputs, pairs, strict=True):
-        other = clips[k]
-        everywhere, at_onsets = paired_likelihood(model, clip.truth, clip.performance, other.performance, data)
-        scores = _audio_scores(output, clip, other, start, data.audio_hz)
-        transcription = None
-        if transcriber is not None:
-            transcription, f1 = _note_scores(output, clip, other, start, data.audio_hz, transcriber)
-            scores |= f1
-        ratios = clip_conditioning_ratios(model, clip.truth, clip.performance, data)
-        counts, n_codes = None, model.n_codes
-        if n_codes:
-            codes = encode(model, clip.performance, clip.n_frames, data)
-            counts = np.bincount(codes.frames(0, clip.n_frames), minlength=n_codes)
-        yield ClipResult(clip, output, everywhere, at_onsets, ratios, scores, transcription, counts)
-
-
-def _audio_scores(
-    output: np.ndarray, clip: ReferenceClip, other: ReferenceClip, start: float, hz: int
-) -> dict[str, Score]:
-    """The scores of the audio from `start` seconds on, after the prompt."""
-    own, truth, wrong = (pcm[round(start * hz) :] for pcm in (output, clip.truth, other.truth))
-    pairs = ((own, truth), (truth, truth), (own, wrong))
-    return {
-        "chroma": Score(*(chroma_similarity(*pair, hz) for pair in pairs)),
-        "onsets": Score(*(onset_agreement(*pair, hz) for pair in pairs)),
-        "mrstft": Score(*(multi_resolution_stft(*pair) for pair in pairs)),
-    }
-
-
-def _note_scores(
-    output: np.ndarray, clip: ReferenceClip, other: ReferenceClip, start: float, hz: int, transcriber: Transcriber
-) -> tuple[Notes, dict[str, Score]]:
-    """The transcribed notes of the output from `start` seconds on, and the F1 scores."""
-    end = len(clip.truth) / hz
-    notes, wrong = (played_notes(one.performance, start, end) for one in (clip, other))
-    transcription, truth = (transcriber.notes(pcm, hz).between(start, end) for pcm in (output, clip.truth))
-    pairs = ((notes, transcription), (notes, truth), (wrong, transcription))
-    return transcription, {
-        "f1": Score(*(note_f1(*pair) for pair in pairs)),
-        "f1_offsets": Score(*(note_f1(*pair, with_offsets=True) for pair in pairs)),
-    }
-
-
-def _measure_drifts(
-    synthesizer: Synthesizer, clips: list[ReferenceClip], folder: Path, transcriber: Transcriber | None
-) -> dict[str, drift.Drift]:
-    """Generate each long clip and some seconds beyond its end, and measure its drift."""
-    hz, midi_hz = synthesizer.data.audio_hz, synthesizer.data.midi_hz
-    drifts: dict[str, drift.Drift] = {}
-    n_tail = math.ceil(drift.TAIL_SECONDS * midi_hz)
-    stopped = [drift.truncate(clip.performance, clip.n_frames / midi_hz) for clip in clips]
-    extended = [
-        replace(clip, performance=notes, n_frames=clip.n_frames + n_tail)
-        for clip, notes in zip(clips, stopped, strict=True)
-    ]
-    for clip, pcm in zip(extended, generate_clips(synthesizer, extended, folder, 0), strict=True):
-        drifts[clip.name] = drift.measure_drift(pcm, clip.truth, clip.performance, hz, transcriber)
-        save_picture(folder / f"{clip.name}.png", functools.partial(_draw_long_clip, clip, pcm, synthesizer.data))
-    return drifts
-
-
 def _write_pictures(
-    folder: Path, clip_results: list[ClipResult], result: dict[str, Any], settings: EvaluateConfig, data: DataConfig
+    folder: Path, clip_results: "list[ClipResult]", result: dict[str, Any], settings: EvaluateConfig, data: DataConfig
 ) -> None:
     """A picture of each clip, the summary figure, and the page with players."""
     entries, start = [], prompt_frames(settings, data) / data.midi_hz
@@ -251,7 +185,7 @@ def _write_pictures(
     write_listening_page(folder / PAGE_NAME, "midi2wave: evaluation", entries, facts)
 
 
-def _draw_clip(clip_result: ClipResult, notes: Notes, title: str, start: float, data: DataConfig) -> "Figure":
+def _draw_clip(clip_result: "ClipResult", notes: Notes, title: str, start: float, data: DataConfig) -> "Figure":
     from midi2wave.evaluation.figures import clip_picture
 
     return clip_picture(
@@ -263,13 +197,6 @@ def _draw_clip(clip_result: ClipResult, notes: Notes, title: str, start: float, 
         title=title,
         prompt_end_seconds=start or None,
     )
-
-
-def _draw_long_clip(clip: ReferenceClip, pcm: np.ndarray, data: DataConfig) -> "Figure":
-    from midi2wave.plotting.figures import clip_figure
-
-    seconds = clip.n_frames / data.midi_hz
-    return clip_figure(clip.performance, seconds, data.audio_hz, clip.truth, pcm, title=clip.name)
 
 
 def _draw_summary(result: dict[str, Any]) -> "Figure":

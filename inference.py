@@ -30,12 +30,10 @@ import argparse
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from midi2wave import checkpoint
-from midi2wave.checkpoint import LoadedCheckpoint
 from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.config import DataConfig, InferenceConfig, load_config, migrate_record
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
@@ -50,19 +48,13 @@ from midi2wave.sampling.pieces import (
     read_audio_prompt,
     timed_pieces,
 )
-from midi2wave.sampling.render import (
-    RenderJob,
-    batches,
-    draw_missing_pictures,
-    has_other_source,
-    is_done,
-    read_nll,
-    read_seams,
-    render,
-)
 from midi2wave.utils.atomic_files import acquire_output_dir
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from midi2wave.checkpoint import LoadedCheckpoint
+    from midi2wave.sampling.render import RenderJob
 
 RECORD_NAME = "inference.json"
 PAGE_NAME = "index.html"
@@ -77,7 +69,11 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     config = load_config(args.config, ("inference_config",), args.overrides)
     requested = _with_arguments(args, config.inference_config)
-    loaded = checkpoint.load_for_generation(requested, config, args.config)
+    # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
+    from midi2wave.checkpoint import load_for_generation
+    from midi2wave.sampling.render import RenderJob, batches, draw_missing_pictures, is_done, render
+
+    loaded = load_for_generation(requested, config, args.config)
     data = loaded.config.data_config
     _check_request(args, requested, data)
     prompt = None
@@ -201,7 +197,7 @@ def _check_model(args: argparse.Namespace, settings: InferenceConfig, data: Data
 
 
 def _find_pieces(
-    args: argparse.Namespace, settings: InferenceConfig, loaded: LoadedCheckpoint
+    args: argparse.Namespace, settings: InferenceConfig, loaded: "LoadedCheckpoint"
 ) -> tuple[list[Piece], list[Failure]]:
     """The pieces that the arguments ask for; those that cannot be played as failures."""
     data = loaded.config.data_config
@@ -237,7 +233,7 @@ def _clip_pieces(
 
 
 def _code_pieces(
-    paths: list[Path], settings: InferenceConfig, loaded: LoadedCheckpoint
+    paths: list[Path], settings: InferenceConfig, loaded: "LoadedCheckpoint"
 ) -> tuple[list[Piece], list[Failure]]:
     """The pieces of these files of codes. Raises InputError if this model plays no codes."""
     n_codes, data, source = loaded.model.n_codes, loaded.config.data_config, settings.model_filename
@@ -258,7 +254,7 @@ def _code_pieces(
 
 
 def _record(
-    args: argparse.Namespace, requested: InferenceConfig, job: RenderJob, prompt: AudioPrompt | None
+    args: argparse.Namespace, requested: InferenceConfig, job: "RenderJob", prompt: AudioPrompt | None
 ) -> dict[str, Any]:
     """All that the samples depend on, besides clips and MIDI files: it identifies the results in a folder."""
     settings = job.settings if prompt else requested
@@ -275,6 +271,8 @@ def _record(
 
 def _without_taken(folder: Path, pieces: list[Piece]) -> tuple[list[Piece], list[Failure]]:
     """The pieces without those whose names stand in the folder for other notes, and these as failures."""
+    from midi2wave.sampling.render import has_other_source
+
     taken = sorted({piece.name for piece in pieces if has_other_source(folder, piece)})
     remedy = "choose another folder, or use --force"
     failures = [Failure(name, f"{folder} holds {name}.wav of other notes; {remedy}") for name in taken]
@@ -282,9 +280,11 @@ def _without_taken(folder: Path, pieces: list[Piece]) -> tuple[list[Piece], list
 
 
 def _report(
-    args: argparse.Namespace, job: RenderJob, pieces: list[Piece], n_already: int, failures: list[Failure]
+    args: argparse.Namespace, job: "RenderJob", pieces: list[Piece], n_already: int, failures: list[Failure]
 ) -> int:
     """Write the page, print the result; returns the exit code."""
+    from midi2wave.sampling.render import read_nll, read_seams
+
     folder, mode = job.folder, job.settings.mode
     nll = {piece.name: read_nll(folder, piece.name) for piece in pieces} if mode == "teacher_forced" else {}
     mean_nll = float(np.average(list(nll.values()), weights=[piece.n_frames for piece in pieces])) if nll else None
@@ -313,7 +313,7 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
     return f"{count_of(n_wavs, 'wav')} in {folder}{already}{nll}; listen: {folder / PAGE_NAME}"
 
 
-def _write_page(job: RenderJob, pieces: list[Piece], nll: dict[str, float | None]) -> None:
+def _write_page(job: "RenderJob", pieces: list[Piece], nll: dict[str, float | None]) -> None:
     """Write the page to listen to."""
     settings, clips = job.settings, []
     for piece in pieces:

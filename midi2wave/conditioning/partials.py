@@ -11,6 +11,8 @@ from midi2wave.midi.performance import MIN_PITCH, N_PITCHES
 
 # Channel of the excitation to which each partial belongs: 1 | 2 | 3 | 4-5 | 6-8 | 9-16.
 PARTIAL_CHANNEL = np.array([0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5])
+# Channels of the excitation without quadrature; there are twice as many with it.
+N_EXCITATION = 6
 # Decay rate of the first partial of each key in 1/s; higher partials decay faster.
 FUNDAMENTAL_DECAY = 0.5 * 2 ** ((np.arange(N_PITCHES) + MIN_PITCH - 60) / 24)
 # Inharmonicity of each key: it grows from the tenor upwards.

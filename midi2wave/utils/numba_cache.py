@@ -1,10 +1,9 @@
 """Functions that numba compiles, cached on disk for the next process where that is possible."""
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
-
-import numba
 
 from midi2wave.utils.cli import format_error, log
 
@@ -13,7 +12,8 @@ class cached_njit:
     """Decorator: numba.njit(cache=True), which compiles for this process alone where the cache cannot be written.
 
     numba itself fails there: with RuntimeError if no cache folder is writable, with OSError at the first call if
-    writing or reading fails (full disk, quota).
+    writing or reading fails (full disk, quota). numba is imported at the first call, so that a module with such a
+    function can be imported without it.
     """
 
     def __init__(self, function: Callable, **options: Any) -> None:
@@ -24,20 +24,32 @@ class cached_njit:
             **options: Options of numba.njit.
         """
         functools.update_wrapper(self, function)
-        self.uncached = numba.njit(**options)(function)
-        try:
-            self.dispatcher = numba.njit(cache=True, **options)(function)
-        except RuntimeError:
-            self.dispatcher = self.uncached
+        self.function = function
+        self.options = options
+        self.dispatcher: Callable | None = None
+        self.is_cached = True
+        self._lock = threading.Lock()
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the compiled function."""
         try:
-            return self.dispatcher(*arguments)
+            return (self.dispatcher or self._make_dispatcher())(*arguments)
         except OSError as error:
             # It comes from the compiler: compiled code raises none, so that nothing has been done yet.
-            if self.dispatcher is self.uncached:
+            if not self.is_cached:
                 raise
             log(f"compiled code could not be kept ({format_error(error)}); it is compiled for this process alone")
-            self.dispatcher = self.uncached
-            return self.dispatcher(*arguments)
+            self.is_cached, self.dispatcher = False, None
+            return self._make_dispatcher()(*arguments)
+
+    def _make_dispatcher(self) -> Callable:
+        import numba
+
+        with self._lock:  # Several threads may call the function for the first time; it is compiled once.
+            if self.dispatcher is None:
+                try:
+                    self.dispatcher = numba.njit(cache=self.is_cached, **self.options)(self.function)
+                except RuntimeError:
+                    self.is_cached = False
+                    self.dispatcher = numba.njit(**self.options)(self.function)
+            return self.dispatcher

@@ -10,6 +10,7 @@ import pytest
 import evaluate
 from benchmarks import measures
 from midi2wave.data import test_clips
+from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.evaluation import synthesizer
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.report import table
@@ -271,7 +272,7 @@ def test_mismatched_pairs_are_of_different_recordings():
     names = ["clip_000_a_b_1.000s", "clip_001_a_b_2.000s", "clip_002_c_1.500s"]
     sources = [test_clips.clip_source(name) for name in names]
     assert sources == ["a_b", "a_b", "c"]
-    assert evaluate.mismatched_pairs(sources) == [2, 2, 0]
+    assert mismatched_pairs(sources) == [2, 2, 0]
 
 
 @needs_transcriber

@@ -51,6 +51,7 @@ from midi2wave.sampling.pieces import (
 from midi2wave.utils.atomic_files import acquire_output_dir
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_names import fit_stem
 
 if TYPE_CHECKING:
     from midi2wave.checkpoint import LoadedCheckpoint
@@ -229,7 +230,7 @@ def _clip_pieces(
             seconds = piece.n_frames / data.midi_hz
             failures.append(Failure(piece.name, f"has {seconds:g} s, nothing is left {remedy}"))
     longer = [piece for piece in pieces if n_prompt < piece.n_frames]
-    return [replace(piece, name=f"{piece.name}_{mode}") for piece in longer], failures
+    return [replace(piece, name=fit_stem(f"{piece.name}_{mode}")) for piece in longer], failures
 
 
 def _code_pieces(

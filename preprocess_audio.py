@@ -23,7 +23,17 @@ from midi2wave.data.test_clips import begin_clips, finish_clips, write_clip
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
 from midi2wave.plotting.pictures import save_picture
-from midi2wave.utils.cli import Failure, count_of, format_error, log, make_parser, progress, report_and_exit_code, run
+from midi2wave.utils.cli import (
+    Failure,
+    count_of,
+    format_error,
+    item_failure,
+    log,
+    make_parser,
+    progress,
+    report_and_exit_code,
+    run,
+)
 from midi2wave.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,8 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             count = min(quota, config.n_clips - len(names))
             names += _cut(pair, config, args.dir, len(names), rng.integers(N_DRAWS, size=count))
-        except InputError as error:
-            failures.append(Failure(str(pair.audio), format_error(error)))
+        except (InputError, OSError) as error:
+            failures.append(item_failure(str(pair.audio), error))
         if len(names) == config.n_clips:
             break
     if names:
@@ -137,7 +147,7 @@ def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
 
 def _find_audio(stem: Path, audio_hz: int) -> Path | None:
     suffixes = [*AUDIO_SUFFIXES, *map(str.upper, AUDIO_SUFFIXES)]
-    names = [f"{stem.name}_{audio_hz}.wav", *(stem.name + suffix for suffix in suffixes)]
+    names = [resampled_name(f"{stem.name}.wav", audio_hz), *(stem.name + suffix for suffix in suffixes)]
     return next((path for path in map(stem.with_name, names) if path.is_file()), None)
 
 

@@ -14,9 +14,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, get_args
 
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_names import MAX_NAME_BYTES, fit_name
 
-# Bytes of a file name on common file systems.
-MAX_NAME_BYTES = 255
 # Bytes of a path inside the folder, which leaves room for the folder's own path.
 MAX_PATH_BYTES = 2000
 Split = Literal["train", "validation", "test"]
@@ -99,7 +98,7 @@ def resampled_name(audio_filename: str, audio_hz: int) -> str:
     path = PurePosixPath(audio_filename)
     if not path.name:
         raise InputError(f"{audio_filename!r} in the metadata does not name a file")
-    return str(path.with_name(f"{path.stem}_{audio_hz}.wav"))
+    return str(path.with_name(fit_name(path.stem, f"_{audio_hz}.wav")))
 
 
 def inside(maestro_dir: str | Path, filename: str) -> Path:

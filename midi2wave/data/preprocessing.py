@@ -1,7 +1,6 @@
 """Preprocessing of MAESTRO: the recordings of a split as jobs, the work on one recording, table and dataset card."""
 
 import contextlib
-import errno
 import functools
 import json
 import re
@@ -27,13 +26,10 @@ from midi2wave.midi.reader import read_midi
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import format_error
-from midi2wave.utils.errors import InputError
+from midi2wave.utils.errors import DISK_FULL_ERRNOS, InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# The errno of an OSError after which no other recording can be written either.
-DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Processed = tuple[Row, Facts]
 
@@ -113,7 +109,7 @@ def process_one(job: PreprocessJob) -> tuple[PreprocessJob, Processed | str]:
     try:
         return job, _process(job)
     except OSError as error:
-        if error.errno in DISK_FULL_ERRORS:
+        if error.errno in DISK_FULL_ERRNOS:
             raise
         return job, format_error(error)
     except InputError as error:

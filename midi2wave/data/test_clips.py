@@ -10,8 +10,11 @@ from midi2wave.audio import io as audio_io
 from midi2wave.midi.performance import Performance, load_events, save_events
 from midi2wave.utils.atomic_files import acquire_output_dir
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_names import fit_name
 
 CLIPS_RECORD_NAME = "clips.json"
+# Bytes of a recording's name in the name of a clip, which inference.py makes longer by its mode and a number.
+MAX_SOURCE_BYTES = 180
 CLIP_FILES = ("clip_*.wav", "clip_*.npz", "clip_*.png")
 
 
@@ -53,9 +56,9 @@ def write_clip(
         audio_hz: Its sample rate.
 
     Returns:
-        Its name, which contains number, source and start.
+        Its name, which contains number, source (cut if it is long) and start.
     """
-    name = f"clip_{number:03d}_{source}_{start:.3f}s"
+    name = f"clip_{number:03d}_{fit_name(source, '', MAX_SOURCE_BYTES)}_{start:.3f}s"
     audio_io.write_wav(folder / f"{name}.wav", pcm, audio_hz)
     save_events(folder / f"{name}.npz", performance)
     return name

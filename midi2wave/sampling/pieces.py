@@ -16,8 +16,9 @@ from midi2wave.midi.performance import Performance, last_sound_seconds
 from midi2wave.midi.reader import read_performance
 from midi2wave.sampling.code_files import Codes, load_codes
 from midi2wave.sampling.folding import Fold
-from midi2wave.utils.cli import Failure, count_of, format_error, log
+from midi2wave.utils.cli import Failure, count_of, item_failure, log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_names import fit_stem
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +93,11 @@ def midi_pieces(
         try:
             performance = read_performance(path)
             seconds = performance_seconds(performance, settings.tail_seconds)
-            _check(path.stem, seconds, pieces, max_seconds)
-            pieces.append(Piece(path.stem, number, performance, performance_frames(seconds, data.midi_hz)))
-        except InputError as error:
-            failures.append(Failure(str(path), format_error(error)))
+            name = fit_stem(path.stem)
+            _check(name, seconds, pieces, max_seconds)
+            pieces.append(Piece(name, number, performance, performance_frames(seconds, data.midi_hz)))
+        except (InputError, OSError) as error:
+            failures.append(item_failure(str(path), error))
     return with_labels(pieces, settings.global_values, data), failures
 
 
@@ -123,11 +125,11 @@ def code_pieces(
                     f"holds one of {codes.n_codes} codes {codes.midi_hz} times a second, the model has {n_codes}, "
                     f"{data.midi_hz} times a second; play it by the model that wrote it"
                 )
-            name = path.name.removesuffix(".npz").removesuffix(".codes")
+            name = fit_stem(path.name.removesuffix(".npz").removesuffix(".codes"))
             _check(name, codes.n_frames / data.midi_hz, pieces, settings.max_seconds)
             pieces.append(Piece(name, number, None, codes.n_frames, codes=codes))
-        except InputError as error:
-            failures.append(Failure(str(path), format_error(error)))
+        except (InputError, OSError) as error:
+            failures.append(item_failure(str(path), error))
     return pieces, failures
 
 
@@ -163,9 +165,9 @@ def clip_pieces(folder: str | Path, data: DataConfig, labels: Sequence[str] = ()
             n_frames = len(clip.pcm) // hop
             if not n_frames:
                 raise InputError("has less than a conditioning frame; cut longer clips")
-            pieces.append(Piece(clip.name, number, clip.performance, n_frames, clip.pcm[: n_frames * hop]))
-        except InputError as error:
-            failures.append(Failure(path.stem, format_error(error)))
+            pieces.append(Piece(fit_stem(clip.name), number, clip.performance, n_frames, clip.pcm[: n_frames * hop]))
+        except (InputError, OSError) as error:
+            failures.append(item_failure(path.stem, error))
     return with_labels(pieces, labels, data), failures
 
 
@@ -195,7 +197,7 @@ def timed_pieces(
     for number in range(n_pieces if clips else 0):
         clip = clips[number % len(clips)]
         labels = clip.conditioning_source.global_labels
-        name = f"piece_{number:03d}_{clip.name}"
+        name = fit_stem(f"piece_{number:03d}_{clip.name}")
         pieces.append(Piece(name, number, None, n_frames, clip.truth, global_labels=labels))
     return pieces, failures
 

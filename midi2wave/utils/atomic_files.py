@@ -16,13 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_names import MAX_NAME_BYTES, fit_name
 
 Record = dict[str, Any]
+
+# The dot, the number of the process, the random digits and the suffix that a temporary name has beside the file's name.
+_TEMPORARY_BYTES = 40
+
+
+def _temporary_stem(name: str) -> str:
+    """The part of a temporary name that says which file it is for: the file's name, cut if it is long."""
+    return fit_name(name, "", MAX_NAME_BYTES - _TEMPORARY_BYTES)
 
 
 def _temporary_path(path: Path) -> Path:
     # Processes of several hosts that share a folder may have the same number.
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    return path.with_name(f".{_temporary_stem(path.name)}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 def _sync(path: Path) -> None:
@@ -81,9 +90,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 def remove_partial_files(folder: Path, names: set[str]) -> None:
     """Remove what a killed run left of the files of these names; only for the sole process that writes them."""
+    stems = {_temporary_stem(name) for name in names}
     for path in folder.iterdir() if folder.is_dir() else ():
         match = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial", path.name)
-        if match and match[1] in names:
+        if match and match[1] in stems:
             path.unlink(missing_ok=True)
 
 

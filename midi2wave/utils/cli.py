@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from midi2wave.utils import signals
 from midi2wave.utils.cores import cpu_quota, usable_cores
-from midi2wave.utils.errors import InputError
+from midi2wave.utils.errors import DISK_FULL_ERRNOS, RESOURCE_ERRNOS, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,21 @@ class Failure:
 
     item: str
     reason: str
+
+
+def item_failure(item: str, error: InputError | OSError) -> Failure:
+    """The failure of one item of many, whose others are done all the same.
+
+    Args:
+        item: What the item is called.
+        error: Why it could not be done.
+
+    Raises:
+        OSError: `error` itself, where all other items would fail, too: the disk is full, or the memory is exhausted.
+    """
+    if isinstance(error, OSError) and error.errno in (*DISK_FULL_ERRNOS, *RESOURCE_ERRNOS):
+        raise error
+    return Failure(item, format_error(error))
 
 
 class _Parser(argparse.ArgumentParser):

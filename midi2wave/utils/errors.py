@@ -9,6 +9,9 @@ import zlib
 # The errno of an OSError that says: too many open files, or no memory.
 RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
+# The errno of an OSError after which nothing else can be written either.
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 # What NumPy's and zipfile's readers raise for damaged bytes, which may ask for a password or for a huge array.
 DAMAGED_ARRAY_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,

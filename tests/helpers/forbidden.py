@@ -1,0 +1,23 @@
+"""Files without permission, also for the tests of a superuser."""
+
+import builtins
+import errno
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
+    """Make Python's `open` of these paths fail as for a user without permission."""
+    real_open = io.open
+    names = {str(path) for path in paths}
+
+    def open_unless_forbidden(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(file) in names:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return real_open(file, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", open_unless_forbidden)
+    monkeypatch.setattr(builtins, "open", open_unless_forbidden)

@@ -4,11 +4,13 @@
 
 The pairs come from a split of MAESTRO (preprocess_config.maestro_dir) or from any folder (preprocess_config.audio_dir)
 whose audio and MIDI files have equal stems; audio at another rate is looked for as NAME_16000.wav. The seed chooses the
-positions among those where notes begin.
+positions among those where notes begin. Each recording gives one clip, then each a second one, and so on; the clips of
+a recording do not overlap. With a larger n_clips the first clips stay the same.
 """
 
 import functools
-import math
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ from midi2wave.audio.io import AUDIO_SUFFIXES, read_pcm
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
-from midi2wave.data.test_clips import begin_clips, finish_clips, write_clip
+from midi2wave.data.test_clips import begin_clips, clip_source, draw_start, finish_clips, write_clip
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
 from midi2wave.plotting.pictures import save_picture
@@ -39,8 +41,8 @@ from midi2wave.utils.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A clip is one of so many draws from a uniform distribution over the possible positions.
-N_DRAWS = 2**32
+# So many names of recordings are listed in a message.
+MAX_LISTED_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -63,41 +65,80 @@ def main(argv: list[str] | None = None) -> int:
     pairs = _maestro_pairs(config, failures) if config.maestro_dir else _folder_pairs(config)
     begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
 
-    names: list[str] = []
-    rng = np.random.default_rng(config.seed)
-    quota = math.ceil(config.n_clips / max(1, len(pairs)))
-    for pair in progress([pairs[i] for i in rng.permutation(len(pairs))], len(pairs), "recording"):
-        try:
-            count = min(quota, config.n_clips - len(names))
-            names += _cut(pair, config, args.dir, len(names), rng.integers(N_DRAWS, size=count))
-        except (InputError, OSError) as error:
-            failures.append(item_failure(str(pair.audio), error))
-        if len(names) == config.n_clips:
-            break
+    names = list(progress(_cut_clips(pairs, config, args.dir, failures), config.n_clips, "clip"))
     if names:
         finish_clips(args.dir, names)
     result = {"dir": str(args.dir), "clips": names}
-    summary = f"{args.dir}: {len(names)} of {count_of(config.n_clips, 'clip')} of {config.test_segment_length:g} s"
+    summary = (
+        f"{args.dir}: {len(names)} of {count_of(config.n_clips, 'clip')} of {config.test_segment_length:g} s, from "
+        f"{count_of(len(set(map(clip_source, names))), 'recording')}"
+    )
     return report_and_exit_code(summary, result, failures, len(names), as_json=args.as_json)
 
 
-def _cut(pair: Pair, config: PreprocessConfig, folder: Path, number: int, draws: np.ndarray) -> list[str]:
-    """Cut one clip per draw out of a recording and write them; returns their names."""
-    pcm = read_pcm(pair.audio, config.audio_hz)
-    performance = replace(read_performance(pair.midi), global_labels=pair.global_labels)
-    starts = _clip_starts(performance, len(pcm), config)
+def _cut_clips(pairs: list[Pair], config: PreprocessConfig, folder: Path, failures: list[Failure]) -> Iterator[str]:
+    """Cut a clip out of each recording in turn, until there are enough.
+
+    Args:
+        pairs: The recordings.
+        config: Number and length of the clips, and the seed.
+        folder: Where the clips are written.
+        failures: Recordings that cannot be used are added.
+
+    Yields:
+        The names of the clips.
+    """
+    read = functools.lru_cache(maxsize=1)(_read)  # A single recording is read once for all its clips.
+    rng = np.random.default_rng(config.seed)
+    waiting: deque[tuple[Pair, list[float]]] = deque((pairs[i], []) for i in rng.permutation(len(pairs)))
+    n_clips, full = 0, []
+    while waiting and n_clips < config.n_clips:
+        pair, starts = waiting.popleft()
+        try:
+            pcm, performance = read(pair, config.audio_hz)
+            start = draw_start(_clip_starts(performance, len(pcm), config), starts, config.test_segment_length, rng)
+            if start is None:
+                full.append(pair.name)
+                continue
+            name = _cut(pair, pcm, performance, start, config, folder, n_clips)
+        except (InputError, OSError) as error:
+            failures.append(item_failure(str(pair.audio), error))
+            continue
+        yield name
+        n_clips += 1
+        waiting.append((pair, [*starts, start]))
+    if full:
+        names = ", ".join(full[:MAX_LISTED_NAMES]) + (", ..." if len(full) > MAX_LISTED_NAMES else "")
+        log(
+            f"no room for one more clip of {config.test_segment_length:g} s beside the others in "
+            f"{count_of(len(full), 'recording')} ({names}); {n_clips} of {count_of(config.n_clips, 'clip')}"
+        )
+
+
+def _read(pair: Pair, audio_hz: int) -> tuple[np.ndarray, Performance]:
+    """The samples and the notes of a recording."""
+    pcm = read_pcm(pair.audio, audio_hz)
+    return pcm, replace(read_performance(pair.midi), global_labels=pair.global_labels)
+
+
+def _cut(
+    pair: Pair,
+    pcm: np.ndarray,
+    performance: Performance,
+    start: float,
+    config: PreprocessConfig,
+    folder: Path,
+    number: int,
+) -> str:
+    """Cut the clip that begins at `start` seconds out of a recording and write it; returns its name."""
     length = config.test_segment_length
-    names: list[str] = []
-    for draw in draws:
-        start = float(starts[draw % len(starts)])
-        first = round(start * config.audio_hz)
-        samples = pcm[first : first + round(length * config.audio_hz)]
-        events = clip(performance, start, start + length, margin=CLIP_MARGIN_SECONDS)
-        name = write_clip(folder, number + len(names), pair.name, start, samples, events, config.audio_hz)
-        title = f"{pair.name}, from {start:.1f} s"
-        save_picture(folder / f"{name}.png", functools.partial(_draw_clip, events, length, title))
-        names.append(name)
-    return names
+    first = round(start * config.audio_hz)
+    samples = pcm[first : first + round(length * config.audio_hz)]
+    events = clip(performance, start, start + length, margin=CLIP_MARGIN_SECONDS)
+    name = write_clip(folder, number, pair.name, start, samples, events, config.audio_hz)
+    title = f"{pair.name}, from {start:.1f} s"
+    save_picture(folder / f"{name}.png", functools.partial(_draw_clip, events, length, title))
+    return name
 
 
 def _draw_clip(events: Performance, length: float, title: str) -> "Figure":

@@ -20,6 +20,10 @@ from midi2wave.utils.errors import InputError
 CACHED_RECORDINGS = 500
 # After so many silent crops in a row, one is taken as it is.
 MAX_SILENT_REDRAWS = 100
+# Number of the draw of a history that is mixed in, which is no attempt of `locate_crop`.
+MIXING_DRAW = MAX_SILENT_REDRAWS
+# Number of the draw among what is left, if all attempts overlap earlier crops.
+REMAINING_DRAW = MAX_SILENT_REDRAWS + 1
 
 # Each purpose for which a crop draws random numbers has its own stream of them.
 NOISE_STREAM = 1
@@ -93,7 +97,8 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         self.seed = seed
         self.augmentation = augmentation
         self.hop = config.audio_hz // config.midi_hz
-        self.n_frames = warmup_frames + max(1, round(config.segment_length * config.midi_hz))
+        self.n_scored_frames = max(1, round(config.segment_length * config.midi_hz))
+        self.n_frames = warmup_frames + self.n_scored_frames
         self._conditionings: dict[int, NoteConditioning | NullConditioning] = {}
         n_starts = [row.n_samples // self.hop - self.n_frames + 1 for row in folder.rows]
         if max(n_starts) <= 0:
@@ -108,13 +113,53 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         """The position in `folder.rows` and the first frame of a crop: the first draw that is not too silent."""
         for attempt in range(MAX_SILENT_REDRAWS):
             position, frame = self._draw_position(index, attempt)
-            if self.config.max_silence >= 1 or self._silent_fraction(position, frame) <= self.config.max_silence:
+            if self._is_audible(position, frame):
                 break
         return position, frame
 
+    def locate_distinct_crops(self, n: int) -> list[tuple[int, int]]:
+        """The positions in `folder.rows` and the first frames of n crops whose scored parts do not overlap.
+
+        A crop is where `locate_crop` has it, unless it would overlap one before it. Of more crops the first n are the
+        same.
+
+        Returns:
+            Fewer than n places where there is no room for more.
+        """
+        places: list[tuple[int, int]] = []
+        for index in range(n):
+            draws = (self._draw_position(index, attempt) for attempt in range(MAX_SILENT_REDRAWS))
+            place = next((one for one in draws if not self._overlaps(one, places) and self._is_audible(*one)), None)
+            if place is None and (place := self._draw_remaining(index, places)) is None:
+                break
+            places.append(place)
+        return places
+
+    def _overlaps(self, place: tuple[int, int], others: list[tuple[int, int]]) -> bool:
+        position, frame = place
+        return any(position == there and abs(frame - begin) < self.n_scored_frames for there, begin in others)
+
+    def _draw_remaining(self, index: int, places: list[tuple[int, int]]) -> tuple[int, int] | None:
+        """Draw one of all places at which a crop overlaps none of `places`; None if there is none."""
+        free = np.ones(self.cumulative_starts[-1], dtype=bool)
+        for position, frame in places:
+            first = self.cumulative_starts[position - 1] if position else 0
+            begin, end = frame - self.n_scored_frames + 1, frame + self.n_scored_frames
+            free[max(first, first + begin) : min(first + end, self.cumulative_starts[position])] = False
+        remaining = np.flatnonzero(free)
+        return self._place(int(self._draw(index, REMAINING_DRAW).choice(remaining))) if len(remaining) else None
+
+    def _is_audible(self, position: int, frame: int) -> bool:
+        return self.config.max_silence >= 1 or self._silent_fraction(position, frame) <= self.config.max_silence
+
+    def _draw(self, index: int, attempt: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[index, 0, 0, attempt]))
+
     def _draw_position(self, index: int, attempt: int) -> tuple[int, int]:
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[index, 0, 0, attempt]))
-        start = int(rng.integers(self.cumulative_starts[-1]))
+        return self._place(int(self._draw(index, attempt).integers(self.cumulative_starts[-1])))
+
+    def _place(self, start: int) -> tuple[int, int]:
+        """Position and first frame of a crop, from its number among all possible ones."""
         position = int(np.searchsorted(self.cumulative_starts, start, side="right"))
         return position, start - int(self.cumulative_starts[position - 1]) if position else start
 
@@ -176,8 +221,7 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
 
     def _other_crop(self, index: int, n_samples: int) -> np.ndarray:
         """A second crop, float32 [n_samples] with an RMS of 1, or silence."""
-        # No attempt of `locate_crop` has this number.
-        position, frame = self._draw_position(index, MAX_SILENT_REDRAWS)
+        position, frame = self._draw_position(index, MIXING_DRAW)
         samples = self._emphasized(position, frame * self.hop, frame * self.hop + n_samples)
         other = np.zeros(n_samples, dtype=np.float32)
         other[: len(samples)] = samples
@@ -191,14 +235,22 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         return probability > 0 and self._random(index, stream).random() < probability
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """One crop.
+        """One crop; see `crop_at`."""
+        return self.crop_at(*self.locate_crop(index), index)
+
+    def crop_at(self, position: int, frame: int, index: int) -> dict[str, torch.Tensor]:
+        """The crop at a place.
+
+        Args:
+            position: Position of the recording in `folder.rows`.
+            frame: Its first frame.
+            index: Its index, by which the random numbers of the augmentations are drawn.
 
         Returns:
             "index": int64 []. "samples": what is to be predicted, int64 [T]. "history": what the decoder receives, with
             M samples before the crop, int64 [M + T]. "features": float32 [F + G, left + N + right]. "excitation":
             float32 [E, T].
         """
-        position, frame = self.locate_crop(index)
         first = frame * self.hop
         n_samples = self.n_frames * self.hop
         samples = self._emphasized(position, first - self.n_previous, first + n_samples)

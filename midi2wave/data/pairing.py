@@ -1,4 +1,7 @@
-"""Negative pairs: audio with the MIDI of another recording, for measures of what the conditioning is worth."""
+"""Negative pairs: audio with MIDI that is not its own, for measures of what the conditioning is worth.
+
+The MIDI is that of another recording; only where all items are of one recording, that of another part of it.
+"""
 
 from collections.abc import Hashable, Sequence
 

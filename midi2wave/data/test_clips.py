@@ -1,5 +1,6 @@
 """Test clips: pairs of clip_{number}_{source}_{start}s.wav and .npz in a folder with a clips.json."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from midi2wave.utils.file_names import fit_name
 CLIPS_RECORD_NAME = "clips.json"
 # Bytes of a recording's name in the name of a clip, which inference.py makes longer by its mode and a number.
 MAX_SOURCE_BYTES = 180
+# A draw is uniform over the possible positions, of which a recording has far fewer.
+N_DRAWS = 2**32
 CLIP_FILES = ("clip_*.wav", "clip_*.npz", "clip_*.png")
 
 
@@ -62,6 +65,29 @@ def write_clip(
     audio_io.write_wav(folder / f"{name}.wav", pcm, audio_hz)
     save_events(folder / f"{name}.npz", performance)
     return name
+
+
+def draw_start(starts: np.ndarray, taken: Sequence[float], length: float, rng: np.random.Generator) -> float | None:
+    """Draw the beginning of a clip that overlaps no other, each possible one as likely as any other.
+
+    Args:
+        starts: Where a clip of this recording may begin, in seconds, [N] with N > 0.
+        taken: The beginnings of its other clips.
+        length: Length of every clip in seconds.
+        rng: The random numbers.
+
+    Returns:
+        One of `starts`; None if every clip would overlap another.
+    """
+    # The first draw is among all positions: the clips of former versions stay, unless they overlap.
+    start = starts[rng.integers(N_DRAWS) % len(starts)]
+    free = starts
+    for other in taken:
+        # A clip may begin where another ends; the differences have rounding errors.
+        free = free[np.abs(free - other) >= length - 1e-6]
+    if not len(free):
+        return None
+    return float(start if start in free else rng.choice(free))
 
 
 def finish_clips(folder: Path, names: list[str]) -> None:

@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from midi2wave.evaluation.clips import ReferenceClip
-from midi2wave.evaluation.report import SCORES, format_number
+from midi2wave.evaluation.report import SCORES, clips_and_recordings, format_number
 from midi2wave.evaluation.transcription import Notes, matched
 from midi2wave.plotting.figures import DPI, ORANGE, TEAL, WIDTH_INCHES, clip_figure, octave_ticks, set_title
-from midi2wave.utils.cli import count_of
 
 GREY = "0.6"
 
@@ -89,9 +88,7 @@ def summary_figure(result: dict[str, Any]) -> Figure:
     shown = [(key, name) for key, name in SCORES if result[key] is not None and key != "f1_offsets"]
     for ax, (key, name) in zip(np.atleast_1d(bottom.subplots(1, len(shown))), shown, strict=True):
         _draw_score(ax, result, key, name)
-    set_title(
-        figure, f"step {result['step']} of {result['model']}, {result['mode']}, {count_of(result['clips'], 'clip')}"
-    )
+    set_title(figure, f"step {result['step']} of {result['model']}, {result['mode']}, {clips_and_recordings(result)}")
     return figure
 
 

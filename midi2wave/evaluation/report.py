@@ -31,7 +31,7 @@ def table(result: dict[str, Any]) -> str:
     Args:
         result: The values of scores.json.
     """
-    lines = [f"{count_of(result['clips'], 'clip')}, {result['mode']}, step {result['step']} of {result['model']}", ""]
+    lines = [f"{clips_and_recordings(result)}, {result['mode']}, step {result['step']} of {result['model']}", ""]
     lines.append(f"{'nats per sample':34}{'mean':>9}   95 % interval")
     for key, name in LIKELIHOODS:
         lines.append(f"{name:34}{format_number(result[key], 4):>9}   {_interval(result[f'{key}_interval'], 4)}")
@@ -43,7 +43,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"{row}{format_number(result[f'{key}_topline']):>9}{format_number(result[f'{key}_baseline']):>9}")
     transcriber = result["transcriber"]
     source = f"transcribed by {transcriber}" if transcriber else "no transcriber is installed: no F1"
-    lines += [f"(topline: the recordings themselves; baseline: against another clip; {source})", ""]
+    lines.append(f"(topline: the recordings themselves; baseline: against another clip; {source})")
+    lines += [f"({_interval_remark(result)})", ""]
     ratios = result["conditioning_ratios"]
     spread = f"{min(ratios):.3f} .. {max(ratios):.3f} over {len(ratios)} layers"
     lines.append(f"{'conditioning / past in the gates':34}{format_number(float(np.median(ratios))):>9}   {spread}")
@@ -51,6 +52,22 @@ def table(result: dict[str, Any]) -> str:
         usage = f"{result['code_usage']:.0%} of {result['n_codes']} codes used"
         lines.append(f"{'perplexity of the codes':34}{format_number(result['code_perplexity'], 1):>9}   {usage}")
     return "\n".join([*lines, *_counterfactual_lines(result["counterfactuals"]), *_drift_lines(result["drift"])])
+
+
+def clips_and_recordings(result: dict[str, Any]) -> str:
+    """How many clips of how many recordings; files of earlier versions do not contain the latter."""
+    n_recordings = result.get("recordings")
+    return count_of(result["clips"], "clip") + (f" of {count_of(n_recordings, 'recording')}" if n_recordings else "")
+
+
+def _interval_remark(result: dict[str, Any]) -> str:
+    """What the intervals are intervals over, or why there are none."""
+    n_recordings = result.get("recordings")
+    if n_recordings is None:
+        return "intervals: bootstrap over the clips, as if each were of a recording of its own"
+    if n_recordings == 1:
+        return "no intervals: all clips are of one recording, and say nothing about the differences between recordings"
+    return f"intervals: bootstrap over the {n_recordings} recordings, each with all its clips"
 
 
 def _counterfactual_lines(effects: dict[str, Any] | None) -> Iterator[str]:

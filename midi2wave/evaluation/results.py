@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from midi2wave.data.test_clips import clip_source
 from midi2wave.evaluation.clips import ReferenceClip
 from midi2wave.evaluation.counterfactual import Counterfactuals
 from midi2wave.evaluation.drift import Drift
@@ -67,7 +68,7 @@ def summarize(
     drifts: dict[str, Drift],
     transcriber_name: str | None,
 ) -> dict[str, Any]:
-    """Means over the clips with their bootstrap intervals, and the values of each clip.
+    """Means over the clips with their intervals by bootstrap over the recordings, and the values of each clip.
 
     Args:
         clips: The results of all clips.
@@ -78,11 +79,15 @@ def summarize(
     Returns:
         Plain JSON values, without NaN: the content of scores.json.
     """
-    result: dict[str, Any] = {"clips": len(clips), "transcriber": transcriber_name}
-    result |= _mean_likelihoods([clip.everywhere for clip in clips], "")
-    result |= _mean_likelihoods([clip.at_onsets for clip in clips], "_onsets")
+    recordings = [clip_source(clip.clip.name) for clip in clips]
+    result: dict[str, Any] = {"clips": len(clips), "recordings": len(set(recordings)), "transcriber": transcriber_name}
+    result |= _mean_likelihoods([clip.everywhere for clip in clips], recordings, "")
+    result |= _mean_likelihoods([clip.at_onsets for clip in clips], recordings, "_onsets")
     for name in SCORE_NAMES:
-        result |= _mean_scores(name, [clip.scores[name] for clip in clips if name in clip.scores])
+        measured = [
+            (clip.scores[name], source) for clip, source in zip(clips, recordings, strict=True) if name in clip.scores
+        ]
+        result |= _mean_scores(name, [score for score, _ in measured], [source for _, source in measured])
     result["conditioning_ratios"] = [mean(layer) for layer in zip(*(clip.ratios for clip in clips), strict=True)]
     counts = [clip.code_counts for clip in clips if clip.code_counts is not None]
     result["n_codes"] = len(counts[0]) if counts else 0
@@ -93,7 +98,7 @@ def summarize(
     return _json_values(result)
 
 
-def _mean_likelihoods(likelihoods: list[PairedLikelihood], suffix: str) -> dict[str, Any]:
+def _mean_likelihoods(likelihoods: list[PairedLikelihood], recordings: list[str], suffix: str) -> dict[str, Any]:
     """Means weighted by the number of samples, and their intervals."""
     result: dict[str, Any] = {}
     weights = np.array([one.n_samples for one in likelihoods])
@@ -101,15 +106,15 @@ def _mean_likelihoods(likelihoods: list[PairedLikelihood], suffix: str) -> dict[
         key = name + suffix if name.startswith("gap") else f"nll_{name}{suffix}"
         values = np.array([getattr(one, name) for one in likelihoods])
         result[key] = mean(values, weights)
-        result[f"{key}_interval"] = bootstrap_interval(values, weights)
+        result[f"{key}_interval"] = bootstrap_interval(values, recordings, weights)
     return result
 
 
-def _mean_scores(name: str, scores: list[Score]) -> dict[str, Any]:
+def _mean_scores(name: str, scores: list[Score], recordings: list[str]) -> dict[str, Any]:
     values = [score.value for score in scores]
     return {
         name: mean(values),
-        f"{name}_interval": bootstrap_interval(values),
+        f"{name}_interval": bootstrap_interval(values, recordings),
         f"{name}_topline": mean([score.topline for score in scores]),
         f"{name}_baseline": mean([score.baseline for score in scores]),
     }

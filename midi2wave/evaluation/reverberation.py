@@ -174,6 +174,11 @@ def decay_rates(folder: ProcessedFolder, column: str) -> dict[str, list[float]]:
     return dict(sorted(rates.items()))
 
 
+def _without_nan(values: dict[str, float | int]) -> dict[str, float | int | None]:
+    """The values with None for NaN, which JSON has no number for."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the decay rates of audio files, and their means over the recordings of folders; returns the exit code."""
     arguments = make_parser(__doc__)
@@ -191,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
             rate = decay_rate(read_pcm(path, audio_hz), audio_hz)
             result[str(path)] = {"recordings": 1, "decay_db_per_second": rate}
     if args.as_json:
-        print(json.dumps(result).replace("NaN", "null"))
+        print(json.dumps({name: _without_nan(one) for name, one in result.items()}))
     for name, one in result.items() if not args.as_json else ():
         print(
             f"{name}: {count_of(int(one['recordings']), 'recording')}, decay rate {one['decay_db_per_second']:.1f} dB/s"

@@ -7,6 +7,7 @@ from midi2wave.training.data_loader import crop_samples
 from midi2wave.training.hardware import GIB, available_bytes, training_bytes
 from midi2wave.training.metrics import StepMetrics
 from midi2wave.training.run_state import Run
+from midi2wave.training.validation import gap_error
 from midi2wave.utils.cli import count_of
 
 
@@ -83,8 +84,8 @@ def ignored_conditioning_warning(metrics: dict[str, float], n_validations_withou
     if n < 2 or n & (n - 1):
         return None
     return (
-        f"the model ignores its MIDI: with the notes of another recording it does as well (gap "
-        f"{metrics['validation_gap']:.4f} +- {metrics['validation_gap_error']:.4f} nats, {n} validations in a row). "
+        f"the model ignores its MIDI: with the notes of another crop it does as well (gap "
+        f"{metrics['validation_gap']:.4f} +- {gap_error(metrics):.4f} nats, {n} validations in a row). "
         "However good the loss, by itself it will not play the piece. It may start to use the MIDI with more training; "
         "what helps: docs/conditioning.md"
     )

@@ -1,27 +1,34 @@
 """Periodic validation: held-out negative log-likelihood, and how much the MIDI conditioning lowers it.
 
-The crops are the same in every validation of every run. Each is scored with its own MIDI and with that of another
-recording (a mismatched pair). The difference is the conditioning gap: a decoder that uses its conditioning does worse
-with the wrong notes. Several processes share the crops.
+The crops are the same in every validation of every run, and do not overlap. Each is scored with its own MIDI and with
+that of another crop (a mismatched pair), of another recording if there is more than one. The difference is the
+conditioning gap: a decoder that uses its conditioning does worse with the wrong notes. Several processes share the
+crops.
 """
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from midi2wave.config import VALIDATION_SEED, Config
+from midi2wave.data.crops import Crops
 from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.evaluation.conditioning_ratios import conditioning_ratios
 from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.training.data_loader import crops_for_model
 from midi2wave.training.distributed import SINGLE_PROCESS, World
 from midi2wave.training.losses import Batch, crop_nll
+from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
 MIN_GAP_IN_STANDARD_ERRORS = 2  # A smaller conditioning gap may be chance.
+GAP_ERROR = "validation_gap_error"
+# Takes the place of the former if all crops are of one recording.
+GAP_CROP_ERROR = "validation_gap_crop_error"
 
 
 @dataclass(frozen=True)
@@ -30,13 +37,17 @@ class ValidationCrops:
 
     Attributes:
         batch: All of them as one batch.
-        mismatched: Conditioning of another recording for each crop, as entries to replace in `batch`; empty for an
-            unconditional model.
+        mismatched: Conditioning of another crop for each, of another recording if there is one, as entries to replace
+            in `batch`; empty for an unconditional model.
+        recordings: The recording of each crop, as a number in 0..n_recordings - 1, int64 [N].
+        n_recordings: The recordings of the crops of all processes.
         warmup_samples: Number of samples at the start of each crop that are not scored.
     """
 
     batch: Batch
     mismatched: Batch
+    recordings: Tensor
+    n_recordings: int
     warmup_samples: int
 
     def __len__(self) -> int:
@@ -49,17 +60,15 @@ def load_validation(config: Config, model: WaveNet, world: World = SINGLE_PROCES
     Raises:
         InputError: The folder is damaged or not a processed folder, or there are fewer crops than processes.
     """
-    n = config.train_config.validation_crops
-    if n < world.size:
-        raise InputError(
-            f"train_config.validation_crops = {n}: expected at least one for each of {world.size} processes"
-        )
     warmup_frames = math.ceil(model.decoder.receptive_field / model.hop)
     data = config.data_config
     crops = crops_for_model(data.validation_path, data, model, VALIDATION_SEED, warmup_frames=warmup_frames)
-    pairs = mismatched_pairs([crops.locate_crop(i)[0] for i in range(n)])
-    own = [crops[i] for i in range(world.rank, n, world.size)]
-    others = [crops[pairs[i]] for i in range(world.rank, n, world.size)]
+    places = _validation_places(config, crops, world)
+    positions = [position for position, _ in places]
+    distinct, recordings = np.unique(positions, return_inverse=True)
+    pairs = mismatched_pairs(positions)
+    own = [crops.crop_at(*places[i], i) for i in range(world.rank, len(places), world.size)]
+    others = [crops.crop_at(*places[pairs[i]], pairs[i]) for i in range(world.rank, len(places), world.size)]
     if data.global_values:
         global_rows = slice(-len(data.global_values), None)
         for item, other in zip(own, others, strict=True):
@@ -69,8 +78,32 @@ def load_validation(config: Config, model: WaveNet, world: World = SINGLE_PROCES
     return ValidationCrops(
         {name: torch.stack([item[name] for item in own]) for name in own[0]},
         {name: torch.stack([item[name] for item in others]) for name in conditioning},
+        torch.from_numpy(recordings[world.rank :: world.size]),
+        len(distinct),
         warmup_frames * model.hop,
     )
+
+
+def _validation_places(config: Config, crops: Crops, world: World) -> list[tuple[int, int]]:
+    """Position and first frame of the crops of all processes; logs where there is no room for all of them."""
+    n, data = config.train_config.validation_crops, config.data_config
+    places = crops.locate_distinct_crops(n)
+    room = f"{data.validation_path} has room for {count_of(len(places), 'crop')} without overlap"
+    if len(places) < world.size:
+        room = f"; {room}" if len(places) < n else ""
+        raise InputError(
+            f"train_config.validation_crops = {n}: expected at least one for each of {world.size} processes{room}"
+        )
+    if len(places) < 2 and data.conditional:  # Each is also scored with another's MIDI.
+        raise InputError(f"{room}, expected two or more; lower data_config.segment_length, or validate on more music")
+    if world.is_main_process and len(places) < n:
+        log(f"{room}; validation takes these instead of train_config.validation_crops = {n}")
+    if world.is_main_process and data.conditional and len({position for position, _ in places}) < 2:
+        log(
+            f"{data.validation_path}: the validation crops are of one recording: {GAP_CROP_ERROR} is the standard "
+            f"error over these crops, and there is no {GAP_ERROR}, which needs several recordings"
+        )
+    return places
 
 
 @torch.inference_mode()
@@ -114,16 +147,21 @@ def validate(
         return {"validation_nll": _mean(nll, device, world)}
     gap = torch.cat(mismatched).double().cpu() - nll
     return {
-        **_gap_metrics(nll, gap, device, world),
+        **_gap_metrics(nll, gap, validation, device, world),
         "conditioning_ratio": sorted(ratios)[len(ratios) // 2],
         **(codebook_usage(world.all_reduce_sum(counts).cpu().numpy()) if model.n_codes else {}),
         **{f"conditioning_ratio/layer_{i:02d}": ratio for i, ratio in enumerate(ratios)},
     }
 
 
+def gap_error(metrics: dict[str, float]) -> float:
+    """The standard error of a validation's conditioning gap; that over the crops if all are of one recording."""
+    return metrics[GAP_ERROR] if GAP_ERROR in metrics else metrics[GAP_CROP_ERROR]
+
+
 def lacks_conditioning_gap(metrics: dict[str, float]) -> bool:
     """Whether the conditioning gap of a validation is no more than chance."""
-    return metrics["validation_gap"] < MIN_GAP_IN_STANDARD_ERRORS * metrics["validation_gap_error"]
+    return metrics["validation_gap"] < MIN_GAP_IN_STANDARD_ERRORS * gap_error(metrics)
 
 
 def _mean(nll: Tensor, device: torch.device, world: World) -> float:
@@ -133,18 +171,30 @@ def _mean(nll: Tensor, device: torch.device, world: World) -> float:
     return nll_sum / count
 
 
-def _gap_metrics(nll: Tensor, gap: Tensor, device: torch.device, world: World) -> dict[str, float]:
-    """Mean likelihood and conditioning gap over the crops of all processes, with the gap's standard error."""
+def _gap_metrics(
+    nll: Tensor, gap: Tensor, validation: ValidationCrops, device: torch.device, world: World
+) -> dict[str, float]:
+    """Mean likelihood and conditioning gap over the crops of all processes, with the gap's standard error.
+
+    The crops of a recording are not independent. With several recordings the standard error is the cluster-robust one,
+    from the sums of the residuals of each recording.
+    """
     totals = torch.stack([torch.tensor(float(len(nll))).double(), nll.sum(), gap.sum(), (gap**2).sum()])
     count, nll_sum, gap_sum, gap_squares = world.all_reduce_sum(totals.to(device, torch.float64)).tolist()
     mean_gap = gap_sum / count
-    variance = max(0.0, gap_squares - count * mean_gap**2) / (count - 1)
-    return {
+    metrics = {
         "validation_nll": nll_sum / count,
         "validation_nll_shuffled": nll_sum / count + mean_gap,
         "validation_gap": mean_gap,
-        "validation_gap_error": math.sqrt(variance / count),
     }
+    n = validation.n_recordings
+    if n < 2:
+        variance = max(0.0, gap_squares - count * mean_gap**2) / (count - 1)
+        return metrics | {GAP_CROP_ERROR: math.sqrt(variance / count)}
+    per_recording = torch.stack([validation.recordings.bincount(one, n) for one in (torch.ones_like(gap), gap)])
+    counts, gap_sums = world.all_reduce_sum(per_recording.to(device, torch.float64)).cpu()
+    residuals = gap_sums - counts * mean_gap
+    return metrics | {GAP_ERROR: math.sqrt(n / (n - 1) * float((residuals**2).sum())) / count}
 
 
 @torch.inference_mode()

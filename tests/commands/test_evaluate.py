@@ -237,6 +237,32 @@ def test_f1_at_the_end_of_a_long_clip(without_pictures, options, clips, generate
     assert values["f1_last"] == pytest.approx(values["f1_last_topline"], abs=0.1)
 
 
+def test_intervals_are_over_recordings(without_pictures, options, clips, generated, tmp_path):
+    """Two clips of one recording alone have none, and the table says why."""
+    generated(make_noise())
+    result = call(evaluate, *options, "--json").result
+    assert (result["clips"], result["recordings"]) == (3, 2)
+    by_recording: dict[str, list[float]] = {}
+    for one in result["per_clip"]:
+        by_recording.setdefault(test_clips.clip_source(one["clip"]), []).append(one["mrstft"]["value"])
+    # The extremes of resampled recordings are the means of each.
+    assert result["mrstft_interval"] == pytest.approx(sorted(map(np.mean, by_recording.values())))
+    words = table(result)
+    assert "3 clips of 2 recordings" in words and "intervals: bootstrap over the 2 recordings" in words
+    del result["recordings"]  # As in files of earlier versions.
+    assert "as if each were of a recording of its own" in table(result)
+
+    folder = tmp_path / "one"
+    folder.mkdir()
+    for path in (clips / "test").glob("*_a_piece_0_*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    of_one = settings(f"evaluate_config.test_dir={folder}", f"evaluate_config.output_dir={tmp_path}/of_one")
+    result = call(evaluate, *options, *of_one, "--json").result
+    assert (result["clips"], result["recordings"]) == (2, 1)
+    assert all(value == [None, None] for name, value in result.items() if name.endswith("_interval"))
+    assert result["mrstft"] is not None and "no intervals: all clips are of one recording" in table(result)
+
+
 def test_a_damaged_clip_is_reported(without_pictures, options, clips, generated, tmp_path):
     generated(play_midi)
     folder = tmp_path / "test"

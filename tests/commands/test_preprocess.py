@@ -121,7 +121,10 @@ def test_facts_of_wrong_types_are_measured_again(tmp_path, monkeypatch, wrong):
 
 
 def test_clip_has_notes_of_its_margins_but_shows_its_own(tmp_path, monkeypatch):
-    """Clips lie at 30, 40 and 45 s, each with one note, the others of these up to 15 s before and after."""
+    """Clips lie at 30, 40 and 45 s, each with one note, the others of these up to 15 s before and after.
+
+    Clips that do not overlap are not more than these three.
+    """
     notes = [(second, second + 0.1, pitch, 90) for second, pitch in ((0, 30), (30, 50), (40, 60), (45, 70), (66, 80))]
     write_midi(tmp_path / "pairs/a.mid", notes)
     write_audio(tmp_path / "pairs/a.wav", notes, seconds=60.0)
@@ -137,7 +140,7 @@ def test_clip_has_notes_of_its_margins_but_shows_its_own(tmp_path, monkeypatch):
         "--json",
         *settings(*(f"preprocess_config.{override}" for override in overrides)),
     )
-    assert done.code == 0 and len(done.result["clips"]) == 8
+    assert done.code == 0 and len(done.result["clips"]) == 3
 
     own_pitches = set()
     for name in done.result["clips"]:
@@ -151,7 +154,54 @@ def test_clip_has_notes_of_its_margins_but_shows_its_own(tmp_path, monkeypatch):
         low, high = drawings[name].axes[0].get_ylim()
         assert len(bars) == 1 and (low + high) / 2 == clip.performance.pitch[own]
         own_pitches.add(int(clip.performance.pitch[own]))
-    assert len(own_pitches) > 1
+    assert own_pitches == {50, 60, 70}
+
+
+def cut_clips(folder, *options):
+    """The clips of pairs/ as (recording, start), without pictures, and what the command said."""
+    overrides = settings(*(f"preprocess_config.{option}" for option in ("maestro_dir=", *options)))
+    pairs = settings(f"preprocess_config.audio_dir={folder}/pairs")
+    done = call(
+        preprocess_audio, "-d", folder / "clips", "-c", write_config(folder), "--json", "--force", *pairs, *overrides
+    )
+    assert done.code == 0, done.err
+    names = done.result["clips"]
+    return [(test_clips.clip_source(name), float(name.rpartition("_")[2][:-1])) for name in names], done.err
+
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch):
+    """A short recording with room for one clip of 2 s, one of 12 s and one of 20 s."""
+    monkeypatch.setattr(preprocess_audio, "save_picture", lambda path, _: path.touch())
+    for name, seconds in (("a", 3), ("b", 12), ("c", 20)):
+        notes = [(0.25 * k, 0.25 * k + 0.2, 60, 90) for k in range(4 * seconds)]
+        write_midi(tmp_path / f"pairs/{name}.mid", notes)
+        write_audio(tmp_path / f"pairs/{name}.wav", notes, seconds=float(seconds))
+    return tmp_path
+
+
+def overlap(clips, seconds):
+    """Whether two of the clips of one recording share samples."""
+    starts = {source: sorted(start for one, start in clips if one == source) for source, _ in clips}
+    return any(np.diff(ones).min(initial=np.inf) < seconds - 1e-9 for ones in starts.values())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_clips_do_not_overlap(pairs, seed):
+    """Recordings give a clip each in turn, as long as they have room; the first clips of more are the same."""
+    most, said = cut_clips(pairs, "n_clips=100", "test_segment_length=2", f"seed={seed}")
+    assert not overlap(most, 2.0)
+    assert [source for source, _ in most].count("a") == 1 and len(most) >= 1 + 3 + 5
+    assert {source for source, _ in most[:3]} == {"a", "b", "c"} and most[3][0] != most[4][0]
+    assert said.count("no room for one more clip of 2 s") == 1 and f"; {len(most)} of 100 clips" in said
+    fewer, said = cut_clips(pairs, "n_clips=3", "test_segment_length=2", f"seed={seed}")
+    assert fewer == most[:3] and "no room" not in said
+
+
+def test_a_full_recording_leaves_its_clips_to_the_others(pairs):
+    clips, said = cut_clips(pairs, "n_clips=6", "test_segment_length=2")
+    assert len(clips) == 6 and [source for source, _ in clips].count("a") == 1
+    assert "no room for one more clip of 2 s beside the others in 1 recording (a); 6 of 6 clips" in said
 
 
 def test_margin_of_a_clip_is_not_in_the_picture():

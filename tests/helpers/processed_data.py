@@ -56,6 +56,7 @@ def make_crops(
     seed: int = 1,
     n_previous: int = 10,
     codes: bool = False,
+    warmup_frames: int = 0,
     augmentation: CropAugmentation = NO_AUGMENTATION,
     **options: Any,
 ) -> Crops:
@@ -69,6 +70,7 @@ def make_crops(
         n_previous=n_previous,
         codes=codes,
         seed=seed,
+        warmup_frames=warmup_frames,
         augmentation=augmentation,
     )
 

@@ -205,3 +205,23 @@ def test_crops_are_slices_of_the_preemphasised_recording(folder):
         at_the_start.add(frame == 0)
     assert at_the_start == {True, False}
     assert np.array_equal(codes[3]["history"], mu_law_encode(shown[3]["history"].numpy()))
+
+
+def test_distinct_crops_do_not_overlap(folder):
+    """They are where `locate_crop` has them as long as these do not overlap, and the first n of more are the same."""
+    crops = make_crops(folder)
+    places = crops.locate_distinct_crops(1000)
+    frames = [(position, frame + i) for position, frame in places for i in range(crops.n_frames)]
+    assert len(frames) == len(set(frames))
+    assert crops.locate_distinct_crops(2) == places[:2] and places[0] == crops.locate_crop(0)
+    # No recording has room for one more.
+    for position, row in enumerate(crops.folder.rows):
+        begins = sorted(frame for there, frame in places if there == position)
+        edges = [0, *(frame + crops.n_frames for frame in begins)], [*begins, row.n_samples // HOP]
+        assert all(end - begin < crops.n_frames for begin, end in zip(*edges, strict=True))
+
+
+def test_frames_before_a_crop_may_overlap(tmp_path):
+    """Only the scored half of each crop counts: there are more than fit side by side."""
+    write_folder(tmp_path / "data", [8 * 50 * HOP])
+    assert len(make_crops(tmp_path / "data", warmup_frames=50).locate_distinct_crops(9)) > 4

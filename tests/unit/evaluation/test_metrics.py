@@ -100,12 +100,30 @@ def test_scores_at_other_sample_rates(audio_hz, n):
         assert -1 <= np.nan_to_num(onset_agreement(other, own, audio_hz)) <= 1
 
 
-def test_interval_is_that_of_resampled_means():
+def test_interval_is_that_of_resampled_recordings():
     """The interval consists of percentiles of weighted means of 2000 resamplings with fixed random numbers."""
     values, weights = np.random.default_rng(2).normal(size=(2, 8)) ** 2
-    indices = np.random.default_rng(0).integers(8, size=(2000, 8))
-    means = (values * weights)[indices].sum(axis=1) / weights[indices].sum(axis=1)
-    assert bootstrap_interval(values, weights) == pytest.approx(np.percentile(means, [2.5, 97.5]))
+    recordings = np.array([0, 1, 1, 2, 0, 0, 3, 2])
+    indices = np.random.default_rng(0).integers(4, size=(2000, 4))
+    means = []
+    for resampled in indices:
+        clips = np.concatenate([np.flatnonzero(recordings == recording) for recording in resampled])
+        means.append(np.average(values[clips], weights=weights[clips]))
+    assert bootstrap_interval(values, recordings, weights) == pytest.approx(np.percentile(means, [2.5, 97.5]))
+
+
+def test_more_clips_of_the_same_recordings_are_no_evidence():
+    """Equal clips leave the interval as it is, where clips as independent values would halve it."""
+    values, recordings = [0.1, 0.5, 0.4, 0.8], ["a", "b", "c", "d"]
+    one_each = bootstrap_interval(values, recordings)
+    assert bootstrap_interval(values * 4, recordings * 4) == pytest.approx(one_each)
+    low, high = bootstrap_interval(values * 4, range(16))
+    assert high - low < 0.6 * (one_each[1] - one_each[0])
+
+
+def test_one_recording_has_no_interval():
+    assert np.isnan(bootstrap_interval([1.0, 2.0, 3.0], ["a", "a", "a"])).all()
+    assert np.isnan(bootstrap_interval([1.0, 2.0, np.nan], ["a", "a", "b"])).all()
 
 
 def test_level():
@@ -115,15 +133,15 @@ def test_level():
 
 def test_bootstrap_interval():
     values = np.random.default_rng(1).normal(5, 2, 100)
-    low, high = bootstrap_interval(values)
+    low, high = bootstrap_interval(values, range(100))
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * 2 / 10, rel=0.25)  # the normal theory's interval
-    assert bootstrap_interval(values) == (low, high)
-    assert bootstrap_interval(np.full(10, 3.0)) == (3, 3)
+    assert bootstrap_interval(values, range(100)) == (low, high)
+    assert bootstrap_interval(np.full(10, 3.0), range(10)) == (3, 3)
 
 
 def test_bootstrap_weights_and_unknown_values():
-    assert bootstrap_interval(np.array([1.0, np.nan, 1.0])) == (1, 1)
-    assert np.isnan(bootstrap_interval(np.array([1.0, np.nan]))).all()
-    assert bootstrap_interval([1.0, 2.0, 2.0], [0, 1, 3]) == (2, 2)
+    assert bootstrap_interval(np.array([1.0, np.nan, 1.0]), range(3)) == (1, 1)
+    assert np.isnan(bootstrap_interval(np.array([1.0, np.nan]), range(2))).all()
+    assert bootstrap_interval([1.0, 2.0, 2.0], range(3), [0, 1, 3]) == (2, 2)
     assert mean([1.0, np.nan, 4.0], [2, 5, 1]) == 2 and np.isnan(mean([np.nan])) and np.isnan(mean([]))

@@ -120,6 +120,15 @@ def test_equal_decays_if_the_labels_are_ignored():
     assert not any("global" in line for line in _counterfactual_lines(values))
 
 
+def test_what_cannot_be_measured_is_null_and_names_stay(tmp_path):
+    """A name may contain the letters that NaN has in Python's JSON."""
+    song = tmp_path / "NaN-Infinity.wav"
+    audio_io.write_wav(song, np.zeros(HZ, np.int16), HZ)
+    made = call(reverberation, song, "--json")
+    assert made.result == {str(song): {"recordings": 1, "decay_db_per_second": None}}
+    assert call(reverberation, song).out == f"{song}: 1 recording, decay rate nan dB/s\n"
+
+
 def test_decay_rates_of_folders_and_files(tmp_path, monkeypatch):
     folder = ProcessedFolder(write_years(tmp_path / "data", [2008, 2009], lengths=(2 * HZ, 2 * HZ)))
     folder.audio_hz = HZ

@@ -177,9 +177,18 @@ def test_rows_share_the_time_axis():
     ],
 )
 def test_silence_and_very_short_audio_are_drawn(truth, output):
+    """Each sound has its row, as long as the sound; silence is as dark as the scale goes."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pixels(figures.clip_figure(make_performance(), 4.0, AUDIO_HZ, truth, output, prompt_end_seconds=1.0))
+        figure = figures.clip_figure(make_performance(), 4.0, AUDIO_HZ, truth, output, prompt_end_seconds=1.0)
+        assert pixels(figure).std() > 0
+    sounds = [sound for sound in (truth, output) if sound is not None]
+    assert sum(bool(ax.images) for ax in figure.axes[2 : 2 + len(sounds)]) == len(sounds)
+    for row, sound in enumerate(sounds, start=2):
+        assert figure.axes[row].images[0].get_extent()[1] == max(1, len(sound)) / AUDIO_HZ
+        levels = image(figure, row)
+        assert np.isfinite(levels).all()
+        assert np.all(levels == figures.MIN_DB) == (not sound.any())
 
 
 def test_an_hour_costs_little_more_than_a_clip():

@@ -15,21 +15,30 @@ def curves(figure) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "metrics",
+    ("metrics", "labels", "rates"),
     [
-        [],
-        [{}, {"step": 1}, {"loss": 3.0}],
-        [{"step": 1, "loss": 3.0}],
-        [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": None}],
-        [{"step": 1, "validation_nll": 3.0}],
-        [{"step": 1, "validation_nll_shuffled": 3.0, "learning_rate": 1e-3}],
-        [{"step": s, "loss": 1.0} for s in range(200)],
+        ([], [], []),
+        ([{}, {"step": 1}, {"loss": 3.0}], [], []),
+        ([{"step": 1, "loss": 3.0}], ["training"], []),
+        ([{"step": 1, "loss": float("nan")}, {"step": 2, "loss": None}], [], []),
+        ([{"step": 1, "validation_nll": 3.0}], ["validation: 3.000"], []),
+        (
+            [{"step": 1, "validation_nll_shuffled": 3.0, "learning_rate": 1e-3}],
+            ["validation, mismatched MIDI: 3.000"],
+            [[1, 1e-3]],
+        ),
+        ([{"step": s, "loss": 1.0} for s in range(200)], ["training"], []),
     ],
 )
-def test_any_subset_of_metrics_is_drawn(metrics):
+def test_any_subset_of_metrics_is_drawn(metrics, labels, rates):
+    """With the curves of what there is, and no others."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pixels(training_curves.training_curves_figure(metrics))
+        figure = training_curves.training_curves_figure(metrics)
+        assert pixels(figure).std() > 0
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == labels if legend else not labels
+    assert figure.axes[1].lines[0].get_xydata().tolist() == rates
 
 
 def test_curves_follow_the_last_row_of_each_step():

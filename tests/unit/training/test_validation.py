@@ -6,6 +6,7 @@ import torch
 import train
 from midi2wave.config import load_config
 from midi2wave.data.pairing import mismatched_pairs
+from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.training import validation
 from midi2wave.training.distributed import World
 from midi2wave.utils.errors import InputError
@@ -52,11 +53,65 @@ def test_processes_share_the_validation_crops(pipeline):
 def test_gap_is_that_of_the_mismatched_midi(pipeline, tmp_path, monkeypatch):
     """With a likelihood that only counts the notes in the features, the gap is the difference of the counts."""
     state = start_run(pipeline, tmp_path, "train_config.validation_crops=6")
-    monkeypatch.setattr(validation, "crop_nll", lambda model, batch, *_: batch["features"].sum((1, 2)))
+    monkeypatch.setattr(validation, "crop_nll", count_notes)
     result = validation.validate(state.model, state.validation, 4, state.device)
-    notes = state.validation.batch["features"].sum(dim=(1, 2))
-    gap = state.validation.mismatched["features"].sum(dim=(1, 2)) - notes
+    notes, gap = notes_and_gap(state.validation)
     assert gap.abs().max() > 0
     assert result["validation_nll"] == pytest.approx(notes.mean().item())
     assert result["validation_gap"] == pytest.approx(gap.mean().item(), abs=1e-3)
-    assert result["validation_gap_error"] == pytest.approx(gap.std().item() / 6**0.5, rel=1e-4)
+
+
+def test_error_of_the_gap_is_over_recordings(pipeline, tmp_path, monkeypatch):
+    """The cluster-robust error: residuals are added up within a recording before they are squared."""
+    of_two = f"data_config.validation_path={pipeline.folder}/train"
+    state = start_run(pipeline, tmp_path, "train_config.validation_crops=6", of_two)
+    monkeypatch.setattr(validation, "crop_nll", count_notes)
+    result = validation.validate(state.model, state.validation, 4, state.device)
+    assert (state.validation.n_recordings, sorted(set(state.validation.recordings.tolist()))) == (2, [0, 1])
+    _, gap = notes_and_gap(state.validation)
+    residuals = [(gap - gap.mean())[state.validation.recordings == one].sum().item() for one in (0, 1)]
+    assert result["validation_gap_error"] == pytest.approx((2 * sum(r**2 for r in residuals)) ** 0.5 / 6, rel=1e-4)
+    assert "validation_gap_crop_error" not in result
+
+
+def test_one_recording_has_an_error_over_its_crops_only(pipeline, tmp_path, monkeypatch, capsys):
+    state = start_run(pipeline, tmp_path, "train_config.validation_crops=6")
+    assert "the validation crops are of one recording" in capsys.readouterr().err
+    monkeypatch.setattr(validation, "crop_nll", count_notes)
+    result = validation.validate(state.model, state.validation, 4, state.device)
+    _, gap = notes_and_gap(state.validation)
+    assert result["validation_gap_crop_error"] == pytest.approx(gap.std().item() / 6**0.5, rel=1e-4)
+    assert "validation_gap_error" not in result
+    assert not validation.lacks_conditioning_gap(result | {"validation_gap": 3 * result["validation_gap_crop_error"]})
+    assert validation.lacks_conditioning_gap(result | {"validation_gap": result["validation_gap_crop_error"]})
+
+
+def count_notes(_model, batch, *_):
+    """In the place of the likelihood."""
+    return batch["features"].sum((1, 2))
+
+
+def notes_and_gap(crops):
+    """The notes of each crop, and how many more its mismatched crop has."""
+    notes = crops.batch["features"].sum(dim=(1, 2))
+    return notes, crops.mismatched["features"].sum(dim=(1, 2)) - notes
+
+
+def test_validation_crops_do_not_overlap(pipeline, capsys):
+    """Where there is no room for all, there are fewer."""
+    options = ["train_config.validation_crops=1000", f"data_config.validation_path={pipeline.folder}/train"]
+    config = load_config(pipeline.config, train.NEEDS, options)
+    whole = validation.load_validation(config, build_model(config))
+    n = len(whole)
+    assert 4 < n < 1000 and f"has room for {n} crops without overlap" in capsys.readouterr().err
+    scored = [crop[whole.warmup_samples :] for crop in whole.batch["samples"].numpy()]
+    assert len({crop.tobytes() for crop in scored}) == n
+    assert sum(map(len, scored)) <= sum(row.n_samples for row in ProcessedFolder(pipeline.folder / "train").rows)
+
+
+def test_too_little_music_to_validate_on_is_refused(pipeline):
+    """A crop of a whole recording has no other crop to be compared with."""
+    seconds = ProcessedFolder(pipeline.folder / "validation").rows[0].duration
+    config = load_config(pipeline.config, train.NEEDS, [f"data_config.segment_length={seconds - 0.1}"])
+    with pytest.raises(InputError, match="has room for 1 crop without overlap, expected two or more"):
+        validation.load_validation(config, build_model(config))

@@ -4,8 +4,8 @@
     torchrun --nproc_per_node=4 train.py -c config_train.json      # the same training by four processes
     tensorboard --logdir runs
 
-The same command resumes from the newest checkpoint of the run folder, bit for bit as if nothing had happened; Ctrl-C
-saves one first. The loss is the negative log-likelihood in nats per sample, with noise on the decoder's history;
+The same command resumes from the newest checkpoint of the run folder, bit for bit as if nothing had happened. Ctrl-C,
+SIGTERM and SIGHUP save one first; the exit code is then 130, 143 or 129, that of a finished training 0. The loss is the negative log-likelihood in nats per sample, with noise on the decoder's history;
 validation_nll is the one without noise, on crops with a whole receptive field before them. validation_nll_shuffled is
 the same with the MIDI of another crop, of another recording if there is more than one: as long as the two are equal,
 the decoder ignores the MIDI.
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
     from midi2wave.training.loop import run_training
 
-    state, training_log = run_training(config, force=args.force)
+    state, training_log, exit_code = run_training(config, force=args.force)
     if training_log:
         result = {
             "run_folder": str(state.folder),
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         }
         summary = f"{state.folder}: step {state.step}, {training_log.format_metrics()}"
         print(json.dumps(result) if args.as_json else summary)
-    return 0
+    return exit_code
 
 
 if __name__ == "__main__":

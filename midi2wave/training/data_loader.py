@@ -1,15 +1,16 @@
 """Crops for a model, and batches of them in the order of training, read ahead by worker processes."""
 
 import functools
-import signal
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Generator, Iterable, Iterator
 
-import torch
 from torch.utils.data import DataLoader
 
 from midi2wave.config import Config, DataConfig
 from midi2wave.data.crops import NO_AUGMENTATION, CropAugmentation, Crops
 from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.training import worker_processes
+from midi2wave.training.losses import Batch
 from midi2wave.training.schedules import history_mixing, history_noise
 from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.cores import usable_cores
@@ -105,10 +106,11 @@ def limit_workers(n_workers: int, *, quiet: bool = False) -> int:
 
 def batches(
     crops: Crops, indices: Iterable[list[int]], n_workers: int, *, pin_memory: bool = False
-) -> Iterator[dict[str, torch.Tensor]]:
+) -> Generator[Batch]:
     """Batches of the crops of these indices, read ahead by worker processes.
 
-    The workers ignore SIGINT and SIGTERM: the process that they work for handles them.
+    The workers ignore the signals that ask a training to stop: the process that they work for handles them. They end
+    with the iterator: close it.
 
     Args:
         crops: Where the crops come from.
@@ -120,27 +122,46 @@ def batches(
         What `Crops.__getitem__` returns, with a first axis of crops.
 
     Raises:
-        InputError: A recording turns out to be damaged.
+        InputError: A recording turns out to be damaged, or a worker fails.
     """
     loader = DataLoader(
         crops,
         batch_sampler=indices,
         num_workers=n_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=worker_processes.init_worker,
         prefetch_factor=PREFETCHED_BATCHES if n_workers else None,
         persistent_workers=False,
     )
     try:
-        yield from loader
+        with worker_processes.iterate(loader) as iterator:
+            yield from iterator
     except InputError as error:
         # A worker's error arrives with the traceback before its message.
-        message = str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        # Its frames hold the workers, which are slow to stop if they are left to the garbage collector.
-        error.__traceback__ = None
+        message = worker_processes.last_line(error).removeprefix(f"{InputError.__module__}.InputError: ")
         raise InputError(message) from None
 
 
-def _ignore_interrupts(_worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+class MicroBatches:
+    """The micro-batches of one step, each taken from the loader when its turn comes.
+
+    All at once would take the memory of the whole batch, and as many open files as it has tensors.
+    """
+
+    def __init__(self, loader: Iterator[Batch], count: int) -> None:
+        """Take them from a loader.
+
+        Args:
+            loader: It yields the micro-batches of all steps.
+            count: How many belong to the step.
+        """
+        self._loader = loader
+        self._count = count
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Iterate over them once."""
+        return itertools.islice(self._loader, self._count)

@@ -1,17 +1,21 @@
 """The training loop: steps, and between them the log, validations, samples and checkpoints (train.py)."""
 
 import contextlib
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from tqdm import tqdm
 
 from midi2wave.config import Config
 from midi2wave.data.crops import Crops
-from midi2wave.training.data_loader import batches, limit_workers, micro_batch_indices, training_crops
-from midi2wave.training.distributed import SINGLE_PROCESS, World, init_distributed, local_device
+from midi2wave.training.data_loader import (
+    MicroBatches,
+    batches,
+    limit_workers,
+    micro_batch_indices,
+    training_crops,
+)
+from midi2wave.training.distributed import init_distributed, local_device
 from midi2wave.training.hardware import friendly_oom_errors, keep_freed_memory
 from midi2wave.training.log import TrainingLog
 from midi2wave.training.losses import Batch
@@ -20,17 +24,16 @@ from midi2wave.training.metrics import AsyncMetricsReader, StepMetrics, Throughp
 from midi2wave.training.run_state import Run, create_or_resume_run, save_checkpoint
 from midi2wave.training.schedules import learning_rate
 from midi2wave.training.step import train_step
+from midi2wave.training.stopping import save_on_error, stop_signals
 from midi2wave.training.validation import lacks_conditioning_gap, validate
 from midi2wave.utils.cli import choose_device, log
 from midi2wave.utils.errors import InputError
 
 STEPS_BEFORE_ETA = 50
 MAX_SKIPPED_STEPS = 10  # In a row.
-# Two signals within this time are one: a group of processes receives it, and a parent process forwards it as well.
-SAME_SIGNAL_SECONDS = 1.0
 
 
-def run_training(config: Config, *, force: bool) -> tuple[Run, TrainingLog | None]:
+def run_training(config: Config, *, force: bool) -> tuple[Run, TrainingLog | None, int]:
     """Create or resume the run of a config, and train it to its end or until a signal stops it.
 
     Args:
@@ -38,7 +41,7 @@ def run_training(config: Config, *, force: bool) -> tuple[Run, TrainingLog | Non
         force: Whether another run in the folder is replaced.
 
     Returns:
-        The run and its log, which only the main process has.
+        The run, its log, which only the main process has, and the exit code: 128 + signal if a signal stopped it.
     """
     keep_freed_memory()
     device = choose_device(local_device(config.train_config.device))
@@ -53,7 +56,7 @@ def run_training(config: Config, *, force: bool) -> tuple[Run, TrainingLog | Non
             exit_stack.enter_context(contextlib.closing(training_log))
         with stop_signals(world) as stop:
             train(state, training_log, stop)
-    return state, training_log
+    return state, training_log, 0 if state.step == config.train_config.steps else stop.exit_code
 
 
 def train(state: Run, training_log: TrainingLog | None, stop: Callable[[], bool] = lambda: False) -> None:
@@ -68,30 +71,29 @@ def train(state: Run, training_log: TrainingLog | None, stop: Callable[[], bool]
     if training_log:
         log(run_summary(state))
     crops = training_crops(state.config, state.model)
-    loader = load_batches(state, crops)
     n_micro_batches = settings.batch_size // world.size // state.micro_batch_size
     reader = AsyncMetricsReader(state.device)
     meter = ThroughputMeter(settings.batch_size * crops.n_frames * crops.hop, settings.gradient_clip)
     progress = make_progress_bar(state, visible=training_log is not None)
     n_skipped, stopping = 0, False
-    while state.step < settings.steps and not stopping:
-        meter.begin_step()
-        with meter.waiting_for_data():
-            micro_batches = [next(loader) for _ in range(n_micro_batches)]
-        reader.push(state.step, train_step(state, micro_batches, stopping=stop()))
-        state.step += 1
-        for step, metrics in reader.ready(everything=is_reporting_step(state)):
-            n_skipped = 0 if metrics.finite else handle_skipped_step(state, step, metrics, n_skipped, crops)
-            meter.add(metrics)
-            stopping = stopping or metrics.stop_fraction > 0
-        progress.update()
-        meter.end_step()  # Validation, samples and checkpoints are not training time.
-        if training_log:
-            report_progress(state, training_log, meter, progress, first_step)
-        run_periodic_tasks(state, training_log)
-        if world.size == 1:  # Several processes must stop after the same step, and so exchange it in `train_step`.
-            stopping = stopping or stop()
-    progress.close()
+    with contextlib.closing(load_batches(state, crops)) as batch_loader, progress, save_on_error(state):
+        loader = measure_waiting(batch_loader, meter)
+        while state.step < settings.steps and not stopping:
+            meter.begin_step()
+            values = train_step(state, MicroBatches(loader, n_micro_batches), stopping=stop())
+            state.step += 1
+            reader.push(state.step - 1, values)
+            for step, metrics in reader.ready(everything=is_reporting_step(state)):
+                n_skipped = 0 if metrics.finite else handle_skipped_step(state, step, metrics, n_skipped, crops)
+                meter.add(metrics)
+                stopping = stopping or metrics.stop_fraction > 0
+            progress.update()
+            meter.end_step()  # Validation, samples and checkpoints are not training time.
+            if training_log:
+                report_progress(state, training_log, meter, progress, first_step)
+            run_periodic_tasks(state, training_log)
+            if world.size == 1:  # Several processes must stop after the same step, and so exchange it in `train_step`.
+                stopping = stopping or stop()
     if state.saved_step != state.step and (problem := save_checkpoint(state)):
         raise InputError(f"step {state.step} is not saved: {problem}")
     if training_log:
@@ -100,7 +102,7 @@ def train(state: Run, training_log: TrainingLog | None, stop: Callable[[], bool]
             log(f"stopped at step {state.step} of {settings.steps}; the same command goes on from there")
 
 
-def load_batches(state: Run, crops: Crops) -> Iterator[Batch]:
+def load_batches(state: Run, crops: Crops) -> Generator[Batch]:
     """Yield this process's micro-batches from the state's step on."""
     settings, world = state.config.train_config, state.world
     steps = range(state.step, settings.steps)
@@ -108,6 +110,16 @@ def load_batches(state: Run, crops: Crops) -> Iterator[Batch]:
     on_gpu = state.device.type == "cuda"
     n_workers = limit_workers(state.config.data_config.n_workers, quiet=world.rank > 0)
     return batches(crops, indices, n_workers, pin_memory=on_gpu)
+
+
+def measure_waiting(loader: Iterator[Batch], meter: ThroughputMeter) -> Iterator[Batch]:
+    """Pass batches on; the time until each one is there counts as waiting for data."""
+    while True:
+        with meter.waiting_for_data():
+            batch = next(loader, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def make_progress_bar(state: Run, *, visible: bool) -> tqdm:
@@ -184,27 +196,3 @@ def report_validation(state: Run, training_log: TrainingLog, metrics: dict[str, 
         state.n_validations_without_gap = n_before + 1 if lacks_conditioning_gap(metrics) else 0
         if warning := ignored_conditioning_warning(metrics, state.n_validations_without_gap):
             log(warning)
-
-
-@contextlib.contextmanager
-def stop_signals(world: World = SINGLE_PROCESS) -> Iterator[Callable[[], bool]]:
-    """Install handlers of SIGINT and SIGTERM that request a stop after the current step; a second signal acts at once.
-
-    Under torchrun a second signal does not: torchrun forwards what a terminal has already sent to its processes.
-
-    Yields:
-        A function that says whether a stop was requested.
-    """
-    received: list[float] = []
-
-    def receive(number: int, _frame: object) -> None:
-        if received and world.size == 1 and time.monotonic() - received[0] > SAME_SIGNAL_SECONDS:
-            signal.default_int_handler(number, None)
-        received.append(time.monotonic())
-
-    former = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

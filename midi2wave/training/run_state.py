@@ -63,6 +63,7 @@ class Run:
         micro_batch_size: Crops in one forward and backward pass.
         recordings: What identifies the recordings of its crops.
         step: Number of steps done.
+        updating: Whether a step is changing weights, average and optimiser state, which then belong to no step.
         saved_step: Step of the newest checkpoint, -1 without one.
         best: Lowest `validation_nll` and its step.
         n_validations_without_gap: Validations in a row in which the decoder made no use of the MIDI.
@@ -84,6 +85,7 @@ class Run:
     micro_batch_size: int = 1
     recordings: Recordings = field(default_factory=dict)
     step: int = 0
+    updating: bool = False
     saved_step: int = -1
     best: tuple[float, int] = (math.inf, -1)
     n_validations_without_gap: int = 0

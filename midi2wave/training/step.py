@@ -2,11 +2,14 @@
 
 import contextlib
 import functools
+import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from midi2wave.training.cuda_graph import GraphedPass
+from midi2wave.training.data_loader import MicroBatches
 from midi2wave.training.losses import Batch, total_loss, training_losses
 from midi2wave.training.run_state import Run
 from midi2wave.training.scheduled_sampling import apply_scheduled_sampling
@@ -14,14 +17,14 @@ from midi2wave.training.schedules import learning_rate, model_sample_probability
 from midi2wave.utils.cli import format_error, log
 
 
-def train_step(state: Run, micro_batches: list[Batch], *, stopping: bool = False) -> Tensor:
+def train_step(state: Run, micro_batches: Sequence[Batch] | MicroBatches, *, stopping: bool = False) -> Tensor:
     """Take one optimiser step; without a finite loss and gradient it changes nothing.
 
     The host reads no value from the device, and so does not wait for it.
 
     Args:
         state: The run; its weights, average and optimiser state are changed in place.
-        micro_batches: This process's share of the batch, in batches of equal size.
+        micro_batches: This process's share of the batch, in batches of equal size, which are taken one by one.
         stopping: Whether this process was asked to stop.
 
     Returns:
@@ -31,10 +34,13 @@ def train_step(state: Run, micro_batches: list[Batch], *, stopping: bool = False
     parameters: list[Tensor] = list(state.model.parameters())
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings) * group["factor"]
+    n_micro_batches, batches = len(micro_batches), iter(micro_batches)
     if state.capture_pending:
-        _capture_graph(state, micro_batches)
+        first = next(batches)
+        _capture_graph(state, n_micro_batches, first)
+        batches = itertools.chain([first], batches)
     state.optimizer.zero_grad(set_to_none=state.graphed_pass is None)
-    local_losses = _accumulate_gradients(state, _mix_in_model_samples(state, micro_batches))
+    local_losses = _accumulate_gradients(state, n_micro_batches, _mix_in_model_samples(state, batches))
     means = torch.cat([local_losses, local_losses.new_full((1,), stopping)]) / state.world.size
     loss, mel, diversity, stop_fraction = state.world.all_reduce_sum(means).unbind()
     norm = nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
@@ -42,10 +48,12 @@ def train_step(state: Run, micro_batches: list[Batch], *, stopping: bool = False
     # A fused optimiser leaves the weights as they are where `found_inf` is 1.
     state.optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]
     state.optimizer.grad_scale = None  # type: ignore[attr-defined]
+    state.updating = True
     state.optimizer.step()
     # At the start the decay is small, so that the random initial weights soon have no influence on the average.
     decay = min(settings.ema_decay, (1 + state.step) / (10 + state.step))
     update_ema(list(state.ema_model.parameters()), parameters, finite * (1 - decay))
+    state.updating = False
     return torch.stack([loss, norm, local_losses[0], stop_fraction, mel, diversity])
 
 
@@ -63,26 +71,26 @@ def update_ema(averages: list[Tensor], parameters: list[Tensor], rate: Tensor) -
     torch._foreach_add_(averages, differences)
 
 
-def _mix_in_model_samples(state: Run, micro_batches: list[Batch]) -> list[Batch]:
+def _mix_in_model_samples(state: Run, micro_batches: Iterator[Batch]) -> Iterator[Batch]:
     """Scheduled sampling, where it has begun."""
     settings = state.config.train_config
     probability = model_sample_probability(settings, state.step)
     if not probability:
         return micro_batches
-    return [
+    return (
         apply_scheduled_sampling(state.model, batch, probability, settings, state.device, state.precision)
         for batch in micro_batches
-    ]
+    )
 
 
-def _accumulate_gradients(state: Run, micro_batches: list[Batch]) -> Tensor:
+def _accumulate_gradients(state: Run, n_micro_batches: int, micro_batches: Iterator[Batch]) -> Tensor:
     """Add the gradients of all micro-batches; returns this process's mean losses: nll, mel, diversity [3]."""
     losses = torch.zeros(3, device=state.device)
     for i, batch in enumerate(micro_batches):
         # Only the last backward pass of a step exchanges gradients with the other processes.
-        more_follow = i < len(micro_batches) - 1
+        more_follow = i < n_micro_batches - 1
         with _no_sync(state) if more_follow else contextlib.nullcontext():
-            losses += state.graphed_pass(batch) if state.graphed_pass else _backward(state, len(micro_batches), batch)
+            losses += state.graphed_pass(batch) if state.graphed_pass else _backward(state, n_micro_batches, batch)
     return losses
 
 
@@ -101,12 +109,12 @@ def _backward(state: Run, n_micro_batches: int, batch: Batch) -> Tensor:
     return torch.stack([nll, mel, diversity]).detach()
 
 
-def _capture_graph(state: Run, micro_batches: list[Batch]) -> None:
+def _capture_graph(state: Run, n_micro_batches: int, batch: Batch) -> None:
     """Capture a micro-batch's pass as a CUDA graph; where that is not possible, training goes on without one."""
     state.capture_pending = False
-    run_pass = functools.partial(_backward, state, len(micro_batches))
+    run_pass = functools.partial(_backward, state, n_micro_batches)
     try:
-        state.graphed_pass = GraphedPass(run_pass, micro_batches[0], state.device)
+        state.graphed_pass = GraphedPass(run_pass, batch, state.device)
     except RuntimeError as error:
         log(
             f"a pass could not be captured as a CUDA graph ({format_error(error)}): training goes on without one, "

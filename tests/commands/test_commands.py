@@ -188,8 +188,10 @@ def test_force_removes_nothing_if_the_config_is_wrong(pipeline, tmp_path):
         assert read_files(run) == before
 
 
-@pytest.mark.parametrize("after", ["train_step", "validate"])
-def test_stopped_run_saves_every_complete_step(pipeline, tmp_path, monkeypatch, after):
+@pytest.mark.parametrize(
+    ("after", "number"), [("train_step", "SIGTERM"), ("train_step", "SIGHUP"), ("validate", "SIGINT")]
+)
+def test_stopped_run_saves_every_complete_step(pipeline, tmp_path, monkeypatch, after, number):
     """A signal may arrive in the middle of a step, or while a checkpoint's step is validated."""
     arguments = ("-c", pipeline.config, "--set", "train_config.iters_per_validation=2", "--set")
     assert call(train, *arguments, f"train_config.output_directory={tmp_path / 'whole'}").code == 0
@@ -199,13 +201,14 @@ def test_stopped_run_saves_every_complete_step(pipeline, tmp_path, monkeypatch, 
         result = original(*inputs, **options)
         calls[0] -= 1
         if calls[0] == 0:
-            os.kill(os.getpid(), signal.SIGTERM if after == "train_step" else signal.SIGINT)
+            os.kill(os.getpid(), signal.Signals[number])
         return result
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, after, interrupted)
         stopped = call(train, *arguments, f"train_config.output_directory={tmp_path / 'parts'}")
-    assert stopped.code == 0 and "stopped at step 2 of 4; the same command goes on" in stopped.err
+    assert stopped.code == 128 + signal.Signals[number]
+    assert "stopped at step 2 of 4; the same command goes on" in stopped.err
     assert [folder.name for folder in sorted((tmp_path / "parts").glob("step_*"))] == ["step_00000002"]
     assert call(train, *arguments, f"train_config.output_directory={tmp_path / 'parts'}").code == 0
     weights = [load_weights(tmp_path / name)[0] for name in ("whole", "parts")]

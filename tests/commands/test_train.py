@@ -2,6 +2,7 @@
 
 import errno
 import math
+import multiprocessing
 import os
 import signal
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 
 from midi2wave import checkpoint
-from midi2wave.training import loop
+from midi2wave.training import loop, stopping
 from midi2wave.training import step as step_module
 from midi2wave.training.distributed import World
 from midi2wave.utils.errors import InputError
-from tests.helpers.training import start_run, train_to_end
+from tests.helpers.training import checkpoint_tensors, same_tensors, start_run, train_to_end
 
 
 def test_mel_head_learns_and_is_logged(pipeline, tmp_path):
@@ -87,8 +88,8 @@ def test_full_disk_at_a_checkpoint_does_not_end_the_run(pipeline, tmp_path, monk
 def test_simultaneous_signals_count_as_one(monkeypatch):
     """A later one ends the process at once."""
     now = [100.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    with loop.stop_signals() as stop:
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    with stopping.stop_signals() as stop:
         assert not stop()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
@@ -96,8 +97,93 @@ def test_simultaneous_signals_count_as_one(monkeypatch):
         now[0] += 10
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    with loop.stop_signals(World(0, 2)) as stop:  # torchrun hands on what the terminal has sent already.
+    with stopping.stop_signals(World(0, 2)) as stop:  # torchrun hands on what the terminal has sent already.
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
             now[0] += 10
         assert stop()
+
+
+@pytest.mark.parametrize(("name", "reaction"), [("SIGHUP", "ignored"), ("SIGTERM", "ignored"), ("SIGINT", "stop")])
+def test_signals_that_nohup_ignores_stay_ignored(name, reaction):
+    """Python's own handler of SIGINT, too, is installed whatever a shell has set for a command in the background."""
+    number = signal.Signals[name]
+    former = signal.signal(number, signal.SIG_IGN)
+    try:
+        with stopping.stop_signals() as stop:
+            os.kill(os.getpid(), number)
+            assert stop() == (reaction == "stop")
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, former)
+
+
+def kill_worker() -> None:
+    """End one of the loader's processes, as the system does when memory runs out."""
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+
+def raise_error() -> None:
+    """An error that nobody expects."""
+    raise ZeroDivisionError("unexpected")
+
+
+ACCIDENTS = {"worker": (kill_worker, InputError, "SIGKILL"), "mistake": (raise_error, ZeroDivisionError, "unexpected")}
+
+
+@pytest.mark.parametrize("name", ACCIDENTS)
+def test_last_step_is_saved_before_an_error_ends_the_run(pipeline, tmp_path, monkeypatch, capsys, name):
+    """The run goes on from there as if nothing had happened, and no worker process is left."""
+    accident, error, words = ACCIDENTS[name]
+    options = ["train_config.steps=40", "train_config.iters_per_checkpoint=100", "train_config.iters_per_validation=40"]
+    train_to_end(start_run(pipeline, tmp_path / "whole", *options))
+    state, original = start_run(pipeline, tmp_path / "parts", *options, "data_config.n_workers=1"), loop.train_step
+
+    def step_with_accident(*inputs, **others):
+        if state.step == 5:
+            accident()
+        return original(*inputs, **others)
+
+    monkeypatch.setattr(loop, "train_step", step_with_accident)
+    with pytest.raises(error, match=words) as caught:
+        train_to_end(state)
+    assert caught.value.__traceback__ is not None and multiprocessing.active_children() == []
+    assert 5 <= state.saved_step == state.step < 40
+    assert f"step {state.step} is saved; the same command goes on from there" in capsys.readouterr().err
+    monkeypatch.undo()
+    train_to_end(start_run(pipeline, tmp_path / "parts", *options))
+    assert same_tensors(checkpoint_tensors(tmp_path / "parts"), checkpoint_tensors(tmp_path / "whole"))
+
+
+def test_half_a_step_is_not_saved(pipeline, tmp_path, monkeypatch):
+    """An error between the update of the weights and that of their average."""
+    state, original = start_run(pipeline, tmp_path, "train_config.iters_per_checkpoint=2"), step_module.update_ema
+
+    def fail_in_step_three(*inputs):
+        if state.step == 3:
+            raise ZeroDivisionError
+        original(*inputs)
+
+    monkeypatch.setattr(step_module, "update_ema", fail_in_step_three)
+    with pytest.raises(ZeroDivisionError):
+        train_to_end(state)
+    assert state.step == 3 and [path.name for path in checkpoint.step_folders(tmp_path)] == ["step_00000002"]
+
+
+def test_error_is_reported_though_nothing_can_be_saved(pipeline, tmp_path, monkeypatch, capsys):
+    state = start_run(pipeline, tmp_path, "train_config.iters_per_checkpoint=100")
+    original = loop.train_step
+
+    def spoil_step_three(*inputs, **others):
+        if state.step == 3:
+            with torch.no_grad():
+                next(state.model.parameters()).fill_(math.nan)
+            raise ZeroDivisionError("the cause")
+        return original(*inputs, **others)
+
+    monkeypatch.setattr(loop, "train_step", spoil_step_three)
+    monkeypatch.setattr(loop, "validate", lambda *_: {"validation_nll": math.inf})
+    with pytest.raises(ZeroDivisionError, match="the cause"):
+        train_to_end(state)
+    assert "step 3 is not saved: the weights of step 3 are not finite" in capsys.readouterr().err
+    assert checkpoint.step_folders(tmp_path) == []

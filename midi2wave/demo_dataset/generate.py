@@ -1,7 +1,9 @@
 """Generate a small synthetic piano data set in the MAESTRO layout: composed by rules, rendered by additive synthesis.
 
-    python -m midi2wave.demo_dataset.generate -o demo/maestro-demo      # 6 minutes for training, 2 x 45 s held out
+    python -m midi2wave.demo_dataset.generate -o demo/maestro-demo      # 6 minutes for training
     python -m midi2wave.demo_dataset.generate -o demo/tiny --minutes 0.5 --seed 3
+
+An eighth of the minutes is for validation, and a little more for testing, so that test clips can be of four pieces.
 
 It serves to try every command without downloading MAESTRO (about 100 GB). It has the properties of a piano that a model
 must learn: decaying inharmonic partials, beating, velocity as level and brightness, dampers and the sustain pedal.
@@ -34,6 +36,10 @@ MAX_SPLIT_MINUTES = 600
 MIN_AUDIO_HZ = 8000
 MAX_AUDIO_HZ = 192_000
 HELD_OUT_PART = 1 / 8  # Minutes of each held-out split, relative to the training split.
+# Clips of one piece do not show how pieces differ. A test split of fewer pieces gets short ones beside them, each a
+# quarter of its minutes, unless they would be shorter than a few test clips.
+MIN_TEST_PIECES = 4
+MIN_SHORT_PIECE_SECONDS = 10.0
 
 
 class DemoPiece(NamedTuple):
@@ -55,12 +61,19 @@ class DemoPiece(NamedTuple):
 
 
 def _plan_pieces(seed: int, minutes: dict[str, float]) -> list[DemoPiece]:
-    """Divide the minutes of every split into pieces of unequal length; no two pieces of a data set share a seed."""
+    """Divide the minutes of every split into pieces of unequal length, and add short test pieces.
+
+    No two pieces of a data set share a seed.
+    """
     rng = np.random.default_rng(seed)
     pieces: list[DemoPiece] = []
     for split, split_minutes in minutes.items():
         share = rng.uniform(0.85, 1.15, math.ceil(split_minutes * 60 / MAX_MEAN_PIECE_SECONDS))
-        for seconds in split_minutes * 60 * share / share.sum():
+        lengths = [*(split_minutes * 60 * share / share.sum())]
+        short_seconds = split_minutes * 60 / MIN_TEST_PIECES
+        if split == "test" and short_seconds >= MIN_SHORT_PIECE_SECONDS:
+            lengths += [short_seconds] * (MIN_TEST_PIECES - len(lengths))
+        for seconds in lengths:
             number = len(pieces)
             year = YEARS[number % len(YEARS)]
             stem = f"{year}/demo_seed{seed}_{number + 1:03d}"
@@ -125,7 +138,7 @@ def make_data_set(
         seed: Seed of all pieces.
         train_minutes: Duration of the training split.
         validation_minutes: Duration of the validation split.
-        test_minutes: Duration of the test split.
+        test_minutes: Duration of the test split, without the short pieces that are added to a few long ones.
         audio_hz: Sampling rate of the audio.
         force: Whether to replace a demo data set of other arguments: its pieces are removed, with what was resampled
             from them.

@@ -173,6 +173,19 @@ def test_layout_and_metadata(tiny: Path) -> None:
         assert np.isfinite(audio).all() and 0.05 < abs(audio).max() < 0.99
 
 
+def test_the_demo_has_four_test_pieces() -> None:
+    """Short ones stand behind all others, which stay as they were; the clips of the demo are then of four pieces."""
+    minutes = {"train": 6.0, "validation": 0.75, "test": 0.75}
+    pieces = generate._plan_pieces(0, minutes)
+    test = [piece.seconds for piece in pieces if piece.split == "test"]
+    assert test == [45.0, 11.25, 11.25, 11.25] and [piece.split for piece in pieces[-4:]] == ["test"] * 4
+    assert len({piece.seed for piece in pieces}) == len({piece.stem for piece in pieces}) == len(pieces)
+    assert [len(generate._plan_pieces(0, minutes | {"test": test})) for test in (0.1, 30.0)] == [
+        len(pieces) - 3,
+        len(pieces) - 4 + 36,
+    ]
+
+
 def test_same_seed_same_bytes(tiny: Path, tmp_path: Path) -> None:
     generate.make_data_set(tmp_path / "again", **TINY)
     assert digest(tmp_path / "again") == digest(tiny)

@@ -15,7 +15,6 @@ import contextlib
 import csv
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -155,6 +154,8 @@ def measure_commands(folder: Path, rows: list[dict[str, str]], jobs: int) -> Non
 @contextlib.contextmanager
 def few_open_files() -> Iterator[None]:
     """Limit the process to MAX_OPEN_FILES open files."""
+    import resource  # Windows has none.
+
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, before[1]))
     try:
@@ -166,6 +167,8 @@ def few_open_files() -> Iterator[None]:
 def measure_crops(folder: Path, rows: list[dict[str, str]], piece: Path) -> None:
     """Part 2: opening a processed folder, and reading its crops."""
     write_sparse_folder(folder / "sparse", rows, piece)
+    import resource  # Windows has none.
+
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
     opened = ProcessedFolder(folder / "sparse")

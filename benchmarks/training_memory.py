@@ -5,7 +5,6 @@ python -m benchmarks.training_memory --config paper --crops 1 --activation_check
 """
 
 import argparse
-import resource
 
 import torch
 
@@ -32,6 +31,8 @@ def main() -> None:
     config = load_config(CONFIGS[args.config], train.NEEDS, overrides)
     precision, recompute = getattr(torch, args.precision), args.activation_checkpointing
     n_samples = crop_samples(config.data_config)
+    import resource  # Windows has none.
+
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     state = make_unsaved_run(config, torch.device("cpu"), precision)
     state.model.decoder.gates = GateKernels(recompute=recompute)

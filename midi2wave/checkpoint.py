@@ -12,7 +12,6 @@ load too: `RENAMED_TENSORS` and `migrate_config` know their names.
 
 import hashlib
 import json
-import os
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from midi2wave.checkpoint_folders import (
     tidy,
 )
 from midi2wave.config import Config, SamplingConfig, config_from_dict
-from midi2wave.utils.atomic_files import atomic_folder, remove
+from midi2wave.utils.atomic_files import atomic_folder, remove, replace
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet, build_model
@@ -101,11 +100,11 @@ def save(
         (tmp_path / WEIGHTS_NAME).write_bytes(serialize({k: v.contiguous() for k, v in weights.items()}, metadata))
         _write_training(tmp_path / TRAINING_NAME, {**training, "step": step})
         if folder.exists():
-            os.replace(folder, replaced)
+            replace(folder, replaced)
     try:
         for path in replaced.glob("[!.]*"):
             if path.name not in CHECKPOINT_NAMES:  # The user's.
-                os.replace(path, folder / path.name)
+                replace(path, folder / path.name)
         tidy(run_folder, folder, keep, keep_every, best_step)
         remove(replaced)
     except OSError as error:

@@ -180,7 +180,7 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
             tmp_path / bundle.UNIFORMS_NAME, shape, "<f4", [uniforms(0, n_samples)[..., 0].cpu().numpy()]
         )
         text = json.dumps(_about(folder, weights, pieces, about, n_samples, model.hop), indent=2)
-        (tmp_path / bundle.BUNDLE_NAME).write_text(text + "\n", encoding="utf-8")
+        (tmp_path / bundle.BUNDLE_NAME).write_text(text + "\n", encoding="utf-8", newline="\n")
         if target.exists():
             shutil.rmtree(target)
 

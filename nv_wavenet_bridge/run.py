@@ -167,8 +167,11 @@ def rand_uniforms(seed: int, batch_size: int, n_samples: int) -> np.ndarray:
 
     The wrapper draws two numbers a value, piece after piece, and uses the second: u = rand / RAND_MAX - 0.5 + 0.5.
     """
-    libc = ctypes.CDLL(None)
-    libc.srand(seed)
+    try:
+        libc = ctypes.CDLL(None)
+        libc.srand(seed)
+    except (AttributeError, OSError, TypeError) as error:
+        raise InputError("the numbers of an unmodified nv-wavenet come from Linux's rand(); play it there") from error
     count = 2 * batch_size * n_samples
     second = np.fromiter((libc.rand() for _ in range(count)), dtype=np.int64, count=count)[1::2]
     libc.srand(seed)

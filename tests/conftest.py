@@ -1,5 +1,9 @@
 """Fixtures that several test files share."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import pytest
 
 import preprocess_maestro
@@ -25,3 +29,21 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     for name, outcome in commands.items():
         assert outcome.code == 0, f"{name}: {outcome.err}"
     return Pipeline(folder, commands)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests of symbolic links where there are none."""
+    if not config.pluginmanager.has_plugin("tests.helpers.windows") and _can_link():
+        return
+    for item in items:
+        if item.get_closest_marker("links"):
+            item.add_marker(pytest.mark.skip(reason="no symbolic links here"))
+
+
+def _can_link() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            os.symlink("target", Path(folder) / "link")
+        except OSError:
+            return False
+    return True

@@ -18,7 +18,7 @@ import soundfile
 import soxr
 
 from midi2wave.audio.pcm import FULL_SCALE, to_pcm
-from midi2wave.utils.atomic_files import atomic_file
+from midi2wave.utils.atomic_files import atomic_file, replace
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
@@ -156,7 +156,7 @@ def wav_stream(path: str | Path, audio_hz: int, interrupted: str | Path) -> Iter
             if n_samples and _is_larger(Path(interrupted), tmp_path):
                 log(f"{interrupted}, of an earlier run, is longer and stays as it is")
             elif n_samples:
-                os.replace(tmp_path, interrupted)
+                replace(tmp_path, Path(interrupted))
             raise
 
 

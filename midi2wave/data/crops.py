@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,6 +155,10 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
 
     def _draw(self, index: int, attempt: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=[self.seed, 0], counter=[index, 0, 0, attempt]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker process receives: it reads the notes itself."""
+        return self.__dict__ | {"_conditionings": {}}
 
     def _draw_position(self, index: int, attempt: int) -> tuple[int, int]:
         return self._place(int(self._draw(index, attempt).integers(self.cumulative_starts[-1])))

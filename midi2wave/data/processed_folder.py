@@ -325,6 +325,10 @@ class ProcessedFolder:
         if not self.rows:
             raise InputError(f"{self.path} holds no recordings")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process receives: it maps the audio itself, since a mapped array is pickled with all samples."""
+        return self.__dict__ | {"_mapped": OrderedDict()}
+
     def check_rate(self, audio_hz: int) -> None:
         """Raise InputError unless the folder is at the rate of data_config."""
         if self.audio_hz != audio_hz:

@@ -18,7 +18,7 @@ from midi2wave.sampling.code_files import Codes, load_codes
 from midi2wave.sampling.folding import Fold
 from midi2wave.utils.cli import Failure, count_of, item_failure, log
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.file_names import fit_stem
+from midi2wave.utils.file_names import file_name_key, fit_stem
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +137,9 @@ def _check(name: str, seconds: float, pieces: list[Piece], max_seconds: float) -
     """Refuse a piece that is too long, or whose name another one has."""
     if seconds > max_seconds:
         raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
-    if name in {piece.name for piece in pieces}:
-        raise InputError(f"another file of the name {name} stands before it; rename one of them")
+    same = [piece.name for piece in pieces if file_name_key(piece.name) == file_name_key(name)]
+    if same:
+        raise InputError(f"another file of the name {same[0]} stands before it; rename one of them")
 
 
 def prompt_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) -> int:

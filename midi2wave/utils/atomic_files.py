@@ -11,6 +11,8 @@ import os
 import re
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from midi2wave.utils.file_names import MAX_NAME_BYTES, fit_name
 
 Record = dict[str, Any]
 
+WINDOWS = sys.platform == "win32"
+RENAME_WAITS = (0.01, 0.03, 0.1, 0.3, 1.0)  # In seconds, between attempts.
 # The dot, the number of the process, the random digits and the suffix that a temporary name has beside the file's name.
 _TEMPORARY_BYTES = 40
 
@@ -36,8 +40,20 @@ def _temporary_path(path: Path) -> Path:
 
 def _sync(path: Path) -> None:
     # The data must reach the disk before the name does.
-    with open(path, "rb") as handle:
+    with open(path, "r+b") as handle:  # Windows flushes only files that are open for writing.
         os.fsync(handle.fileno())
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file or a folder, as `os.replace`; on Windows, wait for programs that look at new files.
+
+    Virus scanners and indexers open each new file for a moment, and Windows renames no file that is open.
+    """
+    for seconds in RENAME_WAITS if WINDOWS else ():
+        with contextlib.suppress(PermissionError):
+            return os.replace(source, target)
+        time.sleep(seconds)
+    os.replace(source, target)
 
 
 @contextlib.contextmanager
@@ -60,7 +76,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     try:
         yield tmp_path
         _sync(tmp_path)
-        os.replace(tmp_path, path)
+        replace(tmp_path, path)
     finally:
         tmp_path.unlink(missing_ok=True)
 
@@ -83,7 +99,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         yield tmp_path
         for file in filter(Path.is_file, tmp_path.rglob("*")):
             _sync(file)
-        os.replace(tmp_path, path)
+        replace(tmp_path, path)
     finally:
         shutil.rmtree(tmp_path, ignore_errors=True)
 
@@ -110,7 +126,7 @@ def remove(path: Path) -> None:
     """
     if path.is_dir() and not path.is_symlink():
         tmp_path = _temporary_path(path)
-        os.replace(path, tmp_path)
+        replace(path, tmp_path)
         shutil.rmtree(tmp_path)
     else:
         path.unlink(missing_ok=True)
@@ -150,9 +166,10 @@ def update_symlink(link: Path, target: Path) -> bool:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a small text file atomically, as UTF-8."""
+    """Write a small text file atomically, as UTF-8 with the line ends of the text."""
     with atomic_file(path) as tmp_path:
-        tmp_path.write_text(text, encoding="utf-8")
+        # With "\n" on every system: records are compared byte for byte, and a CSV has its own line ends.
+        tmp_path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def require_own_dir(folder: Path, record_name: str) -> None:

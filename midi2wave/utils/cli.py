@@ -231,7 +231,9 @@ def format_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'while writing'}); free some space and run the same command again"
     if isinstance(error, PermissionError):
-        return f"no permission for {error.filename}"
+        # Windows says the same of a file that is in use.
+        in_use = ", or another program has it open" if sys.platform == "win32" else ""
+        return f"no permission for {error.filename}{in_use}"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.strerror}: {error.filename!r}; check the path"
     return " ".join(str(error).split()) or type(error).__name__

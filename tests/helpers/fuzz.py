@@ -13,7 +13,6 @@ import contextlib
 import io
 import json
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -343,6 +342,8 @@ def limited() -> Iterator[None]:
 
     with open("/proc/self/statm") as handle:
         pages = int(handle.read().split()[0])
+    import resource
+
     before, alarm = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGALRM, too_slow)
     sync, save = os.fsync, figures.save_figure
     os.fsync, figures.save_figure = lambda _: None, lambda path, _: path.write_bytes(b"a picture")

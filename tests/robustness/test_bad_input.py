@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import resource
 import shutil
 import subprocess
 
@@ -219,6 +218,7 @@ def test_bad_midi_in_preprocessing(data):
 @contextlib.contextmanager
 def limited_files():
     """No file grows beyond SMALL_BYTES."""
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_BYTES, hard))
     try:

@@ -1,7 +1,6 @@
 """After a kill at a random moment, or another accident, a rerun of resampling and preprocessing completes the work."""
 
 import errno
-import fcntl
 import os
 import shutil
 import signal
@@ -30,6 +29,8 @@ from tests.helpers.pipeline import (
     write_audio,
     write_midi,
 )
+
+fcntl = pytest.importorskip("fcntl")
 
 N_FILES, SECONDS, KILLS = 10, 12.0, 20
 

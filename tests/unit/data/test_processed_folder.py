@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +231,7 @@ def test_damaged_events_are_refused(folder):
 @contextlib.contextmanager
 def few_files(more: int):
     """No more than so many files beyond those that are open now."""
+    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + more, before[1]))

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import resource
 import signal
 
 import pytest
@@ -134,6 +133,7 @@ def test_a_damaged_later_checkpoint_is_removed_on_saving(tmp_path):
     assert steps(tmp_path) == [15] and load_weights(tmp_path)[2] == 15
 
 
+@pytest.mark.links
 @pytest.mark.parametrize("name", [WEIGHTS_NAME, TRAINING_NAME])
 def test_a_truncated_checkpoint_is_skipped(tmp_path, name, capsys):
     save_step(tmp_path, 1)
@@ -250,6 +250,7 @@ class Trap:
         return (exec, ("raise SystemExit('code in a checkpoint was run')",))
 
 
+@pytest.mark.links
 def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys):
     save_step(tmp_path, 1)
     torch.save({"step": Trap()}, save_step(tmp_path, 2) / TRAINING_NAME)
@@ -258,6 +259,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys):
     assert "step_00000002 cannot be used" in message and message.count("\n") == 1
 
 
+@pytest.mark.links
 @pytest.mark.parametrize("broken", ["serialize", "torch"])
 def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch, broken):
     save_step(tmp_path, 1)
@@ -278,6 +280,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch, broke
 @pytest.mark.parametrize("n_bytes", [1000, 30_000])  # the weights do not fit; only the training state does not
 def test_a_write_that_the_system_refuses_is_an_os_error(tmp_path, n_bytes):
     """A file size limit stands for the full disk: safetensors and PyTorch answer with errors of their own."""
+    resource = pytest.importorskip("resource")
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     weights = make_model(1).state_dict()
     try:

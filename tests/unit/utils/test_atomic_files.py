@@ -213,6 +213,7 @@ def test_a_folder_is_never_half_removed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.links
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EIO])
 @pytest.mark.parametrize("broken", ["os.symlink", "os.replace"])
 def test_no_link_is_made_where_none_is_possible(tmp_path, monkeypatch, number, broken):

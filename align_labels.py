@@ -49,7 +49,7 @@ RECORDED_SETTINGS = ("preemphasis", "velocity_exponent", "global_values")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = make_parser(__doc__, config="measured.json")
+    parser = make_parser(__doc__, config="measured.json", force="make all recordings anew")
     parser.add_argument("-d", "--data", type=Path, required=True, help="processed folder to align")
     parser.add_argument("-o", "--out", type=Path, required=True, help="where to write the aligned folder")
     parser.add_argument("--like", type=Path, help="aligned folder of the same piano, whose phases are used")

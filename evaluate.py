@@ -9,6 +9,7 @@ and that against another clip (the baseline). The F1 of the notes needs a transc
 With drift_dir, long clips are generated too. Clips of an earlier run are not generated again.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -23,9 +24,11 @@ from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, play
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.sampling.pieces import prompt_frames
-from midi2wave.utils.atomic_files import acquire_output_dir, write_text
+from midi2wave.utils.atomic_files import remove_partial_files, write_text
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import lock_folder
+from midi2wave.utils.output_folder import OutputFolder, Product, require_own_dir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +42,7 @@ SUMMARY_NAME = "summary.png"
 PAGE_NAME = "index.html"
 # Folder of the long clips, in the output folder.
 DRIFT_NAME = "drift"
-PRODUCTS = ("*.wav", "*.png", RESULT_NAME, PAGE_NAME)
+SHARED_NAMES = (RESULT_NAME, SUMMARY_NAME, PAGE_NAME)
 OPTIONS_NOT_AFFECTING_AUDIO = (
     "test_dir",
     "output_dir",
@@ -53,17 +56,14 @@ OPTIONS_NOT_AFFECTING_AUDIO = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    args = make_parser(__doc__, config="config_evaluate.json").parse_args(argv)
+    args = make_parser(__doc__, config="config_evaluate.json", force="evaluate anew").parse_args(argv)
     config = load_config(args.config, ("evaluate_config",), args.overrides)
     settings = config.evaluate_config
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
     from midi2wave.checkpoint import load_for_generation
-    from midi2wave.evaluation.results import summarize
-    from midi2wave.evaluation.scoring import measure_drifts, score_clips
-    from midi2wave.evaluation.synthesizer import Synthesizer, generate_clips
 
     loaded = load_for_generation(settings, config, args.config)
-    model, data = loaded.model, loaded.config.data_config
+    data = loaded.config.data_config
     if not data.conditional:
         raise InputError(
             f"{settings.model_filename} is an unconditional model: there is no MIDI that it could follow; its "
@@ -74,17 +74,57 @@ def main(argv: list[str] | None = None) -> int:
     failures += long_failures
     transcriber = _load_transcriber()
     folder = Path(settings.output_dir)
-    for out_dir, of_folder in ((folder, clips), (folder / DRIFT_NAME, long_clips)):
-        if of_folder:
-            acquire_output_dir(
-                out_dir,
-                RECORD_NAME,
-                _record(settings, loaded, of_folder),
-                PRODUCTS,
-                force=args.force,
-                migrate=migrate_record,
-            )
+    with contextlib.ExitStack() as locks:
+        for out_dir, of_folder in ((folder, clips), (folder / DRIFT_NAME, long_clips)):
+            if of_folder:
+                require_own_dir(out_dir, RECORD_NAME)
+                locks.enter_context(lock_folder(out_dir))
+                _acquire(out_dir, _record(settings, loaded, of_folder), of_folder, force=args.force)
+        result = _evaluate(loaded, settings, clips, long_clips, transcriber)
+    listen = f"\nlisten and look: {folder / PAGE_NAME}; {folder / SUMMARY_NAME}; all numbers: {folder / RESULT_NAME}"
+    return report_and_exit_code(table(result) + listen, result, failures, len(clips), as_json=args.as_json)
 
+
+def _acquire(folder: Path, record: dict[str, Any], clips: list[ReferenceClip], *, force: bool) -> None:
+    """Make a folder the place of the clips, and remove what a killed run left. Raises InputError if it is refused."""
+    output = OutputFolder(
+        folder,
+        RECORD_NAME,
+        record,
+        force=force,
+        force_effect="evaluates anew and removes no files but those of its clips",
+        shared=SHARED_NAMES,
+        migrate=migrate_record,
+        former=_former_clips,
+    )
+    if refused := output.begin({clip.name: _clip_files(clip.name) for clip in clips}):
+        raise InputError(next(iter(refused.values())))
+    remove_partial_files(folder)
+
+
+def _clip_files(name: str) -> Product:
+    return Product((f"{name}.wav", f"{name}_truth.wav", f"{name}.png"))
+
+
+def _former_clips(_folder: Path, record: dict[str, Any]) -> dict[str, Product]:
+    """The clips of an evaluation by an earlier version, whose record names them but not their files."""
+    clips = record.get("clips")
+    return {name: _clip_files(name) for name in clips} if isinstance(clips, dict) else {}
+
+
+def _evaluate(
+    loaded: "LoadedCheckpoint",
+    settings: EvaluateConfig,
+    clips: list[ReferenceClip],
+    long_clips: list[ReferenceClip],
+    transcriber: Transcriber | None,
+) -> dict[str, Any]:
+    """Generate and score the clips, and write scores, pictures and page; returns the scores."""
+    from midi2wave.evaluation.results import summarize
+    from midi2wave.evaluation.scoring import measure_drifts, score_clips
+    from midi2wave.evaluation.synthesizer import Synthesizer, generate_clips
+
+    model, data, folder = loaded.model, loaded.config.data_config, Path(settings.output_dir)
     synthesizer = Synthesizer(model, data, settings)
     outputs = generate_clips(synthesizer, clips, folder, prompt_frames(settings, data))
     clip_results = list(progress(score_clips(synthesizer, clips, outputs, transcriber), len(clips), "clip"))
@@ -97,8 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     result |= {"output_dir": str(folder)}
     _write_scores(folder, result, loaded.config, settings)
     _write_pictures(folder, clip_results, result, settings, data)
-    listen = f"\nlisten and look: {folder / PAGE_NAME}; {folder / SUMMARY_NAME}; all numbers: {folder / RESULT_NAME}"
-    return report_and_exit_code(table(result) + listen, result, failures, len(clip_results), as_json=args.as_json)
+    return result
 
 
 def _test_clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[ReferenceClip], list[Failure]]:

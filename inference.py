@@ -38,6 +38,7 @@ from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.config import DataConfig, InferenceConfig, load_config, migrate_record
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.sampling import folding
+from midi2wave.sampling.output_files import TRUTH_SUFFIX, former_products, product_of
 from midi2wave.sampling.pieces import (
     AudioPrompt,
     Piece,
@@ -48,10 +49,12 @@ from midi2wave.sampling.pieces import (
     read_audio_prompt,
     timed_pieces,
 )
-from midi2wave.utils.atomic_files import acquire_output_dir
+from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import fit_stem
+from midi2wave.utils.folder_lock import lock_folder
+from midi2wave.utils.output_folder import OutputFolder, require_own_dir
 
 if TYPE_CHECKING:
     from midi2wave.checkpoint import LoadedCheckpoint
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
 
 RECORD_NAME = "inference.json"
 PAGE_NAME = "index.html"
-PRODUCTS = ("*.wav", "*.png", "*.npz", "*_teacher_forced.json", "*_seams.json", PAGE_NAME)
+FORCE_HELP = "make the pieces of this call again, also with other settings than those of the folder"
 # Options that do not change the samples.
 OPTIONS_NOT_AFFECTING_AUDIO = ("output_dir", "batch_size", "device", "max_seconds", "sampler_threads")
 DEFAULT_PROMPT_SECONDS = 2.0
@@ -72,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     requested = _with_arguments(args, config.inference_config)
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
     from midi2wave.checkpoint import load_for_generation
-    from midi2wave.sampling.render import RenderJob, batches, draw_missing_pictures, is_done, render
+    from midi2wave.sampling.render import RenderJob
 
     loaded = load_for_generation(requested, config, args.config)
     data = loaded.config.data_config
@@ -87,16 +90,51 @@ def main(argv: list[str] | None = None) -> int:
     receptive_field = loaded.model.decoder.receptive_field
     folds = [folding.plan_fold(piece.n_frames, settings, data, receptive_field) for piece in pieces]
     pieces = [replace(piece, prompt=prompt, fold=fold) for piece, fold in zip(pieces, folds, strict=True)]
-    if pieces:
-        record = _record(args, requested, job, prompt)
-        acquire_output_dir(job.folder, RECORD_NAME, record, PRODUCTS, force=args.force, migrate=migrate_record)
-        pieces, taken = _without_taken(job.folder, pieces)
-        failures += taken
+    if not pieces:
+        return _report(args, job, [], 0, failures)
+    require_own_dir(job.folder, RECORD_NAME)
+    with lock_folder(job.folder):
+        output = _open_output(args, job, _record(args, requested, job, prompt))
+        has_codes = bool(loaded.model.n_codes)
+        refused = output.begin({piece.name: product_of(piece, settings.mode, has_codes=has_codes) for piece in pieces})
+        failures += [Failure(name, reason) for name, reason in refused.items()]
+        remove_partial_files(job.folder)
+        pieces = [piece for piece in pieces if piece.name not in refused]
+        n_already = _render_missing(job, pieces, output)
+    return _report(args, job, pieces, n_already, failures)
+
+
+def _open_output(args: argparse.Namespace, job: "RenderJob", record: dict[str, Any]) -> OutputFolder:
+    """Open the output folder. Raises InputError if it holds results of other settings, or files of other origin."""
+    return OutputFolder(
+        job.folder,
+        RECORD_NAME,
+        record,
+        force=args.force,
+        shared=(PAGE_NAME,),
+        migrate=migrate_record,
+        former=former_products,
+    )
+
+
+def _render_missing(job: "RenderJob", pieces: list[Piece], output: OutputFolder) -> int:
+    """Render the pieces that no earlier run finished, and write the page; returns how many were there already."""
+    from midi2wave.sampling.render import batches, draw_missing_pictures, is_done, mend_sources, render
+
+    done = [piece for piece in pieces if is_done(job, piece)]
+    for piece in done:
+        mend_sources(job, piece)
+    draw_missing_pictures(job, done)
     todo = [piece for piece in pieces if not is_done(job, piece)]
-    draw_missing_pictures(job, pieces)
-    for batch in batches(todo, settings.batch_size):
-        render(job, batch)
-    return _report(args, job, pieces, len(pieces) - len(todo), failures)
+    try:
+        for batch in batches(todo, job.settings.batch_size):
+            render(job, batch)
+    except KeyboardInterrupt:
+        _write_page(job, pieces, output)  # Finished pieces can be listened to.
+        raise
+    if pieces:
+        _write_page(job, pieces, output)
+    return len(done)
 
 
 class _FormerSpelling(argparse.Action):
@@ -114,7 +152,7 @@ class _FormerSpelling(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__, config="config_inference.json")
+    parser = make_parser(__doc__, config="config_inference.json", force=FORCE_HELP)
     add = parser.add_argument
     add("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
     add("--codes", nargs="+", type=Path, metavar="FILE", help="play these files of codes")
@@ -270,16 +308,6 @@ def _record(
     return record if args.seconds is None else record | {"seconds": args.seconds}
 
 
-def _without_taken(folder: Path, pieces: list[Piece]) -> tuple[list[Piece], list[Failure]]:
-    """The pieces without those whose names stand in the folder for other notes, and these as failures."""
-    from midi2wave.sampling.render import has_other_source
-
-    taken = sorted({piece.name for piece in pieces if has_other_source(folder, piece)})
-    remedy = "choose another folder, or use --force"
-    failures = [Failure(name, f"{folder} holds {name}.wav of other notes; {remedy}") for name in taken]
-    return [piece for piece in pieces if piece.name not in taken], failures
-
-
 def _report(
     args: argparse.Namespace, job: "RenderJob", pieces: list[Piece], n_already: int, failures: list[Failure]
 ) -> int:
@@ -290,8 +318,6 @@ def _report(
     nll = {piece.name: read_nll(folder, piece.name) for piece in pieces} if mode == "teacher_forced" else {}
     mean_nll = float(np.average(list(nll.values()), weights=[piece.n_frames for piece in pieces])) if nll else None
     seams = {piece.name: read_seams(folder, piece.name) for piece in pieces if piece.fold}
-    if pieces:
-        _write_page(job, pieces, nll)
     result = {
         "output_dir": str(folder),
         "mode": mode,
@@ -314,15 +340,24 @@ def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) 
     return f"{count_of(n_wavs, 'wav')} in {folder}{already}{nll}; listen: {folder / PAGE_NAME}"
 
 
-def _write_page(job: "RenderJob", pieces: list[Piece], nll: dict[str, float | None]) -> None:
-    """Write the page to listen to."""
+def _write_page(job: "RenderJob", pieces: list[Piece], output: OutputFolder) -> None:
+    """Write the page to listen to all finished pieces of the folder."""
+    from midi2wave.sampling.render import read_nll
+
     settings, clips = job.settings, []
-    for piece in pieces:
-        wavs = [("model output", f"{piece.name}.wav")]
-        if piece.truth is not None:
-            wavs.append(("recording", f"{piece.name}_truth.wav"))
-        remark = f"NLL of the recording: {nll[piece.name]:.4f} nats per sample" if piece.name in nll else ""
-        clips.append(ListeningClip(piece.name, f"{piece.name}.png", wavs, remark))
+    for name, product in output.products.items():
+        wav, picture, truth = f"{name}.wav", f"{name}.png", f"{name}{TRUTH_SUFFIX}"
+        if not (job.folder / wav).is_file():
+            continue
+        wavs = [("model output", wav)]
+        if truth in product.files and (job.folder / truth).is_file():
+            wavs.append(("recording", truth))
+        remarks = ["made with other settings than the pieces of the table above"] if product.other_settings else []
+        nll = read_nll(job.folder, name) if f"{name}.json" in product.files else None
+        if nll is not None:
+            remarks.append(f"NLL of the recording: {nll:.4f} nats per sample")
+        picture = picture if (job.folder / picture).is_file() else ""
+        clips.append(ListeningClip(name, picture, wavs, "; ".join(remarks)))
     facts = {
         "model": f"{settings.model_filename}, step {job.loaded.step}",
         "mode": settings.mode,

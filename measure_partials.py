@@ -24,6 +24,7 @@ from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import make_parser, run
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import lock_output
 
 HZ_DIGITS = 7
 DIGITS = 4
@@ -31,13 +32,13 @@ DIGITS = 4
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = make_parser(__doc__, config="config_train.json")
+    parser = make_parser(__doc__, config="config_train.json", force="overwrite the file at --out")
     parser.add_argument("-d", "--data", type=Path, required=True, help="processed folder to measure")
     parser.add_argument("-o", "--out", type=Path, required=True, help="where to write the completed config")
     args = parser.parse_args(argv)
     config = load_config(args.config, ("data_config",), args.overrides)
     if args.out.exists() and not args.force:
-        raise InputError(f"{args.out} is there already; choose another name, or use --force")
+        raise InputError(f"{args.out} is there already; choose another name, or use --force, which overwrites it")
     folder, data = ProcessedFolder(args.data), config.data_config
     if not n_excitation(data):
         raise InputError(f"{args.config}: data_config.excitation = false: there is nothing to measure for")
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{args.data} has no recording of {missing[0]}; leave it out of data_config.global_values")
     measurements = [measure_partials(part, data.preemphasis) for part in parts.values()]
     exponent = float(np.mean([each.velocity_exponent for each in measurements]))
-    write_text(args.out, json.dumps(_completed_config(config, measurements, exponent), indent=4) + "\n")
+    with lock_output(args.out):
+        write_text(args.out, json.dumps(_completed_config(config, measurements, exponent), indent=4) + "\n")
     is_measured = np.any([each.is_measured for each in measurements], axis=0)  # [88, 16]
     n_keys, n_partials = int(is_measured.any(axis=1).sum()), int(is_measured.sum())
     result = {"keys_measured": n_keys, "partials_measured": n_partials, "velocity_exponent": exponent}

@@ -21,10 +21,20 @@ from midi2wave.audio.io import AUDIO_SUFFIXES, read_pcm
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
-from midi2wave.data.test_clips import begin_clips, clip_source, draw_start, finish_clips, write_clip
+from midi2wave.data.test_clips import (
+    CLIPS_RECORD_NAME,
+    begin_clips,
+    clip_files,
+    clip_name,
+    clip_source,
+    draw_start,
+    finish_clips,
+    write_clip,
+)
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
 from midi2wave.plotting.pictures import save_picture
+from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import (
     Failure,
     count_of,
@@ -37,6 +47,8 @@ from midi2wave.utils.cli import (
     run,
 )
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import lock_folder
+from midi2wave.utils.output_folder import OutputFolder, require_own_dir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,17 +69,21 @@ class Pair:
 
 def main(argv: list[str] | None = None) -> int:
     """Cut the clips; returns the exit code. InputError where nothing can be done."""
-    parser = make_parser(__doc__, config="config_makeTest.json")
+    parser = make_parser(
+        __doc__, config="config_makeTest.json", force="remove the clips in the folder and cut new ones"
+    )
     parser.add_argument("-d", "--dir", type=Path, required=True, help="where the clips go")
     args = parser.parse_args(argv)
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
     failures: list[Failure] = []
     pairs = _maestro_pairs(config, failures) if config.maestro_dir else _folder_pairs(config)
-    begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
-
-    names = list(progress(_cut_clips(pairs, config, args.dir, failures), config.n_clips, "clip"))
-    if names:
-        finish_clips(args.dir, names)
+    require_own_dir(args.dir, CLIPS_RECORD_NAME)
+    with lock_folder(args.dir):
+        output = begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
+        remove_partial_files(args.dir)
+        names = list(progress(_cut_clips(pairs, config, output, failures), config.n_clips, "clip"))
+        if names:
+            finish_clips(output, names)
     result = {"dir": str(args.dir), "clips": names}
     summary = (
         f"{args.dir}: {len(names)} of {count_of(config.n_clips, 'clip')} of {config.test_segment_length:g} s, from "
@@ -76,13 +92,15 @@ def main(argv: list[str] | None = None) -> int:
     return report_and_exit_code(summary, result, failures, len(names), as_json=args.as_json)
 
 
-def _cut_clips(pairs: list[Pair], config: PreprocessConfig, folder: Path, failures: list[Failure]) -> Iterator[str]:
+def _cut_clips(
+    pairs: list[Pair], config: PreprocessConfig, output: OutputFolder, failures: list[Failure]
+) -> Iterator[str]:
     """Cut a clip out of each recording in turn, until there are enough.
 
     Args:
         pairs: The recordings.
         config: Number and length of the clips, and the seed.
-        folder: Where the clips are written.
+        output: Where the clips are written.
         failures: Recordings that cannot be used are added.
 
     Yields:
@@ -100,7 +118,7 @@ def _cut_clips(pairs: list[Pair], config: PreprocessConfig, folder: Path, failur
             if start is None:
                 full.append(pair.name)
                 continue
-            name = _cut(pair, pcm, performance, start, config, folder, n_clips)
+            name = _cut(pair, pcm, performance, start, config, output, n_clips)
         except (InputError, OSError) as error:
             failures.append(item_failure(str(pair.audio), error))
             continue
@@ -127,7 +145,7 @@ def _cut(
     performance: Performance,
     start: float,
     config: PreprocessConfig,
-    folder: Path,
+    output: OutputFolder,
     number: int,
 ) -> str:
     """Cut the clip that begins at `start` seconds out of a recording and write it; returns its name."""
@@ -135,9 +153,12 @@ def _cut(
     first = round(start * config.audio_hz)
     samples = pcm[first : first + round(length * config.audio_hz)]
     events = clip(performance, start, start + length, margin=CLIP_MARGIN_SECONDS)
-    name = write_clip(folder, number, pair.name, start, samples, events, config.audio_hz)
+    name = clip_name(number, pair.name, start)
+    if refused := output.begin({name: clip_files(name)}):
+        raise InputError(refused[name])
+    write_clip(output.path, number, pair.name, start, samples, events, config.audio_hz)
     title = f"{pair.name}, from {start:.1f} s"
-    save_picture(folder / f"{name}.png", functools.partial(_draw_clip, events, length, title))
+    save_picture(output.path / f"{name}.png", functools.partial(_draw_clip, events, length, title))
     return name
 
 

@@ -26,10 +26,11 @@ from midi2wave.data.preprocessing import (
 )
 from midi2wave.data.processed_folder import CARD_NAME, RECORD_NAME, begin_folder, product_names
 from midi2wave.utils import parallel
-from midi2wave.utils.atomic_files import remove_partial_files, require_own_dir
+from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress_in_hours, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
+from midi2wave.utils.output_folder import require_own_dir
 
 # By the id of its job, the outcome of each recording; None until it is done.
 Outcomes = dict[tuple[Path, int], Processed | None]
@@ -37,7 +38,7 @@ Outcomes = dict[tuple[Path, int], Processed | None]
 
 def main(argv: list[str] | None = None) -> int:
     """Preprocess one split or all; returns the exit code. InputError where nothing can be done."""
-    parser = make_parser(__doc__, config="config_makeTrain.json")
+    parser = make_parser(__doc__, config="config_makeTrain.json", force="make all recordings anew")
     parallel.add_arguments(parser)
     args = parser.parse_args(argv)
     parallel.check_arguments(args)

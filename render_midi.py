@@ -20,14 +20,16 @@ from midi2wave.data.maestro import SPLITS
 from midi2wave.data.rendering import Rendered, SoundfontJob, metadata_csv, plan_jobs, render_one
 from midi2wave.data.resample_manifest import sha256
 from midi2wave.data.synthesizers import AUDIO_HZ, RENDERERS, Instrument, find_instrument
-from midi2wave.utils.atomic_files import acquire_output_dir, write_text
+from midi2wave.utils.atomic_files import remove_partial_files, write_text
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import lock_folder
+from midi2wave.utils.output_folder import OutputFolder, Product, require_own_dir
 
 METADATA_NAME = "maestro-v2.0.0.csv"
 RECORD_NAME = "render.json"
-PRODUCTS = ("*/*.midi", "*/*.flac", "*/*_[0-9]*.wav", METADATA_NAME)
+FORCE_EFFECT = "renders the files of this call again and removes nothing else"
 
 # The limits of the options that are numbers.
 LIMITS = {"program": (0, 127), "gain": (0.01, 10), "validation": (0, 0.5), "test": (0, 0.5)}
@@ -38,10 +40,49 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     instrument = find_instrument(args.renderer, args.soundfont, args.program, args.gain, args.effects)
     jobs, failures = plan_jobs(args.dir, args.seed, {"validation": args.validation, "test": args.test})
-    acquire_output_dir(args.out, RECORD_NAME, _record(args, instrument), PRODUCTS, force=args.force)
-    log(f"{instrument.renderer} plays program {args.program} of {instrument.soundfont}")
     started = time.monotonic()
+    require_own_dir(args.out, RECORD_NAME)
+    with lock_folder(args.out):
+        jobs, refused = _begin(args, instrument, jobs)
+        usable, rendered, failed = _render(args, instrument, jobs)
+    failures += refused + failed
+    result = _result(args.out, usable, rendered, time.monotonic() - started)
+    return report_and_exit_code(_summary(result), result, failures, len(usable), as_json=args.as_json)
+
+
+def _begin(
+    args: argparse.Namespace, instrument: Instrument, jobs: list[SoundfontJob]
+) -> tuple[list[SoundfontJob], list[Failure]]:
+    """Enter the pieces into the folder's record; returns those that may be rendered, and the others as failures."""
+    output = OutputFolder(
+        args.out,
+        RECORD_NAME,
+        _record(args, instrument),
+        force=args.force,
+        force_effect=FORCE_EFFECT,
+        shared=(METADATA_NAME,),
+        former=_former_pieces,
+    )
+    refused = output.begin({job.stem: Product((f"{job.stem}.flac", f"{job.stem}.midi")) for job in jobs})
+    for folder in {args.out, *((args.out / job.stem).parent for job in jobs)}:
+        remove_partial_files(folder)
+    failures = [Failure(str(job.source), refused[job.stem]) for job in jobs if job.stem in refused]
+    return [job for job in jobs if job.stem not in refused], failures
+
+
+def _former_pieces(folder: Path, _record: dict[str, Any]) -> dict[str, Product]:
+    """The pieces in a folder of an earlier version, whose record does not list them."""
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.glob("*/*.flac"))]
+    return {name: Product((f"{name}.flac", f"{name}.midi")) for name in names}
+
+
+def _render(
+    args: argparse.Namespace, instrument: Instrument, jobs: list[SoundfontJob]
+) -> tuple[list[SoundfontJob], dict[str, Rendered], list[Failure]]:
+    """Render the pieces and write the metadata; returns the pieces that are usable, their levels, and failures."""
+    log(f"{instrument.renderer} plays program {args.program} of {instrument.soundfont}")
     rendered: dict[str, Rendered] = {}
+    failures: list[Failure] = []
     calls = (joblib.delayed(render_one)(job, args.out, instrument) for job in jobs)
     # FluidSynth is a process of its own already; tinysoundfont needs one for each job.
     prefer = "threads" if instrument.renderer == "fluidsynth" else "processes"
@@ -54,12 +95,11 @@ def main(argv: list[str] | None = None) -> int:
     usable = [job for job in jobs if job.stem in rendered]
     if usable:
         write_text(args.out / METADATA_NAME, metadata_csv(usable, rendered))
-    result = _result(args.out, usable, rendered, time.monotonic() - started)
-    return report_and_exit_code(_summary(result), result, failures, len(usable), as_json=args.as_json)
+    return usable, rendered, failures
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, force="render the files of this call again")
     add = parser.add_argument
     add("-d", "--dir", type=Path, required=True, help="folder with MIDI files, or a MAESTRO folder")
     add("-o", "--out", type=Path, required=True, help="where the data set goes")

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, force="make all outputs of this call again")
     parser.add_argument("-d", "--dir", type=Path, required=True, help="a MAESTRO folder, or any folder with audio")
     parser.add_argument("--out_dir", type=Path, help="write the same tree here instead of beside the originals")
     parser.add_argument("--hz", type=int, default=16000, help="sample rate to make (default 16000)")

@@ -26,27 +26,32 @@ from typing import Any
 
 import train
 from benchmarks.ablation_report import (
+    FORMER_VARIANTS,
     PICTURE_NAME,
     SCORES_NAME,
     VARIANTS,
     gap_figure,
     load_scores,
     run_folder,
+    stem,
     table,
 )
 from benchmarks.markdown import insert_lines, split_at_marks
 from midi2wave.checkpoint_folders import step_folders, step_of
 from midi2wave.config import Config, config_from_dict, load_config
 from midi2wave.plotting.pictures import save_picture
-from midi2wave.utils.atomic_files import acquire_output_dir, remove, require_own_dir, write_text
+from midi2wave.utils.atomic_files import remove, write_text
 from midi2wave.utils.cli import Failure, format_error, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.output_folder import acquire_output_dir, require_own_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 # Written by demo.py.
 DEMO_CONFIG = "demo/config_train_partials.json"
 RECORD_NAME = "ablation.json"
 TRAINED_NAME = "trained.json"
+PRODUCTS = r"[^/]+/run/config\.json"
+FORCE_EFFECT = "removes all runs in it"
 BEGIN = "<!-- ablation -->"
 END = "<!-- /ablation -->"
 # Validations of each training: the points of its curve.
@@ -81,7 +86,7 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     Raises:
         InputError: Something on it is impossible.
     """
-    arguments = make_parser(__doc__, config=DEMO_CONFIG)
+    arguments = make_parser(__doc__, config=DEMO_CONFIG, force=FORCE_EFFECT)
     arguments.add_argument("--evaluate", default="demo/config_evaluate.json", help="config of evaluate.py")
     arguments.add_argument("--out", type=Path, required=True, help="folder of the runs and their scores")
     arguments.add_argument("--steps", type=int, default=2400, help="of every run (default 2400)")
@@ -112,11 +117,13 @@ def acquire_folder(args: Namespace) -> None:
     evaluation = load_config(args.evaluate, ("evaluate_config",), options).as_dict()
     require_own_dir(args.out, RECORD_NAME)
     if args.force:
+        prefixes = {stem(name, 0).rpartition("_")[0] for name in (*VARIANTS, *FORMER_VARIANTS)}
         for log_path in args.out.glob("*/train.log"):
-            remove(log_path.parent)
+            if log_path.parent.name.rpartition("_")[0] in prefixes:
+                remove(log_path.parent)
     record = {"config": configs["all on"], "evaluate": evaluation, "steps": args.steps}
     record = former_record_if_equal(args.out / RECORD_NAME, record)
-    acquire_output_dir(args.out, RECORD_NAME, record, ("*/run/config.json",), force=args.force)
+    acquire_output_dir(args.out, RECORD_NAME, record, PRODUCTS, force=args.force, force_effect=FORCE_EFFECT)
 
 
 def former_record_if_equal(path: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ PT_NAME = "weights.pt"
 COND_NAME = "cond_input.npy"
 UNIFORMS_NAME = "uniforms.npy"
 EXPECTED_NAME = "expected.npy"
+EXPORT_AGAIN = "export it again with --force, which replaces its files"
+FILE_NAMES = (BUNDLE_NAME, WEIGHTS_NAME, PT_NAME, COND_NAME, UNIFORMS_NAME, EXPECTED_NAME)
 
 # Name -> (shape, meaning, layout); the names are the arguments of NVWaveNet, those with a number of layers are lists.
 TENSORS = {
@@ -187,7 +189,7 @@ def read(folder: Path) -> Bundle:
         names = (COND_NAME, UNIFORMS_NAME, EXPECTED_NAME)
         arrays = {name: np.lib.format.open_memmap(folder / name, mode="c") for name in names}
     except DAMAGE as error:
-        raise InputError(f"{folder} is damaged ({_line(error)}); export it again with --force") from error
+        raise InputError(f"{folder} is damaged ({_line(error)}); {EXPORT_AGAIN}") from error
     size, pieces = sizes(weights), about["pieces"]
     n_samples = max(piece["n_samples"] for piece in pieces)
     for row in describe(weights, len(pieces), n_samples)[-len(arrays) :]:
@@ -195,13 +197,13 @@ def read(folder: Path) -> Bundle:
         if list(array.shape) != row["shape"] or array.dtype != row["dtype"]:
             raise InputError(
                 f"{folder}: {row['file']} is {array.dtype} {list(array.shape)}, "
-                f"expected {row['dtype']} {row['shape']}; export it again with --force"
+                f"expected {row['dtype']} {row['shape']}; {EXPORT_AGAIN}"
             )
     uniforms, expected = np.array(arrays[UNIFORMS_NAME]), np.array(arrays[EXPECTED_NAME])
     if not ((uniforms > 0) & (uniforms < 1)).all():
-        raise InputError(f"{folder}: {UNIFORMS_NAME} has values outside (0, 1); export it again with --force")
+        raise InputError(f"{folder}: {UNIFORMS_NAME} has values outside (0, 1); {EXPORT_AGAIN}")
     if not ((expected >= 0) & (expected < size["A"])).all():
-        raise InputError(f"{folder}: {EXPECTED_NAME} has values that are no codes; export it again with --force")
+        raise InputError(f"{folder}: {EXPECTED_NAME} has values that are no codes; {EXPORT_AGAIN}")
     return Bundle(about, weights, arrays[COND_NAME], uniforms, expected)
 
 

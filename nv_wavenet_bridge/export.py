@@ -27,6 +27,7 @@ from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.atomic_files import atomic_folder
 from midi2wave.utils.cli import choose_device, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import lock_output
 from nv_wavenet_bridge import bundle, fold
 from wavenet import Conditioning, WaveNet, generate
 
@@ -67,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
             "preemphasis": data.preemphasis,
             "model": config.as_dict(),
         }
-        _write(args.out, model, pieces, data, about)
+        with lock_output(args.out.resolve()):  # A symbolic link is kept.
+            _write(args.out, model, pieces, data, about)
     result = {"bundle": str(args.out), "pieces": [piece.name for piece in pieces]}
     summary = (
         f"{count_of(len(pieces), 'piece')} in {args.out}; check them: python -m nv_wavenet_bridge.check {args.out}"
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__, config="config_inference.json")
+    parser = make_parser(__doc__, config="config_inference.json", force="replace the bundle at --out")
     add = parser.add_argument
     add("--checkpoint", help="what to export, instead of inference_config.model_filename")
     add("--midi", nargs="+", type=Path, metavar="FILE", help="pieces: these MIDI files")
@@ -111,7 +113,14 @@ def _check_target(folder: Path, force: bool) -> None:
         raise InputError(f"{folder} exists and is not a bundle (no {bundle.BUNDLE_NAME}); choose another folder")
     if not force:
         raise InputError(
-            f"{folder} holds a bundle; choose another folder, or use --force to replace it, with all that is in it"
+            f"{folder} holds a bundle; choose another folder, or use --force, which replaces the files of the bundle"
+        )
+    if others := sorted(
+        path.name for path in folder.iterdir() if path.name not in bundle.FILE_NAMES and path.name[0] != "."
+    ):
+        raise InputError(
+            f"{folder} holds {others[0]} beside the bundle, which --force would remove with it; move it elsewhere, or "
+            "choose another folder"
         )
 
 
@@ -162,7 +171,7 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
     bundle.unflatten(bundle.flatten(weights), "the folded model")
     size, n_samples = bundle.sizes(weights), n_frames * model.hop
     shape = (len(pieces), n_samples)
-    target = folder.resolve()  # A symbolic link is kept.
+    target = folder.resolve()
     with atomic_folder(target) as tmp_path:
         bundle.write_weights(tmp_path, weights)
         projected = conditioning_blocks(model, cond, n_frames)

@@ -20,8 +20,10 @@ import torch
 from midi2wave.audio.io import write_wav
 from midi2wave.audio.mu_law import mu_law_decode
 from midi2wave.audio.pre_emphasis import Deemphasis, mu_law_decode_preemphasized
+from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import count_of, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import lock_folder
 from nv_wavenet_bridge import bundle, fold
 from nv_wavenet_bridge.check import compare
 
@@ -34,7 +36,7 @@ RAND_SEED = 1
 
 def main(argv: list[str] | None = None) -> int:
     """Play the bundle; returns the exit code."""
-    arguments = make_parser(__doc__)
+    arguments = make_parser(__doc__, force="overwrite wavs that an earlier call made")
     arguments.add_argument("bundle", type=Path, metavar="BUNDLE")
     arguments.add_argument("--nv_wavenet", type=Path, required=True, help="folder with nv_wavenet.py, built")
     arguments.add_argument("--implementation", choices=IMPLEMENTATIONS, default="auto", help="kernel (default auto)")
@@ -48,12 +50,14 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.out or args.bundle / f"played_{implementation}"
     wavs = [folder / f"{piece['name']}.wav" for piece in read.about["pieces"]]
     if not args.force and (there := [wav for wav in wavs if wav.exists()]):
-        raise InputError(f"{there[0]} exists; choose another --out, or use --force")
+        raise InputError(f"{there[0]} exists; choose another --out, or use --force, which overwrites it")
     module = load_nv_wavenet(args.nv_wavenet, size)
     _check_gpu(read, size, implementation)
     codes, uniforms, seconds = _play(module, read, IMPLEMENTATIONS[implementation])
-    for row, wav, piece in zip(codes, wavs, read.about["pieces"], strict=True):
-        write_wav(wav, _to_pcm(row[: piece["n_samples"]], read.about["preemphasis"]), read.about["audio_hz"])
+    with lock_folder(folder):
+        remove_partial_files(folder)
+        for row, wav, piece in zip(codes, wavs, read.about["pieces"], strict=True):
+            write_wav(wav, _to_pcm(row[: piece["n_samples"]], read.about["preemphasis"]), read.about["audio_hz"])
     rate = codes.size / seconds
     result: dict[str, Any] = {"out": str(folder), "implementation": implementation, "samples_per_second": rate}
     compared = slice(0, max(1, args.compare_samples))

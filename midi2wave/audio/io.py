@@ -202,7 +202,10 @@ def resample_file(
             if not n_samples:
                 raise InputError(f"{source} is too short to give a sample at {audio_hz} Hz")
             if not replace and Path(target).exists() and not filecmp.cmp(tmp_path, target, shallow=False):
-                raise InputError(f"{target} exists and is not what would be made here; make it again with --force")
+                raise InputError(
+                    f"{target} exists and is not what would be made here; move it elsewhere, or use --force, which "
+                    "replaces it and makes all outputs of this call again"
+                )
     return Resampled(n_samples / audio_hz, peak, n_clipped, source_hz, channels)
 
 

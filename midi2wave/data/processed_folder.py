@@ -30,21 +30,20 @@ from midi2wave.conditioning.global_conditioning import integer_columns, require_
 from midi2wave.config import label_columns
 from midi2wave.data.maestro import Recording
 from midi2wave.midi.performance import Performance, load_events, save_events
-from midi2wave.utils.atomic_files import (
-    acquire_output_dir,
-    atomic_file,
-    check_output_dir,
-    require_own_dir,
-    write_text,
-)
+from midi2wave.utils.atomic_files import atomic_file, write_text
 from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, RESOURCE_ERRNOS, InputError
+from midi2wave.utils.output_folder import acquire_output_dir, check_output_dir, require_own_dir
 
 FORMAT = 1
 INDEX_NAME = "filenames.csv"
 RECORD_NAME = "dataset.json"
 CARD_NAME = "dataset_card.json"
 CARD_PICTURE_NAME = "dataset_card.png"
-PRODUCTS = ("[0-9]*.npy", "[0-9]*.npz", "[0-9]*.json", INDEX_NAME, CARD_NAME, CARD_PICTURE_NAME)
+# The names of the files of recordings, and of those about all of them.
+PRODUCTS = r"[0-9]+\.(npy|npz|json)|filenames\.csv|dataset_card\.(json|png)"
+FORCE_EFFECT = "removes all recordings in it and makes those of this call anew"
+# What is missing in a folder is made by the command that made the folder.
+REMEDY = "remove it and run the command that made the folder again: it makes only what is missing"
 
 # No recording has more; sums of these are finite.
 MAX_SECONDS = 1e9
@@ -93,9 +92,10 @@ def begin_folder(folder: Path, made_from: dict[str, Any], *, force: bool) -> Non
         force: Whether recordings of another config are removed.
 
     Raises:
-        InputError: The folder holds something else (see `atomic_files.acquire_output_dir`).
+        InputError: The folder holds something else (see `output_folder.acquire_output_dir`).
     """
-    acquire_output_dir(folder, RECORD_NAME, _make_record(made_from), PRODUCTS, force=force)
+    record = _make_record(made_from)
+    acquire_output_dir(folder, RECORD_NAME, record, PRODUCTS, force=force, force_effect=FORCE_EFFECT)
 
 
 def check_output_folder(folder: Path, made_from: dict[str, Any], command: str, *, force: bool) -> None:
@@ -118,8 +118,9 @@ def check_output_folder(folder: Path, made_from: dict[str, Any], command: str, *
     if command not in _read_record(folder)["made_from"]:
         raise InputError(f"{folder} was made by another command; choose another name")
     if (folder / INDEX_NAME).exists() and not force:
-        raise InputError(f"{folder} is there already; choose another name, or use --force")
-    check_output_dir(folder, RECORD_NAME, _make_record(made_from), PRODUCTS, force=force)
+        raise InputError(f"{folder} is there already; choose another name, or use --force, which {FORCE_EFFECT}")
+    record = _make_record(made_from)
+    check_output_dir(folder, RECORD_NAME, record, PRODUCTS, force=force, force_effect=FORCE_EFFECT)
 
 
 def _make_record(made_from: dict[str, Any]) -> dict[str, Any]:
@@ -134,15 +135,15 @@ def _read_record(folder: Path) -> dict[str, Any]:
             raise InputError(f"{folder} has format {record['format']}, expected {FORMAT}; preprocess it again")
         int(record["made_from"]["preprocess_config"]["audio_hz"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(folder, error) from error
+        raise _damaged(folder / RECORD_NAME, error, f"preprocess again with --force, which {FORCE_EFFECT}") from error
     return record
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
-    """The error for a file or folder that cannot be read. Raises `error` itself if no file causes it."""
+def _damaged(path: Path, error: Exception, remedy: str = REMEDY) -> InputError:
+    """The error for a file that cannot be read. Raises `error` itself if no file causes it."""
     if getattr(error, "errno", None) in RESOURCE_ERRNOS:
         raise error
-    return InputError(f"{path} is damaged ({' '.join(str(error).split())}); preprocess it again with --force")
+    return InputError(f"{path} is damaged ({' '.join(str(error).split())}); {remedy}")
 
 
 def product_names(indices: list[int], *, shared: bool) -> set[str]:
@@ -180,7 +181,8 @@ def read_finished(folder: Path, recording: Recording, sources: Sources) -> tuple
         if actual != expected:
             raise InputError(
                 f"{folder} holds another recording under index {recording.index} "
-                f"({name} {actual!r} instead of {expected!r}); use --force or another folder"
+                f"({name} {actual!r} instead of {expected!r}); choose another folder, or use --force, which "
+                f"{FORCE_EFFECT}"
             )
     # Sources that were removed since, to save space perhaps, have not changed.
     unchanged = stored.sources == {**stored.sources, **sources}
@@ -319,7 +321,7 @@ class ProcessedFolder:
             self.rows = [_parse_row(line) for line in lines]
             self.global_labels = [integer_columns(line) for line in lines]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
-            raise _damaged(self.path, error) from error
+            raise _damaged(self.path / INDEX_NAME, error) from error
         row_names = Row.__dataclass_fields__
         self.added_columns = [{name: line[name] for name in line if name not in row_names} for line in lines]
         if not self.rows:
@@ -384,7 +386,7 @@ class ProcessedFolder:
         except DAMAGED_ARRAY_ERRORS as error:
             if getattr(error, "errno", None) in RESOURCE_ERRNOS:
                 raise
-            raise InputError(f"{path} is missing or damaged ({error}); preprocess it again with --force") from error
+            raise InputError(f"{path} is missing or damaged ({error}); {REMEDY}") from error
         if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):
             raise InputError(f"{path} does not hold the {row.n_samples} samples that {INDEX_NAME} states")
         self._mapped[position] = pcm

@@ -194,7 +194,7 @@ def _measure_level(path: Path) -> Rendered:
     if level_db < SILENT_DB:
         raise InputError("plays only silence; choose another --program or --soundfont")
     if peak >= 1 - 2 / FULL_SCALE:
-        raise InputError("clips; lower --gain (a value for all files) and use --force")
+        raise InputError("clips; lower --gain (a value for all files) and use --force, which renders all of them again")
     return Rendered(n_frames / AUDIO_HZ, 20 * math.log10(peak), level_db)
 
 

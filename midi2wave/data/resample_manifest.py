@@ -163,7 +163,7 @@ class Manifest:
     def _other_resampler(self, names: str) -> InputError:
         return InputError(
             f"the outputs there were made with -r {names} ({self.path}); use that one again, another --out_dir, or "
-            "--force to make them again"
+            "--force, which makes all outputs of this call again"
         )
 
     def add(self, name: str, entry: ManifestEntry) -> None:
@@ -212,5 +212,7 @@ def read(path: Path) -> dict[str, ManifestEntry]:
                 raise ValueError(f"the entry of {name} is not one")
             entries[name] = ManifestEntry(**values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); make everything again with --force, or remove it") from error
+        raise InputError(
+            f"{path} is damaged ({error}); remove it, or use --force: both make all outputs again"
+        ) from error
     return entries

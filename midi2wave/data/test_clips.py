@@ -1,5 +1,6 @@
 """Test clips: pairs of clip_{number}_{source}_{start}s.wav and .npz in a folder with a clips.json."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,19 @@ import numpy as np
 
 from midi2wave.audio import io as audio_io
 from midi2wave.midi.performance import Performance, load_events, save_events
-from midi2wave.utils.atomic_files import acquire_output_dir
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import fit_name
+from midi2wave.utils.output_folder import OutputFolder, Product, Record
 
 CLIPS_RECORD_NAME = "clips.json"
+FORCE_EFFECT = "removes the clips that an earlier call made in it and cuts new ones"
+CLIP_SUFFIXES = (".wav", ".npz", ".png")
 # Bytes of a recording's name in the name of a clip, which inference.py makes longer by its mode and a number.
 MAX_SOURCE_BYTES = 180
 # A draw is uniform over the possible positions, of which a recording has far fewer.
 N_DRAWS = 2**32
-CLIP_FILES = ("clip_*.wav", "clip_*.npz", "clip_*.png")
+# The names of clips that an earlier version made, whose record does not list them.
+FORMER_NAME = re.compile(r"clip_\d{3,}_.*_\d+\.\d{3}s", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -30,18 +34,40 @@ class Clip:
     pcm: np.ndarray  # int16 [T]
 
 
-def begin_clips(folder: Path, made_from: dict[str, Any], *, force: bool) -> None:
-    """Acquire a folder for test clips.
+def begin_clips(folder: Path, made_from: dict[str, Any], *, force: bool) -> OutputFolder:
+    """Acquire a folder for test clips; removes clips of another config, and with `force` all that it lists.
 
     Args:
         folder: The folder; made if need be.
         made_from: The resolved config.
         force: Whether clips of another config are removed.
 
+    Returns:
+        The folder, with the clips that are in it.
+
     Raises:
-        InputError: The folder holds something else (see `atomic_files.acquire_output_dir`).
+        InputError: The folder holds something else (see `OutputFolder`).
     """
-    acquire_output_dir(folder, CLIPS_RECORD_NAME, made_from, CLIP_FILES, force=force)
+    output = OutputFolder(
+        folder, CLIPS_RECORD_NAME, made_from, force=force, force_effect=FORCE_EFFECT, former=_former_clips
+    )
+    output.remove_outdated()
+    return output
+
+
+def _former_clips(folder: Path, _record: Record) -> dict[str, Product]:
+    names = sorted(path.stem for path in folder.glob("clip_*.wav") if FORMER_NAME.fullmatch(path.stem))
+    return {name: clip_files(name) for name in names}
+
+
+def clip_files(name: str) -> Product:
+    """The files of a clip."""
+    return Product(tuple(f"{name}{suffix}" for suffix in CLIP_SUFFIXES))
+
+
+def clip_name(number: int, source: str, start: float) -> str:
+    """The name of a clip: its number, the name of its recording (cut if it is long), its beginning there in seconds."""
+    return f"clip_{number:03d}_{fit_name(source, '', MAX_SOURCE_BYTES)}_{start:.3f}s"
 
 
 def write_clip(
@@ -61,7 +87,7 @@ def write_clip(
     Returns:
         Its name, which contains number, source (cut if it is long) and start.
     """
-    name = f"clip_{number:03d}_{fit_name(source, '', MAX_SOURCE_BYTES)}_{start:.3f}s"
+    name = clip_name(number, source, start)
     audio_io.write_wav(folder / f"{name}.wav", pcm, audio_hz)
     save_events(folder / f"{name}.npz", performance)
     return name
@@ -90,14 +116,12 @@ def draw_start(starts: np.ndarray, taken: Sequence[float], length: float, rng: n
     return float(start if start in free else rng.choice(free))
 
 
-def finish_clips(folder: Path, names: list[str]) -> None:
+def finish_clips(output: OutputFolder, names: list[str]) -> None:
     """Remove the clips of an earlier run that are not among `names`.
 
     Numbers shift if a recording that could not be read in the earlier run can be read now.
     """
-    for path in (path for pattern in CLIP_FILES for path in folder.glob(pattern)):
-        if path.stem not in names:
-            path.unlink()
+    output.remove([name for name in output.products if name not in names])
 
 
 def clip_source(name: str) -> str:

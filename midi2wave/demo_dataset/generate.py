@@ -23,13 +23,17 @@ from midi2wave.data.maestro import COLUMNS
 from midi2wave.demo_dataset.composer import MIN_PIECE_SECONDS, compose
 from midi2wave.demo_dataset.piano_synth import render
 from midi2wave.utils import cli
-from midi2wave.utils.atomic_files import acquire_output_dir, atomic_file, write_text
+from midi2wave.utils.atomic_files import atomic_file, remove_partial_files, write_text
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import lock_folder
+from midi2wave.utils.output_folder import acquire_output_dir, require_own_dir
 
 RECIPE_VERSION = 1  # To be raised when music or sound change, so that a rerun does not mix old and new pieces.
 METADATA_NAME = "maestro-v2.0.0.csv"
 RECORD_NAME = "demo.json"
-PRODUCTS = ("*/demo_seed*.midi", "*/demo_seed*.wav", METADATA_NAME)
+# Pieces, and what resample_audio.py makes of them.
+PRODUCTS = r"\d{4}/demo_seed\d+_\d+(_\d+)?\.(midi|wav)|maestro-v2\.0\.0\.csv"
+FORCE_EFFECT = "removes its pieces and what was resampled from them, and makes them anew"
 YEARS = (2008, 2009)
 MAX_MEAN_PIECE_SECONDS = 50.0  # Pieces then last between about half a minute and a minute.
 MAX_SPLIT_MINUTES = 600
@@ -154,7 +158,17 @@ def make_data_set(
     minutes = {"train": float(train_minutes), "validation": float(validation_minutes), "test": float(test_minutes)}
     parameters = _validated_parameters(seed, minutes, audio_hz)
     pieces = _plan_pieces(seed, minutes)
-    acquire_output_dir(folder, RECORD_NAME, parameters, PRODUCTS, force=force)
+    require_own_dir(folder, RECORD_NAME)
+    with lock_folder(folder):
+        acquire_output_dir(folder, RECORD_NAME, parameters, PRODUCTS, force=force, force_effect=FORCE_EFFECT)
+        for year in YEARS:
+            remove_partial_files(folder / str(year))
+        remove_partial_files(folder)
+        return _write_data_set(folder, pieces, audio_hz)
+
+
+def _write_data_set(folder: Path, pieces: list[DemoPiece], audio_hz: int) -> Path:
+    """Write the pieces that are missing, and last the metadata, whose path is returned."""
     metadata = folder / METADATA_NAME
     if metadata.is_file() and all((folder / f"{p.stem}{end}").is_file() for p in pieces for end in (".midi", ".wav")):
         cli.log(f"{folder} is already complete; nothing to do")
@@ -168,7 +182,7 @@ def make_data_set(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, force=FORCE_EFFECT)
     parser.add_argument("-o", "--output", default="demo/maestro-demo", help="folder (default %(default)s)")
     parser.add_argument(
         "--minutes",

@@ -12,7 +12,8 @@ from midi2wave.evaluation.clips import ReferenceClip
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
-from midi2wave.utils.cli import log
+from midi2wave.utils.cli import format_error, log
+from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
 
 
@@ -72,7 +73,7 @@ class Synthesizer:
 def generate_clips(
     synthesizer: Synthesizer, clips: list[ReferenceClip], folder: Path, n_prompt: int
 ) -> list[np.ndarray]:
-    """Generate each clip of a folder, unless an earlier run has written its wav file.
+    """Generate each clip of a folder, unless an earlier run has written its wav file, and it is whole.
 
     Args:
         synthesizer: Generates the audio.
@@ -84,7 +85,7 @@ def generate_clips(
         The audio of each clip, int16 [n_frames * hop].
     """
     hop, data, size = synthesizer.model.hop, synthesizer.data, synthesizer.settings.batch_size
-    missing = [clip for clip in clips if not (folder / f"{clip.name}.wav").is_file()]
+    missing = [clip for clip in clips if not _is_generated(folder / f"{clip.name}.wav", clip.n_frames * hop, data)]
     missing.sort(key=lambda clip: clip.n_frames)  # A batch takes as long as its longest clip.
     for first in range(0, len(missing), size):
         batch = missing[first : first + size]
@@ -97,3 +98,17 @@ def generate_clips(
             write_wav(folder / f"{clip.name}_truth.wav", clip.truth, data.audio_hz)
             write_wav(folder / f"{clip.name}.wav", pcm[: clip.n_frames * hop], data.audio_hz)
     return [read_pcm(folder / f"{clip.name}.wav", data.audio_hz) for clip in clips]
+
+
+def _is_generated(path: Path, n_samples: int, data: DataConfig) -> bool:
+    """Whether an earlier run has generated a clip; one that was damaged since is generated again."""
+    if not path.is_file():
+        return False
+    try:
+        n_stored = len(read_pcm(path, data.audio_hz))
+    except InputError as error:
+        log(f"{format_error(error)}; it is generated again")
+        return False
+    if n_stored != n_samples:
+        log(f"{path} has {n_stored} samples instead of {n_samples}; it is generated again")
+    return n_stored == n_samples

@@ -17,7 +17,7 @@ class ListeningClip:
 
     Attributes:
         name: Heading of the clip.
-        picture: File name of its picture.
+        picture: File name of its picture; "" for none.
         sounds: Label and file name of each wav.
         remark: Text above the players; "" for none.
     """

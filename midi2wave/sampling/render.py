@@ -25,10 +25,12 @@ from midi2wave.plotting.pictures import save_picture
 from midi2wave.sampling import folding
 from midi2wave.sampling.code_files import Codes, load_codes, save_codes
 from midi2wave.sampling.options import SamplingOptions
+from midi2wave.sampling.output_files import CODES_SUFFIX, INTERRUPTED_SUFFIX, SEAMS_SUFFIX, TRUTH_SUFFIX
 from midi2wave.sampling.pieces import Piece, prompt_frames
 from midi2wave.sampling.synthesis import CodedPerformance, ConditioningSource, encode, synthesize, teacher_forced
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import SECONDS_BETWEEN_MESSAGES, count_of, log
+from midi2wave.utils.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,30 +64,13 @@ class RenderJob:
         return self.loaded.config.data_config.audio_hz
 
 
-def has_other_source(folder: Path, piece: Piece) -> bool:
-    """Whether a result of this name has other notes, labels or codes: of another file, or before the file changed."""
-    path, codes = folder / f"{piece.name}.npz", folder / f"{piece.name}.codes.npz"
-    if piece.codes is not None:
-        return codes.is_file() and not load_codes(codes).same_as(piece.codes)
-    if piece.performance is None:
-        return False
-    if not path.is_file():
-        return codes.is_file()  # The result was made from a file of codes.
-    then, now = load_events(path), piece.performance
-    same = all(
-        np.array_equal(getattr(then, name), getattr(now, name)) for name in ("onset", "offset", "pitch", "velocity")
-    )
-    same = same and then.global_labels == now.global_labels
-    return not same or any(not np.array_equal(events, now.pedals[pedal]) for pedal, events in then.pedals.items())
-
-
 def is_done(job: RenderJob, piece: Piece) -> bool:
     """Whether an earlier run finished this piece, be it without its picture."""
     if job.settings.mode == "teacher_forced" and read_nll(job.folder, piece.name) is None:
         return False
     if piece.fold and read_seams(job.folder, piece.name) is None:
         return False
-    if piece.truth is not None and not (job.folder / f"{piece.name}_truth.wav").is_file():
+    if piece.truth is not None and not (job.folder / f"{piece.name}{TRUTH_SUFFIX}").is_file():
         return False
     return (job.folder / f"{piece.name}.wav").is_file()
 
@@ -100,7 +85,7 @@ def read_nll(folder: Path, name: str) -> float | None:
 
 def read_seams(folder: Path, name: str) -> Any:
     """The measurements of a folded piece's seams (`folding.measure_seams`); None if there are none."""
-    return _read_json(folder / f"{name}_seams.json")
+    return _read_json(folder / f"{name}{SEAMS_SUFFIX}")
 
 
 def _read_json(path: Path) -> Any:
@@ -123,16 +108,7 @@ def batches(pieces: list[Piece], size: int) -> Iterator[list[Piece]]:
 
 def render(job: RenderJob, pieces: list[Piece]) -> None:
     """Generate one batch, and write all its files."""
-    for piece in pieces:
-        if piece.performance is not None:
-            save_events(job.folder / f"{piece.name}.npz", piece.performance)
-        if piece.truth is not None:
-            write_wav(job.folder / f"{piece.name}_truth.wav", piece.truth, job.audio_hz)
-    if job.loaded.model.n_codes:
-        codes = [_codes(job.loaded, piece) for piece in pieces]
-        for piece, own_codes in zip(pieces, codes, strict=True):
-            save_codes(job.folder / f"{piece.name}.codes.npz", own_codes)
-        pieces = [replace(piece, codes=own_codes) for piece, own_codes in zip(pieces, codes, strict=True)]
+    pieces = [_write_sources(job, piece) for piece in pieces]
     if job.settings.mode == "teacher_forced":
         for piece in pieces:  # One by one: clips may differ in length, and a parallel pass gains nothing from a batch.
             _render_teacher_forced(job, piece)
@@ -142,6 +118,31 @@ def render(job: RenderJob, pieces: list[Piece]) -> None:
         _render_batch(job, pieces)
     for piece in pieces:
         draw_piece(job, piece)
+
+
+def _write_sources(job: RenderJob, piece: Piece) -> Piece:
+    """Write the notes, true audio and codes of a piece beside its wav; returns the piece with its codes."""
+    if piece.performance is not None:
+        save_events(job.folder / f"{piece.name}.npz", piece.performance)
+    if piece.truth is not None:
+        write_wav(job.folder / f"{piece.name}{TRUTH_SUFFIX}", piece.truth, job.audio_hz)
+    if not job.loaded.model.n_codes:
+        return piece
+    codes = _codes(job.loaded, piece)
+    save_codes(job.folder / f"{piece.name}{CODES_SUFFIX}", codes)
+    return replace(piece, codes=codes)
+
+
+def mend_sources(job: RenderJob, piece: Piece) -> None:
+    """Write the notes and the codes of a finished piece again if a file of them is damaged."""
+    for suffix, read in ((".npz", load_events), (CODES_SUFFIX, load_codes)):
+        path = job.folder / f"{piece.name}{suffix}"
+        try:
+            if path.is_file():
+                read(path)
+        except InputError:
+            log(f"{path} was damaged and is written again; {piece.name}.wav stays as it is")
+            _write_sources(job, piece)
 
 
 def _codes(loaded: LoadedCheckpoint, piece: Piece) -> Codes:
@@ -163,7 +164,7 @@ def draw_piece(job: RenderJob, piece: Piece) -> None:
     """Draw the picture of a finished piece, or say why it cannot be drawn."""
     midi_hz = job.loaded.config.data_config.midi_hz
     prefix_frames = _prefix_frames(job, piece)
-    path_of_codes = job.folder / f"{piece.name}.codes.npz"
+    path_of_codes = job.folder / f"{piece.name}{CODES_SUFFIX}"
     codes = load_codes(path_of_codes) if path_of_codes.is_file() else None
     output = map_wav(job.folder / f"{piece.name}.wav")
 
@@ -253,7 +254,7 @@ def _render_batch(job: RenderJob, pieces: list[Piece]) -> None:
     data, hop = job.loaded.config.data_config, job.loaded.model.hop
     n_frames = max(piece.n_frames for piece in pieces)
     prefix_frames = _prefix_frames(job, pieces[0])
-    unfinished, n_done = [job.folder / f"{piece.name}.interrupted.wav" for piece in pieces], 0
+    unfinished, n_done = [job.folder / f"{piece.name}{INTERRUPTED_SUFFIX}" for piece in pieces], 0
     try:
         with ExitStack() as files:
             blocks = files.enter_context(closing(_batch_blocks(job, pieces, n_frames, prefix_frames)))
@@ -295,7 +296,7 @@ def _render_folded(job: RenderJob, piece: Piece, fold: folding.Fold) -> None:
     pcm, seam_correlations = folding.crossfade_parts(np.concatenate(parts, axis=1), fold, model.hop)
     write_wav(job.folder / f"{piece.name}.wav", pcm, data.audio_hz)
     seams = folding.measure_seams(pcm, fold, data, seam_correlations)
-    write_text(job.folder / f"{piece.name}_seams.json", json.dumps(seams) + "\n")
+    write_text(job.folder / f"{piece.name}{SEAMS_SUFFIX}", json.dumps(seams) + "\n")
 
 
 def _with_speed(blocks: Iterator[np.ndarray], total: int, n_streams: int, audio_hz: int, *, has_prefix: bool) -> Blocks:

@@ -10,9 +10,10 @@ from midi2wave import checkpoint, checkpoint_folders
 from midi2wave.config import Config, config_from_dict
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.training.log import METRICS_NAME
-from midi2wave.utils.atomic_files import require_own_dir, write_text
+from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.output_folder import require_own_dir
 
 CONFIG_NAME = "config.json"
 # The blocks of a run's config.json, in files of every version.

@@ -36,7 +36,7 @@ from midi2wave.training.run_folder import (
     require_run_folder,
 )
 from midi2wave.training.validation import ValidationCrops, load_validation
-from midi2wave.utils.atomic_files import remove_all_partial_files
+from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
@@ -320,7 +320,7 @@ def _choose_gate_kernels(settings: TrainConfig, device: torch.device, *, verbose
 
 def _clear(folder: Path, *, force: bool) -> None:
     """Remove temporary files of killed runs; `force` removes the run's checkpoints, links and metrics too."""
-    remove_all_partial_files(folder)
+    remove_partial_files(folder)
     if force:
         checkpoint_folders.remove_checkpoints(folder)
         (folder / METRICS_NAME).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent, and output folders that are never overwritten by mistake.
+"""Files that are either complete or absent.
 
 A file is written under a temporary name and then renamed, so that a reader, or a rerun after a crash or on a full disk,
 never reads half a file. The temporary name starts with a dot and ends with `.partial`, so that what a killed process
@@ -6,26 +6,23 @@ left is recognised and never read.
 """
 
 import contextlib
-import json
 import os
 import re
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
-from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import MAX_NAME_BYTES, fit_name
-
-Record = dict[str, Any]
 
 WINDOWS = sys.platform == "win32"
 RENAME_WAITS = (0.01, 0.03, 0.1, 0.3, 1.0)  # In seconds, between attempts.
 # The dot, the number of the process, the random digits and the suffix that a temporary name has beside the file's name.
 _TEMPORARY_BYTES = 40
+# A temporary name, and in it the name of the file; those of former versions end with the number of the process.
+PARTIAL_NAME = re.compile(r"\.(.+)\.\d+(-[0-9a-f]{8})?\.partial", re.DOTALL)
 
 
 def _temporary_stem(name: str) -> str:
@@ -104,19 +101,22 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(tmp_path, ignore_errors=True)
 
 
-def remove_partial_files(folder: Path, names: set[str]) -> None:
-    """Remove what a killed run left of the files of these names; only for the sole process that writes them."""
-    stems = {_temporary_stem(name) for name in names}
-    for path in folder.iterdir() if folder.is_dir() else ():
-        match = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial", path.name)
-        if match and match[1] in stems:
+def remove_partial_files(folder: Path, names: set[str] | None = None) -> None:
+    """Remove what killed processes left of files and folders.
+
+    Args:
+        folder: The folder.
+        names: The names of those that only this process writes; None: no other process writes to the folder.
+    """
+    stems = None if names is None else {_temporary_stem(name) for name in names}
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        match = PARTIAL_NAME.fullmatch(path.name)
+        if not match or (stems is not None and match[1] not in stems):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)
-
-
-def remove_all_partial_files(folder: Path) -> None:
-    """Remove what killed processes left in a folder that no other process writes to."""
-    for path in folder.glob(".*.partial"):
-        remove(path)
 
 
 def remove(path: Path) -> None:
@@ -170,114 +170,3 @@ def write_text(path: str | Path, text: str) -> None:
     with atomic_file(path) as tmp_path:
         # With "\n" on every system: records are compared byte for byte, and a CSV has its own line ends.
         tmp_path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def require_own_dir(folder: Path, record_name: str) -> None:
-    """Check that a folder is absent or empty, or was made by this command.
-
-    Args:
-        folder: The folder.
-        record_name: The file that this command writes first.
-
-    Raises:
-        InputError: It is a file, or it holds files but no record.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file, expected a folder")
-    # Listed before the record is looked for: another process that acquires the folder now writes the record first.
-    has_files = folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir())
-    if has_files and not (folder / record_name).is_file():
-        raise InputError(
-            f"{folder} exists and is not empty, and this command did not make it (no {record_name}); "
-            "choose another folder"
-        )
-
-
-def check_output_dir(
-    folder: Path,
-    record_name: str,
-    record: Record,
-    products: tuple[str, ...],
-    *,
-    force: bool,
-    migrate: Callable[[Record], Record] | None = None,
-) -> list[Path]:
-    """Check that `acquire_output_dir` will accept a folder; changes nothing.
-
-    Args:
-        folder: The folder.
-        record_name: The file that holds the record.
-        record: All that the products depend on (the resolved config).
-        products: Patterns of the files that are made from it.
-        force: Whether products of another record may be removed.
-        migrate: Translates a record that an earlier version wrote into today's names.
-
-    Returns:
-        The products that must be removed first.
-
-    Raises:
-        InputError: The folder holds files of others, or products of another record.
-    """
-    require_own_dir(folder, record_name)
-    path = folder / record_name
-    if not path.is_file() or (not force and _holds_record(path, record, migrate)):
-        return []
-    outdated = [file for pattern in products for file in folder.glob(pattern)]
-    if outdated and not force:
-        raise InputError(f"{folder} holds results of another config ({path}); choose another folder, or use --force")
-    return outdated
-
-
-def acquire_output_dir(
-    folder: str | Path,
-    record_name: str,
-    record: Record,
-    products: tuple[str, ...],
-    *,
-    force: bool,
-    migrate: Callable[[Record], Record] | None = None,
-) -> None:
-    """Make a folder the place of products that depend on `record`, or refuse.
-
-    Work on a folder with the same record resumes: what is finished stays. A folder whose record is another one is
-    accepted only if nothing was made from that, or with `force`; then its products are removed, so that a rerun never
-    takes an old product for a finished one. A folder with files of others is always refused: `force` removes nothing
-    but what the same command made before.
-
-    Args:
-        folder: The folder; made if need be.
-        record_name: The file that holds the record.
-        record: All that the products depend on (the resolved config).
-        products: Patterns of the files that are made from it.
-        force: Whether products of another record are removed.
-        migrate: Translates a record that an earlier version wrote into today's names.
-
-    Raises:
-        InputError: The folder is refused.
-        OSError: It cannot be written to.
-    """
-    folder = Path(folder)
-    outdated = check_output_dir(folder, record_name, record, products, force=force, migrate=migrate)
-    path = folder / record_name
-    text = _record_text(record)
-    if not force and path.is_file() and path.read_bytes() == text.encode():
-        return
-    for file in outdated:
-        file.unlink()
-    write_text(path, text)
-
-
-def _holds_record(path: Path, record: Record, migrate: Callable[[Record], Record] | None) -> bool:
-    """Whether a file holds a record, be it in the names of an earlier version."""
-    stored = path.read_bytes()
-    if stored == _record_text(record).encode() or migrate is None:
-        return stored == _record_text(record).encode()
-    try:
-        former = json.loads(stored)
-    except ValueError:
-        return False
-    return isinstance(former, dict) and _record_text(migrate(former)) == _record_text(record)
-
-
-def _record_text(record: Record) -> str:
-    return json.dumps(record, indent=2, sort_keys=True) + "\n"

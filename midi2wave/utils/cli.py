@@ -63,12 +63,15 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
-def make_parser(description: str | None, *, config: str | None = None) -> argparse.ArgumentParser:
+def make_parser(
+    description: str | None, *, config: str | None = None, force: str = "overwrite what exists"
+) -> argparse.ArgumentParser:
     """An argument parser with the options that all commands share.
 
     Args:
         description: Help text of the command.
         config: The default of -c; None: the command has no config.
+        force: What --force does.
     """
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if config is not None:
@@ -83,7 +86,7 @@ def make_parser(description: str | None, *, config: str | None = None) -> argpar
             metavar="BLOCK.OPTION=VALUE",
             help="override one config value; repeatable",
         )
-    parser.add_argument("--force", action="store_true", help="overwrite what exists")
+    parser.add_argument("--force", action="store_true", help=force)
     parser.add_argument("--json", dest="as_json", action="store_true", help="print the result as one JSON object")
     return parser
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import filelock
 
+from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_names import MAX_NAME_BYTES, fit_name
 
 LOCK_NAME = ".midi2wave.lock"
 # A shard that starts holds the folder's lock for an instant; others that start wait so long for it.
@@ -42,6 +44,35 @@ def lock_folder(folder: Path, shard: str = "") -> Iterator[None]:
         except OSError as error:  # A read-only folder: the run can still find that everything is done.
             log(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
         yield
+
+
+@contextlib.contextmanager
+def lock_output(path: Path) -> Iterator[None]:
+    """Context manager that locks a single file or folder that a run makes, and removes what a killed run left of it.
+
+    Args:
+        path: The file or folder; the folder that it lies in is made if need be.
+
+    Raises:
+        InputError: Another run makes it.
+        OSError: The folder that it lies in cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = path.with_name(f".{fit_name(path.name, LOCK_NAME, MAX_NAME_BYTES - 1)}")
+    with contextlib.ExitStack() as exit_stack:
+        try:
+            exit_stack.enter_context(_file_lock(lock_path))
+        except filelock.Timeout:
+            raise InputError(f"another run is making {path}; wait until it has ended, or choose another name") from None
+        except OSError as error:
+            log(f"{path} cannot be locked ({error.strerror}); do not start a second run on it")
+        remove_partial_files(path.parent, {path.name})
+        try:
+            yield
+        finally:
+            # The folder is the user's: nothing is to stay in it but the output.
+            with contextlib.suppress(OSError):
+                lock_path.unlink(missing_ok=True)
 
 
 def _lock(exit_stack: contextlib.ExitStack, folder: Path, shard: str) -> None:

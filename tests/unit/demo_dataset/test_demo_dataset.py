@@ -16,6 +16,7 @@ from midi2wave.demo_dataset.piano_synth import NOISE_FLOOR, RELEASE_TAIL_SECONDS
 from midi2wave.midi.reader import read_midi
 from midi2wave.utils import cli
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import LOCK_NAME
 
 HZ = 44100
 TINY = {"train_minutes": 0.1, "validation_minutes": 0.05, "test_minutes": 0.05, "audio_hz": 16000}
@@ -47,7 +48,7 @@ def level_db(sound: np.ndarray, start: float, end: float) -> float:
 
 
 def digest(folder: Path) -> dict[str, str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK_NAME)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

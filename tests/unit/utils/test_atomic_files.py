@@ -1,27 +1,19 @@
-"""Files and folders are whole or not there, and a folder is claimed only if nothing of others is in it."""
+"""Files and folders are whole or not there."""
 
 import errno
-import json
 import os
-from pathlib import Path
 
 import pytest
 
 from midi2wave.utils import atomic_files
 from midi2wave.utils.atomic_files import (
-    acquire_output_dir,
     atomic_file,
     atomic_folder,
-    remove_all_partial_files,
     remove_own_files,
     remove_partial_files,
     update_symlink,
     write_text,
 )
-from midi2wave.utils.errors import InputError
-
-RECORD = {"b": 1, "a": ["é", None]}
-PRODUCTS = ("*.wav", "index.html")
 
 
 def names(folder) -> set[str]:
@@ -86,7 +78,7 @@ def test_partial_files_do_not_enter_a_new_folder(tmp_path):
     with atomic_folder(tmp_path / "step") as again:
         write_text(again / "new", "x")
     assert names(tmp_path / "step") == {"new"} and names(tmp_path) == {"step", partial.name}
-    remove_all_partial_files(tmp_path)
+    remove_partial_files(tmp_path)
     assert names(tmp_path) == {"step"}
 
 
@@ -125,74 +117,6 @@ def test_data_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     assert calls == ["fsync", "replace", "fsync", "fsync", "replace"]
 
 
-def test_new_or_empty_folder_is_acquired_and_resumed(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / ".DS_Store").write_text("hidden files are nobody's work")
-    for folder in (tmp_path / "new", tmp_path / "empty"):
-        acquire_output_dir(folder, "record.json", RECORD, PRODUCTS, force=False)
-        assert json.loads((folder / "record.json").read_text(encoding="utf-8")) == RECORD
-        (folder / "a.wav").write_text("done")
-        acquire_output_dir(folder, "record.json", dict(reversed(RECORD.items())), PRODUCTS, force=False)
-        assert (folder / "a.wav").read_text() == "done"
-
-
-@pytest.mark.parametrize("there", [b'{"b": 2}', b"", b"\xff\xfe\x00"])
-def test_folder_with_another_record_is_refused(tmp_path, there):
-    (tmp_path / "record.json").write_bytes(there)
-    (tmp_path / "a.wav").write_text("made from it")
-    with pytest.raises(InputError, match=r"another config .*--force"):
-        acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
-    assert (tmp_path / "record.json").read_bytes() == there
-
-
-def test_folder_with_files_of_others_is_refused(tmp_path):
-    """Also with --force, which would otherwise remove a user's own wavs."""
-    for name in ("thesis.txt", "a.wav"):
-        (tmp_path / name).write_text("x")
-    for force in (False, True):
-        with pytest.raises(InputError, match=r"is not empty, .* choose another folder"):
-            acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=force)
-    assert names(tmp_path) == {"thesis.txt", "a.wav"}
-
-
-def test_two_shards_acquire_a_new_folder_together(tmp_path, monkeypatch):
-    """The other one's record and first product appear just before the folder is listed."""
-    iterdir = Path.iterdir
-
-    def late(folder):
-        monkeypatch.setattr(Path, "iterdir", iterdir)
-        acquire_output_dir(folder, "record.json", RECORD, PRODUCTS, force=False)
-        (folder / "a.wav").write_text("done")
-        return iterdir(folder)
-
-    monkeypatch.setattr(Path, "iterdir", late)
-    acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
-    assert names(tmp_path) == {"record.json", "a.wav"}
-
-
-def test_record_without_products_is_replaced(tmp_path):
-    """A config with a mistake, corrected after every item failed, needs no --force."""
-    acquire_output_dir(tmp_path, "record.json", {"other": 1}, PRODUCTS, force=False)
-    acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=False)
-    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == RECORD
-
-
-def test_a_file_is_not_a_folder(tmp_path):
-    (tmp_path / "x").write_text("x")
-    for force in (False, True):
-        with pytest.raises(InputError, match="is a file, expected a folder"):
-            acquire_output_dir(tmp_path / "x", "record.json", RECORD, PRODUCTS, force=force)
-
-
-def test_force_removes_products_and_nothing_else(tmp_path):
-    acquire_output_dir(tmp_path, "record.json", {"other": 1}, PRODUCTS, force=False)
-    for name in ("a.wav", "index.html", "thesis.txt"):
-        (tmp_path / name).write_text("x")
-    acquire_output_dir(tmp_path, "record.json", RECORD, PRODUCTS, force=True)
-    assert names(tmp_path) == {"record.json", "thesis.txt"}
-    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == RECORD
-
-
 def test_a_folder_is_never_half_removed(tmp_path, monkeypatch):
     """A process that is killed while it removes a checkpoint leaves no part of it under the checkpoint's name."""
     folder = tmp_path / "step_00000002"
@@ -209,7 +133,7 @@ def test_a_folder_is_never_half_removed(tmp_path, monkeypatch):
         atomic_files.remove(folder)
     assert not folder.exists()
     monkeypatch.undo()
-    atomic_files.remove_all_partial_files(tmp_path)
+    atomic_files.remove_partial_files(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

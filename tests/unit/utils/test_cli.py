@@ -113,16 +113,16 @@ def test_devices():
 
 
 def test_torch_threads_respect_the_cpu_quota(monkeypatch):
-    """A quota of 2 cores on a host of 64, unless the user has chosen a number of threads."""
-    chosen: list[int] = []
+    """A quota of 2 cores on a host of 64, unless the user set a number of threads."""
+    selected: list[int] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(torch, "set_num_threads", selected.append)
     monkeypatch.setattr(cli, "usable_cores", lambda: 2)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for quota, threads in ((None, []), (2.5, [2])):
         monkeypatch.setattr(cli, "cpu_quota", lambda quota=quota: quota)
         cli.choose_device("cpu")
-        assert chosen == threads
+        assert selected == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     cli.choose_device("cpu")
-    assert chosen == [2]
+    assert selected == [2]

@@ -53,13 +53,13 @@ def test_ignored_signals_stay_ignored():
 def test_a_command_runs_in_any_thread():
     codes = []
 
-    def work():
+    def target():
         try:
             cli.run(lambda: 0)
         except SystemExit as left:
             codes.append(left.code)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=target)
     thread.start()
     thread.join()
     assert codes == [0]

@@ -5,8 +5,8 @@ what is returned.
 """
 
 import filecmp
+import math
 import os
-import re
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 
 from midi2wave.audio.pcm import FULL_SCALE, to_pcm
+from midi2wave.audio.source import open_audio
 from midi2wave.utils.atomic_files import atomic_file, replace
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
@@ -29,15 +29,10 @@ AUDIO_SUFFIXES: tuple[str, ...] = (
 )
 RESAMPLERS = ("soxr_hq", "soxr_vhq", "soxr_mq", "soxr_lq", "soxr_qq", "kaiser_best", "kaiser_fast")
 
-# Amplitudes from here on are no sound, and would overflow in the resampler.
-MAX_AMPLITUDE = 1e6
-BLOCK_FRAMES = 65536
 # The sizes in a wav header are 32-bit byte counts.
 MAX_WAV_SAMPLES = (2**32 - 64) // 2
 # The size of the header that `_wav_writer` writes.
 WAV_HEADER_BYTES = 44
-# Encoders that write to a pipe put this or more where the data size is not known yet.
-UNKNOWN_BYTES = 0x7FFFF000
 
 
 @dataclass(frozen=True)
@@ -68,12 +63,12 @@ def read_pcm(path: str | Path, audio_hz: int) -> np.ndarray:
     Raises:
         InputError: The file is missing, unreadable, truncated, empty, not finite or at another rate.
     """
-    with _open(path) as source:
+    with open_audio(path) as source:
         if source.samplerate != audio_hz:
             raise InputError(f"{path} is at {source.samplerate} Hz, expected {audio_hz}; run resample_audio.py first")
         # Bytes that grow in place: a list of blocks would be held twice while they are concatenated.
         pcm = bytearray()
-        for block in _blocks(path, source):
+        for block in source.blocks():
             exact = block.dtype == np.int16 and source.channels == 1
             pcm += (block[:, 0] if exact else to_pcm(_mono(block))[0]).tobytes()
     return np.frombuffer(pcm, dtype=np.int16)
@@ -85,7 +80,7 @@ def sample_rate(path: str | Path) -> int:
     Raises:
         InputError: The file is missing or unreadable.
     """
-    with _open(path) as source:
+    with open_audio(path) as source:
         return source.samplerate
 
 
@@ -104,8 +99,8 @@ def read_beginning(path: str | Path, audio_hz: int, n_samples: int) -> np.ndarra
         InputError: As by `read_pcm`, or the file is shorter.
     """
     blocks, n_read = [np.zeros(0, dtype=np.float32)], 0
-    with _open(path) as source:
-        for block in _resampled_blocks(map(_mono, _blocks(path, source)), source.samplerate, audio_hz, RESAMPLERS[0]):
+    with open_audio(path) as source:
+        for block in _resampled_blocks(map(_mono, source.blocks()), source.samplerate, audio_hz, RESAMPLERS[0]):
             blocks.append(block)
             n_read += len(block)
             if n_read >= n_samples:
@@ -113,12 +108,23 @@ def read_beginning(path: str | Path, audio_hz: int, n_samples: int) -> np.ndarra
     raise InputError(f"{path} has only {n_read / audio_hz:.3f} s, expected at least {n_samples / audio_hz:g} s")
 
 
+def require_wav_length(name: str | Path, n_samples: int, audio_hz: int) -> None:
+    """Raise InputError if so many 16-bit samples do not fit into a wav, whose sizes have 32 bits."""
+    if n_samples > MAX_WAV_SAMPLES:
+        limit = f"{MAX_WAV_SAMPLES / audio_hz / 3600:.1f} h at {audio_hz} Hz"
+        raise InputError(
+            f"{name}: {n_samples / audio_hz / 3600:.1f} h are too long for a wav ({limit}); cut it into parts"
+        )
+
+
 def write_wav(path: str | Path, pcm: np.ndarray, audio_hz: int) -> None:
     """Write int16 [T] as a 16-bit mono wav, atomically.
 
     Raises:
+        InputError: There are too many samples for a wav.
         OSError: The disk is full, or permission is missing.
     """
+    require_wav_length(path, len(pcm), audio_hz)
     with atomic_file(path) as tmp_path, _wav_writer(tmp_path, audio_hz) as target:
         target.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
 
@@ -139,12 +145,14 @@ def wav_stream(path: str | Path, audio_hz: int, interrupted: str | Path) -> Iter
         A function that appends int16 [n].
 
     Raises:
+        InputError: There are too many samples for a wav.
         OSError: The disk is full, or permission is missing.
     """
     n_samples = 0
 
     def append(pcm: np.ndarray) -> None:
         nonlocal n_samples
+        require_wav_length(path, n_samples + len(pcm), audio_hz)
         wav.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
         n_samples += len(pcm)
 
@@ -194,9 +202,11 @@ def resample_file(
     """
     if resampler not in RESAMPLERS:
         raise InputError(f"unknown resampler {resampler!r}; expected one of {', '.join(RESAMPLERS)}")
-    with _open(source) as opened:
+    with open_audio(source) as opened:
         source_hz, channels = opened.samplerate, opened.channels
-        blocks = _resampled_blocks(map(_mono, _blocks(source, opened)), source_hz, audio_hz, resampler)
+        n_expected = math.ceil((opened.n_frames or 0) * audio_hz / source_hz)
+        require_wav_length(source, n_expected, audio_hz)
+        blocks = _resampled_blocks(map(_mono, opened.blocks()), source_hz, audio_hz, resampler)
         with atomic_file(target) as tmp_path:
             n_samples, n_clipped, peak = _write_blocks(tmp_path, blocks, audio_hz, source)
             if not n_samples:
@@ -222,64 +232,13 @@ def _write_blocks(
             n_samples += len(pcm)
             n_clipped += n_clipped_in_block
             peak = max(peak, float(np.abs(block).max(initial=0.0)))
-            if n_samples > MAX_WAV_SAMPLES:
-                raise InputError(f"{source} is too long for a wav file at {audio_hz} Hz; cut it into parts")
+            require_wav_length(source, n_samples, audio_hz)
             wav.writeframesraw(pcm.tobytes())
     return n_samples, n_clipped, peak
 
 
-@contextmanager
-def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file; any error of libsndfile while it is open becomes an InputError."""
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such audio file")
-    # Where permission is missing, libsndfile says only "System error", Python the reason.
-    with open(path, "rb"):
-        pass
-    try:
-        # Names are bytes on most systems and need not be text in any encoding.
-        with soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path)) as opened:
-            yield opened
-    except soundfile.LibsndfileError as error:
-        raise InputError(f"{path} cannot be read as audio: {error.error_string.strip() or 'damaged file'}") from error
-
-
-def _blocks(path: str | Path, source: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """An open file as blocks [<= BLOCK_FRAMES, channels]: int16 if it holds that, else float32 amplitudes.
-
-    Raises InputError where the file is truncated, empty or not finite.
-    """
-    _check_data_size(path, source)
-    # libsndfile takes five times as long to return 16-bit samples as amplitudes as it takes to return them unchanged.
-    dtype = "int16" if source.subtype == "PCM_16" else "float32"
-    n_frames = max(1, BLOCK_FRAMES // source.channels)  # A file may claim a thousand channels.
-    n_read = 0
-    while len(block := source.read(n_frames, dtype=dtype, always_2d=True)):
-        if dtype == "float32":
-            _check_amplitudes(path, block, n_read, source.samplerate)
-        n_read += len(block)
-        yield block
-    # The length of an MP3 without a Xing header is a guess from its bit rate, so a shorter one proves nothing.
-    if n_read < source.frames and source.format != "MP3":
-        raise InputError(f"{path} is truncated: {n_read} of {source.frames} frames; copy it again")
-    if not n_read:
-        raise InputError(f"{path} is empty: it has no samples")
-
-
-def _check_amplitudes(path: str | Path, block: np.ndarray, first_frame: int, audio_hz: int) -> None:
-    """Raise InputError if a block [n, channels] holds NaN, infinity or amplitudes that are no sound."""
-    is_sound = np.abs(block) < MAX_AMPLITUDE
-    if is_sound.all():
-        return
-    frame = int(np.argmin(is_sound.all(axis=1)))
-    is_finite = np.isfinite(block[frame]).all()
-    kind = f"samples beyond {MAX_AMPLITUDE:g} times full scale" if is_finite else "NaN or infinite samples"
-    second = (first_frame + frame) / audio_hz
-    raise InputError(f"{path} has {kind}, the first at {second:.3f} s; export it again")
-
-
 def _mono(block: np.ndarray) -> np.ndarray:
-    """A block of `_blocks` -> float32 amplitudes [frames], channels averaged."""
+    """A block of an `AudioSource` -> float32 amplitudes [frames], channels averaged."""
     n_channels = block.shape[1]
     total = block[:, 0].astype(np.float32)
     # NumPy's mean over so short an axis takes longer than the resampling.
@@ -287,13 +246,6 @@ def _mono(block: np.ndarray) -> np.ndarray:
         total += block[:, channel]
     total *= np.float32(1 / (n_channels * (FULL_SCALE if block.dtype == np.int16 else 1)))
     return total
-
-
-def _check_data_size(path: str | Path, source: soundfile.SoundFile) -> None:
-    """Refuse a truncated file: libsndfile corrects the size that the header states and mentions it in its log only."""
-    stated = re.search(r"^\s*(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", source.extra_info, re.MULTILINE)
-    if stated and int(stated[2]) < int(stated[1]) < UNKNOWN_BYTES:
-        raise InputError(f"{path} is truncated: {stated[2]} of {stated[1]} bytes of samples; copy it again")
 
 
 def _resampled_blocks(

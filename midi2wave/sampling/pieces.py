@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from midi2wave.audio.io import read_beginning
+from midi2wave.audio.io import read_beginning, require_wav_length
 from midi2wave.conditioning.global_conditioning import resolve_labels, unknown_columns, validate_labels
 from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig, EvaluateConfig, InferenceConfig
@@ -94,7 +94,7 @@ def midi_pieces(
             performance = read_performance(path)
             seconds = performance_seconds(performance, settings.tail_seconds)
             name = fit_stem(path.stem)
-            _check(name, seconds, pieces, max_seconds)
+            _check(name, seconds, pieces, max_seconds, data.audio_hz)
             pieces.append(Piece(name, number, performance, performance_frames(seconds, data.midi_hz)))
         except (InputError, OSError) as error:
             failures.append(item_failure(str(path), error))
@@ -126,17 +126,18 @@ def code_pieces(
                     f"{data.midi_hz} times a second; play it by the model that wrote it"
                 )
             name = fit_stem(path.name.removesuffix(".npz").removesuffix(".codes"))
-            _check(name, codes.n_frames / data.midi_hz, pieces, settings.max_seconds)
+            _check(name, codes.n_frames / data.midi_hz, pieces, settings.max_seconds, data.audio_hz)
             pieces.append(Piece(name, number, None, codes.n_frames, codes=codes))
         except (InputError, OSError) as error:
             failures.append(item_failure(str(path), error))
     return pieces, failures
 
 
-def _check(name: str, seconds: float, pieces: list[Piece], max_seconds: float) -> None:
+def _check(name: str, seconds: float, pieces: list[Piece], max_seconds: float, audio_hz: int) -> None:
     """Refuse a piece that is too long, or whose name another one has."""
     if seconds > max_seconds:
         raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
+    require_wav_length(name, round(seconds * audio_hz), audio_hz)
     same = [piece.name for piece in pieces if file_name_key(piece.name) == file_name_key(name)]
     if same:
         raise InputError(f"another file of the name {same[0]} stands before it; rename one of them")
@@ -213,6 +214,7 @@ def _timed_frames(seconds: float, n_prompt: int, settings: InferenceConfig, data
         raise InputError(f"--seconds {seconds:g}: expected at least one conditioning frame{after}")
     if seconds > settings.max_seconds:
         raise InputError(f"--seconds {seconds:g}: expected at most inference_config.max_seconds; raise it")
+    require_wav_length(f"--seconds {seconds:g}", n_frames * (data.audio_hz // data.midi_hz), data.audio_hz)
     return n_frames
 
 

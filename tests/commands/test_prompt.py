@@ -10,6 +10,7 @@ import torch
 import inference
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.pre_emphasis import Deemphasis
+from midi2wave.audio.source import BLOCK_FRAMES, AudioSource
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning, synthesize, to_pcm, to_samples
@@ -104,16 +105,16 @@ def test_read_beginning_equals_resample_audio(tmp_path, suffix, audio_hz, channe
 
 
 def test_a_long_file_is_not_read_to_its_end(tmp_path, monkeypatch):
-    soundfile.write(tmp_path / "long.wav", np.zeros(100 * audio_io.BLOCK_FRAMES, dtype=np.int16), HZ)
-    blocks, n_read = audio_io._blocks, []
+    soundfile.write(tmp_path / "long.wav", np.zeros(100 * BLOCK_FRAMES, dtype=np.int16), HZ)
+    blocks, n_read = AudioSource.blocks, []
 
-    def counted(*arguments):
-        for block in blocks(*arguments):
+    def counted(opened):
+        for block in blocks(opened):
             n_read.append(len(block))
             yield block
 
-    monkeypatch.setattr(audio_io, "_blocks", counted)
-    audio_io.read_beginning(tmp_path / "long.wav", HZ, audio_io.BLOCK_FRAMES + 1)
+    monkeypatch.setattr(AudioSource, "blocks", counted)
+    audio_io.read_beginning(tmp_path / "long.wav", HZ, BLOCK_FRAMES + 1)
     assert len(n_read) == 2
 
 

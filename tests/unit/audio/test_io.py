@@ -10,6 +10,7 @@ import soxr
 
 from midi2wave.audio import io as audio_io
 from midi2wave.audio.pcm import to_pcm
+from midi2wave.audio.source import BLOCK_FRAMES
 from midi2wave.utils.errors import InputError
 from tests.helpers.paths import SHARED
 
@@ -114,7 +115,7 @@ def test_wav_with_unknown_data_size_is_read_completely(tmp_path):
 
 @pytest.mark.parametrize("resampler", [name for name in audio_io.RESAMPLERS if name.startswith("soxr")])
 @pytest.mark.parametrize("source_hz", [44100, 48000, 8000])
-@pytest.mark.parametrize("n_frames", [7, audio_io.BLOCK_FRAMES, 2 * audio_io.BLOCK_FRAMES + 12345])
+@pytest.mark.parametrize("n_frames", [7, BLOCK_FRAMES, 2 * BLOCK_FRAMES + 12345])
 def test_streaming_equals_the_whole_file(tmp_path, resampler, source_hz, n_frames):
     soundfile.write(tmp_path / "x.wav", noise(n_frames, 2), source_hz, subtype="FLOAT")
     whole = soundfile.read(tmp_path / "x.wav", dtype="float32")[0].mean(axis=1)

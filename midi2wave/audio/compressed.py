@@ -56,8 +56,8 @@ def states_length(path: str | Path) -> bool:
                 size = size << 7 | byte & 0x7F
             offset = 10 + size
         handle.seek(offset)
-        found = re.search(rb"(?:Xing|Info)...(.)", handle.read(64), re.DOTALL)
-    return bool(found and found[1][0] & 1)
+        field = re.search(rb"(?:Xing|Info)...(.)", handle.read(64), re.DOTALL)
+    return bool(field and field[1][0] & 1)
 
 
 def check_end(path: str | Path, handle: BinaryIO, n_frames: int, kind: str) -> None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import soxr
 
 from midi2wave.audio.pcm import FULL_SCALE, to_pcm
-from midi2wave.audio.source import open_audio
+from midi2wave.audio.source import BLOCK_FRAMES, open_audio
 from midi2wave.utils.atomic_files import atomic_file, replace
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
@@ -127,6 +128,32 @@ def write_wav(path: str | Path, pcm: np.ndarray, audio_hz: int) -> None:
     require_wav_length(path, len(pcm), audio_hz)
     with atomic_file(path) as tmp_path, _wav_writer(tmp_path, audio_hz) as target:
         target.writeframesraw(pcm.astype(np.int16, casting="safe").tobytes())
+
+
+def write_amplitudes(path: str | Path, audio: np.ndarray, audio_hz: int, file_format: str) -> None:
+    """Write amplitudes as 16-bit samples by libsndfile, atomically.
+
+    Args:
+        path: The file.
+        audio: float32 [T] or [T, channels].
+        audio_hz: Sample rate.
+        file_format: "FLAC" or "WAV".
+
+    Raises:
+        InputError: Not all of it was written.
+        OSError: Permission is missing.
+    """
+    with atomic_file(path) as tmp_path:
+        n_written, reason = 0, "the last samples are missing"
+        try:
+            soundfile.write(tmp_path, audio, audio_hz, format=file_format, subtype="PCM_16")
+            # libsndfile does not report that the last bytes, which it writes when it closes a file, found no room.
+            with soundfile.SoundFile(tmp_path) as written:
+                n_written = sum(map(len, written.blocks(BLOCK_FRAMES, dtype="int16")))
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.strip() or "it cannot be read again"
+        if n_written != len(audio):
+            raise InputError(f"{path} was not written whole ({reason}); is the disk full? Run the same command again")
 
 
 @contextmanager

@@ -6,10 +6,12 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
+from midi2wave.audio.io import write_amplitudes
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata
 from midi2wave.data.synthesizers import AUDIO_HZ, TICKS_PER_SECOND, Instrument, play
@@ -17,7 +19,7 @@ from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
 from midi2wave.midi.writer import end_with_last_sound
 from midi2wave.utils.atomic_files import atomic_file
-from midi2wave.utils.cli import Failure, format_error
+from midi2wave.utils.cli import Failure, format_error, log
 from midi2wave.utils.errors import InputError
 
 # The year of pieces without metadata: in this data set it means the instrument, and there is one.
@@ -48,6 +50,14 @@ class Rendered:
     seconds: float
     peak_db: float
     level_db: float  # RMS
+
+
+class _Level(NamedTuple):
+    """Frames of a rendered file, their largest amplitude and their mean power."""
+
+    n_frames: int
+    peak: float
+    power: float
 
 
 def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[list[SoundfontJob], list[Failure]]:
@@ -152,18 +162,36 @@ def render_one(job: SoundfontJob, folder: Path, instrument: Instrument) -> tuple
     audio_path = folder / f"{job.stem}.flac"
     try:
         labels, seconds = _labels(read_performance(job.source), instrument.program)
-        # The labels are written last: audio with the same labels beside it is complete, and of these notes.
-        done = midi_path.is_file() and midi_path.read_bytes() == labels and audio_path.is_file()
-        if not done:
+        # The labels are written last: audio with the same labels beside it is of these notes.
+        same_labels = midi_path.is_file() and midi_path.read_bytes() == labels
+        level = _level_of_whole(audio_path, round(seconds * AUDIO_HZ)) if same_labels else None
+        if level is None:
             midi_path.unlink(missing_ok=True)
-            audio = play(labels, seconds, instrument)
-            with atomic_file(audio_path) as tmp_path:
-                soundfile.write(tmp_path, audio, AUDIO_HZ, format="FLAC", subtype="PCM_16")
+            write_amplitudes(audio_path, play(labels, seconds, instrument), AUDIO_HZ, "FLAC")
             with atomic_file(midi_path) as tmp_path:
                 tmp_path.write_bytes(labels)
-        return job, _measure_level(audio_path)
+            level = _measure_level(audio_path)
+        return job, _require_level(level)
     except (InputError, OSError, soundfile.LibsndfileError) as error:
         return job, format_error(error)
+
+
+def _level_of_whole(path: Path, n_frames: int) -> _Level | None:
+    """Length and level of a file that an earlier run rendered; None if it is missing, damaged or cut.
+
+    Earlier versions took what FluidSynth could write to a full disk for the whole piece.
+    """
+    if not path.is_file():
+        return None
+    try:
+        level = _measure_level(path)
+    except soundfile.LibsndfileError:
+        log(f"{path} is damaged; rendered again")
+        return None
+    if level.n_frames == n_frames:
+        return level
+    log(f"{path} has {level.n_frames / AUDIO_HZ:.3f} of {n_frames / AUDIO_HZ:.3f} s; rendered again")
+    return None
 
 
 def _labels(performance: Performance, program: int) -> tuple[bytes, float]:
@@ -180,8 +208,8 @@ def _labels(performance: Performance, program: int) -> tuple[bytes, float]:
     return file.getvalue(), seconds
 
 
-def _measure_level(path: Path) -> Rendered:
-    """Length and level of a rendered file. Raises InputError if it is silent or clips: training needs neither."""
+def _measure_level(path: Path) -> _Level:
+    """Length and level of a rendered file."""
     peak = 0.0
     power = 0.0
     n_frames = 0
@@ -190,12 +218,17 @@ def _measure_level(path: Path) -> Rendered:
             peak = max(peak, float(np.abs(block).max()))
             power += float(np.square(block.mean(axis=1), dtype=np.float64).sum())
             n_frames += len(block)
-    level_db = 10 * math.log10(max(power / max(n_frames, 1), MIN_POWER))
+    return _Level(n_frames, peak, power / max(n_frames, 1))
+
+
+def _require_level(level: _Level) -> Rendered:
+    """Raise InputError if a file is silent or clips: training needs neither."""
+    level_db = 10 * math.log10(max(level.power, MIN_POWER))
     if level_db < SILENT_DB:
         raise InputError("plays only silence; choose another --program or --soundfont")
-    if peak >= 1 - 2 / FULL_SCALE:
+    if level.peak >= 1 - 2 / FULL_SCALE:
         raise InputError("clips; lower --gain (a value for all files) and use --force, which renders all of them again")
-    return Rendered(n_frames / AUDIO_HZ, 20 * math.log10(peak), level_db)
+    return Rendered(level.n_frames / AUDIO_HZ, 20 * math.log10(level.peak), level_db)
 
 
 def metadata_csv(jobs: list[SoundfontJob], rendered: dict[str, Rendered]) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile
 
 from midi2wave.midi.keyboard import MAX_VELOCITY
 from midi2wave.midi.performance import sounding_offset
@@ -29,6 +28,7 @@ RENDERERS = ("tinysoundfont", "fluidsynth")
 TICKS_PER_SECOND = 1000
 BLOCK = 64
 AUDIO_HZ = BLOCK * TICKS_PER_SECOND
+FRAME_BYTES = 2 * 4  # Of stereo float32.
 SOUNDFONTS = ("sf2/FluidR3_GM.sf2", "sf3/MuseScore_General.sf3", "sf3/MuseScore_General_Lite.sf3", "sf2/default-GM.sf2")
 SOUNDFONT_FOLDERS = ("/usr/share/sounds", "/usr/share/soundfonts", "/usr/local/share/soundfonts")
 # A small General MIDI soundfont by Tim Brechbill, which pretty_midi ships.
@@ -120,33 +120,58 @@ def play(midi: bytes, seconds: float, instrument: Instrument) -> np.ndarray:
         instrument: What plays it.
 
     Returns:
-        float32 [T, 2] at AUDIO_HZ.
+        float32 [T, 2] at AUDIO_HZ, of exactly this length.
 
     Raises:
-        InputError: The synthesizer reports an error.
+        InputError: The synthesizer reports an error, or ends too early; the sound does not fit into the memory or onto
+            the disk.
     """
-    if instrument.renderer == "fluidsynth":
-        return _play_fluidsynth(midi, instrument)[: round(seconds * AUDIO_HZ)]
-    return _play_tinysoundfont(midi, round(seconds * AUDIO_HZ), instrument)
+    n_frames = round(seconds * AUDIO_HZ)
+    try:
+        if instrument.renderer == "fluidsynth":
+            return _play_fluidsynth(midi, n_frames, instrument)
+        return _play_tinysoundfont(midi, n_frames, instrument)
+    except MemoryError as error:
+        n_bytes = n_frames * FRAME_BYTES
+        raise InputError(f"{seconds:.0f} s take {n_bytes / 1e9:.1f} GB, which is too much memory; cut it") from error
 
 
-def _play_fluidsynth(midi: bytes, instrument: Instrument) -> np.ndarray:
-    with tempfile.TemporaryDirectory() as folder:
+def _play_fluidsynth(midi: bytes, n_frames: int, instrument: Instrument) -> np.ndarray:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        _require_space(Path(folder).parent, n_frames * FRAME_BYTES)
         source = Path(folder) / "piece.mid"
-        target = Path(folder) / "piece.wav"
+        target = Path(folder) / "piece.raw"
         source.write_bytes(midi)
         effects = str(int(instrument.effects))
         command = ["fluidsynth", "-ni", "-q"]
-        command += ["-F", str(target), "-T", "wav", "-O", "float", "-r", str(AUDIO_HZ)]
+        # The sizes in a wav header end at 4 GiB: 2.3 h of this.
+        command += ["-F", str(target), "-T", "raw", "-O", "float", "-E", "cpu", "-r", str(AUDIO_HZ)]
         command += ["-g", f"{instrument.gain:g}", "-R", effects, "-C", effects]
         # By default FluidSynth ends notes early where the pedal holds many.
         command += ["-o", "synth.polyphony=2048"]
         command += [str(instrument.soundfont), str(source)]
         process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if process.returncode or not target.is_file():
-            reason = " ".join(process.stderr.split()) or f"exit code {process.returncode}"
-            raise InputError(f"FluidSynth did not play it: {reason}")
-        return soundfile.read(target, dtype="float32", always_2d=True)[0]
+        reason = " ".join(f"{process.stderr} {process.stdout}".split()) or "it gave no reason"
+        n_written = target.stat().st_size // FRAME_BYTES if target.is_file() else 0
+        if process.returncode:
+            raise InputError(f"FluidSynth did not play it (exit code {process.returncode}): {reason}")
+        # Its exit code is 0 also after an error, on a full disk for example.
+        if n_written < n_frames:
+            lengths = f"{n_written / AUDIO_HZ:.3f} of {n_frames / AUDIO_HZ:.3f} s"
+            place = f"it writes to {Path(folder).parent}, set TMPDIR to another folder if that is full"
+            raise InputError(f"FluidSynth played only {lengths} ({reason}); {place}")
+        # Mapped: the pages of the removed file last as long as the array, without taking memory.
+        return np.memmap(target, np.float32, mode="r", shape=(n_frames, 2))
+
+
+def _require_space(folder: Path, n_bytes: int) -> None:
+    """Raise InputError if so many bytes do not fit into a folder."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise InputError(
+            f"FluidSynth writes {n_bytes / 1e6:.0f} MB to {folder}, where {free / 1e6:.0f} MB are free; free some "
+            "space, or set TMPDIR to another folder"
+        )
 
 
 def _play_tinysoundfont(midi: bytes, n_frames: int, instrument: Instrument) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
+from midi2wave.audio.io import write_amplitudes
 from midi2wave.data.maestro import COLUMNS
 from midi2wave.demo_dataset.composer import MIN_PIECE_SECONDS, compose
 from midi2wave.demo_dataset.piano_synth import render
@@ -105,9 +106,7 @@ def _write_piece(folder: Path, piece: DemoPiece, audio_hz: int) -> None:
         return
     with atomic_file(midi_path) as tmp_path:
         compose(piece.seed, piece.seconds).write(tmp_path)
-    audio = render(midi_path, audio_hz)
-    with atomic_file(audio_path) as tmp_path:
-        soundfile.write(tmp_path, audio, audio_hz, subtype="PCM_16", format="WAV")
+    write_amplitudes(audio_path, render(midi_path, audio_hz), audio_hz, "WAV")
 
 
 def _metadata_table(folder: Path, pieces: list[DemoPiece]) -> str:

@@ -2,7 +2,11 @@
 
 import csv
 import io
+import os
+import shutil
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,3 +287,119 @@ def test_what_tinysoundfont_lacks_is_made_up_for():
 def test_a_program_that_the_soundfont_lacks_is_reported(soundfont, tmp_path, midis):
     done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--json")
     assert done.code == 2 and all("tinysoundfont cannot play" in f["reason"] for f in done.result["failures"])
+
+
+# ---- sound that is shorter than its labels
+
+
+@pytest.fixture
+def fluidsynth_stub(tmp_path, monkeypatch):
+    """Puts a program named fluidsynth first on PATH; its lines may use `target`, the file that it is to write."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+    def install(*lines):
+        find_target = 'import sys; target = sys.argv[sys.argv.index("-F") + 1]'
+        (folder / "fluidsynth").write_text("\n".join([f"#!{sys.executable} -S", find_target, *lines]))
+        (folder / "fluidsynth").chmod(0o755)
+
+    return install
+
+
+def assert_all_failed(done, *words):
+    """Nothing was rendered, for a reason with these words."""
+    assert done.code == 2 and "Traceback" not in done.err
+    assert len(done.result["failures"]) == 5
+    assert all(word in failure["reason"] for failure in done.result["failures"] for word in words), done.result
+
+
+NO_SPACE = "fluidsynth: error: Audio file write error: System error : No space left on device."
+WRITE = "open(target, 'wb').write(bytes.fromhex('0000003e0000003e') * int({seconds} * 64000))"  # Amplitudes of 1/8.
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stub is a script")
+def test_sound_shorter_than_the_labels_is_refused(midis, soundfont, tmp_path, fluidsynth_stub):
+    """FluidSynth's exit code is 0 on a full disk."""
+    command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--renderer", "fluidsynth", "--json"]
+    fluidsynth_stub(WRITE.format(seconds=1.75), f"print({NO_SPACE!r}, file=sys.stderr)")
+    done = call(render_midi, *command)
+    assert_all_failed(done, f"FluidSynth played only 1.750 of 3.500 s ({NO_SPACE})", "set TMPDIR")
+    assert not list((tmp_path / "out").rglob("*.flac")) and not (tmp_path / "out/maestro-v2.0.0.csv").exists()
+    assert_no_partial_files(tmp_path / "out")
+    fluidsynth_stub(WRITE.format(seconds=5.5))
+    assert call(render_midi, *command).code == 0
+    assert [r.duration for r in read_metadata(tmp_path / "out")] == [3.5] * 5
+    fluidsynth_stub("sys.exit('no such soundfont')")
+    assert call(render_midi, *command).code == 0  # All is there, nothing is played.
+    done = call(render_midi, *command, "--force")
+    assert_all_failed(done, "did not play it (exit code 1): no such soundfont")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stub is a script")
+def test_sound_of_more_than_4_gib_is_whole(soundfont, fluidsynth_stub):
+    """2.4 h of float stereo at 64 kHz, in a sparse file that is mapped."""
+    seconds = 2.4 * 3600
+    fluidsynth_stub(f"open(target, 'wb').truncate(round({seconds} * 64000) * 8)")
+    sound = synthesizers.play(b"", seconds, synthesizers.Instrument("fluidsynth", soundfont, 0, 1.0, False))
+    assert sound.shape == (round(seconds * 64000), 2) and sound.nbytes > 2**32
+    assert not sound[-1000:].any()
+
+
+@pytest.mark.fluidsynth
+@needs("fluidsynth")
+def test_fluidsynth_on_a_full_disk(midis, tmp_path, monkeypatch, limit_file_size):
+    # Python gives its children the default action of SIGXFSZ, which would kill them: a full disk does not.
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin" / "fluidsynth"
+    wrapper.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {shutil.which('fluidsynth')} \"$@\"\n")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
+    command = ["-d", midis, "-o", tmp_path / "out", "--renderer", "fluidsynth", "--json"]
+    with limit_file_size(2**20):  # 2 s
+        done = call(render_midi, *command)
+    assert_all_failed(done, "FluidSynth played only 2.048 of 3.500 s (", "File too large")
+    assert call(render_midi, *command).code == 0
+    assert [r.duration for r in read_metadata(tmp_path / "out")] == [3.5] * 5
+
+
+def test_a_full_disk_for_the_data_set(midis, soundfont, tmp_path, played, limit_file_size):
+    with limit_file_size(2**15):
+        done = call(render_midi, "-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--json")
+    assert_all_failed(done, "was not written whole")
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["render.json"]
+
+
+@pytest.mark.parametrize("kind", ["cut", "damaged", "longer"])
+def test_what_was_rendered_too_short_is_rendered_again(midis, soundfont, tmp_path, played, kind):
+    """Data sets of earlier versions are checked when the command is run again."""
+    command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--json"]
+    call(render_midi, *command)
+    whole = read_files(tmp_path / "out")
+    path = tmp_path / "out/2000/song.flac"
+    sound, hz = soundfile.read(path)
+    if kind == "damaged":
+        path.write_bytes(path.read_bytes()[:20_000])
+    else:
+        soundfile.write(path, sound[: hz * 5 // 4] if kind == "cut" else np.concatenate([sound, sound]), hz)
+    done = call(render_midi, *command)
+    assert done.code == 0 and len(played) == 6
+    assert {"cut": "has 1.250 of 3.500 s", "damaged": "is damaged", "longer": "has 7.000"}[kind] in done.err
+    assert read_files(tmp_path / "out") == whole
+
+
+def test_sound_that_does_not_fit_is_refused(midis, soundfont, tmp_path, monkeypatch, fluidsynth_stub):
+    command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont, "--json"]
+    fluidsynth_stub("open(target, 'wb').write(b'')")
+    free = SimpleNamespace(total=10**9, used=0, free=10**6)
+    monkeypatch.setattr(synthesizers.shutil, "disk_usage", lambda _: free)
+    done = call(render_midi, *command, "--renderer", "fluidsynth")
+    assert_all_failed(done, "FluidSynth writes 2 MB to ", "where 1 MB are free")
+
+    def play(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(synthesizers, "is_installed", lambda _: True)
+    monkeypatch.setattr(synthesizers, "_play_tinysoundfont", play)
+    done = call(render_midi, *command, "--force")
+    assert_all_failed(done, "too much memory")

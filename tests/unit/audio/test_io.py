@@ -241,3 +241,22 @@ def test_upsampling_makes_no_images(source_hz):
     spectrum = np.abs(np.fft.rfft(middle))
     own = np.abs(np.fft.rfftfreq(15_000, 1 / 16000) - 0.4 * source_hz) < 30
     assert 20 * np.log10(spectrum[~own].max() / spectrum.max()) < -100
+
+
+@pytest.mark.parametrize("file_format", ["FLAC", "WAV"])
+def test_amplitudes_on_a_full_disk(tmp_path, limit_file_size, file_format):
+    """Wherever the disk ends, also within what libsndfile writes when it closes the file."""
+    path, sound = tmp_path / "x", noise(20_000, 2).astype(np.float32)
+    audio_io.write_amplitudes(path, sound, 16000, file_format)
+    whole = path.read_bytes()
+    path.unlink()
+    for n_bytes in (0, 40, 4096, len(whole) // 2, len(whole) - 5000, len(whole) - 100, len(whole) - 1):
+        with (
+            limit_file_size(n_bytes),
+            pytest.raises(InputError, match=r"x was not written whole \(.+; is the disk full"),
+        ):
+            audio_io.write_amplitudes(path, sound, 16000, file_format)
+        assert not any(tmp_path.iterdir())
+    with limit_file_size(len(whole)):
+        audio_io.write_amplitudes(path, sound, 16000, file_format)
+    assert path.read_bytes() == whole

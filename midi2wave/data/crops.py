@@ -15,12 +15,15 @@ from midi2wave.conditioning.global_conditioning import require_known_labels
 from midi2wave.conditioning.note_conditioning import NoteConditioning, NullConditioning, conditioning_for
 from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.utils.cli import count_of
 from midi2wave.utils.errors import InputError
 
 # A process keeps the notes of so many recordings: about 200 MB of MAESTRO, where each takes 2 ms to read.
 CACHED_RECORDINGS = 500
 # After so many silent crops in a row, one is taken as it is.
 MAX_SILENT_REDRAWS = 100
+# A message names so many recordings.
+MAX_LISTED_ROWS = 3
 # Number of the draw of a history that is mixed in, which is no attempt of `locate_crop`.
 MIXING_DRAW = MAX_SILENT_REDRAWS
 # Number of the draw among what is left, if all attempts overlap earlier crops.
@@ -109,6 +112,23 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
                 f"(the longest has {longest:.2f} s); lower data_config.segment_length"
             )
         self.cumulative_starts = np.cumsum(np.maximum(n_starts, 0))
+
+    def describe_unused(self) -> str:
+        """In words, which recordings are not used because they are shorter than a crop; empty if there are none."""
+        n_starts = np.diff(self.cumulative_starts, prepend=0)
+        unused = [row for row, n in zip(self.folder.rows, n_starts, strict=True) if not n]
+        if not unused:
+            return ""
+        by_length = sorted(unused, key=lambda row: -row.duration)
+        listed = [f"{row.audio_filename} ({row.duration:.2f} s)" for row in by_length[:MAX_LISTED_ROWS]]
+        more = ", ..." if len(by_length) > MAX_LISTED_ROWS else ""
+        warmup = " with the samples before it" if self.n_frames > self.n_scored_frames else ""
+        return (
+            f"{self.folder.path}: {len(by_length)} of {count_of(len(self.folder.rows), 'recording')}, "
+            f"{sum(row.duration for row in by_length):.1f} s, not used: shorter than a crop of "
+            f"{self.n_frames / self.config.midi_hz:g} s{warmup}: {', '.join(listed)}{more}; lower "
+            "data_config.segment_length to use them"
+        )
 
     def locate_crop(self, index: int) -> tuple[int, int]:
         """The position in `folder.rows` and the first frame of a crop: the first draw that is not too silent."""

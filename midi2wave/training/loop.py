@@ -71,6 +71,8 @@ def train(state: Run, training_log: TrainingLog | None, stop: Callable[[], bool]
     if training_log:
         log(run_summary(state))
     crops = training_crops(state.config, state.model)
+    if training_log and (unused := crops.describe_unused()):
+        log(unused)
     n_micro_batches = settings.batch_size // world.size // state.micro_batch_size
     reader = AsyncMetricsReader(state.device)
     meter = ThroughputMeter(settings.batch_size * crops.n_frames * crops.hop, settings.gradient_clip)

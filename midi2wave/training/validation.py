@@ -88,6 +88,8 @@ def _validation_places(config: Config, crops: Crops, world: World) -> list[tuple
     """Position and first frame of the crops of all processes; logs where there is no room for all of them."""
     n, data = config.train_config.validation_crops, config.data_config
     places = crops.locate_distinct_crops(n)
+    if world.is_main_process and (unused := crops.describe_unused()):
+        log(unused)
     room = f"{data.validation_path} has room for {count_of(len(places), 'crop')} without overlap"
     if len(places) < world.size:
         room = f"; {room}" if len(places) < n else ""

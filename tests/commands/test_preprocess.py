@@ -16,11 +16,13 @@ from midi2wave.plotting import figures
 from midi2wave.plotting.figures import pixels
 from tests.helpers.fake_piano import performance as make_performance
 from tests.helpers.pipeline import (
+    HZ,
     SECONDS,
     assert_failed,
     assert_refused,
     call,
     read_files,
+    read_wav,
     settings,
     write_audio,
     write_config,
@@ -196,6 +198,21 @@ def test_clips_do_not_overlap(pairs, seed):
     assert said.count("no room for one more clip of 2 s") == 1 and f"; {len(most)} of 100 clips" in said
     fewer, said = cut_clips(pairs, "n_clips=3", "test_segment_length=2", f"seed={seed}")
     assert fewer == most[:3] and "no room" not in said
+
+
+@pytest.mark.parametrize(("n_samples", "code"), [(63_940, 2), (63_999, 2), (64_000, 0), (64_063, 0)])
+def test_a_clip_has_all_its_samples(tmp_path, n_samples, code):
+    """Also where the recording lacks less than a frame, which has 64 samples."""
+    notes = [(0.1 * k, 0.1 * k + 0.05, 60, 90) for k in range(40)]
+    write_midi(tmp_path / "pairs/a.mid", notes)
+    write_audio(tmp_path / "pairs/a.wav", notes, seconds=n_samples / HZ)
+    overrides = ("maestro_dir=", f"audio_dir={tmp_path}/pairs", "n_clips=1", "test_segment_length=4")
+    overrides = settings(*(f"preprocess_config.{override}" for override in overrides))
+    done = call(preprocess_audio, "-d", tmp_path / "clips", "-c", write_config(tmp_path), "--json", *overrides)
+    if code:
+        assert_failed(done, code, a=f"{n_samples / HZ:.3f} s of audio, shorter than a clip of 4 s")
+    else:
+        assert [len(read_wav(path)) for path in (tmp_path / "clips").glob("*.wav")] == [64_000]
 
 
 def test_a_full_recording_leaves_its_clips_to_the_others(pairs):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from midi2wave import checkpoint
+from midi2wave.data.crops import Crops
 from midi2wave.training import loop, stopping
 from midi2wave.training import step as step_module
 from midi2wave.training.distributed import World
@@ -37,6 +38,14 @@ def test_ignored_conditioning_is_not_reported_every_time(pipeline, tmp_path, mon
     train_to_end(start_run(pipeline, tmp_path, *every))
     messages = [line for line in capsys.readouterr().err.splitlines() if "ignores its MIDI" in line]
     assert len(messages) == 1 and "2 validations in a row" in messages[0] and "docs/conditioning.md" in messages[0]
+
+
+def test_recordings_shorter_than_a_crop_are_reported_once(pipeline, tmp_path, monkeypatch, capsys):
+    """Those of the training and those of the validation."""
+    monkeypatch.setattr(Crops, "describe_unused", lambda crops: f"not used in {crops.folder.path.name}")
+    train_to_end(start_run(pipeline, tmp_path))
+    said = capsys.readouterr().err
+    assert said.count("not used in train\n") == said.count("not used in validation\n") == 1
 
 
 def test_skipped_step_names_its_crops(pipeline, tmp_path, monkeypatch, capsys):

@@ -193,7 +193,7 @@ def test_corrected_command_after_only_failures_works(data):
     assert_failed(call(preprocess_maestro, *arguments, *wrong), 2, **{"0": missing, "1": missing})
     assert call(preprocess_maestro, *arguments).code == 0
     wrong = settings("preprocess_config.test_segment_length=9")
-    short = "3.00 s of audio, shorter than a clip of 9 s"
+    short = "3.000 s of audio, shorter than a clip of 9 s"
     assert_failed(
         call(preprocess_audio, "-d", data / "test", *arguments, *wrong), 2, **{"0_16000": short, "1_16000": short}
     )

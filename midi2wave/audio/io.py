@@ -6,7 +6,6 @@ what is returned.
 
 import filecmp
 import math
-import os
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -60,6 +60,18 @@ def test_lag_is_measured_at_start_and_end(tmp_path, shift):
     assert shift >= -0.05 or "before" in warning
 
 
+@pytest.mark.parametrize("frames", [-3.4, -0.3, 0.0, 0.2, 0.45, 7.7])
+def test_lag_is_measured_between_frames(frames):
+    """A parabola through the best lag and its neighbours: a frame of 4 ms is coarser than the fits that start there."""
+    onsets = np.arange(300, 3000, 97)
+    time = np.arange(4000)
+    envelope = np.exp(-(((time[:, None] - onsets - frames) / 3) ** 2)).sum(axis=1)
+    notes = np.zeros(4000)
+    notes[onsets] = 1
+    alignment = midi_alignment._best_lag(envelope - envelope.mean(), notes)
+    assert alignment.seconds * midi_alignment.ENVELOPE_HZ == pytest.approx(frames, abs=0.05)
+
+
 def test_wrong_midi_and_clock_drift_are_reported(tmp_path):
     pcm, _ = both(tmp_path, piece(1))
     other = both(tmp_path, piece(2))[1]

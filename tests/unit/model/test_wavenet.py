@@ -19,7 +19,7 @@ from tests.helpers.wavenet_models import (
     parallel,
     random_samples,
 )
-from wavenet import Caches, Conditioning, ContextStack, Decoder, WaveNet, generate
+from wavenet import Caches, Conditioning, ContextStack, Decoder, WaveNet, generate, prefill
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -187,6 +187,32 @@ def test_a_prefix_leaves_the_caches_as_generation_would(output, kernel_size, pre
     prefix = whole[:, : prefix_frames * HOP]
     prompted = list(generate(model, conditioning, uniforms, 2, N_FRAMES, prefix=prefix, block_frames=3))
     assert torch.equal(torch.cat(prompted, dim=1), whole)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("prefix_frames", [1, 5, 11])
+def test_a_prefix_has_the_conditioning_of_its_own_frames(prefix_frames):
+    """Nothing of the future but the look-ahead; of a long prefix the last receptive field alone is computed."""
+    model, conditioning, calls = make_model(), make_conditioning(), []
+
+    def spied(name):
+        def rows(first, n):
+            calls.append((name, first, first + n))
+            return getattr(conditioning, name)(first, n)
+
+        return rows
+
+    prefix = random_samples(model)[:, : prefix_frames * HOP]
+    spy = Conditioning(spied("features"), spied("excitation"))
+    caches, first = prefill(model, spy, 2, N_FRAMES, prefix)
+    left, right = model.context_frames
+    begin = max(0, prefix_frames - -(-(model.decoder.receptive_field + model.decoder.taps) // HOP))
+    assert (first, begin > 0) == (prefix_frames, prefix_frames > 1)
+    assert calls == [("features", begin - left, first + right), ("excitation", begin, first)]
+    whole = Caches(model.decoder, 2)
+    model.decoder.fill(whole, model.decoder.prepend_silence(prefix), *conditioning.block(model, 0, prefix_frames))
+    assert all(torch.allclose(a, b) for a, b in zip(caches.layers, whole.layers, strict=True))
+    assert torch.equal(caches.recent, whole.recent)
 
 
 def test_a_stream_does_not_depend_on_its_neighbours():

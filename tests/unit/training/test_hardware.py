@@ -7,10 +7,14 @@ import sys
 import pytest
 import torch
 
+from midi2wave.modules.residual_stack import GateKernels
 from midi2wave.training import hardware
-from midi2wave.training.hardware import friendly_oom_errors
+from midi2wave.training.hardware import friendly_oom_errors, training_bytes
+from midi2wave.training.optimizer import make_optimizer
 from midi2wave.utils.errors import InputError
 from tests.helpers.paths import ROOT
+from tests.helpers.training import make_train_config
+from tests.helpers.wavenet_models import N_FRAMES, make_conditioning, make_model, random_samples
 
 
 def test_failed_allocation_says_what_to_lower():
@@ -89,3 +93,38 @@ def test_freed_memory_is_used_again_without_page_faults():
     command = [sys.executable, "-c", FAULTS]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=60)
     assert int(done.stdout) < 4096
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("output", "low", "high"), [("logistic_mixture", 0.5, 2), ("categorical", 1, 4)])
+def test_estimate_of_memory_is_near_the_memory(output, low, high, recompute):
+    """Weights with all that goes with them, and the tensors that are kept for the backward pass.
+
+    The estimate includes those that the likelihood of 256 classes needs for a moment only.
+    """
+    model = make_model(output, dtype=torch.float32)
+    model.decoder.gates = GateKernels(recompute=recompute)
+    conditioning, samples = make_conditioning(dtype=torch.float32), random_samples(model)
+    left, right = model.context_frames
+    kept: dict[int, int] = {}
+
+    def keep(tensor):
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = conditioning.features(-left, left + N_FRAMES + right)
+        params = model(model.decoder.prepend_silence(samples), features, conditioning.excitation(0, N_FRAMES)).params
+        loss = -model.log_likelihood(params, samples).mean()
+    loss.backward()
+    optimizer = make_optimizer(model, make_train_config())
+    optimizer.step()
+    parameters = list(model.parameters())
+    of_weights = sum(p.nbytes for p in parameters) * 2  # The weights and their average.
+    of_weights += sum(p.grad.nbytes for p in parameters if p.grad is not None) * 2  # And a copy while they are clipped.
+    of_weights += sum(value.nbytes for state in optimizer.state.values() for value in state.values())
+    estimated = training_bytes(model, 0, torch.float32, recompute=recompute)
+    assert estimated == pytest.approx(of_weights, rel=0.05)
+    of_samples = training_bytes(model, samples.numel(), torch.float32, recompute=recompute) - estimated
+    assert low < of_samples / sum(kept.values()) < high, (of_samples, sum(kept.values()))

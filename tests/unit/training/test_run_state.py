@@ -10,9 +10,18 @@ import torch
 from midi2wave import checkpoint
 from midi2wave.training import loop, run_state
 from midi2wave.training.distributed import World
+from midi2wave.training.optimizer import make_optimizer
 from midi2wave.training.run_state import choose_micro_batch_size, create_or_resume_run, save_checkpoint
+from midi2wave.training.step import train_step
 from midi2wave.utils.errors import InputError
-from tests.helpers.training import make_state, make_train_config, pipeline_config, start_run, train_to_end
+from tests.helpers.training import (
+    make_state,
+    make_train_config,
+    pipeline_config,
+    start_run,
+    train_to_end,
+    use_weight_as_loss,
+)
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
@@ -89,3 +98,24 @@ def test_run_without_a_compiler_says_so_and_goes_on(pipeline, tmp_path, monkeypa
     monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
     start_run(pipeline, tmp_path, "train_config.compile=true")
     assert "finds no compiler here: training goes on without it" in capsys.readouterr().err
+
+
+def test_resumed_run_has_the_state_of_the_saved_one(tmp_path, monkeypatch):
+    """The average is not the weights, and the optimiser's moments are not zero; decay and factor are the config's."""
+    saved = make_state(tmp_path)
+    use_weight_as_loss(monkeypatch)
+    train_step(saved, [{}])
+    saved.step, saved.best = 1, (3.5, 1)
+    assert save_checkpoint(saved) is None
+    resumed = make_state(tmp_path)
+    resumed.optimizer.param_groups[0].update(weight_decay=0.125, factor=7.0)
+    stored = torch.load(tmp_path / "step_00000001" / checkpoint.TRAINING_NAME, weights_only=True)
+    run_state.restore(resumed, stored)
+    assert torch.equal(resumed.ema_model.weight, saved.ema_model.weight)
+    assert not torch.equal(resumed.ema_model.weight, saved.model.weight)
+    moments, others = (state.optimizer.state[state.model.weight] for state in (resumed, saved))
+    assert moments["exp_avg"].any() and all(torch.equal(moments[name], others[name]) for name in others)
+    assert (resumed.step, resumed.saved_step, resumed.best) == (1, 1, (3.5, 1))
+    configured = make_optimizer(resumed.model, resumed.config.train_config).param_groups
+    for group, own in zip(resumed.optimizer.param_groups, configured, strict=True):
+        assert (group["weight_decay"], group["factor"]) == (own["weight_decay"], own["factor"])

@@ -115,3 +115,18 @@ def test_too_little_music_to_validate_on_is_refused(pipeline):
     config = load_config(pipeline.config, train.NEEDS, [f"data_config.segment_length={seconds - 0.1}"])
     with pytest.raises(InputError, match="has room for 1 crop without overlap, expected two or more"):
         validation.load_validation(config, build_model(config))
+
+
+def test_validation_scores_nothing_of_the_warm_up(pipeline, tmp_path, monkeypatch):
+    """Neither with the crops' own MIDI nor with mismatched MIDI."""
+    state = start_run(pipeline, tmp_path)
+    warmups = []
+
+    def spy(_model, batch, _device, _precision, warmup_samples):
+        warmups.append(warmup_samples)
+        return batch["features"].sum((1, 2))
+
+    monkeypatch.setattr(validation, "crop_nll", spy)
+    validation.validate(state.model, state.validation, 4, state.device)
+    assert len(warmups) == 2 and set(warmups) == {state.validation.warmup_samples}
+    assert state.validation.warmup_samples >= state.model.decoder.receptive_field

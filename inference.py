@@ -154,7 +154,7 @@ class _FormerSpelling(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, config="config_inference.json", force=FORCE_HELP)
     add = parser.add_argument
-    add("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files")
+    add("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files, and all below a folder")
     add("--codes", nargs="+", type=Path, metavar="FILE", help="play these files of codes")
     add("--seconds", type=float, help="play so long without notes, free or prompted by clips")
     add("--n_pieces", type=int, help="how many pieces of --seconds; default 1")

@@ -9,6 +9,7 @@ a recording do not overlap. With a larger n_clips the first clips stay the same.
 """
 
 import functools
+import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from midi2wave.audio.io import AUDIO_SUFFIXES, read_pcm
+from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO_REMEDY, UNREAD_AUDIO_SUFFIXES, read_pcm
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
@@ -32,7 +33,7 @@ from midi2wave.data.test_clips import (
     write_clip,
 )
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
-from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
+from midi2wave.midi.reader import MIDI_SUFFIXES, SCORE_REMEDY, SCORE_SUFFIXES, read_performance
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import (
@@ -47,6 +48,7 @@ from midi2wave.utils.cli import (
     run,
 )
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_search import left_out_message, walk_folder
 from midi2wave.utils.folder_lock import lock_folder
 from midi2wave.utils.output_folder import OutputFolder, require_own_dir
 
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
     failures: list[Failure] = []
-    pairs = _maestro_pairs(config, failures) if config.maestro_dir else _folder_pairs(config)
+    pairs = _maestro_pairs(config, failures) if config.maestro_dir else _folder_pairs(config, failures)
     require_own_dir(args.dir, CLIPS_RECORD_NAME)
     with lock_folder(args.dir):
         output = begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
@@ -186,8 +188,11 @@ def _maestro_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pa
     return pairs
 
 
-def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
-    """Audio and MIDI with equal stems below audio_dir; a resampled NAME_16000.wav is preferred to NAME."""
+def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pair]:
+    """Audio and MIDI with equal stems below audio_dir; a resampled NAME_16000.wav is preferred to NAME.
+
+    Folders and links that cannot be opened are added to `failures`.
+    """
     if not config.audio_dir:
         raise InputError("preprocess_config: give maestro_dir, or audio_dir with pairs of audio and MIDI")
     folder = Path(config.audio_dir)
@@ -195,14 +200,22 @@ def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
         raise InputError(f"preprocess_config.audio_dir: {folder} is not a folder")
     audio_dir = Path(config.resampled_dir) if config.resampled_dir else folder
     pairs = []
-    for midi_path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES):
-        stem = (audio_dir / midi_path.relative_to(folder)).with_suffix("")
+    tree = walk_folder(folder)
+    failures += tree.failures_of((*MIDI_SUFFIXES, *AUDIO_SUFFIXES))
+    left_out = tree.select(UNREAD_AUDIO_SUFFIXES)
+    if left_out:
+        log(left_out_message(left_out, "audio that libsndfile does not read", UNREAD_AUDIO_REMEDY))
+    if scores := tree.select(SCORE_SUFFIXES):
+        log(left_out_message(scores, "scores", SCORE_REMEDY))
+    for name in tree.select(MIDI_SUFFIXES):
+        midi_path = folder / name
+        stem = (audio_dir / name).with_suffix("")
         audio_path = _find_audio(stem, config.audio_hz)
         if audio_path:
             pairs.append(Pair(stem.name, audio_path, midi_path))
         else:
             log(f"{midi_path} has no audio beside it with the same stem; left out")
-    if not pairs:
+    if not pairs and not failures:
         raise InputError(f"{folder} holds no audio and MIDI files with equal stems")
     return pairs
 
@@ -210,7 +223,7 @@ def _folder_pairs(config: PreprocessConfig) -> list[Pair]:
 def _find_audio(stem: Path, audio_hz: int) -> Path | None:
     suffixes = [*AUDIO_SUFFIXES, *map(str.upper, AUDIO_SUFFIXES)]
     names = [resampled_name(f"{stem.name}.wav", audio_hz), *(stem.name + suffix for suffix in suffixes)]
-    return next((path for path in map(stem.with_name, names) if path.is_file()), None)
+    return next((path for path in map(stem.with_name, names) if os.path.isfile(path)), None)
 
 
 def _clip_starts(performance: Performance, n_samples: int, config: PreprocessConfig) -> np.ndarray:

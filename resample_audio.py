@@ -10,6 +10,7 @@ command resumes after an interruption, makes again what has changed since, and l
 """
 
 import argparse
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -43,20 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Resample a folder; returns the exit code. InputError where nothing can be done."""
     args = _arguments(argv)
     out_dir = args.out_dir or args.dir
-    names = list_sources(args.dir, args.split, args.hz)
+    sources = list_sources(args.dir, args.split, args.hz)
     # Shards are chosen by name alone, so that shards which start while files are added agree on who does which.
-    planned = parallel.select_shard(plan_jobs(names, args.dir, out_dir, args.hz, args.resampler), args.shard)
+    planned = parallel.select_shard(plan_jobs(sources, args.dir, out_dir, args.hz, args.resampler), args.shard)
     jobs = [item for item in planned if isinstance(item, ResampleJob)]
-    failures = [item for item in planned if isinstance(item, Failure)]
+    failures = [*sources.failures, *(item for item in planned if isinstance(item, Failure))]
     started = time.monotonic()
     with lock_folder(out_dir, parallel.shard_name(args.shard)):
         shard = parallel.shard_name(args.shard)
         manifest = Manifest(out_dir, args.hz, args.resampler, shard=shard, force=args.force)
         _remove_partial_files([manifest.path, *(job.target for job in jobs)])
-        pending, n_done_before = select_pending(jobs, manifest, force=args.force, verify=args.verify)
+        pending, n_done_before, unusable = select_pending(jobs, manifest, force=args.force, verify=args.verify)
         entries, new_failures = _resample(pending, manifest, args.jobs, args.backend)
-    failures += new_failures
+    failures += unusable + new_failures
     result = _result(entries, n_done_before, time.monotonic() - started, args.hz)
+    result["left_out"] = list(sources.left_out)
     n_usable = len(entries) + n_done_before
     return report_and_exit_code(_summary(result), result, failures, n_usable, as_json=args.as_json)
 
@@ -87,7 +89,8 @@ def _remove_partial_files(targets: list[Path]) -> None:
         names_by_folder[path.parent].add(path.name)
     # Folder by folder: another shard may be writing a file of the same name in another folder.
     for folder, names in names_by_folder.items():
-        remove_partial_files(folder, names)
+        with contextlib.suppress(PermissionError):  # It is reported for each file that cannot be written there.
+            remove_partial_files(folder, names)
 
 
 def _resample(

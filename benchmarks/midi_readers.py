@@ -18,11 +18,11 @@ import numpy as np
 
 from benchmarks.markdown import insert_lines
 from midi2wave.midi.performance import Performance
-from midi2wave.midi.reader import read_midi
+from midi2wave.midi.reader import MIDI_SUFFIXES, read_midi
 from midi2wave.utils.cli import log, progress, run
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_search import walk_folder
 
-SUFFIXES = (".mid", ".midi", ".rmi")
 # Onsets and offsets that are further apart count as different.
 TOLERANCE_SECONDS = 1e-3
 BEGIN = "<!-- benchmarks.midi_readers: begin -->"
@@ -243,9 +243,9 @@ def _midi_paths(args: argparse.Namespace) -> list[tuple[Path, Path]]:
     for folder in args.folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; give folders with MIDI files")
-        paths += [(folder, path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+        paths += [(folder, folder / name) for name in walk_folder(folder).select(MIDI_SUFFIXES)]
     if not paths:
-        raise InputError(f"no MIDI files ({', '.join(SUFFIXES)}) in {', '.join(map(str, args.folders))}")
+        raise InputError(f"no MIDI files ({', '.join(MIDI_SUFFIXES)}) in {', '.join(map(str, args.folders))}")
     return paths
 
 

@@ -27,6 +27,12 @@ AUDIO_SUFFIXES: tuple[str, ...] = (
     *(".wav", ".flac", ".aif", ".aiff", ".ogg", ".mp3", ".opus", ".oga"),
     *(".wave", ".w64", ".rf64", ".aifc", ".au", ".snd", ".caf"),
 )
+# Recognised, but nothing that libsndfile reads; some of them are films.
+UNREAD_AUDIO_SUFFIXES: tuple[str, ...] = (
+    *(".m4a", ".m4b", ".mp4", ".aac", ".webm", ".wma", ".mka", ".mkv", ".mov", ".3gp", ".amr", ".ac3", ".dts"),
+    *(".ape", ".wv", ".tta", ".mpc", ".dsf", ".dff", ".ra", ".rm"),
+)
+UNREAD_AUDIO_REMEDY = "convert them, for example with ffmpeg -i NAME NAME.flac"
 RESAMPLERS = ("soxr_hq", "soxr_vhq", "soxr_mq", "soxr_lq", "soxr_qq", "kaiser_best", "kaiser_fast")
 
 # The sizes in a wav header are 32-bit byte counts.

@@ -5,6 +5,7 @@ The CSV is the same in every version. The JSON is a list of rows in versions 1 a
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import MAX_NAME_BYTES, fit_name
+from midi2wave.utils.text import excerpt
 
 # Bytes of a path inside the folder, which leaves room for the folder's own path.
 MAX_PATH_BYTES = 2000
@@ -55,6 +57,31 @@ def find_metadata(maestro_dir: str | Path) -> Path | None:
     return paths[0] if paths else None  # Of two, the CSV is sorted before the JSON.
 
 
+def _folders_with_metadata(folder: Path) -> list[Path]:
+    """The folders one and two levels below a folder that hold metadata."""
+    files = itertools.chain(folder.glob("*/maestro-v*"), folder.glob("*/*/maestro-v*"))
+    return sorted({file.parent for file in files if file.suffix in (".csv", ".json")})
+
+
+def metadata_hint(folder: Path) -> str:
+    """Where metadata lie near a folder that has none, as the end of a message; "" if nowhere."""
+    near = _folders_with_metadata(folder)
+    if not near and find_metadata(folder.resolve().parent):
+        near = [folder.resolve().parent]
+    return f"; they are in {', '.join(map(str, near[:3]))}: name that folder instead" if near else ""
+
+
+def require_no_nested_metadata(folder: Path) -> None:
+    """Refuse a folder that is to be taken for one without metadata, but holds a data set with metadata.
+
+    Raises:
+        InputError: A folder below holds metadata, as after unpacking an archive into a folder of its own.
+    """
+    if near := _folders_with_metadata(folder):
+        names = ", ".join(map(str, near[:3]))
+        raise InputError(f"{folder} has no maestro-v*.csv or .json, but below it there are some: name {names} instead")
+
+
 def read_metadata(maestro_dir: str | Path) -> list[Recording]:
     """All recordings that the metadata of a folder list, in their order.
 
@@ -65,15 +92,38 @@ def read_metadata(maestro_dir: str | Path) -> list[Recording]:
     path = find_metadata(maestro_dir)
     if path is None:
         problem = "the folder is empty" if not any(Path(maestro_dir).iterdir()) else "no such file there"
-        raise InputError(f"{maestro_dir}: looked for maestro-v*.csv and maestro-v*.json, {problem}")
+        hint = metadata_hint(Path(maestro_dir))
+        raise InputError(f"{maestro_dir}: looked for maestro-v*.csv and maestro-v*.json, {problem}{hint}")
     try:
         text = path.read_text(encoding="utf-8-sig")  # Excel writes a byte order mark.
+        _check_text(text)
         rows = _csv_rows(text) if path.suffix == ".csv" else _json_rows(json.loads(text))
     except (ValueError, RecursionError, csv.Error, InputError) as error:
         raise InputError(f"{path} is broken: {error}; download it again") from error
     if not rows:
         raise InputError(f"{path} lists no recordings; download it again")
+    for row in rows:
+        _replace_backslashes(Path(maestro_dir), row)
     return [_recording(path, index, row) for index, row in enumerate(rows)]
+
+
+def _check_text(text: str) -> None:
+    """Raise InputError for what is downloaded in the place of a file, or left of it by a crash."""
+    beginning = text.lstrip()[:200].lower()
+    if beginning.startswith(("<!doctype", "<html", "<?xml")):
+        raise InputError("it is a web page, perhaps with an error message, not the file itself")
+    if beginning.startswith("version https://git-lfs"):
+        raise InputError("it is a git-lfs pointer (run `git lfs pull`)")
+    if "\0" in text:
+        raise InputError(f"it has {text.count(chr(0))} zero bytes among its {len(text)} characters")
+
+
+def _replace_backslashes(folder: Path, row: dict[str, Any]) -> None:
+    """Write the file names of a row with slashes where it has those of Windows, and no file has that name."""
+    for column in ("midi_filename", "audio_filename"):
+        name = row.get(column)
+        if isinstance(name, str) and "\\" in name and "\0" not in name and not os.path.exists(folder / name):
+            row[column] = name.replace("\\", "/")
 
 
 def select_split(recordings: list[Recording], split: str) -> list[Recording]:
@@ -104,15 +154,17 @@ def resampled_name(audio_filename: str, audio_hz: int) -> str:
 def inside(maestro_dir: str | Path, filename: str) -> Path:
     """The path of a file that the metadata name.
 
-    Only the name is checked: the folders of the years may be links to another disk.
+    Only the name is checked: the folders of the years may be links to another disk. A name that begins with a letter
+    and a colon is one of a drive on Windows only.
 
     Raises:
         InputError: The name leads out of the folder, or no file can have it.
     """
     posix, windows = PurePosixPath(filename), PureWindowsPath(filename)
-    escapes = posix.is_absolute() or windows.anchor or ".." in windows.parts
+    has_drive = windows.anchor if os.name == "nt" else windows.root
+    escapes = posix.is_absolute() or has_drive or ".." in windows.parts
     if escapes or not posix.name or "\0" in filename or not _is_possible_path(posix):
-        raise InputError(f"{filename!r} in the metadata does not name a file inside {maestro_dir}")
+        raise InputError(f"{excerpt(filename)} in the metadata does not name a file inside {maestro_dir}")
     return Path(maestro_dir) / posix
 
 
@@ -134,7 +186,10 @@ def _is_text(text: str) -> bool:
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    header = text.partition("\n")[0].split(",")
+    # Some programs write a space after each comma, which then belongs to the names of the columns.
+    spaced = any(name[:1] == " " and name.strip().strip('"') in COLUMNS for name in header)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=spaced)
     _require_columns(reader.fieldnames or ())
     rows = []
     for row in reader:
@@ -171,14 +226,18 @@ def _rows_of_columns(data: dict[str, Any]) -> list[dict[str, Any]]:
 def _require_columns(columns: Iterable[str]) -> None:
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
-        raise InputError(f"missing columns {', '.join(missing)} (found: {', '.join(map(str, columns)) or 'none'})")
+        names = [excerpt(str(name)) for name in columns]
+        listed = ", ".join([*names[: 2 * len(COLUMNS)], *(["..."] if len(names) > 2 * len(COLUMNS) else [])]) or "none"
+        separator = next((mark for mark in (";", "\t") if len(names) == 1 and mark in str(next(iter(columns)))), "")
+        remedy = f"; its columns are separated by {separator!r}, save it with commas" if separator else ""
+        raise InputError(f"missing columns {', '.join(missing)} (found: {listed}){remedy}")
 
 
 def _recording(path: Path, index: int, row: Mapping[str, Any]) -> Recording:
     """A row of the metadata as a recording. Raises InputError for an impossible value."""
 
     def value_error(column: str, expected: str) -> InputError:
-        return InputError(f"{path}, recording {index}: {column} is {row[column]!r}, expected {expected}")
+        return InputError(f"{path}, recording {index}: {column} is {excerpt(row[column])}, expected {expected}")
 
     for column in ("canonical_composer", "canonical_title", "midi_filename", "audio_filename"):
         if not isinstance(row[column], str) or not _is_text(row[column]):

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,16 @@ import soundfile
 
 from midi2wave.audio.io import write_amplitudes
 from midi2wave.audio.pcm import FULL_SCALE
-from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata
+from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata, require_no_nested_metadata
 from midi2wave.data.synthesizers import AUDIO_HZ, TICKS_PER_SECOND, Instrument, play
 from midi2wave.midi.performance import Performance
-from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
+from midi2wave.midi.reader import MIDI_SUFFIXES, SCORE_REMEDY, SCORE_SUFFIXES, read_performance
 from midi2wave.midi.writer import end_with_last_sound
 from midi2wave.utils.atomic_files import atomic_file
 from midi2wave.utils.cli import Failure, format_error, log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_names import fit_stem
+from midi2wave.utils.file_search import left_out_message, walk_folder
 
 # The year of pieces without metadata: in this data set it means the instrument, and there is one.
 YEAR = 2000
@@ -72,13 +75,13 @@ def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[
         The jobs, and as failures the files that do not exist and the stems that collide.
 
     Raises:
-        InputError: There is no such folder, or it holds no MIDI files.
+        InputError: There is no such folder, it holds no MIDI files, or the metadata lie in a folder below.
     """
-    jobs = _maestro_jobs(folder) if find_metadata(folder) else _folder_jobs(folder, seed, split_shares)
-    failures: list[Failure] = []
+    has_metadata = find_metadata(folder)
+    jobs, failures = _maestro_jobs(folder) if has_metadata else _folder_jobs(folder, seed, split_shares)
     jobs_by_stem: dict[str, SoundfontJob] = {}
     for job in jobs:
-        if not job.source.is_file():
+        if not os.path.isfile(job.source):
             failures.append(Failure(str(job.source), "no such file; download it"))
         elif jobs_by_stem.setdefault(job.stem, job) is not job:
             reason = f"would be written over {jobs_by_stem[job.stem].source}; rename one of them"
@@ -86,30 +89,43 @@ def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[
     return list(jobs_by_stem.values()), failures
 
 
-def _maestro_jobs(folder: Path) -> list[SoundfontJob]:
-    return [
-        SoundfontJob(
-            source=inside(folder, recording.midi_filename),
-            stem=f"{recording.year}/{Path(recording.midi_filename).stem}",
+def _maestro_jobs(folder: Path) -> tuple[list[SoundfontJob], list[Failure]]:
+    jobs: list[SoundfontJob] = []
+    failures: list[Failure] = []
+    for recording in read_metadata(folder):
+        try:
+            source = inside(folder, recording.midi_filename)
+        except InputError as error:
+            failures.append(Failure(recording.midi_filename, format_error(error)))
+            continue
+        job = SoundfontJob(
+            source=source,
+            stem=f"{recording.year}/{fit_stem(source.stem)}",
             composer=recording.composer,
             title=recording.title,
             split=recording.split,
             year=recording.year,
         )
-        for recording in read_metadata(folder)
-    ]
+        jobs.append(job)
+    return jobs, failures
 
 
-def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> list[SoundfontJob]:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES and not p.name.startswith("."))
-    if not paths:
+def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[list[SoundfontJob], list[Failure]]:
+    require_no_nested_metadata(folder)
+    tree = walk_folder(folder)
+    paths = [folder / name for name in tree.select(MIDI_SUFFIXES)]
+    if scores := tree.select(SCORE_SUFFIXES):
+        log(left_out_message(scores, "scores", SCORE_REMEDY))
+    failures = tree.failures_of(MIDI_SUFFIXES)
+    if not paths and not failures:
         raise InputError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)})")
     titles = [piece_title(path.stem) for path in paths]
     split_by_title = _choose_splits(titles, [path.stat().st_size for path in paths], seed, split_shares)
-    return [
-        SoundfontJob(path, f"{YEAR}/{path.stem}", composer, title, split_by_title[composer, title], YEAR)
+    jobs = [
+        SoundfontJob(path, f"{YEAR}/{fit_stem(path.stem)}", composer, title, split_by_title[composer, title], YEAR)
         for path, (composer, title) in zip(paths, titles, strict=True)
     ]
+    return jobs, failures
 
 
 def piece_title(stem: str) -> tuple[str, str]:

@@ -5,12 +5,21 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from midi2wave.audio.io import AUDIO_SUFFIXES, resample_file
+from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO_REMEDY, UNREAD_AUDIO_SUFFIXES, resample_file
 from midi2wave.data import resample_manifest
-from midi2wave.data.maestro import find_metadata, inside, read_metadata, resampled_name, select_split
+from midi2wave.data.maestro import (
+    find_metadata,
+    inside,
+    metadata_hint,
+    read_metadata,
+    require_no_nested_metadata,
+    resampled_name,
+    select_split,
+)
 from midi2wave.data.resample_manifest import Manifest, ManifestEntry
-from midi2wave.utils.cli import Failure, count_of, format_error, log
+from midi2wave.utils.cli import Failure, count_of, format_error, item_failure, log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_search import FileTree, left_out_message, walk_folder
 
 
 @dataclass(frozen=True)
@@ -36,41 +45,59 @@ class ResampleJob:
     size: int = 0
 
 
-def list_sources(folder: Path, split: str, audio_hz: int) -> list[str]:
+@dataclass(frozen=True)
+class Sources:
+    """The files to resample.
+
+    Attributes:
+        names: Names relative to the folder.
+        are_listed: Whether they are those of the metadata, which need not exist.
+        failures: Folders and links that cannot be opened.
+        left_out: Names of audio files that libsndfile does not read.
+    """
+
+    names: list[str]
+    are_listed: bool = False
+    failures: tuple[Failure, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def list_sources(folder: Path, split: str, audio_hz: int) -> Sources:
     """The files to resample: the audio that the metadata list, or without metadata all audio files below the folder.
+
+    Folders that are symbolic links are followed.
 
     Args:
         folder: A MAESTRO folder, or any folder with audio.
         split: A split of MAESTRO, or "all".
         audio_hz: The sample rate of the results; files that are results already are left out.
 
-    Returns:
-        Names relative to `folder`.
-
     Raises:
-        InputError: There are none, or there is no such split.
+        InputError: There are none, there is no such split, or the metadata lie in a folder below.
     """
     if find_metadata(folder):
         names = [recording.audio_filename for recording in select_split(read_metadata(folder), split)]
         if not names:
             raise InputError(f"the metadata in {folder} lists no recordings of the {split} split")
-        return names
+        return Sources(names, are_listed=True)
     if split != "all":
-        raise InputError(f"{folder} has no maestro-v*.csv or .json, so it has no {split} split; leave -s away")
-    audio = sorted(
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        # Hidden files are partly written ones, or the resource forks that macOS puts beside real files.
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-    results = _listed_results(folder)
+        hint = metadata_hint(folder) or "; leave -s away"
+        raise InputError(f"{folder} has no maestro-v*.csv or .json, so it has no {split} split{hint}")
+    require_no_nested_metadata(folder)
+    tree = walk_folder(folder)
+    audio = tree.select(AUDIO_SUFFIXES)
+    left_out = tree.select(UNREAD_AUDIO_SUFFIXES)
+    results = _listed_results(tree)
     candidates = [path for path in audio if not path.stem.endswith(f"_{audio_hz}")]
     names = [path.as_posix() for path in candidates if path not in results]
-    if not names:
+    if left_out:
+        log(left_out_message(left_out, "audio that libsndfile does not read", UNREAD_AUDIO_REMEDY))
+    failures = tree.failures_of(AUDIO_SUFFIXES)
+    if not names and not failures:
         raise _no_sources(folder, audio_hz, len(audio) - len(candidates), len(candidates))
     if len(names) < len(candidates):
         log(f"left out: {count_of(len(candidates) - len(names), 'file')} made here at another rate, say the manifests")
-    return names
+    return Sources(names, failures=tuple(failures), left_out=tuple(path.as_posix() for path in left_out))
 
 
 def _no_sources(folder: Path, audio_hz: int, n_with_suffix: int, n_listed: int) -> InputError:
@@ -81,28 +108,28 @@ def _no_sources(folder: Path, audio_hz: int, n_with_suffix: int, n_listed: int) 
     return InputError(f"{folder} holds no audio files{exceptions}; looked for {' '.join(AUDIO_SUFFIXES)}")
 
 
-def _listed_results(folder: Path) -> set[Path]:
-    """The results below `folder`, at any rate, whose source lies there too, relative to it."""
+def _listed_results(tree: FileTree) -> set[Path]:
+    """The results in a tree, at any rate, whose source lies there too, relative to its folder."""
     results = set()
-    for path in folder.rglob("resampled_*.json"):
+    for path in tree.select((".json",)):
         match = re.match(r"resampled_(\d+)\.", path.name)
         if match is None:
             continue
         # The manifest of this run's own rate is read again later, where errors are reported.
         with contextlib.suppress(InputError, OSError):
-            for name in resample_manifest.read(path):
-                if _is_file(folder / name):
-                    results.add(path.parent.relative_to(folder) / resampled_name(name, int(match[1])))
+            for name in resample_manifest.read(tree.folder / path):
+                if _is_file(tree.folder / name):
+                    results.add(path.parent / resampled_name(name, int(match[1])))
     return results
 
 
 def plan_jobs(
-    names: list[str], folder: Path, out_dir: Path, audio_hz: int, resampler: str
+    sources: Sources, folder: Path, out_dir: Path, audio_hz: int, resampler: str
 ) -> list[ResampleJob | Failure]:
     """For each source its job, or the reason why it cannot be done.
 
     Args:
-        names: Sources relative to `folder`.
+        sources: The files to resample.
         folder: Where the sources lie.
         out_dir: Where the same tree is written.
         audio_hz: The sample rate of the results.
@@ -110,12 +137,14 @@ def plan_jobs(
     """
     sources_by_target: dict[Path, str] = {}
     planned: list[ResampleJob | Failure] = []
-    originals = {(folder / name).resolve() for name in names if _is_file(folder / name)}
-    for name in names:
+    # The names of files that are there need no check: they may look like those of a drive.
+    locate = inside if sources.are_listed else Path
+    originals = {(folder / name).resolve() for name in sources.names if _is_file(folder / name)}
+    for name in sources.names:
         reason = ""
         try:
-            source = inside(folder, name)
-            target = inside(out_dir, resampled_name(name, audio_hz))
+            source = locate(folder, name)
+            target = locate(out_dir, resampled_name(name, audio_hz))
             if target in sources_by_target:
                 reason = f"would give the same {target.name} as {sources_by_target[target]}; rename one of them"
             elif target.resolve() in originals:
@@ -137,8 +166,8 @@ def _is_file(path: Path) -> bool:
 
 def select_pending(
     jobs: list[ResampleJob], manifest: Manifest, *, force: bool, verify: bool
-) -> tuple[list[ResampleJob], int]:
-    """The jobs that are not done, the largest sources first, and the number of those that are.
+) -> tuple[list[ResampleJob], int, list[Failure]]:
+    """The jobs that are not done, the largest sources first, the number of those that are, and what cannot be opened.
 
     Args:
         jobs: All jobs.
@@ -147,15 +176,20 @@ def select_pending(
         verify: Whether the checksums of finished targets are compared.
 
     Returns:
-        Jobs and a count. A target that no entry fits is not replaced: the result must be equal to it.
+        Jobs, a count and failures. A target that no entry fits is not replaced: the result must be equal to it.
     """
     pending: list[ResampleJob] = []
+    failures: list[Failure] = []
     n_done = 0
     for job in jobs:
-        job = replace(job, size=job.source.stat().st_size)
         status = resample_manifest.CHANGED
-        if not force:
-            status = manifest.status(job.name, job.source, job.target, verify=verify)
+        try:
+            job = replace(job, size=job.source.stat().st_size)
+            if not force:
+                status = manifest.status(job.name, job.source, job.target, verify=verify)
+        except OSError as error:
+            failures.append(item_failure(job.name, error))
+            continue
         if status == resample_manifest.CHANGED:
             pending.append(replace(job, replace=True))
         elif status == resample_manifest.DONE:
@@ -164,7 +198,7 @@ def select_pending(
             pending.append(job)
     # No process should be left with a long file at the end.
     pending.sort(key=lambda job: -job.size)
-    return pending, n_done
+    return pending, n_done, failures
 
 
 def resample_one(job: ResampleJob) -> tuple[ResampleJob, ManifestEntry | str]:

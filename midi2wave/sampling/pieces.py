@@ -13,12 +13,13 @@ from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig, EvaluateConfig, InferenceConfig
 from midi2wave.data.test_clips import clip_paths, read_clip
 from midi2wave.midi.performance import Performance, last_sound_seconds
-from midi2wave.midi.reader import read_performance
+from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
 from midi2wave.sampling.code_files import Codes, load_codes
 from midi2wave.sampling.folding import Fold
 from midi2wave.utils.cli import Failure, count_of, item_failure, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import file_name_key, fit_stem
+from midi2wave.utils.file_search import expand_folders
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +84,14 @@ def midi_pieces(
 ) -> tuple[list[Piece], list[Failure]]:
     """A piece for each MIDI file, up to tail_seconds after its last sound; unusable files as failures.
 
+    Of a folder, all MIDI files below it are taken.
+
     Raises:
         InputError: If settings.global_values are not among the model's.
     """
     validate_labels(settings.global_values, data.global_values)
     pieces: list[Piece] = []
-    failures = []
+    paths, failures = expand_folders(paths, MIDI_SUFFIXES)
     for number, path in enumerate(paths):
         try:
             performance = read_performance(path)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from midi2wave.utils import signals
 from midi2wave.utils.cores import cpu_quota, usable_cores
 from midi2wave.utils.errors import DISK_FULL_ERRNOS, RESOURCE_ERRNOS, InputError
+from midi2wave.utils.text import shorten
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_MESSAGES = 30
+# What a file holds instead of text may be in a message: so many characters of it.
+MAX_LINE = 1500
 MIN_ELAPSED_SECONDS = 1e-3
 
 
@@ -239,7 +242,7 @@ def format_error(error: Exception) -> str:
         return f"no permission for {error.filename}{in_use}"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.strerror}: {error.filename!r}; check the path"
-    return " ".join(str(error).split()) or type(error).__name__
+    return shorten(" ".join(str(error).split()), MAX_LINE) or type(error).__name__
 
 
 def run(command: Callable[[], int]) -> NoReturn:

@@ -4,3 +4,14 @@
 def printable(text: str) -> str:
     """Replace the surrogates of a file name that is not UTF-8, which neither a font nor a page can hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def excerpt(value: object, max_chars: int = 120) -> str:
+    """A value as Python writes it; a long one without its middle, so that a message remains one line."""
+    return shorten(repr(value), max_chars)
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """A text without its middle if it is longer than `max_chars`."""
+    end = max_chars // 3
+    return text if len(text) <= max_chars else f"{text[: max_chars - end]} ... {text[-end:]}"

@@ -7,15 +7,14 @@ import sys
 from pathlib import Path
 
 from midi2wave.midi import reader as midi_reader
+from midi2wave.midi.reader import MIDI_SUFFIXES
 from midi2wave.utils.errors import InputError
-
-SUFFIXES = (".mid", ".midi", ".rmi")
 
 
 def rows(folder: Path) -> list[tuple[str, str, str]]:
     """(file, "read" or "refused", what was read and left out, or the reason) for each MIDI file below a folder."""
     table = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in MIDI_SUFFIXES):
         name = path.relative_to(folder).as_posix()
         try:
             performance = midi_reader.read_midi(path)

@@ -125,6 +125,36 @@ def test_broken_csv(tmp_path, text, words):
         maestro.read_metadata(written(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("\0" * 100_000, "it has 100000 zero bytes among its 100000 characters"),
+        ("<!DOCTYPE html>\n<p>" + "not found " * 10_000, "it is a web page"),
+        ("version https://git-lfs.github.com/spec/v1\n", "it is a git-lfs pointer"),
+        ("x" * 100_000, "missing columns canonical_composer"),
+        (",".join("abc" * 1000) + "\n", "missing columns canonical_composer"),
+        (csv_text(changed(year="x" * 100_000)), "recording 1: year is 'xxx"),
+        (csv_text(ROWS).replace(",", ";"), "its columns are separated by ';', save it with commas"),
+        (csv_text(ROWS).replace("split,", "split ,", 1), "missing columns split .*'split '"),
+    ],
+)
+@pytest.mark.parametrize("name", ["maestro-v3.0.0.csv", "maestro-v3.0.0.json"])
+def test_messages_stay_short(tmp_path, text, words, name):
+    with pytest.raises(InputError, match=words if name.endswith("csv") else "is broken") as refused:
+        maestro.read_metadata(written(tmp_path, text, name))
+    assert len(str(refused.value)) < 1000 and "\n" not in str(refused.value)
+
+
+def test_space_after_commas(tmp_path):
+    plain = maestro.read_metadata(written(tmp_path, csv_text(ROWS)))
+    lines = [line.replace('","', '", "') for line in csv_text(ROWS).splitlines()]
+    lines[0] = lines[0].replace(",", ", ")
+    assert maestro.read_metadata(written(tmp_path, "\n".join(lines))) == plain
+    # Elsewhere a space belongs to the value.
+    title = maestro.read_metadata(written(tmp_path, csv_text(changed(canonical_title=" Étude"))))[1].title
+    assert title == " Étude"
+
+
 def without(name: str) -> dict:
     return {key: value for key, value in ROWS[0].items() if key != name}
 
@@ -163,6 +193,7 @@ def test_resampled_names():
 
 def test_names_that_leave_the_folder_are_refused(tmp_path):
     assert maestro.inside(tmp_path, "2008/x..y.wav") == tmp_path / "2008" / "x..y.wav"
+    assert maestro.inside(tmp_path, "I: Allegro.wav") == tmp_path / "I: Allegro.wav"
     for name in ("../x.wav", "2008/../../x.wav", "/etc/passwd", "..\\x.wav", "C:\\x.wav", "", ".", "x\0.wav"):
         with pytest.raises(InputError, match="does not name a file inside"):
             maestro.inside(tmp_path, name)

@@ -130,7 +130,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 sys.path.insert(0, sys.argv[1] + "/tests")
 from tests.helpers.sampler_models import make_conditioning, make_model
-from midi2wave.sampling.engines import cpu, cpu_kernel as kernel
+from midi2wave.sampling.engines import cpu, cpu_threads as kernel
 from midi2wave.sampling.uniforms import seeded_uniforms
 model = make_model()
 next(cpu.generate(model, make_conditioning(model, 1), seeded_uniforms(0, [0], 1), 1, 4))

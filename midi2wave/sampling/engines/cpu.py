@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midi2wave.sampling.engines.cpu_kernel import FLAG_STRIDE, Block, ThreadGroup, play
+from midi2wave.sampling.engines.cpu_kernel import Block, ThreadGroup
+from midi2wave.sampling.engines.cpu_threads import AWAY, FLAG_STRIDE, N_GROUP_FLAGS, play
 from midi2wave.sampling.engines.cpu_weights import (
     MAX_AHEAD,
     Weights,
@@ -36,11 +37,13 @@ from midi2wave.sampling.engines.simd import has_bfloat16
 from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
 from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream
 
-# The value of a thread's flag before its first sample.
-NO_PROGRESS = -(2**62)
 # Blocks are small at first, so that the first sound comes early.
 FIRST_BLOCK_FRAMES = 1
 MAX_BLOCK_FRAMES = 128
+# Multiply-adds of a sample to one round of waiting for another thread: a wait lasts as long as a sample at least, where
+# a round takes 10 cycles (before Skylake), and 14 times as long where it takes 140.
+MULTIPLY_ADDS_PER_SPIN = 80
+MIN_SPINS = 1000
 # The more streams, the smaller the largest block, but never below this.
 MIN_LARGEST_BLOCK_FRAMES = 8
 
@@ -87,14 +90,17 @@ def _thread_group(
         ahead=np.zeros(n_layers * MAX_AHEAD * n_rows * 2 * residual, np.float32),
         x=np.zeros(n_rows * residual, np.float32),
         gated=np.zeros(n_layers * n_rows * residual, dtype),
-        skip=np.zeros(n_rows * skip, np.float32),
-        middle=np.zeros(n_rows * middle, np.float32),
-        params=np.zeros(n_rows * weights.n_outputs, np.float32),
+        skip=np.zeros((2, n_rows * skip), np.float32),
+        middle=np.zeros((2, n_rows * middle), np.float32),
+        params=np.zeros((2, n_rows * weights.n_outputs), np.float32),
         scratch=np.zeros((n_threads, n_rows * max(skip, middle)), dtype),
         mass=np.zeros(256, np.float32),
-        flags=np.array([NO_PROGRESS] * (n_threads * FLAG_STRIDE) + [0] * FLAG_STRIDE),
+        flags=np.array([AWAY] * ((n_threads + N_GROUP_FLAGS - 1) * FLAG_STRIDE) + [0] * FLAG_STRIDE),
     )
-    return ThreadGroup(**{name: aligned(array) for name, array in arrays.items()})
+    matrices = (weights.chain, weights.past, weights.skip, weights.hidden, weights.output)
+    n_multiply_adds = n_rows * sum(matrix.size for matrix in matrices)
+    max_spins = max(MIN_SPINS, n_multiply_adds // MULTIPLY_ADDS_PER_SPIN)
+    return ThreadGroup(**{name: aligned(array) for name, array in arrays.items()}, max_spins=max_spins)
 
 
 class _ConditioningSource:

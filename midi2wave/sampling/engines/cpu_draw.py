@@ -94,11 +94,11 @@ def _guide(params: Any, own: int, null: int, n_params: int, n_mixtures: int, gui
 
 
 @njit(nogil=True, forceinline=True)
-def draw(weights: Any, group: Any, block: Any, i: int) -> None:
+def draw(weights: Any, group: Any, block: Any, i: int, copy: int) -> None:
     """Draw the samples of all streams, and append them (or the teacher's samples) to the past of all their rows."""
     taps, n_streams = weights.n_taps, block.n_streams
     for s in range(n_streams):
-        at, first = i * n_streams + s, s * weights.n_outputs
+        at, first = i * n_streams + s, (copy * block.n_rows + s) * weights.n_outputs
         if n_streams < block.n_rows:
             null = first + n_streams * weights.n_outputs
             _guide(group.params, first, null, weights.n_params, weights.n_mixtures, block.guidance)

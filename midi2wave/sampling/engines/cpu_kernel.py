@@ -1,4 +1,4 @@
-"""The kernel of the CPU engine: one group of threads samples some streams.
+"""The parts of the CPU engine's kernel: the products of one sample, and what they read and write.
 
 Compiled functions take tuples made by `as_pointers`, whose fields are pointers: every index below counts elements, and
 the shapes are given beside the fields of `cpu_weights.Weights`, `ThreadGroup` and `Block`. R, S, A and P are padded
@@ -6,27 +6,15 @@ channels. Pointers, offsets and widths are passed one by one, since tuples of th
 """
 
 import math
-import zlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from midi2wave.audio.pcm import FULL_SCALE
-from midi2wave.sampling.engines.cpu_draw import draw
-from midi2wave.sampling.engines.cpu_weights import MAX_AHEAD, Weights
-from midi2wave.sampling.engines.simd import as_pointers, multiply
+from midi2wave.sampling.engines.cpu_weights import MAX_AHEAD
+from midi2wave.sampling.engines.simd import multiply
 from midi2wave.sampling.engines.simd_elementwise import add16, blend16, copy16, gate16, relu16, round16
-from midi2wave.sampling.engines.thread_flags import await_flag, observe, prefetch_write, publish
-from midi2wave.utils.numba_cache import cached_njit
-
-# The first thread announces this many finished layers at once: every flag costs it an exchange of cache lines.
-LAYERS_PER_SIGNAL = 2
-# How many layers ahead the first thread takes the cache lines of its outputs back from the followers.
-PREFETCH_DISTANCE = 2
-# int64 words from one thread's flag to the next: a cache line each.
-FLAG_STRIDE = 8
 
 # A tuple of pointers and numbers, or a pointer, inside compiled functions.
 Pointers = Any
@@ -44,12 +32,14 @@ class ThreadGroup(NamedTuple):
     ahead: np.ndarray  # float32 [L * MAX_AHEAD * B * 2R]: gates but for the newest tap, in slot (t + phase) % ahead
     x: np.ndarray  # float32 [B * R]
     gated: np.ndarray  # inputs [L * B * R]
-    skip: np.ndarray  # float32 [B * skip]
-    middle: np.ndarray  # float32 [B * middle]
-    params: np.ndarray  # float32 [B * P]
+    # Of the last products there are two of each: what all threads compute together, and what the first computes alone.
+    skip: np.ndarray  # float32 [2, B * skip]
+    middle: np.ndarray  # float32 [2, B * middle]
+    params: np.ndarray  # float32 [2, B * P]
     scratch: np.ndarray  # inputs [threads, B * max(skip, middle)]: each thread's own
     mass: np.ndarray  # float32 [256]
-    flags: np.ndarray  # int64 [(threads + 1) * FLAG_STRIDE]: how far each thread is; the last one stops all
+    flags: np.ndarray  # int64, see `cpu_threads.py`
+    max_spins: int  # rounds of waiting after which another thread counts as not running
 
 
 class Block(NamedTuple):
@@ -103,7 +93,7 @@ def _precompute_gates(weights: Pointers, group: Pointers, block: Pointers, layer
 
 
 @njit(nogil=True, forceinline=True)
-def _embed(weights: Pointers, group: Pointers, n_rows: int) -> None:
+def embed(weights: Pointers, group: Pointers, n_rows: int) -> None:
     """Compute the first layer's input from the last samples."""
     residual, taps = weights.n_residual, weights.n_taps
     for s in range(n_rows):
@@ -126,7 +116,7 @@ def _embed(weights: Pointers, group: Pointers, n_rows: int) -> None:
 
 
 @njit(nogil=True, forceinline=True)
-def _layer(weights: Pointers, group: Pointers, layer: int, time: int, n_rows: int) -> None:
+def apply_layer(weights: Pointers, group: Pointers, layer: int, time: int, n_rows: int) -> None:
     """Add one layer's newest tap, and apply its gate."""
     residual = weights.n_residual
     width, columns = 2 * residual, n_rows * residual
@@ -144,7 +134,7 @@ def _layer(weights: Pointers, group: Pointers, layer: int, time: int, n_rows: in
 
 
 @njit(nogil=True, forceinline=True)
-def _residual(weights: Pointers, group: Pointers, layer: int, n_rows: int) -> None:
+def apply_residual(weights: Pointers, group: Pointers, layer: int, n_rows: int) -> None:
     """Compute the next layer's input."""
     residual = weights.n_residual
     for s in range(n_rows):
@@ -155,16 +145,17 @@ def _residual(weights: Pointers, group: Pointers, layer: int, n_rows: int) -> No
 
 
 @njit(nogil=True, forceinline=True)
-def _set_rows(y: Pointer, width: int, bias: Pointer, cuts: Pointer, thread: int, n_rows: int) -> None:
+def _set_rows(y: Pointer, y0: int, width: int, bias: Pointer, cuts: Pointer, thread: int, n_rows: int) -> None:
     """Set this thread's rows to the bias."""
     for s in range(n_rows):
         for c in range(cuts[thread] * 16, cuts[thread + 1] * 16, 16):
-            copy16(y, s * width + c, bias, c)
+            copy16(y, y0 + s * width + c, bias, c)
 
 
 @njit(nogil=True, forceinline=True)
 def _add_rows(
     y: Pointer,
+    y0: int,
     width: int,
     w: Pointer,
     w0: int,
@@ -177,15 +168,16 @@ def _add_rows(
 ) -> None:
     """Add this thread's rows of a product."""
     begin, end = cuts[thread], cuts[thread + 1]
-    multiply(y, begin * 16, width, w, w0 + begin * 16 * n_inputs, end - begin, n_inputs, x, x0, n_inputs, n_rows)
+    multiply(y, y0 + begin * 16, width, w, w0 + begin * 16 * n_inputs, end - begin, n_inputs, x, x0, n_inputs, n_rows)
 
 
 @njit(nogil=True, forceinline=True)
-def _init_skip_rows(weights: Pointers, group: Pointers, block: Pointers, i: int, thread: int) -> None:
+def init_skip_rows(weights: Pointers, group: Pointers, block: Pointers, i: int, thread: int, copy: int) -> None:
     """Set this thread's rows of the skip sum to their values before the layers: the bias and the conditioning."""
     n_rows, skip, cuts = block.n_rows, weights.n_skip, weights.skip_cuts
+    first_row = copy * n_rows * skip
     if not weights.is_output_conditioned:
-        _set_rows(group.skip, skip, weights.skip_bias, cuts, thread, n_rows)
+        _set_rows(group.skip, first_row, skip, weights.skip_bias, cuts, thread, n_rows)
         return
     frame = i // block.hop * n_rows * skip
     after = frame + n_rows * skip
@@ -193,49 +185,55 @@ def _init_skip_rows(weights: Pointers, group: Pointers, block: Pointers, i: int,
     for s in range(n_rows):
         for c in range(s * skip + cuts[thread] * 16, s * skip + cuts[thread + 1] * 16, 16):
             if block.linear:
-                blend16(group.skip, c, block.output_frames, frame + c, after + c, ramp)
+                blend16(group.skip, first_row + c, block.output_frames, frame + c, after + c, ramp)
             else:
-                copy16(group.skip, c, block.output_frames, frame + c)
+                copy16(group.skip, first_row + c, block.output_frames, frame + c)
     n_aux = weights.n_aux_inputs
     if n_aux:
         x, x0 = block.aux_inputs, i * n_rows * n_aux
-        _add_rows(group.skip, skip, weights.skip_aux_inputs, 0, n_aux, cuts, thread, x, x0, n_rows)
+        _add_rows(group.skip, first_row, skip, weights.skip_aux_inputs, 0, n_aux, cuts, thread, x, x0, n_rows)
 
 
 @njit(nogil=True, forceinline=True)
-def _hidden_rows(weights: Pointers, group: Pointers, thread: int, scratch0: int, n_rows: int) -> None:
-    """This thread's rows of the first output layer: W relu(skip sum) + bias."""
+def add_skip_layers(
+    weights: Pointers, group: Pointers, first: int, end: int, thread: int, n_rows: int, copy: int
+) -> None:
+    """Add the products of some layers to this thread's rows of the skip sum."""
+    residual, skip, cuts = weights.n_residual, weights.n_skip, weights.skip_cuts
+    for layer in range(first, end):
+        w0, x0 = layer * skip * residual, layer * n_rows * residual
+        _add_rows(
+            group.skip, copy * n_rows * skip, skip, weights.skip, w0, residual, cuts, thread, group.gated, x0, n_rows
+        )
+
+
+@njit(nogil=True, forceinline=True)
+def hidden_rows(weights: Pointers, group: Pointers, thread: int, scratch0: int, n_rows: int, copy: int) -> None:
+    """This thread's rows of the first output layer: W x + bias, where the scratch holds x = relu(skip sum)."""
     skip, middle, cuts = weights.n_skip, weights.n_middle, weights.hidden_cuts
-    for c in range(0, n_rows * skip, 16):
-        relu16(group.scratch, scratch0 + c, group.skip, c)
-    _set_rows(group.middle, middle, weights.hidden_bias, cuts, thread, n_rows)
-    _add_rows(group.middle, middle, weights.hidden, 0, skip, cuts, thread, group.scratch, scratch0, n_rows)
+    first_row = copy * n_rows * middle
+    _set_rows(group.middle, first_row, middle, weights.hidden_bias, cuts, thread, n_rows)
+    _add_rows(group.middle, first_row, middle, weights.hidden, 0, skip, cuts, thread, group.scratch, scratch0, n_rows)
 
 
 @njit(nogil=True, forceinline=True)
-def _output_rows(weights: Pointers, group: Pointers, thread: int, scratch0: int, n_rows: int) -> None:
-    """This thread's rows of the second output layer: W relu(hidden) + bias."""
+def output_rows(weights: Pointers, group: Pointers, thread: int, scratch0: int, n_rows: int, copy: int) -> None:
+    """This thread's rows of the second output layer: W x + bias, where the scratch holds x = relu(hidden)."""
     middle, n_outputs, cuts = weights.n_middle, weights.n_outputs, weights.output_cuts
-    for c in range(0, n_rows * middle, 16):
-        relu16(group.scratch, scratch0 + c, group.middle, c)
-    _set_rows(group.params, n_outputs, weights.output_bias, cuts, thread, n_rows)
-    _add_rows(group.params, n_outputs, weights.output, 0, middle, cuts, thread, group.scratch, scratch0, n_rows)
-
-
-@njit(nogil=True)
-def _barrier(flags: Pointer, thread: int, n_threads: int, value: int) -> bool:
-    """Wait until all threads of the group have reached `value`; returns False if the group is to stop."""
-    if n_threads == 1:
-        return True
-    publish(flags, thread * FLAG_STRIDE, value)
-    for other in range(n_threads):
-        if other != thread and not await_flag(flags, other * FLAG_STRIDE, value, n_threads * FLAG_STRIDE):
-            return False
-    return True
+    first_row = copy * n_rows * n_outputs
+    _set_rows(group.params, first_row, n_outputs, weights.output_bias, cuts, thread, n_rows)
+    _add_rows(group.params, first_row, n_outputs, weights.output, 0, middle, cuts, thread, group.scratch, scratch0, n_rows)
 
 
 @njit(nogil=True, forceinline=True)
-def _precompute_due_gates(weights: Pointers, group: Pointers, block: Pointers, i: int) -> None:
+def relu(group: Pointers, scratch0: int, values: Pointer, first: int, n: int) -> None:
+    """Write the positive parts of n values to the scratch."""
+    for c in range(0, n, 16):
+        relu16(group.scratch, scratch0 + c, values, first + c)
+
+
+@njit(nogil=True, forceinline=True)
+def precompute_due_gates(weights: Pointers, group: Pointers, block: Pointers, i: int) -> None:
     """Precompute the gates of all layers for which a new range of samples begins with sample i.
 
     At the block's first sample one begins for every layer. A range ends where the layer's slots, its ring or the block
@@ -248,101 +246,3 @@ def _precompute_due_gates(weights: Pointers, group: Pointers, block: Pointers, i
         if slot == 0 or ring_position == 0 or i == 0:
             n = min(ahead - slot, dilation - ring_position, block.n_samples - i)
             _precompute_gates(weights, group, block, layer, i, n)
-
-
-@njit(nogil=True, forceinline=True)
-def _run_layers(weights: Pointers, group: Pointers, block: Pointers, i: int, epoch: int, stop: int) -> bool:
-    """Compute the chain of layers, and the next sample's gates. The followers need only `gated` of it.
-
-    Returns False if the group is to stop: the others wait for this thread, and look at that flag while they wait.
-    """
-    if observe(group.flags, stop) != 0:
-        return False
-    n_layers, n_rows = weights.n_layers, block.n_rows
-    _embed(weights, group, n_rows)
-    width = n_rows * weights.n_residual
-    for layer in range(n_layers):
-        if layer + PREFETCH_DISTANCE < n_layers:
-            for c in range(0, width, 16):
-                prefetch_write(group.gated, (layer + PREFETCH_DISTANCE) * width + c)
-        _layer(weights, group, layer, block.start + i, n_rows)
-        if (layer + 1) % LAYERS_PER_SIGNAL == 0 or layer + 1 == n_layers:
-            publish(group.flags, 0, epoch + layer)
-        if layer + 1 < n_layers:
-            _residual(weights, group, layer, n_rows)
-    if i + 1 < block.n_samples:
-        _precompute_due_gates(weights, group, block, i + 1)
-    return True
-
-
-@njit(nogil=True, forceinline=True)
-def _add_skip_layers(weights: Pointers, group: Pointers, thread: int, n_rows: int, epoch: int, stop: int) -> bool:
-    """Add all layers' products to this thread's rows of the skip sum; returns False if the group is to stop.
-
-    A follower waits for the layers, which the first thread computes.
-    """
-    n_layers, residual, skip, cuts = weights.n_layers, weights.n_residual, weights.n_skip, weights.skip_cuts
-    for first in range(0, n_layers, LAYERS_PER_SIGNAL):
-        end = min(first + LAYERS_PER_SIGNAL, n_layers)
-        if thread != 0 and not await_flag(group.flags, 0, epoch + end - 1, stop):
-            return False
-        for layer in range(first, end):
-            w0, x0 = layer * skip * residual, layer * n_rows * residual
-            _add_rows(group.skip, skip, weights.skip, w0, residual, cuts, thread, group.gated, x0, n_rows)
-    return True
-
-
-@njit(nogil=True, forceinline=True)
-def _await_followers(flags: Pointer, n_threads: int, value: int, stop: int) -> bool:
-    """Wait until all followers have reached `value`; returns False if the group is to stop."""
-    for other in range(1, n_threads):  # noqa: SIM110 - numba does not compile `all` of a generator.
-        if not await_flag(flags, other * FLAG_STRIDE, value, stop):
-            return False
-    return True
-
-
-@njit(nogil=True)
-def _play(weight_arrays: Weights, group_arrays: ThreadGroup, block_arrays: Block, thread: int, n_threads: int) -> None:
-    """Sample one block. Every thread of the group calls it; the first one computes the chain of layers.
-
-    A thread's flag counts phases, those of sample t from t * phases on: layer l is done (l), then its rows of the skip
-    product, of the first and of the second output layer.
-    """
-    weights, group, block = as_pointers(weight_arrays), as_pointers(group_arrays), as_pointers(block_arrays)
-    n_layers, n_rows, flags, stop = weights.n_layers, block.n_rows, group.flags, n_threads * FLAG_STRIDE
-    scratch0, phases = thread * n_rows * max(weights.n_skip, weights.n_middle), n_layers + 3
-    if thread == 0:
-        _precompute_due_gates(weights, group, block, 0)
-    for i in range(block.n_samples):
-        epoch = (block.start + i) * phases
-        if thread == 0 and not _run_layers(weights, group, block, i, epoch, stop):
-            return
-        _init_skip_rows(weights, group, block, i, thread)
-        if not _add_skip_layers(weights, group, thread, n_rows, epoch, stop):
-            return
-        if not _barrier(flags, thread, n_threads, epoch + n_layers):
-            return
-        _hidden_rows(weights, group, thread, scratch0, n_rows)
-        if not _barrier(flags, thread, n_threads, epoch + n_layers + 1):
-            return
-        if weights.output_cuts[thread + 1] > weights.output_cuts[thread]:
-            _output_rows(weights, group, thread, scratch0, n_rows)
-        if thread != 0:
-            publish(flags, thread * FLAG_STRIDE, epoch + n_layers + 2)
-            continue
-        if not _await_followers(flags, n_threads, epoch + n_layers + 2, stop):
-            return
-        draw(weights, group, block, i)
-
-
-def _compiled(sources: int) -> cached_njit:
-    """`_play` with a cache on disk that depends on `sources`: numba itself watches the file of the function only."""
-
-    def play(weights: Weights, group: ThreadGroup, block: Block, thread: int, n_threads: int) -> None:
-        sources  # noqa: B018 - Values of the enclosing function are part of the cache's key.
-        _play(weights, group, block, thread, n_threads)
-
-    return cached_njit(play, nogil=True)
-
-
-play = _compiled(zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))))

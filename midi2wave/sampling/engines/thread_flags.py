@@ -1,4 +1,7 @@
-"""Flags by which the threads of a group tell one another how far they are, in memory that no lock protects."""
+"""Flags by which the threads of a group tell one another how far they are, in memory that no lock protects.
+
+No wait is unbounded spinning: another process may use the core of the thread that is waited for, for milliseconds.
+"""
 
 import sys
 from typing import Any
@@ -17,8 +20,10 @@ from midi2wave.sampling.engines.llvm_vectors import (
     prefetch_line,
 )
 
-# Rounds of waiting before the core is offered to other threads: longer than any wait while all threads run.
-SPINS_BEFORE_YIELD = 2000
+# The naps of a thread that has waited in vain double from the first length to the second one, in microseconds. A nap
+# leaves the core to others; the longest one bounds how late a thread returns to work.
+FIRST_NAP = 50
+MAX_NAP = 3200
 
 
 @intrinsic
@@ -47,7 +52,7 @@ def observe(typingctx: Any, flags: Kind, index: Kind) -> IntrinsicResult:
 
 
 @intrinsic
-def _pause(typingctx: Any) -> IntrinsicResult:
+def pause(typingctx: Any) -> IntrinsicResult:
     """Execute the instruction that marks a spin loop, where the processor has one."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
@@ -59,30 +64,36 @@ def _pause(typingctx: Any) -> IntrinsicResult:
 
 
 @intrinsic
-def _yield_core(typingctx: Any) -> IntrinsicResult:
-    """Let another thread have the core."""
+def _sleep(typingctx: Any, microseconds: Kind) -> IntrinsicResult:
+    """Let other threads have the core for at least so long."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-        call_function(builder, name, I32, [])
+        duration = builder.trunc(arguments[0], I32)
+        if sys.platform == "win32":  # In milliseconds.
+            milliseconds = builder.udiv(builder.add(duration, ir.Constant(I32, 999)), ir.Constant(I32, 1000))
+            call_function(builder, "Sleep", ir.VoidType(), [milliseconds])
+        else:
+            call_function(builder, "usleep", I32, [duration])
         return context.get_dummy_value()
 
-    return types.void(), generate
+    return types.void(types.int64), generate
 
 
 @njit(nogil=True)
-def await_flag(flags: Any, index: int, value: int, stop: int) -> bool:
-    """Wait until flags[index] >= value; returns False if flags[stop] was set before that."""
-    spins = 0
-    while observe(flags, index) < value:
-        spins += 1
-        if spins < SPINS_BEFORE_YIELD:
-            _pause()
-        else:
-            if observe(flags, stop) != 0:
-                return False
-            _yield_core()
-    return True
+def nap(n_naps: int) -> int:
+    """Sleep, the longer the more naps came before this one without work between them; returns n_naps + 1."""
+    _sleep(min(FIRST_NAP << min(n_naps, 16), MAX_NAP))
+    return n_naps + 1
+
+
+@njit(nogil=True)
+def spin_until(flags: Any, index: int, value: int, max_spins: int) -> bool:
+    """Wait until flags[index] >= value, but for max_spins rounds at most; returns whether it is."""
+    for _ in range(max_spins):
+        if observe(flags, index) >= value:
+            return True
+        pause()
+    return observe(flags, index) >= value
 
 
 @intrinsic

@@ -1,6 +1,7 @@
 """Every engine gives the reference's samples from the same uniforms, however the work is dealt out."""
 
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ import torch
 from midi2wave.config import load_config
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import cpu, cuda
-from midi2wave.sampling.engines import cpu_kernel as kernel
+from midi2wave.sampling.engines import cpu_threads as kernel
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.errors import InputError
@@ -242,7 +243,7 @@ def test_memory_does_not_grow_with_the_piece():
 
 
 def test_failing_thread_ends_the_others(monkeypatch):
-    """A follower fails before its first sample: the first thread, which waits for it, must stop."""
+    """A follower fails before its first sample: the other threads must stop."""
 
     def broken(weights, group, block, thread, size):
         if thread == 1:
@@ -262,6 +263,43 @@ def test_failing_thread_ends_the_others(monkeypatch):
     watched.start()
     watched.join(60)  # compiling is included
     assert not watched.is_alive() and caught == ["no memory for this thread"] and not sampler_threads()
+
+
+def announce_and_vanish(weights, group, block, thread, size):
+    """A follower that is ready when a block begins, and has lost its core when its first sample does."""
+    if thread == 0:
+        while group.flags[kernel.FLAG_STRIDE] != block.start * (weights.n_layers + 3) - 1:
+            time.sleep(0.001)
+        kernel.play(weights, group, block, thread, size)
+    else:
+        group.flags[thread * kernel.FLAG_STRIDE] = block.start * (weights.n_layers + 3) - 1
+
+
+def never_begin(weights, group, block, thread, size):
+    """A follower that never has a core."""
+    if thread == 0:
+        kernel.play(weights, group, block, thread, size)
+
+
+def begin_late(weights, group, block, thread, size):
+    """A follower that begins when the block is half over, or later."""
+    half = 4 * (block.start + block.n_samples // 2)
+    while thread != 0 and group.flags[size * kernel.FLAG_STRIDE] < half:
+        time.sleep(0.0001)
+    kernel.play(weights, group, block, thread, size)
+
+
+@pytest.mark.parametrize("play", [announce_and_vanish, never_begin, begin_late])
+@pytest.mark.parametrize(("output", "threads", "guidance"), [("categorical", 2, 1.0), ("logistic_mixture", 3, 2.0)])
+def test_a_thread_without_a_core_changes_no_bit(monkeypatch, play, output, threads, guidance):
+    """The first thread finishes alone what a follower that is not running leaves, and the samples stay the same."""
+    model = make_model(output)
+    conditioning, uniforms = make_sources(model, 1)
+    arguments = (model, with_null(conditioning) if guidance != 1 else conditioning, uniforms, 1, N_FRAMES)
+    expected = concatenate(cpu.generate(*arguments, SamplingOptions(threads=1, guidance=guidance)))
+    monkeypatch.setattr(cpu, "play", play)
+    played = concatenate(cpu.generate(*arguments, SamplingOptions(threads=threads, guidance=guidance)))
+    assert torch.equal(played, expected)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

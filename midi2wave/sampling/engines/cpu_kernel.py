@@ -222,7 +222,9 @@ def output_rows(weights: Pointers, group: Pointers, thread: int, scratch0: int, 
     middle, n_outputs, cuts = weights.n_middle, weights.n_outputs, weights.output_cuts
     first_row = copy * n_rows * n_outputs
     _set_rows(group.params, first_row, n_outputs, weights.output_bias, cuts, thread, n_rows)
-    _add_rows(group.params, first_row, n_outputs, weights.output, 0, middle, cuts, thread, group.scratch, scratch0, n_rows)
+    _add_rows(
+        group.params, first_row, n_outputs, weights.output, 0, middle, cuts, thread, group.scratch, scratch0, n_rows
+    )
 
 
 @njit(nogil=True, forceinline=True)

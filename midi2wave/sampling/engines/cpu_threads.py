@@ -43,8 +43,8 @@ N_GROUP_FLAGS = 2
 AWAY = -(2**62)
 # What the first thread does with a sample: nothing yet, computing it without the others or with them.
 PENDING = 0
-ALONE = 1
-TOGETHER = 2
+WITHOUT_FOLLOWERS = 1
+WITH_FOLLOWERS = 2
 
 
 @njit(nogil=True, forceinline=True)
@@ -126,7 +126,7 @@ def _await(group: Pointers, other: int, value: int, n_threads: int, sample_flag:
 
 
 @njit(nogil=True)
-def _follow(
+def _compute_own_rows(
     weights: Pointers, group: Pointers, block: Pointers, i: int, epoch: int, thread: int, n_threads: int
 ) -> bool:
     """Compute a follower's rows of sample i; returns False if the first thread went on without it.
@@ -135,7 +135,7 @@ def _follow(
     """
     n_layers, n_rows, flags = weights.n_layers, block.n_rows, group.flags
     scratch0, done = thread * n_rows * max(weights.n_skip, weights.n_middle), epoch + n_layers
-    sample_flag = _sample_flag(block.start + i, TOGETHER)
+    sample_flag = _sample_flag(block.start + i, WITH_FOLLOWERS)
     init_skip_rows(weights, group, block, i, thread, 0)
     for first in range(0, n_layers, LAYERS_PER_SIGNAL):
         end = min(first + LAYERS_PER_SIGNAL, n_layers)
@@ -179,7 +179,7 @@ def _lead(weights: Pointers, group: Pointers, block: Pointers, n_threads: int) -
         for other in range(1, n_threads):
             together = together and observe(flags, other * FLAG_STRIDE) >= epoch - 1
         if n_threads > 1:
-            publish(flags, mode, _sample_flag(time, TOGETHER if together else ALONE))
+            publish(flags, mode, _sample_flag(time, WITH_FOLLOWERS if together else WITHOUT_FOLLOWERS))
         _run_layers(weights, group, block, i, epoch, together)
         together = together and _finish_together(weights, group, block, i, epoch, n_threads)
         if not together:
@@ -204,7 +204,9 @@ def _follow_block(weights: Pointers, group: Pointers, block: Pointers, thread: i
         if kind != PENDING and last < time < end:
             last = time
             epoch = time * phases
-            if kind == TOGETHER and _follow(weights, group, block, time - block.start, epoch, thread, n_threads):
+            if kind == WITH_FOLLOWERS and _compute_own_rows(
+                weights, group, block, time - block.start, epoch, thread, n_threads
+            ):
                 n_naps = 0
             n_spins = 0
             publish(flags, own, epoch + phases - 1)

@@ -15,6 +15,7 @@ What makes it fast:
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +104,21 @@ def _thread_group(
     return ThreadGroup(**{name: aligned(array) for name, array in arrays.items()}, max_spins=max_spins)
 
 
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """PyTorch computes on the calling thread alone, within.
+
+    The conditioning of a block is many small operations. With several threads every one of them ends with a wait that
+    spins, which takes several times as long as the operations where another process uses one of the cores.
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 class _ConditioningSource:
     """Conditioning in the kernel's layout: projected for every layer at frame rate, never at audio rate."""
 
@@ -116,6 +132,10 @@ class _ConditioningSource:
 
     def block(self, first: int, n_frames: int) -> _KernelInputs:
         """The kernel's inputs of a range of frames."""
+        with _one_torch_thread():
+            return self._block(first, n_frames)
+
+    def _block(self, first: int, n_frames: int) -> _KernelInputs:
         decoder = self.decoder
         context, excitation = self.conditioning.block(self.model, first, n_frames)
         n_layers, n_rows, n_samples = len(decoder.layers), len(context), n_frames * self.model.hop

@@ -302,6 +302,24 @@ def test_a_thread_without_a_core_changes_no_bit(monkeypatch, play, output, threa
     assert torch.equal(played, expected)
 
 
+def test_conditioning_is_computed_on_one_thread():
+    """PyTorch's threads spin after every operation; the number that the user set is left as it was."""
+    model, n_threads, seen = make_model(), torch.get_num_threads(), []
+    conditioning, uniforms = make_sources(model, 1)
+
+    def features(first: int, n: int) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return conditioning.features(first, n)
+
+    torch.set_num_threads(3)
+    try:
+        source = Conditioning(features, conditioning.excitation)
+        concatenate(cpu.generate(model, source, uniforms, 1, 40, SamplingOptions(threads=1)))
+        assert set(seen) == {1} and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_thread_group_leaves_a_block_when_stopped(threads):
     model = make_model()

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     settings = config.evaluate_config
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
     from midi2wave.checkpoint import load_for_generation
+    from midi2wave.sampling.engines import choose_weights
 
     loaded = load_for_generation(settings, config, args.config)
+    weights = choose_weights(settings.sampler_weights, settings.sampler, loaded.model.decoder)
+    settings = replace(settings, sampler_weights=weights)
     data = loaded.config.data_config
     if not data.conditional:
         raise InputError(

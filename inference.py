@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     requested = _with_arguments(args, config.inference_config)
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
     from midi2wave.checkpoint import load_for_generation
+    from midi2wave.sampling.engines import choose_weights
     from midi2wave.sampling.render import RenderJob
 
     loaded = load_for_generation(requested, config, args.config)
@@ -84,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.prompt:
         seconds = DEFAULT_PROMPT_SECONDS if args.prompt_seconds is None else args.prompt_seconds
         prompt = read_audio_prompt(args.prompt, seconds, data)
+    weights = choose_weights(requested.sampler_weights, requested.sampler, loaded.model.decoder)
+    requested = replace(requested, sampler_weights=weights)
     settings = _with_mode(args, requested)
     job = RenderJob(loaded, settings, Path(settings.output_dir))
     pieces, failures = _find_pieces(args, requested, loaded)

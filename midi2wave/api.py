@@ -21,7 +21,7 @@ from midi2wave.audio.io import read_pcm
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.checkpoint import LoadedCheckpoint, check_guidance, load_checkpoint
 from midi2wave.conditioning.global_conditioning import validate_labels
-from midi2wave.config import Config
+from midi2wave.config import Config, SamplerWeights
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import read_performance, source_name
 from midi2wave.sampling.options import SamplingOptions, require_number
@@ -44,7 +44,12 @@ Midi: TypeAlias = "str | Path | BinaryIO | pretty_midi.PrettyMIDI | Performance 
 
 
 def load(
-    path: str | Path, device: str = "auto", *, sampler: str = "auto", threads: int = 0, weights: str = "float32"
+    path: str | Path,
+    device: str = "auto",
+    *,
+    sampler: str = "auto",
+    threads: int = 0,
+    weights: SamplerWeights = "float32",
 ) -> "LoadedModel":
     """Load a trained model.
 
@@ -54,7 +59,8 @@ def load(
         sampler: The engine that generates: numba, torch (slow, the reference) or cuda; auto is numba, which samples on
             the CPU also if the model is on a GPU.
         threads: Threads of the numba engine, at most as many as there are cores; 0: all that help.
-        weights: float32, or bfloat16: up to twice as fast, with samples near those of float32 (numba only).
+        weights: float32; bfloat16: up to twice as fast, with samples near those of float32 (numba only); auto: the
+            faster one on this machine.
 
     Raises:
         InputError: If there is no such model, or an argument is impossible.

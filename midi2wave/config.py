@@ -26,7 +26,7 @@ Feature = Literal["onset", "held_velocity", "onset_age", "release_age", "pedals"
 FeaturePreset = Literal["note_state", "paper_v1", "paper_v5"]
 FeatureName = Literal[Feature, FeaturePreset]
 Sampler = Literal["auto", "torch", "numba", "cuda"]
-SamplerWeights = Literal["float32", "bfloat16"]
+SamplerWeights = Literal["float32", "bfloat16", "auto"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 FEATURE_PRESETS: dict[str, tuple[Feature, ...]] = {
     "note_state": FEATURES,
@@ -425,7 +425,7 @@ class SamplingConfig:
     """threads of sampler numba, at most the number of cores (0: as many as make it faster); torch and cuda ignore it"""
     sampler_weights: SamplerWeights = "float32"
     """number format of the weights in sampler numba; bfloat16 is up to twice as fast, but its samples are not
-    exactly the reference's
+    exactly the reference's; auto: bfloat16 where it is faster on this machine, else float32
     """
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""

@@ -4,7 +4,15 @@ import math
 import numbers
 from dataclasses import dataclass
 
-from midi2wave.config import MAX_GUIDANCE, MAX_SEED, MAX_TEMPERATURE, SAMPLER_WEIGHTS, SAMPLERS, SamplingConfig
+from midi2wave.config import (
+    MAX_GUIDANCE,
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    SAMPLER_WEIGHTS,
+    SAMPLERS,
+    SamplerWeights,
+    SamplingConfig,
+)
 from midi2wave.utils.errors import InputError
 
 
@@ -18,7 +26,7 @@ class SamplingOptions:
         seed: Seed of the uniforms that the samples are drawn with.
         sampler: Engine: torch, numba or cuda; auto is numba.
         threads: Threads of the numba engine, at most as many as there are cores; 0: all that help.
-        weights: float32, or bfloat16, which is faster and not exact (numba only).
+        weights: float32; bfloat16, which is faster and not exact (numba only); auto: bfloat16 where it is faster.
 
     Raises:
         InputError: If a value is out of its range, or the engine does not have these weights.
@@ -29,7 +37,7 @@ class SamplingOptions:
     seed: int = 0
     sampler: str = "auto"
     threads: int = 0
-    weights: str = "float32"
+    weights: SamplerWeights = "float32"
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -49,7 +57,7 @@ class SamplingOptions:
             raise InputError(f"threads = {self.threads}: expected 0 (as many as help) or more")
         if self.weights not in SAMPLER_WEIGHTS:
             raise InputError(f"weights {self.weights!r} are unknown; expected one of {', '.join(SAMPLER_WEIGHTS)}")
-        if self.weights != "float32" and self.sampler not in ("auto", "numba"):
+        if self.weights == "bfloat16" and self.sampler not in ("auto", "numba"):
             raise InputError(f"sampler {self.sampler} has no {self.weights} weights; choose numba or float32")
 
     @classmethod

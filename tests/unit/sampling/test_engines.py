@@ -11,7 +11,7 @@ import torch
 
 from midi2wave.config import load_config
 from midi2wave.sampling import engines
-from midi2wave.sampling.engines import cpu, cuda
+from midi2wave.sampling.engines import cpu, cuda, simd
 from midi2wave.sampling.engines import cpu_threads as kernel
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.uniforms import seeded_uniforms
@@ -382,7 +382,7 @@ def test_a_group_without_all_its_threads_is_stopped(monkeypatch):
     ("wrong_options", "words"),
     [
         ({"sampler": "nummba"}, "expected one of auto, torch, numba, cuda"),
-        ({"weights": "int4"}, "expected one of float32, bfloat16"),
+        ({"weights": "int4"}, "expected one of float32, bfloat16, auto"),
         ({"sampler": "torch", "weights": "bfloat16"}, "choose numba or float32"),
         ({"threads": -1}, "expected 0"),
         ({"sampler": "cuda"}, "set device to cuda, or choose numba"),
@@ -401,6 +401,21 @@ def test_auto_is_numba():
         concatenate(engines.generate(*arguments)),
         concatenate(cpu.generate(*arguments, options=SamplingOptions(threads=1))),
     )
+
+
+@pytest.mark.parametrize(
+    ("multiplies_bfloat16", "n_channels", "expected"),
+    [(True, 16, "bfloat16"), (False, 16, "float32"), (False, 256, "bfloat16")],
+)
+def test_auto_weights_are_the_fastest_format(monkeypatch, multiplies_bfloat16, n_channels, expected):
+    monkeypatch.setattr(simd, "has_bfloat16", lambda: multiplies_bfloat16)
+    model = make_model(n_residual_channels=n_channels, n_skip_channels=n_channels)
+    assert engines.choose_weights("auto", "auto", model.decoder) == expected
+    assert engines.choose_weights("auto", "torch", model.decoder) == "float32"
+    assert engines.choose_weights("float32", "numba", model.decoder) == "float32"
+    arguments = (model, *make_sources(model, 1), 1, 2)
+    auto, named = (engines.generate(*arguments, SamplingOptions(weights=name)) for name in ("auto", expected))
+    assert torch.equal(concatenate(auto), concatenate(named))
 
 
 def test_torch_is_the_reference_itself():

@@ -1,0 +1,166 @@
+"""How fast the shipped models play, from the start of the process, also where other processes use the cores.
+
+    python -m benchmarks.playing             a table; about ten minutes
+    python -m benchmarks.playing --model pretrained/rendered.safetensors --seconds 6       only this model, shorter
+    python -m benchmarks.playing --json      the rows as one JSON list
+
+Every row is a process of its own that plays `examples/scale.mid`, as `inference.py` does, but writes no file. Situations:
+
+- idle: nothing else runs, as far as this benchmark knows
+- busy: one process on every core computes without end, which the benchmark starts and ends
+- one core: the process may use one core only
+- four at once: four such processes side by side; speeds are their sum
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.limits import processor
+from midi2wave.utils.cli import make_parser, run
+from midi2wave.utils.cores import usable_cores
+from midi2wave.utils.errors import InputError
+
+MIDI = "examples/scale.mid"
+# Models with the guidance that their configs play them with.
+PLAYERS = {
+    "pretrained/rendered_reference.safetensors": 3.0,
+    "pretrained/rendered.safetensors": 3.0,
+    "pretrained/disklavier.safetensors": 1.0,
+}
+TEMPERATURE = 0.8
+SITUATIONS = ("idle", "busy", "one core", "four at once")
+N_AT_ONCE = 4
+BUSY_PROGRAM = "while True: pass"
+
+
+def play(arguments: argparse.Namespace) -> dict[str, float]:
+    """Play in this process, which the benchmark has started, and measure.
+
+    Returns:
+        first_block_seconds and seconds since the start of the process, speed after the first block in seconds of audio
+        per second, and the CPU seconds of the whole process.
+    """
+    import midi2wave
+
+    threads, weights = arguments.threads[0], arguments.weights[0]
+    model = midi2wave.load(arguments.model[0], "cpu", threads=threads, weights=weights)
+    guidance = PLAYERS.get(arguments.model[0], 1.0)
+    blocks = model.stream(MIDI, temperature=TEMPERATURE, guidance=guidance, seconds=arguments.seconds)
+    n_samples = -len(next(blocks))
+    first = time.time()
+    n_samples += len(next(blocks)) + sum(len(block) for block in blocks)
+    end = time.time()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "first_block_seconds": first - arguments.play_since,
+        "seconds": end - arguments.play_since,
+        "speed": n_samples / model.sample_rate / (end - first),
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+    }
+
+
+@contextmanager
+def busy_processes(n: int) -> Iterator[None]:
+    """N processes that compute without end, within."""
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY_PROGRAM]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def command(model: str, weights: str, threads: int, seconds: float) -> list[str]:
+    """The command line of a process that plays and prints its measurements as JSON."""
+    options = ["--model", model, "--weights", weights, "--threads", str(threads), "--seconds", str(seconds)]
+    return [sys.executable, "-m", "benchmarks.playing", *options, "--play_since", str(time.time())]
+
+
+def measure(situation: str, model: str, weights: str, threads: int, seconds: float) -> dict[str, Any]:
+    """One row: play in a process of its own, or in four, in this situation."""
+    n_at_once = N_AT_ONCE if situation == "four at once" else 1
+    prefix = ["taskset", "-c", "0"] if situation == "one core" else []
+    with busy_processes(usable_cores() if situation == "busy" else 0):
+        processes = [
+            subprocess.Popen(
+                prefix + command(model, weights, threads, seconds),
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=Path(__file__).resolve().parents[1],
+            )
+            for _ in range(n_at_once)
+        ]
+        outputs = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise InputError(f"playing {model} with {weights} weights on {threads} threads failed (see above)")
+    results = [json.loads(output) for output in outputs]
+    return {
+        "model": Path(model).stem,
+        "weights": weights,
+        "threads": threads,
+        "situation": situation,
+        "first_block_seconds": round(max(result["first_block_seconds"] for result in results), 2),
+        "seconds": round(max(result["seconds"] for result in results), 2),
+        "speed": round(sum(result["speed"] for result in results), 2),
+        "cpu_seconds_per_second": round(sum(result["cpu_seconds"] for result in results) / n_at_once / seconds, 3),
+    }
+
+
+def limits() -> dict[str, float]:
+    """What one thread of this machine can do: multiply-adds and bytes read beyond its own cache, in 10^9 a second."""
+    from benchmarks.sampling import multiply_rate, read_rate
+
+    return {
+        "float32 multiply-adds": multiply_rate("float32") / 1e9,
+        "bfloat16 multiply-adds": multiply_rate("bfloat16") / 1e9,
+        "bytes read of 6 MB": read_rate(6_000_000, 1) / 1e9,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    titles = ["model", "weights", "threads", "situation", "first block, s", "in all, s", "x real time", "CPU s per s"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows)])
+
+
+def main() -> int:
+    """Measure and print; returns the exit code."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", nargs="+", default=list(PLAYERS), help="models to play")
+    parser.add_argument("--weights", nargs="+", default=["float32", "bfloat16"], help="number formats of the weights")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers of threads")
+    parser.add_argument("--situation", nargs="+", choices=SITUATIONS, default=list(SITUATIONS))
+    parser.add_argument("--seconds", type=float, default=12.3, help="how much is played")
+    parser.add_argument("--play_since", type=float, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.play_since is not None:
+        print(json.dumps(play(args)))
+        return 0
+    rows = [
+        measure(situation, model, weights, threads, args.seconds)
+        for model in args.model
+        for weights in args.weights
+        for situation in args.situation
+        for threads in args.threads
+    ]
+    if args.as_json:
+        print(json.dumps({"processor": processor(torch.device("cpu")), "limits": limits(), "rows": rows}, indent=1))
+        return 0
+    print(processor(torch.device("cpu")))
+    print("; ".join(f"{name}: {value:.0f} G/s" for name, value in limits().items()))
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

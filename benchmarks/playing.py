@@ -4,7 +4,8 @@
     python -m benchmarks.playing --model pretrained/rendered.safetensors --seconds 6       only this model, shorter
     python -m benchmarks.playing --json      the rows as one JSON list
 
-Every row is a process of its own that plays `examples/scale.mid`, as `inference.py` does, but writes no file. Situations:
+Every row is a process of its own that plays `examples/scale.mid`, as `inference.py` does, but writes no file. In these
+situations:
 
 - idle: nothing else runs, as far as this benchmark knows
 - busy: one process on every core computes without end, which the benchmark starts and ends
@@ -23,7 +24,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.limits import processor
 from midi2wave.utils.cli import make_parser, run
 from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
@@ -115,15 +115,16 @@ def measure(situation: str, model: str, weights: str, threads: int, seconds: flo
     }
 
 
-def limits() -> dict[str, float]:
-    """What one thread of this machine can do: multiply-adds and bytes read beyond its own cache, in 10^9 a second."""
-    from benchmarks.sampling import multiply_rate, read_rate
+def limits() -> tuple[str, dict[str, float]]:
+    """The processor, and what one thread of it can do, in 10^9 a second: multiply-adds, bytes read beyond its cache."""
+    from benchmarks.sampling import machine, multiply_rate, read_rate
 
-    return {
+    rates = {
         "float32 multiply-adds": multiply_rate("float32") / 1e9,
         "bfloat16 multiply-adds": multiply_rate("bfloat16") / 1e9,
         "bytes read of 6 MB": read_rate(6_000_000, 1) / 1e9,
     }
+    return machine(), rates
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -153,12 +154,13 @@ def main() -> int:
         for situation in args.situation
         for threads in args.threads
     ]
+    name, rates = limits()
     if args.as_json:
-        print(json.dumps({"processor": processor(torch.device("cpu")), "limits": limits(), "rows": rows}, indent=1))
-        return 0
-    print(processor(torch.device("cpu")))
-    print("; ".join(f"{name}: {value:.0f} G/s" for name, value in limits().items()))
-    print(table(rows))
+        print(json.dumps({"processor": name, "limits": rates, "rows": rows}, indent=1))
+    else:
+        print(name)
+        print("; ".join(f"{what}: {rate:.0f} G/s" for what, rate in rates.items()))
+        print(table(rows))
     return 0
 
 

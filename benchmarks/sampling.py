@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import wavenet
 from benchmarks.model_speed import random_performance
-from midi2wave.config import Config, load_config
+from midi2wave.config import Config, SamplerWeights, load_config
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines.cpu_weights import aligned, pack, pack_decoder, to_bfloat16
 from midi2wave.sampling.engines.simd import as_pointers, has_bfloat16, multiply
@@ -61,7 +61,7 @@ class Case:
     engine: str
     threads: int
     streams: int
-    weights: str
+    weights: SamplerWeights
 
 
 def cases() -> list[Case]:

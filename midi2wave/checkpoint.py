@@ -310,7 +310,9 @@ def load_training(run_folder: Path, *, quiet: bool = False) -> tuple[dict[str, A
             if not quiet:
                 log(f"checkpoint {folder} cannot be used ({format_error(error)}); trying the one before")
     if step_folders(run_folder):
-        raise InputError(f"no checkpoint in {run_folder} can be used; begin anew with --force, or elsewhere")
+        raise InputError(
+            f"no checkpoint in {run_folder} can be used; begin anew with --force, which removes them all, or elsewhere"
+        )
     return None
 
 

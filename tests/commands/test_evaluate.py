@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from midi2wave.evaluation import synthesizer
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.report import table
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
+from midi2wave.utils import folder_lock
 from tests.helpers.fake_piano import HZ, melody, play, play_batch
 from tests.helpers.pipeline import (
     assert_failed,
@@ -205,6 +207,74 @@ def test_existing_audio_is_not_generated_again(without_pictures, options, genera
     assert_refused(call(evaluate, *options, *settings("evaluate_config.seed=1")), "holds results of another config")
     assert call(evaluate, *options, *settings("evaluate_config.seed=1"), "--force").code == 0
     assert len(calls) == 2
+
+
+def test_force_keeps_other_clips_and_files_of_the_user(without_pictures, options, generated, clips, tmp_path):
+    out, calls = tmp_path / "out", generated(play_midi)
+    assert call(evaluate, *options).code == 0
+    for name in ("my_own_recording.wav", "scan.png"):
+        (out / name).write_bytes(b"mine")
+    before = read_files(out)
+    two = shutil.copytree(clips / "test", tmp_path / "two")
+    *_, other = sorted(path.stem for path in two.glob("*.wav"))
+    (two / f"{other}.wav").unlink()
+    fewer = settings(f"evaluate_config.test_dir={two}")
+    refused = call(evaluate, *options, *fewer)
+    assert_refused(refused, "another config", "which evaluates anew and removes no files but those of its clips")
+    assert read_files(out) == before
+    assert call(evaluate, *options, *fewer, "--force").code == 0
+    now = read_files(out)
+    assert all(now[name] == before[name] for name in ("my_own_recording.wav", "scan.png", f"{other}.wav"))
+    assert calls == [3, 2]
+    assert call(evaluate, *options, *fewer).code == 0 and calls == [3, 2]
+    assert call(evaluate, *options, "--force").code == 0 and calls == [3, 2, 3]
+
+
+def test_a_wav_of_the_user_is_not_taken_for_a_clip(without_pictures, options, generated, clips, tmp_path):
+    """The one with the name of a clip that was not evaluated before."""
+    generated(play_midi)
+    two = shutil.copytree(clips / "test", tmp_path / "two")
+    *_, other = sorted(path.stem for path in two.glob("*.wav"))
+    (two / f"{other}.wav").unlink()
+    assert call(evaluate, *options, *settings(f"evaluate_config.test_dir={two}")).code == 0
+    (tmp_path / f"out/{other}.wav").write_bytes(b"mine")
+    assert_refused(call(evaluate, *options, "--force"), f"{other}.wav is there and this command did not make it")
+    assert (tmp_path / f"out/{other}.wav").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", None])
+def test_a_damaged_wav_is_generated_again(without_pictures, options, generated, tmp_path, damage):
+    calls = generated(play_midi)
+    first = call(evaluate, *options, "--json").result
+    wav = sorted((tmp_path / "out").glob("*s.wav"))[1]
+    whole = wav.read_bytes()
+    wav.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    again = call(evaluate, *options, "--json")
+    assert again.code == 0 and again.result == first and "it is generated again" in again.err
+    assert calls == [3, 1] and wav.read_bytes() == whole
+
+
+def test_second_run_is_refused_and_leftovers_are_removed(without_pictures, options, generated, tmp_path):
+    generated(play_midi)
+    with folder_lock.lock_folder(tmp_path / "out"):
+        assert_refused(call(evaluate, *options), "another run is working on", str(tmp_path / "out"))
+    leftover = tmp_path / "out/.clip_000.wav.4711-0123abcd.partial"
+    leftover.write_bytes(b"half")
+    assert call(evaluate, *options).code == 0
+    assert not leftover.exists()
+
+
+def test_a_folder_of_a_former_version_is_accepted(without_pictures, options, generated, tmp_path):
+    """Its record names the clips, but does not list their files."""
+    calls, record = generated(play_midi), tmp_path / "out/evaluate.json"
+    assert call(evaluate, *options).code == 0
+    stored = json.loads(record.read_text(encoding="utf-8"))
+    del stored["products"]
+    for force in ([], ["--force"]):
+        record.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (tmp_path / "out/mine.wav").write_bytes(b"mine")
+        assert call(evaluate, *options, *force).code == 0
+    assert calls == [3, 3] and (tmp_path / "out/mine.wav").read_bytes() == b"mine"
 
 
 def test_batch_size(without_pictures, options, generated):

@@ -11,6 +11,7 @@ from midi2wave.config import load_config
 from midi2wave.data import partial_tracking
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import lock_output
 from tests.helpers.partials_folder import KEYS, NUMBERS, true_decay, true_hz, true_phase, write_partials_folder
 
 
@@ -35,8 +36,15 @@ def test_all_properties_of_partials_are_measured(tmp_path):
     np.testing.assert_allclose(level[:, 4] / level[:, 3], 4 / 5, rtol=0.08)
     np.testing.assert_allclose(level[:, 7] / level[:, 5], 6 / 8, rtol=0.08)
     assert 0.9 < np.percentile(np.reshape(data.partial_level, (88, 16))[:, 0], 90) < 1.1
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="is there already; choose another name, or use --force, which overwrites it"):
         measure_partials.main(list(map(str, command)))
+    before = {path.name for path in tmp_path.iterdir()}
+    with lock_output(tmp_path / "measured.json"), pytest.raises(InputError, match="another run is making"):
+        measure_partials.main([*map(str, command), "--force"])
+    (tmp_path / ".measured.json.4711-0123abcd.partial").write_text("half")
+    (tmp_path / ".mine.json.4711-0123abcd.partial").write_text("of another command")
+    assert measure_partials.main([*map(str, command), "--force"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} - before == {".mine.json.4711-0123abcd.partial"}
 
 
 def test_inexact_labels_give_no_phases(tmp_path):

@@ -1,4 +1,4 @@
-"""What inference.py keeps, makes again and lists of an output folder that has results already."""
+"""What inference.py and preprocess_audio.py keep, make again and list of an output folder that has results already."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import inference
+import preprocess_audio
 from midi2wave.sampling import render
 from midi2wave.utils import folder_lock
 from tests.helpers.paths import ROOT
@@ -197,3 +198,53 @@ def test_two_processes_do_not_mix(arguments, songs, tmp_path):
     assert list((tmp_path / "out").glob(".long.wav.*.partial"))
     assert call(inference, *arguments, "--midi", *songs).code == 0
     assert_no_partial_files(tmp_path / "out")
+
+
+@pytest.fixture
+def cut(pipeline, tmp_path):
+    """A call of preprocess_audio.py on the pipeline's recordings."""
+
+    def call_it(*overrides, force=False):
+        split = settings("preprocess_config.split=test", *overrides)
+        arguments = ("-c", pipeline.config, "-d", tmp_path / "test", *split)
+        return call(preprocess_audio, *arguments, "--json", *(["--force"] if force else []))
+
+    return call_it
+
+
+def test_clips_of_the_user_stay_among_test_clips(cut, tmp_path):
+    """One with the name of a clip, too, that was copied from another folder."""
+    folder = tmp_path / "test"
+    first = cut().result["clips"]
+    mine = {"clip_mine.wav", "clip_007_x_1.000s.wav", "clip_007_x_1.000s.npz", "clip_scan.png"}
+    for name in mine:
+        (folder / name).write_bytes(b"mine")
+    assert cut().result["clips"] == first
+    refused = cut("preprocess_config.seed=2")
+    assert_refused(refused, "--force, which removes the clips that an earlier call made in it and cuts new ones")
+    second = cut("preprocess_config.seed=2", force=True).result["clips"]
+    assert second != first
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    clips = {f"{name}.{suffix}" for name in second for suffix in ("wav", "npz", "png")}
+    assert names == {*mine, *clips, "clips.json"}
+    assert all((folder / name).read_bytes() == b"mine" for name in mine)
+
+
+def test_clips_of_a_former_version_are_replaced(cut, tmp_path):
+    folder, record = tmp_path / "test", tmp_path / "test/clips.json"
+    first = cut().result["clips"]
+    record.write_text(_without_products(record.read_text(encoding="utf-8")), encoding="utf-8")
+    (folder / "clip_mine.wav").write_bytes(b"mine")
+    assert cut().result["clips"] == first
+    record.write_text(_without_products(record.read_text(encoding="utf-8")), encoding="utf-8")
+    assert cut("preprocess_config.seed=2").code == 2
+    second = cut("preprocess_config.seed=2", force=True).result["clips"]
+    assert wavs(folder) == {"clip_mine.wav", *(f"{name}.wav" for name in second)}
+
+
+def test_second_cutting_is_refused_and_leftovers_are_removed(cut, tmp_path):
+    with folder_lock.lock_folder(tmp_path / "test"):
+        assert_refused(cut(), "another run is working on")
+    (tmp_path / "test" / LEFTOVER).write_bytes(b"half")
+    assert cut().code == 0
+    assert_no_partial_files(tmp_path / "test")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from midi2wave.data.rendering import piece_title
 from midi2wave.midi.performance import SOFT, SOSTENUTO, SUSTAIN
 from midi2wave.midi.reader import read_midi
 from midi2wave.midi.writer import end_with_last_sound
+from midi2wave.utils import folder_lock
 from tests.helpers.fake_piano import performance
 from tests.helpers.pipeline import (
     assert_failed,
@@ -148,6 +150,54 @@ def test_other_instrument_needs_force(midis, soundfont, tmp_path, played):
     assert_refused(call(render_midi, *command, "--gain", "0.5"), "holds results of another config", "--force")
     assert call(render_midi, *command, "--gain", "0.5", "--force").code == 0
     assert len(played) == 10 and played[-1].gain == 0.5
+
+
+def test_force_keeps_pieces_of_other_files_and_files_of_the_user(midis, soundfont, tmp_path, played):
+    """A piece that stays is not taken for one of the new settings later."""
+    out, options = tmp_path / "out", ["--soundfont", soundfont]
+    assert call(render_midi, "-d", midis, "-o", out, *options).code == 0
+    mine = [out / "2000/mine.flac", out / "2000/mine_2.wav", out / "mine/song.midi"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    before = read_files(out)
+    write_midi(tmp_path / "one/song.mid", NOTES)
+    quiet = ("-o", out, *options, "--gain", "0.5")
+    assert_refused(call(render_midi, "-d", midis, *quiet), "renders the files of this call again and removes nothing")
+    assert call(render_midi, "-d", tmp_path / "one", *quiet, "--force").code == 0
+    now = read_files(out)
+    changed = {name for name in before if now[name] != before[name]}
+    assert changed == {"2000/song.flac", "maestro-v2.0.0.csv", "render.json"} and set(splits(out)) == {"song"}
+    later = call(render_midi, "-d", midis, *quiet, "--json")
+    assert later.code == 1 and later.result["files"] == 1
+    assert all("of other settings" in failure["reason"] for failure in later.result["failures"])
+    assert call(render_midi, "-d", midis, *quiet, "--force").code == 0
+    assert all(path.read_bytes() == b"mine" for path in mine) and len(splits(out)) == 5
+
+
+def test_second_run_is_refused_and_leftovers_are_removed(midis, soundfont, tmp_path, played):
+    command = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont]
+    with folder_lock.lock_folder(tmp_path / "out"):
+        assert_refused(call(render_midi, *command), "another run is working on")
+    names = ("2000/.song.flac.4711-0123abcd.partial", ".render.json.12-0123abcd.partial")
+    leftovers = [tmp_path / "out" / name for name in names]
+    assert call(render_midi, *command).code == 0
+    for path in leftovers:
+        path.write_bytes(b"half")
+    assert call(render_midi, *command).code == 0 and len(played) == 5
+    assert_no_partial_files(tmp_path / "out")
+
+
+def test_a_folder_of_a_former_version_is_accepted(midis, soundfont, tmp_path, played):
+    command, record = ["-d", midis, "-o", tmp_path / "out", "--soundfont", soundfont], tmp_path / "out/render.json"
+    assert call(render_midi, *command).code == 0
+    stored = json.loads(record.read_text(encoding="utf-8"))
+    del stored["products"]
+    record.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    assert call(render_midi, *command).code == 0 and len(played) == 5
+    record.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    assert_refused(call(render_midi, *command, "--gain", "0.5"), "holds results of another config")
+    assert call(render_midi, *command, "--gain", "0.5", "--force").code == 0 and len(played) == 10
 
 
 def test_bad_files_are_listed_and_left_out(midis, soundfont, tmp_path, played):

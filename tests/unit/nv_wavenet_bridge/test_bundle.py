@@ -221,6 +221,20 @@ def test_a_bad_piece_is_left_out_and_a_long_one_cut(world, tmp_path):
     assert call(check, out, world / "bundle").code == 0
 
 
+def test_force_removes_nothing_but_the_bundle(world, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / ".out.4711-0123abcd.partial").mkdir()
+    (tmp_path / ".out.4711-0123abcd.partial" / "cond_input.npy").write_bytes(b"half")
+    assert make_bundle(world, out, midi=["short.mid"]).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # No half bundle of a killed run, and no lock.
+    (out / "played_single").mkdir()
+    (out / "played_single" / "short.wav").write_bytes(b"played")
+    before = read_files(out)
+    refused = make_bundle(world, out, "--force", midi=["short.mid"])
+    assert_refused(refused, "holds played_single beside the bundle, which --force would remove")
+    assert read_files(out) == before
+
+
 def test_clips_of_different_length_are_independent(world, tmp_path):
     """Clips of different length are padded, and each gives the samples that it gives alone."""
     for number, n_samples in enumerate([20 * HOP, 31 * HOP + 5, HOP - 1]):

@@ -24,11 +24,12 @@ from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.data.test_clips import (
     CLIPS_RECORD_NAME,
+    N_DRAWS,
     begin_clips,
+    choose_start,
     clip_files,
     clip_name,
     clip_source,
-    draw_start,
     finish_clips,
     write_clip,
 )
@@ -114,9 +115,10 @@ def _cut_clips(
     n_clips, full = 0, []
     while waiting and n_clips < config.n_clips:
         pair, starts = waiting.popleft()
+        draw = int(rng.integers(N_DRAWS))  # Also of a recording that fails: the others' clips do not depend on it.
         try:
             pcm, performance = read(pair, config.audio_hz)
-            start = draw_start(_clip_starts(performance, len(pcm), config), starts, config.test_segment_length, rng)
+            start = choose_start(_clip_starts(performance, len(pcm), config), starts, config.test_segment_length, draw)
             if start is None:
                 full.append(pair.name)
                 continue

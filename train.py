@@ -5,10 +5,10 @@
     tensorboard --logdir runs
 
 The same command resumes from the newest checkpoint of the run folder, bit for bit as if nothing had happened. Ctrl-C,
-SIGTERM and SIGHUP save one first; the exit code is then 130, 143 or 129, that of a finished training 0. The loss is the negative log-likelihood in nats per sample, with noise on the decoder's history;
-validation_nll is the one without noise, on crops with a whole receptive field before them. validation_nll_shuffled is
-the same with the MIDI of another crop, of another recording if there is more than one: as long as the two are equal,
-the decoder ignores the MIDI.
+SIGTERM and SIGHUP save one first; the exit code is then 130, 143 or 129, that of a finished training 0. The loss is the
+negative log-likelihood in nats per sample, with noise on the decoder's history; validation_nll is the one without
+noise, on crops with a whole receptive field before them. validation_nll_shuffled is the same with the MIDI of another
+crop, of another recording if there is more than one: as long as the two are equal, the decoder ignores the MIDI.
 """
 
 import json

@@ -93,27 +93,27 @@ def write_clip(
     return name
 
 
-def draw_start(starts: np.ndarray, taken: Sequence[float], length: float, rng: np.random.Generator) -> float | None:
-    """Draw the beginning of a clip that overlaps no other, each possible one as likely as any other.
+def choose_start(starts: np.ndarray, taken: Sequence[float], length: float, draw: int) -> float | None:
+    """The beginning of a clip that overlaps no other, each possible one as likely as any other.
 
     Args:
         starts: Where a clip of this recording may begin, in seconds, [N] with N > 0.
         taken: The beginnings of its other clips.
         length: Length of every clip in seconds.
-        rng: The random numbers.
+        draw: A random number below `N_DRAWS`.
 
     Returns:
         One of `starts`; None if every clip would overlap another.
     """
-    # The first draw is among all positions: the clips of former versions stay, unless they overlap.
-    start = starts[rng.integers(N_DRAWS) % len(starts)]
+    # The first choice is among all positions: the clips of former versions stay, unless they overlap.
+    start = starts[draw % len(starts)]
     free = starts
     for other in taken:
         # A clip may begin where another ends; the differences have rounding errors.
         free = free[np.abs(free - other) >= length - 1e-6]
     if not len(free):
         return None
-    return float(start if start in free else rng.choice(free))
+    return float(start if start in free else np.random.default_rng(draw).choice(free))
 
 
 def finish_clips(output: OutputFolder, names: list[str]) -> None:

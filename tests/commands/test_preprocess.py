@@ -159,14 +159,14 @@ def test_clip_has_notes_of_its_margins_but_shows_its_own(tmp_path, monkeypatch):
     assert own_pitches == {50, 60, 70}
 
 
-def cut_clips(folder, *options):
+def cut_clips(folder, *options, code=0):
     """The clips of pairs/ as (recording, start), without pictures, and what the command said."""
     overrides = settings(*(f"preprocess_config.{option}" for option in ("maestro_dir=", *options)))
     pairs = settings(f"preprocess_config.audio_dir={folder}/pairs")
     done = call(
         preprocess_audio, "-d", folder / "clips", "-c", write_config(folder), "--json", "--force", *pairs, *overrides
     )
-    assert done.code == 0, done.err
+    assert done.code == code, done.err
     names = done.result["clips"]
     return [(test_clips.clip_source(name), float(name.rpartition("_")[2][:-1])) for name in names], done.err
 
@@ -213,6 +213,14 @@ def test_a_clip_has_all_its_samples(tmp_path, n_samples, code):
         assert_failed(done, code, a=f"{n_samples / HZ:.3f} s of audio, shorter than a clip of 4 s")
     else:
         assert [len(read_wav(path)) for path in (tmp_path / "clips").glob("*.wav")] == [64_000]
+
+
+def test_clips_do_not_depend_on_recordings_that_fail(pairs):
+    """Each visit of a recording takes one random number, whether it gives a clip or not."""
+    clips, _ = cut_clips(pairs, "n_clips=3", "test_segment_length=2")
+    (pairs / f"pairs/{clips[0][0]}.mid").write_bytes(b"nothing")
+    fewer, _ = cut_clips(pairs, "n_clips=2", "test_segment_length=2", code=1)
+    assert fewer == clips[1:]
 
 
 def test_a_full_recording_leaves_its_clips_to_the_others(pairs):

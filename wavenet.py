@@ -189,7 +189,8 @@ class Decoder(nn.Module):
             for layer in layers[1:]:
                 for disabled_projection in (layer.cond, layer.excitation):
                     disabled_projection.weight.requires_grad_(False).zero_()
-        if self.mixture:
+        # On the meta device only shapes are wanted; for values there PyTorch would import its compiler: two seconds.
+        if self.mixture and not self.output.weight.is_meta:
             self._init_mixture(config.n_mixtures)
 
     def _init_mixture(self, n: int) -> None:
@@ -444,6 +445,12 @@ class WaveNet(nn.Module):
     def uniforms_per_sample(self) -> int:
         """U: two for a mixture (component, quantile), one for a categorical."""
         return 2 if self.decoder.mixture else 1
+
+
+def parameter_shapes(config: Config) -> dict[str, torch.Size]:
+    """The shapes in the state dict of `build_model`'s model, without memory for it; it raises the same errors."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in build_model(config).state_dict().items()}
 
 
 def build_model(config: Config) -> WaveNet:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save as serialize
 
 from midi2wave.checkpoint_folders import (
@@ -32,8 +32,9 @@ from midi2wave.checkpoint_folders import (
 from midi2wave.config import Config, SamplingConfig, config_from_dict
 from midi2wave.utils.atomic_files import atomic_folder, remove, replace
 from midi2wave.utils.cli import choose_device, format_error, log
-from midi2wave.utils.errors import InputError
-from wavenet import WaveNet, build_model
+from midi2wave.utils.errors import InputError, is_system_error
+from midi2wave.weight_files import check_shapes, check_values, open_weights
+from wavenet import WaveNet, build_model, parameter_shapes
 
 FORMAT = "midi2wave checkpoint 1"
 
@@ -55,10 +56,21 @@ MODEL_DATA_OPTIONS = (*SHAPE_OPTIONS, *PARTIAL_OPTIONS, "sustain_extends_notes",
 # How the name of a tensor begins in files of earlier versions -> how it begins today.
 RENAMED_TENSORS = {"context.of_recording.": "context.global_embedding."}
 # State dicts in training.pt.
-STATE_DICTS = ("model", "average")
+STATE_DICTS = {"model", "average"}
+# What torch.load raises for damaged bytes.
+DAMAGED_PICKLE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 # Options of data_config that no longer exist; measure_partials.py took their place.
 REMOVED_DATA_OPTIONS = ("tuning_cents", "stiffness")
-MAX_LISTED_DIFFERENCES = 3
 MAX_VALUE_LENGTH = 80
 
 
@@ -129,11 +141,12 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
         path: As of `find_weights`.
 
     Raises:
-        InputError: It is truncated or no checkpoint of this project.
+        InputError: It is truncated or no checkpoint of this project, or holds values that are not finite.
+        OSError: It cannot be read, which says nothing about what it holds.
     """
     path = find_weights(path)
     try:
-        with safe_open(path, framework="pt") as stored:
+        with open_weights(path) as stored:
             metadata = stored.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise InputError(f"{path} is not a midi2wave checkpoint (its metadata says {metadata.get('format')!r})")
@@ -141,12 +154,11 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
         stored_config = migrate_config(json.loads(metadata["config"]), path)
         config = config_from_dict(stored_config, str(path), quiet=True)
         step = int(metadata["step"])
-    except PermissionError:  # no damage
-        raise
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is damaged or truncated ({error})") from error
     if missing := [name for name in MODEL_BLOCKS if getattr(config, name) is None]:
         raise InputError(f"{path} is damaged (its config has no {', '.join(missing)})")
+    check_values(tensors, path)
     return rename_tensors(tensors), config, step
 
 
@@ -185,8 +197,13 @@ def load_model(path: str | Path, device: torch.device) -> tuple[WaveNet, Config,
         InputError: There is no checkpoint that can be used.
     """
     weights, config, step = load_weights(path)
-    model = build_model(config)
-    fit_weights(model, weights, path)
+    try:
+        # Before memory is taken for the model: the config need not be that of the weights.
+        check_shapes(parameter_shapes(config), weights, path)
+        model = build_model(config)
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    model.load_state_dict(weights)
     return model.to(device).eval(), config, step
 
 
@@ -269,19 +286,7 @@ def fit_weights(model: WaveNet, weights: dict[str, torch.Tensor], path: str | Pa
     Raises:
         InputError: Names or shapes differ; the message says which.
     """
-    own = model.state_dict()
-    wrong = [
-        f"{name} is {list(weights[name].shape)}, expected {list(own[name].shape)}"
-        for name in own.keys() & weights.keys()
-        if weights[name].shape != own[name].shape
-    ]
-    wrong += [f"{name} is missing" for name in sorted(own.keys() - weights.keys())]
-    wrong += [f"{name} has no place" for name in sorted(weights.keys() - own.keys())]
-    if wrong:
-        n_more = len(wrong) - MAX_LISTED_DIFFERENCES
-        more = f" and {n_more} more" if n_more > 0 else ""
-        listed = "; ".join(sorted(wrong)[:MAX_LISTED_DIFFERENCES])
-        raise InputError(f"{path} is of another architecture: {listed}{more}")
+    check_shapes({name: tensor.shape for name, tensor in model.state_dict().items()}, weights, path)
     model.load_state_dict(weights)
 
 
@@ -297,16 +302,12 @@ def load_training(run_folder: Path, *, quiet: bool = False) -> tuple[dict[str, A
 
     Raises:
         InputError: There are checkpoints, but all are damaged: starting again is for the user to decide.
+        OSError: One cannot be read. It may be whole, and the run would remove it if it resumed from one before.
     """
     for folder in reversed(step_folders(run_folder)):
         try:
-            _, config, _ = load_weights(folder)
-            training = torch.load(folder / TRAINING_NAME, map_location="cpu", weights_only=True)
-            renamed = {name: rename_tensors(training[name]) for name in STATE_DICTS if name in training}
-            return {**training, **renamed}, config
-        except PermissionError:  # no damage
-            raise
-        except (InputError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            return _load_step(folder)
+        except InputError as error:
             if not quiet:
                 log(f"checkpoint {folder} cannot be used ({format_error(error)}); trying the one before")
     if step_folders(run_folder):
@@ -314,6 +315,30 @@ def load_training(run_folder: Path, *, quiet: bool = False) -> tuple[dict[str, A
             f"no checkpoint in {run_folder} can be used; begin anew with --force, which removes them all, or elsewhere"
         )
     return None
+
+
+def _load_step(folder: Path) -> tuple[dict[str, Any], Config]:
+    """Training state and config of one checkpoint. Raises InputError if it is damaged, not finite or of two models."""
+    weights, config, _ = load_weights(folder)
+    path = folder / TRAINING_NAME
+    try:
+        training = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, *DAMAGED_PICKLE_ERRORS) as error:
+        if is_system_error(error):
+            raise
+        if "can't allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise InputError(f"{path} is damaged or missing ({format_error(error)})") from error
+    if not isinstance(training, dict) or not isinstance(training.get("step"), int) or training["step"] < 0:
+        raise InputError(f"{path} is damaged (it holds no step)")
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    for name in STATE_DICTS & training.keys():
+        if not isinstance(training[name], dict):
+            raise InputError(f"{path} is damaged ({name} is no state dict)")
+        training[name] = rename_tensors(training[name])
+        check_values(training[name], path)
+        check_shapes(shapes, training[name], path)
+    return training, config
 
 
 def differences(

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
-from midi2wave.utils.errors import InputError
+from midi2wave.utils.array_files import map_array
+from midi2wave.utils.errors import InputError, is_system_error
 
 FORMAT = "midi2wave nv-wavenet bundle 1"
 BUNDLE_NAME = "bundle.json"
@@ -184,11 +185,15 @@ def read(folder: Path) -> Bundle:
         if about["format"] != FORMAT:
             raise InputError(f"{folder} has format {about['format']!r}, expected {FORMAT!r}; export it again")
         _check_about(about)
-        weights = unflatten(load_file(folder / WEIGHTS_NAME), f"{folder}: {WEIGHTS_NAME}")
+        # Read, not mapped: not every file system can map files.
+        weights = unflatten(deserialize((folder / WEIGHTS_NAME).read_bytes()), f"{folder}: {WEIGHTS_NAME}")
+        _check_values(weights)
         _check_pt(folder / PT_NAME, weights)
         names = (COND_NAME, UNIFORMS_NAME, EXPECTED_NAME)
-        arrays = {name: np.lib.format.open_memmap(folder / name, mode="c") for name in names}
+        arrays = {name: _map(folder / name) for name in names}
     except DAMAGE as error:
+        if is_system_error(error):
+            raise
         raise InputError(f"{folder} is damaged ({_line(error)}); {EXPORT_AGAIN}") from error
     size, pieces = sizes(weights), about["pieces"]
     n_samples = max(piece["n_samples"] for piece in pieces)
@@ -205,6 +210,19 @@ def read(folder: Path) -> Bundle:
     if not ((expected >= 0) & (expected < size["A"])).all():
         raise InputError(f"{folder}: {EXPECTED_NAME} has values that are no codes; {EXPORT_AGAIN}")
     return Bundle(about, weights, arrays[COND_NAME], uniforms, expected)
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return map_array(path, "c")
+    except InputError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _check_values(weights: dict[str, Any]) -> None:
+    for name, value in weights.items():
+        if not all(np.isfinite(array).all() for array in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{name} holds NaN or infinity")
 
 
 def _check_about(about: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from midi2wave.utils.cli import Failure, format_error, make_parser, progress, report_and_exit_code, run
-from midi2wave.utils.errors import InputError
+from midi2wave.utils.errors import InputError, is_system_error
 from nv_wavenet_bridge import bundle
 from nv_wavenet_bridge.emulator import cumulative, emulate
 
@@ -119,6 +119,8 @@ def read_golden(path: Path) -> tuple[dict[str, Any], np.ndarray, dict[str, np.nd
         if cond_input.shape != shape or stored["samples"].shape != shape[1::2] or stored["logits_last"].ndim != 3:
             raise ValueError("its arrays do not fit together")
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        if is_system_error(error):
+            raise
         raise InputError(f"{path} is not a golden file ({format_error(error)})") from error
     return weights, cond_input, stored
 

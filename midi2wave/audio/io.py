@@ -205,8 +205,11 @@ def _is_larger(path: Path, other: Path) -> bool:
 
 
 def map_wav(path: str | Path) -> np.ndarray:
-    """Map a wav of `write_wav` or `wav_stream` into memory: int16 [T]."""
-    return np.memmap(path, "<i2", mode="r", offset=WAV_HEADER_BYTES)
+    """Map a wav of `write_wav` or `wav_stream` into memory, or read it where that is not possible: int16 [T]."""
+    try:
+        return np.memmap(path, "<i2", mode="r", offset=WAV_HEADER_BYTES)
+    except OSError:  # Of the mapping, or of the file itself; then reading raises it again.
+        return np.fromfile(path, "<i2", offset=WAV_HEADER_BYTES)
 
 
 def resample_file(

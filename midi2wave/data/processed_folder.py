@@ -14,6 +14,7 @@ preprocessing again.
 
 import copy
 import csv
+import functools
 import io
 import json
 import zlib
@@ -30,8 +31,10 @@ from midi2wave.conditioning.global_conditioning import integer_columns, require_
 from midi2wave.config import label_columns
 from midi2wave.data.maestro import Recording
 from midi2wave.midi.performance import Performance, load_events, save_events
+from midi2wave.utils.array_files import map_array
 from midi2wave.utils.atomic_files import atomic_file, write_text
-from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, RESOURCE_ERRNOS, InputError
+from midi2wave.utils.cli import log
+from midi2wave.utils.errors import InputError, is_system_error
 from midi2wave.utils.output_folder import acquire_output_dir, check_output_dir, require_own_dir
 
 FORMAT = 1
@@ -53,6 +56,8 @@ MAX_COUNT = 2**40
 HEADER_BYTES = 128
 # Each memory-mapped recording takes a file descriptor: a process has 1,024 on many systems, 256 on some.
 MAPPED_RECORDINGS = 128
+# Where a file system cannot map files, recordings are read: of MAESTRO up to 80 MB each.
+READ_RECORDINGS = 16
 
 # "audio" and "midi" -> size in bytes and modification time in ns.
 Sources = Mapping[str, list[int]]
@@ -141,7 +146,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, error: Exception, remedy: str = REMEDY) -> InputError:
     """The error for a file that cannot be read. Raises `error` itself if no file causes it."""
-    if getattr(error, "errno", None) in RESOURCE_ERRNOS:
+    if is_system_error(error):
         raise error
     return InputError(f"{path} is damaged ({' '.join(str(error).split())}); {remedy}")
 
@@ -374,7 +379,7 @@ class ProcessedFolder:
 
         Raises:
             InputError: It is damaged.
-            OSError: The process may open no more files.
+            OSError: The system cannot read it.
         """
         if position in self._mapped:
             self._mapped.move_to_end(position)
@@ -382,15 +387,16 @@ class ProcessedFolder:
         row = self.rows[position]
         path = self.path / f"{row.index}.npy"
         try:
-            pcm = np.lib.format.open_memmap(path, mode="r")
-        except DAMAGED_ARRAY_ERRORS as error:
-            if getattr(error, "errno", None) in RESOURCE_ERRNOS:
-                raise
+            pcm = map_array(path)
+        except InputError as error:
             raise InputError(f"{path} is missing or damaged ({error}); {REMEDY}") from error
         if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):
             raise InputError(f"{path} does not hold the {row.n_samples} samples that {INDEX_NAME} states")
+        mapped = isinstance(pcm, np.memmap)
+        if not mapped:
+            _log_unmapped(self.path)
         self._mapped[position] = pcm
-        if len(self._mapped) > MAPPED_RECORDINGS:
+        if len(self._mapped) > (MAPPED_RECORDINGS if mapped else READ_RECORDINGS):
             self._mapped.popitem(last=False)
         return pcm
 
@@ -414,6 +420,11 @@ class ProcessedFolder:
             return _parse_stored(json.loads(path.read_text(encoding="utf-8"))).facts
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise _damaged(path, error) from error
+
+
+@functools.cache  # Once, not at every recording.
+def _log_unmapped(folder: Path) -> None:
+    log(f"the file system of {folder} cannot map files into memory; recordings are read whole, which is slower")
 
 
 def _parse_row(line: Mapping[str, str]) -> Row:

@@ -336,7 +336,7 @@ def load_events(path: str | Path) -> Performance:
 
     Raises:
         InputError: The file is missing, truncated or of another format.
-        OSError: Too many files are open, or the memory is exhausted.
+        OSError: The system cannot read it (`errors.is_system_error`).
     """
     try:
         return _performance_from(load_arrays(path))

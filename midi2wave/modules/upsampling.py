@@ -27,11 +27,16 @@ class Upsampling(nn.Module):
         self.commutes = kind != "transposed"
         if kind == "transposed":
             self.window = nn.ConvTranspose1d(n_channels, n_channels, 2 * hop, stride=hop)
-            with torch.no_grad():  # It starts as linear interpolation of every channel by itself.
-                self.window.weight.zero_()
-                ramp = torch.arange(hop) / hop
-                for channel in range(n_channels):
-                    self.window.weight[channel, channel] = torch.cat([ramp, 1 - ramp])
+            if not self.window.weight.is_meta:  # There only shapes are wanted (`wavenet.parameter_shapes`).
+                self._init_window()
+
+    @torch.no_grad()
+    def _init_window(self) -> None:
+        """Start as linear interpolation of every channel by itself."""
+        self.window.weight.zero_()
+        ramp = torch.arange(self.hop) / self.hop
+        for channel in range(self.window.in_channels):
+            self.window.weight[channel, channel] = torch.cat([ramp, 1 - ramp])
 
     def forward(self, frames: Tensor) -> Tensor:
         """Upsample frames.

@@ -40,6 +40,7 @@ from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
+from midi2wave.weight_files import check_values
 from wavenet import WaveNet, build_model
 
 MAX_CPU_PASS_SAMPLES = 16384  # With more samples in one pass, tensors leave a CPU's caches between two operations.
@@ -252,7 +253,7 @@ def restore(state: Run, stored: dict[str, Any]) -> None:
     """
     settings = state.config.train_config
     state.ema_model.load_state_dict(stored["average"])
-    state.optimizer.load_state_dict(stored["optimizer"])
+    _restore_optimizer(state, stored["optimizer"])
     configured_groups = make_optimizer(state.model, settings).param_groups
     for group, configured in zip(state.optimizer.param_groups, configured_groups, strict=True):
         # These come from the config, which may have changed, not from the checkpoint.
@@ -265,6 +266,19 @@ def restore(state: Run, stored: dict[str, Any]) -> None:
         raise InputError(f"{state.folder} is at step {state.step} already; raise train_config.steps = {settings.steps}")
     if state.world.is_main_process:
         log(f"going on from step {state.step} of {state.folder}")
+
+
+def _restore_optimizer(state: Run, stored: dict[str, Any]) -> None:
+    """Take over the optimiser's state. Raises InputError if it is that of other parameters, or not finite."""
+    try:
+        state.optimizer.load_state_dict(stored)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{state.folder}: the optimiser's state is damaged ({format_error(error)})") from error
+    for parameter, values in state.optimizer.state.items():
+        moments = {name: tensor for name, tensor in values.items() if name != "step"}
+        check_values(moments, state.folder)
+        if any(tensor.shape != parameter.shape for tensor in moments.values()):
+            raise InputError(f"{state.folder}: the optimiser's state is that of other parameters")
 
 
 def _initial_model(config: Config, device: torch.device, *, from_checkpoint: bool) -> WaveNet:
@@ -298,6 +312,8 @@ def _load_checkpoint(config: Config, recordings: Recordings, folder: Path, *, qu
     if not loaded:
         return None
     stored, stored_config = loaded
+    if missing := {"model", "average", "optimizer"} - stored.keys():
+        raise InputError(f"the newest checkpoint in {folder} is damaged (it has no {', '.join(sorted(missing))})")
     changed = check_resume(config, recordings, stored_config, stored, folder)
     if not quiet:
         log_changes(changed)

@@ -1,10 +1,11 @@
 """Reading of .npz files that may be damaged."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, RESOURCE_ERRNOS, InputError
+from midi2wave.utils.errors import DAMAGED_ARRAY_ERRORS, InputError, is_system_error
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -14,7 +15,7 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
         InputError: The file is damaged, or no .npz file. The message says why, without the file's name.
         FileNotFoundError: There is no such file.
         IsADirectoryError: It is a folder.
-        OSError: Too many files are open, or the memory is exhausted.
+        OSError: The system cannot read it (`is_system_error`).
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -23,7 +24,7 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     except (FileNotFoundError, IsADirectoryError):
         raise
     except DAMAGED_ARRAY_ERRORS as error:
-        if getattr(error, "errno", None) in RESOURCE_ERRNOS:
+        if is_system_error(error):
             raise
         raise InputError(" ".join(str(error).split())) from error
 
@@ -33,3 +34,29 @@ def required_array(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
     if name not in arrays:
         raise InputError(f"it has no {name}")
     return arrays[name]
+
+
+def map_array(path: str | Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
+    """The array of an .npy file, mapped into memory, or read where the file system cannot map files.
+
+    Args:
+        path: The file.
+        mode: "r": the array cannot be written to; "c": the file does not change with it.
+
+    Raises:
+        InputError: The file is damaged, missing, or no .npy file. The message says why, without the file's name.
+        OSError: The system cannot read it (`is_system_error`).
+    """
+    try:
+        try:
+            return np.lib.format.open_memmap(path, mode=mode)
+        except OSError:  # Of the mapping, or of the file itself; then reading raises it again.
+            array = np.load(path, allow_pickle=False)
+    except DAMAGED_ARRAY_ERRORS as error:
+        if is_system_error(error):
+            raise
+        raise InputError(" ".join(str(error).split())) from error
+    if not isinstance(array, np.ndarray):  # NumPy opens archives of arrays, too.
+        raise InputError("it is no array")
+    array.flags.writeable = mode != "r"
+    return array

@@ -33,6 +33,8 @@ SECONDS_BETWEEN_MESSAGES = 30
 # What a file holds instead of text may be in a message: so many characters of it.
 MAX_LINE = 1500
 MIN_ELAPSED_SECONDS = 1e-3
+# Of a disk or a share that fails, whatever the path.
+DISK_ERRNOS = (errno.EIO, errno.ENODEV, getattr(errno, "ESTALE", errno.EIO))
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,8 @@ def format_error(error: Exception) -> str:
         in_use = ", or another program has it open" if sys.platform == "win32" else ""
         return f"no permission for {error.filename}{in_use}"
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.strerror}: {error.filename!r}; check the path"
+        remedy = "check the disk or the share" if error.errno in DISK_ERRNOS else "check the path"
+        return f"{error.strerror}: {error.filename!r}; {remedy}"
     return shorten(" ".join(str(error).split()), MAX_LINE) or type(error).__name__
 
 

@@ -9,6 +9,10 @@ import zlib
 # The errno of an OSError that says: too many open files, or no memory.
 RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
+# The errno of an OSError that is about what a file is: readers that seek where damaged bytes point get EINVAL, and
+# libraries raise OSErrors of their own without any.
+FILE_ERRNOS = (None, errno.EINVAL, errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
+
 # The errno of an OSError after which nothing else can be written either.
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -36,3 +40,12 @@ class InputError(Exception):
     The message is one line that names the thing and its value, what was expected and what to do. Every command prints
     it without a traceback (`cli.run`). Any other exception is a bug of this project and keeps its traceback.
     """
+
+
+def is_system_error(error: Exception) -> bool:
+    """Whether an error says that the system could not read a file, and so nothing about what the file holds.
+
+    Such are errors of a disk or a share, missing permission, too many open files, no memory, and a file system without
+    the operation that was asked for. Nothing is damaged then.
+    """
+    return isinstance(error, OSError) and error.errno not in FILE_ERRNOS

@@ -17,7 +17,7 @@ LAYERS = (
     "midi2wave.audio midi2wave.midi midi2wave.config",
     "midi2wave.conditioning midi2wave.modules midi2wave.plotting",
     "midi2wave.data midi2wave.demo_dataset wavenet logistic_mixture",
-    "midi2wave.sampling midi2wave.checkpoint midi2wave.checkpoint_folders",
+    "midi2wave.sampling midi2wave.checkpoint midi2wave.checkpoint_folders midi2wave.weight_files",
     "midi2wave.training midi2wave.evaluation nv_wavenet_bridge",
     "midi2wave midi2wave.api COMMANDS benchmarks",
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 from pathlib import Path
@@ -266,3 +267,59 @@ def test_too_many_open_files_are_not_reported_as_damage(folder):
             with pytest.raises(OSError, match="Too many open files"):
                 read()
     assert opened.pcm(1).shape == (4000,)
+
+
+@pytest.fixture
+def unmapped(monkeypatch):
+    """A file system that cannot map files into memory."""
+
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+
+
+def test_recordings_are_read_where_they_cannot_be_mapped(folder, unmapped, capsys):
+    opened = ProcessedFolder(folder)
+    for position in (0, 1, 1):
+        pcm = opened.pcm(position)
+        assert not isinstance(pcm, np.memmap) and pcm.dtype == np.int16 and not pcm.flags.writeable
+        assert np.array_equal(pcm, np.load(folder / f"{opened.rows[position].index}.npy"))
+    assert capsys.readouterr().err.count("cannot map files into memory") == 1
+    path = folder / "1.npy"
+    whole = path.read_bytes()
+    for spoilt in (b"", whole[:60], whole[:-1], b"PK\x03\x04" + whole):
+        path.write_bytes(spoilt)
+        with pytest.raises(InputError, match=r"1\.npy is missing or damaged"):
+            ProcessedFolder(folder).pcm(1)
+
+
+def test_few_recordings_that_are_read_are_kept(tmp_path, unmapped, monkeypatch):
+    monkeypatch.setattr(processed_folder, "READ_RECORDINGS", 2)
+    sounds = write_folder(tmp_path / "data", [20, 21, 22, 23])
+    opened = ProcessedFolder(tmp_path / "data")
+    assert all(np.array_equal(opened.pcm(position), sounds[position]) for position in (*range(4), *range(4)))
+    assert len(opened._mapped) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOMEM, errno.ESTALE])
+def test_what_the_system_cannot_read_is_not_called_damaged(folder, monkeypatch, number):
+    """The advice would be to preprocess again."""
+    opened, real = ProcessedFolder(folder), open
+
+    def refuse(path, *arguments, **options):
+        if str(path).startswith(str(folder)):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)
+    for read in (
+        lambda: opened.pcm(1),
+        lambda: opened.performance(1),
+        lambda: opened.facts(1),
+        lambda: ProcessedFolder(folder),
+    ):
+        with pytest.raises(OSError) as caught:
+            read()
+        assert caught.value.errno == number

@@ -3,7 +3,9 @@
 nv-wavenet itself is played by a stand-in with the interface of its PyTorch wrapper, made of the emulator.
 """
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.numpy import load_file, save_file
 
 from midi2wave import checkpoint
 from midi2wave.audio.mu_law import mu_law_decode
@@ -180,7 +183,7 @@ def test_refusals_of_models(world, tmp_path):
     assert_refused(
         answer(wide), "(1) wavenet_config.n_residual_channels = 130", "(2) wavenet_config.output_bias = true"
     )
-    assert_refused(answer(make_run(tmp_path / "nan", poison=True)), "NaN or infinite weights (decoder.skip.weight)")
+    assert_refused(answer(make_run(tmp_path / "nan", poison=True)), "NaN or infinity (in decoder.skip.weight)")
     assert_refused(answer(tmp_path / "none"), "no checkpoint at")
     assert not (tmp_path / "out").exists()
 
@@ -302,6 +305,12 @@ def test_damaged_bundles(world, tmp_path):
     def without_rate(path, audio_hz):
         path.write_text(json.dumps({**json.loads(path.read_text()), "audio_hz": audio_hz}))
 
+    def poison(path):
+        weights = load_file(path)
+        weights["embedding_curr"][0, 0] = np.nan
+        save_file(weights, path)
+
+    damaged("weights.safetensors", poison, "is damaged (embedding_curr holds NaN or infinity)")
     for name in ("weights.safetensors", "weights.pt", "cond_input.npy"):
         damaged(name, cut, "is damaged", "export it again")
         damaged(name, lambda path: path.unlink(), "is damaged")
@@ -320,6 +329,20 @@ def test_damaged_bundles(world, tmp_path):
     damaged(
         "weights.pt", lambda path: torch.save(bundle.as_torch(other), path), "weights.pt and weights.safetensors differ"
     )
+
+
+def test_a_bundle_that_cannot_be_mapped_is_read(world, monkeypatch):
+    """As on a file system that cannot map files; what cannot be read is not called damaged."""
+    mapped = bundle.read(world / "bundle")
+
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    assert np.array_equal(bundle.read(world / "bundle").cond_input, mapped.cond_input)
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(OSError, match="No such device"):
+        bundle.read(world / "bundle")
 
 
 WRAPPER = """

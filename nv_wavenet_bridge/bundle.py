@@ -187,7 +187,6 @@ def read(folder: Path) -> Bundle:
         _check_about(about)
         # Read, not mapped: not every file system can map files.
         weights = unflatten(deserialize((folder / WEIGHTS_NAME).read_bytes()), f"{folder}: {WEIGHTS_NAME}")
-        _check_values(weights)
         _check_pt(folder / PT_NAME, weights)
         names = (COND_NAME, UNIFORMS_NAME, EXPECTED_NAME)
         arrays = {name: _map(folder / name) for name in names}
@@ -217,12 +216,6 @@ def _map(path: Path) -> np.ndarray:
         return map_array(path, "c")
     except InputError as error:
         raise ValueError(f"{path.name}: {error}") from error
-
-
-def _check_values(weights: dict[str, Any]) -> None:
-    for name, value in weights.items():
-        if not all(np.isfinite(array).all() for array in (value if isinstance(value, list) else [value])):
-            raise ValueError(f"{name} holds NaN or infinity")
 
 
 def _check_about(about: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.numpy import load_file, save_file
 
 from midi2wave import checkpoint
 from midi2wave.audio.mu_law import mu_law_decode
@@ -305,12 +304,6 @@ def test_damaged_bundles(world, tmp_path):
     def without_rate(path, audio_hz):
         path.write_text(json.dumps({**json.loads(path.read_text()), "audio_hz": audio_hz}))
 
-    def poison(path):
-        weights = load_file(path)
-        weights["embedding_curr"][0, 0] = np.nan
-        save_file(weights, path)
-
-    damaged("weights.safetensors", poison, "is damaged (embedding_curr holds NaN or infinity)")
     for name in ("weights.safetensors", "weights.pt", "cond_input.npy"):
         damaged(name, cut, "is damaged", "export it again")
         damaged(name, lambda path: path.unlink(), "is damaged")

@@ -22,6 +22,8 @@ MAX_NUL_BYTES = 2**26
 TAG_MARKS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 FILE_MARKS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b".snd", b"dns.", b"caff", b"fLaC", b"OggS")
 READ_BYTES = 2**20
+# No file has more, but damaged ones may seem to have millions.
+MAX_CHUNKS = 10_000
 # A 32-bit size that a program writes while it does not know the size yet: about 2^31 or 2^32, minus the header.
 UNKNOWN_SIZES = (range(0x7FFF0000, 0x80010000), range(0xFFFF0000, 2**32))
 # In a RIFF file a chunk's size; in RF64 it means: the size is in the chunk ds64.
@@ -87,12 +89,18 @@ class _ChunkFormat:
         return _Chunk(header[:4], first, first + max(0, size))
 
     def walk(self, handle: BinaryIO, offset: int) -> Iterator[_Chunk]:
-        """The chunks from there to the end of the file or to the first one that is none.
+        """The chunks from there to the end of the file, to one that goes beyond it, or to the first one that is none.
 
         Some programs leave out the byte that fills up an odd chunk: a name never begins with a NUL.
         """
-        while (chunk := self.read(handle, offset)) and chunk.name.isascii() and chunk.name.decode().isprintable():
+        file_bytes = handle.seek(0, os.SEEK_END)
+        for _ in range(MAX_CHUNKS):
+            chunk = self.read(handle, offset)
+            if chunk is None or not (chunk.name.isascii() and chunk.name.decode().isprintable()):
+                return
             yield chunk
+            if chunk.stop > file_bytes:
+                return
             offset = chunk.stop + _padding(handle, chunk.stop, self.alignment)
 
 

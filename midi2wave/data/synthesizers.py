@@ -7,6 +7,7 @@ tinysoundfont begins them at any sample, exactly at their label, but updates env
 
 import importlib.util
 import io
+import os
 import shutil
 import subprocess
 import tempfile
@@ -160,7 +161,9 @@ def _play_fluidsynth(midi: bytes, n_frames: int, instrument: Instrument) -> np.n
             lengths = f"{n_written / AUDIO_HZ:.3f} of {n_frames / AUDIO_HZ:.3f} s"
             place = f"it writes to {Path(folder).parent}, set TMPDIR to another folder if that is full"
             raise InputError(f"FluidSynth played only {lengths} ({reason}); {place}")
-        # Mapped: the pages of the removed file last as long as the array, without taking memory.
+        if os.name == "nt":  # A file that is mapped cannot be removed.
+            return np.fromfile(target, np.float32, count=2 * n_frames).reshape(-1, 2)
+        # The removed file lasts as long as the array, without taking memory.
         return np.memmap(target, np.float32, mode="r", shape=(n_frames, 2))
 
 

@@ -66,6 +66,13 @@ TEXTS = [
 ]
 
 
+PLAIN_SOUNDS = [
+    *(("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_24"), ("W64", "PCM_16"), ("RF64", "PCM_32")),
+    *(("CAF", "DOUBLE"), ("AU", "PCM_16")),
+]
+COMPRESSED_SOUNDS = [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
+
+
 class TooSlow(BaseException):
     """No reader may catch it."""
 
@@ -107,7 +114,7 @@ def sounds(kinds: list[tuple[str, str]]) -> list[bytes]:
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, (800, 2))
     files = []
     for container, subtype in kinds:
-        for hz, channels in ((16000, 1), (44100, 2)):
+        for hz, channels in ((16000, 1), (48000 if subtype == "OPUS" else 44100, 2)):
             written = io.BytesIO()
             soundfile.write(written, samples[:, :channels], hz, format=container, subtype=subtype)
             files.append(written.getvalue())
@@ -294,8 +301,8 @@ def targets() -> dict[str, Target]:
     """All kinds of files."""
     return {
         "midi": Target(midi_seeds(), check_midi, 0.35, EXTREME),
-        "wav": Target(sounds([("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_24")]), check_audio, 0.2, EXTREME),
-        "flac": Target(sounds([("FLAC", "PCM_16"), ("OGG", "VORBIS")]), check_audio, 0.15, EXTREME),
+        "wav": Target(sounds(PLAIN_SOUNDS), check_audio, 0.2, EXTREME),
+        "flac": Target(sounds(COMPRESSED_SOUNDS), check_audio, 0.15, EXTREME),
         "csv": Target([metadata_csv()], check_metadata("maestro-v3.0.0.csv"), 0.08, TEXTS),
         "json": Target(metadata_jsons(), check_metadata("maestro-v3.0.0.json"), 0.08, TEXTS),
         "processed": Target(processed_seeds(), check_processed, 0.08, EXTREME + TEXTS),

@@ -210,6 +210,14 @@ def test_what_may_follow_the_samples(file, rest, frames, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_chunks_without_end_are_not_followed(file):
+    """A size that no file can have, and millions of empty chunks."""
+    content = written("W64")
+    content[56:64] = b"\xff" * 8
+    assert locate_samples(file(content)) is None
+    assert locate_samples(file(wav(0)[:36] + b"junk\0\0\0\0" * 20_000 + wav(0)[36:])) is None
+
+
 @pytest.mark.parametrize("padding", [b"", b"\0"])
 def test_an_odd_number_of_bytes_with_and_without_padding(file, padding):
     header = bytearray(wav(7, b"", channels=1))

@@ -24,8 +24,8 @@ FOLDER = Path("demo")
 DATA_COMMAND = "-m midi2wave.demo_dataset.generate"
 
 # Results with the demo's fixed seeds, measured on a CPU (docs/training.md).
-EXPECTED_NLL = 8.22
-EXPECTED_GAP = 2.47
+EXPECTED_NLL = 8.20
+EXPECTED_GAP = 2.44
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -82,7 +82,7 @@ class PreprocessConfig:
     test_segment_length: float = Field(default=4.0, gt=0, le=MAX_PIECE_SECONDS)
     """length of a test clip in seconds (preprocess_audio.py)"""
     n_clips: int = Field(default=8, ge=1, le=100_000)
-    """number of test clips (preprocess_audio.py)"""
+    """number of test clips (preprocess_audio.py); they do not overlap, so that short recordings may give fewer"""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """seed of the clips' positions"""
 
@@ -345,7 +345,7 @@ class TrainConfig:
     iters_per_validation: int = Field(default=1000, ge=1, le=MAX_STEPS)
     """steps between validations"""
     validation_crops: int = Field(default=128, ge=2, le=1_000_000)
-    """crops per validation, always the same ones"""
+    """crops per validation, always the same ones, without overlap; fewer where there is no room"""
     iters_per_sample: int = Field(default=10_000, ge=0, le=MAX_STEPS)
     """steps between logged audio and pictures; 0: never"""
     device: str = "auto"

@@ -15,7 +15,6 @@ situations:
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -58,6 +57,8 @@ def play(arguments: argparse.Namespace) -> dict[str, float]:
     first = time.time()
     n_samples += len(next(blocks)) + sum(len(block) for block in blocks)
     end = time.time()
+    import resource  # Windows has none.
+
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "first_block_seconds": first - arguments.play_since,

@@ -20,13 +20,14 @@ def make_model(
     n_mels=0,
     n_excitation=N_EXCITATION,
     dtype=torch.float64,
+    max_dilation=8,
     **options,
 ):
     config = WavenetConfig(
         output=output,
         n_mixtures=3,
         n_layers=6,
-        max_dilation=8,
+        max_dilation=max_dilation,
         kernel_size=kernel_size,
         n_residual_channels=8,
         n_skip_channels=12,

@@ -41,8 +41,11 @@ POSIX_ATTRIBUTES = {
 GUARDED = {
     ("midi2wave/utils/cores.py", "sched_getaffinity"),
     ("midi2wave/training/hardware.py", "sysconf"),
+    ("midi2wave/training/worker_processes.py", "SIGKILL"),
+    ("midi2wave/training/worker_processes.py", "resource"),
     ("benchmarks/full_size.py", "link"),
     ("benchmarks/full_size.py", "resource"),
+    ("benchmarks/playing.py", "resource"),
     ("benchmarks/training_memory.py", "resource"),
 }
 IMPORT_ALL = """

@@ -11,7 +11,7 @@ from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.evaluation.conditioning_ratios import clip_conditioning_ratios
 from midi2wave.evaluation.likelihood import paired_likelihood
 from midi2wave.midi.performance import empty_performance
-from midi2wave.sampling.synthesis import conditioning
+from midi2wave.sampling.synthesis import conditioning, log_likelihood_blocks
 from tests.helpers.fake_piano import performance
 from tests.helpers.synthesis_models import HOP, make
 
@@ -57,6 +57,22 @@ def test_likelihood_in_blocks_equals_one_pass(output, excitation):
     assert len({everywhere.true, everywhere.shuffled, everywhere.null}) == 3
     assert everywhere.gap == everywhere.shuffled - everywhere.true
     assert everywhere.gap_null == everywhere.null - everywhere.true
+
+
+@OUTPUTS
+@pytest.mark.parametrize("first_frame", [0, 7])
+def test_every_sample_of_a_block_has_its_past(output, first_frame):
+    """Each sample's likelihood is that of one pass, the first ones of a block too."""
+    model, data = make(output)
+    pcm = clip(90)
+    expected = nll_in_one_pass(model, data, pcm, OWN)
+    n_blocks, end = 0, first_frame * HOP
+    blocks = log_likelihood_blocks(model, [OWN], pcm, data, block_seconds=20 / data.midi_hz, first_frame=first_frame)
+    for first, log_likelihood in blocks:
+        assert first == end
+        n_blocks, end = n_blocks + 1, first + log_likelihood.shape[1]
+        np.testing.assert_allclose(-log_likelihood[0].numpy(), expected[first:end], atol=1e-4)
+    assert n_blocks > 3 and end == len(pcm)
 
 
 def test_a_model_that_ignores_its_midi_has_no_gap():

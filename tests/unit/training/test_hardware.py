@@ -98,7 +98,7 @@ def test_freed_memory_is_used_again_without_page_faults():
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(("output", "low", "high"), [("logistic_mixture", 0.5, 2), ("categorical", 1, 4)])
 def test_estimate_of_memory_is_near_the_memory(output, low, high, recompute):
-    """Weights with all that goes with them, and the tensors that are kept for the backward pass.
+    """Weights with all that goes with them, and the tensors that are saved for the backward pass.
 
     The estimate includes those that the likelihood of 256 classes needs for a moment only.
     """
@@ -106,11 +106,11 @@ def test_estimate_of_memory_is_near_the_memory(output, low, high, recompute):
     model.decoder.gates = GateKernels(recompute=recompute)
     conditioning, samples = make_conditioning(dtype=torch.float32), random_samples(model)
     left, right = model.context_frames
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def keep(tensor):
         if not isinstance(tensor, torch.nn.Parameter):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -127,4 +127,4 @@ def test_estimate_of_memory_is_near_the_memory(output, low, high, recompute):
     estimated = training_bytes(model, 0, torch.float32, recompute=recompute)
     assert estimated == pytest.approx(of_weights, rel=0.05)
     of_samples = training_bytes(model, samples.numel(), torch.float32, recompute=recompute) - estimated
-    assert low < of_samples / sum(kept.values()) < high, (of_samples, sum(kept.values()))
+    assert low < of_samples / sum(saved.values()) < high, (of_samples, sum(saved.values()))

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from midi2wave import checkpoint
 from midi2wave.training import loop, run_state
@@ -113,6 +114,8 @@ def test_resumed_run_has_the_state_of_the_saved_one(tmp_path, monkeypatch):
     run_state.restore(resumed, stored)
     assert torch.equal(resumed.ema_model.weight, saved.ema_model.weight)
     assert not torch.equal(resumed.ema_model.weight, saved.model.weight)
+    shipped = load_file(tmp_path / "step_00000001" / checkpoint.WEIGHTS_NAME)
+    assert torch.equal(shipped["weight"], saved.ema_model.weight)  # Commands play the average.
     moments, others = (state.optimizer.state[state.model.weight] for state in (resumed, saved))
     assert moments["exp_avg"].any() and all(torch.equal(moments[name], others[name]) for name in others)
     assert (resumed.step, resumed.saved_step, resumed.best) == (1, 1, (3.5, 1))

@@ -35,7 +35,7 @@ from midi2wave.utils.array_files import map_array
 from midi2wave.utils.atomic_files import atomic_file, write_text
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError, is_system_error
-from midi2wave.utils.output_folder import acquire_output_dir, check_output_dir, require_own_dir
+from midi2wave.utils.output_folder import acquire_output_dir, check_output_dir, require_own_dir, require_own_record
 
 FORMAT = 1
 INDEX_NAME = "filenames.csv"
@@ -100,6 +100,7 @@ def begin_folder(folder: Path, made_from: dict[str, Any], *, force: bool) -> Non
         InputError: The folder holds something else (see `output_folder.acquire_output_dir`).
     """
     record = _make_record(made_from)
+    require_own_record(folder / RECORD_NAME, "made_from")
     acquire_output_dir(folder, RECORD_NAME, record, PRODUCTS, force=force, force_effect=FORCE_EFFECT)
 
 

@@ -12,7 +12,7 @@ from midi2wave.audio import io as audio_io
 from midi2wave.midi.performance import Performance, load_events, save_events
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import fit_name
-from midi2wave.utils.output_folder import OutputFolder, Product, Record
+from midi2wave.utils.output_folder import OutputFolder, Product, Record, require_own_record
 
 CLIPS_RECORD_NAME = "clips.json"
 FORCE_EFFECT = "removes the clips that an earlier call made in it and cuts new ones"
@@ -48,6 +48,7 @@ def begin_clips(folder: Path, made_from: dict[str, Any], *, force: bool) -> Outp
     Raises:
         InputError: The folder holds something else (see `OutputFolder`).
     """
+    require_own_record(folder / CLIPS_RECORD_NAME, "preprocess_config")
     output = OutputFolder(
         folder, CLIPS_RECORD_NAME, made_from, force=force, force_effect=FORCE_EFFECT, former=_former_clips
     )

@@ -237,6 +237,19 @@ def require_own_dir(folder: Path, record_name: str) -> None:
         )
 
 
+def require_own_record(path: Path, member: str) -> None:
+    """Raise InputError if a record is JSON without a member that every record of this command has.
+
+    Other programs have files of such names, too. Of a damaged file nobody knows.
+    """
+    try:
+        stored = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return
+    if not isinstance(stored, dict) or member not in stored:
+        raise InputError(f"{path} is a file of another program; choose another folder")
+
+
 def check_output_dir(
     folder: Path, record_name: str, record: Record, products: str, *, force: bool, force_effect: str
 ) -> list[Path]:

@@ -165,6 +165,15 @@ def test_folder_of_another_config_is_refused(folder, tmp_path):
     assert {p.name for p in folder.iterdir()} == {"dataset.json", "mine.txt"}
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_record_of_another_program_is_not_overwritten(tmp_path, force):
+    (tmp_path / "dataset.json").write_text('{"name": "squad", "format": "parquet"}')
+    (tmp_path / "0.npy").write_text("mine")
+    with pytest.raises(InputError, match=r"dataset\.json is a file of another program"):
+        processed_folder.begin_folder(tmp_path, MADE_FROM, force=force)
+    assert {path.name for path in tmp_path.iterdir()} == {"dataset.json", "0.npy"}
+
+
 def spoil_record(folder, record):
     (folder / "dataset.json").write_text(json.dumps(record))
 

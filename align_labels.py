@@ -39,7 +39,7 @@ from midi2wave.data.processed_folder import (
     product_names,
 )
 from midi2wave.utils.atomic_files import remove_partial_files
-from midi2wave.utils.cli import make_parser, run
+from midi2wave.utils.cli import make_parser, print_result, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
 
@@ -119,14 +119,12 @@ def _print_result(recordings: list[RecordingAlignment], args: Namespace) -> None
     moved = np.concatenate([shift - np.median(shift) for shift in shifts])
     spread_ms, share = 1000 * float(np.std(moved[fit_score > MIN_FIT_SCORE])), fitting_share(fit_score)
     n_judged = int(np.isfinite(fit_score).sum())
-    if args.as_json:
-        result = {"notes": len(fit_score), "judged": n_judged, "fit": share, "spread_ms": spread_ms}
-        print(json.dumps(result | {"out": str(args.out)}))
-    else:
-        print(
-            f"{len(fit_score)} notes; {100 * share:.0f} % of the {n_judged} that can be judged fit, and moved within "
-            f"a recording by {spread_ms:.1f} ms (standard deviation); written: {args.out}"
-        )
+    result = {"notes": len(fit_score), "judged": n_judged, "fit": share, "spread_ms": spread_ms, "out": str(args.out)}
+    summary = (
+        f"{len(fit_score)} notes; {100 * share:.0f} % of the {n_judged} that can be judged fit, and moved within "
+        f"a recording by {spread_ms:.1f} ms (standard deviation); written: {args.out}"
+    )
+    print_result(summary, result, as_json=args.as_json)
 
 
 if __name__ == "__main__":

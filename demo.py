@@ -7,7 +7,6 @@ demo/ in the current folder; the same command continues after an interruption. T
 MAESTRO, with the configs in configs/.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from midi2wave.utils.cli import log, run
+from midi2wave.utils.cli import log, make_plain_parser, run
 from midi2wave.utils.errors import InputError
 
 PROJECT_FOLDER = Path(__file__).resolve().parent
@@ -35,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         InputError: One of the commands failed.
     """
     # There are no options: the demo would have to hand them on to all commands.
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
+    make_plain_parser(__doc__).parse_args(argv)
     started = time.monotonic()
     run_command(DATA_COMMAND, "-o", FOLDER / "maestro-demo")
     run_command("resample_audio.py", "-d", FOLDER / "maestro-demo", "--hz", "8000")

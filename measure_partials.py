@@ -22,7 +22,7 @@ from midi2wave.config import Config, load_config
 from midi2wave.data.partial_tracking import PartialMeasurement, measure_partials
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.atomic_files import write_text
-from midi2wave.utils.cli import make_parser, run
+from midi2wave.utils.cli import make_parser, print_result, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_output
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     n_keys, n_partials = int(is_measured.any(axis=1).sum()), int(is_measured.sum())
     result = {"keys_measured": n_keys, "partials_measured": n_partials, "velocity_exponent": exponent}
     summary = f"{n_partials} partials of {n_keys} keys measured, amplitude ~ velocity^{exponent:.2f}"
-    print(json.dumps(result | {"config": str(args.out)}) if args.as_json else f"{summary}; written: {args.out}")
+    print_result(f"{summary}; written: {args.out}", result | {"config": str(args.out)}, as_json=args.as_json)
     return 0
 
 

@@ -11,11 +11,10 @@ noise, on crops with a whole receptive field before them. validation_nll_shuffle
 crop, of another recording if there is more than one: as long as the two are equal, the decoder ignores the MIDI.
 """
 
-import json
 import time
 
 from midi2wave.config import load_config
-from midi2wave.utils.cli import make_parser, run
+from midi2wave.utils.cli import make_parser, print_result, run
 from midi2wave.utils.errors import InputError
 
 NEEDS = ("train_config", "data_config", "wavenet_config", "cond_wavenet_config", "dist_config")
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             "elapsed_seconds": time.monotonic() - started,
         }
         summary = f"{state.folder}: step {state.step}, {training_log.format_metrics()}"
-        print(json.dumps(result) if args.as_json else summary)
+        print_result(summary, result, as_json=args.as_json)
     return exit_code
 
 

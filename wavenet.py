@@ -10,8 +10,13 @@ time-first, [T, B, R]: a dilated tap is then a view and every layer a plain matr
     python wavenet.py -c config_train.json      # parameters, receptive field, multiply-adds and memory of a config
 """
 
-import copy
 import runpy
+
+if __name__ == "__main__":
+    # The cost of a config's model. That command imports this module once more, by its name, and only if it needs it.
+    runpy.run_module("benchmarks.model_speed", run_name="__main__")
+
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -636,8 +641,3 @@ def generate(
             caches.push(block[:, i].repeat(n_rows))
         yield block
         first += count
-
-
-if __name__ == "__main__":
-    # The cost of a config's model. That command depends on this module: it is run by its name, not imported.
-    runpy.run_module("benchmarks.model_speed", run_name="__main__")

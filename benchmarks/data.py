@@ -10,9 +10,7 @@ installed are skipped with a message. hours_200_* are extrapolations: the minute
 rate with one process per core.
 """
 
-import argparse
 import functools
-import json
 import os
 import shutil
 import subprocess
@@ -36,7 +34,7 @@ from midi2wave.data.resampling import ResampleJob, resample_one
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.performance import Performance
 from midi2wave.utils import parallel
-from midi2wave.utils.cli import log
+from midi2wave.utils.cli import log, make_plain_parser, print_result, run
 from midi2wave.utils.cores import usable_cores
 
 HZ = 16000
@@ -273,20 +271,18 @@ def log_maestro_on_disk(written: float, read: float) -> None:
     log(f"{HOURS} h of MAESTRO: {reading}, and {writing}")
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Measure and print; returns the exit code."""
+    parser = make_plain_parser(__doc__)
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object")
     parser.add_argument("--dir", type=Path, default=None, help="folder for the temporary files")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         numbers = measure(Path(folder))
-    if args.json:
-        print(json.dumps({name: None if value != value else value for name, value in numbers.items()}))
-        return
-    for name, value in numbers.items():
-        print(f"{name:28} {value:g}")
+    lines = [f"{name:28} {value:g}" for name, value in numbers.items()]
+    print_result("\n".join(lines), numbers, as_json=args.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,6 @@ For each stretch the channels of the excitation are fitted to the pre-emphasised
 can do at least as well. The result is the level of the residue relative to the audio: 0 dB without an excitation.
 """
 
-import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.conditioning.note_conditioning import conditioning_for
 from midi2wave.config import DataConfig, load_config
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.utils.cli import make_parser, run
+from midi2wave.utils.cli import make_parser, print_result, run
 from midi2wave.utils.errors import InputError
 
 # Length of a stretch.
@@ -51,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     names = ["all", *(f"{low:g} to {high:g} Hz" for low, high in pairwise(edges))]
     result = {name: round(float(db), 2) for name, db in zip(names, 10 * np.log10(ratios), strict=True)}
     text = "\n".join(f"{name}: {db:+.1f} dB left" for name, db in result.items())
-    print(json.dumps(result) if args.as_json else text)
+    print_result(text, result, as_json=args.as_json)
     return 0
 
 

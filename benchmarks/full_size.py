@@ -10,7 +10,6 @@ which take no disk space): time to open it, time per crop, and the memory of a p
 read 3,000 crops. (3) With --sparse_hours, sparse wav files of real length through resample_audio.py.
 """
 
-import argparse
 import contextlib
 import csv
 import json
@@ -34,7 +33,8 @@ from midi2wave.data.maestro import COLUMNS, SPLITS
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi import reader as midi_reader
 from midi2wave.midi.performance import save_events
-from midi2wave.utils.cli import log
+from midi2wave.utils import cli
+from midi2wave.utils.cli import log, make_plain_parser
 from midi2wave.utils.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,9 +186,9 @@ def measure_crops(folder: Path, rows: list[dict[str, str]], piece: Path) -> None
     print(f"3,000 crops of 0.5 s from all over: {rate}")
 
 
-def main() -> None:
-    """Run all parts and print their times."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Run all parts and print their times; returns the exit code."""
+    parser = make_plain_parser(__doc__)
     parser.add_argument("metadata", nargs="?", type=Path, help="a MAESTRO csv; default: one of the same shape")
     parser.add_argument("--sparse_hours", type=float, default=0.0, help="hours of part 3 (default: none)")
     parser.add_argument("-j", "--jobs", type=int, default=usable_cores(), help="processes (default: cores)")
@@ -210,7 +210,8 @@ def main() -> None:
             assert not result["failures"]
             rate = f"{hours:.1f} h in {seconds:.1f} s, {3600 * hours / seconds:.0f} x real time"
             print(f"resample_audio.py -j {args.jobs}: {rate}; 200 h would take {200 / hours * seconds / 60:.1f} min")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from midi2wave.training.hardware import synchronize
+from midi2wave.utils.cli import choose_device, make_plain_parser, run
 
 
 def seconds_per_call(function: Callable[[], object], device: torch.device, min_seconds: float = 0.5) -> float:
@@ -56,9 +57,16 @@ def processor(device: torch.device) -> str:
     return f"{', '.join(sorted(names))}, {torch.get_num_threads()} threads"
 
 
-if __name__ == "__main__":
-    default_device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(processor(default_device))
+def main() -> int:
+    """Measure and print; returns the exit code."""
+    make_plain_parser(__doc__).parse_args()
+    device = choose_device("auto")
+    print(processor(device))
     for kind in (torch.float32, torch.bfloat16):
-        print(f"matrix products in {kind}: {matrix_product_rate(kind, default_device) / 1e9:.0f} GFLOP/s")
-    print(f"copy: {copy_bandwidth(default_device) / 1e9:.0f} GB/s")
+        print(f"matrix products in {kind}: {matrix_product_rate(kind, device) / 1e9:.0f} GFLOP/s")
+    print(f"copy: {copy_bandwidth(device) / 1e9:.0f} GB/s")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -5,7 +5,6 @@
 Needs the processed folder of the config. Prints the mean loss of the last fifth of the steps for each.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,11 @@ from benchmarks.plain import plain_train_step
 from midi2wave.config import Config, load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.plotting.pictures import save_picture
-from midi2wave.training.data_loader import batches, crops_for_model, micro_batch_indices
+from midi2wave.training.data_loader import batches, crops_for_model, limit_workers, micro_batch_indices
 from midi2wave.training.hardware import choose_precision, keep_freed_memory
 from midi2wave.training.run_state import make_unsaved_run
 from midi2wave.training.step import train_step
-from midi2wave.utils.cli import choose_device, log, make_parser, run
+from midi2wave.utils.cli import choose_device, log, make_parser, print_result, run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +41,8 @@ def main() -> int:
     save_picture(args.out, lambda: curves_figure(curves))
     last = max(1, args.steps // 5)
     result = {name: sum(losses[-last:]) / last for name, losses in curves.items()}
-    print(json.dumps(result) if args.as_json else "\n".join(f"{name}: {loss:.4f}" for name, loss in result.items()))
+    lines = [f"{name}: {loss:.4f}" for name, loss in result.items()]
+    print_result("\n".join(lines), result, as_json=args.as_json)
     return 0
 
 
@@ -74,7 +74,7 @@ def training_curve(config: Config, device: torch.device, precision: torch.dtype 
     if precision:
         state.model.decoder.gates = compile_gate_kernels(device) or GateKernels()
     indices = micro_batch_indices(range(settings.steps), settings.batch_size, state.micro_batch_size, 0, 1)
-    loader = batches(crops, indices, data.n_workers)
+    loader = batches(crops, indices, limit_workers(data.n_workers))
     losses: list[float] = []
     for _ in range(settings.steps):
         micro_batches = [next(loader) for _ in range(settings.batch_size // state.micro_batch_size)]

@@ -6,7 +6,6 @@
 It uses no model. It needs the transcriber (requirements-transcribe.txt).
 """
 
-import argparse
 import itertools
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.data.test_clips import Clip, clip_paths, clip_source, read_clip
 from midi2wave.evaluation.metrics import chroma_similarity, chroma_vectors, mean, multi_resolution_stft, onset_agreement
 from midi2wave.evaluation.transcription import INSTALL, Transcriber, note_f1, played_notes
-from midi2wave.utils.cli import run
+from midi2wave.utils.cli import make_plain_parser, run
 from midi2wave.utils.errors import InputError
 
 SCORE_NAMES = ("f1", "f1_offsets", "chroma", "(cosine)", "onsets", "mrstft")
@@ -26,7 +25,7 @@ SCORE_NAMES = ("f1", "f1_offsets", "chroma", "(cosine)", "onsets", "mrstft")
 
 def main(argv: list[str] | None = None) -> int:
     """Print a table for each folder; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_plain_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of test clips (preprocess_audio.py)")
     parser.add_argument("--thresholds", action="store_true", help="only the F1 of the recordings, by other thresholds")
     args = parser.parse_args(argv)

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.markdown import insert_lines
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import MIDI_SUFFIXES, read_midi
-from midi2wave.utils.cli import log, progress, run
+from midi2wave.utils.cli import log, make_plain_parser, progress, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_search import walk_folder
 
@@ -218,7 +218,7 @@ def table(rows: dict[str, tuple[Kind, Difference]]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_plain_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders with MIDI files")
     parser.add_argument("--page", type=Path, help="a Markdown page, between whose marks the table is written")
     args = parser.parse_args(argv)

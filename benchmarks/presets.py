@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.limits import processor
 from benchmarks.markdown import insert_lines, split_at_marks
 from midi2wave.training.model_summary import MIB
-from midi2wave.utils.cli import choose_device, log, make_parser, run
+from midi2wave.utils.cli import choose_device, log, make_parser, print_result, run
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("<!-- presets -->", "<!-- /presets -->")
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         lines += ["", f"Speeds: {processor(choose_device('auto'))}; one stream, float32 weights."]
     if args.report:
         insert_lines(args.report, lines, *MARKS)
-    print(json.dumps(costs) if args.as_json else "\n".join(lines))
+    print_result("\n".join(lines), costs, as_json=args.as_json)
     return 0
 
 

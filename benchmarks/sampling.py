@@ -11,7 +11,6 @@ of older taps count as often as the engine must read them: once for up to 16 sam
 """
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -29,7 +28,7 @@ from numba import njit
 from tqdm import tqdm
 
 import wavenet
-from benchmarks.model_speed import random_performance
+from benchmarks.speed_measurement import random_performance
 from midi2wave.config import Config, SamplerWeights, load_config
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines.cpu_weights import aligned, pack, pack_decoder, to_bfloat16
@@ -38,7 +37,8 @@ from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.training.hardware import synchronize
-from midi2wave.utils.cli import log
+from midi2wave.utils.cli import log, make_plain_parser, print_result, run
+from midi2wave.utils.errors import InputError
 from wavenet import WaveNet, build_model
 
 CONFIGS = {
@@ -282,9 +282,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure and print."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Measure and print; returns the exit code."""
+    arguments = make_plain_parser(__doc__)
     arguments.add_argument("--json", dest="as_json", action="store_true", help="print the rows as one JSON list")
     arguments.add_argument("--config", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     arguments.add_argument(
@@ -296,9 +296,9 @@ def main() -> None:
         model, config = build("reference")
         inputs = conditioning([random_performance(0, 1)], config.data_config, torch.device("cpu"))
         next(engines.generate(model, inputs, seeded_uniforms(0, [0], 1), 1, 4))
-        return
+        return 0
     if not any(case.engine in args.engine for case in cases()):
-        raise SystemExit("error: --engine cuda needs a CUDA device")
+        raise InputError("--engine cuda needs a CUDA device")
     log(machine())
     if "cuda" in args.engine and torch.cuda.is_available():
         log(torch.cuda.get_device_name())
@@ -306,8 +306,9 @@ def main() -> None:
     if "numba" in args.engine:
         first_block()
         log("start of a process to its first block: " + ", then ".join(f"{seconds:.1f} s" for seconds in start_up()))
-    print(json.dumps(rows) if args.as_json else table(rows))
+    print_result(table(rows), rows, as_json=args.as_json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

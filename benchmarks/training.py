@@ -23,15 +23,15 @@ import torch
 
 import train
 from benchmarks.limits import copy_bandwidth, matrix_product_rate, processor
-from benchmarks.model_speed import noise_crops
 from benchmarks.plain import plain_train_step
+from benchmarks.speed_measurement import noise_crops
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.training.data_loader import crop_samples
 from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize, training_bytes
 from midi2wave.training.run_state import Run, make_unsaved_run
 from midi2wave.training.step import train_step
-from midi2wave.utils.cli import choose_device
+from midi2wave.utils.cli import choose_device, make_plain_parser, print_result, run
 
 CONFIGS = {
     # The reference size of nv-wavenet, categorical.
@@ -71,9 +71,9 @@ class Limits:
     bandwidth: float
 
 
-def main() -> None:
-    """Measure and print a table, or JSON."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Measure and print a table, or JSON; returns the exit code."""
+    arguments = make_plain_parser(__doc__)
     arguments.add_argument("--config", nargs="+", choices=CONFIGS, default=["reference", "default", "demo"])
     arguments.add_argument("--batch", type=int, default=4, help="crops per step (default 4)")
     arguments.add_argument("--seconds", type=float, default=6.0, help="time to measure each row for (default 6)")
@@ -84,13 +84,14 @@ def main() -> None:
         # Each config has a process of its own, since freed memory of one would serve the next.
         outputs = [in_own_process(name, args) for name in args.config]
         rows_of_all = [row for output in outputs for row in json.loads(output)] if args.json else []
-        print(json.dumps(rows_of_all) if args.json else "\n".join(outputs))
-        return
+        print_result("\n".join(outputs), rows_of_all, as_json=args.json)
+        return 0
     device = choose_device(args.device)
     operations = {kind: matrix_product_rate(kind, device) for kind in (torch.float32, torch.bfloat16)}
     limits = Limits(operations, copy_bandwidth(device))
     rows = [row for name in args.config for row in measure_config(name, args, device, limits)]
-    print(json.dumps(rows) if args.json else "\n".join(table(rows, limits, device)))
+    print_result("\n".join(table(rows, limits, device)), rows, as_json=args.json)
+    return 0
 
 
 def table(rows: list[dict[str, Any]], limits: Limits, device: torch.device) -> list[str]:
@@ -231,4 +232,4 @@ def step_operations(state: Run) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,12 +4,10 @@ python -m benchmarks.training_memory --config reference --crops 16
 python -m benchmarks.training_memory --config paper --crops 1 --activation_checkpointing
 """
 
-import argparse
-
 import torch
 
 import train
-from benchmarks.model_speed import noise_crops
+from benchmarks.speed_measurement import noise_crops
 from benchmarks.training import CONFIGS
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels
@@ -17,11 +15,12 @@ from midi2wave.training.data_loader import crop_samples
 from midi2wave.training.hardware import GIB, training_bytes
 from midi2wave.training.run_state import make_unsaved_run
 from midi2wave.training.step import train_step
+from midi2wave.utils.cli import make_plain_parser, run
 
 
-def main() -> None:
-    """Take one step and print both numbers."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Take one step and print both numbers; returns the exit code."""
+    arguments = make_plain_parser(__doc__)
     arguments.add_argument("--config", choices=CONFIGS, default="reference")
     arguments.add_argument("--crops", type=int, default=16, help="crops in one pass (default 16)")
     arguments.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
@@ -40,7 +39,8 @@ def main() -> None:
     measured = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     predicted = training_bytes(state.model, args.crops * n_samples, precision, recompute=recompute)
     print(f"measured {measured / GIB:.2f} GiB, predicted {predicted / GIB:.2f} GiB")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from midi2wave.utils.cli import log, make_parser, run
+from midi2wave.utils.cli import log, make_parser, print_result, run
 from midi2wave.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,14 +38,14 @@ def main() -> int:
         numbers = measure(args.config, overrides, processes, args.steps)
         rows.append({"processes": processes, "workers": workers, **numbers})
         log(str(rows[-1]))
-    if args.as_json:
-        print(json.dumps(rows))
-        return 0
-    print("| processes | workers each | seconds to the first step | samples/s | waiting for data |")
-    print("|---|---|---|---|---|")
+    lines = [
+        "| processes | workers each | seconds to the first step | samples/s | waiting for data |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         first, rate, wait = row["seconds_to_first_step"], row["samples_per_second"], row["data_wait"]
-        print(f"| {row['processes']} | {row['workers']} | {first:.1f} | {rate:,.0f} | {wait:.1%} |")
+        lines.append(f"| {row['processes']} | {row['workers']} | {first:.1f} | {rate:,.0f} | {wait:.1%} |")
+    print_result("\n".join(lines), rows, as_json=args.as_json)
     return 0
 
 

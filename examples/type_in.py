@@ -7,7 +7,6 @@ velocity; beats and velocity are those of the word before where they are left ou
 effect. The pedal is a voice too: "Ped" for as long as it is down; every word presses it again.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))  # The modules are found without an install
 
 from midi2wave.midi.performance import PEDALS, SUSTAIN, Performance  # noqa: E402
 from midi2wave.utils.atomic_files import atomic_file  # noqa: E402
-from midi2wave.utils.cli import run  # noqa: E402
+from midi2wave.utils.cli import make_plain_parser, run  # noqa: E402
 
 SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 LEAD_IN_SECONDS = 0.3  # Silence before the first note.
@@ -204,7 +203,7 @@ def piece_to_midi(piece: Piece) -> pretty_midi.PrettyMIDI:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
+    make_plain_parser(__doc__).parse_args(argv)
     for name, piece in PIECES.items():
         with atomic_file(HERE / f"{name}.mid") as tmp_path:
             piece_to_midi(piece).write(tmp_path)

@@ -7,7 +7,6 @@ A config file is one JSON object of blocks (`midi2wave/utils/typed_config.py` re
 dataclass; the text below an option is its documentation.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from midi2wave.midi.keyboard import N_PITCHES
+from midi2wave.utils.cli import make_plain_parser, run
 from midi2wave.utils.typed_config import BLOCK, Schema, text_as_list
 
 Feature = Literal["onset", "held_velocity", "onset_age", "release_age", "pedals"]
@@ -578,7 +578,7 @@ def load_config(path: str | Path, needs: tuple[str, ...], overrides: list[str] |
     raw, source = SCHEMA.read(path, overrides or [])
     for name in needs:
         raw.setdefault(name, {})
-    return config_from_dict(raw, source)
+    return Config(**SCHEMA.build(raw, source, overrides=overrides or []))
 
 
 def config_from_dict(raw: dict[str, Any], source: str, *, quiet: bool = False) -> Config:
@@ -609,7 +609,13 @@ def json_schema() -> str:
     return json.dumps(SCHEMA.json_schema("midi2wave config"), indent=1)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Print the page of all options, or the JSON schema of config files.")
+def main() -> int:
+    """Print the page of all options, or the JSON schema; returns the exit code."""
+    parser = make_plain_parser("Print the page of all options, or the JSON schema of config files.")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema instead of the page")
     print(json_schema() if parser.parse_args().schema else table())
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

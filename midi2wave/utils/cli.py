@@ -1,7 +1,7 @@
 """What all commands share: options, messages, progress, exit codes, errors as one line.
 
 Exit 0: all done. 1: some items failed, the rest is done and usable. 2: nothing could be done. 128 + N: stopped by the
-signal N (130: Ctrl-C, 143: SIGTERM, 129: SIGHUP).
+signal N (130: Ctrl-C, 143: SIGTERM, 129: SIGHUP, 141: the program that reads the output has ended).
 """
 
 import argparse
@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -35,6 +36,8 @@ MAX_LINE = 1500
 MIN_ELAPSED_SECONDS = 1e-3
 # Of a disk or a share that fails, whatever the path.
 DISK_ERRNOS = (errno.EIO, errno.ENODEV, getattr(errno, "ESTALE", errno.EIO))
+# As shells have it of a program that SIGPIPE ends. Windows has neither the signal nor its number.
+EXIT_BROKEN_PIPE = 141
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
+def make_plain_parser(description: str | None) -> argparse.ArgumentParser:
+    """An argument parser without any options, whose errors are one line."""
+    return _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def make_parser(
     description: str | None, *, config: str | None = None, force: str = "overwrite what exists"
 ) -> argparse.ArgumentParser:
@@ -78,7 +86,7 @@ def make_parser(
         config: The default of -c; None: the command has no config.
         force: What --force does.
     """
-    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_plain_parser(description)
     if config is not None:
         parser.add_argument(
             "-c", "--config", default=config, help=f"JSON config, a path or a name in configs/ (default {config})"
@@ -205,6 +213,19 @@ def _hours_message(hours: float, fraction: float, elapsed: float) -> str:
     return f"{hours:.2f} of {all_hours:.2f} h, {hours * 3600 / elapsed:.0f} x real time, {minutes_left:.1f} min left"
 
 
+def print_result(summary: str, result: Any, *, as_json: bool) -> None:
+    """Print the result of a command.
+
+    Args:
+        summary: The result in words.
+        result: The result as JSON values; numbers that JSON does not have, such as NaN, become null.
+        as_json: Whether `result` is printed instead of `summary`: in ASCII, whatever the encoding of stdout is.
+    """
+    if as_json:
+        summary = json.dumps(json.loads(json.dumps(result), parse_constant=lambda _: None))
+    print(summary)
+
+
 def report_and_exit_code(
     summary: str, result: dict[str, Any], failures: list[Failure], done: int, *, as_json: bool
 ) -> int:
@@ -220,10 +241,7 @@ def report_and_exit_code(
     Returns:
         The exit code: 2 only if nothing is usable.
     """
-    if as_json:
-        print(json.dumps({**result, "failures": [vars(f) for f in failures]}, ensure_ascii=False))
-    else:
-        print(summary)
+    print_result(summary, {**result, "failures": [vars(failure) for failure in failures]}, as_json=as_json)
     for failure in failures:
         # Many reasons begin with the file's name.
         reason = failure.reason.removeprefix(failure.item).lstrip(": ")
@@ -256,10 +274,17 @@ def run(command: Callable[[], int]) -> NoReturn:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # The bytes of a file name need not be text in any encoding.
         sys.stdout.reconfigure(errors="backslashreplace")
+    exit_code: int | str | None
     try:
         with signals.raise_interrupted():
-            exit_code = command()
+            try:
+                exit_code = command()
+            except SystemExit as left:  # Of argparse, after --help or a wrong argument.
+                exit_code = left.code
+            _flush_stdout()  # Here, since what fails when Python ends has a traceback.
     except (InputError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _is_stdout_broken():
+            sys.exit(EXIT_BROKEN_PIPE)
         log(f"error: {format_error(error)}")
         exit_code = 2
     except KeyboardInterrupt as error:
@@ -268,3 +293,20 @@ def run(command: Callable[[], int]) -> NoReturn:
         log(f"interrupted{by}; finished files are whole, the same command goes on from there")
         exit_code = signals.exit_code(number)
     sys.exit(exit_code)
+
+
+def _flush_stdout() -> None:
+    if sys.stdout is not None:  # It is None if the command was started without one.
+        sys.stdout.flush()
+
+
+def _is_stdout_broken() -> bool:
+    """Whether nobody reads stdout any more, as after `| head -1`; what is left for it is then dropped."""
+    if sys.stdout is None or not hasattr(select, "poll"):  # Windows cannot ask.
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True

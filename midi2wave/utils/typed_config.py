@@ -82,12 +82,13 @@ class Schema:
             self._override(raw, override)
         return raw, str(path)
 
-    def build(self, raw: Any, source: str, *, quiet: bool = False) -> dict[str, Any]:
+    def build(self, raw: Any, source: str, *, overrides: Iterable[str] = (), quiet: bool = False) -> dict[str, Any]:
         """Check blocks and make their dataclasses.
 
         Args:
             raw: The blocks as JSON has them.
             source: Where they are from, for messages.
+            overrides: The overrides that `read` has applied, for messages.
             quiet: Whether nothing is logged about deprecated names: of a stored config, which nobody edits.
 
         Returns:
@@ -102,7 +103,8 @@ class Schema:
         migrated, messages = self.migrate(raw, source)
         if not quiet:
             _log_once(messages)
-        return {name: self._build_block(name, values, f"{source}: {name}") for name, values in migrated.items()}
+        own = {name: [text for text in overrides if text.startswith(f"{name}.")] for name in migrated}
+        return {name: self._build_block(name, values, source, own[name]) for name, values in migrated.items()}
 
     def migrate(self, raw: Raw, source: str) -> tuple[Raw, list[str]]:
         """Blocks with today's names of options and values, and a message for each former one."""
@@ -187,15 +189,20 @@ class Schema:
             if own:
                 raise InputError(_describe(own[0], self.blocks[block], values, f"--set: {block}")) from errors
 
-    def _build_block(self, name: str, values: Mapping[str, Any], source: str) -> Any:
-        """Make a block's dataclass from plain values; `source` is file and block."""
+    def _build_block(self, name: str, values: Mapping[str, Any], source: str, overrides: list[str]) -> Any:
+        """Make a block's dataclass from plain values, to which `overrides` of this block contributed."""
         block = self.blocks[name]
         for option in values:
-            _require_valid(option, block.__pydantic_fields__, f"{source}: option", self._former_names(name))
+            _require_valid(option, block.__pydantic_fields__, f"{source}: {name}: option", self._former_names(name))
         try:
             return block(**values)
         except ValidationError as errors:
-            raise InputError(_describe(errors.errors()[0], block, values, source)) from errors
+            error = errors.errors()[0]
+            message = _describe(error, block, values, name)
+            # Options that contradict each other may be from both places.
+            named = [text for text in overrides if re.search(rf"\b{re.split('[.=]', text)[1]}\b", message)]
+            where = f"{source} with --set {' '.join(named)}" if named else source
+            raise InputError(f"{where}: {message}") from errors
 
     def _former_names(self, block: str) -> dict[str, str]:
         """Former name of an option of a block -> name."""

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import model_speed as cost
-from benchmarks import presets
+from benchmarks import presets, speed_measurement
 from midi2wave.config import load_config
 from midi2wave.modules.residual_stack import GateKernels
 from midi2wave.training.model_summary import multiply_adds, summarize_model
@@ -70,7 +70,7 @@ def test_activations_are_about_those_of_autograd(recompute):
     )
     model, n_samples = build_model(config), 8000
     model.decoder.gates = GateKernels(recompute=recompute)
-    batch, saved = cost.noise_crops(model, config.data_config, 1, n_samples), {}
+    batch, saved = speed_measurement.noise_crops(model, config.data_config, 1, n_samples), {}
 
     def save(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -110,9 +110,9 @@ def test_the_command_prints_the_cost_and_measures_speeds():
 
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch):
-    monkeypatch.setattr(cost, "REPEATS", 1)
-    monkeypatch.setattr(cost, "SAMPLING_SECONDS", 0.01)
-    monkeypatch.setattr(cost, "TRAINING_SECONDS", 0.01)
+    monkeypatch.setattr(speed_measurement, "REPEATS", 1)
+    monkeypatch.setattr(speed_measurement, "SAMPLING_SECONDS", 0.01)
+    monkeypatch.setattr(speed_measurement, "TRAINING_SECONDS", 0.01)
 
 
 def test_an_unconditional_model_has_no_conditioning_cost():

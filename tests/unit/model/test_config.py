@@ -1,6 +1,7 @@
 """Configs: what is refused and in which words, overrides, and the configs that come with the project."""
 
 import json
+import re
 from dataclasses import fields
 
 import pytest
@@ -241,6 +242,17 @@ def test_wrong_overrides(tmp_path, override, words):
     """The message names --set, and not the file, which need not be wrong."""
     message = refusal(write(tmp_path, TRAIN), (), [override])
     assert words in message and message.startswith("--set")
+
+
+def test_contradictions_name_the_overrides_that_take_part(tmp_path):
+    """Not the file alone, whose values may agree."""
+    path = write(tmp_path, '{"train_config": {"output_directory": "", "steps": 50, "warmup_steps": 10}}')
+    with pytest.raises(InputError) as refused:
+        config.load_config(path, (), ["train_config.seed=1", "train_config.steps=5"])
+    words = "train_config: warmup_steps = 10: expected less than steps = 5"
+    assert str(refused.value) == f"{path} with --set train_config.steps=5: {words}"
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: train_config.steps = 0"):
+        config.load_config(write(tmp_path, '{"train_config": {"output_directory": "", "steps": 0}}'), (), [])
 
 
 def test_wrong_override_of_a_block_that_the_file_lacks(tmp_path):

@@ -1,7 +1,9 @@
 """What all commands share: exit codes, one line for an error, results on stdout and all else on stderr."""
 
 import errno
+import io
 import json
+import math
 
 import pytest
 import torch
@@ -85,6 +87,35 @@ def test_json_is_one_object_on_stdout(capsys):
     cli.report_and_exit_code("words", {"n": 1}, [Failure("é.mid", "damaged")], 1, as_json=True)
     out = capsys.readouterr().out
     assert json.loads(out) == {"n": 1, "failures": [{"item": "é.mid", "reason": "damaged"}]} and out.count("\n") == 1
+
+
+def test_json_has_no_number_that_json_does_not_know(capsys):
+    cli.print_result("words", {"é": [math.nan, math.inf, 1.5], "loss": {"mean": -math.inf}}, as_json=True)
+    out = capsys.readouterr().out
+    assert out.isascii() and json.loads(out) == {"é": [None, None, 1.5], "loss": {"mean": None}}
+    assert "NaN" not in out and "Infinity" not in out
+
+
+def test_words_fit_into_every_encoding(monkeypatch):
+    """A title that stdout's encoding does not have is printed, and does not end the command."""
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stdout)
+    with pytest.raises(SystemExit) as left:
+        cli.run(lambda: cli.report_and_exit_code("夜想曲: 1 clip", {}, [], 1, as_json=False))
+    assert left.value.code == 0 and stdout.buffer.getvalue() == b"\\u591c\\u60f3\\u66f2: 1 clip\n"
+
+
+def test_a_full_disk_under_stdout_is_one_line(monkeypatch, capsys):
+    """Python would notice it only at its end, with a traceback."""
+
+    class FullDisk(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stdout", FullDisk())
+    with pytest.raises(SystemExit) as left:
+        cli.run(lambda: print("result") or 0)
+    assert left.value.code == 2 and capsys.readouterr().err.startswith("error: the disk is full")
 
 
 def test_shared_options():

@@ -18,6 +18,11 @@ one column, such as years, the recordings of each value are aligned separately. 
 fitted.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import hashlib
 import json
 from argparse import Namespace

@@ -7,6 +7,11 @@ demo/ in the current folder; the same command continues after an interruption. T
 MAESTRO, with the configs in configs/.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import json
 import os
 import subprocess

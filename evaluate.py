@@ -9,6 +9,11 @@ and that against another clip (the baseline). The F1 of the notes needs a transc
 With drift_dir, long clips are generated too. Clips of an earlier run are not generated again.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import contextlib
 import functools
 import hashlib

@@ -26,6 +26,11 @@ A model with codes (docs/argmax_autoencoder.md) writes those of every piece besi
 the same order (--codes), free, it gives the same samples.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import argparse
 import hashlib
 from dataclasses import replace

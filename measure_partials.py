@@ -10,6 +10,11 @@ measured are interpolated between their neighbours. With data_config.global_valu
 recordings of each value are measured separately: they may be of another piano, tuning or set of microphones.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import json
 from collections.abc import Sequence
 from pathlib import Path

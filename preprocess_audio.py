@@ -8,6 +8,11 @@ positions among those where notes begin. Each recording gives one clip, then eac
 a recording do not overlap. With a larger n_clips the first clips stay the same.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import functools
 import os
 from collections import deque

@@ -10,6 +10,11 @@ describe what the folder holds, with a warning for each recording that looks wro
 sound, or that is longer).
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path

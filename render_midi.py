@@ -9,6 +9,11 @@ whole pieces to hold out, and files named COMPOSER__PIECE__PLAYER.mid are perfor
 not rendered again. The result is subject to the licences of both the MIDI files and the soundfont.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import argparse
 import time
 from pathlib import Path

@@ -9,6 +9,11 @@ Originals are never touched. Finished files are listed in resampled_16000.json (
 command resumes after an interruption, makes again what has changed since, and leaves the rest alone.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import argparse
 import contextlib
 import time

@@ -11,6 +11,11 @@ noise, on crops with a whole receptive field before them. validation_nll_shuffle
 crop, of another recording if there is more than one: as long as the two are equal, the decoder ignores the MIDI.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import time
 
 from midi2wave.config import load_config

@@ -13,6 +13,9 @@ time-first, [T, B, R]: a dilated tap is then a view and every layer a plain matr
 import runpy
 
 if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during imports needs no traceback.
     # The cost of a config's model. That command imports this module once more, by its name, and only if it needs it.
     runpy.run_module("benchmarks.model_speed", run_name="__main__")
 

@@ -7,6 +7,11 @@ A config file is one JSON object of blocks (`midi2wave/utils/typed_config.py` re
 dataclass; the text below an option is its documentation.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import json
 import re
 from collections.abc import Sequence

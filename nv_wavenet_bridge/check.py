@@ -7,6 +7,11 @@ A bundle is right if the emulator of nv-wavenet, given the bundle and nothing el
 A golden file holds what NVIDIA's own CPU reference drew. Exit 0 only if every sample of every item is equal.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path

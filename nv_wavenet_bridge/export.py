@@ -7,6 +7,11 @@
 Pieces are played free, from silence, with the seed and temperature of inference_config: inference.py plays the same.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import argparse
 import json
 import math

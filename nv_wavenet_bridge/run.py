@@ -5,6 +5,11 @@
 Writes a wav per piece, prints samples per second, and compares what was drawn with the emulator and expected.npy.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import ctypes
 import importlib
 import inspect

@@ -10,6 +10,11 @@ must learn: decaying inharmonic partials, beating, velocity as level and brightn
 `composer.py` composes the pieces, `piano_synth.py` renders them.
 """
 
+if __name__ == "__main__":
+    from midi2wave.utils import signals
+
+    signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
+
 import csv
 import io
 import math

@@ -1,6 +1,7 @@
 """Signals that ask a command to stop: Ctrl-C, SIGTERM (batch schedulers, containers), SIGHUP (a closed terminal)."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,21 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
+def exit_on_interrupt() -> None:
+    """Let Ctrl-C end the process at once with code 130 until `raise_interrupted` begins, and again after its end.
+
+    A command calls this before it imports other modules: there is nothing to be cleaned up yet, and KeyboardInterrupt
+    in the middle of an import has a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Not where it is ignored.
+        signal.signal(signal.SIGINT, _exit)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(exit_code(number))
+
+
 @contextlib.contextmanager
 def raise_interrupted() -> Iterator[None]:
     """Context manager in which SIGTERM and SIGHUP raise `Interrupted` in the main thread, as Ctrl-C does by itself.
@@ -47,8 +63,13 @@ def raise_interrupted() -> Iterator[None]:
     handled = [number for number in STOP_SIGNALS if in_main and signal.getsignal(number) is signal.SIG_DFL]
     for number in handled:
         signal.signal(number, receive)
+    exits = in_main and signal.getsignal(signal.SIGINT) is _exit
+    if exits:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
+        if exits:
+            signal.signal(signal.SIGINT, _exit)
         for number in handled:
             signal.signal(number, signal.SIG_DFL)

@@ -201,8 +201,8 @@ class Schema:
             message = _describe(error, block, values, name)
             # Options that contradict each other may be from both places.
             named = [text for text in overrides if re.search(rf"\b{re.split('[.=]', text)[1]}\b", message)]
-            where = f"{source} with --set {' '.join(named)}" if named else source
-            raise InputError(f"{where}: {message}") from errors
+            sources = f"{source} with --set {' '.join(named)}" if named else source
+            raise InputError(f"{sources}: {message}") from errors
 
     def _former_names(self, block: str) -> dict[str, str]:
         """Former name of an option of a block -> name."""

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -96,3 +97,29 @@ def test_json_is_ascii_in_every_encoding_of_stdout(encoding, tmp_path):
     assert done.returncode == 2 and done.stdout.isascii()
     assert sorted(failure["item"] for failure in json.loads(done.stdout)["failures"]) == sorted(names)
     assert b"Traceback" not in done.stderr and done.stderr.count(b"failed: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "library"),
+    [
+        *((command, "tqdm") for command in COMMANDS),
+        ("train.py --set train_config.output_directory=unused --set data_config.dataset_path=unused", "torch"),
+        ("inference.py", "torch"),
+        ("evaluate.py", "torch"),
+        ("wavenet.py", "torch"),
+    ],
+)
+def test_ctrl_c_during_imports_is_no_traceback(command, library, tmp_path):
+    (tmp_path / f"{library}.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    with subprocess.Popen(
+        [sys.executable, *command.split()],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    ) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        message = process.stderr.read()
+    assert process.returncode == 130 and message.startswith("interrupted") and message.count("\n") == 1

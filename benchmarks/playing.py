@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from midi2wave.utils.cli import make_parser, run
+from midi2wave.utils.cli import make_parser, print_result, run
 from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 
@@ -156,12 +156,9 @@ def main() -> int:
         for threads in args.threads
     ]
     name, rates = limits()
-    if args.as_json:
-        print(json.dumps({"processor": name, "limits": rates, "rows": rows}, indent=1))
-    else:
-        print(name)
-        print("; ".join(f"{what}: {rate:.0f} G/s" for what, rate in rates.items()))
-        print(table(rows))
+    summary = "; ".join(f"{what}: {rate:.0f} G/s" for what, rate in rates.items())
+    result = {"processor": name, "limits": rates, "rows": rows}
+    print_result(f"{name}\n{summary}\n{table(rows)}", result, as_json=args.as_json)
     return 0
 
 

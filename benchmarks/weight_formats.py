@@ -8,12 +8,11 @@ same samples is the reference.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
-from midi2wave.utils.cli import make_parser, progress, run
+from midi2wave.utils.cli import make_parser, print_result, progress, run
 from midi2wave.utils.errors import InputError
 
 # Name of the row, number format of the weights, and whether the processor's own bfloat16 products are avoided.
@@ -63,12 +62,10 @@ def main() -> int:
     nll = likelihoods(args.model, args.clips)
     means = {name: float(np.mean(values)) for name, values in nll.items()}
     rows = {name: {"nll": mean, "change": mean - means[REFERENCE]} for name, mean in means.items()}
-    if args.as_json:
-        print(json.dumps({"model": Path(args.model).stem, "n_clips": len(nll[REFERENCE]), "formats": rows}))
-        return 0
-    print("| format | NLL, nats per sample | change |\n|---|---|---|")
-    for name, row in rows.items():
-        print(f"| {name} | {row['nll']:.4f} | {row['change']:+.5f} |")
+    lines = ["| format | NLL, nats per sample | change |", "|---|---|---|"]
+    lines += [f"| {name} | {row['nll']:.4f} | {row['change']:+.5f} |" for name, row in rows.items()]
+    result = {"model": Path(args.model).stem, "n_clips": len(nll[REFERENCE]), "formats": rows}
+    print_result("\n".join(lines), result, as_json=args.as_json)
     return 0
 
 

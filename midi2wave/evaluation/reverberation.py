@@ -10,7 +10,6 @@ than a room). And the decay of a note after its release, for which `counterfactu
 global label.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -22,7 +21,7 @@ from midi2wave.audio.io import read_pcm, sample_rate
 from midi2wave.audio.pcm import FULL_SCALE, level_db
 from midi2wave.config import label_columns
 from midi2wave.data.processed_folder import ProcessedFolder
-from midi2wave.utils.cli import count_of, make_parser, run
+from midi2wave.utils.cli import count_of, make_parser, print_result, run
 from midi2wave.utils.errors import InputError
 
 FRAME_SECONDS = 0.02
@@ -174,11 +173,6 @@ def decay_rates(folder: ProcessedFolder, column: str) -> dict[str, list[float]]:
     return dict(sorted(rates.items()))
 
 
-def _without_nan(values: dict[str, float | int]) -> dict[str, float | int | None]:
-    """The values with None for NaN, which JSON has no number for."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
 def main(argv: list[str] | None = None) -> int:
     """Print the decay rates of audio files, and their means over the recordings of folders; returns the exit code."""
     arguments = make_parser(__doc__)
@@ -195,12 +189,11 @@ def main(argv: list[str] | None = None) -> int:
             audio_hz = sample_rate(path)
             rate = decay_rate(read_pcm(path, audio_hz), audio_hz)
             result[str(path)] = {"recordings": 1, "decay_db_per_second": rate}
-    if args.as_json:
-        print(json.dumps({name: _without_nan(one) for name, one in result.items()}))
-    for name, one in result.items() if not args.as_json else ():
-        print(
-            f"{name}: {count_of(int(one['recordings']), 'recording')}, decay rate {one['decay_db_per_second']:.1f} dB/s"
-        )
+    lines = [
+        f"{name}: {count_of(int(one['recordings']), 'recording')}, decay rate {one['decay_db_per_second']:.1f} dB/s"
+        for name, one in result.items()
+    ]
+    print_result("\n".join(lines), result, as_json=args.as_json)
     return 0
 
 

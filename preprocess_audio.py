@@ -239,10 +239,9 @@ def _clip_starts(performance: Performance, n_samples: int, config: PreprocessCon
     (The model generates the second half without the recording in mode prompted.)
     """
     length = config.test_segment_length
-    # In samples: a difference of seconds between -1 and 0 frames would be rounded to 0.
-    last_frame = (n_samples - round(length * config.audio_hz)) // (config.audio_hz // config.midi_hz)
-    if last_frame < 0:
+    if n_samples < round(length * config.audio_hz):
         raise InputError(f"{n_samples / config.audio_hz:.3f} s of audio, shorter than a clip of {length:g} s")
+    last_frame = max(0, int((n_samples / config.audio_hz - length) * config.midi_hz))
     starts = np.arange(last_frame + 1) / config.midi_hz
     n_before, n_until_end = np.searchsorted(performance.onset, [starts + length / 2, starts + length])
     starts = starts[n_until_end > n_before]

@@ -19,7 +19,14 @@ from midi2wave.audio.pcm import FULL_SCALE, SILENCE_SECONDS, SILENCE_THRESHOLD_D
 from midi2wave.data import midi_alignment
 from midi2wave.data.maestro import Recording
 from midi2wave.data.processed_folder import FORMAT, MAX_COUNT, MAX_SECONDS, Row
-from midi2wave.midi.performance import MIN_PITCH, N_PITCHES, PEDALS, Performance
+from midi2wave.midi.performance import (
+    MIN_PITCH,
+    N_PITCHES,
+    PEDALS,
+    SILENT_START_SECONDS,
+    Performance,
+    silent_start,
+)
 from midi2wave.utils.cli import count_of
 
 # Seconds between the duration in the metadata and that of the audio.
@@ -68,8 +75,11 @@ def measure_facts(recording: Recording, pcm: np.ndarray, performance: Performanc
         warnings.append(f"lasts {seconds:.2f} s, but {recording.duration:.2f} s according to the metadata")
     if not within.all():
         warnings.append(f"{np.count_nonzero(~within)} of its notes begin after the audio's end at {seconds:.1f} s")
-    if warning := midi_alignment.alignment_warning(alignments):
-        warnings.append(warning)
+    for warning in (midi_alignment.alignment_warning(alignments), midi_alignment.unchecked_warning(alignments)):
+        if warning:
+            warnings.append(warning)
+    if performance.onset[0] > SILENT_START_SECONDS:
+        warnings.append(silent_start(performance))
     if longest_silence > LONG_SILENCE_SECONDS and longest_silence > 0.5 * seconds:
         warnings.append(f"is silent for {longest_silence:.0f} of its {seconds:.0f} s")
     return Facts(

@@ -18,10 +18,18 @@ WARN_SECONDS = 0.05
 WINDOW_SECONDS = 30.0
 # The largest lag that can be measured.
 SEARCH_SECONDS = 1.0
+# Lags up to this are compared with it. Where one of them agrees better, the lag is larger, or the notes are of another
+# recording.
+WIDE_SECONDS = 20.0
+# From this length on, a window counts whatever its agreement. In 630 excerpts of 20 to 60 s of 35 real recordings with
+# their own MIDI, the best lag up to WIDE_SECONDS was never beyond the search; with a foreign MIDI in 93 % of them.
+CONCLUSIVE_SECONDS = 20.0
 # With fewer different onset times in a window nothing can be said.
 MIN_ONSETS = 8
 # A wrong MIDI file reached up to 5.0, the right one between 3 and 17 (35 recordings, docs/robustness.md).
 TRUSTED_AGREEMENT = 6.0
+# The same for the best of the lags up to WIDE_SECONDS, which are more: a wrong MIDI file reached up to 7.4.
+TRUSTED_WIDE_AGREEMENT = 10.0
 ENVELOPE_HZ = 250
 FFT_SECONDS = 0.016
 # Magnitudes m of a spectrum are compressed to log(1 + COMPRESSION * m).
@@ -37,21 +45,39 @@ class Alignment:
 
     seconds: float  # by how much the sound comes after the notes; only meaningful if they agree
     agreement: float  # height of the best lag's correlation above the others, in their standard deviations
+    window_seconds: float = 0.0  # length of the window
+    wide_seconds: float = 0.0  # the best lag up to WIDE_SECONDS
+    wide_agreement: float = 0.0  # its agreement
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether the window is so long that the best lag counts, whatever its agreement."""
+        return self.window_seconds >= CONCLUSIVE_SECONDS
+
+    @property
+    def is_beyond_search(self) -> bool:
+        """Whether the sound agrees best with the notes at a larger lag than can be measured."""
+        return self.is_conclusive and abs(self.wide_seconds) > SEARCH_SECONDS
 
 
 def trusted_seconds(alignments: list[Alignment]) -> float | None:
     """By how much the sound comes after the notes, on average over the windows; None if that is uncertain.
 
-    Two windows with the same lag confirm each other; a single one needs an agreement of TRUSTED_AGREEMENT.
+    Two windows with the same lag confirm each other. A single one needs an agreement of TRUSTED_AGREEMENT, or be
+    conclusive. A window whose lag is beyond the search does not count.
     """
+    alignments = [alignment for alignment in alignments if not alignment.is_beyond_search]
     lags = [alignment.seconds for alignment in alignments]
     if len(lags) < 2 or abs(lags[0] - lags[1]) > WARN_SECONDS:
-        lags = [alignment.seconds for alignment in alignments if alignment.agreement >= TRUSTED_AGREEMENT]
+        single = len(lags) == 1
+        lags = [a.seconds for a in alignments if a.agreement >= TRUSTED_AGREEMENT or (single and a.is_conclusive)]
     return sum(lags) / len(lags) if lags else None
 
 
 def alignment_warning(alignments: list[Alignment]) -> str | None:
     """What is wrong with the alignment, in words for the files' owner; None if nothing is, or it is uncertain."""
+    if alignments and all(alignment.is_beyond_search for alignment in alignments):
+        return f"the sound does not agree with the notes within {SEARCH_SECONDS:g} s; {_wide_lag(alignments)}"
     lags = [alignment.seconds for alignment in alignments]
     mean_lag = trusted_seconds(alignments)
     if len(lags) == 2 and abs(lags[0] - lags[1]) > WARN_SECONDS:
@@ -63,6 +89,25 @@ def alignment_warning(alignments: list[Alignment]) -> str | None:
     if mean_lag is None or abs(mean_lag) <= WARN_SECONDS:
         return None
     return f"the sound is {1000 * abs(mean_lag):.0f} ms {'after' if mean_lag > 0 else 'before'} the notes"
+
+
+def _wide_lag(alignments: list[Alignment]) -> str:
+    """Where the sound agrees best with notes that it does not agree with within SEARCH_SECONDS, in words."""
+    lags = [alignment.wide_seconds for alignment in alignments]
+    confirmed = len(lags) == 2 and abs(lags[0] - lags[1]) <= WARN_SECONDS
+    if not confirmed and max(alignment.wide_agreement for alignment in alignments) < TRUSTED_WIDE_AGREEMENT:
+        return "is it the MIDI of this recording?"
+    lag = max(alignments, key=lambda alignment: alignment.wide_agreement).wide_seconds
+    return f"it does {abs(lag):.2f} s {'after' if lag > 0 else 'before'} them"
+
+
+def unchecked_warning(alignments: list[Alignment]) -> str | None:
+    """Words for the files' owner if it could not be checked whether the notes agree with the sound; else None."""
+    if not alignments:
+        return f"its notes were not compared with the sound: fewer than {MIN_ONSETS} onsets, or silence"
+    if len(alignments) == 1 and trusted_seconds(alignments) is None and not alignments[0].is_conclusive:
+        return f"its notes were not compared with the sound: {alignments[0].window_seconds:.0f} s are too short"
+    return None
 
 
 def onset_envelope(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
@@ -134,11 +179,18 @@ def _note_envelope(performance: Performance, first: int, n_frames: int) -> np.nd
 
 def _best_lag(envelope: np.ndarray, note_envelope: np.ndarray) -> Alignment:
     """The lag of the largest correlation, interpolated between frames by a parabola."""
+    seconds, agreement = _best_lag_within(SEARCH_SECONDS, envelope, note_envelope)
+    wide_seconds, wide_agreement = _best_lag_within(WIDE_SECONDS, envelope, note_envelope)
+    return Alignment(seconds, agreement, len(envelope) / ENVELOPE_HZ, wide_seconds, wide_agreement)
+
+
+def _best_lag_within(search_seconds: float, envelope: np.ndarray, note_envelope: np.ndarray) -> tuple[float, float]:
+    """The best of the lags up to search_seconds, in seconds, and its agreement."""
     from scipy.signal import correlate
 
-    search = round(SEARCH_SECONDS * ENVELOPE_HZ)
+    search = min(round(search_seconds * ENVELOPE_HZ), max(round(SEARCH_SECONDS * ENVELOPE_HZ), len(envelope) - 1))
     by_lag = correlate(np.pad(envelope, search), note_envelope, mode="valid", method="fft")
     best = int(by_lag.argmax())
     others = np.delete(by_lag, slice(max(0, best - PEAK_LAGS), best + PEAK_LAGS + 1))
     agreement = (by_lag[best] - others.mean()) / max(float(others.std()), EPSILON)
-    return Alignment((best - search + peak_offset(by_lag, best)) / ENVELOPE_HZ, float(agreement))
+    return (best - search + peak_offset(by_lag, best)) / ENVELOPE_HZ, float(agreement)

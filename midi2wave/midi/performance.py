@@ -43,6 +43,8 @@ PEDAL_DOWN = 64
 TICKS_PER_SECOND = 7680
 # MIDI's default tempo, 120 quarter notes a minute.
 _BEATS_PER_SECOND = 2
+# A first note after so long is worth a remark: exported from a sequencer, a file may begin with an hour of silence.
+SILENT_START_SECONDS = 30.0
 # After so long, a note that has ended changes the conditioning by 1e-17 at most.
 CLIP_MARGIN_SECONDS = 20.0
 _FORMAT = "midi2wave note events 1"
@@ -275,6 +277,11 @@ def last_sound_seconds(performance: Performance) -> float:
     """
     ends = sounding_offset(performance)
     return float(np.where(np.isfinite(ends), ends, performance.offset).max())
+
+
+def silent_start(performance: Performance) -> str:
+    """A remark on a performance whose first note begins late."""
+    return f"its first note begins after {performance.onset[0]:.0f} s of silence; cut them off if they are not meant"
 
 
 def clip(performance: Performance, start: float, end: float, margin: float = 0.0) -> Performance:

@@ -29,7 +29,15 @@ from midi2wave.midi.keyboard import (
     merge_onto_one_keyboard,
     merge_pedals,
 )
-from midi2wave.midi.performance import ALL_SOUND_OFF, PEDALS, PEDALS_LIFTED_BY, Performance, performance_from_events
+from midi2wave.midi.performance import (
+    ALL_SOUND_OFF,
+    PEDALS,
+    PEDALS_LIFTED_BY,
+    SILENT_START_SECONDS,
+    Performance,
+    performance_from_events,
+    silent_start,
+)
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
@@ -121,10 +129,12 @@ def read_midi(source: str | Path | BinaryIO) -> Performance:
 
 
 def read_performance(source: str | Path | BinaryIO) -> Performance:
-    """Read MIDI as `read_midi` does, and log what of it is left out or repaired. Raises InputError."""
+    """Read MIDI as `read_midi` does, and log what is left out, repaired or odd. Raises InputError."""
     performance = read_midi(source)
     for omission in performance.dropped:
         log(f"{source_name(source)}: {omission}")
+    if performance.onset[0] > SILENT_START_SECONDS:
+        log(f"{source_name(source)}: {silent_start(performance)}")
     return performance
 
 

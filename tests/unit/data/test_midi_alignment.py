@@ -13,9 +13,9 @@ from midi2wave.audio import io as audio_io
 from midi2wave.audio.pcm import silent_blocks, to_pcm
 from midi2wave.data import dataset_card, midi_alignment
 from midi2wave.data.maestro import COLUMNS, Recording, read_metadata, select_split
-from midi2wave.data.midi_alignment import Alignment, alignment_warning
+from midi2wave.data.midi_alignment import Alignment, alignment_warning, unchecked_warning
 from midi2wave.midi.performance import Performance
-from midi2wave.midi.reader import read_midi
+from midi2wave.midi.reader import read_midi, read_performance
 from tests.helpers.paths import DATA, DISKLAVIER, MAESTRO_CLIP
 from tests.helpers.pipeline import call, settings, write_midi
 
@@ -96,6 +96,61 @@ def test_uncertain_alignment_gives_no_warning(tmp_path):
     assert midi_alignment.trusted_seconds([Alignment(0.01, 9.0), Alignment(0.7, 3.0)]) == 0.01
 
 
+@pytest.mark.parametrize("shift", [5.0, -5.0, 12.0])
+@pytest.mark.parametrize("seconds", [90.0, 40.0])
+def test_lags_beyond_the_search_are_reported(tmp_path, shift, seconds):
+    notes = [note for note in piece(0, seconds) if note[0] > 6]
+    warning = alignment_warning(midi_alignment.measure_alignments(*both(tmp_path, notes, shift, seconds), HZ))
+    assert warning.startswith("the sound does not agree with the notes within 1 s; ")
+    if seconds == 90:  # Two windows confirm the lag.
+        where = re.search(r"it does ([\d.]+) s (after|before) them$", warning)
+        assert float(where[1]) == pytest.approx(abs(shift), abs=0.03) and where[2] == (
+            "after" if shift > 0 else "before"
+        )
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, -0.6])
+def test_short_pieces_are_checked(tmp_path, shift):
+    """A window of 20 s counts although its agreement is not clear; sounds that overlap make it so."""
+    notes = [note for note in piece(0, 40.0) if note[0] > 1]
+    alignments = midi_alignment.measure_alignments(*both(tmp_path, notes, shift, 40.0), HZ)
+    unclear = [replace(alignment, agreement=3.0) for alignment in alignments]
+    assert len(unclear) == 1 and unchecked_warning(unclear) is None
+    warning = alignment_warning(unclear)
+    assert (warning is None) == (shift == 0)
+    assert not warning or int(re.search(r"(\d+) ms", warning)[1]) == pytest.approx(abs(1000 * shift), abs=12)
+
+
+def test_foreign_midi_of_a_short_piece_is_reported(tmp_path):
+    pcm, _ = both(tmp_path, piece(1, 40.0), seconds=40.0)
+    other = both(tmp_path, piece(2, 40.0), seconds=40.0)[1]
+    assert alignment_warning(midi_alignment.measure_alignments(pcm, other, HZ)) == (
+        "the sound does not agree with the notes within 1 s; is it the MIDI of this recording?"
+    )
+
+
+def test_what_was_not_checked_is_said(tmp_path):
+    few = both(tmp_path, piece(3)[:5], seconds=5.0)
+    assert "fewer than 8 onsets" in unchecked_warning(midi_alignment.measure_alignments(*few, HZ))
+    assert "12 s are too short" in unchecked_warning([Alignment(0.3, 3.0, window_seconds=12.0)])
+    assert unchecked_warning([Alignment(0.3, 9.0, window_seconds=12.0)]) is None
+    assert unchecked_warning([Alignment(0.3, 3.0), Alignment(0.7, 3.0)]) is None  # They disagree, which is a finding.
+    recording = Recording(0, "Bach", "Fuge", "train", 2004, "a.mid", "a.wav", 5.0)
+    assert dataset_card.measure_facts(recording, *few, HZ).warnings == [unchecked_warning([])]
+
+
+def test_silence_before_the_first_note_is_said(tmp_path, capsys):
+    path = write_midi(tmp_path / "late.mid", [(3600.0, 3600.5, 60, 90)])
+    performance = read_performance(path)
+    words = "its first note begins after 3600 s of silence"
+    assert f"{path}: {words}" in capsys.readouterr().err
+    recording = Recording(0, "Bach", "Fuge", "train", 2004, "a.mid", "a.wav", 1.0)
+    facts = dataset_card.measure_facts(recording, np.ones(HZ, np.int16), performance, HZ)
+    assert any(words in warning for warning in facts.warnings)
+    read_performance(write_midi(tmp_path / "soon.mid", [(20.0, 20.5, 60, 90)]))
+    assert capsys.readouterr().err == ""
+
+
 def test_silence_is_measured_in_blocks():
     pcm = np.zeros(HZ, dtype=np.int16)
     pcm[4000:8000] = 20 * (-1) ** np.arange(4000)  # -64 dB
@@ -120,6 +175,7 @@ def test_facts_and_card_count_notes_and_seconds(tmp_path):
     assert facts.warnings == [
         "lasts 1.00 s, but 1.20 s according to the metadata",
         "1 of its notes begin after the audio's end at 1.0 s",
+        "its notes were not compared with the sound: fewer than 8 onsets, or silence",
     ]
     assert dataset_card.facts_from(json.loads(json.dumps(asdict(facts)))) == facts
     for broken in ({}, {**asdict(facts), "pitches": [1]}, {**asdict(facts), "more": 1}):
@@ -193,7 +249,10 @@ def test_real_recordings_agree_with_their_own_midi_only():
         own = midi_alignment.measure_alignments(pcm, performances[i], HZ)
         assert alignment_warning(own) is None and all(-0.015 < a.seconds < 0.04 for a in own), recordings[i]
         foreign = midi_alignment.measure_alignments(pcm, performances[i - 3], HZ)
-        assert len(foreign) < 2 or alignment_warning(foreign), recordings[i]
+        assert alignment_warning(foreign), recordings[i]
+        late = midi_alignment.measure_alignments(np.pad(pcm, (5 * HZ, 0)), performances[i], HZ)
+        assert "does not agree with the notes within 1 s" in alignment_warning(late), recordings[i]
+        assert len(late) < 2 or re.search(r"it does (4.9|5.0)\d s after", alignment_warning(late)), recordings[i]
 
 
 @pytest.mark.skipif(not MAESTRO_CLIP.is_dir(), reason=f"no {DATA.name}/maestro-clip on this machine")
@@ -202,4 +261,4 @@ def test_maestro_clip_causes_a_warning(tmp_path):
     performance = read_midi(next(MAESTRO_CLIP.glob("*.midi")))
     recording = Recording(0, "", "", "train", 2018, "", "", 704.1)
     facts = dataset_card.measure_facts(recording, audio_io.read_pcm(tmp_path / "clip.wav", HZ), performance, HZ)
-    assert facts.midi_outlasts_seconds > 700 and len(facts.warnings) == 2
+    assert facts.midi_outlasts_seconds > 700 and len(facts.warnings) == 3

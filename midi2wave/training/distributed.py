@@ -7,6 +7,7 @@ over gloo on CPUs and NCCL on CUDA. A single process has no process group, and e
 import contextlib
 import datetime
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from midi2wave.config import DistConfig
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.signals import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def init_distributed(config: DistConfig, device: torch.device) -> Iterator[World
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield SINGLE_PROCESS
         return
+    # Otherwise the processes of a torchrun that was killed would go on by themselves.
+    end_with_parent(signal.SIGTERM)
     world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     backend = config.backend if config.backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":

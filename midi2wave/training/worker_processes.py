@@ -6,7 +6,6 @@ progress still needs their data; nothing else may outlive the training.
 
 import atexit
 import contextlib
-import ctypes
 import errno
 import functools
 import multiprocessing
@@ -24,21 +23,14 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.signals import STOP_SIGNALS
+from midi2wave.utils.signals import STOP_SIGNALS, end_with_parent
 
 SHARED_MEMORY = "/dev/shm"
-PR_SET_PDEATHSIG = 1  # Of Linux's sys/prctl.h.
 EXIT_NOT_HANDED_OVER = 70
 JOIN_SECONDS = 5.0
 
 TOO_MANY_FILES = ("Too many open files", "received 0 items of ancdata")
 NO_SHARED_MEMORY = ("shared memory", "unable to resize file", "unable to write to file", "unable to mmap")
-
-
-def end_with_parent(number: int) -> None:
-    """Let Linux send this process a signal when its parent ends, even by `kill -9`."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def init_worker(_worker: int) -> None:
@@ -77,7 +69,7 @@ def iterate(loader: DataLoader) -> Iterator[Iterator[Any]]:
     kill_workers = functools.partial(_kill, workers)
     try:
         try:
-            with _unchanged_sigchld():
+            with _blocked_stop_signals(), _unchanged_sigchld():
                 iterator = iter(loader)
         finally:
             workers += set(multiprocessing.active_children()) - others
@@ -95,6 +87,19 @@ def iterate(loader: DataLoader) -> Iterator[Iterator[Any]]:
         getattr(iterator, "_shutdown_workers", lambda: None)()
         kill_workers()
         atexit.unregister(kill_workers)
+
+
+@contextlib.contextmanager
+def _blocked_stop_signals() -> Iterator[None]:
+    """Context manager in which no signal asks to stop; workers started in it are safe until they can ignore them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 @contextlib.contextmanager

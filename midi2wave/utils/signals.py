@@ -1,8 +1,10 @@
 """Signals that ask a command to stop: Ctrl-C, SIGTERM (batch schedulers, containers), SIGHUP (a closed terminal)."""
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -11,6 +13,7 @@ from types import FrameType
 STOP_SIGNALS = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__
 )
+PR_SET_PDEATHSIG = 1  # Of Linux's sys/prctl.h.
 
 
 class Interrupted(KeyboardInterrupt):
@@ -73,3 +76,10 @@ def raise_interrupted() -> Iterator[None]:
             signal.signal(signal.SIGINT, _exit)
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
+
+
+def end_with_parent(number: int) -> None:
+    """Let Linux send this process a signal when its parent ends, even by `kill -9`; elsewhere this does nothing."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

@@ -5,16 +5,23 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from midi2wave import checkpoint
+from midi2wave.checkpoint_folders import step_folders, step_of
 from midi2wave.data.crops import Crops
 from midi2wave.training import loop, stopping
 from midi2wave.training import step as step_module
 from midi2wave.training.distributed import World
 from midi2wave.utils.errors import InputError
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import settings
 from tests.helpers.training import checkpoint_tensors, same_tensors, start_run, train_to_end
 
 
@@ -87,7 +94,7 @@ def test_full_disk_at_a_checkpoint_does_not_end_the_run(pipeline, tmp_path, monk
     monkeypatch.setattr(checkpoint, "save", save)
     train_to_end(state)
     assert "step 2 could not be saved: the disk is full" in capsys.readouterr().err
-    assert [folder.name for folder in checkpoint.step_folders(tmp_path)] == ["step_00000004"]
+    assert [folder.name for folder in step_folders(tmp_path)] == ["step_00000004"]
 
     full[:] = [True, True, True]
     with pytest.raises(InputError, match="step 5 is not saved"):
@@ -176,7 +183,7 @@ def test_half_a_step_is_not_saved(pipeline, tmp_path, monkeypatch):
     monkeypatch.setattr(step_module, "update_ema", fail_in_step_three)
     with pytest.raises(ZeroDivisionError):
         train_to_end(state)
-    assert state.step == 3 and [path.name for path in checkpoint.step_folders(tmp_path)] == ["step_00000002"]
+    assert state.step == 3 and [path.name for path in step_folders(tmp_path)] == ["step_00000002"]
 
 
 def test_error_is_reported_though_nothing_can_be_saved(pipeline, tmp_path, monkeypatch, capsys):
@@ -195,4 +202,92 @@ def test_error_is_reported_though_nothing_can_be_saved(pipeline, tmp_path, monke
     with pytest.raises(ZeroDivisionError, match="the cause"):
         train_to_end(state)
     assert "step 3 is not saved: the weights of step 3 are not finite" in capsys.readouterr().err
-    assert checkpoint.step_folders(tmp_path) == []
+    assert step_folders(tmp_path) == []
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def start_training(pipeline, folder: Path, *interpreter_options: str) -> subprocess.Popen[str]:
+    """Start train.py, with worker processes, in a process group of its own; returns it after the first step."""
+    options = ["iters_per_checkpoint=100000", "iters_per_validation=100000", "steps=100000"]
+    overrides = [f"train_config.{option}" for option in (f"output_directory={folder}", *options)]
+    arguments = settings(*overrides, "data_config.n_workers=2")
+    process = subprocess.Popen(
+        [sys.executable, *interpreter_options, ROOT / "train.py", "-c", pipeline.config, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    for line in process.stderr:
+        if line.startswith("step "):
+            return process
+    raise AssertionError(process.communicate())
+
+
+def descendants(pid: int) -> list[int]:
+    """The running processes that a process has started, and those that they have started, level by level."""
+    listed = subprocess.run(["ps", "-eo", "ppid=,pid=,stat="], capture_output=True, text=True, check=True).stdout
+    pairs = [(int(parent), int(child)) for parent, child, state in map(str.split, listed.splitlines()) if state != "Z"]
+    level, pids = [pid], list[int]()
+    while level:
+        level = [child for parent, child in pairs if parent in level]
+        pids += level
+    return pids
+
+
+def are_running(pids: list[int]) -> bool:
+    """Whether any of these processes runs; a killed one whose parent is gone may take a moment."""
+    listed = subprocess.run(["ps", "-o", "stat=", "-p", ",".join(map(str, pids))], capture_output=True, text=True)
+    return any(not state.startswith("Z") for state in listed.stdout.split())
+
+
+def wait_for_end(pids: list[int], seconds: float = 20.0) -> None:
+    """Wait until none of these processes runs."""
+    deadline = time.monotonic() + seconds
+    while are_running(pids):
+        assert time.monotonic() < deadline, "they still run"
+        time.sleep(0.1)
+
+
+def saved_step(folder: Path) -> int:
+    """The step of a run's only checkpoint."""
+    (path,) = step_folders(folder)
+    return step_of(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+def test_closed_terminal_saves_the_training(pipeline, tmp_path):
+    """It sends SIGHUP to the workers as well, whose data the step in progress still needs."""
+    process = start_training(pipeline, tmp_path / "run")
+    workers = descendants(process.pid)
+    os.killpg(process.pid, signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 129, err
+    assert f"stopped at step {saved_step(tmp_path / 'run')} of 100000" in err
+    assert workers and not are_running(workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), TORCHRUN], ids=["alone", "torchrun"])
+def test_killed_worker_ends_all_processes_in_one_line(pipeline, tmp_path, options):
+    process = start_training(pipeline, tmp_path / "run", *options)
+    processes = descendants(process.pid)
+    os.kill(processes[-1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (1 if options else 2), err
+    assert "error: a worker process that reads the data was killed (SIGKILL)" in err
+    assert f"step {saved_step(tmp_path / 'run')} is saved; the same command goes on" in err
+    wait_for_end(processes)
+
+
+@pytest.mark.slow
+def test_processes_of_a_killed_torchrun_save_and_end(pipeline, tmp_path):
+    process = start_training(pipeline, tmp_path / "run", *TORCHRUN)
+    processes = descendants(process.pid)
+    process.kill()
+    wait_for_end(processes)
+    process.communicate(timeout=60)
+    assert saved_step(tmp_path / "run") > 0

@@ -51,12 +51,10 @@ def map_array(path: str | Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
         try:
             return np.lib.format.open_memmap(path, mode=mode)
         except OSError:  # Of the mapping, or of the file itself; then reading raises it again.
-            array = np.load(path, allow_pickle=False)
+            array: np.ndarray = np.load(path, allow_pickle=False)
     except DAMAGED_ARRAY_ERRORS as error:
         if is_system_error(error):
             raise
         raise InputError(" ".join(str(error).split())) from error
-    if not isinstance(array, np.ndarray):  # NumPy opens archives of arrays, too.
-        raise InputError("it is no array")
     array.flags.writeable = mode != "r"
     return array

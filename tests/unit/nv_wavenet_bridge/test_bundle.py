@@ -3,9 +3,7 @@
 nv-wavenet itself is played by a stand-in with the interface of its PyTorch wrapper, made of the emulator.
 """
 
-import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -322,20 +320,6 @@ def test_damaged_bundles(world, tmp_path):
     damaged(
         "weights.pt", lambda path: torch.save(bundle.as_torch(other), path), "weights.pt and weights.safetensors differ"
     )
-
-
-def test_a_bundle_that_cannot_be_mapped_is_read(world, monkeypatch):
-    """As on a file system that cannot map files; what cannot be read is not called damaged."""
-    mapped = bundle.read(world / "bundle")
-
-    def refuse(*_arguments, **_options):
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-
-    monkeypatch.setattr("mmap.mmap", refuse)
-    assert np.array_equal(bundle.read(world / "bundle").cond_input, mapped.cond_input)
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
-    with pytest.raises(OSError, match="No such device"):
-        bundle.read(world / "bundle")
 
 
 WRAPPER = """

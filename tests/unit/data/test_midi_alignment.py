@@ -103,8 +103,8 @@ def test_lags_beyond_the_search_are_reported(tmp_path, shift, seconds):
     warning = alignment_warning(midi_alignment.measure_alignments(*both(tmp_path, notes, shift, seconds), HZ))
     assert warning.startswith("the sound does not agree with the notes within 1 s; ")
     if seconds == 90:  # Two windows confirm the lag.
-        where = re.search(r"it does ([\d.]+) s (after|before) them$", warning)
-        assert float(where[1]) == pytest.approx(abs(shift), abs=0.03) and where[2] == (
+        match = re.search(r"it does ([\d.]+) s (after|before) them$", warning)
+        assert float(match[1]) == pytest.approx(abs(shift), abs=0.03) and match[2] == (
             "after" if shift > 0 else "before"
         )
 

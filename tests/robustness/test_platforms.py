@@ -88,12 +88,7 @@ def is_file_access(name: str, call: ast.Call) -> bool:
     """Whether a call opens, reads or writes a text file."""
     if name in ("read_text", "write_text"):
         return isinstance(call.func, ast.Attribute)
-    of_module = isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) in (
-        "wave",
-        "webbrowser",
-        "tarfile",
-    )
-    return name == "open" and not of_module and "b" not in mode_of(call)
+    return name == "open" and not ast.unparse(call.func).startswith(("os.", "wave.")) and "b" not in mode_of(call)
 
 
 def test_text_files_name_their_encoding():
@@ -105,8 +100,9 @@ def test_text_files_name_their_encoding():
 
 
 def test_a_text_file_without_encoding_is_found():
-    accesses = [is_file_access("open", ast.parse(f"open({arguments})").body[0].value) for arguments in ("a", "a, 'wb'")]
-    assert accesses == [True, False]
+    calls = ("open(a)", "path.open('w')", "open(a, 'wb')", "os.open(a, os.O_RDONLY)", "wave.open(a)")
+    accesses = [is_file_access("open", ast.parse(call).body[0].value) for call in calls]
+    assert accesses == [True, True, False, False, False]
     assert mode_of(ast.parse("path.open('ab')").body[0].value) == "ab"
 
 

@@ -14,12 +14,12 @@ if __name__ == "__main__":
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from midi2wave.utils import signals
 from midi2wave.utils.cli import log, make_plain_parser, run
 from midi2wave.utils.errors import InputError
 
@@ -78,15 +78,11 @@ def run_command(script: str, *arguments: str | Path) -> dict[str, Any]:
     program = script.split() if script.startswith("-m ") else [str(PROJECT_FOLDER / script)]
     # Modules are found wherever the demo is started.
     search_path = os.pathsep.join(filter(None, [str(PROJECT_FOLDER), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, *program, *options, "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": search_path},
-    )
-    if done.returncode:
-        raise InputError(f"{script} ended with exit code {done.returncode}; its own message stands above")
-    return json.loads(done.stdout.splitlines()[-1])
+    environment = os.environ | {"PYTHONPATH": search_path}
+    exit_code, output = signals.run_command([sys.executable, *program, *options, "--json"], environment)
+    if exit_code:
+        raise InputError(f"{script} ended with exit code {exit_code}; its own message stands above")
+    return json.loads(output.splitlines()[-1])
 
 
 def _print_results(outputs: list[dict[str, Any]], training: dict[str, Any], minutes: float) -> None:

@@ -1,7 +1,7 @@
 """What is to be generated: pieces from MIDI files, codes or test clips, for every command that generates."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,18 +90,16 @@ def midi_pieces(
         InputError: If settings.global_values are not among the model's.
     """
     validate_labels(settings.global_values, data.global_values)
-    pieces: list[Piece] = []
+
+    def read(path: Path, number: int) -> Piece:
+        performance = read_performance(path)
+        seconds = performance_seconds(performance, settings.tail_seconds)
+        _check_length(path.stem, seconds, max_seconds, data.audio_hz)
+        return Piece(fit_stem(path.stem), number, performance, performance_frames(seconds, data.midi_hz))
+
     paths, failures = expand_folders(paths, MIDI_SUFFIXES)
-    for number, path in enumerate(paths):
-        try:
-            performance = read_performance(path)
-            seconds = performance_seconds(performance, settings.tail_seconds)
-            name = fit_stem(path.stem)
-            _check(name, seconds, pieces, max_seconds, data.audio_hz)
-            pieces.append(Piece(name, number, performance, performance_frames(seconds, data.midi_hz)))
-        except (InputError, OSError) as error:
-            failures.append(item_failure(str(path), error))
-    return with_labels(pieces, settings.global_values, data), failures
+    pieces, unusable = _read_pieces(paths, read)
+    return with_labels(pieces, settings.global_values, data), failures + unusable
 
 
 def read_audio_prompt(path: Path, seconds: float, data: DataConfig) -> AudioPrompt:
@@ -118,32 +116,55 @@ def code_pieces(
 ) -> tuple[list[Piece], list[Failure]]:
     """A piece without notes for each file of codes; files that a model of n_codes can't play as failures."""
     validate_labels(settings.global_values, data.global_values)
+
+    def read(path: Path, number: int) -> Piece:
+        codes = load_codes(path)
+        if (codes.n_codes, codes.midi_hz) != (n_codes, data.midi_hz):
+            raise InputError(
+                f"holds one of {codes.n_codes} codes {codes.midi_hz} times a second, the model has {n_codes}, "
+                f"{data.midi_hz} times a second; play it by the model that wrote it"
+            )
+        name = fit_stem(path.name.removesuffix(".npz").removesuffix(".codes"))
+        _check_length(name, codes.n_frames / data.midi_hz, settings.max_seconds, data.audio_hz)
+        return Piece(name, number, None, codes.n_frames, codes=codes)
+
+    return _read_pieces(paths, read)
+
+
+def _read_pieces(
+    paths: Sequence[Path], read: Callable[[Path, int], Piece], item: Callable[[Path], str] = str
+) -> tuple[list[Piece], list[Failure]]:
+    """One piece from each file; files that cannot be read, or whose name another one has, as failures.
+
+    Args:
+        paths: The files.
+        read: The piece in a file that has this number. Raises InputError or OSError.
+        item: What a file is called in a failure.
+    """
     pieces: list[Piece] = []
     failures = []
     for number, path in enumerate(paths):
         try:
-            codes = load_codes(path)
-            if (codes.n_codes, codes.midi_hz) != (n_codes, data.midi_hz):
-                raise InputError(
-                    f"holds one of {codes.n_codes} codes {codes.midi_hz} times a second, the model has {n_codes}, "
-                    f"{data.midi_hz} times a second; play it by the model that wrote it"
-                )
-            name = fit_stem(path.name.removesuffix(".npz").removesuffix(".codes"))
-            _check(name, codes.n_frames / data.midi_hz, pieces, settings.max_seconds, data.audio_hz)
-            pieces.append(Piece(name, number, None, codes.n_frames, codes=codes))
+            piece = read(path, number)
+            _check_name(piece.name, pieces)
+            pieces.append(piece)
         except (InputError, OSError) as error:
-            failures.append(item_failure(str(path), error))
+            failures.append(item_failure(item(path), error))
     return pieces, failures
 
 
-def _check(name: str, seconds: float, pieces: list[Piece], max_seconds: float, audio_hz: int) -> None:
-    """Refuse a piece that is too long, or whose name another one has."""
-    if seconds > max_seconds:
-        raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
-    require_wav_length(name, round(seconds * audio_hz), audio_hz)
+def _check_name(name: str, pieces: list[Piece]) -> None:
+    """Refuse a name that another piece has, or whose file would be that of another piece."""
     same = [piece.name for piece in pieces if file_name_key(piece.name) == file_name_key(name)]
     if same:
         raise InputError(f"another file of the name {same[0]} stands before it; rename one of them")
+
+
+def _check_length(name: str, seconds: float, max_seconds: float, audio_hz: int) -> None:
+    """Refuse a piece that is too long."""
+    if seconds > max_seconds:
+        raise InputError(f"lasts {seconds:.0f} s; raise inference_config.max_seconds to play it all the same")
+    require_wav_length(name, round(seconds * audio_hz), audio_hz)
 
 
 def prompt_frames(settings: InferenceConfig | EvaluateConfig, data: DataConfig) -> int:
@@ -163,16 +184,16 @@ def clip_pieces(folder: str | Path, data: DataConfig, labels: Sequence[str] = ()
         InputError: If a label is not among the model's, or there are no clips.
     """
     validate_labels(labels, data.global_values)
-    hop, pieces, failures = data.audio_hz // data.midi_hz, [], []
-    for number, path in enumerate(clip_paths(folder)):
-        try:
-            clip = read_clip(path, data.audio_hz)
-            n_frames = len(clip.pcm) // hop
-            if not n_frames:
-                raise InputError("has less than a conditioning frame; cut longer clips")
-            pieces.append(Piece(fit_stem(clip.name), number, clip.performance, n_frames, clip.pcm[: n_frames * hop]))
-        except (InputError, OSError) as error:
-            failures.append(item_failure(path.stem, error))
+    hop = data.audio_hz // data.midi_hz
+
+    def read(path: Path, number: int) -> Piece:
+        clip = read_clip(path, data.audio_hz)
+        n_frames = len(clip.pcm) // hop
+        if not n_frames:
+            raise InputError("has less than a conditioning frame; cut longer clips")
+        return Piece(fit_stem(clip.name), number, clip.performance, n_frames, clip.pcm[: n_frames * hop])
+
+    pieces, failures = _read_pieces(clip_paths(folder), read, item=lambda path: path.stem)
     return with_labels(pieces, labels, data), failures
 
 

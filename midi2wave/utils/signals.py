@@ -4,9 +4,10 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 # Windows has no SIGHUP.
@@ -83,3 +84,30 @@ def end_with_parent(number: int) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
+def run_command(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run another command, which stops as this one does: by its own handling of the signal, with what it keeps.
+
+    (`subprocess.run` kills it a quarter of a second after Ctrl-C, while a training may still save its checkpoint.)
+
+    Args:
+        command: The program and its arguments.
+        env: Its environment; None: that of this process.
+
+    Returns:
+        Its exit code and what it printed to standard output.
+
+    Raises:
+        KeyboardInterrupt: This command was stopped; the other one has ended.
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        try:
+            output, _ = process.communicate()
+        except KeyboardInterrupt as error:
+            # A terminal sends Ctrl-C to both; other signals were sent to this process alone, or do no harm twice.
+            if isinstance(error, Interrupted):
+                process.send_signal(error.number)
+            process.wait()
+            raise
+    return process.returncode, output

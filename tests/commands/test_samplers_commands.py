@@ -1,5 +1,6 @@
 """Sampling as its user meets it: wavs that grow while they are made, Ctrl-C, and compiled code that is found again."""
 
+import functools
 import os
 import platform
 import signal
@@ -88,7 +89,9 @@ def test_a_signal_to_a_real_process(pipeline, tmp_path, name, code):
         song,
         *settings("inference_config.sampler_threads=2"),
     ]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    # Also where the tests run in the background of a shell, whose processes ignore Ctrl-C.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
         if any(path.stat().st_size > 100_000 for path in out.glob(".song.wav.*.partial")):

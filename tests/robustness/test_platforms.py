@@ -236,8 +236,8 @@ def test_message_of_a_file_in_use(monkeypatch):
 def test_names_that_are_one_file_are_refused(monkeypatch):
     """macOS and Windows would write both pieces to the same wav."""
     taken = [pieces.Piece("Prélude", 0, None, 10)]
-    pieces._check("prélude", 1.0, taken, 60.0, 16000)
+    pieces._check_name("prélude", taken)
     monkeypatch.setattr(file_names, "CASE_INSENSITIVE", True)
     for name in ("prélude", "Pre\u0301lude"):
         with pytest.raises(InputError, match="another file of the name Prélude stands before it"):
-            pieces._check(name, 1.0, taken, 60.0, 16000)
+            pieces._check_name(name, taken)

@@ -38,6 +38,7 @@ def commands(monkeypatch):
         rows = [{"step": step, "validation_gap": step / 10} for step in (1, 2)] + [{"step": 2, "loss": 3.0}]
         (folder / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "run" / f"step_{steps:08d}").mkdir(exist_ok=True)
+        (folder / "run" / f"step_{steps:08d}" / "weights.safetensors").touch()
         return {"step": steps}, 60.0
 
     monkeypatch.setattr(ablation, "run_command", run_command)

@@ -2,11 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
 from midi2wave.utils import cli, signals
+from tests.helpers.paths import ROOT
 
 STOPS = [number for number in signals.STOP_SIGNALS if number != signal.SIGINT]
 
@@ -75,3 +79,38 @@ def test_a_closed_terminal_does_not_end_the_work(monkeypatch):
     with pytest.raises(SystemExit) as left:
         cli.run(lambda: send(signal.SIGHUP))
     assert left.value.code == 129
+
+
+CHILD = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(0.8)  # Longer than subprocess.run would wait.
+    pathlib.Path(sys.argv[1], "saved").touch()
+    sys.exit(7)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, save)
+pathlib.Path(sys.argv[1], "ready").touch()
+time.sleep(60)
+"""
+PARENT = """
+import signal, sys
+from midi2wave.utils import cli, signals
+from tests.helpers.paths import ROOT
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.run(lambda: signals.run_command([sys.executable, "-c", sys.argv[1], sys.argv[2]])[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "to_group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)]
+)
+def test_a_command_that_another_runs_saves_before_both_end(tmp_path, number, to_group):
+    """As demo.py and its training: Ctrl-C reaches both, a batch scheduler's signal only the first."""
+    command = [sys.executable, "-c", PARENT, CHILD, tmp_path]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, err
+    assert (tmp_path / "saved").exists() and err.startswith("interrupted")

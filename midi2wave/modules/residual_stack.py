@@ -17,6 +17,7 @@ WaveNet (arXiv 1609.03499), equation 2 with local conditioning. What is done her
   (`compile_gate_kernels`).
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,15 +104,18 @@ DEFAULT_GATES = GateKernels()
 RECOMPUTING_GATES = GateKernels(recompute=True)
 
 
-def compile_gate_kernels(device: torch.device | str = "cpu", *, recompute: bool = False) -> GateKernels | None:
+def compile_gate_kernels(
+    device: torch.device | str = "cpu", *, recompute: bool = False, on_failure: Callable[[str], object] | None = None
+) -> GateKernels | None:
     """Gates as one kernel each, made by torch.compile.
 
     Args:
         device: Where they run.
         recompute: See `GateKernels`.
+        on_failure: It is called with the reason, in words for the user, if they cannot be compiled.
 
     Returns:
-        The kernels; None where torch.compile has no compiler to work with.
+        The kernels; None if they cannot be compiled.
     """
     kernels = GateKernels(
         torch.compile(gate, dynamic=False), torch.compile(gate_backward, dynamic=False), recompute=recompute
@@ -119,9 +123,27 @@ def compile_gate_kernels(device: torch.device | str = "cpu", *, recompute: bool 
     pre_activations, frames, ramp = (torch.zeros(shape, device=device) for shape in ((1, 1, 1, 2), (2, 1, 2), (1,)))
     try:
         kernels.forward(pre_activations, frames, ramp, torch.zeros(1, 1, 1, 1, device=device))
-    except (RuntimeError, OSError):  # InvalidCxxCompiler, or the compiler's message as torch._inductor wraps it
+    except (RuntimeError, OSError) as error:  # InvalidCxxCompiler, or the compiler's message as _inductor wraps it
+        if on_failure:
+            on_failure(compilation_failure(error))
         return None
     return kernels
+
+
+def compilation_failure(error: Exception) -> str:
+    """Why torch.compile failed, in one line: its message is of many, most of them the compiler's options."""
+    message = str(error)
+    if "failed to map segment" in message:
+        return (
+            "code must not be executed in the folder where it is compiled, which is mounted with noexec; set "
+            "TORCHINDUCTOR_CACHE_DIR to another folder"
+        )
+    if compiler_error := re.search(r"\berror: .*", message):
+        hint = "; install Python's headers (python3-dev)" if "Python.h" in compiler_error[0] else ""
+        return f"the compiler's message: {compiler_error[0]}{hint}"
+    if "InvalidCxxCompiler" in message:
+        return "there is no C++ compiler; install g++, or name one in CXX"
+    return (message.strip().splitlines() or [type(error).__name__])[0]
 
 
 def residual_stack(

@@ -323,12 +323,13 @@ def _load_checkpoint(config: Config, recordings: Recordings, folder: Path, *, qu
 def _choose_gate_kernels(settings: TrainConfig, device: torch.device, *, verbose: bool) -> GateKernels:
     """Compiled gate kernels where that is wanted and possible."""
     if settings.compile:
-        kernels = compile_gate_kernels(device, recompute=settings.activation_checkpointing)
-        if kernels:
+        reasons: list[str] = []
+        recompute = settings.activation_checkpointing
+        if kernels := compile_gate_kernels(device, recompute=recompute, on_failure=reasons.append):
             return kernels
         if verbose:
             log(
-                "torch.compile finds no compiler here: training goes on without it, slower "
+                f"torch.compile does not work here ({'; '.join(reasons)}): training goes on without it, slower "
                 "(train_config.compile=false silences this)"
             )
     return GateKernels(recompute=settings.activation_checkpointing)

@@ -110,6 +110,49 @@ def test_layer_by_layer_without_gradients_it_is_the_same():
     )  # the auxiliary inputs stay as they are
 
 
+# As PyTorch 2.11 says it, without most of the compiler's options.
+NO_HEADERS = """CppCompileError: C++ compile error
+
+Command:
+/usr/bin/g++ /tmp/tmpudhldfri/header.hpp -Wno-unused-variable -o /tmp/tmpudhldfri/header.i
+
+Output:
+/tmp/x/main.cpp:3:10: fatal error: Python.h: No such file or directory
+    3 | #include <Python.h>
+compilation terminated.
+"""
+NO_EXECUTION = """OSError: /tmp/torchinductor/sl/cslzqi.main.so: failed to map segment from shared object.  The most
+common reason this may occur is if the /tmp folder is mounted with noexec
+"""
+NO_COMPILER = (
+    "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')\n\nSet"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError(NO_HEADERS), ["error: Python.h: No such file", "install Python's headers (python3-dev)"]),
+        (RuntimeError(NO_EXECUTION), ["mounted with noexec", "TORCHINDUCTOR_CACHE_DIR"]),
+        (RuntimeError(NO_COMPILER), ["there is no C++ compiler; install g++"]),
+        (OSError(28, "No space left on device"), ["No space left on device"]),
+        (RuntimeError(), ["RuntimeError"]),
+    ],
+)
+def test_the_reason_of_a_failed_compilation_is_one_line(error, words, monkeypatch):
+    def compile_later(function, **_):
+        def fail(*_):
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_later)
+    reasons: list[str] = []
+    assert compile_gate_kernels(on_failure=reasons.append) is None and compile_gate_kernels() is None
+    (reason,) = reasons
+    assert all(part in reason for part in words) and "\n" not in reason and len(reason) < 200
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_gates_are_the_same_but_for_rounding(dtype):

@@ -96,9 +96,15 @@ def test_batch_that_cannot_be_divided_is_refused():
 
 
 def test_run_without_a_compiler_says_so_and_goes_on(pipeline, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
+    def fails(*_, on_failure, **__):
+        on_failure("there is no C++ compiler")
+
+    monkeypatch.setattr(run_state, "compile_gate_kernels", fails)
     start_run(pipeline, tmp_path, "train_config.compile=true")
-    assert "finds no compiler here: training goes on without it" in capsys.readouterr().err
+    assert (
+        "torch.compile does not work here (there is no C++ compiler): training goes on without it"
+        in capsys.readouterr().err
+    )
 
 
 def test_resumed_run_has_the_state_of_the_saved_one(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Many files at once: in processes of this machine, or of several machines through the backends of joblib.
+"""Many files at once: in processes of this machine, or on the machines of a cluster (`cluster.py`).
 
 A batch scheduler starts the same command several times with `--shard 1/8`, `--shard 2/8`, ... instead.
 """
@@ -12,6 +12,7 @@ from typing import TypeVar
 import joblib
 
 from midi2wave.utils.cli import count_of, log
+from midi2wave.utils.cluster import map_on_cluster
 from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 
@@ -19,22 +20,19 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
-BACKENDS = ("loky", "dask", "ray")
-# The packages of the backends that joblib does not contain.
-PACKAGES = {"dask": "distributed", "ray": "ray"}
+BACKENDS = ("loky", "dask")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that works on many files."""
-    help_ = "files at once, at most one per core (default 1; with another backend: as many as it can)"
+    help_ = "files at once on this machine, at most one per core (default 1)"
     parser.add_argument("-j", "--jobs", type=int, default=1, help=help_)
     parser.add_argument(
         "--backend",
         choices=BACKENDS,
         default="loky",
-        help="who does them: processes of this machine (loky, default), or the dask or ray cluster that "
-        "DASK_SCHEDULER_ADDRESS or RAY_ADDRESS names, where this code and the data must lie under the same paths; "
-        "both untested, and ray reports what is done, and records it for a rerun, only when all is",
+        help="who does them: processes of this machine (loky, default), or the dask cluster that "
+        "DASK_SCHEDULER_ADDRESS names (docs/clusters.md)",
     )
     parser.add_argument("--shard", metavar="I/N", default="", help="only the I-th of N equal parts of the files")
 
@@ -85,42 +83,22 @@ def parallel_map(
         The results, in the order in which they are done.
 
     Raises:
-        InputError: The backend is not there, or a worker was killed.
+        InputError: A worker was killed, or the cluster is not there.
     """
     jobs = list(jobs)
-    n_jobs = min(n_jobs, max(len(jobs), 1)) if backend == "loky" or n_jobs > 1 else -1
-    if backend == "loky" and n_jobs == 1:  # No process needs to be started.
+    if backend == "dask":
+        yield from map_on_cluster(function, jobs)
+        return
+    n_jobs = min(n_jobs, max(len(jobs), 1))
+    if n_jobs == 1:  # No process needs to be started.
         yield from map(function, jobs)
         return
-    _connect(backend)
-    # Joblib's ray backend supports nothing else.
-    return_as = "list" if backend == "ray" else "generator_unordered"
-    with joblib.parallel_config(backend=backend):
-        # One file is plenty for a task. Few are dispatched ahead: a run that is stopped leaves few partial files.
-        parallel = joblib.Parallel(n_jobs=n_jobs, return_as=return_as, batch_size=1)
-        try:
-            yield from parallel(joblib.delayed(function)(job) for job in jobs)
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a worker process was killed, perhaps for lack of memory; finished files are whole: run the same "
-                "command again, with fewer --jobs"
-            ) from error
-
-
-def _connect(backend: str) -> None:
-    """Register a backend with joblib. Raises InputError if its package or its cluster is not there."""
+    # One file is plenty for a task. Few are dispatched ahead: a run that is stopped leaves few partial files.
+    workers = joblib.Parallel(n_jobs=n_jobs, backend="loky", return_as="generator_unordered", batch_size=1)
     try:
-        if backend == "dask":
-            from distributed import Client
-
-            Client(set_as_default=True)
-        elif backend == "ray":
-            import ray
-            from ray.util.joblib import register_ray
-
-            ray.init(ignore_reinit_error=True)
-            register_ray()
-    except ImportError as error:
-        raise InputError(f"--backend {backend} needs a package ({error}); pip install {PACKAGES[backend]}") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"--backend {backend}: its cluster cannot be reached ({error})") from error
+        yield from workers(joblib.delayed(function)(job) for job in jobs)
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker process was killed, perhaps for lack of memory; finished files are whole: run the same "
+            "command again, with fewer --jobs"
+        ) from error

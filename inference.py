@@ -55,7 +55,7 @@ from midi2wave.sampling.pieces import (
     timed_pieces,
 )
 from midi2wave.utils.atomic_files import remove_partial_files
-from midi2wave.utils.cli import Failure, count_of, log, make_parser, report_and_exit_code, run
+from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import fit_stem
 from midi2wave.utils.folder_lock import lock_folder
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
         failures += [Failure(name, reason) for name, reason in refused.items()]
         remove_partial_files(job.folder)
         pieces = [piece for piece in pieces if piece.name not in refused]
-        n_already = _render_missing(job, pieces, output)
+        n_already = _render_missing(args, job, pieces, output)
     return _report(args, job, pieces, n_already, failures)
 
 
@@ -125,8 +125,9 @@ def _open_output(args: argparse.Namespace, job: "RenderJob", record: dict[str, A
     )
 
 
-def _render_missing(job: "RenderJob", pieces: list[Piece], output: OutputFolder) -> int:
+def _render_missing(args: argparse.Namespace, job: "RenderJob", pieces: list[Piece], output: OutputFolder) -> int:
     """Render the pieces that no earlier run finished, and write the page; returns how many were there already."""
+    from midi2wave.sampling.cluster_render import render_on_cluster
     from midi2wave.sampling.render import batches, draw_missing_pictures, is_done, mend_sources, render
 
     done = [piece for piece in pieces if is_done(job, piece)]
@@ -135,8 +136,12 @@ def _render_missing(job: "RenderJob", pieces: list[Piece], output: OutputFolder)
     draw_missing_pictures(job, done)
     todo = [piece for piece in pieces if not is_done(job, piece)]
     try:
-        for batch in batches(todo, job.settings.batch_size):
-            render(job, batch)
+        if args.backend:
+            for name in progress(render_on_cluster(job, todo, args.backend), len(todo), "pieces"):
+                log(f"{name} is done")
+        else:
+            for batch in batches(todo, job.settings.batch_size):
+                render(job, batch)
     except KeyboardInterrupt:
         _write_page(job, pieces, output)  # Finished pieces can be listened to.
         raise
@@ -171,6 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     global_help = "labels of the recording, instead of inference_config.global_values"
     add("--global", nargs="+", dest="global_values", metavar="COLUMN=VALUE", help=global_help)
     add("--prompt", type=Path, metavar="FILE", help="audio that every piece continues: it ends at the piece's time 0")
+    backend_help = "render the pieces on the cluster that DASK_SCHEDULER_ADDRESS names (docs/clusters.md)"
+    add("--backend", choices=("dask",), help=backend_help)
     seconds_help = f"how much of the beginning of --prompt is used (default {DEFAULT_PROMPT_SECONDS:g})"
     add("--prompt_seconds", type=float, metavar="S", help=seconds_help)
     add("--prime", dest="prompt", type=Path, action=_FormerSpelling, help=argparse.SUPPRESS)

@@ -63,7 +63,7 @@ def _connect() -> Any:
         from distributed import Client
     except ImportError as error:
         raise InputError(f"--backend dask needs a package ({error}); {INSTALL}") from error
-    address = dask.config.get("scheduler-address", None)
+    address = os.environ.get(ADDRESS_VARIABLE) or dask.config.get("scheduler-address", None)
     if not address:
         raise InputError(f"--backend dask: set {ADDRESS_VARIABLE} to the scheduler, as in tcp://10.0.0.1:8786")
     try:

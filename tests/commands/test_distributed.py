@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -113,3 +114,64 @@ def test_two_processes_stop_after_the_same_step(pipeline, tmp_path):
     assert running.returncode == 1 and "exitcode  : 143" in err, err
     assert "the same command goes on from there" in err and "step " in out
     assert "Error: " not in err.split("stopped at step")[0]
+
+
+def agents(port, *command):
+    """The command lines of two nodes with a process each; they meet at a port of the first one."""
+    common = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}"]
+    common += ["--rdzv_id=test", "--local_addr=127.0.0.1", "--max_restarts=0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *common]
+    return [[*torchrun, f"--rdzv_conf=is_host={is_host}", *command] for is_host in ("true", "false")]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_nodes_have_the_gradients_of_one_process(pipeline, tmp_path):
+    options = ["batch_size=8", "micro_batch_size=2", "precision=float32", "gradient_clip=1e9", "validation_crops=7"]
+    script = ROOT / "tests/helpers/one_step.py"
+    run_to_end(sys.executable, script, tmp_path / "one.pt", *train_arguments(pipeline, tmp_path / "one", *options))
+    arguments = [script, tmp_path / "two.pt", *train_arguments(pipeline, tmp_path / "two", *options)]
+    nodes = [start(*node) for node in agents(free_port(), *arguments)]
+    for node in nodes:
+        _, err = node.communicate(timeout=300)
+        assert node.returncode == 0, err
+    one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
+    assert (one["gradient"] - two["gradient"]).abs().max() < 1e-6 < one["gradient"].abs().max()
+    for name in ("loss", "validation_nll", "validation_gap"):
+        assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-6, abs=1e-6), name
+
+
+@pytest.mark.slow
+def test_two_nodes_go_on_after_one_was_killed(pipeline, tmp_path):
+    """The other node ends, too; started again, both reach the weights of a run that nothing interrupted."""
+    options = ["steps=120", "batch_size=4", "iters_per_checkpoint=3", "iters_per_validation=100"]
+
+    def nodes(name):
+        arguments = train_arguments(pipeline, tmp_path / name, *options)
+        return [start(*node) for node in agents(free_port(), ROOT / "train.py", *arguments)]
+
+    def assert_success(processes):
+        for process in processes:
+            _, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
+
+    assert_success(nodes("whole"))
+    staying, killed = nodes("parts")
+    while not checkpoint.step_folders(tmp_path / "parts"):
+        assert staying.poll() is None and killed.poll() is None, (staying.communicate(), killed.communicate())
+        time.sleep(0.05)
+    pids = subprocess.run(["ps", "-o", "pid=", "--ppid", str(killed.pid)], capture_output=True, text=True).stdout
+    killed.kill()
+    for pid in pids.split():  # A machine that fails takes its processes with it.
+        os.kill(int(pid), signal.SIGKILL)
+    killed.communicate()
+    staying.communicate(timeout=120)
+    assert staying.returncode != 0
+    assert checkpoint_folders.step_of(checkpoint.step_folders(tmp_path / "parts")[-1]) < 120
+    assert_success(nodes("parts"))
+    assert same_tensors(checkpoint_tensors(tmp_path / "parts"), checkpoint_tensors(tmp_path / "whole"))

@@ -60,38 +60,38 @@ def scheduler(tmp_path, monkeypatch):
 def test_resampling_on_a_cluster(two_workers, tmp_path):
     write_maestro(tmp_path / "maestro", audio_hz=44100, channels=2)
     arguments = ("-d", tmp_path / "maestro", "--out_dir")
-    assert call(resample_audio, *arguments, tmp_path / "here").code == 0
-    made = call(resample_audio, *arguments, tmp_path / "there", *BACKEND, "--json")
+    assert call(resample_audio, *arguments, tmp_path / "local").code == 0
+    made = call(resample_audio, *arguments, tmp_path / "remote", *BACKEND, "--json")
     assert made.code == 0 and "2 workers" in made.err
-    assert read_wavs(tmp_path / "there" / "2004").keys() == read_wavs(tmp_path / "here" / "2004").keys()
-    for name, samples in read_wavs(tmp_path / "here" / "2004").items():
-        assert (read_wavs(tmp_path / "there" / "2004")[name] == samples).all()
-    assert json.loads(call(resample_audio, *arguments, tmp_path / "there", *BACKEND, "--json").out)["files"] == 0
+    assert read_wavs(tmp_path / "remote" / "2004").keys() == read_wavs(tmp_path / "local" / "2004").keys()
+    for name, samples in read_wavs(tmp_path / "local" / "2004").items():
+        assert (read_wavs(tmp_path / "remote" / "2004")[name] == samples).all()
+    assert json.loads(call(resample_audio, *arguments, tmp_path / "remote", *BACKEND, "--json").out)["files"] == 0
 
 
 def test_preprocessing_on_a_cluster(two_workers, tmp_path):
     write_maestro(tmp_path / "maestro", ("train", "train", "train"))
     options = (f"preprocess_config.maestro_dir={tmp_path / 'maestro'}", "preprocess_config.split=train")
-    folders = {name: tmp_path / name for name in ("here", "there")}
+    folders = {name: tmp_path / name for name in ("local", "remote")}
     for name, folder in folders.items():
         overrides = settings(*options, f"preprocess_config.out_dir={folder}")
-        assert call(preprocess_maestro, *overrides, *(BACKEND if name == "there" else ())).code == 0
-    here, there = (read_files(folder) for folder in folders.values())
-    data = [name for name in here if name.endswith((".npy", ".npz", ".wav", ".csv", ".bin"))]
-    assert data and here.keys() == there.keys() and all(here[name] == there[name] for name in data)
+        assert call(preprocess_maestro, *overrides, *(BACKEND if name == "remote" else ())).code == 0
+    local, remote = (read_files(folder) for folder in folders.values())
+    data = [name for name in local if name.endswith((".npy", ".npz", ".wav", ".csv", ".bin"))]
+    assert data and local.keys() == remote.keys() and all(local[name] == remote[name] for name in data)
 
 
 def test_inference_on_a_cluster(two_workers, pipeline, tmp_path):
     """Each piece is rendered by some worker; samples are those of one machine, and a rerun renders nothing."""
     songs = [write_midi(tmp_path / f"song{i}.mid", melody(i, 0.1 + 0.05 * i)) for i in range(3)]
     arguments = ("-c", pipeline.config, *settings("inference_config.tail_seconds=0"), "--midi", *songs, "--out")
-    assert call(inference, *arguments, tmp_path / "here").code == 0
-    made = call(inference, *arguments, tmp_path / "there", *BACKEND)
-    assert made.code == 0 and (tmp_path / "there" / "index.html").is_file()
-    here, there = (read_wavs(tmp_path / name) for name in ("here", "there"))
-    assert here.keys() == there.keys() == {"song0", "song1", "song2"}
-    assert all((here[name] == there[name]).all() for name in here)
-    assert "3 were there already" in call(inference, *arguments, tmp_path / "there", *BACKEND).out
+    assert call(inference, *arguments, tmp_path / "local").code == 0
+    made = call(inference, *arguments, tmp_path / "remote", *BACKEND)
+    assert made.code == 0 and (tmp_path / "remote" / "index.html").is_file()
+    local, remote = (read_wavs(tmp_path / name) for name in ("local", "remote"))
+    assert local.keys() == remote.keys() == {"song0", "song1", "song2"}
+    assert all((local[name] == remote[name]).all() for name in local)
+    assert "3 were there already" in call(inference, *arguments, tmp_path / "remote", *BACKEND).out
 
 
 def test_a_killed_worker_loses_nothing(scheduler, tmp_path):
@@ -113,9 +113,9 @@ def test_a_killed_worker_loses_nothing(scheduler, tmp_path):
     first.send_signal(signal.SIGKILL)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0 and json.loads(output)["files"] == n_files and n_before < n_files
-    assert call(resample_audio, "-d", folder, "--out_dir", tmp_path / "here").code == 0
-    assert read_wavs(out).keys() == read_wavs(tmp_path / "here").keys()
-    assert all((read_wavs(tmp_path / "here")[name] == samples).all() for name, samples in read_wavs(out).items())
+    assert call(resample_audio, "-d", folder, "--out_dir", tmp_path / "local").code == 0
+    assert read_wavs(out).keys() == read_wavs(tmp_path / "local").keys()
+    assert all((read_wavs(tmp_path / "local")[name] == samples).all() for name, samples in read_wavs(out).items())
     assert json.loads(call(resample_audio, *arguments).out)["files"] == 0
 
 

@@ -81,6 +81,7 @@ NOT_RUN_LINES = {  # regular expression -> why
     r"python3 -m venv|source \.venv|\.venv/bin/|pip install|apt-get|dpkg ": "installs",
     r"(python -m )?pytest|ruff|mypy|pre-commit|\.ci/run|bash \.ci/run": "runs the checks themselves",
     r"git |tensorboard |sed -i|make$|cd |python build\.py ": "a tool of others",
+    r"dask |export |PYTHONPATH=": "dask's own commands; tests/commands/test_clusters.py starts them",
     r"[A-Z]=": "sets a variable for the next command",
 }
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from midi2wave.config import SamplerWeights
 from midi2wave.utils.cli import make_parser, print_result, progress, run
 from midi2wave.utils.errors import InputError
 
 # Name of the row, number format of the weights, and whether the processor's own bfloat16 products are avoided.
-FORMATS = (
+FORMATS: tuple[tuple[str, SamplerWeights, bool], ...] = (
     ("float32", "float32", False),
     ("bfloat16, multiplied by the processor", "bfloat16", False),
     ("bfloat16, widened to float32", "bfloat16", True),
@@ -39,7 +40,7 @@ def likelihoods(model_path: str, folder: str) -> dict[str, list[float]]:
     model, data = loaded.model, loaded.config.data_config
     clips, failures = load_clips(folder, data)
     if failures:
-        raise InputError(f"{failures[0].item}: {failures[0].error}")
+        raise InputError(f"{failures[0].item}: {failures[0].reason}")
     nll: dict[str, list[float]] = {name: [] for name in (REFERENCE, *(row[0] for row in FORMATS))}
     for clip in progress(clips, len(clips), "clips"):
         nll[REFERENCE].append(negative_log_likelihood(model, clip.performance, clip.truth, data))

@@ -192,6 +192,31 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path, capsys):
     assert (code, result["files"], result["already_done"]) == (1, 0, 1)
 
 
+def test_headers_that_are_wrong_and_other_scales(tmp_path, capsys):
+    """What the size of the file corrects is read, with a remark; the rest are failures, and the others are done."""
+    whole = sound(tmp_path / "in/whole.wav", 16000, 1).read_bytes()
+    (tmp_path / "in/unfinished.wav").write_bytes(whole[:40] + bytes(4) + whole[44:])
+    (tmp_path / "in/joined.wav").write_bytes(whole + whole)
+    piped = bytearray(sound(tmp_path / "in/piped.flac", 16000, 1).read_bytes())
+    piped[21:26] = bytes([piped[21] & 0xF0, 0, 0, 0, 0])
+    (tmp_path / "in/piped.flac").write_bytes(piped)
+    samples = np.random.default_rng(0).integers(-9833, 9834, 16000).astype(np.float32)
+    soundfile.write(tmp_path / "in/scaled.wav", samples, 16000, subtype="FLOAT")
+    code = resample_audio.main(["-d", str(tmp_path / "in"), "--json"])
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    reasons = {failure["item"]: failure["reason"] for failure in result["failures"]}
+    assert code == 1 and result["files"] == 3 and reasons.keys() == {"joined.wav", "scaled.wav"}
+    assert "another file, RIFF" in reasons["joined.wav"] and "divide by 32768" in reasons["scaled.wav"]
+    assert "unfinished.wav: its header states 0 bytes of samples, the file holds 6400" in said.err
+    true = audio_io.read_pcm(tmp_path / "in/whole_16000.wav", 16000)
+    for name in ("unfinished", "piped"):
+        pcm = audio_io.read_pcm(tmp_path / f"in/{name}_16000.wav", 16000)
+        assert np.abs(pcm.astype(int) - true).max() <= (
+            name == "piped"
+        )  # libsndfile rounds otherwise there.
+
+
 def test_missing_recordings_are_failures(tmp_path, capsys):
     folder = maestro_folder(tmp_path)
     (folder / "2004/1.wav").unlink()

@@ -263,11 +263,13 @@ def format_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         remedy = "check the disk or the share" if error.errno in DISK_ERRNOS else "check the path"
         return f"{error.strerror}: {error.filename!r}; {remedy}"
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object!r} has no form in this system's encoding, {error.encoding}; set PYTHONUTF8=1"
     return shorten(" ".join(str(error).split()), MAX_LINE) or type(error).__name__
 
 
 def run(command: Callable[[], int]) -> NoReturn:
-    """Run a command's main function and exit with its code; an InputError or OSError becomes one line.
+    """Run a command's main function and exit with its code; a mistake of the user or of the system is one line.
 
     Args:
         command: Returns the exit code.
@@ -282,7 +284,7 @@ def run(command: Callable[[], int]) -> NoReturn:
             except SystemExit as left:  # Of argparse, after --help or a wrong argument.
                 exit_code = left.code
             _flush_stdout()  # Here, since what fails when Python ends has a traceback.
-    except (InputError, OSError) as error:
+    except (InputError, OSError, UnicodeEncodeError) as error:
         if isinstance(error, BrokenPipeError) and _is_stdout_broken():
             sys.exit(EXIT_BROKEN_PIPE)
         log(f"error: {format_error(error)}")

@@ -37,6 +37,7 @@ def linked(tmp_path):
     return tmp_path / "in"
 
 
+@pytest.mark.links
 def test_linked_folders_are_resampled(linked, tmp_path):
     done = call(resample_audio, "-d", linked, "--hz", "8000", "--out_dir", tmp_path / "out", "--json")
     assert (done.code, done.result["files"]) == (0, 2)
@@ -46,6 +47,7 @@ def test_linked_folders_are_resampled(linked, tmp_path):
     ]
 
 
+@pytest.mark.links
 def test_linked_folders_give_clips_and_pieces(pipeline, linked, tmp_path):
     options = settings("preprocess_config.maestro_dir=", f"preprocess_config.audio_dir={linked}")
     clips = call(preprocess_audio, "-d", tmp_path / "clips", "-c", write_config(tmp_path), "--json", *options)
@@ -78,6 +80,7 @@ def test_audio_that_is_not_read_is_named(tmp_path):
     assert_refused(call(resample_audio, "-d", folder, "--hz", "4000"), "holds no audio files")
 
 
+@pytest.mark.links
 def test_dead_links_are_failures(tmp_path):
     write_audio(tmp_path / "in/a.wav", melody(0))
     write_midi(tmp_path / "in/a.mid", melody(0))

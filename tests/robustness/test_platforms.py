@@ -24,7 +24,7 @@ from tests.helpers.training import start_run
 from tests.helpers.windows import act_as_windows
 
 FILE_WRITING_TESTS = (
-    "tests/unit/utils/test_atomic_files.py",
+    "tests/unit/utils",
     "tests/unit/data/test_processed_folder.py",
     "tests/unit/model/test_checkpoint.py",
     "tests/commands/test_resample_audio.py",

@@ -21,6 +21,7 @@ def names_in(folder: Path) -> list[str]:
     return [path.as_posix() for path in walk_folder(folder).paths]
 
 
+@pytest.mark.links
 def test_links_to_folders_are_followed_once(tmp_path):
     make(tmp_path / "disk", "2008/a.wav", "2008/deep/b.wav", "c.wav")
     make(tmp_path / "in", "z/d.wav", ".e.wav")
@@ -33,6 +34,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     assert names_in(tmp_path / "in") == names_in(tmp_path / "link") == names
 
 
+@pytest.mark.links
 def test_circles_end(tmp_path):
     make(tmp_path / "in", "a/b.wav")
     make(tmp_path / "disk", "c.wav")
@@ -47,6 +49,7 @@ def test_circles_end(tmp_path):
     assert names_in(tmp_path / "in") == ["a/b.wav", "disk/c.wav"]
 
 
+@pytest.mark.links
 def test_what_is_no_file_is_named(tmp_path):
     make(tmp_path, "a.wav", "folder.wav/b.wav", "lost+found/c.wav")
     (tmp_path / "gone.wav").symlink_to("/no/disk/gone.wav")
@@ -82,6 +85,7 @@ def test_message_counts_kinds_and_names_some():
     )
 
 
+@pytest.mark.links
 @pytest.mark.parametrize("as_link", [False, True])
 def test_folders_among_files_are_expanded(tmp_path, as_link):
     make(tmp_path / "songs", "b.mid", "deep/a.KAR", "c.txt")

@@ -43,8 +43,14 @@ def test_cleaning_up_is_not_interrupted(number):
     assert cleaned
 
 
+def require_sighup():
+    if not hasattr(signal, "SIGHUP"):
+        pytest.skip("Windows has no SIGHUP")
+
+
 def test_ignored_signals_stay_ignored():
     """As under nohup."""
+    require_sighup()
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signals.raise_interrupted():
@@ -71,6 +77,7 @@ def test_a_command_runs_in_any_thread():
 
 def test_a_closed_terminal_does_not_end_the_work(monkeypatch):
     """After SIGHUP, messages about what is kept have nowhere to go."""
+    require_sighup()
 
     def no_terminal(*_, **__):
         raise OSError(5, "Input/output error")

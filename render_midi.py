@@ -31,6 +31,7 @@ from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
 from midi2wave.utils.output_folder import OutputFolder, Product, require_own_dir
+from midi2wave.utils.parallel import end_worker_with_parent
 
 METADATA_NAME = "maestro-v2.0.0.csv"
 RECORD_NAME = "render.json"
@@ -90,8 +91,10 @@ def _render(
     failures: list[Failure] = []
     calls = (joblib.delayed(render_one)(job, args.out, instrument) for job in jobs)
     # FluidSynth is a process of its own already; tinysoundfont needs one for each job.
-    prefer = "threads" if instrument.renderer == "fluidsynth" else "processes"
-    outcomes = joblib.Parallel(n_jobs=args.jobs, prefer=prefer, return_as="generator_unordered")(calls)
+    backend: dict[str, Any] = {"backend": "loky", "initializer": end_worker_with_parent}
+    if instrument.renderer == "fluidsynth":
+        backend = {"backend": "threading"}
+    outcomes = joblib.Parallel(n_jobs=args.jobs, return_as="generator_unordered", **backend)(calls)
     for job, outcome in progress(outcomes, len(jobs), "piece"):
         if isinstance(outcome, Rendered):
             rendered[job.stem] = outcome

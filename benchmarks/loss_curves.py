@@ -15,7 +15,13 @@ from benchmarks.plain import plain_train_step
 from midi2wave.config import Config, load_config
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.plotting.pictures import save_picture
-from midi2wave.training.data_loader import batches, crops_for_model, limit_workers, micro_batch_indices
+from midi2wave.training.data_loader import (
+    MicroBatches,
+    batches,
+    crops_for_model,
+    limit_workers,
+    micro_batch_indices,
+)
 from midi2wave.training.hardware import choose_precision, keep_freed_memory
 from midi2wave.training.run_state import make_unsaved_run
 from midi2wave.training.step import train_step
@@ -77,7 +83,7 @@ def training_curve(config: Config, device: torch.device, precision: torch.dtype 
     loader = batches(crops, indices, limit_workers(data.n_workers))
     losses: list[float] = []
     for _ in range(settings.steps):
-        micro_batches = [next(loader) for _ in range(settings.batch_size // state.micro_batch_size)]
+        micro_batches = MicroBatches(loader, settings.batch_size // state.micro_batch_size)
         plain = precision is None
         losses.append(plain_train_step(state, micro_batches) if plain else train_step(state, micro_batches)[0].item())
         state.step += 1

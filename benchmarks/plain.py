@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from midi2wave.modules.sample_embedding import N_CODES
+from midi2wave.training.data_loader import MicroBatches
+from midi2wave.training.losses import Batch
 from midi2wave.training.run_state import Run
 from midi2wave.training.schedules import learning_rate
 from wavenet import Decoder, WaveNet
@@ -66,7 +68,7 @@ def _conditioning(model: WaveNet, features: Tensor, excitation: Tensor) -> Tenso
     return cond + F.conv1d(excitation, weights[..., None])
 
 
-def plain_train_step(state: Run, micro_batches: list[dict[str, Tensor]]) -> float:
+def plain_train_step(state: Run, micro_batches: list[Batch] | MicroBatches) -> float:
     """`train_step` in its simplest form, in float32.
 
     Args:

@@ -5,6 +5,8 @@ A batch scheduler starts the same command several times with `--shard 1/8`, `--s
 
 import argparse
 import re
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -15,6 +17,7 @@ from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.cluster import map_on_cluster
 from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.signals import end_with_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -94,7 +97,13 @@ def parallel_map(
         yield from map(function, jobs)
         return
     # One file is plenty for a task. Few are dispatched ahead: a run that is stopped leaves few partial files.
-    workers = joblib.Parallel(n_jobs=n_jobs, backend="loky", return_as="generator_unordered", batch_size=1)
+    workers = joblib.Parallel(
+        n_jobs=n_jobs,
+        backend="loky",
+        return_as="generator_unordered",
+        batch_size=1,
+        initializer=end_worker_with_parent,
+    )
     try:
         yield from workers(joblib.delayed(function)(job) for job in jobs)
     except BrokenProcessPool as error:
@@ -102,3 +111,9 @@ def parallel_map(
             "a worker process was killed, perhaps for lack of memory; finished files are whole: run the same "
             "command again, with fewer --jobs"
         ) from error
+
+
+def end_worker_with_parent() -> None:
+    """Let the system end this worker with its parent: joblib's workers wait five minutes for more work."""
+    if sys.platform == "linux":
+        end_with_parent(signal.SIGKILL)

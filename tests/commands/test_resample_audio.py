@@ -212,9 +212,7 @@ def test_headers_that_are_wrong_and_other_scales(tmp_path, capsys):
     true = audio_io.read_pcm(tmp_path / "in/whole_16000.wav", 16000)
     for name in ("unfinished", "piped"):
         pcm = audio_io.read_pcm(tmp_path / f"in/{name}_16000.wav", 16000)
-        assert np.abs(pcm.astype(int) - true).max() <= (
-            name == "piped"
-        )  # libsndfile rounds otherwise there.
+        assert np.abs(pcm.astype(int) - true).max() <= (name == "piped")  # libsndfile rounds otherwise there.
 
 
 def test_missing_recordings_are_failures(tmp_path, capsys):

@@ -304,6 +304,32 @@ def test_killed_worker_is_reported_in_one_line():
         list(parallel.parallel_map(_die, range(8), n_jobs=2, backend="loky"))
 
 
+JOBS = """
+import os, sys, time
+from midi2wave.utils import parallel
+def wait(job):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+list(parallel.parallel_map(wait, range(8), n_jobs=2, backend="loky"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+def test_workers_end_with_a_killed_command(tmp_path):
+    """joblib's own would wait five minutes for more work."""
+    (tmp_path / "jobs.py").write_text(JOBS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, tmp_path / "jobs.py"], stdout=subprocess.PIPE, env=environment)
+    workers = {int(process.stdout.readline()) for _ in range(2)}
+    process.kill()
+    process.wait(timeout=30)
+    deadline = time.monotonic() + 10
+    while subprocess.run(["ps", "-o", "pid=", "-p", ",".join(map(str, workers))], capture_output=True).stdout:
+        assert len(workers) == 2 and time.monotonic() < deadline, "they still run"
+        time.sleep(0.05)
+    process.stdout.close()
+
+
 def test_more_jobs_than_cores_are_reduced_with_a_message(tmp_path, monkeypatch):
     write_audio(tmp_path / "a.wav", [], seconds=0.1, audio_hz=44100)
     monkeypatch.setattr(parallel, "usable_cores", lambda: 3)

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -122,7 +123,10 @@ def write_sparse_folder(folder: Path, rows: list[dict[str, str]], piece: Path) -
             np.lib.format.write_array_header_1_0(handle, header)
             handle.truncate(handle.tell() + 2 * n_samples)
         if i:
-            os.link(folder / "0.npz", folder / f"{i}.npz")
+            try:
+                os.link(folder / "0.npz", folder / f"{i}.npz")
+            except OSError:  # A file system without hard links.
+                shutil.copy(folder / "0.npz", folder / f"{i}.npz")
         names = (row["audio_filename"], row["midi_filename"], row["split"], int(row["year"]))
         table.append(Row(i, *names, n_samples / 16000, n_samples, len(performance.onset), "", ""))
     processed_folder.finish_folder(folder, table)

@@ -55,7 +55,16 @@ from midi2wave.sampling.pieces import (
     timed_pieces,
 )
 from midi2wave.utils.atomic_files import remove_partial_files
-from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
+from midi2wave.utils.cli import (
+    Failure,
+    count_of,
+    item_failure,
+    log,
+    make_parser,
+    progress,
+    report_and_exit_code,
+    run,
+)
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import fit_stem
 from midi2wave.utils.folder_lock import lock_folder
@@ -108,7 +117,9 @@ def main(argv: list[str] | None = None) -> int:
         failures += [Failure(name, reason) for name, reason in refused.items()]
         remove_partial_files(job.folder)
         pieces = [piece for piece in pieces if piece.name not in refused]
-        n_already = _render_missing(args, job, pieces, output)
+        n_already, unwritten = _render_missing(args, job, pieces, output)
+        failures += unwritten
+        pieces = [piece for piece in pieces if piece.name not in {failure.item for failure in unwritten}]
     return _report(args, job, pieces, n_already, failures)
 
 
@@ -125,29 +136,56 @@ def _open_output(args: argparse.Namespace, job: "RenderJob", record: dict[str, A
     )
 
 
-def _render_missing(args: argparse.Namespace, job: "RenderJob", pieces: list[Piece], output: OutputFolder) -> int:
-    """Render the pieces that no earlier run finished, and write the page; returns how many were there already."""
+def _render_missing(
+    args: argparse.Namespace, job: "RenderJob", pieces: list[Piece], output: OutputFolder
+) -> tuple[int, list[Failure]]:
+    """Render the pieces that no earlier run finished, and write the page.
+
+    Returns:
+        How many pieces were there already, and those whose files cannot be written.
+    """
     from midi2wave.sampling.cluster_render import render_on_cluster
-    from midi2wave.sampling.render import batches, draw_missing_pictures, is_done, mend_sources, render
+    from midi2wave.sampling.render import batches, draw_missing_pictures, is_done, mend_sources
 
     done = [piece for piece in pieces if is_done(job, piece)]
     for piece in done:
         mend_sources(job, piece)
     draw_missing_pictures(job, done)
     todo = [piece for piece in pieces if not is_done(job, piece)]
+    failures: list[Failure] = []
     try:
         if args.backend:
             for name in progress(render_on_cluster(job, todo, args.backend), len(todo), "pieces"):
                 log(f"{name} is done")
         else:
             for batch in batches(todo, job.settings.batch_size):
-                render(job, batch)
+                failures += _render_batch(job, batch)
     except KeyboardInterrupt:
         _write_page(job, pieces, output)  # Finished pieces can be listened to.
         raise
-    if pieces:
-        _write_page(job, pieces, output)
-    return len(done)
+    unwritten = {failure.item for failure in failures}
+    if rendered := [piece for piece in pieces if piece.name not in unwritten]:
+        _write_page(job, rendered, output)
+    return len(done), failures
+
+
+def _render_batch(job: "RenderJob", pieces: list[Piece]) -> list[Failure]:
+    """Render pieces side by side; those whose files cannot be written are failures, and the others are done.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    from midi2wave.sampling.render import render
+
+    try:
+        render(job, pieces)
+    except OSError as error:
+        failure = item_failure(pieces[0].name, error)
+        if len(pieces) == 1:
+            return [failure]
+        # A piece by itself has the same samples, so that the others need not fail with one of their batch.
+        return [failure for piece in pieces for failure in _render_batch(job, [piece])]
+    return []
 
 
 class _FormerSpelling(argparse.Action):

@@ -3,6 +3,7 @@
 import builtins
 import errno
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +22,15 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
 
     monkeypatch.setattr(io, "open", open_unless_forbidden)
     monkeypatch.setattr(builtins, "open", open_unless_forbidden)
+
+
+def forbid_replacing(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Make the last step of writing this file fail as for a user without permission."""
+    real_replace = os.replace
+
+    def replace_unless_forbidden(source: Any, target: Any) -> None:
+        if str(target) == str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(target))
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_unless_forbidden)

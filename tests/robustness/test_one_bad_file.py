@@ -2,17 +2,21 @@
 
 import shutil
 
+import numpy as np
+
+import evaluate
 import inference
 import preprocess_audio
 import preprocess_maestro
 import resample_audio
 from midi2wave.utils.file_names import MAX_NAME_BYTES
-from tests.helpers.forbidden import forbid
+from tests.helpers.forbidden import forbid, forbid_replacing
 from tests.helpers.pipeline import (
     assert_failed,
     assert_no_partial_files,
     call,
     melody,
+    read_wav,
     read_wavs,
     settings,
     write_audio,
@@ -100,3 +104,41 @@ def test_file_without_permission_leaves_the_other_recordings(tmp_path, monkeypat
     done = call(resample_audio, "-d", tmp_path / "maestro", "--hz", "8000", "--json")
     assert_failed(done, 1, **{"0_16000": "no permission for "})
     assert done.result["files"] == 2
+
+
+def test_file_that_cannot_be_written_leaves_the_other_pieces(pipeline, tmp_path, monkeypatch):
+    """Whether it is seen before the work or only while it is written, in a batch of all pieces."""
+    paths = [write_midi(tmp_path / f"{name}.mid", melody(0, 0.1)) for name in ("a", "b", "c")]
+    arguments = ("-c", pipeline.config, "--json", "--midi")
+    assert call(inference, "--out", tmp_path / "expected", *arguments, *paths).code == 0
+    assert call(inference, "--out", tmp_path / "out", *arguments, tmp_path / "no.mid").code == 2
+    write_midi(tmp_path / "d.mid", melody(0, 0.1))
+    assert call(inference, "--out", tmp_path / "out", *arguments, tmp_path / "d.mid").code == 0
+    (tmp_path / "out/c.wav").mkdir()
+    forbid_replacing(monkeypatch, tmp_path / "out/b.wav")
+    done = call(inference, "--out", tmp_path / "out", *arguments, *paths)
+    assert_failed(done, 1, b="no permission for ", c="did not make it")
+    assert done.result["wavs"] == ["a.wav"]
+    assert np.array_equal(read_wav(tmp_path / "out/a.wav"), read_wav(tmp_path / "expected/a.wav"))
+    assert_no_partial_files(tmp_path)
+
+
+def test_clip_without_permission_leaves_the_other_scores(pipeline, tmp_path, monkeypatch):
+    clips = tmp_path / "test"
+    shutil.copytree(pipeline.folder / "test", clips)
+    for path in clips.glob("clip_000*"):
+        for number in (8, 9):
+            shutil.copy(path, clips / path.name.replace("clip_000", f"clip_00{number}"))
+    first, *others = sorted(clips.glob("clip_*.wav"))
+    forbid(monkeypatch, first)
+    options = settings(
+        f"evaluate_config.model_filename={pipeline.folder}/run",
+        f"evaluate_config.test_dir={clips}",
+        f"evaluate_config.output_dir={tmp_path}/out",
+        "evaluate_config.counterfactuals=false",
+        "evaluate_config.device=cpu",
+    )
+    done = call(evaluate, "-c", pipeline.config, *options, "--json")
+    assert done.code == 1, done.err
+    assert [failure["item"] for failure in done.result["failures"]] == [first.stem]
+    assert {path.stem for path in (tmp_path / "out").glob("clip_*[0-9]s.wav")} == {path.stem for path in others}

@@ -24,7 +24,8 @@ from tests.helpers.training import start_run
 from tests.helpers.windows import act_as_windows
 
 FILE_WRITING_TESTS = (
-    "tests/unit/utils",
+    "tests/unit/utils/test_atomic_files.py",
+    "tests/unit/utils/test_output_folder.py",
     "tests/unit/data/test_processed_folder.py",
     "tests/unit/model/test_checkpoint.py",
     "tests/commands/test_resample_audio.py",
@@ -34,13 +35,15 @@ TEXT_SUFFIXES = (".csv", ".json", ".html")
 POSIX_MODULES = ("fcntl", "grp", "pwd", "resource", "termios")
 POSIX_ATTRIBUTES = {
     "os": ("fork", "geteuid", "getuid", "killpg", "link", "mkfifo", "register_at_fork", "sched_getaffinity", "sysconf"),
-    "signal": ("SIGALRM", "SIGHUP", "SIGKILL", "SIGXFSZ", "pthread_sigmask"),
+    "signal": ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGXFSZ", "pthread_sigmask"),
 }
 # The modules that use one of them, behind a test or inside a function that Linux alone needs.
 GUARDED = {
     ("midi2wave/utils/cores.py", "sched_getaffinity"),
     ("midi2wave/training/hardware.py", "sysconf"),
     ("midi2wave/training/worker_processes.py", "SIGKILL"),
+    ("midi2wave/training/worker_processes.py", "SIGCHLD"),
+    ("midi2wave/training/worker_processes.py", "pthread_sigmask"),
     ("midi2wave/training/worker_processes.py", "resource"),
     ("benchmarks/full_size.py", "link"),
     ("benchmarks/full_size.py", "resource"),
@@ -146,7 +149,7 @@ def test_commands_run_as_on_windows(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "files", [FILE_WRITING_TESTS[:2], pytest.param(FILE_WRITING_TESTS[2:], marks=pytest.mark.slow)], ids=["unit", "all"]
+    "files", [FILE_WRITING_TESTS[:3], pytest.param(FILE_WRITING_TESTS[3:], marks=pytest.mark.slow)], ids=["unit", "all"]
 )
 def test_file_writing_tests_pass_as_on_windows(files):
     options = ("-q", "-p", "tests.helpers.windows", "-p", "no:cacheprovider", "-m", "not slow")

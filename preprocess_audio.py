@@ -123,7 +123,8 @@ def _cut_clips(
         draw = int(rng.integers(N_DRAWS))  # Also of a recording that fails: the others' clips do not depend on it.
         try:
             pcm, performance = read(pair, config.audio_hz)
-            start = choose_start(_clip_starts(performance, len(pcm), config), starts, config.test_segment_length, draw)
+            possible = _clip_starts(performance, len(pcm), config)
+            start = choose_start(possible, starts, config.test_segment_length, draw, rng)
             if start is None:
                 full.append(pair.name)
                 continue

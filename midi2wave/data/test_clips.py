@@ -94,14 +94,17 @@ def write_clip(
     return name
 
 
-def choose_start(starts: np.ndarray, taken: Sequence[float], length: float, draw: int) -> float | None:
+def choose_start(
+    starts: np.ndarray, taken: Sequence[float], length: float, draw: int, rng: np.random.Generator
+) -> float | None:
     """The beginning of a clip that overlaps no other, each possible one as likely as any other.
 
     Args:
         starts: Where a clip of this recording may begin, in seconds, [N] with N > 0.
         taken: The beginnings of its other clips.
         length: Length of every clip in seconds.
-        draw: A random number below `N_DRAWS`.
+        draw: A random number below `N_DRAWS`, which chooses among all starts.
+        rng: Chooses among those that are left, where the first choice overlaps another clip.
 
     Returns:
         One of `starts`; None if every clip would overlap another.
@@ -114,7 +117,7 @@ def choose_start(starts: np.ndarray, taken: Sequence[float], length: float, draw
         free = free[np.abs(free - other) >= length - 1e-6]
     if not len(free):
         return None
-    return float(start if start in free else np.random.default_rng(draw).choice(free))
+    return float(start if start in free else rng.choice(free))
 
 
 def finish_clips(output: OutputFolder, names: list[str]) -> None:

@@ -31,9 +31,10 @@ def test_clips_are_read_as_written_and_damage_is_refused(tmp_path):
 
 def test_starts_are_uniform_over_what_is_left():
     """Of starts 0..9 s beside a clip of 3 s at 4 s, those from 2 to 6 s are not possible."""
-    starts, draws = np.arange(10.0), np.random.default_rng(0).integers(test_clips.N_DRAWS, size=2000).tolist()
-    positions = [test_clips.choose_start(starts, [4.0], 3.0, draw) for draw in draws]
+    starts, rng = np.arange(10.0), np.random.default_rng(0)
+    draws = rng.integers(test_clips.N_DRAWS, size=2000).tolist()
+    positions = [test_clips.choose_start(starts, [4.0], 3.0, draw, rng) for draw in draws]
     values, counts = np.unique(positions, return_counts=True)
     assert values.tolist() == [0, 1, 7, 8, 9] and counts.min() > 340
-    assert test_clips.choose_start(starts, [1.0, 4.0, 7.5], 3.0, draws[0]) is None
-    assert test_clips.choose_start(starts, [], 3.0, 12) == 2
+    assert test_clips.choose_start(starts, [1.0, 4.0, 7.5], 3.0, draws[0], rng) is None
+    assert test_clips.choose_start(starts, [], 3.0, 12, rng) == 2

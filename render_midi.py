@@ -31,7 +31,7 @@ from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
 from midi2wave.utils.output_folder import OutputFolder, Product, require_own_dir
-from midi2wave.utils.parallel import end_worker_with_parent
+from midi2wave.utils.parallel import end_worker_with_parent, start_resource_tracker
 
 METADATA_NAME = "maestro-v2.0.0.csv"
 RECORD_NAME = "render.json"
@@ -94,6 +94,7 @@ def _render(
     backend: dict[str, Any] = {"backend": "loky", "initializer": end_worker_with_parent}
     if instrument.renderer == "fluidsynth":
         backend = {"backend": "threading"}
+    start_resource_tracker()
     outcomes = joblib.Parallel(n_jobs=args.jobs, return_as="generator_unordered", **backend)(calls)
     for job, outcome in progress(outcomes, len(jobs), "piece"):
         if isinstance(outcome, Rendered):

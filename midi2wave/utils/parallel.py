@@ -12,7 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import joblib
+from joblib.externals.loky.backend import resource_tracker
 
+from midi2wave.utils import signals
 from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.cluster import map_on_cluster
 from midi2wave.utils.cores import usable_cores
@@ -71,6 +73,15 @@ def select_shard(items: list[Item], shard: str) -> list[Item]:
     return items[number - 1 :: count]
 
 
+def start_resource_tracker() -> None:
+    """Start joblib's process that removes shared files, before joblib does, so that it ignores SIGHUP.
+
+    It ignores Ctrl-C and SIGTERM by itself, but dies with a traceback when a closed terminal ends all processes.
+    """
+    with signals.hangup_ignored():
+        resource_tracker.ensure_running()
+
+
 def parallel_map(
     function: Callable[[Job], Result], jobs: Iterable[Job], *, n_jobs: int, backend: str
 ) -> Iterator[Result]:
@@ -96,6 +107,7 @@ def parallel_map(
     if n_jobs == 1:  # No process needs to be started.
         yield from map(function, jobs)
         return
+    start_resource_tracker()
     # One file is plenty for a task. Few are dispatched ahead: a run that is stopped leaves few partial files.
     workers = joblib.Parallel(
         n_jobs=n_jobs,

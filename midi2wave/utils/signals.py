@@ -79,6 +79,20 @@ def raise_interrupted() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+@contextlib.contextmanager
+def hangup_ignored() -> Iterator[None]:
+    """Context manager in which SIGHUP is ignored, and so for ever by processes that are started in it."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(hangup, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(hangup, former)
+
+
 def end_with_parent(number: int) -> None:
     """Let Linux send this process a signal when its parent ends, even by `kill -9`; elsewhere this does nothing."""
     if sys.platform == "linux":

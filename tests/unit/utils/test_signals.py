@@ -102,17 +102,14 @@ time.sleep(60)
 PARENT = """
 import signal, sys
 from midi2wave.utils import cli, signals
-from tests.helpers.paths import ROOT
 signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.run(lambda: signals.run_command([sys.executable, "-c", sys.argv[1], sys.argv[2]])[0])
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "to_group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)]
-)
-def test_a_command_that_another_runs_saves_before_both_end(tmp_path, number, to_group):
-    """As demo.py and its training: Ctrl-C reaches both, a batch scheduler's signal only the first."""
+@pytest.mark.parametrize("number", signals.STOP_SIGNALS)
+def test_a_command_that_another_runs_saves_before_both_end(tmp_path, number):
+    """As demo.py and its training: a batch scheduler's signal reaches only the first, those of a terminal both."""
     command = [sys.executable, "-c", PARENT, CHILD, tmp_path]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "ready").exists():
@@ -121,3 +118,27 @@ def test_a_command_that_another_runs_saves_before_both_end(tmp_path, number, to_
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number, err
     assert (tmp_path / "saved").exists() and err.startswith("interrupted")
+
+
+MANY_FILES = """
+import pathlib, signal, sys, time
+from midi2wave.utils import cli, parallel
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def do_all():
+    for _ in parallel.parallel_map(time.sleep, [0.0, 60.0, 60.0], n_jobs=2, backend="loky"):
+        pathlib.Path(sys.argv[1], "ready").touch()
+cli.run(do_all)
+"""
+
+
+@pytest.mark.parametrize("number", signals.STOP_SIGNALS)
+def test_a_signal_to_a_command_and_its_workers_is_one_line(tmp_path, number):
+    """As a terminal sends it that is closed, or a batch scheduler: to all processes of the job."""
+    command = [sys.executable, "-c", MANY_FILES, tmp_path]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, err
+    assert err.startswith("interrupted") and err.count("\n") == 1

@@ -78,7 +78,14 @@ RECORD_NAME = "inference.json"
 PAGE_NAME = "index.html"
 FORCE_HELP = "make the pieces of this call again, also with other settings than those of the folder"
 # Options that do not change the samples.
-OPTIONS_NOT_AFFECTING_AUDIO = ("output_dir", "batch_size", "device", "max_seconds", "sampler_threads")
+OPTIONS_NOT_AFFECTING_AUDIO = (
+    "output_dir",
+    "fast_model_filename",
+    "batch_size",
+    "device",
+    "max_seconds",
+    "sampler_threads",
+)
 DEFAULT_PROMPT_SECONDS = 2.0
 
 
@@ -88,11 +95,12 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(args.config, ("inference_config",), args.overrides)
     requested = _with_arguments(args, config.inference_config)
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
-    from midi2wave.checkpoint import load_for_generation
     from midi2wave.sampling.engines import choose_weights
+    from midi2wave.sampling.model_choice import load_chosen_model
     from midi2wave.sampling.render import RenderJob
 
-    loaded = load_for_generation(requested, config, args.config)
+    record_path = Path(requested.output_dir) / RECORD_NAME
+    requested, loaded = load_chosen_model(requested, config, args.config, args.quality, record_path)
     data = loaded.config.data_config
     _check_request(args, requested, data)
     prompt = None
@@ -214,6 +222,10 @@ def _parser() -> argparse.ArgumentParser:
     global_help = "labels of the recording, instead of inference_config.global_values"
     add("--global", nargs="+", dest="global_values", metavar="COLUMN=VALUE", help=global_help)
     add("--prompt", type=Path, metavar="FILE", help="audio that every piece continues: it ends at the piece's time 0")
+    quality_help = (
+        "with inference_config.fast_model_filename: auto (the better model if it plays in real time here), best, fast"
+    )
+    add("--quality", choices=("auto", "best", "fast"), default="auto", help=quality_help)
     backend_help = "render the pieces on the cluster that DASK_SCHEDULER_ADDRESS names (docs/clusters.md)"
     add("--backend", choices=("dask",), help=backend_help)
     seconds_help = f"how much of the beginning of --prompt is used (default {DEFAULT_PROMPT_SECONDS:g})"

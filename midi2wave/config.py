@@ -440,6 +440,10 @@ class SamplingConfig:
 class InferenceConfig(SamplingConfig):
     """inference.py."""
 
+    fast_model_filename: str = ""
+    """a smaller model that inference.py plays where model_filename would not play in real time on this machine (empty:
+    none; see --quality)
+    """
     output_dir: str = "output"
     """output folder for wavs, pictures and the listening page"""
     mode: Literal["teacher_forced", "prompted", "free"] = "prompted"

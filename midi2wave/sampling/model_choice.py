@@ -1,0 +1,85 @@
+"""Which of two models to play: the better one where it plays in real time, else the faster one."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from midi2wave.checkpoint import LoadedCheckpoint, load_for_generation
+from midi2wave.config import Config, InferenceConfig
+from midi2wave.midi.performance import empty_performance
+from midi2wave.sampling.options import SamplingOptions
+from midi2wave.sampling.synthesis import synthesize
+from midi2wave.utils.cli import log
+from midi2wave.utils.errors import InputError
+
+# Time for which a model is tried, after its first block.
+TRIAL_SECONDS = 0.1
+# Seconds of audio per second from which on the better model is played.
+MIN_SPEED = 1.0
+
+
+def load_chosen_model(
+    settings: InferenceConfig, config: Config, source: str, quality: str, record: Path
+) -> tuple[InferenceConfig, LoadedCheckpoint]:
+    """Load the model to play, and say in a line which it is where there are two.
+
+    Args:
+        settings: With `model_filename`, and perhaps `fast_model_filename`.
+        config: The command's whole config.
+        source: The file of that config, for messages.
+        quality: best: model_filename. fast: fast_model_filename. auto: the one that the output folder's record names,
+            so that a rerun adds to its pieces; else the best one that plays in real time on this machine.
+        record: The record of the output folder; it need not exist.
+
+    Returns:
+        The settings with the model that was chosen, and that model.
+
+    Raises:
+        InputError: As `load_for_generation`, or fast was asked for and there is none.
+    """
+    fast = replace(settings, model_filename=settings.fast_model_filename)
+    if not settings.fast_model_filename:
+        if quality == "fast":
+            raise InputError(f"--quality fast: {source} names no inference_config.fast_model_filename")
+        return settings, load_for_generation(settings, config, source)
+    if quality == "fast" or (quality == "auto" and _recorded_model(record) == fast.model_filename):
+        return fast, load_for_generation(fast, config, source)
+    loaded = load_for_generation(settings, config, source)
+    if quality == "best" or _recorded_model(record) == settings.model_filename:
+        return settings, loaded
+    speed = measured_speed(loaded, settings)
+    if speed >= MIN_SPEED:
+        log(f"{settings.model_filename} plays at {speed:.1f} x real time on this machine")
+        return settings, loaded
+    log(
+        f"{settings.model_filename} would play at {speed:.2f} x real time on this machine: {fast.model_filename} is "
+        "played instead; --quality best plays the former"
+    )
+    return fast, load_for_generation(fast, config, source)
+
+
+def measured_speed(loaded: LoadedCheckpoint, settings: InferenceConfig) -> float:
+    """How many seconds of audio a second the model makes here, one stream, without notes."""
+    data = loaded.config.data_config
+    options = SamplingOptions.from_config(settings)
+    n_frames = 60 * data.midi_hz
+    with torch.inference_mode():
+        source = empty_performance() if data.conditional else None
+        blocks = synthesize(loaded.model, [source], n_frames, data, options, streams=[0])
+        next(blocks)  # The compiled code is loaded.
+        start, n_samples = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < TRIAL_SECONDS:
+            n_samples += next(blocks).shape[1]
+        blocks.close()
+    return n_samples / data.audio_hz / elapsed
+
+
+def _recorded_model(record: Path) -> str | None:
+    """The model whose results an output folder holds; None if there is no readable record."""
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["inference_config"]["model_filename"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

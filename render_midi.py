@@ -25,6 +25,7 @@ from midi2wave.data.maestro import SPLITS
 from midi2wave.data.rendering import Rendered, SoundfontJob, metadata_csv, plan_jobs, render_one
 from midi2wave.data.resample_manifest import sha256
 from midi2wave.data.synthesizers import AUDIO_HZ, RENDERERS, Instrument, find_instrument
+from midi2wave.utils import signals
 from midi2wave.utils.atomic_files import remove_partial_files, write_text
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.cores import usable_cores
@@ -95,7 +96,8 @@ def _render(
     if instrument.renderer == "fluidsynth":
         backend = {"backend": "threading"}
     start_resource_tracker()
-    outcomes = joblib.Parallel(n_jobs=args.jobs, return_as="generator_unordered", **backend)(calls)
+    with signals.ignored("SIGINT"):  # As in `parallel_map`.
+        outcomes = joblib.Parallel(n_jobs=args.jobs, return_as="generator_unordered", **backend)(calls)
     for job, outcome in progress(outcomes, len(jobs), "piece"):
         if isinstance(outcome, Rendered):
             rendered[job.stem] = outcome

@@ -78,7 +78,7 @@ def start_resource_tracker() -> None:
 
     It ignores Ctrl-C and SIGTERM by itself, but dies with a traceback when a closed terminal ends all processes.
     """
-    with signals.hangup_ignored():
+    with signals.ignored("SIGHUP"):
         resource_tracker.ensure_running()
 
 
@@ -117,7 +117,10 @@ def parallel_map(
         initializer=end_worker_with_parent,
     )
     try:
-        yield from workers(joblib.delayed(function)(job) for job in jobs)
+        # Ctrl-C reaches workers too, whose imports would end with tracebacks; this process ends them.
+        with signals.ignored("SIGINT"):
+            results = workers(joblib.delayed(function)(job) for job in jobs)
+        yield from results
     except BrokenProcessPool as error:
         raise InputError(
             "a worker process was killed, perhaps for lack of memory; finished files are whole: run the same "

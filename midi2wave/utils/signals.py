@@ -80,17 +80,21 @@ def raise_interrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hangup_ignored() -> Iterator[None]:
-    """Context manager in which SIGHUP is ignored, and so for ever by processes that are started in it."""
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup is None or threading.current_thread() is not threading.main_thread():
+def ignored(name: str) -> Iterator[None]:
+    """Context manager in which a signal is ignored, and so for ever by processes that are started in it.
+
+    Args:
+        name: "SIGINT" for example; nothing is done where there is no such signal.
+    """
+    number = getattr(signal, name, None)
+    if number is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = signal.signal(hangup, signal.SIG_IGN)
+    former = signal.signal(number, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(hangup, former)
+        signal.signal(number, former)
 
 
 def end_with_parent(number: int) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 from midi2wave.utils.cli import format_error, log
 
+# Reading compiled code from the cache takes a fraction of this, compiling the sampler a multiple.
+SECONDS_BEFORE_MESSAGE = 2.0
+
 
 class cached_njit:
     """Decorator: numba.njit(cache=True), which compiles for this process alone where the cache cannot be written.
@@ -28,10 +31,24 @@ class cached_njit:
         self.options = options
         self.dispatcher: Callable | None = None
         self.is_cached = True
+        self._was_called = False
         self._lock = threading.Lock()
 
     def __call__(self, *arguments: Any) -> Any:
-        """Call the compiled function."""
+        """Call the compiled function; a first call that compiles for long says so."""
+        if self._was_called:
+            return self._call(*arguments)
+        message = "compiling for this processor, which takes up to half a minute and is done once"
+        timer = threading.Timer(SECONDS_BEFORE_MESSAGE, log, [message])
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._call(*arguments)
+        finally:
+            timer.cancel()
+            self._was_called = True
+
+    def _call(self, *arguments: Any) -> Any:
         try:
             return (self.dispatcher or self._make_dispatcher())(*arguments)
         except OSError as error:

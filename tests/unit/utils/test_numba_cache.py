@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -32,6 +33,20 @@ def test_compiled_code_is_cached(monkeypatch, tmp_path):
         double = cached_njit(_double)
         double(np.ones(3))
         assert sum(double.dispatcher.stats.cache_hits.values()) == hits
+
+
+def test_compiling_for_long_is_announced_once(monkeypatch, tmp_path, capsys):
+    """A first call that takes long says why; one that does not, and later ones, say nothing."""
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("midi2wave.utils.numba_cache.SECONDS_BEFORE_MESSAGE", 0.01)
+    slow = cached_njit(_double)
+    monkeypatch.setattr(slow, "dispatcher", lambda values: time.sleep(0.3))
+    slow(np.ones(3))
+    assert capsys.readouterr().err.count("compiling for this processor") == 1
+    slow(np.ones(3))
+    monkeypatch.setattr("midi2wave.utils.numba_cache.SECONDS_BEFORE_MESSAGE", 60)
+    cached_njit(_double)(np.ones(3))
+    assert "compiling" not in capsys.readouterr().err
 
 
 IMPORT = """

@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -45,6 +45,11 @@ MAX_BLOCK_FRAMES = 128
 # a round takes 10 cycles (before Skylake), and 14 times as long where it takes 140.
 MULTIPLY_ADDS_PER_SPIN = 80
 MIN_SPINS = 1000
+# Followers rest if fewer than this portion of so many samples was computed with them, for 0.5 to 8 s at 16 kHz.
+MIN_COMMON_PORTION = 0.75
+JUDGED_SAMPLES = 4096
+MIN_REST_SAMPLES = 8192
+MAX_REST_SAMPLES = 131_072
 # The more streams, the smaller the largest block, but never below this.
 MIN_LARGEST_BLOCK_FRAMES = 8
 
@@ -58,6 +63,40 @@ class _KernelInputs:
     aux_inputs: np.ndarray  # [T, rows, E]; E is 0 without inputs at audio rate
 
 
+class FollowerPolicy:
+    """Decides from block to block whether the followers of a group take part.
+
+    Where other processes use the cores, followers are seldom there when they are needed, but take time from the first
+    thread's core. They then rest, the longer the more often that was so.
+    """
+
+    def __init__(self) -> None:
+        self._n_samples = self._n_common = 0  # with followers, since the last decision
+        self._n_left = 0  # of the rest
+        self._next_rest = MIN_REST_SAMPLES
+
+    @property
+    def take_part(self) -> bool:
+        """Whether the followers take part in the next block."""
+        return self._n_left <= 0
+
+    def note(self, n_samples: int, n_common: int) -> None:
+        """Note a block: how many samples it had, and how many of them all threads computed together."""
+        if not self.take_part:
+            self._n_left -= n_samples
+            return
+        self._n_samples += n_samples
+        self._n_common += n_common
+        if self._n_samples < JUDGED_SAMPLES:
+            return
+        if self._n_common < MIN_COMMON_PORTION * self._n_samples:
+            self._n_left = self._next_rest
+            self._next_rest = min(2 * self._next_rest, MAX_REST_SAMPLES)
+        else:
+            self._next_rest = MIN_REST_SAMPLES
+        self._n_samples = self._n_common = 0
+
+
 @dataclass(frozen=True)
 class _Group:
     """Streams, the threads that sample them, and their state."""
@@ -67,6 +106,7 @@ class _Group:
     n_threads: int
     streams: slice  # of the batch
     rows: slice | np.ndarray  # of the conditioning: with guidance two for each stream
+    policy: FollowerPolicy = field(default_factory=FollowerPolicy)
 
 
 def _to_input_type(values: np.ndarray, bfloat16: bool) -> np.ndarray:
@@ -197,12 +237,14 @@ class _ThreadGroups:
         jobs = [
             (group.weights, group.state, block, thread, group.n_threads)
             for group, block in zip(self.groups, blocks, strict=True)
-            for thread in range(group.n_threads)
+            for thread in range(group.n_threads if group.policy.take_part else 1)
         ]
         done, _ = wait([self.pool.submit(play, *job) for job in jobs], return_when=FIRST_EXCEPTION)
         if failed := [job for job in done if job.exception()]:
             self.stop()  # Else the other threads of the group would wait for it forever.
             failed[0].result()
+        for group in self.groups:
+            group.policy.note(len(uniforms), int(group.state.flags[group.n_threads * FLAG_STRIDE + 1]))
         samples = np.concatenate([block.samples for block in blocks], axis=1)
         return samples, np.concatenate([block.params for block in blocks], axis=1)
 

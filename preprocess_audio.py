@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO_REMEDY, UNREAD_AUDIO_SUFFIXES, read_pcm
+from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO, read_pcm
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
@@ -39,7 +39,7 @@ from midi2wave.data.test_clips import (
     write_clip,
 )
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
-from midi2wave.midi.reader import MIDI_SUFFIXES, SCORE_REMEDY, SCORE_SUFFIXES, read_performance
+from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES, read_performance
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import (
@@ -54,15 +54,13 @@ from midi2wave.utils.cli import (
     run,
 )
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.file_search import left_out_message, walk_folder
+from midi2wave.utils.file_search import walk_folder
 from midi2wave.utils.folder_lock import lock_folder
 from midi2wave.utils.output_folder import OutputFolder, require_own_dir
+from midi2wave.utils.text import join_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# So many names of recordings are listed in a message.
-MAX_LISTED_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -136,10 +134,9 @@ def _cut_clips(
         n_clips += 1
         waiting.append((pair, [*starts, start]))
     if full:
-        names = ", ".join(full[:MAX_LISTED_NAMES]) + (", ..." if len(full) > MAX_LISTED_NAMES else "")
         log(
             f"no room for one more clip of {config.test_segment_length:g} s beside the others in "
-            f"{count_of(len(full), 'recording')} ({names}); {n_clips} of {count_of(config.n_clips, 'clip')}"
+            f"{count_of(len(full), 'recording')} ({join_names(full)}); {n_clips} of {count_of(config.n_clips, 'clip')}"
         )
 
 
@@ -166,7 +163,7 @@ def _cut(
     name = clip_name(number, pair.name, start)
     if refused := output.begin({name: clip_files(name)}):
         raise InputError(refused[name])
-    write_clip(output.path, number, pair.name, start, samples, events, config.audio_hz)
+    write_clip(output.path, name, samples, events, config.audio_hz)
     title = f"{pair.name}, from {start:.1f} s"
     save_picture(output.path / f"{name}.png", functools.partial(_draw_clip, events, length, title))
     return name
@@ -210,11 +207,8 @@ def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pai
     pairs = []
     tree = walk_folder(folder)
     failures += tree.failures_of((*MIDI_SUFFIXES, *AUDIO_SUFFIXES))
-    left_out = tree.select(UNREAD_AUDIO_SUFFIXES)
-    if left_out:
-        log(left_out_message(left_out, "audio that libsndfile does not read", UNREAD_AUDIO_REMEDY))
-    if scores := tree.select(SCORE_SUFFIXES):
-        log(left_out_message(scores, "scores", SCORE_REMEDY))
+    tree.log_left_out(UNREAD_AUDIO)
+    tree.log_left_out(SCORES)
     for name in tree.select(MIDI_SUFFIXES):
         midi_path = folder / name
         stem = (audio_dir / name).with_suffix("")

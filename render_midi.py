@@ -15,24 +15,22 @@ if __name__ == "__main__":
     signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
 
 import argparse
+import functools
 import time
 from pathlib import Path
 from typing import Any
-
-import joblib
 
 from midi2wave.data.maestro import SPLITS
 from midi2wave.data.rendering import Rendered, SoundfontJob, metadata_csv, plan_jobs, render_one
 from midi2wave.data.resample_manifest import sha256
 from midi2wave.data.synthesizers import AUDIO_HZ, RENDERERS, Instrument, find_instrument
-from midi2wave.utils import signals
 from midi2wave.utils.atomic_files import remove_partial_files, write_text
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_folder
 from midi2wave.utils.output_folder import OutputFolder, Product, require_own_dir
-from midi2wave.utils.parallel import end_worker_with_parent, start_resource_tracker
+from midi2wave.utils.parallel import parallel_map
 
 METADATA_NAME = "maestro-v2.0.0.csv"
 RECORD_NAME = "render.json"
@@ -90,14 +88,10 @@ def _render(
     log(f"{instrument.renderer} plays program {args.program} of {instrument.soundfont}")
     rendered: dict[str, Rendered] = {}
     failures: list[Failure] = []
-    calls = (joblib.delayed(render_one)(job, args.out, instrument) for job in jobs)
+    function = functools.partial(render_one, folder=args.out, instrument=instrument)
     # FluidSynth is a process of its own already; tinysoundfont needs one for each job.
-    backend: dict[str, Any] = {"backend": "loky", "initializer": end_worker_with_parent}
-    if instrument.renderer == "fluidsynth":
-        backend = {"backend": "threading"}
-    start_resource_tracker()
-    with signals.ignored("SIGINT"):  # As in `parallel_map`.
-        outcomes = joblib.Parallel(n_jobs=args.jobs, return_as="generator_unordered", **backend)(calls)
+    backend = "threading" if instrument.renderer == "fluidsynth" else "loky"
+    outcomes = parallel_map(function, jobs, n_jobs=args.jobs, backend=backend)
     for job, outcome in progress(outcomes, len(jobs), "piece"):
         if isinstance(outcome, Rendered):
             rendered[job.stem] = outcome

@@ -111,7 +111,7 @@ W64_CHUNKS = _ChunkFormat(16, struct.Struct("<Q"), inclusive=True, alignment=8, 
 CAF_CHUNKS = _ChunkFormat(4, struct.Struct(">q"), inclusive=False, alignment=1, data=b"data")
 
 
-class _Stated(NamedTuple):
+class _SampleHeader(NamedTuple):
     """What a header says of the samples: where they begin, their bytes, whether it may be modulo 2^32, the chunks."""
 
     first: int
@@ -131,58 +131,58 @@ def locate_samples(path: str | Path) -> SampleBytes | None:
         OSError: It cannot be read.
     """
     with open(path, "rb") as handle:
-        stated = _stated_samples(handle, path)
-        if stated is None:
+        header = _read_header(handle, path)
+        if header is None:
             return None
-        available = max(0, os.fstat(handle.fileno()).st_size - stated.first)
-        size = _true_size(handle, path, stated, available)
-    if size > stated.size and not _is_unknown(stated):
+        available = max(0, os.fstat(handle.fileno()).st_size - header.first)
+        size = _true_size(handle, path, header, available)
+    if size > header.size and not _is_unknown(header):
         log(
-            f"{path}: its header states {stated.size} bytes of samples, the file holds {size}; read to the end, "
-            f"as {'it was never finished' if not stated.size else 'a 32-bit size starts again from 0 after 4 GiB'}"
+            f"{path}: its header states {header.size} bytes of samples, the file holds {size}; read to the end, "
+            f"as {'it was never finished' if not header.size else 'a 32-bit size starts again from 0 after 4 GiB'}"
         )
-    return SampleBytes(stated.first, size, stated.size, stated.little_endian)
+    return SampleBytes(header.first, size, header.size, header.little_endian)
 
 
-def _true_size(handle: BinaryIO, path: str | Path, stated: _Stated, available: int) -> int:
+def _true_size(handle: BinaryIO, path: str | Path, header: _SampleHeader, available: int) -> int:
     """The bytes of samples: the stated ones, or those that the size of the file proves. Raises InputError."""
-    n_wraps = (available - stated.size) // 2**32 if stated.is_32_bit and available > stated.size else 0
-    for size in (stated.size + k * 2**32 for k in range(n_wraps, -1, -1)):
-        if size <= available and _ends_there(handle, path, stated, size):
+    n_wraps = (available - header.size) // 2**32 if header.is_32_bit and available > header.size else 0
+    for size in (header.size + k * 2**32 for k in range(n_wraps, -1, -1)):
+        if size <= available and _ends_there(handle, path, header, size):
             return size
-    if not stated.size or _is_unknown(stated):
+    if not header.size or _is_unknown(header):
         return available
-    if stated.size > available:
-        raise InputError(f"{path} is truncated: {available} of {stated.size} bytes of samples; copy it again")
-    rest = stated.first + stated.size
+    if header.size > available:
+        raise InputError(f"{path} is truncated: {available} of {header.size} bytes of samples; copy it again")
+    rest = header.first + header.size
     if is_harmless_rest(handle, rest):
-        return stated.size
+        return header.size
     raise InputError(
-        f"{path}: its header states {stated.size} bytes of samples, but {available - stated.size} bytes follow that "
+        f"{path}: its header states {header.size} bytes of samples, but {available - header.size} bytes follow that "
         f"are no chunk ({describe_rest(handle, rest)}); export it again, or cut it there"
     )
 
 
-def _is_unknown(stated: _Stated) -> bool:
-    return stated.is_32_bit and any(stated.size in sizes for sizes in UNKNOWN_SIZES)
+def _is_unknown(header: _SampleHeader) -> bool:
+    return header.is_32_bit and any(header.size in sizes for sizes in UNKNOWN_SIZES)
 
 
-def _ends_there(handle: BinaryIO, path: str | Path, stated: _Stated, size: int) -> bool:
+def _ends_there(handle: BinaryIO, path: str | Path, header: _SampleHeader, size: int) -> bool:
     """Whether chunks follow, or nothing, if there are so many bytes of samples. Raises InputError for other samples."""
     file_bytes = handle.seek(0, os.SEEK_END)
-    end = stated.first + size
+    end = header.first + size
     if end == file_bytes:
         return True
-    if stated.chunks is None:
+    if header.chunks is None:
         return False
-    begin = end + _padding(handle, end, stated.chunks.alignment)
+    begin = end + _padding(handle, end, header.chunks.alignment)
     stop = begin
-    for chunk in stated.chunks.walk(handle, begin):
+    for chunk in header.chunks.walk(handle, begin):
         if chunk.stop > file_bytes or chunk.name in FILE_MARKS:
             break
-        if chunk.name == stated.chunks.data:
+        if chunk.name == header.chunks.data:
             raise InputError(f"{path} holds several chunks of samples, the second one at byte {chunk.first}; split it")
-        stop = chunk.stop + _padding(handle, chunk.stop, stated.chunks.alignment)
+        stop = chunk.stop + _padding(handle, chunk.stop, header.chunks.alignment)
     return stop == file_bytes
 
 
@@ -213,25 +213,25 @@ def describe_rest(handle: BinaryIO, offset: int) -> str:
     return f"another file, {head.decode()}" if head in FILE_MARKS else "more samples, or damage"
 
 
-def _stated_samples(handle: BinaryIO, path: str | Path) -> _Stated | None:
+def _read_header(handle: BinaryIO, path: str | Path) -> _SampleHeader | None:
     """What the header says; None for another format, or without a chunk of samples."""
     head = handle.read(40)
     form = head[:4], head[8:12]
     if form in ((b"RIFF", b"WAVE"), (b"RIFX", b"WAVE"), (b"RF64", b"WAVE")):
-        return _stated_in_wav(handle, RIFX_CHUNKS if head[:4] == b"RIFX" else RIFF_CHUNKS)
+        return _read_wav_header(handle, RIFX_CHUNKS if head[:4] == b"RIFX" else RIFF_CHUNKS)
     if form in ((b"FORM", b"AIFF"), (b"FORM", b"AIFC")):
-        return _stated_in_aiff(handle)
+        return _read_aiff_header(handle)
     if head[:4] == b"riff" and head[24:28] == b"wave":
         chunk = _find(handle, W64_CHUNKS, 40)
-        return chunk and _Stated(chunk.first, chunk.stop - chunk.first, False, W64_CHUNKS, True)
+        return chunk and _SampleHeader(chunk.first, chunk.stop - chunk.first, False, W64_CHUNKS, True)
     if head[:4] in (b".snd", b"dns.") and len(head) >= 24:
         first, size = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
-        return _Stated(first, size, True, None, head[:4] == b"dns.")
+        return _SampleHeader(first, size, True, None, head[:4] == b"dns.")
     if head[:4] == b"caff":
         chunk = _find(handle, CAF_CHUNKS, 8)
         if chunk and chunk.stop - chunk.first < 4:
             raise InputError(f"{path} does not state its length: it was never finished; open and export it again")
-        return chunk and _Stated(chunk.first + 4, chunk.stop - chunk.first - 4, False, CAF_CHUNKS, False)
+        return chunk and _SampleHeader(chunk.first + 4, chunk.stop - chunk.first - 4, False, CAF_CHUNKS, False)
     return None
 
 
@@ -239,7 +239,7 @@ def _find(handle: BinaryIO, chunks: _ChunkFormat, offset: int) -> _Chunk | None:
     return next((chunk for chunk in chunks.walk(handle, offset) if chunk.name == chunks.data), None)
 
 
-def _stated_in_wav(handle: BinaryIO, chunks: _ChunkFormat) -> _Stated | None:
+def _read_wav_header(handle: BinaryIO, chunks: _ChunkFormat) -> _SampleHeader | None:
     data_bytes = None
     for chunk in chunks.walk(handle, 12):
         if chunk.name == b"ds64":
@@ -249,16 +249,16 @@ def _stated_in_wav(handle: BinaryIO, chunks: _ChunkFormat) -> _Stated | None:
         if chunk.name == chunks.data:
             size = chunk.stop - chunk.first
             if size == MAX_SIZE and data_bytes is not None:
-                return _Stated(chunk.first, data_bytes, False, chunks, True)
-            return _Stated(chunk.first, size, True, chunks, chunks is RIFF_CHUNKS)
+                return _SampleHeader(chunk.first, data_bytes, False, chunks, True)
+            return _SampleHeader(chunk.first, size, True, chunks, chunks is RIFF_CHUNKS)
     return None
 
 
-def _stated_in_aiff(handle: BinaryIO) -> _Stated | None:
+def _read_aiff_header(handle: BinaryIO) -> _SampleHeader | None:
     chunk = _find(handle, AIFF_CHUNKS, 12)
     if chunk is None:
         return None
     handle.seek(chunk.first)
     offset = int.from_bytes(handle.read(4), "big")  # Of the first sample after this and another number.
     n_bytes = chunk.stop - chunk.first
-    return _Stated(chunk.first + 8 + offset, max(0, n_bytes - 8 - offset), True, AIFF_CHUNKS, False)
+    return _SampleHeader(chunk.first + 8 + offset, max(0, n_bytes - 8 - offset), True, AIFF_CHUNKS, False)

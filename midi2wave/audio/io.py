@@ -21,6 +21,7 @@ from midi2wave.audio.source import BLOCK_FRAMES, open_audio
 from midi2wave.utils.atomic_files import atomic_file, replace
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_search import UnreadFiles
 
 # What libsndfile reads, in the order of preference where files differ only in their suffix.
 AUDIO_SUFFIXES: tuple[str, ...] = (
@@ -28,11 +29,14 @@ AUDIO_SUFFIXES: tuple[str, ...] = (
     *(".wave", ".w64", ".rf64", ".aifc", ".au", ".snd", ".caf"),
 )
 # Recognised, but nothing that libsndfile reads; some of them are films.
-UNREAD_AUDIO_SUFFIXES: tuple[str, ...] = (
-    *(".m4a", ".m4b", ".mp4", ".aac", ".webm", ".wma", ".mka", ".mkv", ".mov", ".3gp", ".amr", ".ac3", ".dts"),
-    *(".ape", ".wv", ".tta", ".mpc", ".dsf", ".dff", ".ra", ".rm"),
+UNREAD_AUDIO = UnreadFiles(
+    (
+        *(".m4a", ".m4b", ".mp4", ".aac", ".webm", ".wma", ".mka", ".mkv", ".mov", ".3gp", ".amr", ".ac3", ".dts"),
+        *(".ape", ".wv", ".tta", ".mpc", ".dsf", ".dff", ".ra", ".rm"),
+    ),
+    "audio that libsndfile does not read",
+    "convert them, for example with ffmpeg -i NAME NAME.flac",
 )
-UNREAD_AUDIO_REMEDY = "convert them, for example with ffmpeg -i NAME NAME.flac"
 RESAMPLERS = ("soxr_hq", "soxr_vhq", "soxr_mq", "soxr_lq", "soxr_qq", "kaiser_best", "kaiser_fast")
 
 # The sizes in a wav header are 32-bit byte counts.

@@ -20,7 +20,6 @@ class PlainSamples:
         channels: Number of channels.
         subtype: libsndfile's kind of samples, one of SAMPLE_BYTES.
         format: libsndfile's name of the container.
-        name: What libsndfile has opened.
         frames: Number of frames.
     """
 
@@ -36,7 +35,6 @@ class PlainSamples:
         self.channels: int = header.channels
         self.subtype: str = header.subtype
         self.format: str = header.format
-        self.name = header.name
         self._frame_bytes = self.channels * SAMPLE_BYTES[self.subtype]
         self.frames = samples.size // self._frame_bytes
         little_endian = {"LITTLE": True, "BIG": False}.get(header.endian, samples.little_endian)

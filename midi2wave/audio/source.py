@@ -51,12 +51,12 @@ class AudioSource:
         n_frames: Number of frames; None: the header states none.
     """
 
-    def __init__(self, path: str | Path, handle: BinaryIO, stream: "_Stream | PlainSamples") -> None:
+    def __init__(self, path: str | Path, handle: BinaryIO | None, stream: "_Stream | PlainSamples") -> None:
         """Describe a file that `open_audio` has opened.
 
         Args:
             path: The file.
-            handle: The same file, from which libsndfile reads too, unless it has opened the file by its name.
+            handle: The same file, from which libsndfile reads too; None if it has opened the file by its name.
             stream: What reads its samples.
         """
         self.samplerate: int = stream.samplerate
@@ -101,7 +101,7 @@ class AudioSource:
             raise InputError(f"{self._path} is truncated: {n_read} of {self.n_frames} frames; copy it again")
         if not n_read:
             raise InputError(f"{self._path} is empty: it has no samples")
-        if kind in STATED_LENGTH_FORMATS and self._stream.name == self._handle.fileno():
+        if kind in STATED_LENGTH_FORMATS and self._handle:
             check_end(self._path, self._handle, n_read, kind)
 
 
@@ -127,7 +127,8 @@ def open_audio(path: str | Path) -> Iterator[AudioSource]:
         check_ogg(path)
         try:
             with _open_stream(path, handle) as stream:
-                yield AudioSource(path, handle, _sample_reader(path, handle, samples, stream))
+                reader = _sample_reader(path, handle, samples, stream)
+                yield AudioSource(path, handle if stream.name == handle.fileno() else None, reader)
         except soundfile.LibsndfileError as error:
             reason = error.error_string.strip() or "damaged file"
             raise InputError(f"{path} cannot be read as audio: {reason}") from error

@@ -17,6 +17,7 @@ from midi2wave.config import DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.cli import count_of
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.text import join_names
 
 # A process keeps the notes of so many recordings: about 200 MB of MAESTRO, where each takes 2 ms to read.
 CACHED_RECORDINGS = 500
@@ -120,13 +121,12 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         if not unused:
             return ""
         by_length = sorted(unused, key=lambda row: -row.duration)
-        listed = [f"{row.audio_filename} ({row.duration:.2f} s)" for row in by_length[:MAX_LISTED_ROWS]]
-        more = ", ..." if len(by_length) > MAX_LISTED_ROWS else ""
+        names = join_names((f"{row.audio_filename} ({row.duration:.2f} s)" for row in by_length), MAX_LISTED_ROWS)
         warmup = " with the samples before it" if self.n_frames > self.n_scored_frames else ""
         return (
             f"{self.folder.path}: {len(by_length)} of {count_of(len(self.folder.rows), 'recording')}, "
             f"{sum(row.duration for row in by_length):.1f} s, not used: shorter than a crop of "
-            f"{self.n_frames / self.config.midi_hz:g} s{warmup}: {', '.join(listed)}{more}; lower "
+            f"{self.n_frames / self.config.midi_hz:g} s{warmup}: {names}; lower "
             "data_config.segment_length to use them"
         )
 

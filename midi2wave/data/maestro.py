@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import MAX_NAME_BYTES, fit_name
-from midi2wave.utils.text import excerpt
+from midi2wave.utils.text import excerpt, join_names
 
 # Bytes of a path inside the folder, which leaves room for the folder's own path.
 MAX_PATH_BYTES = 2000
@@ -68,7 +68,7 @@ def metadata_hint(folder: Path) -> str:
     near = _folders_with_metadata(folder)
     if not near and find_metadata(folder.resolve().parent):
         near = [folder.resolve().parent]
-    return f"; they are in {', '.join(map(str, near[:3]))}: name that folder instead" if near else ""
+    return f"; they are in {join_names(near)}: name that folder instead" if near else ""
 
 
 def require_no_nested_metadata(folder: Path) -> None:
@@ -78,8 +78,9 @@ def require_no_nested_metadata(folder: Path) -> None:
         InputError: A folder below holds metadata, as after unpacking an archive into a folder of its own.
     """
     if near := _folders_with_metadata(folder):
-        names = ", ".join(map(str, near[:3]))
-        raise InputError(f"{folder} has no maestro-v*.csv or .json, but below it there are some: name {names} instead")
+        raise InputError(
+            f"{folder} has no maestro-v*.csv or .json; they are in {join_names(near)}: name that folder instead"
+        )
 
 
 def read_metadata(maestro_dir: str | Path) -> list[Recording]:
@@ -226,9 +227,9 @@ def _rows_of_columns(data: dict[str, Any]) -> list[dict[str, Any]]:
 def _require_columns(columns: Iterable[str]) -> None:
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
-        names = [excerpt(str(name)) for name in columns]
-        listed = ", ".join([*names[: 2 * len(COLUMNS)], *(["..."] if len(names) > 2 * len(COLUMNS) else [])]) or "none"
-        separator = next((mark for mark in (";", "\t") if len(names) == 1 and mark in str(next(iter(columns)))), "")
+        names = list(map(str, columns))
+        listed = join_names(map(excerpt, names), 2 * len(COLUMNS)) or "none"
+        separator = next((mark for mark in (";", "\t") if len(names) == 1 and mark in names[0]), "")
         remedy = f"; its columns are separated by {separator!r}, save it with commas" if separator else ""
         raise InputError(f"missing columns {', '.join(missing)} (found: {listed}){remedy}")
 

@@ -188,6 +188,7 @@ def _best_lag_within(search_seconds: float, envelope: np.ndarray, note_envelope:
     """The best of the lags up to search_seconds, in seconds, and its agreement."""
     from scipy.signal import correlate
 
+    # No lag beyond the length of the window, where nothing overlaps, but at least those up to SEARCH_SECONDS.
     search = min(round(search_seconds * ENVELOPE_HZ), max(round(SEARCH_SECONDS * ENVELOPE_HZ), len(envelope) - 1))
     by_lag = correlate(np.pad(envelope, search), note_envelope, mode="valid", method="fft")
     best = int(by_lag.argmax())

@@ -7,7 +7,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -17,13 +16,13 @@ from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata, require_no_nested_metadata
 from midi2wave.data.synthesizers import AUDIO_HZ, TICKS_PER_SECOND, Instrument, play
 from midi2wave.midi.performance import Performance
-from midi2wave.midi.reader import MIDI_SUFFIXES, SCORE_REMEDY, SCORE_SUFFIXES, read_performance
+from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES, read_performance
 from midi2wave.midi.writer import end_with_last_sound
 from midi2wave.utils.atomic_files import atomic_file
 from midi2wave.utils.cli import Failure, format_error, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import fit_stem
-from midi2wave.utils.file_search import left_out_message, walk_folder
+from midi2wave.utils.file_search import walk_folder
 
 # The year of pieces without metadata: in this data set it means the instrument, and there is one.
 YEAR = 2000
@@ -32,6 +31,9 @@ TAIL_SECONDS = 2.0
 # The RMS of a whole file below which the soundfont has no such program.
 SILENT_DB = -80.0
 MIN_POWER = 1e-12
+MIN_PEAK = 1e-6
+# A peak from here on is taken for clipped.
+CLIPPED_DB = 20 * math.log10(1 - 2 / FULL_SCALE)
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,6 @@ class Rendered:
     seconds: float
     peak_db: float
     level_db: float  # RMS
-
-
-class _Level(NamedTuple):
-    """Frames of a rendered file, their largest amplitude and their mean power."""
-
-    n_frames: int
-    peak: float
-    power: float
 
 
 def plan_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tuple[list[SoundfontJob], list[Failure]]:
@@ -114,8 +108,7 @@ def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tup
     require_no_nested_metadata(folder)
     tree = walk_folder(folder)
     paths = [folder / name for name in tree.select(MIDI_SUFFIXES)]
-    if scores := tree.select(SCORE_SUFFIXES):
-        log(left_out_message(scores, "scores", SCORE_REMEDY))
+    tree.log_left_out(SCORES)
     failures = tree.failures_of(MIDI_SUFFIXES)
     if not paths and not failures:
         raise InputError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)})")
@@ -180,19 +173,20 @@ def render_one(job: SoundfontJob, folder: Path, instrument: Instrument) -> tuple
         labels, seconds = _labels(read_performance(job.source), instrument.program)
         # The labels are written last: audio with the same labels beside it is of these notes.
         same_labels = midi_path.is_file() and midi_path.read_bytes() == labels
-        level = _level_of_whole(audio_path, round(seconds * AUDIO_HZ)) if same_labels else None
-        if level is None:
+        rendered = _measure_if_whole(audio_path, seconds) if same_labels else None
+        if rendered is None:
             midi_path.unlink(missing_ok=True)
             write_amplitudes(audio_path, play(labels, seconds, instrument), AUDIO_HZ, "FLAC")
             with atomic_file(midi_path) as tmp_path:
                 tmp_path.write_bytes(labels)
-            level = _measure_level(audio_path)
-        return job, _require_level(level)
+            rendered = _measure_level(audio_path)
+        _check_level(rendered)
+        return job, rendered
     except (InputError, OSError, soundfile.LibsndfileError) as error:
         return job, format_error(error)
 
 
-def _level_of_whole(path: Path, n_frames: int) -> _Level | None:
+def _measure_if_whole(path: Path, seconds: float) -> Rendered | None:
     """Length and level of a file that an earlier run rendered; None if it is missing, damaged or cut.
 
     Earlier versions took what FluidSynth could write to a full disk for the whole piece.
@@ -200,13 +194,13 @@ def _level_of_whole(path: Path, n_frames: int) -> _Level | None:
     if not path.is_file():
         return None
     try:
-        level = _measure_level(path)
+        rendered = _measure_level(path)
     except soundfile.LibsndfileError:
         log(f"{path} is damaged; rendered again")
         return None
-    if level.n_frames == n_frames:
-        return level
-    log(f"{path} has {level.n_frames / AUDIO_HZ:.3f} of {n_frames / AUDIO_HZ:.3f} s; rendered again")
+    if rendered.seconds == round(seconds * AUDIO_HZ) / AUDIO_HZ:
+        return rendered
+    log(f"{path} has {rendered.seconds:.3f} of {seconds:.3f} s; rendered again")
     return None
 
 
@@ -224,7 +218,7 @@ def _labels(performance: Performance, program: int) -> tuple[bytes, float]:
     return file.getvalue(), seconds
 
 
-def _measure_level(path: Path) -> _Level:
+def _measure_level(path: Path) -> Rendered:
     """Length and level of a rendered file."""
     peak = 0.0
     power = 0.0
@@ -234,17 +228,16 @@ def _measure_level(path: Path) -> _Level:
             peak = max(peak, float(np.abs(block).max()))
             power += float(np.square(block.mean(axis=1), dtype=np.float64).sum())
             n_frames += len(block)
-    return _Level(n_frames, peak, power / max(n_frames, 1))
+    peak_db = 20 * math.log10(max(peak, MIN_PEAK))
+    return Rendered(n_frames / AUDIO_HZ, peak_db, 10 * math.log10(max(power / max(n_frames, 1), MIN_POWER)))
 
 
-def _require_level(level: _Level) -> Rendered:
+def _check_level(rendered: Rendered) -> None:
     """Raise InputError if a file is silent or clips: training needs neither."""
-    level_db = 10 * math.log10(max(level.power, MIN_POWER))
-    if level_db < SILENT_DB:
+    if rendered.level_db < SILENT_DB:
         raise InputError("plays only silence; choose another --program or --soundfont")
-    if level.peak >= 1 - 2 / FULL_SCALE:
+    if rendered.peak_db >= CLIPPED_DB:
         raise InputError("clips; lower --gain (a value for all files) and use --force, which renders all of them again")
-    return Rendered(level.n_frames / AUDIO_HZ, 20 * math.log10(level.peak), level_db)
 
 
 def metadata_csv(jobs: list[SoundfontJob], rendered: dict[str, Rendered]) -> str:

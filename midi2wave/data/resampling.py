@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO_REMEDY, UNREAD_AUDIO_SUFFIXES, resample_file
+from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO, resample_file
 from midi2wave.data import resample_manifest
 from midi2wave.data.maestro import (
     find_metadata,
@@ -19,7 +19,7 @@ from midi2wave.data.maestro import (
 from midi2wave.data.resample_manifest import Manifest, ManifestEntry
 from midi2wave.utils.cli import Failure, count_of, format_error, item_failure, log
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.file_search import FileTree, left_out_message, walk_folder
+from midi2wave.utils.file_search import FileTree, walk_folder
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,10 @@ def list_sources(folder: Path, split: str, audio_hz: int) -> Sources:
     require_no_nested_metadata(folder)
     tree = walk_folder(folder)
     audio = tree.select(AUDIO_SUFFIXES)
-    left_out = tree.select(UNREAD_AUDIO_SUFFIXES)
+    left_out = tree.log_left_out(UNREAD_AUDIO)
     results = _listed_results(tree)
     candidates = [path for path in audio if not path.stem.endswith(f"_{audio_hz}")]
     names = [path.as_posix() for path in candidates if path not in results]
-    if left_out:
-        log(left_out_message(left_out, "audio that libsndfile does not read", UNREAD_AUDIO_REMEDY))
     failures = tree.failures_of(AUDIO_SUFFIXES)
     if not names and not failures:
         raise _no_sources(folder, audio_hz, len(audio) - len(candidates), len(candidates))

@@ -71,37 +71,28 @@ def clip_name(number: int, source: str, start: float) -> str:
     return f"clip_{number:03d}_{fit_name(source, '', MAX_SOURCE_BYTES)}_{start:.3f}s"
 
 
-def write_clip(
-    folder: Path, number: int, source: str, start: float, pcm: np.ndarray, performance: Performance, audio_hz: int
-) -> str:
+def write_clip(folder: Path, name: str, pcm: np.ndarray, performance: Performance, audio_hz: int) -> None:
     """Write one test clip as a wav and its events.
 
     Args:
         folder: Where to.
-        number: Number of the clip in the folder.
-        source: Name of the recording that it was cut from.
-        start: Its beginning in the recording, in seconds.
+        name: Its name (see `clip_name`).
         pcm: Its samples, int16 [T].
         performance: Its notes, in seconds from its beginning.
         audio_hz: Its sample rate.
-
-    Returns:
-        Its name, which contains number, source (cut if it is long) and start.
     """
-    name = clip_name(number, source, start)
     audio_io.write_wav(folder / f"{name}.wav", pcm, audio_hz)
     save_events(folder / f"{name}.npz", performance)
-    return name
 
 
 def choose_start(
-    starts: np.ndarray, taken: Sequence[float], length: float, draw: int, rng: np.random.Generator
+    starts: np.ndarray, other_starts: Sequence[float], length: float, draw: int, rng: np.random.Generator
 ) -> float | None:
     """The beginning of a clip that overlaps no other, each possible one as likely as any other.
 
     Args:
         starts: Where a clip of this recording may begin, in seconds, [N] with N > 0.
-        taken: The beginnings of its other clips.
+        other_starts: The beginnings of its other clips.
         length: Length of every clip in seconds.
         draw: A random number below `N_DRAWS`, which chooses among all starts.
         rng: Chooses among those that are left, where the first choice overlaps another clip.
@@ -112,7 +103,7 @@ def choose_start(
     # The first choice is among all positions: the clips of former versions stay, unless they overlap.
     start = starts[draw % len(starts)]
     free = starts
-    for other in taken:
+    for other in other_starts:
         # A clip may begin where another ends; the differences have rounding errors.
         free = free[np.abs(free - other) >= length - 1e-6]
     if not len(free):
@@ -129,7 +120,7 @@ def finish_clips(output: OutputFolder, names: list[str]) -> None:
 
 
 def clip_source(name: str) -> str:
-    """The recording that a clip of this name was cut from (see `write_clip`)."""
+    """The recording that a clip of this name was cut from (see `clip_name`)."""
     return name.split("_", 2)[-1].rpartition("_")[0]
 
 

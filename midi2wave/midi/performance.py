@@ -281,7 +281,7 @@ def last_sound_seconds(performance: Performance) -> float:
 
 def silent_start(performance: Performance) -> str:
     """A remark on a performance whose first note begins late."""
-    return f"its first note begins after {performance.onset[0]:.0f} s of silence; cut them off if they are not meant"
+    return f"its first note begins after {performance.onset[0]:.0f} s of silence; cut it off if it is not meant"
 
 
 def clip(performance: Performance, start: float, end: float, margin: float = 0.0) -> Performance:

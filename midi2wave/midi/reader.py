@@ -40,12 +40,16 @@ from midi2wave.midi.performance import (
 )
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_search import UnreadFiles
 
 # Names of MIDI files end in one of these, in small or capital letters.
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi", ".smf")
 # Scores, which hold no performance.
-SCORE_SUFFIXES = (".musicxml", ".mxl", ".mscz", ".mscx", ".krn", ".abc", ".ly", ".gp", ".gp3", ".gp4", ".gp5", ".gpx")
-SCORE_REMEDY = "export them as MIDI files"
+SCORES = UnreadFiles(
+    (".musicxml", ".mxl", ".mscz", ".mscx", ".krn", ".abc", ".ly", ".gp", ".gp3", ".gp4", ".gp5", ".gpx"),
+    "scores",
+    "export them as MIDI files",
+)
 _MAX_BYTES = 64 << 20
 # Wrappers (RIFF, MacBinary) put their own header before the file proper.
 _HEADER_SEARCH_BYTES = 4096

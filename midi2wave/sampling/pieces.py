@@ -13,7 +13,7 @@ from midi2wave.conditioning.note_conditioning import NullPerformance
 from midi2wave.config import DataConfig, EvaluateConfig, InferenceConfig
 from midi2wave.data.test_clips import clip_paths, read_clip
 from midi2wave.midi.performance import Performance, last_sound_seconds
-from midi2wave.midi.reader import MIDI_SUFFIXES, read_performance
+from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES, read_performance
 from midi2wave.sampling.code_files import Codes, load_codes
 from midi2wave.sampling.folding import Fold
 from midi2wave.utils.cli import Failure, count_of, item_failure, log
@@ -97,7 +97,7 @@ def midi_pieces(
         _check_length(path.stem, seconds, max_seconds, data.audio_hz)
         return Piece(fit_stem(path.stem), number, performance, performance_frames(seconds, data.midi_hz))
 
-    paths, failures = expand_folders(paths, MIDI_SUFFIXES)
+    paths, failures = expand_folders(paths, MIDI_SUFFIXES, SCORES)
     pieces, unusable = _read_pieces(paths, read)
     return with_labels(pieces, settings.global_values, data), failures + unusable
 

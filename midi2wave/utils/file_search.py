@@ -4,13 +4,21 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from midi2wave.utils.cli import Failure, count_of, format_error
+from midi2wave.utils.cli import Failure, count_of, format_error, log
+from midi2wave.utils.text import join_names
 
 # File systems keep these in their topmost folder; users may not open them.
 SYSTEM_FOLDERS = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
-# A message names so many files.
-MAX_NAMES = 5
+
+
+class UnreadFiles(NamedTuple):
+    """Files that are recognised and not read."""
+
+    suffixes: tuple[str, ...]
+    kind: str  # in words, as in "audio that libsndfile does not read"
+    remedy: str  # what the user can do
 
 
 @dataclass
@@ -32,6 +40,15 @@ class FileTree:
     def select(self, suffixes: tuple[str, ...]) -> list[Path]:
         """The files whose names end in one of these, in small or capital letters."""
         return [path for path in self.paths if path.suffix.lower() in suffixes]
+
+    def log_left_out(self, unread: UnreadFiles) -> list[Path]:
+        """Count and name the files of a kind that is not read, in one line; returns them."""
+        if paths := self.select(unread.suffixes):
+            counts = sorted(Counter(path.suffix.lower() for path in paths).items())
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts)
+            names = join_names(path.as_posix() for path in paths)
+            log(f"left out: {count_of(len(paths), 'file')} of {unread.kind} ({kinds}): {names}; {unread.remedy}")
+        return paths
 
     def failures_of(self, suffixes: tuple[str, ...]) -> list[Failure]:
         """The folders that cannot be opened, and what has one of these suffixes and is no file."""
@@ -109,27 +126,15 @@ def _dead_link(path: Path) -> str:
     return f"is a link to {os.readlink(path)}, which is not there; connect that disk, or remove the link"
 
 
-def left_out_message(paths: list[Path], what: str, remedy: str) -> str:
-    """One line that counts and names files that are recognised and not read.
-
-    Args:
-        paths: The files, at least one.
-        what: Why they are not read, as in "audio that libsndfile does not read".
-        remedy: What the user can do.
-    """
-    counts = Counter(path.suffix.lower() for path in paths)
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
-    names = ", ".join(path.as_posix() for path in paths[:MAX_NAMES])
-    others = f" and {len(paths) - MAX_NAMES} more" if len(paths) > MAX_NAMES else ""
-    return f"left out: {count_of(len(paths), 'file')} of {what} ({kinds}): {names}{others}; {remedy}"
-
-
-def expand_folders(paths: list[Path], suffixes: tuple[str, ...]) -> tuple[list[Path], list[Failure]]:
+def expand_folders(
+    paths: list[Path], suffixes: tuple[str, ...], unread: UnreadFiles
+) -> tuple[list[Path], list[Failure]]:
     """Replace the folders among some paths by the files below them.
 
     Args:
         paths: Files and folders.
         suffixes: The suffixes of the files that are taken of a folder.
+        unread: What else is counted and named.
 
     Returns:
         The files, and what of the folders cannot be opened; a folder without such files.
@@ -141,6 +146,7 @@ def expand_folders(paths: list[Path], suffixes: tuple[str, ...]) -> tuple[list[P
             files.append(path)
             continue
         tree = walk_folder(path)
+        tree.log_left_out(unread)
         names, in_folder = tree.select(suffixes), tree.failures_of(suffixes)
         files += [path / name for name in names]
         failures += [Failure(str(path / failure.item), failure.reason) for failure in in_folder]

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import joblib
 from joblib.externals.loky.backend import resource_tracker
@@ -73,7 +73,7 @@ def select_shard(items: list[Item], shard: str) -> list[Item]:
     return items[number - 1 :: count]
 
 
-def start_resource_tracker() -> None:
+def _start_resource_tracker() -> None:
     """Start joblib's process that removes shared files, before joblib does, so that it ignores SIGHUP.
 
     It ignores Ctrl-C and SIGTERM by itself, but dies with a traceback when a closed terminal ends all processes.
@@ -91,7 +91,7 @@ def parallel_map(
         function: The function; worker processes import it by its name.
         jobs: Its arguments.
         n_jobs: Jobs at once.
-        backend: One of `BACKENDS`.
+        backend: One of `BACKENDS`, or "threading": threads of this process, for jobs that wait for other programs.
 
     Yields:
         The results, in the order in which they are done.
@@ -107,15 +107,12 @@ def parallel_map(
     if n_jobs == 1:  # No process needs to be started.
         yield from map(function, jobs)
         return
-    start_resource_tracker()
+    options: dict[str, Any] = {}
+    if backend == "loky":
+        _start_resource_tracker()
+        options["initializer"] = _end_worker_with_parent
     # One file is plenty for a task. Few are dispatched ahead: a run that is stopped leaves few partial files.
-    workers = joblib.Parallel(
-        n_jobs=n_jobs,
-        backend="loky",
-        return_as="generator_unordered",
-        batch_size=1,
-        initializer=end_worker_with_parent,
-    )
+    workers = joblib.Parallel(n_jobs=n_jobs, backend=backend, return_as="generator_unordered", batch_size=1, **options)
     try:
         # Ctrl-C reaches workers too, whose imports would end with tracebacks; this process ends them.
         with signals.ignored("SIGINT"):
@@ -128,7 +125,7 @@ def parallel_map(
         ) from error
 
 
-def end_worker_with_parent() -> None:
+def _end_worker_with_parent() -> None:
     """Let the system end this worker with its parent: joblib's workers wait five minutes for more work."""
     if sys.platform == "linux":
         end_with_parent(signal.SIGKILL)

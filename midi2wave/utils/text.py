@@ -1,9 +1,18 @@
 """Text that is shown to people."""
 
+from collections.abc import Iterable
+
 
 def printable(text: str) -> str:
     """Replace the surrogates of a file name that is not UTF-8, which neither a font nor a page can hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def join_names(names: Iterable[object], max_names: int = 5) -> str:
+    """The first of some names, separated by commas, and how many more there are."""
+    all_names = list(map(str, names))
+    n_more = len(all_names) - max_names
+    return ", ".join(all_names[:max_names]) + (f" and {n_more} more" if n_more > 0 else "")
 
 
 def excerpt(value: object, max_chars: int = 120) -> str:

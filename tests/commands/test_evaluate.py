@@ -50,7 +50,8 @@ def clips(tmp_path_factory):
             piece, start = melody(source, 14.0), number * SECONDS
             events = clip(piece, start, start + seconds, CLIP_MARGIN_SECONDS)
             pcm = play(piece, 14.0)[round(start * HZ) :][: round(seconds * HZ)]
-            test_clips.write_clip(folder / name, number, f"a_piece_{source}", start, pcm, events, HZ)
+            clip_name = test_clips.clip_name(number, f"a_piece_{source}", start)
+            test_clips.write_clip(folder / name, clip_name, pcm, events, HZ)
     return folder
 
 

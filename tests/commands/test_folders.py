@@ -103,6 +103,7 @@ def test_other_suffixes_of_midi_are_read(pipeline, tmp_path):
     (tmp_path / "in/d.musicxml").touch()
     played = call(inference, "-c", pipeline.config, "--midi", tmp_path / "in", "--out", tmp_path / "out", "--json")
     assert (played.code, played.result["wavs"]) == (0, ["b.wav", "c.wav"])
+    assert "1 .musicxml" in played.err
     jobs, failures = rendering.plan_jobs(tmp_path / "in", 0, {})
     assert ([job.source.name for job in jobs], failures) == (["b.kar", "c.RMI"], [])
     for name in ("b", "c"):
@@ -131,7 +132,7 @@ def test_metadata_in_a_folder_below_are_named(tmp_path, depth):
     directory = settings(f"preprocess_config.maestro_dir={tmp_path}/in")
     assert_refused(call(preprocess_maestro, "-c", config, *directory), str(maestro), "name that folder")
     assert_refused(call(preprocess_audio, "-d", tmp_path / "clips", "-c", config, *directory), str(maestro))
-    with pytest.raises(InputError, match="below it"):
+    with pytest.raises(InputError, match="they are in"):
         rendering.plan_jobs(tmp_path / "in", 0, {})
     assert_refused(
         call(preprocess_maestro, "-c", config, *settings(f"preprocess_config.maestro_dir={maestro}/2004")), str(maestro)

@@ -231,6 +231,6 @@ def test_recordings_shorter_than_a_crop_are_named(tmp_path):
     write_folder(tmp_path / "data", [400, 4000, 799, 100, 200, 800])
     words = make_crops(tmp_path / "data").describe_unused()
     assert "4 of 6 recordings, 0.4 s, not used: shorter than a crop of 0.2 s: 2004/\u00e9 2.wav (0.20 s), " in words
-    assert words.endswith("2004/\u00e9 4.wav (0.05 s), ...; lower data_config.segment_length to use them")
+    assert words.endswith("2004/\u00e9 4.wav (0.05 s) and 1 more; lower data_config.segment_length to use them")
     assert "5 of 6" in make_crops(tmp_path / "data", warmup_frames=1).describe_unused()
     assert make_crops(tmp_path / "data", segment_length=0.02).describe_unused() == ""

@@ -239,7 +239,7 @@ def test_clips_of_different_length_are_independent(world, tmp_path):
     """Clips of different length are padded, and each gives the samples that it gives alone."""
     for number, n_samples in enumerate([20 * HOP, 31 * HOP + 5, HOP - 1]):
         piece = read_midi(world / ("long.mid" if number else "short.mid"))
-        write_clip(tmp_path / "clips", number, "x", 0.0, np.zeros(n_samples, np.int16), piece, HZ)
+        write_clip(tmp_path / "clips", f"clip_00{number}_x_0.000s", np.zeros(n_samples, np.int16), piece, HZ)
     source = ("-c", world / "config.json", "--clips", tmp_path / "clips")
     assert_failed(
         call(export, *source, "--out", tmp_path / "out", "--json"), 1, clip_002_x_0="less than a conditioning frame"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from midi2wave.utils import file_search
-from midi2wave.utils.file_search import expand_folders, left_out_message, walk_folder
+from midi2wave.utils.file_search import UnreadFiles, expand_folders, walk_folder
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -78,11 +78,17 @@ def test_folder_without_permission_is_named(tmp_path, monkeypatch):
     assert [(one.item, one.reason) for one in tree.failures] == [("secret", f"no permission for {tmp_path}/secret")]
 
 
-def test_message_counts_kinds_and_names_some():
-    paths = [Path(f"{number}.m4a") for number in range(6)] + [Path("deep/x.WMA")]
-    assert left_out_message(paths, "audio", "convert them") == (
-        "left out: 7 files of audio (6 .m4a, 1 .wma): 0.m4a, 1.m4a, 2.m4a, 3.m4a, 4.m4a and 2 more; convert them"
+UNREAD = UnreadFiles((".m4a", ".wma"), "audio", "convert them")
+
+
+def test_message_counts_kinds_and_names_some(tmp_path, capsys):
+    make(tmp_path, *(f"{number}.m4a" for number in range(6)), "deep/x.WMA", "y.wav")
+    assert len(walk_folder(tmp_path).log_left_out(UNREAD)) == 7
+    assert capsys.readouterr().err == (
+        "left out: 7 files of audio (6 .m4a, 1 .wma): 0.m4a, 1.m4a, 2.m4a, 3.m4a, 4.m4a and 2 more; convert them\n"
     )
+    assert walk_folder(tmp_path / "deep").log_left_out(UnreadFiles((".wav",), "audio", "")) == []
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.links
@@ -94,6 +100,6 @@ def test_folders_among_files_are_expanded(tmp_path, as_link):
     if as_link:
         folder = tmp_path / "link"
         folder.symlink_to("songs")
-    files, failures = expand_folders([tmp_path / "x.mid", folder, tmp_path / "empty"], (".mid", ".kar"))
+    files, failures = expand_folders([tmp_path / "x.mid", folder, tmp_path / "empty"], (".mid", ".kar"), UNREAD)
     assert files == [tmp_path / "x.mid", folder / "b.mid", folder / "deep/a.KAR"]
     assert [failure.item for failure in failures] == [str(tmp_path / "empty")]

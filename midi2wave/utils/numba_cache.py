@@ -38,6 +38,10 @@ class cached_njit:
         """Call the compiled function; a first call that compiles for long says so."""
         if self._was_called:
             return self._call(*arguments)
+        with self._lock:  # Several threads may call the function for the first time; one of them says so.
+            is_first, self._was_called = not self._was_called, True
+        if not is_first:
+            return self._call(*arguments)
         message = "compiling for this processor, which takes up to half a minute and is done once"
         timer = threading.Timer(SECONDS_BEFORE_MESSAGE, log, [message])
         timer.daemon = True
@@ -46,18 +50,25 @@ class cached_njit:
             return self._call(*arguments)
         finally:
             timer.cancel()
-            self._was_called = True
 
     def _call(self, *arguments: Any) -> Any:
+        dispatcher = self.dispatcher or self._make_dispatcher()
         try:
-            return (self.dispatcher or self._make_dispatcher())(*arguments)
+            return dispatcher(*arguments)
         except OSError as error:
             # It comes from the compiler: compiled code raises none, so that nothing has been done yet.
+            self._leave_cache(dispatcher, error)
+            return self._make_dispatcher()(*arguments)
+
+    def _leave_cache(self, dispatcher: Callable, error: OSError) -> None:
+        """Compile for this process alone from now on. Raises the error if that was so for this dispatcher already."""
+        with self._lock:
+            if dispatcher is not self.dispatcher:  # Another thread has met the same error.
+                return
             if not self.is_cached:
-                raise
+                raise error
             log(f"compiled code could not be kept ({format_error(error)}); it is compiled for this process alone")
             self.is_cached, self.dispatcher = False, None
-            return self._make_dispatcher()(*arguments)
 
     def _make_dispatcher(self) -> Callable:
         import numba

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -47,6 +49,31 @@ def test_compiling_for_long_is_announced_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("midi2wave.utils.numba_cache.SECONDS_BEFORE_MESSAGE", 60)
     cached_njit(_double)(np.ones(3))
     assert "compiling" not in capsys.readouterr().err
+
+
+def test_threads_that_compile_at_once_say_it_once(monkeypatch, capsys):
+    monkeypatch.setattr("midi2wave.utils.numba_cache.SECONDS_BEFORE_MESSAGE", 0.05)
+    slow = cached_njit(_double)
+    monkeypatch.setattr(slow, "dispatcher", lambda values: time.sleep(0.5))
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(slow, [np.ones(3)] * 3))
+    assert capsys.readouterr().err.count("compiling for this processor") == 1
+
+
+def test_threads_that_meet_a_full_disk_at_once_all_work(monkeypatch, capsys):
+    """Each of them fails with the cache before one of them has left it."""
+    double, both_failed = cached_njit(_double), threading.Barrier(2)
+
+    def dispatcher(values):
+        both_failed.wait(30)
+        raise OSError(5, "Input/output error", "x.nbi")
+
+    monkeypatch.setattr(double, "dispatcher", dispatcher)
+    arrays = np.ones(3), np.ones(3)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(double, arrays))
+    assert all(np.array_equal(values, [2, 2, 2]) for values in arrays)
+    assert capsys.readouterr().err.count("compiled code could not be kept") == 1
 
 
 IMPORT = """

@@ -53,9 +53,9 @@ def play(arguments: argparse.Namespace) -> dict[str, float]:
     model = midi2wave.load(arguments.model[0], "cpu", threads=threads, weights=weights)
     guidance = PLAYERS.get(arguments.model[0], 1.0)
     blocks = model.stream(MIDI, temperature=TEMPERATURE, guidance=guidance, seconds=arguments.seconds)
-    n_samples = -len(next(blocks))
+    next(blocks)
     first = time.time()
-    n_samples += len(next(blocks)) + sum(len(block) for block in blocks)
+    n_samples = sum(len(block) for block in blocks)
     end = time.time()
     import resource  # Windows has none.
 

@@ -1,5 +1,6 @@
 """The threads of the CPU engine: ends, failures, and threads that have no core."""
 
+import functools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,25 @@ def test_a_thread_without_a_core_changes_no_bit(monkeypatch, play, output, threa
     monkeypatch.setattr(cpu, "play", play)
     played = concatenate(cpu.generate(*arguments, SamplingOptions(threads=threads, guidance=guidance)))
     assert torch.equal(played, expected)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_waits_that_run_out_anywhere_change_no_bit(monkeypatch, threads, guidance):
+    """The first thread gives up after any number of rounds, of followers that never nap and are often in the middle."""
+    model = make_model(n_skip_channels=130)
+    conditioning, uniforms = make_sources(model, 1)
+    arguments = (model, with_null(conditioning) if guidance != 1 else conditioning, uniforms, 1, N_FRAMES)
+    expected = concatenate(cpu.generate(*arguments, SamplingOptions(threads=1, guidance=guidance)))
+
+    def play(max_spins, weights, group, block, thread, size):
+        group = group._replace(max_spins=max_spins if thread == 0 else 1_000_000)
+        kernel.play(weights, group, block, thread, size)
+
+    for max_spins in (0, 3, 30, 300):
+        monkeypatch.setattr(cpu, "play", functools.partial(play, max_spins))
+        played = concatenate(cpu.generate(*arguments, SamplingOptions(threads=threads, guidance=guidance)))
+        assert torch.equal(played, expected)
 
 
 def test_conditioning_is_computed_on_one_thread():

@@ -126,6 +126,8 @@ def main(argv: list[str] | None = None) -> int:
         remove_partial_files(job.folder)
         pieces = [piece for piece in pieces if piece.name not in refused]
         n_already, unwritten = _render_missing(args, job, pieces, output)
+        if args.backend:  # A worker that was killed does not end the run, and may have left some.
+            remove_partial_files(job.folder)
         failures += unwritten
         pieces = [piece for piece in pieces if piece.name not in {failure.item for failure in unwritten}]
     return _report(args, job, pieces, n_already, failures)
@@ -163,8 +165,9 @@ def _render_missing(
     failures: list[Failure] = []
     try:
         if args.backend:
-            for name in progress(render_on_cluster(job, todo, args.backend), len(todo), "pieces"):
-                log(f"{name} is done")
+            for name, failure in progress(render_on_cluster(job, todo, args.backend), len(todo), "pieces"):
+                failures += [failure] if failure else []
+                log(f"{name} {'failed' if failure else 'is done'}")
         else:
             for batch in batches(todo, job.settings.batch_size):
                 failures += _render_batch(job, batch)

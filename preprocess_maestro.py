@@ -62,10 +62,10 @@ def main(argv: list[str] | None = None) -> int:
             begin_folder(folder, Config(preprocess_config=made_from).as_dict(), force=args.force)
         outcomes: Outcomes = {job.id: read_processed(job) for job in jobs}  # It may refuse, before any work.
         pending = [job for job in parallel.select_shard(jobs, args.shard) if not outcomes[job.id]]
-        for folder in configs:
-            indices = [job.recording.index for job in pending if job.folder == folder]
-            remove_partial_files(folder, product_names(indices, shared=not args.shard))
+        _remove_partial_files(pending, configs, shared=not args.shard)
         failures = _process(pending, outcomes, args.jobs, args.backend)
+        if args.backend == "dask":  # A worker that was killed does not end the run, and may have left some.
+            _remove_partial_files(pending, configs, shared=not args.shard)
         if args.shard:  # Other shards have finished recordings meanwhile.
             outcomes |= {job.id: read_processed(job) for job in jobs if not outcomes[job.id]}
         if args.shard and sum(map(bool, outcomes.values())) + len(failures) < len(jobs):
@@ -73,6 +73,12 @@ def main(argv: list[str] | None = None) -> int:
         else:
             _finish(jobs, outcomes, configs)
     return _report(config, configs, outcomes, failures, as_json=args.as_json)
+
+
+def _remove_partial_files(pending: list[PreprocessJob], folders: Iterable[Path], *, shared: bool) -> None:
+    for folder in folders:
+        indices = [job.recording.index for job in pending if job.folder == folder]
+        remove_partial_files(folder, product_names(indices, shared=shared))
 
 
 def _process(pending: list[PreprocessJob], outcomes: Outcomes, n_jobs: int, backend: str) -> list[Failure]:

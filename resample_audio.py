@@ -58,9 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with lock_folder(out_dir, parallel.shard_name(args.shard)):
         shard = parallel.shard_name(args.shard)
         manifest = Manifest(out_dir, args.hz, args.resampler, shard=shard, force=args.force)
-        _remove_partial_files([manifest.path, *(job.target for job in jobs)])
+        written = [manifest.path, *(job.target for job in jobs)]
+        _remove_partial_files(written)
         pending, n_done_before, unusable = select_pending(jobs, manifest, force=args.force, verify=args.verify)
         entries, new_failures = _resample(pending, manifest, args.jobs, args.backend)
+        if args.backend == "dask":  # A worker that was killed does not end the run, and may have left some.
+            _remove_partial_files(written)
     failures += unusable + new_failures
     result = _result(entries, n_done_before, time.monotonic() - started, args.hz)
     result["left_out"] = list(sources.left_out)

@@ -6,11 +6,17 @@ What a worker leaves that dies is done by another one. Like every dask cluster, 
 whoever reaches its scheduler can run code on its workers.
 """
 
+import contextlib
+import functools
 import hashlib
+import logging
 import os
 import pickle
+import platform
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,14 +32,67 @@ CONNECT_SECONDS = 10
 # How long to wait for the first worker, and for another one when all are gone.
 WORKER_SECONDS = 60
 POLL_SECONDS = 2.0
+# Modules beside the package, which it imports.
+TOP_LEVEL_MODULES = ("logistic_mixture.py", "wavenet.py")
 
 
+@functools.cache
 def package_digest() -> str:
-    """A checksum of the package's source files: equal where the code is."""
-    digest, root = hashlib.sha256(), Path(__file__).resolve().parents[1]
-    for path in sorted(root.rglob("*.py")):
+    """A checksum of the source files, as they were when this process first asked: equal where the code is.
+
+    A worker lives longer than a command. Files that have changed since it imported them are not the code that it runs.
+    """
+    digest, package = hashlib.sha256(), Path(__file__).resolve().parents[1]
+    root = package.parent
+    beside = [root / name for name in TOP_LEVEL_MODULES]
+    for path in sorted([*package.rglob("*.py"), *(path for path in beside if path.is_file())]):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+class WorkingFolder:
+    """The folder in which a worker's threads compute: it belongs to the process, while jobs may be of several callers.
+
+    Paths of jobs may be relative, so that jobs of one folder wait until those of another are done.
+    """
+
+    def __init__(self) -> None:
+        self._n_jobs = 0
+        self._folder = ""
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def inside(self, folder: str) -> Iterator[None]:
+        """Context manager in which the process works in this folder. Raises OSError if it cannot be entered."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._n_jobs == 0 or self._folder == folder)
+            os.chdir(folder)
+            self._folder = folder
+            self._n_jobs += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_jobs -= 1
+                self._changed.notify_all()
+
+
+WORKING_FOLDER = WorkingFolder()
+
+
+def run_job(pickled: bytes, folder: str) -> bytes:
+    """Run a job in this process, a worker, and in the caller's folder.
+
+    Args:
+        pickled: The function and its argument.
+        folder: The caller's current folder.
+
+    Returns:
+        The result, pickled.
+    """
+    with WORKING_FOLDER.inside(folder):
+        function, job = pickle.loads(pickled)
+        return pickle.dumps(function(job))
 
 
 def map_on_cluster(function: Callable[[Job], Result], jobs: list[Job]) -> Iterator[Result]:
@@ -51,9 +110,24 @@ def map_on_cluster(function: Callable[[Job], Result], jobs: list[Job]) -> Iterat
     """
     if not jobs:
         return
-    with _connect() as client:
+    with _without_messages_of_dask(), _connect() as client:
         _check_workers(client)
         yield from _results(client, function, jobs)
+
+
+@contextlib.contextmanager
+def _without_messages_of_dask() -> Iterator[None]:
+    """Context manager in which dask's client says nothing: it logs tracebacks of what is reported here as one line."""
+    logger = logging.getLogger("distributed.client")
+    logger.addFilter(_is_fatal)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_fatal)
+
+
+def _is_fatal(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL
 
 
 def _connect() -> Any:
@@ -83,46 +157,68 @@ def _check_workers(client: Any) -> None:
         raise InputError(
             f"--backend dask: its scheduler has had no worker for {WORKER_SECONDS} s; start one: dask worker ADDRESS"
         ) from error
-    folder = os.getcwd()
+    _check_python(client)
+    problems = client.run(_worker_check())
+    for worker, problem in sorted(problems.items()):
+        if problem:
+            raise InputError(f"--backend dask: worker {worker} {problem}")
+    log(f"{count_of(len(problems), 'worker')} of {client.scheduler.address}")
+
+
+def _check_python(client: Any) -> None:
+    """Refuse a scheduler and workers with another Python: functions travel as its compiled code."""
+    versions = client.get_versions()
+    machines = {f"worker {address}": facts for address, facts in sorted(versions["workers"].items())}
+    own = platform.python_version()
+    for machine, facts in {"the scheduler": versions["scheduler"], **machines}.items():
+        python = facts["host"]["python"]
+        if python.split(".")[:2] != own.split(".")[:2]:
+            raise InputError(
+                f"--backend dask: {machine} runs Python {python}, this machine {own}; start it with the Python of "
+                "this machine, up to the second number"
+            )
+
+
+def _worker_check() -> Callable[[], str]:
+    """A function for workers, which says why one cannot work for this process; "" if it can."""
+    digest, folder = package_digest(), os.getcwd()
 
     # Nested functions are pickled with their code, so that they run where this package is not installed.
-    def probe() -> str:
+    def check() -> str:
         import os as worker_os
 
         try:
             from midi2wave.utils.cluster import package_digest as worker_digest
         except ImportError as error:
             return f"cannot import midi2wave ({error}); install it there, or set PYTHONPATH to the folder of its code"
+        if worker_digest() != digest:
+            return "has another version of midi2wave than this machine, or started with one; update and restart it"
         if not worker_os.path.isdir(folder):
             return f"has no folder {folder}; data must lie under the same paths on all machines"
-        return worker_digest()
+        return ""
 
-    answers = client.run(probe)
-    own = package_digest()
-    for worker, answer in sorted(answers.items()):
-        if answer != own:
-            is_digest = len(answer) == len(own) and " " not in answer
-            problem = "has another version of midi2wave than this machine" if is_digest else answer
-            raise InputError(f"--backend dask: worker {worker} {problem}")
-    log(f"{count_of(len(answers), 'worker')} of {client.scheduler.address}")
+    return check
+
+
+def _submit(client: Any, function: Callable[[Job], Result], jobs: list[Job]) -> list[Any]:
+    """Give the jobs to the cluster; the result of each future is that of `run_job`, or why its worker is refused."""
+    folder, check = os.getcwd(), _worker_check()
+
+    def call(pickled: bytes) -> bytes | str:
+        if problem := check():  # A worker may have joined after the others were checked.
+            from distributed import get_worker
+
+            return f"worker {get_worker().address} {problem}"
+        from midi2wave.utils.cluster import run_job as run_on_worker
+
+        return run_on_worker(pickled, folder)
+
+    return [client.submit(call, pickle.dumps((function, job)), pure=False) for job in jobs]
 
 
 def _results(client: Any, function: Callable[[Job], Result], jobs: list[Job]) -> Iterator[Result]:
-    """The results as they come. Raises InputError if no worker is left, or a job kills one worker after another."""
-    from distributed import wait
-    from distributed.scheduler import KilledWorker
-
-    folder = os.getcwd()
-
-    def call(pickled: bytes) -> bytes:
-        import os as worker_os
-        import pickle as worker_pickle
-
-        worker_os.chdir(folder)  # Paths of jobs may be relative.
-        job_function, job = worker_pickle.loads(pickled)
-        return worker_pickle.dumps(job_function(job))
-
-    pending = [client.submit(call, pickle.dumps((function, job)), pure=False) for job in jobs]
+    """The results as they come. Raises InputError if no worker or no scheduler is left, or a worker is refused."""
+    pending = _submit(client, function, jobs)
     last_seen = time.monotonic()
     while pending:
         if client.scheduler_info(n_workers=-1)["workers"]:
@@ -132,17 +228,34 @@ def _results(client: Any, function: Callable[[Job], Result], jobs: list[Job]) ->
                 f"--backend dask: no worker is left since {WORKER_SECONDS} s, {count_of(len(pending), 'file')} are to "
                 "be done; finished files are whole: start workers and run the same command again"
             )
-        try:
-            done, _ = wait(pending, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED")
-        except TimeoutError:
-            continue
-        pending = [future for future in pending if future not in done]
-        for future in done:
-            try:
-                result: Result = pickle.loads(future.result())
-            except KilledWorker as error:
-                raise InputError(
-                    "--backend dask: a file killed several workers, perhaps for lack of memory; finished files are "
-                    "whole: run the same command again, with fewer threads a worker (dask worker --nthreads 1)"
-                ) from error
+        for future, outcome in _finished(pending):
+            pending.remove(future)
+            if isinstance(outcome, str):
+                raise InputError(f"--backend dask: {outcome}; finished files are whole: run the same command again")
+            result: Result = pickle.loads(outcome)
             yield result
+
+
+def _finished(futures: list[Any]) -> Iterator[tuple[Any, bytes | str]]:
+    """Those futures that are done, with their results; none if none is after a while."""
+    from distributed import wait
+    from distributed.scheduler import KilledWorker
+
+    try:
+        done, _ = wait(futures, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED")
+        for future in done:
+            yield future, future.result(timeout=POLL_SECONDS)
+    except TimeoutError:
+        # Perhaps the worker that had a result has ended, and another one does the file again.
+        if any(future.status == "error" for future in futures):  # It is the error of a job.
+            raise
+    except CancelledError as error:
+        raise InputError(
+            "--backend dask: the scheduler has ended or forgotten the files; finished files are whole: start it and "
+            "its workers, and run the same command again"
+        ) from error
+    except KilledWorker as error:
+        raise InputError(
+            "--backend dask: a file killed several workers, perhaps for lack of memory; finished files are whole: run "
+            "the same command again, with fewer threads a worker (dask worker --nthreads 1)"
+        ) from error

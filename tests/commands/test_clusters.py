@@ -94,21 +94,31 @@ def test_inference_on_a_cluster(two_workers, pipeline, tmp_path):
     assert "3 were there already" in call(inference, *arguments, tmp_path / "remote", *BACKEND).out
 
 
+def write_long_files(folder, n_files):
+    for i in range(n_files):
+        write_audio(folder / f"{i}.wav", melody(i, 6), 48000, 2, seconds=6)
+
+
+def start_resampling(arguments, out):
+    """A process that resamples, and has finished two files."""
+    command = [sys.executable, ROOT / "resample_audio.py", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, cwd=out.parent, **pipes)
+    while process.poll() is None and len(list(out.glob("*.wav"))) < 2:
+        time.sleep(0.002)
+    return process
+
+
 def test_a_killed_worker_loses_nothing(scheduler, tmp_path):
     """The other worker does what it leaves; results are noted as they come, and a rerun has nothing to do."""
     n_files, folder = 24, tmp_path / "audio"
-    for i in range(n_files):
-        write_audio(folder / f"{i}.wav", melody(i, 6), 48000, 2, seconds=6)
+    write_long_files(folder, n_files)
     first = scheduler.add_worker(ROOT)
     scheduler.add_worker(ROOT)
     scheduler.wait_for_workers(2)
     out = tmp_path / "out"
     arguments = ["-d", str(folder), "--out_dir", str(out), *BACKEND, "--json"]
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "resample_audio.py", *arguments], stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    while process.poll() is None and len(list(out.glob("*.wav"))) < 2:
-        time.sleep(0.002)
+    process = start_resampling(arguments, out)
     n_before = len(list(out.glob("*.wav")))
     first.send_signal(signal.SIGKILL)
     output = process.communicate(timeout=120)[0]
@@ -116,7 +126,52 @@ def test_a_killed_worker_loses_nothing(scheduler, tmp_path):
     assert call(resample_audio, "-d", folder, "--out_dir", tmp_path / "local").code == 0
     assert read_wavs(out).keys() == read_wavs(tmp_path / "local").keys()
     assert all((read_wavs(tmp_path / "local")[name] == samples).all() for name, samples in read_wavs(out).items())
+    assert not list(out.glob(".*.partial"))
     assert json.loads(call(resample_audio, *arguments).out)["files"] == 0
+
+
+def test_a_command_ends_with_its_scheduler(scheduler, tmp_path):
+    """With one line, as after Ctrl-C; the next run knows the finished files."""
+    write_long_files(tmp_path / "audio", 24)
+    scheduler.add_worker(ROOT)
+    scheduler.wait_for_workers(1)
+
+    def run_until(end, out):
+        process = start_resampling(["-d", tmp_path / "audio", "--out_dir", out, *BACKEND], out)
+        end(process)
+        output, errors = process.communicate(timeout=120)
+        assert not output and "Traceback" not in errors, errors
+        return process.returncode, errors.splitlines()[-1]
+
+    code, message = run_until(lambda process: process.send_signal(signal.SIGINT), tmp_path / "interrupted")
+    assert code == 130 and message.startswith("interrupted;")
+    code, message = run_until(lambda process: scheduler.scheduler.kill(), tmp_path / "out")
+    assert code == 2 and message.startswith("error: --backend dask: the scheduler has ended"), message
+    result = json.loads(call(resample_audio, "-d", tmp_path / "audio", "--out_dir", tmp_path / "out", "--json").out)
+    assert result["already_done"] and result["files"] + result["already_done"] == 24
+
+
+def test_a_worker_with_other_code_that_joins_later(scheduler, tmp_path):
+    """It does no file: the command ends with one line."""
+    write_long_files(tmp_path / "audio", 24)
+    first = scheduler.add_worker(ROOT)
+    scheduler.wait_for_workers(1)
+    out, other = tmp_path / "out", tmp_path / "other"
+    copy_code(other)
+    (other / "wavenet.py").write_text((other / "wavenet.py").read_text() + "# another version\n")
+    process = start_resampling(["-d", tmp_path / "audio", "--out_dir", out, *BACKEND], out)
+    first.send_signal(signal.SIGSTOP)  # It must not do all files before the other one is there.
+    scheduler.add_worker(other)
+    scheduler.wait_for_workers(2)
+    first.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and "has another version of midi2wave" in errors and "Traceback" not in errors
+
+
+def copy_code(folder):
+    shutil.copytree(ROOT / "midi2wave", folder / "midi2wave", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("wavenet.py", "logistic_mixture.py"):
+        shutil.copy(ROOT / name, folder)
 
 
 def test_workers_without_this_code_are_refused(scheduler, tmp_path):
@@ -129,7 +184,7 @@ def test_workers_without_this_code_are_refused(scheduler, tmp_path):
     worker.kill()
     worker.wait()
     other = tmp_path / "other"
-    shutil.copytree(ROOT / "midi2wave", other / "midi2wave", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_code(other)
     with (other / "midi2wave" / "__init__.py").open("a") as file:
         file.write("# another version\n")
     scheduler.add_worker(other)

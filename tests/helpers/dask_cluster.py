@@ -25,8 +25,17 @@ class DaskCluster:
         self.scheduler_file = folder / "scheduler.json"
         self.scheduler = self._start("scheduler", "--port", "0", "--dashboard-address", ":0", "--no-jupyter")
         self.workers: list[subprocess.Popen] = []
-        _wait_for(self.scheduler_file.is_file, "the scheduler")
-        self.address: str = json.loads(self.scheduler_file.read_text())["address"]
+        self.address: str = self._read_address()
+
+    def _read_address(self) -> str:
+        """The address that the scheduler writes to its file, in several steps, once it has started."""
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError, ValueError):
+                return str(json.loads(self.scheduler_file.read_text())["address"])
+            time.sleep(0.05)
+        self.close()
+        raise TimeoutError(f"the scheduler did not start in {START_SECONDS} s")
 
     def _start(self, *arguments: str, code: Path | None = None) -> subprocess.Popen:
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -57,15 +66,6 @@ class DaskCluster:
         for process in (*self.workers, self.scheduler):
             process.kill()
             process.wait()
-
-
-def _wait_for(condition: object, what: str) -> None:
-    assert callable(condition)
-    end = time.monotonic() + START_SECONDS
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} did not start in {START_SECONDS} s")
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager

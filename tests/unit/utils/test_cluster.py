@@ -1,0 +1,71 @@
+"""What workers of a cluster check and do, without a cluster; `tests/commands/test_clusters.py` has one."""
+
+import contextlib
+import platform
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from midi2wave.utils import cluster
+from midi2wave.utils.errors import InputError
+
+
+@pytest.fixture
+def code_folder(monkeypatch, tmp_path):
+    """A folder with the package's code, as the module sees it, and a process that has not asked for its checksum."""
+    for name in ("wavenet.py", "logistic_mixture.py", "midi2wave/utils/cluster.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("# code\n")
+    monkeypatch.setattr(cluster, "__file__", str(tmp_path / "midi2wave/utils/cluster.py"))
+    cluster.package_digest.cache_clear()
+    yield tmp_path
+    cluster.package_digest.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["wavenet.py", "logistic_mixture.py", "midi2wave/utils/cluster.py"])
+def test_the_digest_is_of_the_code_that_a_process_runs(code_folder, name):
+    """The model beside the package counts; files that changed after a process began are not what it runs."""
+    before = cluster.package_digest()
+    (code_folder / name).write_text("# other code\n")
+    assert cluster.package_digest() == before
+    cluster.package_digest.cache_clear()  # as in a process that begins now
+    assert cluster.package_digest() != before
+
+
+def test_jobs_of_two_folders_in_one_worker(monkeypatch, tmp_path):
+    """The current folder is that of the whole process: a job never sees the folder of another caller's job."""
+    monkeypatch.chdir(tmp_path)
+    working_folder, together = cluster.WorkingFolder(), threading.Barrier(2)
+
+    def is_inside(folder: Path) -> bool:
+        with working_folder.inside(str(folder)):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait(0.3)
+            return Path.cwd() == folder
+
+    for folders in (("a", "b"), ("c", "c")):
+        for name in folders:
+            (tmp_path / name).mkdir(exist_ok=True)
+        with ThreadPoolExecutor(2) as pool:
+            assert all(pool.map(is_inside, [tmp_path / name for name in folders]))
+        assert together.broken == (folders[0] != folders[1])  # Jobs of one folder do run at once.
+        together.reset()
+
+
+@pytest.mark.parametrize("machine", ["the scheduler", "worker tcp://10.0.0.2:9000"])
+def test_machines_with_another_python_are_refused(machine):
+    """Functions travel as compiled code, which another Python misreads or refuses with a message of its own."""
+    own = {"host": {"python": f"{platform.python_version()}.final.0"}}
+    versions = {"scheduler": own, "workers": {"tcp://10.0.0.1:9000": own, "tcp://10.0.0.2:9000": own}}
+    client = SimpleNamespace(get_versions=lambda: versions)
+    cluster._check_python(client)
+    other = {"host": {"python": "3.2.1.final.0"}}
+    if machine == "the scheduler":
+        versions["scheduler"] = other
+    else:
+        versions["workers"]["tcp://10.0.0.2:9000"] = other
+    with pytest.raises(InputError, match=f"{machine} runs Python 3\\.2\\.1"):
+        cluster._check_python(client)

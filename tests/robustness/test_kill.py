@@ -308,7 +308,7 @@ JOBS = """
 import os, sys, time
 from midi2wave.utils import parallel
 def wait(job):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # At once: two workers write here.
     time.sleep(60)
 list(parallel.parallel_map(wait, range(8), n_jobs=2, backend="loky"))
 """

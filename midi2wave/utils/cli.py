@@ -254,8 +254,9 @@ def report_and_exit_code(
 
 def format_error(error: Exception) -> str:
     """An exception as one line for the user; full disks and missing permissions in plain words."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error.filename or 'while writing'}); free some space and run the same command again"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = "disk is full" if error.errno == errno.ENOSPC else "disk quota is used up"
+        return f"the {full} ({error.filename or 'while writing'}); free some space and run the same command again"
     if isinstance(error, PermissionError):
         # Windows says the same of a file that is in use.
         in_use = ", or another program has it open" if sys.platform == "win32" else ""

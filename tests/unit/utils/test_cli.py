@@ -35,6 +35,7 @@ def test_command_exits_with_its_code(code, capsys):
         (OSError(errno.EROFS, "Read-only file system", "a/b"), "error: Read-only file system: 'a/b'; check the path"),
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "error: the disk is full (a/b); free some space"),
         (OSError(errno.ENOSPC, "No space left on device"), "error: the disk is full (while writing); free some"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "a/b"), "error: the disk quota is used up (a/b); free"),
         (UnicodeEncodeError("latin-1", "夜.wav", 0, 1, "ordinal not in range"), "latin-1; set PYTHONUTF8=1"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), "No such file or directory: 'a/b'"),
     ],

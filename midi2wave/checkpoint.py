@@ -33,6 +33,7 @@ from midi2wave.config import Config, SamplingConfig, config_from_dict
 from midi2wave.utils.atomic_files import atomic_folder, remove, replace
 from midi2wave.utils.cli import choose_device, format_error, log
 from midi2wave.utils.errors import InputError, is_system_error
+from midi2wave.utils.text import excerpt
 from midi2wave.weight_files import check_shapes, check_values, open_weights
 from wavenet import WaveNet, build_model, parameter_shapes
 
@@ -71,7 +72,7 @@ DAMAGED_PICKLE_ERRORS = (
 )
 # Options of data_config that no longer exist; measure_partials.py took their place.
 REMOVED_DATA_OPTIONS = ("tuning_cents", "stiffness")
-MAX_VALUE_LENGTH = 80
+MAX_VALUE_CHARS = 80
 
 
 def save(
@@ -371,9 +372,5 @@ def differences(
 
 def describe_difference(option: str, ours: Any, others: Any) -> str:
     """An option of two configs as "option = ours instead of others"."""
-    return f"{option} = {_short(ours)} instead of {_short(others)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:60]}... ({len(value)} values)"
+    ours, others = (excerpt(value, MAX_VALUE_CHARS) for value in (ours, others))
+    return f"{option} = {ours} instead of {others}"

@@ -12,6 +12,7 @@ from midi2wave import checkpoint
 from midi2wave.checkpoint import (
     TRAINING_NAME,
     WEIGHTS_NAME,
+    describe_difference,
     load_model,
     load_training,
     load_weights,
@@ -224,6 +225,11 @@ def test_differences_name_block_and_option():
         "wavenet_config.n_layers = 2 instead of 3",
         "wavenet_config.kernel_size = 2 instead of 3",
     ]
+
+
+def test_long_values_are_cut_in_their_middle():
+    text = describe_difference("data_config.dataset_path", f"/{'a' * 200}/train", "b")
+    assert len(text) < 150 and text.endswith("a/train' instead of 'b'")
 
 
 def test_paths_are_no_difference_but_features_are():

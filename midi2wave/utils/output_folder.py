@@ -31,7 +31,7 @@ class Product:
 
     Attributes:
         files: Their names in the folder, the result itself first; some may be missing.
-        made_from: Checksums of what it was made from, besides the settings, by kind; "" for a file that is damaged.
+        made_from: Checksums of what it was made from, besides the settings, by kind ("notes"); "" for a damaged file.
         other_settings: Whether it was made with other settings than those of the record, and stayed after --force.
     """
 
@@ -139,7 +139,7 @@ class OutputFolder:
         return refused
 
     def _is_outdated(self, there: Product, product: Product) -> bool:
-        return self._force or there.other_settings or not _has_same_sources(there, product)
+        return self._force or there.other_settings or bool(_changed_sources(there, product))
 
     def _obstacle(self, name: str, product: Product) -> str:
         """Why a piece must not be made: it would take the place of another result, or of a file of the user."""
@@ -155,12 +155,10 @@ class OutputFolder:
         holds = f"{self.path} holds {there.files[0]} of"
         if there.other_settings:
             return f"{holds} other settings; {remedy}"
-        if _has_same_sources(there, product):
-            return ""
-        if "" in there.made_from.values():
-            return f"{holds} unknown notes: the file of its notes or codes beside it is damaged; {remedy}"
-        only_audio = all(there.made_from.get(kind) == product.made_from.get(kind) for kind in ("notes", "codes"))
-        return f"{holds} {'another recording' if only_audio else 'other notes'}; {remedy}"
+        changed = _changed_sources(there, product)
+        if damaged := [kind for kind in changed if not there.made_from.get(kind)]:
+            return f"{holds} unknown {damaged[0]}: the file of its {damaged[0]} beside it is damaged; {remedy}"
+        return f"{holds} other {' and '.join(changed)}; {remedy}" if changed else ""
 
     def remove_outdated(self) -> None:
         """Remove all pieces if they are of other settings, or with `force`: a set is made again as a whole."""
@@ -184,12 +182,12 @@ class OutputFolder:
             write_text(self._record_path, text)
 
 
-def _has_same_sources(there: Product, product: Product) -> bool:
-    """Whether two results are of the same sources, as far as both name them."""
+def _changed_sources(there: Product, product: Product) -> list[str]:
+    """The kinds of sources in which a result differs from what is to be made, as far as both name them."""
+    if there.made_from and product.made_from and there.made_from.keys().isdisjoint(product.made_from):
+        return sorted(there.made_from)
     kinds = there.made_from.keys() & product.made_from.keys()
-    if there.made_from and product.made_from and not kinds:
-        return False
-    return all(there.made_from[kind] == product.made_from[kind] for kind in kinds)
+    return sorted(kind for kind in kinds if there.made_from[kind] != product.made_from[kind])
 
 
 def _listed_products(stored: Record) -> dict[str, Product] | None:

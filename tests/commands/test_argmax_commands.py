@@ -139,7 +139,7 @@ def test_other_codes_differ_and_replace_nothing(plain, run, played, tmp_path):
     assert play(plain, run, tmp_path / "new", "--codes", tmp_path / "a.codes.npz").code == 0
     assert not np.array_equal(read_wavs(tmp_path / "new")["a"], read_wavs(played)["a"])
     song = write_midi(tmp_path / "a.mid", SONGS["a"])  # nor does MIDI replace what was made from codes
-    assert_failed(play(plain, run, tmp_path / "new", "--midi", song), 2, a="holds a.wav of other notes")
+    assert_failed(play(plain, run, tmp_path / "new", "--midi", song), 2, a="holds a.wav of other codes")
 
 
 def test_bad_files_are_left_out_and_named(plain, run, played, tmp_path):

@@ -155,7 +155,7 @@ def test_results_of_other_sources_are_kept_until_force(tmp_path):
     refused = make(tmp_path, ("song", product("song", notes="1", audio="1")))
     assert not refused  # An earlier version stored no checksum of the recording.
     refused = make(tmp_path, ("song", product("song", notes="1", audio="2")))
-    assert "song.wav of another recording" in refused["song"]
+    assert "song.wav of other audio;" in refused["song"]
     assert not make(tmp_path, ("song", product("song", notes="2")), force=True)
     (tmp_path / "song.wav").unlink()  # As after an interruption: nothing is lost.
     assert not make(tmp_path, ("song", product("song", notes="3")))

@@ -7,7 +7,6 @@ over gloo on CPUs and NCCL on CUDA. A single process has no process group, and e
 import contextlib
 import datetime
 import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +105,7 @@ def init_distributed(config: DistConfig, device: torch.device) -> Iterator[World
         yield SINGLE_PROCESS
         return
     # Otherwise the processes of a torchrun that was killed would go on by themselves.
-    end_with_parent(signal.SIGTERM)
+    end_with_parent("SIGTERM")
     world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     backend = config.backend if config.backend != "auto" else "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":

@@ -13,7 +13,6 @@ import multiprocessing.queues
 import os
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import connection
@@ -37,8 +36,7 @@ def init_worker(_worker: int) -> None:
     """Prepare a worker process; `worker_init_fn` of a `DataLoader`."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":  # Elsewhere PyTorch's workers look every 5 s whether their parent is still there.
-        end_with_parent(signal.SIGKILL)
+    end_with_parent("SIGKILL")  # Elsewhere than on Linux, PyTorch's workers look every 5 s for their parent.
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # It ended before the system was asked to tell.
         os._exit(EXIT_NOT_HANDED_OVER)

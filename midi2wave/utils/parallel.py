@@ -5,8 +5,6 @@ A batch scheduler starts the same command several times with `--shard 1/8`, `--s
 
 import argparse
 import re
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -19,7 +17,6 @@ from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.cluster import map_on_cluster
 from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.signals import end_with_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -127,5 +124,4 @@ def parallel_map(
 
 def _end_worker_with_parent() -> None:
     """Let the system end this worker with its parent: joblib's workers wait five minutes for more work."""
-    if sys.platform == "linux":
-        end_with_parent(signal.SIGKILL)
+    signals.end_with_parent("SIGKILL")

@@ -97,11 +97,15 @@ def ignored(name: str) -> Iterator[None]:
         signal.signal(number, former)
 
 
-def end_with_parent(number: int) -> None:
-    """Let Linux send this process a signal when its parent ends, even by `kill -9`; elsewhere this does nothing."""
+def end_with_parent(name: str) -> None:
+    """Let Linux send this process a signal when its parent ends, even by `kill -9`; elsewhere this does nothing.
+
+    Args:
+        name: "SIGKILL" for example.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.Signals[name])
 
 
 def run_command(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int, str]:

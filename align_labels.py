@@ -37,16 +37,15 @@ from midi2wave.config import DataConfig, load_config
 from midi2wave.data.label_alignment import RecordingAlignment, align_recordings, require_fit
 from midi2wave.data.onset_refinement import MIN_FIT_SCORE, fitting_share
 from midi2wave.data.processed_folder import (
+    RECORD_NAME,
     ProcessedFolder,
     begin_folder,
     check_output_folder,
     finish_folder,
-    product_names,
 )
-from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import make_parser, print_result, run
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import lock_folder
+from midi2wave.utils.folder_lock import lock_own_folder
 
 # Settings that decide where notes go; a folder's record holds them.
 RECORDED_SETTINGS = ("preemphasis", "velocity_exponent", "global_values")
@@ -69,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         opened.check_rate(data.audio_hz)
     facts = {row.index: folder.facts(position) for position, row in enumerate(folder.rows)}
     parts = _paired_parts(args, folder, reference, data)
-    with lock_folder(args.out):
+    with lock_own_folder(args.out, RECORD_NAME):
         recordings: list[RecordingAlignment] = []
         for value, (part, like) in parts.items():
             partials = partials_for(data, one_hot([value], data.global_values))
@@ -78,7 +77,6 @@ def main(argv: list[str] | None = None) -> int:
             recording.warn_if_mismatched()
         require_fit(recordings, args.data, args.config)
         begin_folder(args.out, made_from, force=args.force)
-        remove_partial_files(args.out, product_names([row.index for row in folder.rows], shared=True))
         for recording in recordings:
             recording.write(args.out, facts[recording.folder.rows[recording.position].index])
         finish_folder(args.out, folder.rows, folder.added_columns)

@@ -30,11 +30,11 @@ from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, play
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.sampling.pieces import prompt_frames
-from midi2wave.utils.atomic_files import remove_partial_files, write_text
+from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import lock_folder
-from midi2wave.utils.output_folder import OutputFolder, Product, require_own_dir
+from midi2wave.utils.folder_lock import lock_own_folder
+from midi2wave.utils.output_folder import OutputFolder, Product
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,8 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as locks:
         for out_dir, of_folder in ((folder, clips), (folder / DRIFT_NAME, long_clips)):
             if of_folder:
-                require_own_dir(out_dir, RECORD_NAME)
-                locks.enter_context(lock_folder(out_dir))
+                locks.enter_context(lock_own_folder(out_dir, RECORD_NAME))
                 _acquire(out_dir, _record(settings, loaded, of_folder), of_folder, force=args.force)
         result = _evaluate(loaded, settings, clips, long_clips, transcriber)
     listen = f"\nlisten and look: {folder / PAGE_NAME}; {folder / SUMMARY_NAME}; all numbers: {folder / RESULT_NAME}"
@@ -95,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _acquire(folder: Path, record: dict[str, Any], clips: list[ReferenceClip], *, force: bool) -> None:
-    """Make a folder the place of the clips, and remove what a killed run left. Raises InputError if it is refused."""
+    """Make a folder the place of the clips. Raises InputError if it is refused."""
     output = OutputFolder(
         folder,
         RECORD_NAME,
@@ -108,7 +107,6 @@ def _acquire(folder: Path, record: dict[str, Any], clips: list[ReferenceClip], *
     )
     if refused := output.begin({clip.name: _clip_files(clip.name) for clip in clips}):
         raise InputError(next(iter(refused.values())))
-    remove_partial_files(folder)
 
 
 def _clip_files(name: str) -> Product:

@@ -67,8 +67,8 @@ from midi2wave.utils.cli import (
 )
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import fit_stem
-from midi2wave.utils.folder_lock import lock_folder
-from midi2wave.utils.output_folder import OutputFolder, require_own_dir
+from midi2wave.utils.folder_lock import lock_own_folder
+from midi2wave.utils.output_folder import OutputFolder
 
 if TYPE_CHECKING:
     from midi2wave.checkpoint import LoadedCheckpoint
@@ -117,13 +117,11 @@ def main(argv: list[str] | None = None) -> int:
     pieces = [replace(piece, prompt=prompt, fold=fold) for piece, fold in zip(pieces, folds, strict=True)]
     if not pieces:
         return _report(args, job, [], 0, failures)
-    require_own_dir(job.folder, RECORD_NAME)
-    with lock_folder(job.folder):
+    with lock_own_folder(job.folder, RECORD_NAME):
         output = _open_output(args, job, _record(args, requested, job, prompt))
         has_codes = bool(loaded.model.n_codes)
         refused = output.begin({piece.name: product_of(piece, settings.mode, has_codes=has_codes) for piece in pieces})
         failures += [Failure(name, reason) for name, reason in refused.items()]
-        remove_partial_files(job.folder)
         pieces = [piece for piece in pieces if piece.name not in refused]
         n_already, unwritten = _render_missing(args, job, pieces, output)
         if args.backend:  # A worker that was killed does not end the run, and may have left some.

@@ -41,7 +41,6 @@ from midi2wave.data.test_clips import (
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES, read_performance
 from midi2wave.plotting.pictures import save_picture
-from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import (
     Failure,
     count_of,
@@ -55,8 +54,8 @@ from midi2wave.utils.cli import (
 )
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_search import walk_folder
-from midi2wave.utils.folder_lock import lock_folder
-from midi2wave.utils.output_folder import OutputFolder, require_own_dir
+from midi2wave.utils.folder_lock import lock_own_folder
+from midi2wave.utils.output_folder import OutputFolder
 from midi2wave.utils.text import join_names
 
 if TYPE_CHECKING:
@@ -83,10 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
     failures: list[Failure] = []
     pairs = _maestro_pairs(config, failures) if config.maestro_dir else _folder_pairs(config, failures)
-    require_own_dir(args.dir, CLIPS_RECORD_NAME)
-    with lock_folder(args.dir):
+    with lock_own_folder(args.dir, CLIPS_RECORD_NAME):
         output = begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
-        remove_partial_files(args.dir)
         names = list(progress(_cut_clips(pairs, config, output, failures), config.n_clips, "clip"))
         if names:
             finish_clips(output, names)

@@ -34,8 +34,7 @@ from midi2wave.utils import parallel
 from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress_in_hours, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import lock_folder
-from midi2wave.utils.output_folder import require_own_dir
+from midi2wave.utils.folder_lock import lock_own_folder
 
 # By the id of its job, the outcome of each recording; None until it is done.
 Outcomes = dict[tuple[Path, int], Processed | None]
@@ -57,15 +56,15 @@ def main(argv: list[str] | None = None) -> int:
     configs = {job.folder: job.config for job in jobs}
     with contextlib.ExitStack() as locks:
         for folder, made_from in configs.items():
-            require_own_dir(folder, RECORD_NAME)
-            locks.enter_context(lock_folder(folder, parallel.shard_name(args.shard)))
+            locks.enter_context(lock_own_folder(folder, RECORD_NAME, parallel.shard_name(args.shard)))
             begin_folder(folder, Config(preprocess_config=made_from).as_dict(), force=args.force)
         outcomes: Outcomes = {job.id: read_processed(job) for job in jobs}  # It may refuse, before any work.
         pending = [job for job in parallel.select_shard(jobs, args.shard) if not outcomes[job.id]]
-        _remove_partial_files(pending, configs, shared=not args.shard)
+        if args.shard:  # Of its own files only, since other shards may be writing.
+            _remove_partial_files(pending, configs)
         failures = _process(pending, outcomes, args.jobs, args.backend)
         if args.backend == "dask":  # A worker that was killed does not end the run, and may have left some.
-            _remove_partial_files(pending, configs, shared=not args.shard)
+            _remove_partial_files(pending, configs)
         if args.shard:  # Other shards have finished recordings meanwhile.
             outcomes |= {job.id: read_processed(job) for job in jobs if not outcomes[job.id]}
         if args.shard and sum(map(bool, outcomes.values())) + len(failures) < len(jobs):
@@ -75,10 +74,10 @@ def main(argv: list[str] | None = None) -> int:
     return _report(config, configs, outcomes, failures, as_json=args.as_json)
 
 
-def _remove_partial_files(pending: list[PreprocessJob], folders: Iterable[Path], *, shared: bool) -> None:
+def _remove_partial_files(pending: list[PreprocessJob], folders: Iterable[Path]) -> None:
     for folder in folders:
         indices = [job.recording.index for job in pending if job.folder == folder]
-        remove_partial_files(folder, product_names(indices, shared=shared))
+        remove_partial_files(folder, product_names(indices))
 
 
 def _process(pending: list[PreprocessJob], outcomes: Outcomes, n_jobs: int, backend: str) -> list[Failure]:

@@ -28,8 +28,8 @@ from midi2wave.utils.atomic_files import remove_partial_files, write_text
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
 from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import lock_folder
-from midi2wave.utils.output_folder import OutputFolder, Product, require_own_dir
+from midi2wave.utils.folder_lock import lock_own_folder
+from midi2wave.utils.output_folder import OutputFolder, Product
 from midi2wave.utils.parallel import parallel_map
 
 METADATA_NAME = "maestro-v2.0.0.csv"
@@ -46,8 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     instrument = find_instrument(args.renderer, args.soundfont, args.program, args.gain, args.effects)
     jobs, failures = plan_jobs(args.dir, args.seed, {"validation": args.validation, "test": args.test})
     started = time.monotonic()
-    require_own_dir(args.out, RECORD_NAME)
-    with lock_folder(args.out):
+    with lock_own_folder(args.out, RECORD_NAME):
         jobs, refused = _begin(args, instrument, jobs)
         usable, rendered, failed = _render(args, instrument, jobs)
     failures += refused + failed
@@ -69,7 +68,7 @@ def _begin(
         former=_former_pieces,
     )
     refused = output.begin({job.stem: Product((f"{job.stem}.flac", f"{job.stem}.midi")) for job in jobs})
-    for folder in {args.out, *((args.out / job.stem).parent for job in jobs)}:
+    for folder in {(args.out / job.stem).parent for job in jobs}:
         remove_partial_files(folder)
     failures = [Failure(str(job.source), refused[job.stem]) for job in jobs if job.stem in refused]
     return [job for job in jobs if job.stem not in refused], failures

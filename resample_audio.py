@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = [item for item in planned if isinstance(item, ResampleJob)]
     failures = [*sources.failures, *(item for item in planned if isinstance(item, Failure))]
     started = time.monotonic()
-    with lock_folder(out_dir, parallel.shard_name(args.shard)):
-        shard = parallel.shard_name(args.shard)
+    shard = parallel.shard_name(args.shard)
+    with lock_folder(out_dir, shard):
         manifest = Manifest(out_dir, args.hz, args.resampler, shard=shard, force=args.force)
         written = [manifest.path, *(job.target for job in jobs)]
         _remove_partial_files(written)

@@ -152,10 +152,9 @@ def _damaged(path: Path, error: Exception, remedy: str = REMEDY) -> InputError:
     return InputError(f"{path} is damaged ({' '.join(str(error).split())}); {remedy}")
 
 
-def product_names(indices: list[int], *, shared: bool) -> set[str]:
-    """The names of the files of some recordings, and with `shared` of those about all of them."""
-    names = {f"{index}.{suffix}" for index in indices for suffix in ("npy", "npz", "json")}
-    return names | ({INDEX_NAME, RECORD_NAME, CARD_NAME, CARD_PICTURE_NAME} if shared else set())
+def product_names(indices: list[int]) -> set[str]:
+    """The names of the files of some recordings."""
+    return {f"{index}.{suffix}" for index in indices for suffix in ("npy", "npz", "json")}
 
 
 def read_finished(folder: Path, recording: Recording, sources: Sources) -> tuple[Row, dict[str, Any]] | None:

@@ -31,8 +31,8 @@ from midi2wave.demo_dataset.piano_synth import render
 from midi2wave.utils import cli
 from midi2wave.utils.atomic_files import atomic_file, remove_partial_files, write_text
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import lock_folder
-from midi2wave.utils.output_folder import acquire_output_dir, require_own_dir
+from midi2wave.utils.folder_lock import lock_own_folder
+from midi2wave.utils.output_folder import acquire_output_dir
 
 RECIPE_VERSION = 1  # To be raised when music or sound change, so that a rerun does not mix old and new pieces.
 METADATA_NAME = "maestro-v2.0.0.csv"
@@ -162,12 +162,10 @@ def make_data_set(
     minutes = {"train": float(train_minutes), "validation": float(validation_minutes), "test": float(test_minutes)}
     parameters = _validated_parameters(seed, minutes, audio_hz)
     pieces = _plan_pieces(seed, minutes)
-    require_own_dir(folder, RECORD_NAME)
-    with lock_folder(folder):
+    with lock_own_folder(folder, RECORD_NAME):
         acquire_output_dir(folder, RECORD_NAME, parameters, PRODUCTS, force=force, force_effect=FORCE_EFFECT)
         for year in YEARS:
             remove_partial_files(folder / str(year))
-        remove_partial_files(folder)
         return _write_data_set(folder, pieces, audio_hz)
 
 

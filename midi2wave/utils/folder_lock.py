@@ -15,6 +15,7 @@ from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_names import MAX_NAME_BYTES, fit_name
+from midi2wave.utils.output_folder import require_own_dir
 
 LOCK_NAME = ".midi2wave.lock"
 # A shard that starts holds the folder's lock for an instant; others that start wait so long for it.
@@ -43,6 +44,27 @@ def lock_folder(folder: Path, shard: str = "") -> Iterator[None]:
             ) from None
         except OSError as error:  # A read-only folder: the run can still find that everything is done.
             log(f"{folder} cannot be locked ({error.strerror}); do not start a second run on it")
+        yield
+
+
+@contextlib.contextmanager
+def lock_own_folder(folder: Path, record_name: str, shard: str = "") -> Iterator[None]:
+    """Context manager that locks a folder which only one command writes to, and removes what killed runs left in it.
+
+    Args:
+        folder: The folder; made if need be.
+        record_name: The file that this command writes first.
+        shard: As of `lock_folder`; other shards may be writing, so that a shard removes nothing.
+
+    Raises:
+        InputError: The folder holds files of other origin, which is found before anything is written, or another run
+            holds it.
+        OSError: The folder cannot be made.
+    """
+    require_own_dir(folder, record_name)
+    with lock_folder(folder, shard):
+        if not shard:
+            remove_partial_files(folder)
         yield
 
 

@@ -1,13 +1,11 @@
-"""The lock of a folder in processes that are forked while it is held, and after it was released."""
+"""The lock of a folder, what a run removes with it, and what forked processes have of it."""
 
 import os
 
 import pytest
 
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import LOCK_NAME, lock_folder
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+from midi2wave.utils.folder_lock import LOCK_NAME, lock_folder, lock_own_folder
 
 
 def open_files() -> dict[int, str]:
@@ -59,3 +57,22 @@ def test_a_released_lock_closes_nothing_in_forked_processes(tmp_path):
     finally:
         for file in {reader, number}:
             os.close(file)
+
+
+def test_a_folder_of_others_stays_as_it_is(tmp_path):
+    """Not even the lock's file is written into it."""
+    (tmp_path / "novel.txt").write_text("It was a dark night")
+    with pytest.raises(InputError, match="did not make it"), lock_own_folder(tmp_path, "record.json"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["novel.txt"]
+
+
+@pytest.mark.parametrize("shard", ["", "shard-1-of-2"])
+def test_what_killed_runs_left_goes_unless_shards_work(tmp_path, shard):
+    leftover = tmp_path / ".song.wav.17-0123abcd.partial"
+    for path in (leftover, tmp_path / "record.json"):
+        path.write_text("")
+    with lock_own_folder(tmp_path, "record.json", shard):
+        assert leftover.exists() == bool(shard)
+        with pytest.raises(InputError, match="another run"), lock_own_folder(tmp_path, "record.json"):
+            pass

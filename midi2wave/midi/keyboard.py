@@ -61,15 +61,15 @@ def merge_pedals(events: np.ndarray, lifted_by: Mapping[int, tuple[int, ...]]) -
     if channels.keys().isdisjoint(lifted_by) and all(len(users) == 1 for users in channels.values()):
         return events[:, [0, 2, 3]]
     positions: dict[int, dict[int, float]] = {}  # pedal -> channel -> value
-    merged: list[tuple[float, int, float]] = []
+    rows: list[tuple[float, int, float]] = []
     for time, channel, controller, value in events.tolist():
         if controller in lifted_by:
-            moved = [pedal for pedal in lifted_by[controller] if positions.get(pedal, {}).get(channel)]
+            pedals = [pedal for pedal in lifted_by[controller] if positions.get(pedal, {}).get(channel)]
             new_value = 0.0
         else:
-            moved = [int(controller)]
+            pedals = [int(controller)]
             new_value = value
-        for pedal in moved:
+        for pedal in pedals:
             positions.setdefault(pedal, {})[channel] = new_value
-            merged.append((time, pedal, max(positions[pedal].values())))
-    return np.array(merged, np.float64).reshape(-1, 3)
+            rows.append((time, pedal, max(positions[pedal].values())))
+    return np.array(rows, np.float64).reshape(-1, 3)

@@ -7,10 +7,9 @@ track without notes. Each channel has its own pedals, and the largest value coun
 """
 
 import contextlib
-import heapq
 import itertools
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +75,8 @@ _SYSTEM_COMMON_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}
 _FIRST_REALTIME = 0xF8
 # Controllers that release all keys of their channel (MIDI 1.0): all sound off, all notes off, changes of its mode.
 _NOTES_OFF = (ALL_SOUND_OFF, *range(123, 128))
+# The offset of a note while nothing has released it: after every tick.
+_NEVER = 2**62
 # Types of meta events.
 _END_OF_TRACK = 0x2F
 _SET_TEMPO = 0x51
@@ -290,9 +291,8 @@ def _in_seconds(tracks: list[_Track], division: int, tally: Counter[str]) -> tup
     pedals = _merge_tracks_pedals(tracks, tally)
     pedals[:, 0] = _seconds(pedals[:, 0], tempos, division)
 
-    paired = np.concatenate(
-        [_pair_notes(track, others, tally) for track, others in zip(tracks, _notes_off_elsewhere(tracks), strict=True)]
-    )
+    notes_off = _ticks_of_notes_off(tracks)
+    paired = np.concatenate([_pair_notes(track, notes_off, tally) for track in tracks])
     notes = merge_onto_one_keyboard(paired, tally).astype(np.float64)
     tally[LOUD_NOTES] += int(np.sum(notes[:, 3] > MAX_VELOCITY))
     notes[:, 3] = np.minimum(notes[:, 3], MAX_VELOCITY)
@@ -311,25 +311,21 @@ def _merge_tracks_pedals(tracks: list[_Track], tally: Counter[str]) -> np.ndarra
     return merge_pedals(events[np.argsort(events[:, 0], kind="stable")], PEDALS_LIFTED_BY)
 
 
-def _notes_off_elsewhere(tracks: list[_Track]) -> list[list[tuple[int, int, int, int]]]:
-    """For each track the events of the other ones that release all keys of a channel, sorted by tick."""
-    own = [[event for event in track.notes if event[1] & 0xF0 == _CONTROL_CHANGE] for track in tracks]
-    if not any(own):
-        return [[] for _ in tracks]
-    return [sorted(itertools.chain(*own[:number], *own[number + 1 :])) for number in range(len(tracks))]
+def _ticks_of_notes_off(tracks: list[_Track]) -> dict[int, np.ndarray]:
+    """For each channel the sorted ticks at which all its keys are released, on any track; the last one is _NEVER."""
+    ticks: defaultdict[int, list[int]] = defaultdict(list)
+    for tick, status, _, _ in itertools.chain.from_iterable(track.notes for track in tracks):
+        if status & 0xF0 == _CONTROL_CHANGE:
+            ticks[status & 0x0F].append(tick)
+    return {channel: np.array([*sorted(each), _NEVER]) for channel, each in ticks.items()}
 
 
-def _pair_notes(track: _Track, notes_off: list[tuple[int, int, int, int]], tally: Counter[str]) -> np.ndarray:
-    """Pair the note-ons and note-offs of one track, per channel: int64 [N, 4] of (onset, offset, pitch, velocity).
-
-    `notes_off` are the events of other tracks that release all keys of a channel. One of them releases the keys that
-    were pressed before its tick.
-    """
+def _pair_notes(track: _Track, notes_off: dict[int, np.ndarray], tally: Counter[str]) -> np.ndarray:
+    """Pair the note-ons and note-offs of one track, per channel: int64 [N, 4] of (onset, offset, pitch, velocity)."""
     notes: list[list[int]] = []
     sounding: dict[int, list[int]] = {}  # channel and pitch -> the note that has not been released
     restruck: dict[int, int] = {}  # channel and pitch -> tick of the latest note-on of a pitch that was sounding
-    events = heapq.merge(notes_off, track.notes, key=lambda event: event[0]) if notes_off else iter(track.notes)
-    for tick, status, pitch, velocity in events:
+    for tick, status, pitch, velocity in track.notes:
         if status & 0xF0 == _CONTROL_CHANGE:
             for channel_pitch in [key for key in sounding if key >> 7 == status & 0x0F]:
                 sounding.pop(channel_pitch)[1] = tick
@@ -347,16 +343,27 @@ def _pair_notes(track: _Track, notes_off: list[tuple[int, int, int, int]], tally
             if note is not None:
                 note[1] = tick
                 restruck[channel_pitch] = tick
-            sounding[channel_pitch] = [tick, tick, pitch, velocity]
+            sounding[channel_pitch] = [tick, tick, pitch, velocity, status & 0x0F]
             notes.append(sounding[channel_pitch])
         # A note-off in the tick of a restrike belongs to the note before it.
         elif note is not None and restruck.pop(channel_pitch, None) != tick:
             note[1] = tick
             del sounding[channel_pitch]
     for note in sounding.values():
-        note[1] = track.end_tick
-    tally["notes never released, ended with their track"] += len(sounding)
-    return np.array(notes, np.int64).reshape(-1, 4)
+        note[1] = _NEVER
+    return _end_notes(np.array(notes, np.int64).reshape(-1, 5), notes_off, track.end_tick, tally)
+
+
+def _end_notes(notes: np.ndarray, notes_off: dict[int, np.ndarray], end_tick: int, tally: Counter[str]) -> np.ndarray:
+    """The notes of a track as [N, 4], from [N, 5] with their channels; other tracks may have released their keys."""
+    for channel, ticks in notes_off.items():
+        rows = np.flatnonzero(notes[:, 4] == channel)
+        next_tick = ticks[np.searchsorted(ticks, notes[rows, 0], side="right")]
+        notes[rows, 1] = np.minimum(notes[rows, 1], next_tick)
+    is_open = notes[:, 1] == _NEVER
+    notes[is_open, 1] = end_tick
+    tally["notes never released, ended with their track"] += int(is_open.sum())
+    return notes[:, :4]
 
 
 def _seconds(ticks: np.ndarray, tempos: list[tuple[int, int]], division: int) -> np.ndarray:

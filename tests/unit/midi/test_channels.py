@@ -1,6 +1,7 @@
 """Pedals of several channels, and the controllers that lift pedals or release all keys of their channel."""
 
 import io
+import tracemalloc
 
 import pretty_midi
 import pytest
@@ -82,6 +83,24 @@ def test_all_notes_off_on_another_track_of_the_channel(notes_first):
     performance = read(*((notes, control) if notes_first else (control, notes)))
     # The key that is pressed in its tick goes on.
     assert performance.offset.tolist() == [0.5, 4.5, 4.5]
+
+
+def test_all_notes_off_after_the_end_of_another_track():
+    """A key that is down there is released by it; no other track is held responsible for it."""
+    performance = read(
+        track((0, on(60))), track((2 * BEAT, pedal(ALL_NOTES_OFF, 0)), (9 * BEAT, on(64)), (9 * BEAT, off(64)))
+    )
+    assert performance.offset.tolist() == [1.0, 4.5] and performance.dropped == ()
+
+
+def test_all_notes_off_on_thousands_of_tracks():
+    """Time and memory grow with the number of tracks, not with its square."""
+    one = track((0, on(60)), (BEAT, pedal(ALL_NOTES_OFF, 0)), (2 * BEAT, on(61)), (3 * BEAT, off(61)))
+    tracemalloc.start()
+    performance = read(*[one] * 5000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert performance.offset.tolist() == [0.5, 1.5] and peak < 50e6
 
 
 def test_all_notes_off_leaves_what_the_pedal_holds():

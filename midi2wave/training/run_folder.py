@@ -28,7 +28,7 @@ CROP_OPTIONS = (
     "data_config.max_silence",
 )
 
-Recordings = dict[str, Any]
+Fingerprint = dict[str, Any]
 
 
 def require_run_folder(folder: Path) -> None:
@@ -77,7 +77,7 @@ def _config_text(config: Config) -> str:
     return json.dumps(config.as_dict(), indent=2) + "\n"
 
 
-def identify_recordings(folder: ProcessedFolder) -> Recordings:
+def recordings_fingerprint(folder: ProcessedFolder) -> Fingerprint:
     """What identifies the recordings of a processed folder, wherever it lies, as JSON values."""
     rows = [[row.index, row.audio_filename, row.midi_filename, row.n_samples] for row in folder.rows]
     digest = hashlib.sha256(json.dumps(rows).encode(errors="surrogatepass")).hexdigest()
@@ -85,13 +85,13 @@ def identify_recordings(folder: ProcessedFolder) -> Recordings:
 
 
 def check_resume(
-    config: Config, recordings: Recordings, stored_config: Config, stored: dict[str, Any], folder: Path
+    config: Config, recordings: Fingerprint, stored_config: Config, stored: dict[str, Any], folder: Path
 ) -> list[str]:
     """Compare a config with that of the run that it is to resume.
 
     Args:
         config: The config of today.
-        recordings: Its recordings, of `identify_recordings`.
+        recordings: Its recordings, of `recordings_fingerprint`.
         stored_config: The config in the run's newest checkpoint.
         stored: Training state in that checkpoint; "recordings" are those of the run, which checkpoints of earlier
             versions do not have.

@@ -28,11 +28,11 @@ from midi2wave.training.log import METRICS_NAME
 from midi2wave.training.log_mel import window_samples
 from midi2wave.training.optimizer import make_optimizer
 from midi2wave.training.run_folder import (
-    Recordings,
+    Fingerprint,
     begin_run,
     check_resume,
-    identify_recordings,
     log_changes,
+    recordings_fingerprint,
     require_run_folder,
 )
 from midi2wave.training.validation import ValidationCrops, load_validation
@@ -84,7 +84,7 @@ class Run:
     world: World = SINGLE_PROCESS
     precision: torch.dtype = torch.float32
     micro_batch_size: int = 1
-    recordings: Recordings = field(default_factory=dict)
+    recordings: Fingerprint = field(default_factory=dict)
     step: int = 0
     updating: bool = False
     saved_step: int = -1
@@ -128,7 +128,7 @@ def create_or_resume_run(
             exit_stack.enter_context(lock_folder(folder))
         _clear(folder, force=force)
     world.barrier()
-    recordings = identify_recordings(crops.folder)
+    recordings = recordings_fingerprint(crops.folder)
     stored = _load_checkpoint(config, recordings, folder, quiet=not world.is_main_process)
     if stored:
         checkpoint.fit_weights(model, stored["model"], folder)
@@ -306,7 +306,7 @@ def _check_mel_window(config: Config, model: WaveNet, crops: Crops) -> None:
         )
 
 
-def _load_checkpoint(config: Config, recordings: Recordings, folder: Path, *, quiet: bool) -> dict[str, Any] | None:
+def _load_checkpoint(config: Config, recordings: Fingerprint, folder: Path, *, quiet: bool) -> dict[str, Any] | None:
     """Training state of a run's newest checkpoint, None for a new run."""
     loaded = checkpoint.load_training(folder, quiet=quiet)
     if not loaded:

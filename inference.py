@@ -96,10 +96,11 @@ def main(argv: list[str] | None = None) -> int:
     requested = _with_arguments(args, config.inference_config)
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
     from midi2wave.sampling.engines import choose_weights
-    from midi2wave.sampling.model_choice import load_chosen_model
+    from midi2wave.sampling.model_choice import load_chosen_model, named_model
     from midi2wave.sampling.render import RenderJob
 
     record_path = Path(requested.output_dir) / RECORD_NAME
+    requested = named_model(requested, args.overrides or (), args.quality)
     requested, loaded = load_chosen_model(requested, config, args.config, args.quality, record_path)
     data = loaded.config.data_config
     _check_request(args, requested, data)
@@ -401,7 +402,7 @@ def _report(
 def _summary(folder: Path, n_wavs: int, n_already: int, mean_nll: float | None) -> str:
     if not n_wavs:
         return "nothing was made"
-    already = f" ({n_already} were there already)" if n_already else ""
+    already = f" ({n_already} {'was' if n_already == 1 else 'were'} there already)" if n_already else ""
     nll = f"; mean NLL {mean_nll:.4f} nats per sample" if mean_nll is not None else ""
     return f"{count_of(n_wavs, 'wav')} in {folder}{already}{nll}; listen: {folder / PAGE_NAME}"
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,33 @@ from midi2wave.utils.errors import InputError
 TRIAL_SECONDS = 0.1
 # Seconds of audio per second from which on the better model is played.
 MIN_SPEED = 1.0
+
+MODEL_OPTION = "inference_config.model_filename"
+FAST_MODEL_OPTION = "inference_config.fast_model_filename"
+
+
+def named_model(settings: InferenceConfig, overrides: Sequence[str], quality: str) -> InferenceConfig:
+    """The settings without the config's faster model if the command line names another model than the config's.
+
+    The faster model stands in for the model beside which the config names it, not for any other.
+
+    Args:
+        settings: With the overrides applied.
+        overrides: Texts `block.option=value`.
+        quality: best, fast or auto.
+
+    Raises:
+        InputError: fast was asked for, which is the config's, and another model by an override.
+    """
+    changed = {override.partition("=")[0].strip() for override in overrides}
+    if not settings.fast_model_filename or MODEL_OPTION not in changed or FAST_MODEL_OPTION in changed:
+        return settings
+    if quality == "fast":
+        raise InputError(
+            f"--quality fast plays the config's {settings.fast_model_filename}, --set {MODEL_OPTION} another model; "
+            "give one of both"
+        )
+    return replace(settings, fast_model_filename="")
 
 
 def load_chosen_model(
@@ -56,7 +84,7 @@ def load_chosen_model(
         return settings, loaded
     log(
         f"{settings.model_filename} would play at {speed:.2f} x real time on this machine: {fast.model_filename} is "
-        "played instead; --quality best plays the former"
+        "played instead; --quality best plays the former, into another folder (--out)"
     )
     return fast, load_for_generation(fast, config, source)
 

@@ -102,8 +102,8 @@ def _validation_places(config: Config, crops: Crops, world: World) -> list[tuple
         log(f"{room}; validation takes these instead of train_config.validation_crops = {n}")
     if world.is_main_process and data.conditional and len({position for position, _ in places}) < 2:
         log(
-            f"{data.validation_path}: the validation crops are of one recording: {GAP_CROP_ERROR} is the standard "
-            f"error over these crops, and there is no {GAP_ERROR}, which needs several recordings"
+            f"{data.validation_path}: the validation crops are of one recording, so that {GAP_CROP_ERROR} is the "
+            f"standard error over these crops, and {GAP_ERROR}, which needs several recordings, is missing"
         )
     return places
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from midi2wave.utils.errors import DISK_FULL_ERRNOS
 from midi2wave.utils.file_names import MAX_NAME_BYTES, fit_name
 
 WINDOWS = sys.platform == "win32"
@@ -54,6 +55,17 @@ def replace(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
+def _named_when_full(path: Path) -> Iterator[None]:
+    # Writing to an open file on a full disk raises an error without the name that the user's message needs.
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL_ERRNOS and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Context manager for writing a file: it appears under its name at the end, or not at all.
 
@@ -71,9 +83,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp_path = _temporary_path(path)
     try:
-        yield tmp_path
-        _sync(tmp_path)
-        replace(tmp_path, path)
+        with _named_when_full(path):
+            yield tmp_path
+            _sync(tmp_path)
+            replace(tmp_path, path)
     finally:
         tmp_path.unlink(missing_ok=True)
 
@@ -93,10 +106,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     tmp_path = _temporary_path(path)
     tmp_path.mkdir()
     try:
-        yield tmp_path
-        for file in filter(Path.is_file, tmp_path.rglob("*")):
-            _sync(file)
-        replace(tmp_path, path)
+        with _named_when_full(path):
+            yield tmp_path
+            for file in filter(Path.is_file, tmp_path.rglob("*")):
+                _sync(file)
+            replace(tmp_path, path)
     finally:
         shutil.rmtree(tmp_path, ignore_errors=True)
 

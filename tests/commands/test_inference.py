@@ -25,7 +25,7 @@ def test_retrained_model_is_another_model(pipeline, tmp_path):
     overrides = settings(f"inference_config.model_filename={run}", "inference_config.tail_seconds=0")
     arguments = ("-c", pipeline.config, "--out", tmp_path / "out", *overrides, "--midi", song)
     assert call(inference, *arguments).code == 0
-    assert "1 were there already" in call(inference, *arguments).out
+    assert "1 was there already" in call(inference, *arguments).out
 
     before = read_files(tmp_path / "out")
     path = run / "step_00000004/weights.safetensors"

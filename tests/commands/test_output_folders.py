@@ -174,7 +174,7 @@ def test_a_folder_of_a_former_version_is_accepted(arguments, songs, tmp_path):
     (out / "my_own_recording.wav").write_bytes(b"mine")
     at = modification_times(out)
     again = call(inference, *arguments, "--midi", prelude)
-    assert again.code == 0 and "1 were there already" in again.out
+    assert again.code == 0 and "1 was there already" in again.out
     assert modification_times(out)["prelude.wav"] == at["prelude.wav"]
     record.write_text(_without_products(record.read_text(encoding="utf-8")), encoding="utf-8")
     forced = call(inference, *arguments, *settings("inference_config.seed=1"), "--midi", song, "--force")

@@ -39,7 +39,7 @@ def test_engines_and_threads_are_chosen_by_config(pipeline, song, tmp_path):
     # another engine may differ by rounding, so that its results are others; threads change nothing
     arguments = ("-c", pipeline.config, "--out", tmp_path / "numba", "--midi", song)
     numba = settings("inference_config.sampler=numba")
-    assert "1 were there already" in call(inference, *arguments, *numba).out
+    assert "1 was there already" in call(inference, *arguments, *numba).out
     assert call(inference, *arguments, *settings("inference_config.sampler=torch")).code == 2
 
 

@@ -37,7 +37,7 @@ def test_the_faster_model_is_played_on_a_slow_machine(play, monkeypatch):
     assert "would play at 0.25 x real time" in outcome.err and "--quality best" in outcome.err
     monkeypatch.setattr(model_choice, "measured_speed", lambda loaded, settings: 3.0)
     outcome, model = play("slow")  # a rerun adds to what is there
-    assert "1 were there already" in outcome.out and model == "small"
+    assert "1 was there already" in outcome.out and model == "small"
     outcome, model = play("quick")
     assert model == "run" and "plays at 3.0 x real time" in outcome.err
     monkeypatch.setattr(model_choice, "measured_speed", lambda loaded, settings: 0.25)
@@ -48,6 +48,26 @@ def test_quality_is_the_users_choice(play, monkeypatch):
     monkeypatch.setattr(model_choice, "measured_speed", lambda loaded, settings: pytest.fail("nothing to choose"))
     assert play("best", "--quality", "best")[1] == "run"
     assert play("fast", "--quality", "fast")[1] == "small"
+
+
+def test_the_model_that_the_user_names_is_played(pipeline, tmp_path, monkeypatch):
+    """--set names the model, the config a smaller one for its own: that one must not stand in, nor the folder's."""
+    monkeypatch.setattr(model_choice, "measured_speed", lambda loaded, settings: 0.25)
+    small = shutil.copytree(pipeline.folder / "run", tmp_path / "small")
+    content = json.loads(pipeline.config.read_text())
+    content["inference_config"] |= {"fast_model_filename": str(small), "tail_seconds": 0.0}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(content))
+    song = write_midi(tmp_path / "song.mid", [(0.0, 0.01, 60, 90)])
+    arguments = ("-c", config, "--out", tmp_path / "out", "--midi", song)
+    assert "1 wav" in call(inference, *arguments).out  # by the smaller model
+    missing = settings("inference_config.model_filename=nowhere/mine")
+    assert_refused(call(inference, *arguments, *missing), "nowhere/mine")
+    assert_refused(call(inference, *arguments, *missing, "--quality", "fast"), "--quality fast", "model_filename")
+    own = settings(f"inference_config.model_filename={pipeline.folder / 'run'}")
+    call(inference, *arguments, *own, "--out", tmp_path / "own")
+    record = json.loads((tmp_path / "own" / inference.RECORD_NAME).read_text())
+    assert record["inference_config"]["model_filename"].endswith("run")
 
 
 def test_fast_needs_a_second_model(pipeline, tmp_path):

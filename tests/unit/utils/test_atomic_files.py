@@ -29,6 +29,19 @@ def test_file_appears_when_complete_in_a_new_folder(tmp_path):
     assert path.read_bytes() == b"half" and names(path.parent) == {"x.bin"}
 
 
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_file(tmp_path, atomic, number):
+    """write() raises an error without a name, which the message to the user needs; other errors keep theirs."""
+    path = tmp_path / "x"
+    with pytest.raises(OSError, match="x") as full, atomic(path):
+        raise OSError(number, "no space")
+    assert full.value.filename == str(path) and names(tmp_path) == set()
+    with pytest.raises(OSError, match="read") as other, atomic(path):
+        raise OSError(errno.EIO, "a read failed")
+    assert other.value.filename is None
+
+
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
 def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
     path = tmp_path / "x"

@@ -26,7 +26,6 @@ if __name__ == "__main__":
 import hashlib
 import json
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ from midi2wave.data.processed_folder import (
     check_output_folder,
     finish_folder,
 )
-from midi2wave.utils.cli import make_parser, print_result, run
+from midi2wave.utils.cli import make_parser, path_argument, print_result, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_own_folder
 
@@ -54,9 +53,9 @@ RECORDED_SETTINGS = ("preemphasis", "velocity_exponent", "global_values")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(__doc__, config="measured.json", force="make all recordings anew")
-    parser.add_argument("-d", "--data", type=Path, required=True, help="processed folder to align")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="where to write the aligned folder")
-    parser.add_argument("--like", type=Path, help="aligned folder of the same piano, whose phases are used")
+    parser.add_argument("-d", "--data", type=path_argument, required=True, help="processed folder to align")
+    parser.add_argument("-o", "--out", type=path_argument, required=True, help="where to write the aligned folder")
+    parser.add_argument("--like", type=path_argument, help="aligned folder of the same piano, whose phases are used")
     args = parser.parse_args(argv)
     data = load_config(args.config, ("data_config",), args.overrides).data_config
     if not data.partial_hz:

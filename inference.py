@@ -61,6 +61,7 @@ from midi2wave.utils.cli import (
     item_failure,
     log,
     make_parser,
+    path_argument,
     progress,
     report_and_exit_code,
     run,
@@ -215,15 +216,16 @@ class _FormerSpelling(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, config="config_inference.json", force=FORCE_HELP)
     add = parser.add_argument
-    add("--midi", nargs="+", type=Path, metavar="FILE", help="play these MIDI files, and all below a folder")
-    add("--codes", nargs="+", type=Path, metavar="FILE", help="play these files of codes")
+    add("--midi", nargs="+", type=path_argument, metavar="FILE", help="play these MIDI files, and all below a folder")
+    add("--codes", nargs="+", type=path_argument, metavar="FILE", help="play these files of codes")
     add("--seconds", type=float, help="play so long without notes, free or prompted by clips")
     add("--n_pieces", type=int, help="how many pieces of --seconds; default 1")
     add("--null", action="store_true", help="with --seconds, for a model that plays MIDI: use its null condition")
-    add("--out", help="where the results go, instead of inference_config.output_dir")
+    add("--out", type=path_argument, help="where the results go, instead of inference_config.output_dir")
     global_help = "labels of the recording, instead of inference_config.global_values"
     add("--global", nargs="+", dest="global_values", metavar="COLUMN=VALUE", help=global_help)
-    add("--prompt", type=Path, metavar="FILE", help="audio that every piece continues: it ends at the piece's time 0")
+    prompt_help = "audio that every piece continues: it ends at the piece's time 0"
+    add("--prompt", type=path_argument, metavar="FILE", help=prompt_help)
     quality_help = (
         "with inference_config.fast_model_filename: auto (the better model if it plays in real time here), best, fast"
     )
@@ -232,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--backend", choices=("dask",), help=backend_help)
     seconds_help = f"how much of the beginning of --prompt is used (default {DEFAULT_PROMPT_SECONDS:g})"
     add("--prompt_seconds", type=float, metavar="S", help=seconds_help)
-    add("--prime", dest="prompt", type=Path, action=_FormerSpelling, help=argparse.SUPPRESS)
+    add("--prime", dest="prompt", type=path_argument, action=_FormerSpelling, help=argparse.SUPPRESS)
     add("--prime_seconds", dest="prompt_seconds", type=float, action=_FormerSpelling, help=argparse.SUPPRESS)
     return parser
 
@@ -241,7 +243,7 @@ def _with_arguments(args: argparse.Namespace, settings: InferenceConfig) -> Infe
     """The settings with those that the command line replaces."""
     return replace(
         settings,
-        output_dir=args.out or settings.output_dir,
+        output_dir=str(args.out or settings.output_dir),
         global_values=args.global_values or settings.global_values,
     )
 

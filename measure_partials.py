@@ -17,7 +17,6 @@ if __name__ == "__main__":
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from midi2wave.config import Config, load_config
 from midi2wave.data.partial_tracking import PartialMeasurement, measure_partials
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.atomic_files import write_text
-from midi2wave.utils.cli import make_parser, print_result, run
+from midi2wave.utils.cli import make_parser, path_argument, print_result, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_output
 
@@ -38,8 +37,8 @@ DIGITS = 4
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = make_parser(__doc__, config="config_train.json", force="overwrite the file at --out")
-    parser.add_argument("-d", "--data", type=Path, required=True, help="processed folder to measure")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="where to write the completed config")
+    parser.add_argument("-d", "--data", type=path_argument, required=True, help="processed folder to measure")
+    parser.add_argument("-o", "--out", type=path_argument, required=True, help="where to write the completed config")
     args = parser.parse_args(argv)
     config = load_config(args.config, ("data_config",), args.overrides)
     if args.out.exists() and not args.force:

@@ -48,6 +48,7 @@ from midi2wave.utils.cli import (
     item_failure,
     log,
     make_parser,
+    path_argument,
     progress,
     report_and_exit_code,
     run,
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser(
         __doc__, config="config_makeTest.json", force="remove the clips in the folder and cut new ones"
     )
-    parser.add_argument("-d", "--dir", type=Path, required=True, help="where the clips go")
+    parser.add_argument("-d", "--dir", type=path_argument, required=True, help="where the clips go")
     args = parser.parse_args(argv)
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
     failures: list[Failure] = []

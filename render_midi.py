@@ -25,7 +25,7 @@ from midi2wave.data.rendering import Rendered, SoundfontJob, metadata_csv, plan_
 from midi2wave.data.resample_manifest import sha256
 from midi2wave.data.synthesizers import AUDIO_HZ, RENDERERS, Instrument, find_instrument
 from midi2wave.utils.atomic_files import remove_partial_files, write_text
-from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
+from midi2wave.utils.cli import Failure, count_of, log, make_parser, path_argument, progress, report_and_exit_code, run
 from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_own_folder
@@ -105,10 +105,14 @@ def _render(
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, force="render the files of this call again")
     add = parser.add_argument
-    add("-d", "--dir", type=Path, required=True, help="folder with MIDI files, or a MAESTRO folder")
-    add("-o", "--out", type=Path, required=True, help="where the data set goes")
+    add("-d", "--dir", type=path_argument, required=True, help="folder with MIDI files, or a MAESTRO folder")
+    add("-o", "--out", type=path_argument, required=True, help="where the data set goes")
     add("--renderer", choices=RENDERERS, default=RENDERERS[0], help="what plays it (default %(default)s)")
-    add("--soundfont", type=Path, help="an .sf2 or .sf3 file (default: a usual one of the system, or pretty_midi's)")
+    add(
+        "--soundfont",
+        type=path_argument,
+        help="an .sf2 or .sf3 file (default: a usual one of the system, or pretty_midi's)",
+    )
     add("--program", type=int, default=0, help="General MIDI program (default 0: acoustic grand piano)")
     add("--gain", type=float, default=0.7, help="the same for all notes (default 0.7)")
     add("--effects", action="store_true", help="with FluidSynth's reverb and chorus")

@@ -34,6 +34,7 @@ from midi2wave.utils.cli import (
     format_error,
     log,
     make_parser,
+    path_argument,
     progress_in_hours,
     report_and_exit_code,
     run,
@@ -73,8 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, force="make all outputs of this call again")
-    parser.add_argument("-d", "--dir", type=Path, required=True, help="a MAESTRO folder, or any folder with audio")
-    parser.add_argument("--out_dir", type=Path, help="write the same tree here instead of beside the originals")
+    parser.add_argument(
+        "-d", "--dir", type=path_argument, required=True, help="a MAESTRO folder, or any folder with audio"
+    )
+    parser.add_argument(
+        "--out_dir", type=path_argument, help="write the same tree here instead of beside the originals"
+    )
     parser.add_argument("--hz", type=int, default=16000, help="sample rate to make (default 16000)")
     parser.add_argument(
         "-s", "--split", choices=(*SPLITS, "all"), default="all", help="part of MAESTRO to do (default all)"

@@ -30,7 +30,16 @@ from midi2wave.sampling.pieces import Piece, clip_pieces, midi_pieces, timed_pie
 from midi2wave.sampling.synthesis import conditioning
 from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.atomic_files import atomic_folder
-from midi2wave.utils.cli import choose_device, count_of, log, make_parser, progress, report_and_exit_code, run
+from midi2wave.utils.cli import (
+    choose_device,
+    count_of,
+    log,
+    make_parser,
+    path_argument,
+    progress,
+    report_and_exit_code,
+    run,
+)
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_output
 from nv_wavenet_bridge import bundle, fold
@@ -88,10 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__, config="config_inference.json", force="replace the bundle at --out")
     add = parser.add_argument
     add("--checkpoint", help="what to export, instead of inference_config.model_filename")
-    add("--midi", nargs="+", type=Path, metavar="FILE", help="pieces: these MIDI files")
+    add("--midi", nargs="+", type=path_argument, metavar="FILE", help="pieces: these MIDI files")
     add("--clips", help="pieces: the test clips in this folder, instead of inference_config.test_dir")
     add("--seconds", type=float, help="of an unconditional model: one piece of that length")
-    add("--out", type=Path, required=True, help="the bundle: a folder to make")
+    add("--out", type=path_argument, required=True, help="the bundle: a folder to make")
     add("--max_seconds", type=float, help="cut longer pieces")
     return parser
 

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tqdm import tqdm
@@ -102,6 +103,18 @@ def make_parser(
     parser.add_argument("--force", action="store_true", help=force)
     parser.add_argument("--json", dest="as_json", action="store_true", help="print the result as one JSON object")
     return parser
+
+
+def path_argument(text: str) -> Path:
+    """The value of an option that is a path.
+
+    Raises:
+        argparse.ArgumentTypeError: It is empty, as from an unset variable of a shell: Path would take that for the
+            current folder.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, expected a path; is a variable of the shell unset?")
+    return Path(text)
 
 
 def log(message: str) -> None:

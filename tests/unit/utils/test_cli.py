@@ -8,6 +8,12 @@ import math
 import pytest
 import torch
 
+import align_labels
+import inference
+import measure_partials
+import preprocess_audio
+import render_midi
+import resample_audio
 from midi2wave.utils import cli
 from midi2wave.utils.cli import Failure
 from midi2wave.utils.errors import InputError
@@ -159,3 +165,24 @@ def test_torch_threads_respect_the_cpu_quota(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     cli.choose_device("cpu")
     assert selected == [2]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (inference, ["--midi", ""]),
+        (inference, ["--midi", "song.mid", "--out", ""]),
+        (resample_audio, ["-d", ""]),
+        (render_midi, ["-d", "midi", "-o", ""]),
+        (align_labels, ["-d", "data", "-o", ""]),
+        (measure_partials, ["-d", "", "-o", "x.json"]),
+        (preprocess_audio, ["-d", ""]),
+    ],
+)
+def test_an_empty_path_is_refused(monkeypatch, tmp_path, capsys, command, arguments):
+    """As an unset variable of a shell gives it: it is not the current folder, where much may lie."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        command.main(arguments)
+    assert "it is empty, expected a path" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -155,9 +155,10 @@ def _test_clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[Refere
     failures += [Failure(clip.name, why) for clip in clips if clip.n_frames <= n_prompt]
     clips = [clip for clip in clips if clip.n_frames > n_prompt]
     if len(clips) < 2:
+        others = f"; of the others, {failures[0].item}: {failures[0].reason}" if failures else ""
         raise InputError(
             f"{settings.test_dir} holds {count_of(len(clips), 'usable clip')}, expected two or more (each is also "
-            "scored with another's MIDI); cut more with preprocess_audio.py"
+            f"scored with another's MIDI); cut more with preprocess_audio.py{others}"
         )
     return clips, failures
 

@@ -156,7 +156,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
         config = config_from_dict(stored_config, str(path), quiet=True)
         step = int(metadata["step"])
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
-        raise InputError(f"{path} is damaged or truncated ({error})") from error
+        raise InputError(f"{path} is damaged or truncated ({error}); get the file again") from error
     if missing := [name for name in MODEL_BLOCKS if getattr(config, name) is None]:
         raise InputError(f"{path} is damaged (its config has no {', '.join(missing)})")
     check_values(tensors, path)

@@ -11,6 +11,21 @@ from midi2wave.utils.cli import format_error, log
 SECONDS_BEFORE_MESSAGE = 2.0
 
 
+_log_lock = threading.Lock()
+
+
+@functools.cache
+def _log_first() -> None:
+    log("compiling for this processor, which takes up to half a minute and is done once")
+
+
+def _log_compiling() -> None:
+    # Once in a process: a player waits for several functions, which threads compile at the same time. functools.cache
+    # alone would let two threads through.
+    with _log_lock:
+        _log_first()
+
+
 class cached_njit:
     """Decorator: numba.njit(cache=True), which compiles for this process alone where the cache cannot be written.
 
@@ -42,8 +57,7 @@ class cached_njit:
             is_first, self._was_called = not self._was_called, True
         if not is_first:
             return self._call(*arguments)
-        message = "compiling for this processor, which takes up to half a minute and is done once"
-        timer = threading.Timer(SECONDS_BEFORE_MESSAGE, log, [message])
+        timer = threading.Timer(SECONDS_BEFORE_MESSAGE, _log_compiling)
         timer.daemon = True
         timer.start()
         try:

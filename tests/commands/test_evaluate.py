@@ -177,7 +177,7 @@ def test_f1_does_not_score_the_prompt(without_pictures, options, generated):
 
 def test_the_prompt_must_be_shorter_than_the_clips(options):
     too_long = settings("evaluate_config.mode=prompted", f"evaluate_config.teacher_length={SECONDS}")
-    assert_refused(call(evaluate, *options, *too_long), "0 usable clips")
+    assert_refused(call(evaluate, *options, *too_long), "0 usable clips", "teacher_length")
 
 
 def test_without_a_transcriber_there_is_no_f1(without_pictures, options, generated, monkeypatch):

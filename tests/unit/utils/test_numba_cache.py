@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from midi2wave.utils import numba_cache
 from midi2wave.utils.numba_cache import cached_njit
 from tests.helpers.paths import ROOT
 
@@ -37,6 +38,11 @@ def test_compiled_code_is_cached(monkeypatch, tmp_path):
         assert sum(double.dispatcher.stats.cache_hits.values()) == hits
 
 
+@pytest.fixture(autouse=True)
+def said_nothing_yet():
+    numba_cache._log_first.cache_clear()
+
+
 def test_compiling_for_long_is_announced_once(monkeypatch, tmp_path, capsys):
     """A first call that takes long says why; one that does not, and later ones, say nothing."""
     monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
@@ -53,10 +59,11 @@ def test_compiling_for_long_is_announced_once(monkeypatch, tmp_path, capsys):
 
 def test_threads_that_compile_at_once_say_it_once(monkeypatch, capsys):
     monkeypatch.setattr("midi2wave.utils.numba_cache.SECONDS_BEFORE_MESSAGE", 0.05)
-    slow = cached_njit(_double)
-    monkeypatch.setattr(slow, "dispatcher", lambda values: time.sleep(0.5))
+    slow, other = cached_njit(_double), cached_njit(_double)
+    for function in (slow, other):
+        monkeypatch.setattr(function, "dispatcher", lambda values: time.sleep(0.5))
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(slow, [np.ones(3)] * 3))
+        list(pool.map(lambda function: function(np.ones(3)), [slow, slow, other]))
     assert capsys.readouterr().err.count("compiling for this processor") == 1
 
 

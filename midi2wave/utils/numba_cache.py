@@ -16,7 +16,7 @@ _log_lock = threading.Lock()
 
 @functools.cache
 def _log_first() -> None:
-    log("compiling for this processor, which takes up to half a minute and is done once")
+    log("compiling for this processor, which takes half a minute or more and is done once")
 
 
 def _log_compiling() -> None:

@@ -56,6 +56,8 @@ TESTED_BY = {
     "nv_wavenet_bridge.check": "tests/unit/nv_wavenet_bridge/test_bundle.py",
     "benchmarks.ablation": "tests/unit/benchmarks/test_ablation.py",
     "benchmarks.midi_readers": "tests/unit/benchmarks/test_midi_readers.py",
+    "benchmarks.playing": "tests/unit/benchmarks/test_playing.py",
+    "benchmarks.weight_formats": "tests/unit/benchmarks/test_playing.py",
     "benchmarks.model_speed": "tests/unit/benchmarks/test_model_speed.py",
     "benchmarks.training": "tests/unit/benchmarks/test_benchmarks.py",
     "benchmarks.presets": "tests/unit/benchmarks/test_model_speed.py",

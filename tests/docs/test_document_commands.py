@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from midi2wave.config import BLOCKS, load_config
+from midi2wave.data.maestro import SPLITS
 from tests.docs import document_commands
 from tests.docs.document_commands import NOT_RUN_COMMANDS, RUN, TESTED_BY, DocumentCommand
 from tests.helpers.paths import ROOT
@@ -83,7 +84,7 @@ def test_the_options_of_a_command_are_parsed(command: DocumentCommand, monkeypat
 @pytest.mark.slow
 def test_the_commands_for_maestro_run_in_their_order(tmp_path: Path):
     """The README's commands on a tiny MAESTRO folder, as they stand but for options that make them short."""
-    write_maestro(tmp_path / "maestro-v3.0.0", audio_hz=44100, channels=2)
+    write_maestro(tmp_path / "maestro-v3.0.0", (*SPLITS, "test"), audio_hz=44100, channels=2)
     write_midi(tmp_path / "song.mid", melody(9, 0.5))
     for name in ("examples", "pretrained"):
         (tmp_path / name).symlink_to(ROOT / name)

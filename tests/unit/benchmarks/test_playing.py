@@ -1,0 +1,52 @@
+"""The benchmarks of the players, on a tiny model."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import playing, weight_formats
+from tests.helpers.pipeline import call
+
+
+@pytest.mark.slow
+def test_players_are_measured(pipeline, monkeypatch):
+    """A process of its own for every row, also beside busy processes, which then end."""
+    busy = []
+    original = playing.subprocess.Popen
+
+    def popen(command, *arguments, **keywords):
+        process = original(command, *arguments, **keywords)
+        if playing.BUSY_PROGRAM in command:
+            busy.append(process)
+        return process
+
+    monkeypatch.setattr(playing.subprocess, "Popen", popen)
+    options = ["--model", str(pipeline.folder / "run"), "--weights", "float32", "--threads", "1", "--seconds", "0.1"]
+    monkeypatch.setattr(sys, "argv", ["playing", *options, "--situation", "idle", "busy", "--json"])
+    outcome = call_main(playing)
+    rows = json.loads(outcome.out)["rows"]
+    assert [row["situation"] for row in rows] == ["idle", "busy"]
+    assert all(row["speed"] > 0 and 0 < row["first_block_seconds"] <= row["seconds"] for row in rows)
+    assert len(busy) == playing.usable_cores() and all(process.poll() is not None for process in busy)
+
+
+def test_formats_of_weights_are_compared(pipeline, monkeypatch):
+    options = [str(pipeline.folder / "run"), str(pipeline.folder / "test"), "--json"]
+    monkeypatch.setattr(sys, "argv", ["weight_formats", *options])
+    result = json.loads(call_main(weight_formats).out)
+    changes = {name: row["change"] for name, row in result["formats"].items()}
+    assert result["n_clips"] == 2 and len(changes) == 4
+    assert changes["PyTorch, float32"] == 0 and abs(changes["float32"]) < 1e-5
+    assert all(0 < abs(changes[name]) < 0.05 for name in changes if name.startswith("bfloat16"))
+
+
+def call_main(module):
+    class Command:
+        """A main without arguments, as `call` runs it."""
+
+        @staticmethod
+        def main(_arguments):
+            return module.main()
+
+    return call(Command)

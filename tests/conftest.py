@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,12 @@ import pytest
 
 import preprocess_maestro
 from tests.helpers.pipeline import Pipeline, call, command, settings, write_config, write_maestro
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes that tests start: a shell makes its background jobs, and theirs, ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def test_damaged_notes_of_a_former_version_stop_one_piece(arguments, songs, tmp_
     (out / "song.npz").write_bytes(b"damaged")
     before = read_files(out)
     rerun = call(inference, *arguments, "--json", "--midi", *songs)
-    assert_failed(rerun, 1, song="its notes or codes beside it is damaged; choose another folder, or use --force")
+    assert_failed(rerun, 1, song="the file of its notes beside it is damaged; choose another folder, or use --force")
     assert rerun.result["wavs"] == ["prelude.wav"] and read_files(out)["song.wav"] == before["song.wav"]
     assert call(inference, *arguments, "--midi", *songs, "--force").code == 0
     assert read_files(out)["song.npz"] != b"damaged"

@@ -2,7 +2,6 @@
 
 import errno
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from midi2wave.training.distributed import World
 from midi2wave.utils.errors import InputError
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import settings
-from tests.helpers.training import checkpoint_tensors, same_tensors, start_run, train_to_end
+from tests.helpers.training import checkpoint_tensors, data_workers, same_tensors, start_run, train_to_end
 
 
 def test_mel_head_learns_and_is_logged(pipeline, tmp_path):
@@ -136,7 +135,7 @@ def test_signals_that_nohup_ignores_stay_ignored(name, reaction):
 
 def kill_worker() -> None:
     """End one of the loader's processes, as the system does when memory runs out."""
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    os.kill(data_workers()[0].pid, signal.SIGKILL)
 
 
 def raise_error() -> None:
@@ -163,7 +162,7 @@ def test_last_step_is_saved_before_an_error_ends_the_run(pipeline, tmp_path, mon
     monkeypatch.setattr(loop, "train_step", step_with_accident)
     with pytest.raises(error, match=words) as caught:
         train_to_end(state)
-    assert caught.value.__traceback__ is not None and multiprocessing.active_children() == []
+    assert caught.value.__traceback__ is not None and data_workers() == []
     assert 5 <= state.saved_step == state.step < 40
     assert f"step {state.step} is saved; the same command goes on from there" in capsys.readouterr().err
     monkeypatch.undo()

@@ -1,6 +1,7 @@
 """Training runs for tests: configs, a run whose model is one weight, and comparison of checkpoints."""
 
 import contextlib
+import multiprocessing.process
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,8 @@ def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
 def same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Whether two dictionaries hold equal tensors under equal names."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def data_workers() -> list[multiprocessing.process.BaseProcess]:
+    """The worker processes of DataLoader; those of joblib stay after other tests of this process, for its next call."""
+    return [process for process in multiprocessing.active_children() if type(process).__name__ != "LokyProcess"]

@@ -35,10 +35,10 @@ def test_formats_of_weights_are_compared(pipeline, monkeypatch):
     options = [str(pipeline.folder / "run"), str(pipeline.folder / "test"), "--json"]
     monkeypatch.setattr(sys, "argv", ["weight_formats", *options])
     result = json.loads(call_main(weight_formats).out)
-    changes = {name: row["change"] for name, row in result["formats"].items()}
-    assert result["n_clips"] == 2 and len(changes) == 4
-    assert changes["PyTorch, float32"] == 0 and abs(changes["float32"]) < 1e-5
-    assert all(0 < abs(changes[name]) < 0.05 for name in changes if name.startswith("bfloat16"))
+    deviations = {name: row["change"] for name, row in result["formats"].items()}
+    assert result["n_clips"] == 2 and len(deviations) == 4
+    assert deviations["PyTorch, float32"] == 0 and abs(deviations["float32"]) < 1e-5
+    assert all(0 < abs(deviations[name]) < 0.05 for name in deviations if name.startswith("bfloat16"))
 
 
 def call_main(module):

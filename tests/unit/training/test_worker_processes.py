@@ -17,6 +17,7 @@ from midi2wave.training.data_loader import MicroBatches, batches
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.signals import STOP_SIGNALS
 from tests.helpers.paths import ROOT
+from tests.helpers.training import data_workers
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
@@ -172,7 +173,7 @@ def test_workers_end_with_an_error_of_the_training(error):
     try:
         with contextlib.closing(loader):
             next(loader)
-            assert len(multiprocessing.active_children()) >= 2
+            assert len(data_workers()) == 2
             raise error
     except (KeyError, KeyboardInterrupt) as raised:
         assert raised.__traceback__ is not None
@@ -182,7 +183,7 @@ def test_workers_end_with_an_error_of_the_training(error):
 def test_workers_ignore_what_asks_a_training_to_stop():
     loader = batches(Numbers(), [[index] for index in range(40)], 2)
     numbers = [next(loader)["index"].item()]
-    for worker in multiprocessing.active_children():
+    for worker in data_workers():
         for number in STOP_SIGNALS:
             os.kill(worker.pid, number)
     assert [*numbers, *(batch["index"].item() for batch in loader)] == list(range(40))

@@ -24,7 +24,7 @@ MAX_FOLLOWERS = 3
 # size).
 MIN_SKIP_WEIGHTS_FOR_FOLLOWERS = 100_000
 # The second-level cache of a core has 1 to 2 MB on present processors. With AVX2 (Haswell's instructions) bfloat16 made
-# no difference to a model of 1.6 MB of float32 weights, and played one of 6 MB 1.1 to 1.2 times as fast.
+# no difference to a model of 1.6 MB of float32 weights, and played one of 6 MB 1.07 to 1.24 times as fast.
 TYPICAL_CORE_CACHE_BYTES = 2_000_000
 
 

@@ -2,8 +2,8 @@
 
 The first thread computes the chain of layers, the others (followers) the skip product and their rows of the output
 layers. Other processes may need the cores too. Therefore the first thread never depends on a follower: when a sample
-begins it looks which are ready, and a sample that they leave unfinished it finishes alone. A follower that waits for
-long naps and leaves its core to others.
+begins it looks which are ready, and a sample that they leave unfinished it finishes alone. A follower whose wait
+is long sleeps, and leaves its core to others.
 """
 
 import zlib
@@ -90,22 +90,22 @@ def _finish_together(weights: Pointers, group: Pointers, block: Pointers, i: int
     init_skip_rows(weights, group, block, i, 0, 0)
     add_skip_layers(weights, group, 0, weights.n_layers, 0, n_rows, 0)
     publish(flags, 0, done)
-    if not _spin_until_all(group, 1, n_threads, done):
+    if not _spin_until_followers(group, n_threads, done):
         return False
     relu(group, 0, group.skip, 0, n_rows * weights.n_skip)
     hidden_rows(weights, group, 0, 0, n_rows, 0)
     publish(flags, 0, done + 1)
-    if not _spin_until_all(group, 1, n_threads, done + 1):
+    if not _spin_until_followers(group, n_threads, done + 1):
         return False
     relu(group, 0, group.middle, 0, n_rows * weights.n_middle)
     output_rows(weights, group, 0, 0, n_rows, 0)
-    return _spin_until_all(group, 1, n_threads, done + 2)
+    return _spin_until_followers(group, n_threads, done + 2)
 
 
 @njit(nogil=True)
-def _spin_until_all(group: Pointers, first: int, n_threads: int, value: int) -> bool:
-    """Wait, not for ever, until the flags of all threads from `first` on are at `value`; returns whether they are."""
-    for other in range(first, n_threads):
+def _spin_until_followers(group: Pointers, n_threads: int, value: int) -> bool:
+    """Wait, not for ever, until the flags of all followers are at `value`; returns whether they are."""
+    for other in range(1, n_threads):  # noqa: SIM110 - numba does not compile `all` of a generator.
         if not spin_until(group.flags, other * FLAG_STRIDE, value, group.max_spins):
             return False
     return True

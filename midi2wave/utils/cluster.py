@@ -32,6 +32,7 @@ CONNECT_SECONDS = 10
 # How long to wait for the first worker, and for another one when all are gone.
 WORKER_SECONDS = 60
 POLL_SECONDS = 2.0
+CLIENT_LOGGERS = ("distributed.client", "distributed.utils", "tornado.application")
 # Modules beside the package, which it imports.
 TOP_LEVEL_MODULES = ("logistic_mixture.py", "wavenet.py")
 
@@ -117,13 +118,18 @@ def map_on_cluster(function: Callable[[Job], Result], jobs: list[Job]) -> Iterat
 
 @contextlib.contextmanager
 def _without_messages_of_dask() -> Iterator[None]:
-    """Context manager in which dask's client says nothing: it logs tracebacks of what is reported here as one line."""
-    logger = logging.getLogger("distributed.client")
-    logger.addFilter(_is_fatal)
+    """Context manager in which dask's client says nothing: it logs tracebacks of what is reported here as one line.
+
+    After Ctrl-C, its event loop (tornado) may log the traceback of a call that had not begun.
+    """
+    loggers = [logging.getLogger(name) for name in CLIENT_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(_is_fatal)
     try:
         yield
     finally:
-        logger.removeFilter(_is_fatal)
+        for logger in loggers:
+            logger.removeFilter(_is_fatal)
 
 
 def _is_fatal(record: logging.LogRecord) -> bool:

@@ -1,6 +1,7 @@
 """What workers of a cluster check and do, without a cluster; `tests/commands/test_clusters.py` has one."""
 
 import contextlib
+import logging
 import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -69,3 +70,13 @@ def test_machines_with_another_python_are_refused(machine):
         versions["workers"]["tcp://10.0.0.2:9000"] = other
     with pytest.raises(InputError, match=f"{machine} runs Python 3\\.2\\.1"):
         cluster._check_python(client)
+
+
+def test_the_client_prints_no_tracebacks(caplog):
+    """What its event loop logs after Ctrl-C is said by the command in one line."""
+    with cluster._without_messages_of_dask():
+        for name in ("distributed.client", "distributed.utils", "tornado.application"):
+            logging.getLogger(name).error("Exception in callback")
+    assert not caplog.records
+    logging.getLogger("tornado.application").error("after it")
+    assert [record.message for record in caplog.records] == ["after it"]

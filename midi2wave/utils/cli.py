@@ -308,7 +308,23 @@ def run(command: Callable[[], int]) -> NoReturn:
         by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
         log(f"interrupted{by}; finished files are whole, the same command goes on from there")
         exit_code = signals.exit_code(number)
+    if "TORCHELASTIC_RUN_ID" in os.environ and isinstance(exit_code, int):
+        _exit_without_finalization(exit_code)
     sys.exit(exit_code)
+
+
+def _exit_without_finalization(code: int) -> NoReturn:
+    """End a process of torchrun.
+
+    PyTorch keeps gloo's threads after DistributedDataParallel and its process group are gone. One that releases a
+    tensor while Python ends aborts the process (pytorch/pytorch pull request 179291), and torchrun then reports that a
+    finished training failed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.flush()
+    os._exit(code)
 
 
 def _flush_stdout() -> None:

@@ -125,6 +125,17 @@ def agents(port, *command):
     return [[*torchrun, f"--rdzv_conf=is_host={is_host}", *command] for is_host in ("true", "false")]
 
 
+def assert_success(nodes):
+    """Wait for all nodes; if one fails, torchrun would let the others wait for it for five minutes."""
+    while any(node.poll() is None for node in nodes):
+        if any(node.poll() for node in nodes):
+            for node in nodes:
+                node.kill()
+        time.sleep(0.05)
+    errors = "\n".join(node.communicate()[1] for node in nodes)
+    assert not any(node.returncode for node in nodes), errors
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -137,10 +148,7 @@ def test_two_nodes_have_the_gradients_of_one_process(pipeline, tmp_path):
     script = ROOT / "tests/helpers/one_step.py"
     run_to_end(sys.executable, script, tmp_path / "one.pt", *train_arguments(pipeline, tmp_path / "one", *options))
     arguments = [script, tmp_path / "two.pt", *train_arguments(pipeline, tmp_path / "two", *options)]
-    nodes = [start(*node) for node in agents(free_port(), *arguments)]
-    for node in nodes:
-        _, err = node.communicate(timeout=300)
-        assert node.returncode == 0, err
+    assert_success([start(*node) for node in agents(free_port(), *arguments)])
     one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
     assert (one["gradient"] - two["gradient"]).abs().max() < 1e-6 < one["gradient"].abs().max()
     for name in ("loss", "validation_nll", "validation_gap"):
@@ -155,11 +163,6 @@ def test_two_nodes_go_on_after_one_was_killed(pipeline, tmp_path):
     def nodes(name):
         arguments = train_arguments(pipeline, tmp_path / name, *options)
         return [start(*node) for node in agents(free_port(), ROOT / "train.py", *arguments)]
-
-    def assert_success(processes):
-        for process in processes:
-            _, err = process.communicate(timeout=300)
-            assert process.returncode == 0, err
 
     assert_success(nodes("whole"))
     staying, killed = nodes("parts")

@@ -18,7 +18,7 @@ from midi2wave.training.losses import Batch
 from midi2wave.training.run_state import create_or_resume_run
 from midi2wave.training.step import train_step
 from midi2wave.training.validation import validate
-from midi2wave.utils.cli import make_parser
+from midi2wave.utils.cli import make_parser, run
 
 
 def to_float64(batch: Batch) -> Batch:
@@ -26,7 +26,7 @@ def to_float64(batch: Batch) -> Batch:
     return {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
 
 
-def main(output: str, *arguments: str) -> None:
+def main(output: str, *arguments: str) -> int:
     """Take the step.
 
     Args:
@@ -47,7 +47,8 @@ def main(output: str, *arguments: str) -> None:
         if world.is_main_process:
             gradient = torch.cat([p.grad.flatten() for p in state.model.parameters()])
             torch.save({"gradient": gradient, "loss": loss, **metrics}, output)
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(lambda: main(*sys.argv[1:]))

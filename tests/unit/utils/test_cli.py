@@ -4,6 +4,9 @@ import errno
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ import resample_audio
 from midi2wave.utils import cli
 from midi2wave.utils.cli import Failure
 from midi2wave.utils.errors import InputError
+from tests.helpers.paths import ROOT
 
 
 def raising(error):
@@ -186,3 +190,13 @@ def test_an_empty_path_is_refused(monkeypatch, tmp_path, capsys, command, argume
         command.main(arguments)
     assert "it is empty, expected a path" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_of_torchrun_ends_without_finalization():
+    """PyTorch's threads may abort it while Python ends; what it printed is there all the same."""
+    script = "import atexit; from midi2wave.utils.cli import run; atexit.register(print, 'ends')\n"
+    script += "run(lambda: print('result') or 3)"
+    for environment, output in (({}, "result\nends\n"), ({"TORCHELASTIC_RUN_ID": "0"}, "result\n")):
+        command = [sys.executable, "-c", script]
+        process = subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True)
+        assert (process.returncode, process.stdout) == (3, output), process.stderr

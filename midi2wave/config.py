@@ -339,6 +339,12 @@ class TrainConfig:
     """seed of weights and crops"""
     checkpoint_path: str = ""
     """start from the weights of this checkpoint (a new run, step 0); empty: random"""
+    teacher_filename: str = ""
+    """guidance distillation: the checkpoint of a teacher, whose guided distribution the model learns to predict in one
+    pass; it has the same data_config and architecture. Empty: the model learns from the recordings
+    """
+    teacher_guidance: float = Field(default=3.0, ge=0, le=MAX_GUIDANCE)
+    """scale of the teacher's guidance"""
     iters_per_checkpoint: int = Field(default=2000, ge=1, le=MAX_STEPS)
     """steps between checkpoints"""
     keep_checkpoints: int = Field(default=3, ge=1, le=MAX_STEPS)

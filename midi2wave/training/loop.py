@@ -176,11 +176,18 @@ def run_periodic_tasks(state: Run, training_log: TrainingLog | None) -> None:
     improved = False
     if state.validation and (state.step % settings.iters_per_validation == 0 or state.step == settings.steps):
         metrics = validate(
-            state.ema_model, state.validation, state.micro_batch_size, state.device, state.precision, state.world
+            state.ema_model,
+            state.validation,
+            state.micro_batch_size,
+            state.device,
+            state.precision,
+            state.world,
+            state.teacher,
         )
-        improved = metrics["validation_nll"] < state.best[0]
+        score = metrics["validation_divergence" if state.teacher else "validation_nll"]
+        improved = score < state.best[0]
         if improved:
-            state.best = (metrics["validation_nll"], state.step)
+            state.best = (score, state.step)
         if training_log:
             report_validation(state, training_log, metrics)
     if improved or state.step % settings.iters_per_checkpoint == 0:

@@ -1,4 +1,4 @@
-"""Losses of training: likelihood of the samples, log-mel error of the auxiliary head, diversity of the codes."""
+"""Losses of training: of the samples, the log-mel error of the auxiliary head, the diversity of the codes."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from midi2wave.config import TrainConfig
+from midi2wave.training.distillation import GuidedTeacher, divergence
 from midi2wave.training.log_mel import log_mel
 from wavenet import WaveNet, WaveNetOutput
 
@@ -16,12 +17,13 @@ class TrainingLosses(NamedTuple):
     """The losses of a batch of B crops.
 
     Attributes:
-        nll: Negative log-likelihood of each crop in nats per sample, float32 [B].
+        samples: Loss of the samples of each crop in nats per sample, float32 [B]: the negative log-likelihood; with a
+            teacher the divergence from its distributions.
         mel: Mean absolute log-mel error of the auxiliary head in nats of amplitude [B]; 0 without such a head.
         diversity: Loss of the codebook's usage over all crops, a scalar; 0 without codes.
     """
 
-    nll: Tensor
+    samples: Tensor
     mel: Tensor
     diversity: Tensor
 
@@ -40,10 +42,15 @@ def forward_crops(
     Returns:
         The crops' samples [B, T] on the device, and the model's output for them.
     """
-    batch_on_device = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    inputs = [batch_on_device[name] for name in ("history", "features", "excitation")]
+    batch = to_device(batch, device)
+    inputs = [batch[name] for name in ("history", "features", "excitation")]
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        return batch_on_device["samples"], model(*inputs)
+        return batch["samples"], model(*inputs)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device; what is there already is not copied."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def training_losses(
@@ -52,6 +59,7 @@ def training_losses(
     device: torch.device,
     precision: torch.dtype,
     ddp_model: nn.Module | None = None,
+    teacher: GuidedTeacher | None = None,
 ) -> TrainingLosses:
     """Compute the losses of a batch of crops.
 
@@ -61,15 +69,20 @@ def training_losses(
         device: Where the model is.
         precision: Number format of the matrix products.
         ddp_model: The model as it must be called, where it is wrapped for distributed training.
+        teacher: Model from which it learns; None: it learns from the samples.
     """
+    batch = to_device(batch, device)
     samples, output = forward_crops(model if ddp_model is None else ddp_model, batch, device, precision)
-    nll = -model.log_likelihood(output.params, samples).mean(dim=1)
-    mel, diversity = torch.zeros_like(nll), nll.new_zeros(())
+    if teacher:
+        sample_loss = divergence(teacher.log_probabilities(batch, precision), output.params)
+    else:
+        sample_loss = -model.log_likelihood(output.params, samples).mean(dim=1)
+    mel, diversity = torch.zeros_like(sample_loss), sample_loss.new_zeros(())
     if output.mel_prediction is not None:
         mel = mel_error(model, samples, output.mel_prediction)
     if output.diversity_loss is not None:
         diversity = output.diversity_loss
-    return TrainingLosses(nll, mel, diversity)
+    return TrainingLosses(sample_loss, mel, diversity)
 
 
 def mel_error(model: WaveNet, samples: Tensor, mel_prediction: Tensor) -> Tensor:
@@ -89,9 +102,9 @@ def mel_error(model: WaveNet, samples: Tensor, mel_prediction: Tensor) -> Tensor
     return (predicted - target).abs().mean(dim=(1, 2))
 
 
-def total_loss(nll: Tensor, mel: Tensor, diversity: Tensor, settings: TrainConfig) -> Tensor:
+def total_loss(samples: Tensor, mel: Tensor, diversity: Tensor, settings: TrainConfig) -> Tensor:
     """The scalar that training minimises: the weighted sum of the mean losses."""
-    return nll + settings.mel_loss_weight * mel + settings.diversity_loss_weight * diversity
+    return samples + settings.mel_loss_weight * mel + settings.diversity_loss_weight * diversity
 
 
 def crop_nll(
@@ -115,3 +128,23 @@ def crop_nll(
     """
     samples, output = forward_crops(model, batch, device, precision)
     return -model.log_likelihood(output.params, samples)[:, warmup_samples:].mean(dim=1)
+
+
+def crop_divergence(
+    model: WaveNet, teacher: GuidedTeacher, batch: Batch, device: torch.device, precision: torch.dtype
+) -> Tensor:
+    """Divergence of the model's distributions from the teacher's, the mean of each crop.
+
+    Args:
+        model: The model.
+        teacher: Its teacher.
+        batch: Crops, on any device.
+        device: Where both models are.
+        precision: Number format of the matrix products.
+
+    Returns:
+        Nats per sample, float32 [B].
+    """
+    batch = to_device(batch, device)
+    _, output = forward_crops(model, batch, device, precision)
+    return divergence(teacher.log_probabilities(batch, precision), output.params)

@@ -22,6 +22,7 @@ from midi2wave.data.crops import Crops
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.training.cuda_graph import GraphedPass
 from midi2wave.training.data_loader import crop_samples, crops_for_model
+from midi2wave.training.distillation import GuidedTeacher, load_teacher
 from midi2wave.training.distributed import SINGLE_PROCESS, World, local_device
 from midi2wave.training.hardware import choose_precision
 from midi2wave.training.log import METRICS_NAME
@@ -62,11 +63,12 @@ class Run:
         world: The processes that train together.
         precision: Number format of the matrix products.
         micro_batch_size: Crops in one forward and backward pass.
+        teacher: The model from which it learns; None: it learns from the recordings.
         recordings: What identifies the recordings of its crops.
         step: Number of steps done.
         updating: Whether a step is changing weights, average and optimiser state, which then belong to no step.
         saved_step: Step of the newest checkpoint, -1 without one.
-        best: Lowest `validation_nll` and its step.
+        best: Lowest `validation_nll`, with a teacher `validation_divergence`, and its step.
         n_validations_without_gap: Validations in a row in which the decoder made no use of the MIDI.
         graphed_pass: The captured CUDA graph of a pass.
         ddp_model: The model as training must call it: wrapped if there are several processes.
@@ -84,6 +86,7 @@ class Run:
     world: World = SINGLE_PROCESS
     precision: torch.dtype = torch.float32
     micro_batch_size: int = 1
+    teacher: GuidedTeacher | None = None
     recordings: Fingerprint = field(default_factory=dict)
     step: int = 0
     updating: bool = False
@@ -117,6 +120,7 @@ def create_or_resume_run(
     settings, data = config.train_config, config.data_config
     folder, device = Path(settings.output_directory), choose_device(local_device(settings.device))
     model = _initial_model(config, device, from_checkpoint=force or not checkpoint_folders.step_folders(folder))
+    teacher = load_teacher(config, device)
     # Everything that may be wrong with the data is found before the folder is touched.
     crops = crops_for_model(data.dataset_path, data, model, settings.seed)
     _check_mel_window(config, model, crops)
@@ -140,7 +144,7 @@ def create_or_resume_run(
     optimizer = make_optimizer(model, settings)
     precision = choose_precision(settings.precision, device)
     state = Run(config, folder, device, model, ema_model, optimizer, validation, world, precision, micro_batch_size)
-    state.recordings = recordings
+    state.teacher, state.recordings = teacher, recordings
     if stored:
         restore(state, stored)
     if len(set(world.all_gather((state.step, state.best)))) > 1:

@@ -84,7 +84,7 @@ def _mix_in_model_samples(state: Run, micro_batches: Iterator[Batch]) -> Iterato
 
 
 def _accumulate_gradients(state: Run, n_micro_batches: int, micro_batches: Iterator[Batch]) -> Tensor:
-    """Add the gradients of all micro-batches; returns this process's mean losses: nll, mel, diversity [3]."""
+    """Add the gradients of all micro-batches; returns this process's mean losses: samples, mel, diversity [3]."""
     losses = torch.zeros(3, device=state.device)
     for i, batch in enumerate(micro_batches):
         # Only the last backward pass of a step exchanges gradients with the other processes.
@@ -103,10 +103,10 @@ def _no_sync(state: Run) -> contextlib.AbstractContextManager[None]:
 
 def _backward(state: Run, n_micro_batches: int, batch: Batch) -> Tensor:
     """Forward and backward pass of one of a step's micro-batches: adds its gradients, returns its losses [3]."""
-    losses = training_losses(state.model, batch, state.device, state.precision, state.ddp_model)
-    nll, mel, diversity = (loss.mean() / n_micro_batches for loss in losses)
-    total_loss(nll, mel, diversity, state.config.train_config).backward()
-    return torch.stack([nll, mel, diversity]).detach()
+    losses = training_losses(state.model, batch, state.device, state.precision, state.ddp_model, state.teacher)
+    samples, mel, diversity = (loss.mean() / n_micro_batches for loss in losses)
+    total_loss(samples, mel, diversity, state.config.train_config).backward()
+    return torch.stack([samples, mel, diversity]).detach()
 
 
 def _capture_graph(state: Run, n_micro_batches: int, batch: Batch) -> None:

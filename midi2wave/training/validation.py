@@ -19,8 +19,9 @@ from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.evaluation.conditioning_ratios import conditioning_ratios
 from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.training.data_loader import crops_for_model
+from midi2wave.training.distillation import GuidedTeacher
 from midi2wave.training.distributed import SINGLE_PROCESS, World
-from midi2wave.training.losses import Batch, crop_nll
+from midi2wave.training.losses import Batch, crop_divergence, crop_nll
 from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
@@ -116,6 +117,7 @@ def validate(
     device: torch.device,
     precision: torch.dtype = torch.float32,
     world: World = SINGLE_PROCESS,
+    teacher: GuidedTeacher | None = None,
 ) -> dict[str, float]:
     """Score the validation crops with their own MIDI and with mismatched MIDI.
 
@@ -126,17 +128,21 @@ def validate(
         device: Where the model is.
         precision: Number format of the matrix products.
         world: The processes that share the crops.
+        teacher: Model from which it learns, if it does.
 
     Returns:
         Metrics by name. Likelihoods and codebook usage are means over all processes, the same on each of them; the
         conditioning ratios are those of this process's first crop. An unconditional model has its likelihood alone.
+        With a teacher there is `validation_divergence`, the model's divergence from it.
     """
-    own, mismatched = [], []
+    own, mismatched, divergences = [], [], []
     ratios: list[float] = []
     counts = torch.zeros(model.n_codes, device=device, dtype=torch.float64)
     for indices in torch.arange(len(validation)).split(batch_size):
         batch = {name: value[indices] for name, value in validation.batch.items()}
         own.append(crop_nll(model, batch, device, precision, validation.warmup_samples))
+        if teacher:
+            divergences.append(crop_divergence(model, teacher, batch, device, precision))
         if validation.mismatched:
             swapped = batch | {name: value[indices] for name, value in validation.mismatched.items()}
             mismatched.append(crop_nll(model, swapped, device, precision, validation.warmup_samples))
@@ -151,6 +157,7 @@ def validate(
     return {
         **_gap_metrics(nll, gap, validation, device, world),
         "conditioning_ratio": sorted(ratios)[len(ratios) // 2],
+        **({"validation_divergence": _mean(torch.cat(divergences).double().cpu(), device, world)} if teacher else {}),
         **(codebook_usage(world.all_reduce_sum(counts).cpu().numpy()) if model.n_codes else {}),
         **{f"conditioning_ratio/layer_{i:02d}": ratio for i, ratio in enumerate(ratios)},
     }

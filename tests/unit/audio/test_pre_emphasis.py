@@ -96,3 +96,12 @@ def test_streams_in_blocks_give_the_same_samples_as_the_whole(coefficient):
     deemphasis = Deemphasis(coefficient)
     blocks = [deemphasis(block) for block in np.array_split(emphasized, [1, 7, 8, 500, 5999], axis=1)]
     assert np.array_equal(np.concatenate(blocks, axis=1), Deemphasis(coefficient)(emphasized))
+
+
+@pytest.mark.parametrize("coefficient", [0.5, 0.9, 0.97])
+def test_deemphasis_is_the_filter_of_scipy(coefficient):
+    from scipy.signal import lfilter
+
+    emphasized = emphasize(music(), coefficient)
+    expected = np.rint(lfilter([1.0], [1.0, -coefficient], emphasized / gain(coefficient)))
+    assert np.array_equal(Deemphasis(coefficient)(emphasized), expected)

@@ -14,9 +14,14 @@ from tests.helpers.pipeline import Pipeline, call, command, settings, write_conf
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the processes that tests start: a shell makes its background jobs, and theirs, ignore it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Let signals reach the tests and the processes that they start.
+
+    A shell makes its background jobs, and theirs, ignore Ctrl-C; nohup makes a command ignore SIGHUP.
+    """
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP.
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ def map_on_cluster(function: Callable[[Job], Result], jobs: list[Job]) -> Iterat
     """
     if not jobs:
         return
-    with _without_messages_of_dask(), _connect() as client:
+    with _without_messages_of_dask(), _connect() as client, _scheduler_that_may_end():
         _check_workers(client)
         yield from _results(client, function, jobs)
 
@@ -152,6 +152,20 @@ def _connect() -> Any:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"--backend dask: no scheduler answers at {address} ({reason}); see {ADDRESS_VARIABLE}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _scheduler_that_may_end() -> Iterator[None]:
+    """Context manager that raises InputError in place of dask's errors for a scheduler that has ended."""
+    from distributed.comm import CommClosedError
+
+    try:
+        yield
+    except (CancelledError, CommClosedError) as error:
+        raise InputError(
+            "--backend dask: the scheduler has ended or forgotten the files; finished files are whole: start it and "
+            "its workers, and run the same command again"
         ) from error
 
 
@@ -255,11 +269,6 @@ def _finished(futures: list[Any]) -> Iterator[tuple[Any, bytes | str]]:
         # Perhaps the worker that had a result has ended, and another one does the file again.
         if any(future.status == "error" for future in futures):  # It is the error of a job.
             raise
-    except CancelledError as error:
-        raise InputError(
-            "--backend dask: the scheduler has ended or forgotten the files; finished files are whole: start it and "
-            "its workers, and run the same command again"
-        ) from error
     except KilledWorker as error:
         raise InputError(
             "--backend dask: a file killed several workers, perhaps for lack of memory; finished files are whole: run "

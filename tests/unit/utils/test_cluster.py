@@ -4,11 +4,12 @@ import contextlib
 import logging
 import platform
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from distributed.comm import CommClosedError
 
 from midi2wave.utils import cluster
 from midi2wave.utils.errors import InputError
@@ -70,6 +71,13 @@ def test_machines_with_another_python_are_refused(machine):
         versions["workers"]["tcp://10.0.0.2:9000"] = other
     with pytest.raises(InputError, match=f"{machine} runs Python 3\\.2\\.1"):
         cluster._check_python(client)
+
+
+@pytest.mark.parametrize("lost", [CancelledError("gone"), CommClosedError("in gather: Stream is closed")])
+def test_a_scheduler_that_ends_is_one_line(lost):
+    """Whatever the client was doing when it noticed."""
+    with pytest.raises(InputError, match="the scheduler has ended"), cluster._scheduler_that_may_end():
+        raise lost
 
 
 def test_the_client_prints_no_tracebacks(caplog):

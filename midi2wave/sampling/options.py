@@ -27,6 +27,8 @@ class SamplingOptions:
         sampler: Engine: torch, numba or cuda; auto is numba.
         threads: Threads of the numba engine, at most as many as there are cores; 0: all that help.
         weights: float32; bfloat16, which is faster and not exact (numba only); auto: bfloat16 where it is faster.
+        block_frames: Most frames of a block, for what is played while it is generated (numba and torch); 0: the engine
+            chooses. The samples do not depend on it.
 
     Raises:
         InputError: If a value is out of its range, or the engine does not have these weights.
@@ -38,13 +40,12 @@ class SamplingOptions:
     sampler: str = "auto"
     threads: int = 0
     weights: SamplerWeights = "float32"
+    block_frames: int = 0
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("temperature", "guidance"):
-            require_number(name, getattr(self, name))
-        for name in ("seed", "threads"):
-            require_number(name, getattr(self, name), whole=True)
+        for name in ("temperature", "guidance", "seed", "threads", "block_frames"):
+            require_number(name, getattr(self, name), whole=name not in ("temperature", "guidance"))
         if not (math.isfinite(self.temperature) and 0 < self.temperature <= MAX_TEMPERATURE):
             raise InputError(f"temperature = {self.temperature}: expected more than 0, at most {MAX_TEMPERATURE}")
         if not (math.isfinite(self.guidance) and 0 <= self.guidance <= MAX_GUIDANCE):
@@ -53,8 +54,9 @@ class SamplingOptions:
             raise InputError(f"seed = {self.seed}: expected 0 to {MAX_SEED}")
         if self.sampler not in SAMPLERS:
             raise InputError(f"sampler {self.sampler!r} is unknown; expected one of {', '.join(SAMPLERS)}")
-        if self.threads < 0:
-            raise InputError(f"threads = {self.threads}: expected 0 (as many as help) or more")
+        for name, meaning in (("threads", "as many as help"), ("block_frames", "the engine chooses")):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} = {getattr(self, name)}: expected 0 ({meaning}) or more")
         if self.weights not in SAMPLER_WEIGHTS:
             raise InputError(f"weights {self.weights!r} are unknown; expected one of {', '.join(SAMPLER_WEIGHTS)}")
         if self.weights == "bfloat16" and self.sampler not in ("auto", "numba"):

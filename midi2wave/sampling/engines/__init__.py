@@ -26,6 +26,8 @@ MIN_SKIP_WEIGHTS_FOR_FOLLOWERS = 100_000
 # The second-level cache of a core has 1 to 2 MB on present processors. With AVX2 (Haswell's instructions) bfloat16 made
 # no difference to a model of 1.6 MB of float32 weights, and played one of 6 MB 1.07 to 1.24 times as fast.
 TYPICAL_CORE_CACHE_BYTES = 2_000_000
+# Frames of a block of PyTorch's sampler, unless the options limit them.
+TORCH_BLOCK_FRAMES = 16
 
 
 def n_threads(requested: int, n_streams: int, decoder: Decoder) -> int:
@@ -98,6 +100,7 @@ def generate(
             prefix=prefix,
             temperature=options.temperature,
             guidance=options.guidance,
+            block_frames=options.block_frames or TORCH_BLOCK_FRAMES,
         )
     if options.sampler == "cuda":
         from midi2wave.sampling.engines import cuda

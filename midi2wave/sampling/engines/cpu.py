@@ -323,7 +323,7 @@ def generate(
     source = _ConditioningSource(model, conditioning)
     groups = _ThreadGroups(model, caches, options, portable=portable)
     count = FIRST_BLOCK_FRAMES
-    max_count = max(MIN_LARGEST_BLOCK_FRAMES, MAX_BLOCK_FRAMES // len(caches.recent))
+    max_count = options.block_frames or max(MIN_LARGEST_BLOCK_FRAMES, MAX_BLOCK_FRAMES // len(caches.recent))
     try:
         while first < n_frames:
             count = min(count, n_frames - first)

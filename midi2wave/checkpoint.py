@@ -8,6 +8,8 @@
 
 A .safetensors file alone is a complete model: nothing in it is executed when it is loaded. Files of earlier versions
 load too: `RENAMED_TENSORS` and `migrate_config` know their names.
+
+    python -m midi2wave.checkpoint pretrained/rendered.safetensors > config.json    # the config of a checkpoint
 """
 
 import hashlib
@@ -31,7 +33,7 @@ from midi2wave.checkpoint_folders import (
 )
 from midi2wave.config import Config, SamplingConfig, config_from_dict
 from midi2wave.utils.atomic_files import atomic_folder, remove, replace
-from midi2wave.utils.cli import choose_device, format_error, log
+from midi2wave.utils.cli import choose_device, format_error, log, make_plain_parser, run
 from midi2wave.utils.errors import InputError, is_system_error
 from midi2wave.utils.text import excerpt
 from midi2wave.weight_files import check_shapes, check_values, open_weights
@@ -374,3 +376,16 @@ def describe_difference(option: str, ours: Any, others: Any) -> str:
     """An option of two configs as "option = ours instead of others"."""
     ours, others = (excerpt(value, MAX_VALUE_CHARS) for value in (ours, others))
     return f"{option} = {ours} instead of {others}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the config that a checkpoint carries, as a config file for train.py; returns the exit code."""
+    parser = make_plain_parser("Print the config of a checkpoint, with which train.py trains the same model.")
+    parser.add_argument("checkpoint", help="a run folder, a step folder or a .safetensors file")
+    _, config, _ = load_weights(parser.parse_args(argv).checkpoint)
+    print(json.dumps(config.as_dict(), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -131,9 +131,8 @@ def validate(
         teacher: Model from which it learns, if it does.
 
     Returns:
-        Metrics by name. Likelihoods and codebook usage are means over all processes, the same on each of them; the
-        conditioning ratios are those of this process's first crop. An unconditional model has its likelihood alone.
-        With a teacher there is `validation_divergence`, the model's divergence from it.
+        Metrics by name. Likelihoods, the divergence from a teacher and codebook usage are means over all processes;
+        the conditioning ratios are those of this process's first crop. An unconditional model has its likelihood alone.
     """
     own, mismatched, divergences = [], [], []
     ratios: list[float] = []
@@ -151,13 +150,13 @@ def validate(
             codes = model.context.codes(batch["features"].to(device))
             counts += codes.flatten().bincount(minlength=model.n_codes)
     nll = torch.cat(own).double().cpu()
-    if not validation.mismatched:
+    if not mismatched:
         return {"validation_nll": _mean(nll, device, world)}
     gap = torch.cat(mismatched).double().cpu() - nll
     return {
         **_gap_metrics(nll, gap, validation, device, world),
         "conditioning_ratio": sorted(ratios)[len(ratios) // 2],
-        **({"validation_divergence": _mean(torch.cat(divergences).double().cpu(), device, world)} if teacher else {}),
+        **({"validation_divergence": _mean(torch.cat(divergences).double(), device, world)} if teacher else {}),
         **(codebook_usage(world.all_reduce_sum(counts).cpu().numpy()) if model.n_codes else {}),
         **{f"conditioning_ratio/layer_{i:02d}": ratio for i, ratio in enumerate(ratios)},
     }

@@ -19,7 +19,7 @@ from midi2wave.checkpoint import (
     save,
     step_folders,
 )
-from midi2wave.config import CondWavenetConfig, Config, DataConfig, TrainConfig, WavenetConfig
+from midi2wave.config import CondWavenetConfig, Config, DataConfig, TrainConfig, WavenetConfig, load_config
 from midi2wave.utils.errors import InputError
 from wavenet import build_model
 
@@ -315,3 +315,12 @@ def test_removed_options_are_ignored_where_they_are_empty(tmp_path):
     stored_with(tuning_cents=[1.0] * 88)
     with pytest.raises(InputError, match=r"was trained with data_config\.tuning_cents"):
         load_weights(step)
+
+
+def test_the_config_of_a_checkpoint_is_printed(pipeline, tmp_path, capsys):
+    """As a file with which train.py trains the same model, from that checkpoint for example."""
+    weights = checkpoint.find_weights(pipeline.folder / "run")
+    assert checkpoint.main([str(weights)]) == 0
+    (tmp_path / "config.json").write_text(capsys.readouterr().out)
+    printed = load_config(tmp_path / "config.json", ("train_config", *checkpoint.MODEL_BLOCKS))
+    assert printed == checkpoint.load_weights(weights)[1]

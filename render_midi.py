@@ -1,12 +1,13 @@
-"""A data set in the MAESTRO layout from performance MIDI alone: a synthesizer plays every file with a soundfont.
+"""A data set in the MAESTRO layout from performance MIDI alone: a synthesizer or a sampler plays every file.
 
     pip install --no-deps -r requirements-render.txt
     python render_midi.py -d midi -o data/rendered/maestro -j 2 --soundfont piano.sf2
+    python render_midi.py -d midi -o data/grand/maestro -j 2 --instrument salamander
 
 All MIDI files below a folder are read, each as one piano (`midi2wave/midi/reader.py`), and written as they were read:
 the labels are exactly what was played. A folder with MAESTRO's metadata keeps its splits; elsewhere the seed chooses
 whole pieces to hold out, and files named COMPOSER__PIECE__PLAYER.mid are performances of one piece. Finished files are
-not rendered again. The result is subject to the licences of both the MIDI files and the soundfont.
+not rendered again. The result is subject to the licences of both the MIDI files and the soundfont or the samples.
 """
 
 if __name__ == "__main__":
@@ -23,6 +24,7 @@ from typing import Any
 from midi2wave.data.maestro import SPLITS
 from midi2wave.data.rendering import Rendered, SoundfontJob, metadata_csv, plan_jobs, render_one
 from midi2wave.data.resample_manifest import sha256
+from midi2wave.data.sampled_instrument import SALAMANDER, SALAMANDER_PATH, SampledInstrument, load_instrument
 from midi2wave.data.synthesizers import AUDIO_HZ, RENDERERS, Instrument, find_instrument
 from midi2wave.utils.atomic_files import remove_partial_files, write_text
 from midi2wave.utils.cli import Failure, count_of, log, make_parser, path_argument, progress, report_and_exit_code, run
@@ -36,6 +38,7 @@ METADATA_NAME = "maestro-v2.0.0.csv"
 RECORD_NAME = "render.json"
 FORCE_EFFECT = "renders the files of this call again and removes nothing else"
 
+DEFAULT_PROGRAM = 0
 # The limits of the options that are numbers.
 LIMITS = {"program": (0, 127), "gain": (0.01, 10), "validation": (0, 0.5), "test": (0, 0.5)}
 
@@ -43,7 +46,7 @@ LIMITS = {"program": (0, 127), "gain": (0.01, 10), "validation": (0, 0.5), "test
 def main(argv: list[str] | None = None) -> int:
     """Render a folder; returns the exit code. InputError where nothing can be done."""
     args = _arguments(argv)
-    instrument = find_instrument(args.renderer, args.soundfont, args.program, args.gain, args.effects)
+    instrument = _find_instrument(args)
     jobs, failures = plan_jobs(args.dir, args.seed, {"validation": args.validation, "test": args.test})
     started = time.monotonic()
     with lock_own_folder(args.out, RECORD_NAME):
@@ -54,8 +57,22 @@ def main(argv: list[str] | None = None) -> int:
     return report_and_exit_code(_summary(result), result, failures, len(usable), as_json=args.as_json)
 
 
+def _find_instrument(args: argparse.Namespace) -> Instrument | SampledInstrument:
+    """The SFZ instrument, or the synthesizer with its soundfont. Raises InputError."""
+    if args.instrument is not None:
+        names = ("renderer", "soundfont", "program", "effects")
+        if contradicting := [f"--{name}" for name in names if getattr(args, name) not in (None, False)]:
+            raise InputError(
+                f"--instrument needs no {contradicting[0]}: it is played by a sampler; leave out one of them"
+            )
+        return load_instrument(SALAMANDER_PATH if str(args.instrument) == SALAMANDER else args.instrument, args.gain)
+    return find_instrument(
+        args.renderer or RENDERERS[0], args.soundfont, args.program or DEFAULT_PROGRAM, args.gain, args.effects
+    )
+
+
 def _begin(
-    args: argparse.Namespace, instrument: Instrument, jobs: list[SoundfontJob]
+    args: argparse.Namespace, instrument: Instrument | SampledInstrument, jobs: list[SoundfontJob]
 ) -> tuple[list[SoundfontJob], list[Failure]]:
     """Enter the pieces into the folder's record; returns those that may be rendered, and the others as failures."""
     output = OutputFolder(
@@ -81,15 +98,20 @@ def _former_pieces(folder: Path, _record: dict[str, Any]) -> dict[str, Product]:
 
 
 def _render(
-    args: argparse.Namespace, instrument: Instrument, jobs: list[SoundfontJob]
+    args: argparse.Namespace, instrument: Instrument | SampledInstrument, jobs: list[SoundfontJob]
 ) -> tuple[list[SoundfontJob], dict[str, Rendered], list[Failure]]:
     """Render the pieces and write the metadata; returns the pieces that are usable, their levels, and failures."""
-    log(f"{instrument.renderer} plays program {args.program} of {instrument.soundfont}")
+    renderer = "sampler"
+    if isinstance(instrument, Instrument):
+        renderer = instrument.renderer
+        log(f"{renderer} plays program {instrument.program} of {instrument.soundfont}")
+    else:
+        log(f"the sampler plays {instrument.path}, {count_of(len(instrument.regions), 'region')}")
     rendered: dict[str, Rendered] = {}
     failures: list[Failure] = []
     function = functools.partial(render_one, folder=args.out, instrument=instrument)
-    # FluidSynth is a process of its own already; tinysoundfont needs one for each job.
-    backend = "threading" if instrument.renderer == "fluidsynth" else "loky"
+    # FluidSynth is a process of its own already; the others need one for each job.
+    backend = "threading" if renderer == "fluidsynth" else "loky"
     outcomes = parallel_map(function, jobs, n_jobs=args.jobs, backend=backend)
     for job, outcome in progress(outcomes, len(jobs), "piece"):
         if isinstance(outcome, Rendered):
@@ -107,13 +129,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("-d", "--dir", type=path_argument, required=True, help="folder with MIDI files, or a MAESTRO folder")
     add("-o", "--out", type=path_argument, required=True, help="where the data set goes")
-    add("--renderer", choices=RENDERERS, default=RENDERERS[0], help="what plays it (default %(default)s)")
+    add("--renderer", choices=RENDERERS, help=f"what plays the soundfont (default {RENDERERS[0]})")
+    add(
+        "--instrument",
+        type=path_argument,
+        help=f"{SALAMANDER}, or an .sfz file: plays samples in place of a soundfont",
+    )
     add(
         "--soundfont",
         type=path_argument,
         help="an .sf2 or .sf3 file (default: a usual one of the system, or pretty_midi's)",
     )
-    add("--program", type=int, default=0, help="General MIDI program (default 0: acoustic grand piano)")
+    add("--program", type=int, help="General MIDI program (default 0: acoustic grand piano)")
     add("--gain", type=float, default=0.7, help="the same for all notes (default 0.7)")
     add("--effects", action="store_true", help="with FluidSynth's reverb and chorus")
     add("--validation", type=float, default=0.06, help="share of the music to validate on (default 0.06)")
@@ -122,7 +149,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("-j", "--jobs", type=int, default=1, help="files at once, at most one per core (default 1)")
     args = parser.parse_args(argv)
     for name, (low, high) in LIMITS.items():
-        if not low <= getattr(args, name) <= high:
+        if getattr(args, name) is not None and not low <= getattr(args, name) <= high:
             raise InputError(f"--{name} is {getattr(args, name):g}, expected {low:g} to {high:g}")
     if args.seed < 0 or args.jobs < 1:
         raise InputError(f"--seed is {args.seed} and --jobs {args.jobs}, expected 0 or more and 1 or more")
@@ -132,10 +159,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _record(args: argparse.Namespace, instrument: Instrument) -> dict[str, Any]:
+def _record(args: argparse.Namespace, instrument: Instrument | SampledInstrument) -> dict[str, Any]:
     """All that the data set depends on, besides the MIDI files."""
-    names = ("program", "gain", "effects", "validation", "test", "seed")
-    record = {name: getattr(args, name) for name in names}
+    record = {name: getattr(args, name) for name in ("gain", "validation", "test", "seed")}
+    if isinstance(instrument, SampledInstrument):
+        record["instrument"] = instrument.path.name
+        record["instrument_sha256"] = sha256(instrument.path)
+        record["samples_sha256"] = instrument.samples_sha256
+        return record | {"audio_hz": AUDIO_HZ}
+    record |= {"program": instrument.program, "effects": args.effects}
     # FluidSynth is not named: earlier versions, whose folders remain valid, had no other renderer.
     if instrument.renderer != "fluidsynth":
         record["renderer"] = instrument.renderer

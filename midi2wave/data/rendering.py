@@ -14,6 +14,7 @@ import soundfile
 from midi2wave.audio.io import write_amplitudes
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.data.maestro import COLUMNS, find_metadata, inside, read_metadata, require_no_nested_metadata
+from midi2wave.data.sampled_instrument import SampledInstrument
 from midi2wave.data.synthesizers import AUDIO_HZ, TICKS_PER_SECOND, Instrument, play
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES, read_performance
@@ -161,7 +162,9 @@ def _choose_splits(
     return {title: splits.get(title, "train") for title in shuffled}
 
 
-def render_one(job: SoundfontJob, folder: Path, instrument: Instrument) -> tuple[SoundfontJob, Rendered | str]:
+def render_one(
+    job: SoundfontJob, folder: Path, instrument: Instrument | SampledInstrument
+) -> tuple[SoundfontJob, Rendered | str]:
     """Write the labels and the audio of one piece, unless they are there already.
 
     Returns:
@@ -235,7 +238,7 @@ def _measure_level(path: Path) -> Rendered:
 def _check_level(rendered: Rendered) -> None:
     """Raise InputError if a file is silent or clips: training needs neither."""
     if rendered.level_db < SILENT_DB:
-        raise InputError("plays only silence; choose another --program or --soundfont")
+        raise InputError("plays only silence; choose another --program, --soundfont or --instrument")
     if rendered.peak_db >= CLIPPED_DB:
         raise InputError("clips; lower --gain (a value for all files) and use --force, which renders all of them again")
 

@@ -1,8 +1,9 @@
-"""Soundfont synthesizers: tinysoundfont, a package with wheels, and FluidSynth, a program of the system.
+"""Synthesizers: tinysoundfont, a package with wheels, FluidSynth, a program of the system, and the sampler.
 
-Both play labels in whole milliseconds at 64 samples a millisecond, so that every note sounds the same relative to its
+All play labels in whole milliseconds at 64 samples a millisecond, so that every note sounds the same relative to its
 label, to the sample. FluidSynth begins notes on blocks of 64 samples of its clock, one block after their label.
 tinysoundfont begins them at any sample, exactly at their label, but updates envelopes only every 64 samples of a call.
+The sampler (`sampler.py`) plays SFZ instruments and moves the attack of each sample to the label.
 """
 
 import importlib.util
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from midi2wave.data.sampled_instrument import SampledInstrument
+from midi2wave.data.sampler import play_samples
 from midi2wave.midi.keyboard import MAX_VELOCITY
 from midi2wave.midi.performance import sounding_offset
 from midi2wave.midi.reader import read_midi
@@ -112,7 +115,7 @@ def _installed_soundfont() -> Path:
     raise InputError(f"no soundfont is installed; {INSTALL['fluidsynth']}, or name a file with --soundfont")
 
 
-def play(midi: bytes, seconds: float, instrument: Instrument) -> np.ndarray:
+def play(midi: bytes, seconds: float, instrument: Instrument | SampledInstrument) -> np.ndarray:
     """The sound of a MIDI file.
 
     Args:
@@ -129,6 +132,8 @@ def play(midi: bytes, seconds: float, instrument: Instrument) -> np.ndarray:
     """
     n_frames = round(seconds * AUDIO_HZ)
     try:
+        if isinstance(instrument, SampledInstrument):
+            return play_samples(read_midi(io.BytesIO(midi)), n_frames, instrument, AUDIO_HZ)
         if instrument.renderer == "fluidsynth":
             return _play_fluidsynth(midi, n_frames, instrument)
         return _play_tinysoundfont(midi, n_frames, instrument)

@@ -5,7 +5,8 @@
 
 Teacher-forced: the likelihood of the recordings with their own MIDI, another clip's and none, for the same samples.
 Free-running: clips generated from their MIDI alone. Each score stands beside that of the recording itself (the topline)
-and that against another clip (the baseline). The F1 of the notes needs a transcriber: see requirements-transcribe.txt.
+and that against another clip (the baseline). The F1 of the notes needs a transcriber, of which two are known: see
+requirements-transcribe.txt.
 With drift_dir, long clips are generated too. Clips of an earlier run are not generated again.
 """
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from midi2wave.checkpoint import LoadedCheckpoint
     from midi2wave.evaluation.results import ClipResult
+    from midi2wave.evaluation.transkun_transcriber import TranskunTranscriber
 
 RECORD_NAME = "evaluate.json"
 RESULT_NAME = "scores.json"
@@ -57,6 +59,7 @@ OPTIONS_NOT_AFFECTING_AUDIO = (
     "sampler_threads",
     "counterfactuals",
     "drift_dir",
+    "second_transcriber",
 )
 
 
@@ -81,14 +84,14 @@ def main(argv: list[str] | None = None) -> int:
     clips, failures = _test_clips(settings, data)
     long_clips, long_failures = _long_clips(settings, data)
     failures += long_failures
-    transcriber = _load_transcriber()
+    transcribers = _load_transcriber(), _load_second_transcriber(settings)
     folder = Path(settings.output_dir)
     with contextlib.ExitStack() as locks:
         for out_dir, of_folder in ((folder, clips), (folder / DRIFT_NAME, long_clips)):
             if of_folder:
                 locks.enter_context(lock_own_folder(out_dir, RECORD_NAME))
                 _acquire(out_dir, _record(settings, loaded, of_folder), of_folder, force=args.force)
-        result = _evaluate(loaded, settings, clips, long_clips, transcriber)
+        result = _evaluate(loaded, settings, clips, long_clips, transcribers)
     listen = f"\nlisten and look: {folder / PAGE_NAME}; {folder / SUMMARY_NAME}; all numbers: {folder / RESULT_NAME}"
     return report_and_exit_code(table(result) + listen, result, failures, len(clips), as_json=args.as_json)
 
@@ -124,7 +127,7 @@ def _evaluate(
     settings: EvaluateConfig,
     clips: list[ReferenceClip],
     long_clips: list[ReferenceClip],
-    transcriber: Transcriber | None,
+    transcribers: "tuple[Transcriber | None, TranskunTranscriber | None]",
 ) -> dict[str, Any]:
     """Generate and score the clips, and write scores, pictures and page; returns the scores."""
     from midi2wave.evaluation.results import summarize
@@ -132,14 +135,16 @@ def _evaluate(
     from midi2wave.evaluation.synthesizer import Synthesizer, generate_clips
 
     model, data, folder = loaded.model, loaded.config.data_config, Path(settings.output_dir)
+    transcriber, second = transcribers
     synthesizer = Synthesizer(model, data, settings)
     outputs = generate_clips(synthesizer, clips, folder, prompt_frames(settings, data))
-    clip_results = list(progress(score_clips(synthesizer, clips, outputs, transcriber), len(clips), "clip"))
+    clip_results = list(progress(score_clips(synthesizer, clips, outputs, transcriber, second), len(clips), "clip"))
     labels = data.global_values
     effects = counterfactuals(synthesizer, data.audio_hz, labels=labels) if settings.counterfactuals else None
     drifts = measure_drifts(synthesizer, long_clips, folder / DRIFT_NAME, transcriber)
 
-    result = summarize(clip_results, effects, drifts, transcriber.name if transcriber else None)
+    names = [one.name if one else None for one in transcribers]
+    result = summarize(clip_results, effects, drifts, names[0], names[1])
     result |= {"model": str(settings.model_filename), "step": loaded.step, "mode": settings.mode}
     result |= {"output_dir": str(folder)}
     _write_scores(folder, result, loaded.config, settings)
@@ -182,6 +187,18 @@ def _load_transcriber() -> Transcriber | None:
         return Transcriber()
     except ImportError as error:
         log(f"no transcriber ({error}), so no F1; to have it: {INSTALL}")
+        return None
+
+
+def _load_second_transcriber(settings: EvaluateConfig) -> "TranskunTranscriber | None":
+    if not settings.second_transcriber:
+        return None
+    from midi2wave.evaluation.transkun_transcriber import TranskunTranscriber
+
+    try:
+        return TranskunTranscriber()
+    except ImportError as error:
+        log(f"no second transcriber ({error}), so none of its scores; to have it: {INSTALL}")
         return None
 
 
@@ -228,6 +245,7 @@ def _write_pictures(
         "temperature": f"{settings.temperature:g}",
         "guidance": f"{settings.guidance:g}",
         "transcriber": result["transcriber"] or "none",
+        "second transcriber": result["second_transcriber"] or "none",
     }
     write_listening_page(folder / PAGE_NAME, "midi2wave: evaluation", entries, facts)
 

@@ -497,6 +497,8 @@ class EvaluateConfig(SamplingConfig):
     """also change one thing of a phrase at a time: pitch, velocity, pedal"""
     drift_dir: str = ""
     """folder of long test clips (60 s) for the measurement of drift; empty: none"""
+    second_transcriber: bool = True
+    """also score with Transkun, if it is installed: some seconds of a CPU core for each clip and each recording"""
 
 
 _ABSENT: Any = None  # A block that the config file does not have.

@@ -35,3 +35,15 @@ def mu_law_decode(codes: np.ndarray) -> np.ndarray:
     companded = 2 * codes.astype(np.float64) / MU - 1
     amplitude = np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU
     return to_pcm(amplitude)[0]
+
+
+def _code_edges() -> np.ndarray:
+    """See CODE_EDGES."""
+    companded = 2 * (np.arange(1, MU + 1) - 0.5) / MU - 1
+    amplitude = np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU
+    return np.concatenate([[-np.inf], amplitude * FULL_SCALE, [np.inf]])
+
+
+# Code c stands for the amplitudes from CODE_EDGES[c] to CODE_EDGES[c + 1], in steps of 16 bits; float64 [257]. The
+# lowest and the highest code reach to infinity.
+CODE_EDGES = _code_edges()

@@ -15,6 +15,9 @@ from midi2wave.evaluation.transcription import Notes, matched
 from midi2wave.plotting.figures import DPI, ORANGE, TEAL, WIDTH_INCHES, clip_figure, octave_ticks, set_title
 
 GREY = "0.6"
+# Scores for which the summary figure has no room; the table has them.
+NOT_DRAWN = ("f1_offsets", "transkun_f1_offsets", "transkun_pedal_f1")
+NOISE_PERCENTILES = (("percentile_10", "quietest tenth of the bins"), ("median", "median of the bins"))
 
 
 def clip_picture(
@@ -75,21 +78,40 @@ def _draw_transcription(ax: Axes, reference: Notes, estimate: Notes, seconds: fl
 
 
 def summary_figure(result: dict[str, Any]) -> Figure:
-    """All clips of an evaluation: likelihoods, scores between baseline and topline, and conditioning ratios.
+    """All clips of an evaluation: likelihoods, conditioning ratios, noise, scores between baseline and topline.
 
     Args:
         result: The values of scores.json.
     """
-    figure = Figure(figsize=(WIDTH_INCHES, 7.5), dpi=DPI, layout="constrained")
-    top, bottom = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    figure = Figure(figsize=(WIDTH_INCHES, 10.5), dpi=DPI, layout="constrained")
+    top, middle, bottom = figure.subfigures(3, 1, squeeze=False)[:, 0]
     likelihood_ax, layer_ax = top.subplots(1, 2, width_ratios=[3, 2])
     _draw_likelihoods(likelihood_ax, result)
     _draw_layers(layer_ax, result["conditioning_ratios"])
-    shown = [(key, name) for key, name in SCORES if result[key] is not None and key != "f1_offsets"]
+    for ax, (key, name) in zip(middle.subplots(1, 2), NOISE_PERCENTILES, strict=True):
+        _draw_noise(ax, result["noise_excess_db"], key, name)
+    shown = [(key, name) for key, name in SCORES if key not in NOT_DRAWN and result[key] is not None]
     for ax, (key, name) in zip(np.atleast_1d(bottom.subplots(1, len(shown))), shown, strict=True):
         _draw_score(ax, result, key, name)
     set_title(figure, f"step {result['step']} of {result['model']}, {result['mode']}, {clips_and_recordings(result)}")
     return figure
+
+
+def _draw_noise(ax: Axes, octaves: list[dict[str, Any]], key: str, name: str) -> None:
+    """The noise excess of each octave with its interval, and that of the rounding alone."""
+    x = np.arange(len(octaves))
+
+    def numbers(field: str) -> np.ndarray:
+        return np.array([np.nan if one[field] is None else one[field] for one in octaves], dtype=float)
+
+    low, high = np.array([one[f"{key}_interval"] for one in octaves], dtype=float).T
+    ax.vlines(x, low, high, color="0.85", linewidth=6)
+    ax.plot(x, numbers(key), "o", color=TEAL, markersize=5, label="model")
+    ax.plot(x, numbers(f"{key}_quantized"), "_", color="0.2", markersize=9, label="rounding of the samples alone")
+    ax.axhline(0, color="0.2", linewidth=0.8)
+    ax.set_xticks(x, [str(one["low_hz"]) for one in octaves])
+    ax.set(xlabel="octave from, Hz", ylabel="dB above the recording", title=f"Noise excess, {name}")
+    ax.legend(frameon=False, fontsize=9)
 
 
 def _draw_likelihoods(ax: Axes, result: dict[str, Any]) -> None:

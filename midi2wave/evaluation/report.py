@@ -11,6 +11,7 @@ LIKELIHOODS = (
     ("nll_true", "NLL, own MIDI"),
     ("nll_shuffled", "NLL, another clip's MIDI"),
     ("nll_null", "NLL, no MIDI"),
+    ("nll_linear_prediction", "NLL, linear prediction"),
     ("gap", "gap: another's - own"),
     ("gap_null", "gap: none - own"),
     ("gap_onsets", "gap, 50 ms after onsets"),
@@ -19,6 +20,10 @@ LIKELIHOODS = (
 SCORES = (
     ("f1", "F1 of the transcribed notes"),
     ("f1_offsets", "F1, ends of notes too"),
+    ("transkun_f1", "F1, second transcriber"),
+    ("transkun_f1_offsets", "F1, releases of the keys too"),
+    ("transkun_velocity", "velocity correlation"),
+    ("transkun_pedal_f1", "F1 of the pedal's time down"),
     ("chroma", "chroma similarity"),
     ("onsets", "onset agreement"),
     ("mrstft", "STFT distance (less is better)"),
@@ -34,17 +39,17 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{clips_and_recordings(result)}, {result['mode']}, step {result['step']} of {result['model']}", ""]
     lines.append(f"{'nats per sample':34}{'mean':>9}   95 % interval")
     for key, name in LIKELIHOODS:
+        if key not in result:  # In files of earlier versions.
+            continue
         lines.append(f"{name:34}{format_number(result[key], 4):>9}   {_interval(result[f'{key}_interval'], 4)}")
     lines += ["", f"{'generated audio':34}{'mean':>9}   {'95 % interval':20}{'topline':>9}{'baseline':>9}"]
     for key, name in SCORES:
-        if key.startswith("f1") and result["transcriber"] is None:
+        if not is_measured(result, key):
             continue
         row = f"{name:34}{format_number(result[key]):>9}   {_interval(result[f'{key}_interval']):20}"
         lines.append(f"{row}{format_number(result[f'{key}_topline']):>9}{format_number(result[f'{key}_baseline']):>9}")
-    transcriber = result["transcriber"]
-    source = f"transcribed by {transcriber}" if transcriber else "no transcriber is installed: no F1"
-    lines.append(f"(topline: the recordings themselves; baseline: against another clip; {source})")
-    lines += [f"({_interval_remark(result)})", ""]
+    lines.append(f"(topline: the recordings themselves; baseline: against another clip; {_transcribers(result)})")
+    lines += [f"({_interval_remark(result)})", "", *_noise_lines(result.get("noise_excess_db"))]
     ratios = result["conditioning_ratios"]
     spread = f"{min(ratios):.3f} .. {max(ratios):.3f} over {len(ratios)} layers"
     lines.append(f"{'conditioning / past in the gates':34}{format_number(float(np.median(ratios))):>9}   {spread}")
@@ -58,6 +63,37 @@ def clips_and_recordings(result: dict[str, Any]) -> str:
     """How many clips of how many recordings; files of earlier versions do not contain the latter."""
     n_recordings = result.get("recordings")
     return count_of(result["clips"], "clip") + (f" of {count_of(n_recordings, 'recording')}" if n_recordings else "")
+
+
+def is_measured(result: dict[str, Any], key: str) -> bool:
+    """Whether a result has a score: those of a transcriber only if it is installed, and in files of this version."""
+    if key.startswith("transkun"):
+        return result.get("second_transcriber") is not None
+    return result["transcriber"] is not None if key.startswith("f1") else True
+
+
+def _transcribers(result: dict[str, Any]) -> str:
+    first, second = result["transcriber"], result.get("second_transcriber")
+    if not first:
+        return "no transcriber is installed: no F1" + (f", except by the second one, {second}" if second else "")
+    return f"transcribed by {first}" + (f"; second transcriber: {second}" if second else "")
+
+
+def _noise_lines(octaves: list[dict[str, Any]] | None) -> Iterator[str]:
+    """The noise of each octave: the quietest tenth of the bins, and the median."""
+    if not octaves:
+        return
+    head = f"{'mean':>9}   {'95 % interval':20}{'rounding':>9}{'baseline':>9}"
+    for key, name in (("percentile_10", "noise excess, dB, 10th percentile"), ("median", "noise excess, dB, median")):
+        yield f"{name:34}{head}"
+        for octave in octaves:
+            label = f"{octave['low_hz']} .. {octave['high_hz']} Hz"
+            row = f"{label:34}{format_number(octave[key], 1):>9}   {_interval(octave[f'{key}_interval'], 1):20}"
+            others = (format_number(octave[f"{key}_{kind}"], 1) for kind in ("quantized", "baseline"))
+            yield row + "".join(f"{number:>9}" for number in others)
+        yield ""
+    yield "(above the recording; rounding: the recording as the model's samples represent it)"
+    yield ""
 
 
 def _interval_remark(result: dict[str, Any]) -> str:

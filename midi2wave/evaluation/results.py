@@ -13,11 +13,13 @@ from midi2wave.evaluation.counterfactual import Counterfactuals
 from midi2wave.evaluation.drift import Drift
 from midi2wave.evaluation.likelihood import PairedLikelihood
 from midi2wave.evaluation.metrics import bootstrap_interval, mean
+from midi2wave.evaluation.noise_excess import NoiseExcess, summarize_noise
 from midi2wave.evaluation.transcription import Notes
 from midi2wave.modules.argmax_bottleneck import codebook_usage
 
-SCORE_NAMES = ("f1", "f1_offsets", "chroma", "onsets", "mrstft")
-LIKELIHOOD_NAMES = ("true", "shuffled", "null", "gap", "gap_null")
+TRANSKUN_NAMES = ("transkun_f1", "transkun_f1_offsets", "transkun_velocity", "transkun_pedal_f1")
+SCORE_NAMES = ("f1", "f1_offsets", *TRANSKUN_NAMES, "chroma", "onsets", "mrstft")
+LIKELIHOOD_NAMES = ("true", "shuffled", "null", "linear_prediction", "gap", "gap_null")
 # Ends of JSON keys in files of earlier versions -> the present ones.
 FORMER_KEYS = {"ceiling": "topline", "floor": "baseline"}
 
@@ -47,7 +49,8 @@ class ClipResult:
         everywhere: Likelihoods of all samples.
         at_onsets: Likelihoods of the samples after onsets.
         ratios: Conditioning ratio of each layer.
-        scores: The scores by name; without a transcriber there is no F1.
+        scores: The scores by name; without a transcriber its scores are missing.
+        noise: How much louder than the recording the quiet parts of the spectrum are.
         transcription: Transcribed notes of the generated audio; None without a transcriber.
         code_counts: How many frames have each argmax code, [K]; None for a model without codes.
     """
@@ -58,6 +61,7 @@ class ClipResult:
     at_onsets: PairedLikelihood
     ratios: list[float]
     scores: dict[str, Score]
+    noise: NoiseExcess
     transcription: Notes | None
     code_counts: np.ndarray | None
 
@@ -67,6 +71,7 @@ def summarize(
     effects: Counterfactuals | None,
     drifts: dict[str, Drift],
     transcriber_name: str | None,
+    second_transcriber_name: str | None,
 ) -> dict[str, Any]:
     """Means over the clips with their intervals by bootstrap over the recordings, and the values of each clip.
 
@@ -75,12 +80,14 @@ def summarize(
         effects: The counterfactuals, if there are any.
         drifts: Drift of each long clip, by name.
         transcriber_name: Name of the transcriber, if there is one.
+        second_transcriber_name: Name of the second one, if there is one.
 
     Returns:
         Plain JSON values, without NaN: the content of scores.json.
     """
     recordings = [clip_source(clip.clip.name) for clip in clips]
     result: dict[str, Any] = {"clips": len(clips), "recordings": len(set(recordings)), "transcriber": transcriber_name}
+    result["second_transcriber"] = second_transcriber_name
     result |= _mean_likelihoods([clip.everywhere for clip in clips], recordings, "")
     result |= _mean_likelihoods([clip.at_onsets for clip in clips], recordings, "_onsets")
     for name in SCORE_NAMES:
@@ -88,6 +95,7 @@ def summarize(
             (clip.scores[name], source) for clip, source in zip(clips, recordings, strict=True) if name in clip.scores
         ]
         result |= _mean_scores(name, [score for score, _ in measured], [source for _, source in measured])
+    result["noise_excess_db"] = summarize_noise([clip.noise for clip in clips], recordings)
     result["conditioning_ratios"] = [mean(layer) for layer in zip(*(clip.ratios for clip in clips), strict=True)]
     counts = [clip.code_counts for clip in clips if clip.code_counts is not None]
     result["n_codes"] = len(counts[0]) if counts else 0
@@ -123,7 +131,7 @@ def _mean_scores(name: str, scores: list[Score], recordings: list[str]) -> dict[
 def _clip_values(result: ClipResult) -> dict[str, Any]:
     likelihoods = {"likelihood": asdict(result.everywhere), "likelihood_onsets": asdict(result.at_onsets)}
     scores = {name: asdict(score) for name, score in result.scores.items()}
-    return {"clip": result.clip.name, **likelihoods, **scores}
+    return {"clip": result.clip.name, **likelihoods, **scores, "noise_excess_db": asdict(result.noise)}
 
 
 def _json_values(value: Any) -> Any:

@@ -17,9 +17,11 @@ from midi2wave.evaluation.clips import ReferenceClip
 from midi2wave.evaluation.conditioning_ratios import clip_conditioning_ratios
 from midi2wave.evaluation.likelihood import paired_likelihood
 from midi2wave.evaluation.metrics import chroma_similarity, multi_resolution_stft, onset_agreement
+from midi2wave.evaluation.noise_excess import NoiseExcess, noise_excess, quantize
 from midi2wave.evaluation.results import ClipResult, Score
 from midi2wave.evaluation.synthesizer import Synthesizer, generate_clips
 from midi2wave.evaluation.transcription import Notes, Transcriber, note_f1, played_notes
+from midi2wave.evaluation.transkun_transcriber import TranskunTranscriber, event_scores, performed_events
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.sampling.pieces import prompt_frames
 from midi2wave.sampling.synthesis import encode
@@ -29,7 +31,11 @@ if TYPE_CHECKING:
 
 
 def score_clips(
-    synthesizer: Synthesizer, clips: list[ReferenceClip], outputs: list[np.ndarray], transcriber: Transcriber | None
+    synthesizer: Synthesizer,
+    clips: list[ReferenceClip],
+    outputs: list[np.ndarray],
+    transcriber: Transcriber | None,
+    second: TranskunTranscriber | None,
 ) -> Iterator[ClipResult]:
     """Likelihoods and scores of each clip."""
     model, data = synthesizer.model, synthesizer.data
@@ -43,12 +49,15 @@ def score_clips(
         if transcriber is not None:
             transcription, f1 = _note_scores(output, clip, other, start, data.audio_hz, transcriber)
             scores |= f1
+        if second is not None:
+            scores |= _event_scores(output, clip, other, start, data.audio_hz, second)
+        noise = _noise(output, clip, other, start, data, codes=not model.decoder.mixture)
         ratios = clip_conditioning_ratios(model, clip.truth, clip.performance, data)
         counts, n_codes = None, model.n_codes
         if n_codes:
             codes = encode(model, clip.performance, clip.n_frames, data)
             counts = np.bincount(codes.frames(0, clip.n_frames), minlength=n_codes)
-        yield ClipResult(clip, output, everywhere, at_onsets, ratios, scores, transcription, counts)
+        yield ClipResult(clip, output, everywhere, at_onsets, ratios, scores, noise, transcription, counts)
 
 
 def _audio_scores(
@@ -76,6 +85,27 @@ def _note_scores(
         "f1": Score(*(note_f1(*pair) for pair in pairs)),
         "f1_offsets": Score(*(note_f1(*pair, with_offsets=True) for pair in pairs)),
     }
+
+
+def _event_scores(
+    output: np.ndarray, clip: ReferenceClip, other: ReferenceClip, start: float, hz: int, second: TranskunTranscriber
+) -> dict[str, Score]:
+    """The scores of the second transcriber from `start` seconds on."""
+    end = len(clip.truth) / hz
+    own, wrong = (performed_events(one.performance, start, end) for one in (clip, other))
+    detected, truth = (second.events(pcm, hz).between(start, end) for pcm in (output, clip.truth))
+    measured = [event_scores(*pair) for pair in ((own, detected), (own, truth), (wrong, detected))]
+    return {f"transkun_{name}": Score(*(scores[name] for scores in measured)) for name in measured[0]}
+
+
+def _noise(
+    output: np.ndarray, clip: ReferenceClip, other: ReferenceClip, start: float, data: DataConfig, *, codes: bool
+) -> NoiseExcess:
+    """The noise of the audio from `start` seconds on."""
+    rounded = quantize(clip.truth, data.preemphasis, codes=codes)
+    first = round(start * data.audio_hz)
+    own, truth, wrong, rounded = (pcm[first:] for pcm in (output, clip.truth, other.truth, rounded))
+    return noise_excess(own, truth, wrong, rounded, data.audio_hz)
 
 
 def measure_drifts(

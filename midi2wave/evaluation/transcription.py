@@ -1,6 +1,6 @@
 """Transcription of audio into notes, and their F1 against the notes of the MIDI.
 
-    pip install -r requirements-transcribe.txt && pip install --no-deps basic-pitch==0.4.0
+    pip install -r requirements-transcribe.txt && pip install --no-deps basic-pitch==0.4.0 transkun==2.0.1
 
 The transcriber is Spotify's basic-pitch (Bittner et al., ICASSP 2022, arXiv 2203.09893), whose weights are part of its
 package, in onnxruntime; the scores are mir_eval's. Both are optional: without them there is no F1.
@@ -21,7 +21,7 @@ import numpy as np
 from midi2wave.audio.io import write_wav
 from midi2wave.midi.performance import Performance, sounding_offset
 
-INSTALL = "pip install -r requirements-transcribe.txt && pip install --no-deps basic-pitch==0.4.0"
+INSTALL = "pip install -r requirements-transcribe.txt && pip install --no-deps basic-pitch==0.4.0 transkun==2.0.1"
 ONSET_TOLERANCE_SECONDS = 0.05
 PITCH_TOLERANCE_CENTS = 50.0
 # Tolerance of the offset, as a share of the length of a note (or 50 ms if that is more); only with_offsets.
@@ -97,20 +97,26 @@ def matched(reference: Notes, estimate: Notes) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Which reference notes were detected, bool [N], and which estimated ones are correct, bool [M].
     """
+    detected, correct = np.zeros(len(reference.onset), bool), np.zeros(len(estimate.onset), bool)
+    pairs = matched_pairs(reference, estimate)
+    detected[pairs[:, 0]] = correct[pairs[:, 1]] = True
+    return detected, correct
+
+
+def matched_pairs(reference: Notes, estimate: Notes) -> np.ndarray:
+    """The notes that `matched` matches: indices of reference and estimate, int64 [K, 2]."""
     from mir_eval.transcription import match_notes
 
-    detected, correct = np.zeros(len(reference.onset), bool), np.zeros(len(estimate.onset), bool)
-    if len(detected) and len(correct):
-        pairs = match_notes(
-            *_intervals(reference),
-            *_intervals(estimate),
-            onset_tolerance=ONSET_TOLERANCE_SECONDS,
-            pitch_tolerance=PITCH_TOLERANCE_CENTS,
-            offset_ratio=None,
-        )
-        for i, j in pairs:
-            detected[i] = correct[j] = True
-    return detected, correct
+    if not (len(reference.onset) and len(estimate.onset)):
+        return np.empty((0, 2), dtype=np.int64)
+    pairs = match_notes(
+        *_intervals(reference),
+        *_intervals(estimate),
+        onset_tolerance=ONSET_TOLERANCE_SECONDS,
+        pitch_tolerance=PITCH_TOLERANCE_CENTS,
+        offset_ratio=None,
+    )
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def _intervals(notes: Notes) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from midi2wave.data.pairing import mismatched_pairs
 from midi2wave.evaluation import synthesizer
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.report import table
+from midi2wave.evaluation.transkun_transcriber import performed_events
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.utils import folder_lock
 from tests.helpers.fake_piano import HZ, melody, play, play_batch
@@ -31,7 +32,7 @@ from tests.helpers.pipeline import (
 
 SECONDS, LONG_SECONDS = 3.0, 12.0
 KEYS = {"nll_true", "nll_shuffled", "nll_null", "gap", "gap_onsets", "f1", "f1_topline", "f1_baseline", "chroma"}
-KEYS |= {"chroma_topline", "chroma_baseline", "mrstft", "transcriber"}
+KEYS |= {"chroma_topline", "chroma_baseline", "mrstft", "transcriber", "nll_linear_prediction", "noise_excess_db"}
 PROMPTED = settings("evaluate_config.mode=prompted", "evaluate_config.teacher_length=2")
 
 needs_transcriber = pytest.mark.skipif(
@@ -135,6 +136,7 @@ def test_correct_audio_reaches_the_topline(options, generated, tmp_path):
     assert result["chroma"] > 0.9 and result["onsets"] > 0.9 and result["mrstft"] < 0.6
     assert result["chroma_baseline"] < 0.4 and result["mrstft_baseline"] > 2
     assert result["chroma_topline"] == pytest.approx(1) and result["mrstft_topline"] == 0
+    assert all(abs(octave["median"]) < 12 < octave["median_baseline"] + 40 for octave in result["noise_excess_db"])
     low, high = result["chroma_interval"]
     assert low <= result["chroma"] <= high
     saved = json.loads((tmp_path / "out/scores.json").read_text())
@@ -154,6 +156,7 @@ def test_noise_scores_like_the_baseline(without_pictures, options, generated):
     generated(make_noise())
     result = call(evaluate, *options, "--json").result
     assert result["chroma"] < 0.2 and result["onsets"] < 0.2 and result["mrstft"] > 2
+    assert min(octave["percentile_10"] for octave in result["noise_excess_db"]) > 10
 
 
 @needs_transcriber
@@ -194,6 +197,44 @@ def test_without_a_transcriber_there_is_no_f1(without_pictures, options, generat
     assert result["chroma"] > 0.9 and result["gap"] is not None
     words = call(evaluate, *options).out
     assert "F1 of" not in words and "no transcriber is installed" in words and "chroma similarity" in words
+
+
+def test_scores_of_the_second_transcriber(without_pictures, options, generated, monkeypatch):
+    """It detects exactly what was played in the recordings, and in the generated audio the notes without the pedal."""
+    pytest.importorskip("mir_eval")
+
+    class Second:
+        name = "second 1"
+
+        def events(self, pcm, audio_hz):
+            piece = next(one for one in pieces if np.array_equal(one.truth, pcm)) if pcm.any() else pieces[0]
+            assert audio_hz == HZ
+            return performed_events(piece.performance, 0, SECONDS)
+
+    generated(play_silence)
+    pieces = []
+    load = evaluate._test_clips
+    monkeypatch.setattr(evaluate, "_test_clips", lambda *args: (pieces.extend(load(*args)[0]), load(*args))[1])
+    monkeypatch.setattr(evaluate, "_load_second_transcriber", lambda _: Second())
+    result = call(evaluate, *options, "--json").result
+    assert result["second_transcriber"] == "second 1"
+    for name in ("transkun_f1", "transkun_f1_offsets", "transkun_velocity"):
+        assert result[f"{name}_topline"] == pytest.approx(1)
+        assert result["per_clip"][0][name]["value"] == pytest.approx(1)  # All silence is transcribed as the first clip.
+        assert result["per_clip"][2][name]["value"] is None or result["per_clip"][2][name]["value"] < 0.5
+    words = table(result)
+    assert "F1, second transcriber" in words and "second transcriber: second 1" in words
+    del result["second_transcriber"], result["noise_excess_db"], result["nll_linear_prediction"]
+    words = table(result)  # As in files of earlier versions.
+    assert "second transcriber" not in words and "noise" not in words and "linear prediction" not in words
+
+
+def test_the_table_has_the_noise_and_the_linear_prediction(without_pictures, options, generated):
+    generated(play_midi)
+    lines = {line[:34].strip(): line[34:].split() for line in call(evaluate, *options).out.splitlines()}
+    result = call(evaluate, *options, "--json").result
+    assert float(lines["NLL, linear prediction"][0]) == pytest.approx(result["nll_linear_prediction"], abs=1e-4)
+    assert float(lines["3200 .. 6400 Hz"][0]) == pytest.approx(result["noise_excess_db"][-1]["median"], abs=0.1)
 
 
 def test_existing_audio_is_not_generated_again(without_pictures, options, generated, tmp_path):

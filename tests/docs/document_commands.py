@@ -32,7 +32,9 @@ RUN = {
     ),
     "python inference.py -c config_inference.json": "",
     "python inference.py -c config_inference.json --midi song.mid --out songs": "",
-    "python evaluate.py -c config_evaluate.json": "evaluate_config.counterfactuals=false",
+    "python evaluate.py -c config_evaluate.json": (
+        "evaluate_config.counterfactuals=false evaluate_config.second_transcriber=false"
+    ),
     "python inference.py -c config_play.json --midi examples/scale.mid --out played": "",
     "python -m benchmarks.model_speed -c config_train.json": "",
 }

@@ -245,6 +245,7 @@ def evaluation(space: Workspace) -> dict[str, Value]:
             "evaluate_config.mode": mode,
             "evaluate_config.teacher_length": 0.1,
             "evaluate_config.counterfactuals": mode == "free",
+            "evaluate_config.second_transcriber": False,
             "evaluate_config.device": "cpu",
             "evaluate_config.sampler_threads": 1,
             "evaluate_config.global_values": [space.global_values()[0]],

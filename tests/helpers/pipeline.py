@@ -162,6 +162,13 @@ def write_config(folder: Path) -> Path:
             "tail_seconds": 0.1,
             "device": "cpu",
         },
+        "evaluate_config": {
+            "model_filename": f"{folder}/run",
+            "test_dir": f"{folder}/test",
+            "output_dir": f"{folder}/evaluation",
+            # It takes seconds a clip; tests/unit/evaluation/test_transkun_transcriber.py runs it.
+            "second_transcriber": False,
+        },
     }
     path = folder / "config.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -261,6 +261,7 @@ def test_a_folder_of_an_earlier_version_is_accepted(tmp_path, commands):
 def test_a_run_from_training_to_table(pipeline, tmp_path):
     evaluation = tmp_path / "evaluate.json"  # without the model's blocks, which differ from run to run
     keys = {"model_filename": "run", "test_dir": f"{pipeline.folder}/test", "device": "cpu"}
+    keys["second_transcriber"] = False  # It takes seconds a clip.
     evaluation.write_text(json.dumps({"evaluate_config": keys}))
     done = call(
         ablation,

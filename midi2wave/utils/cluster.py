@@ -2,8 +2,8 @@
 
 The package is needed on the workers only, in the version of the caller. Folders must lie under the same paths there.
 Jobs and results travel pickled by this module: the scheduler may lack the package, and would fail to unpickle them.
-What a worker leaves that dies is done by another one. Like every dask cluster, this one must not be open to strangers:
-whoever reaches its scheduler can run code on its workers.
+What a worker leaves that dies, or that turns out to have other code, is done by another one. Like every dask cluster,
+this one must not be open to strangers: whoever reaches its scheduler can run code on its workers.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import pickle
 import platform
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -32,6 +33,9 @@ CONNECT_SECONDS = 10
 # How long to wait for the first worker, and for another one when all are gone.
 WORKER_SECONDS = 60
 POLL_SECONDS = 2.0
+# Jobs on the cluster, beside those that its threads do: so many, and so many more for every thread.
+MIN_JOBS_AHEAD = 32
+JOBS_AHEAD_PER_THREAD = 4
 CLIENT_LOGGERS = ("distributed.client", "distributed.utils", "tornado.application")
 # Modules beside the package, which it imports.
 TOP_LEVEL_MODULES = ("logistic_mixture.py", "wavenet.py")
@@ -220,47 +224,102 @@ def _worker_check() -> Callable[[], str]:
     return check
 
 
-def _submit(client: Any, function: Callable[[Job], Result], jobs: list[Job]) -> list[Any]:
-    """Give the jobs to the cluster; the result of each future is that of `run_job`, or why its worker is refused."""
+def _job_on_worker() -> Callable[[bytes], bytes | tuple[str, str]]:
+    """A function for workers, which runs a pickled job; elsewhere than on a good worker it says why it does not.
+
+    It returns the result of `run_job`, or the worker's address and what is wrong with it.
+    """
     folder, check = os.getcwd(), _worker_check()
 
-    def call(pickled: bytes) -> bytes | str:
+    def call(pickled: bytes) -> bytes | tuple[str, str]:
         if problem := check():  # A worker may have joined after the others were checked.
             from distributed import get_worker
 
-            return f"worker {get_worker().address} {problem}"
+            return get_worker().address, problem
         from midi2wave.utils.cluster import run_job as run_on_worker
 
         return run_on_worker(pickled, folder)
 
-    return [client.submit(call, pickle.dumps((function, job)), pure=False) for job in jobs]
+    return call
+
+
+class _Jobs:
+    """The jobs of one call on the cluster: few are there at once, and none on a worker that has been refused.
+
+    Each wait for results looks at all jobs on the cluster: with all of many thousand files there, waiting would take
+    longer than the work.
+    """
+
+    def __init__(self, client: Any, function: Callable[[Job], Result], jobs: list[Job]) -> None:
+        self._client, self._call = client, _job_on_worker()
+        self._function = function
+        self._waiting = deque(jobs)
+        # The jobs on the cluster, and the workers that may do them; none: all.
+        self._pending: dict[Any, tuple[Job, list[str]]] = {}
+        self._refused: set[str] = set()
+        self._last_seen = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._pending)
+
+    def submit(self) -> None:
+        """Send as many jobs as the workers soon need. Raises InputError if there has been no good worker for long."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        good = [address for address in workers if address not in self._refused]
+        if good:
+            self._last_seen = time.monotonic()
+        elif time.monotonic() - self._last_seen > WORKER_SECONDS:
+            refused = f"; refused: {', '.join(sorted(self._refused))}" if self._refused else ""
+            raise InputError(
+                f"--backend dask: no worker is left since {WORKER_SECONDS} s, {count_of(len(self), 'file')} are to "
+                f"be done{refused}; finished files are whole: start workers and run the same command again"
+            )
+        self._take_back(good)
+        n_threads = sum(workers[address]["nthreads"] for address in good)
+        while good and self._waiting and len(self._pending) < MIN_JOBS_AHEAD + JOBS_AHEAD_PER_THREAD * n_threads:
+            job, allowed = self._waiting.popleft(), good if self._refused else []
+            pickled = pickle.dumps((self._function, job))
+            self._pending[self._client.submit(self._call, pickled, pure=False, workers=allowed or None)] = job, allowed
+
+    def _take_back(self, good: list[str]) -> None:
+        """Take back jobs that wait for workers of which none is left: others may have joined."""
+        lost = [future for future, (_, allowed) in self._pending.items() if allowed and not set(allowed) & set(good)]
+        if lost and good:
+            self._client.cancel(lost)
+            self._waiting.extendleft(self._pending.pop(future)[0] for future in lost)
+
+    def results(self) -> Iterator[bytes]:
+        """Wait for results, and return those that are there, pickled; none if none is after a while."""
+        for future, outcome in _finished(list(self._pending)):
+            job, _ = self._pending.pop(future)
+            if isinstance(outcome, bytes):
+                yield outcome
+                continue
+            address, problem = outcome
+            self._waiting.appendleft(job)
+            if address not in self._refused:
+                self._refused.add(address)
+                log(f"--backend dask: worker {address} {problem}; others do its files")
 
 
 def _results(client: Any, function: Callable[[Job], Result], jobs: list[Job]) -> Iterator[Result]:
-    """The results as they come. Raises InputError if no worker or no scheduler is left, or a worker is refused."""
-    pending = _submit(client, function, jobs)
-    last_seen = time.monotonic()
-    while pending:
-        if client.scheduler_info(n_workers=-1)["workers"]:
-            last_seen = time.monotonic()
-        elif time.monotonic() - last_seen > WORKER_SECONDS:
-            raise InputError(
-                f"--backend dask: no worker is left since {WORKER_SECONDS} s, {count_of(len(pending), 'file')} are to "
-                "be done; finished files are whole: start workers and run the same command again"
-            )
-        for future, outcome in _finished(pending):
-            pending.remove(future)
-            if isinstance(outcome, str):
-                raise InputError(f"--backend dask: {outcome}; finished files are whole: run the same command again")
-            result: Result = pickle.loads(outcome)
+    """The results as they come. Raises InputError if no good worker or no scheduler is left."""
+    remaining = _Jobs(client, function, jobs)
+    while remaining:
+        remaining.submit()
+        for pickled in remaining.results():
+            result: Result = pickle.loads(pickled)
             yield result
 
 
-def _finished(futures: list[Any]) -> Iterator[tuple[Any, bytes | str]]:
+def _finished(futures: list[Any]) -> Iterator[tuple[Any, bytes | tuple[str, str]]]:
     """Those futures that are done, with their results; none if none is after a while."""
     from distributed import wait
     from distributed.scheduler import KilledWorker
 
+    if not futures:
+        time.sleep(POLL_SECONDS)
+        return
     try:
         done, _ = wait(futures, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED")
         for future in done:

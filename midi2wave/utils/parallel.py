@@ -28,7 +28,7 @@ BACKENDS = ("loky", "dask")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that works on many files."""
     help_ = "files at once on this machine, at most one per core (default 1)"
-    parser.add_argument("-j", "--jobs", type=int, default=1, help=help_)
+    parser.add_argument("-j", "--jobs", type=int, help=help_)
     parser.add_argument(
         "--backend",
         choices=BACKENDS,
@@ -40,13 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Check the options of `add_arguments`; -j becomes at most the number of cores, with a message.
+    """Check the options of `add_arguments`; -j becomes at most the number of cores, with a message, and 1 by default.
 
     Raises:
         InputError: A value is impossible.
     """
-    if args.jobs < 1:
+    if args.jobs is not None and args.jobs < 1:
         raise InputError(f"--jobs is {args.jobs}, expected 1 or more")
+    if args.backend == "dask" and args.jobs is not None:
+        log(
+            f"--jobs {args.jobs} has no effect with --backend dask: its workers do as many files at once as they have "
+            "threads (dask worker --nthreads)"
+        )
+    args.jobs = args.jobs or 1
     n_cores = usable_cores()
     if args.backend == "loky" and args.jobs > n_cores:
         log(f"--jobs {args.jobs} is more than the cores there are; {count_of(n_cores, 'file')} at once")

@@ -11,14 +11,17 @@ situations:
 - busy: one process on every core computes without end, which the benchmark starts and ends
 - one core: the process may use one core only
 - four at once: four such processes side by side; speeds are their sum
+- follower starved: the second thread may use the last core only, where a busy process has precedence (Linux). That is
+  how a user without further rights stops one thread: a signal stops a whole process.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,8 @@ PLAYERS = {
     "pretrained/disklavier.safetensors": 1.0,
 }
 TEMPERATURE = 0.8
-SITUATIONS = ("idle", "busy", "one core", "four at once")
+STARVED = "follower starved"
+SITUATIONS = ("idle", "busy", "one core", "four at once", STARVED)
 N_AT_ONCE = 4
 BUSY_PROGRAM = "while True: pass"
 
@@ -49,6 +53,8 @@ def play(arguments: argparse.Namespace) -> dict[str, float]:
     """
     import midi2wave
 
+    if arguments.starve:
+        starve_followers()
     threads, weights = arguments.threads[0], arguments.weights[0]
     model = midi2wave.load(arguments.model[0], "cpu", threads=threads, weights=weights)
     guidance = PLAYERS.get(arguments.model[0], 1.0)
@@ -68,10 +74,34 @@ def play(arguments: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def starve_followers() -> None:
+    """Let the followers of this process have only what other processes leave of its last core."""
+    from midi2wave.sampling.engines import cpu
+
+    first, last = first_and_last_core()
+    kernel = cpu.play
+
+    def play(weights: Any, group: Any, block: Any, thread: int, n_threads: int) -> None:
+        # A thread of the pool may be the first one in one block, and a follower in the next.
+        os.sched_setaffinity(0, {last if thread else first})
+        os.sched_setscheduler(0, os.SCHED_IDLE if thread else os.SCHED_OTHER, os.sched_param(0))
+        kernel(weights, group, block, thread, n_threads)
+
+    setattr(cpu, "play", play)  # noqa: B010 - mypy knows another type for the compiled function.
+
+
+def first_and_last_core() -> tuple[int, int]:
+    """The cores for the first thread and for its followers. Raises InputError if there are no two."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < 2:
+        raise InputError(f"--situation {STARVED!r} needs Linux and two cores")
+    return cores[0], cores[-1]
+
+
 @contextmanager
-def busy_processes(n: int) -> Iterator[None]:
+def busy_processes(n: int, prefix: Sequence[str] = ()) -> Iterator[None]:
     """N processes that compute without end, within."""
-    processes = [subprocess.Popen([sys.executable, "-c", BUSY_PROGRAM]) for _ in range(n)]
+    processes = [subprocess.Popen([*prefix, sys.executable, "-c", BUSY_PROGRAM]) for _ in range(n)]
     try:
         yield
     finally:
@@ -90,10 +120,14 @@ def measure(situation: str, model: str, weights: str, threads: int, seconds: flo
     """One row: play in a process of its own, or in four, in this situation."""
     n_at_once = N_AT_ONCE if situation == "four at once" else 1
     prefix = ["taskset", "-c", "0"] if situation == "one core" else []
-    with busy_processes(usable_cores() if situation == "busy" else 0):
+    options, busy_prefix = [], []
+    n_busy = usable_cores() if situation == "busy" else 0
+    if situation == STARVED:
+        options, busy_prefix, n_busy = ["--starve"], ["taskset", "-c", str(first_and_last_core()[1])], 1
+    with busy_processes(n_busy, busy_prefix):
         processes = [
             subprocess.Popen(
-                prefix + command(model, weights, threads, seconds),
+                [*prefix, *command(model, weights, threads, seconds), *options],
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=Path(__file__).resolve().parents[1],
@@ -144,6 +178,7 @@ def main() -> int:
     parser.add_argument("--situation", nargs="+", choices=SITUATIONS, default=list(SITUATIONS))
     parser.add_argument("--seconds", type=float, default=12.3, help="how much is played")
     parser.add_argument("--play_since", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--starve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.play_since is not None:
         print(json.dumps(play(args)))

@@ -14,7 +14,7 @@ What makes it fast:
 
 import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -50,6 +50,9 @@ MIN_COMMON_PORTION = 0.75
 JUDGED_SAMPLES = 4096
 MIN_REST_SAMPLES = 8192
 MAX_REST_SAMPLES = 131_072
+# How long a block waits for followers that have not left the one before: most nap for some milliseconds at most. It
+# begins without those that have lost their core.
+FOLLOWER_WAIT_SECONDS = 0.01
 # The more streams, the smaller the largest block, but never below this.
 MIN_LARGEST_BLOCK_FRAMES = 8
 
@@ -107,6 +110,7 @@ class _Group:
     streams: slice  # of the batch
     rows: slice | np.ndarray  # of the conditioning: with guidance two for each stream
     policy: FollowerPolicy = field(default_factory=FollowerPolicy)
+    followers: list[Future[None]] = field(default_factory=list)  # of the last block in which they took part
 
 
 def _to_input_type(values: np.ndarray, bfloat16: bool) -> np.ndarray:
@@ -234,19 +238,31 @@ class _ThreadGroups:
             Drawn samples int64 [T, B], and with teacher samples the parameters float32 [T, B, P], else none [0, B, P].
         """
         blocks = [self._block(group, start, inputs, uniforms, teacher_samples) for group in self.groups]
-        jobs = [
-            (group.weights, group.state, block, thread, group.n_threads)
-            for group, block in zip(self.groups, blocks, strict=True)
-            for thread in range(group.n_threads if group.policy.take_part else 1)
-        ]
-        done, _ = wait([self.pool.submit(play, *job) for job in jobs], return_when=FIRST_EXCEPTION)
-        if failed := [job for job in done if job.exception()]:
-            self.stop()  # Else the other threads of the group would wait for it forever.
-            failed[0].result()
+        leaders = [self._begin(group, block) for group, block in zip(self.groups, blocks, strict=True)]
+        wait(leaders, return_when=FIRST_EXCEPTION)
+        self._raise_failures([*leaders, *(follower for group in self.groups for follower in group.followers)])
         for group in self.groups:
             group.policy.note(len(uniforms), int(group.state.flags[group.n_threads * FLAG_STRIDE + 1]))
         samples = np.concatenate([block.samples for block in blocks], axis=1)
         return samples, np.concatenate([block.params for block in blocks], axis=1)
+
+    def _begin(self, group: _Group, block: Block) -> Future[None]:
+        """Let the threads of a group sample a block; returns the first one's job, which depends on no other."""
+        _, late = wait(group.followers, timeout=FOLLOWER_WAIT_SECONDS)
+        self._raise_failures(group.followers)
+        arguments = group.weights, group.state, block
+        leader = self.pool.submit(play, *arguments, 0, group.n_threads)
+        if not late:  # Else it may still write its rows of a former sample.
+            group.followers.clear()
+            for thread in range(1, group.n_threads if group.policy.take_part else 1):
+                group.followers.append(self.pool.submit(play, *arguments, thread, group.n_threads))
+        return leader
+
+    def _raise_failures(self, jobs: list[Future[None]]) -> None:
+        """Stop all threads and raise the error of a job that has failed."""
+        if failed := [job for job in jobs if job.done() and job.exception()]:
+            self.stop()
+            failed[0].result()
 
     def _block(
         self,

@@ -38,7 +38,8 @@ PREFETCH_DISTANCE = 2
 # int64 words from one thread's flag to the next: a cache line each.
 FLAG_STRIDE = 8
 # After the threads' flags: what the first thread does (`_sample_flag`), and whether all are to stop. In the word after
-# the former it leaves how many samples of a block all threads computed together.
+# the former it leaves how many samples of a block all threads computed together, and then how many it began with the
+# others and had to compute alone, after waiting for them.
 N_GROUP_FLAGS = 2
 # A thread's flag while it neither works nor spins: the first thread does not wait for it.
 AWAY = -(2**62)
@@ -170,7 +171,7 @@ def _lead(weights: Pointers, group: Pointers, block: Pointers, n_threads: int) -
     """Sample one block as the first thread: with the followers where all are running, else alone."""
     flags, mode, stop = group.flags, n_threads * FLAG_STRIDE, (n_threads + 1) * FLAG_STRIDE
     phases = weights.n_layers + 3
-    n_common = 0
+    n_common = n_left = 0
     precompute_due_gates(weights, group, block, 0)
     for i in range(block.n_samples):
         if observe(flags, stop) != 0:
@@ -183,12 +184,14 @@ def _lead(weights: Pointers, group: Pointers, block: Pointers, n_threads: int) -
         if n_threads > 1:
             publish(flags, mode, _sample_flag(time, WITH_FOLLOWERS if together else WITHOUT_FOLLOWERS))
         _run_layers(weights, group, block, i, epoch, together)
+        n_left += together
         together = together and _finish_together(weights, group, block, i, epoch, n_threads)
         if not together:
             _finish_alone(weights, group, block, i, n_threads)
         n_common += together
         draw(weights, group, block, i, 0 if together else 1)
     flags[mode + 1] = n_common
+    flags[mode + 2] = n_left - n_common
     publish(flags, mode, _sample_flag(block.start + block.n_samples, PENDING))
 
 
@@ -203,7 +206,7 @@ def _follow_block(weights: Pointers, group: Pointers, block: Pointers, thread: i
     while observe(flags, stop) == 0:
         announced = observe(flags, mode)
         time, kind = announced >> 2, announced & 3
-        if kind == PENDING and time >= end:
+        if time >= end:  # The first thread may have begun the next block already, or ended it.
             break
         if kind != PENDING and last < time < end:
             last = time

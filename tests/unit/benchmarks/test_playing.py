@@ -1,11 +1,14 @@
 """The benchmarks of the players, on a tiny model."""
 
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from benchmarks import playing, weight_formats
+from midi2wave.sampling.engines import cpu
 from tests.helpers.pipeline import call
 
 
@@ -29,6 +32,24 @@ def test_players_are_measured(pipeline, monkeypatch):
     assert [row["situation"] for row in rows] == ["idle", "busy"]
     assert all(row["speed"] > 0 and 0 < row["first_block_seconds"] <= row["seconds"] for row in rows)
     assert len(busy) == playing.usable_cores() and all(process.poll() is not None for process in busy)
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: [0])(0)) < 2, reason="needs two cores and Linux")
+def test_followers_are_starved_in_their_own_threads(monkeypatch):
+    """The first thread and a follower are on cores of their own, whatever the thread was before."""
+    seen = []
+
+    def play(_weights, _group, _block, thread, _n_threads):
+        seen.append((thread, os.sched_getaffinity(0), os.sched_getscheduler(0)))
+
+    monkeypatch.setattr(cpu, "play", play)
+    first, last = playing.first_and_last_core()
+    playing.starve_followers()
+    with ThreadPoolExecutor(1) as pool:
+        for thread in (0, 1, 0):
+            pool.submit(cpu.play, None, None, None, thread, 2).result()
+    leader, follower = (0, {first}, os.SCHED_OTHER), (1, {last}, os.SCHED_IDLE)
+    assert seen == [leader, follower, leader]
 
 
 def test_formats_of_weights_are_compared(pipeline, monkeypatch):

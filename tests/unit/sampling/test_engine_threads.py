@@ -75,6 +75,50 @@ def test_a_thread_without_a_core_changes_no_bit(monkeypatch, play, output, threa
     assert torch.equal(played, expected)
 
 
+# A wait takes as many rounds as last one sample, or where the processor's pause is long 14 samples.
+SAMPLES_PER_WAIT = 14
+
+
+def test_a_second_thread_that_is_stopped_for_a_second(monkeypatch):
+    """In the middle of a sample: the first thread goes on, with 0.9 of its work for samples, and over the next blocks.
+
+    A signal stops whole processes only. The second thread waits here until a second of audio has come without it.
+    """
+    model = make_model()
+    conditioning, uniforms = make_sources(model, 1)
+    arguments = model, conditioning, uniforms, 1, 500
+    expected = concatenate(cpu.generate(*arguments, SamplingOptions(threads=1)))
+    resume, counts, resumed_at = threading.Event(), [], []
+
+    def play(weights, group, block, thread, size):
+        if thread == 1 and not counts:
+            group.flags[kernel.FLAG_STRIDE] = block.start * (weights.n_layers + 3) - 1
+            if resume.wait(30):
+                resumed_at.append(block.start)
+            return
+        while thread == 0 and not counts and group.flags[kernel.FLAG_STRIDE] == kernel.AWAY:
+            time.sleep(0.0001)
+        kernel.play(weights, group, block, thread, size)
+        if thread == 0:
+            n_left = int(group.flags[size * kernel.FLAG_STRIDE + 2])
+            rounds = n_left * group.max_spins
+            n_multiply_adds = sum(getattr(weights, name).size for name in ("chain", "past", "skip", "hidden", "output"))
+            wait = SAMPLES_PER_WAIT * rounds * cpu.MULTIPLY_ADDS_PER_SPIN / n_multiply_adds
+            counts.append((block.n_samples, n_left, wait))
+
+    monkeypatch.setattr(cpu, "play", play)
+    blocks = cpu.generate(*arguments, SamplingOptions(threads=2))
+    played = []
+    while sum(block.shape[1] for block in played) < 250 * model.hop:  # A second.
+        played.append(next(blocks))
+    assert not resumed_at
+    n_samples, n_left, waits = map(sum, zip(*counts, strict=True))
+    assert n_left == 1 and n_samples >= 0.9 * (n_samples + waits)
+    resume.set()
+    played += blocks
+    assert resumed_at == [0] and torch.equal(torch.cat(played, dim=1), expected)
+
+
 @pytest.mark.parametrize("threads", [2, 3, 4])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_waits_that_run_out_anywhere_change_no_bit(monkeypatch, threads, guidance):

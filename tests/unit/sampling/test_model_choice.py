@@ -76,18 +76,72 @@ def test_fast_needs_a_second_model(pipeline, tmp_path):
     assert_refused(call(inference, *arguments), "--quality fast", "fast_model_filename")
 
 
-def test_the_speed_is_audio_per_second(pipeline, monkeypatch):
-    """By a clock that goes on 10 ms whenever somebody looks; the first block, which compiles, does not count."""
+class FakeMachine:
+    """Clocks of a machine on which a model makes a block of 20 ms of audio in `block_seconds` of CPU time.
+
+    Trial i gets the portion portions[i] of one core; the last one counts for later trials too.
+    """
+
+    def __init__(self, monkeypatch, loaded, block_seconds: float, portions: list[float]) -> None:
+        self.wall = self.cpu = self.slept = 0.0
+        self.n_trials, self.block_seconds, self.portions = 0, block_seconds, portions
+        self.n_samples = loaded.config.data_config.audio_hz // 50
+        clocks = {"perf_counter": lambda: self.wall, "process_time": lambda: self.cpu, "sleep": self.sleep}
+        monkeypatch.setattr(model_choice, "time", SimpleNamespace(**clocks))
+        monkeypatch.setattr(model_choice, "synthesize", self.synthesize)
+
+    def sleep(self, seconds: float) -> None:
+        self.wall += seconds
+        self.slept += seconds
+
+    def synthesize(self, *_, **__):
+        portion = self.portions[min(self.n_trials, len(self.portions) - 1)]
+        self.n_trials += 1
+        yield np.zeros((1, self.n_samples))
+        while True:
+            self.cpu += self.block_seconds
+            self.wall += self.block_seconds / portion
+            yield np.zeros((1, self.n_samples))
+
+
+@pytest.mark.parametrize(
+    ("block_ms", "portions", "speed", "n_trials"),
+    [
+        (8, [1.0], 2.5, 1),  # fast, idle
+        (40, [1.0], 0.5, 1),  # slow, idle: a second trial would tell nothing new
+        (8, [0.5], 2.5, 1),  # on half a core; one core would be enough
+        (8, [0.2, 1.0], 2.5, 1),
+        (40, [0.5, 0.3, 1.0], 0.5, 3),  # until one trial was not disturbed
+        (40, [0.5], 0.5, model_choice.MAX_TRIALS),
+    ],
+)
+def test_a_busy_moment_does_not_choose_the_model(pipeline, monkeypatch, block_ms, portions, speed, n_trials):
     loaded = checkpoint.load_checkpoint(pipeline.folder / "run", "cpu")
-    n = loaded.config.data_config.audio_hz // 50  # 20 ms
-    ticks = iter(range(1000))
-    monkeypatch.setattr(model_choice, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 100))
-    monkeypatch.setattr(model_choice, "synthesize", lambda *_, **__: (np.zeros((1, n)) for _ in range(1000)))
-    n_blocks = round(model_choice.TRIAL_SECONDS * 100) - 1
-    expected = n_blocks * 0.02 / model_choice.TRIAL_SECONDS
-    assert model_choice.measured_speed(loaded, InferenceConfig(model_filename="run")) == pytest.approx(
-        expected, rel=0.15
-    )
+    machine = FakeMachine(monkeypatch, loaded, block_ms / 1000, portions)
+    settings = InferenceConfig(model_filename="run", sampler_threads=1)
+    assert model_choice.measured_speed(loaded, settings) == pytest.approx(speed)
+    assert machine.n_trials == n_trials
+    assert machine.slept == pytest.approx((n_trials - 1) * model_choice.PAUSE_SECONDS)
+    if n_trials == 1 and portions == [1.0]:
+        assert machine.wall <= 0.2
+
+
+def test_a_quota_is_no_busy_moment(pipeline, monkeypatch):
+    """The process never gets more than half a core."""
+    loaded = checkpoint.load_checkpoint(pipeline.folder / "run", "cpu")
+    machine = FakeMachine(monkeypatch, loaded, 0.016, [0.5])
+    monkeypatch.setattr(model_choice, "cpu_quota", lambda: 0.5)
+    settings = InferenceConfig(model_filename="run", sampler_threads=1)
+    assert model_choice.measured_speed(loaded, settings) == pytest.approx(0.625) and machine.n_trials == 1
+
+
+def test_two_threads_that_share_a_core_are_tried_again(pipeline, monkeypatch):
+    """Each had half a core, and together they had one: the first trial says little."""
+    loaded = checkpoint.load_checkpoint(pipeline.folder / "run", "cpu")
+    machine = FakeMachine(monkeypatch, loaded, 0.04, [1.0, 1.9])
+    monkeypatch.setattr(model_choice.engines, "n_threads", lambda *_: 2)
+    assert model_choice.measured_speed(loaded, InferenceConfig(model_filename="run")) == pytest.approx(0.95)
+    assert machine.n_trials == 2
 
 
 def test_the_speed_of_a_real_model(pipeline):

@@ -18,6 +18,7 @@ COMMANDS = [
     "train.py",
     "preprocess_audio.py",
     "inference.py",
+    "play.py",
     "evaluate.py",
     "measure_partials.py",
     "align_labels.py",
@@ -27,7 +28,7 @@ COMMANDS = [
     "-m midi2wave.config",
 ]
 # Libraries whose imports take a tenth of a second and more.
-HEAVY = {"torch", "librosa", "matplotlib", "scipy", "numba"}
+HEAVY = {"torch", "librosa", "matplotlib", "scipy", "numba", "starlette", "uvicorn", "websockets"}
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 

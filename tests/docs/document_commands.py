@@ -46,6 +46,7 @@ TESTED_BY = {
     "train.py": "tests/commands/test_train.py",
     "inference.py": "tests/commands/test_inference.py",
     "evaluate.py": "tests/commands/test_evaluate.py",
+    "play.py": "tests/commands/test_play.py",
     "render_midi.py": "tests/commands/test_render_midi.py",
     "measure_partials.py": "tests/commands/test_measure_partials.py",
     "align_labels.py": "tests/commands/test_align_labels.py",
@@ -70,6 +71,7 @@ TESTED_BY = {
 }
 
 NOT_RUN_COMMANDS = {
+    "benchmarks.live_playing": "a benchmark of some minutes on an idle machine, in a browser",
     "nv_wavenet_bridge.run": "needs a CUDA GPU and a build of nv-wavenet",
     "benchmarks.sampling": "a benchmark of some minutes on an idle machine",
     "benchmarks.training_memory": "a benchmark of some minutes on an idle machine",

@@ -1,0 +1,92 @@
+"""The models that a player can choose from, each with the settings that the shipped configs play it with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from midi2wave.checkpoint import LoadedCheckpoint, load_checkpoint
+from midi2wave.config import InferenceConfig, SamplerWeights, load_config
+from midi2wave.utils.errors import InputError
+
+# The configs that play shipped weights.
+PLAY_CONFIGS = ("config_play.json", "real/config_play.json")
+# A usual temperature of shipped models, for others than theirs.
+DEFAULT_TEMPERATURE = 0.8
+
+
+@dataclass(frozen=True, eq=False)
+class LiveModel:
+    """A model that is played.
+
+    Attributes:
+        path: Where it was loaded from, as the user named it.
+        checkpoint: The model.
+        temperature: The one that it is played with by default.
+        guidance: As temperature.
+        global_labels: As temperature.
+        weights: Number format of its weights.
+        config: The config of inference.py that has these defaults.
+    """
+
+    path: str
+    checkpoint: LoadedCheckpoint
+    temperature: float
+    guidance: float
+    global_labels: tuple[str, ...]
+    weights: SamplerWeights
+    config: str
+
+    def describe(self) -> dict[str, Any]:
+        """What the page states of the model, as JSON values."""
+        model, data = self.checkpoint.model, self.checkpoint.config.data_config
+        return {
+            "path": self.path,
+            "name": Path(self.path).stem,
+            "config": self.config,
+            "audio_hz": data.audio_hz,
+            "hop": model.hop,
+            "lookahead_ms": 1000 * model.context_frames[1] / data.midi_hz,
+            "labels": list(data.global_values),
+            "defaults": {
+                "temperature": self.temperature,
+                "guidance": self.guidance,
+                "labels": list(self.global_labels),
+            },
+        }
+
+
+def load_models(paths: Sequence[str], device: str) -> list[LiveModel]:
+    """Load models.
+
+    Args:
+        paths: As in `midi2wave.load`.
+        device: As in `midi2wave.load`.
+
+    Raises:
+        InputError: One cannot be loaded, or plays no MIDI.
+    """
+    settings: dict[str, tuple[str, InferenceConfig]] = {}
+    for config in reversed(PLAY_CONFIGS):
+        inference = load_config(config, ("inference_config",)).inference_config
+        settings |= {name: (config, inference) for name in (inference.model_filename, inference.fast_model_filename)}
+    models = []
+    for path in paths:
+        config, defaults = settings.get(path, (PLAY_CONFIGS[0], None))
+        models.append(_load(path, device, config, defaults))
+    return models
+
+
+def _load(path: str, device: str, config: str, settings: InferenceConfig | None) -> LiveModel:
+    checkpoint = load_checkpoint(path, device)
+    if not checkpoint.config.data_config.conditional:
+        raise InputError(f"{path} is an unconditional model and plays no MIDI; give another --model")
+    return LiveModel(
+        path=path,
+        checkpoint=checkpoint,
+        temperature=settings.temperature if settings else DEFAULT_TEMPERATURE,
+        guidance=settings.guidance if settings else 1.0,
+        global_labels=tuple(settings.global_values) if settings else (),
+        weights=settings.sampler_weights if settings else "auto",
+        config=config,
+    )

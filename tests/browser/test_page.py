@@ -1,0 +1,228 @@
+"""The page of play.py in a browser: keys, pedal, MIDI keyboards, files and downloads, and what the loudspeaker gets."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+import inference
+from midi2wave.audio.io import read_pcm
+from midi2wave.live.models import load_models
+from midi2wave.live.server import PlayServer
+from tests.helpers.live_server import running, wait_for
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import call, write_midi
+
+pytestmark = pytest.mark.browser
+
+MODEL = "pretrained/rendered.safetensors"
+HZ = 16000
+A4 = 69
+
+
+@pytest.fixture(scope="module")
+def server() -> PlayServer:
+    model = load_models([MODEL], "cpu")
+    # Small and fast enough for a test beside others on two cores.
+    return PlayServer(model, threads=1)
+
+
+@pytest.fixture(scope="module")
+def address(server: PlayServer) -> Iterator[str]:
+    with running(server) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, address: str, server: PlayServer) -> Iterator[webdriver.Chrome]:
+    """The page, ready to play at guidance 1; nothing must be logged as an error."""
+    browser.get(address)
+    wait_for(lambda: text(browser, "status") == "Play a key, or drop a MIDI file.")
+    set_value(browser, "guidance", 1)
+    yield browser
+    errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert errors == []
+    browser.get("about:blank")
+    wait_for(lambda: not server.sessions)  # Closing the page stops the work.
+
+
+def text(page: webdriver.Chrome, name: str) -> str:
+    return page.find_element(By.ID, name).text
+
+
+def set_value(page: webdriver.Chrome, name: str, value: object) -> None:
+    """Change a setting as its field does."""
+    field = f"document.getElementById('settings').elements.{name}"
+    page.execute_script(f"{field}.value = '{value}'; {field}.dispatchEvent(new Event('change', {{bubbles: true}}))")
+
+
+def press(page: webdriver.Chrome, *keys: str) -> None:
+    for key in keys:
+        ActionChains(page, duration=0).key_down(key).perform()
+
+
+def release(page: webdriver.Chrome, *keys: str) -> None:
+    for key in keys:
+        ActionChains(page, duration=0).key_up(key).perform()
+
+
+def captured(page: webdriver.Chrome) -> np.ndarray:
+    """What the loudspeaker got since the last call; at the first call capturing begins, once there is sound."""
+    script = """
+    const done = arguments[0];
+    midi2wave.player.addEventListener("captured", ({detail}) => done(Array.from(detail.values)), {once: true});
+    midi2wave.player.post({type: "capture"});
+    """
+    return np.array(page.execute_async_script(script))
+
+
+def sound(page: webdriver.Chrome, seconds: float) -> np.ndarray:
+    """What the loudspeaker gets from now on, float64 [T]."""
+    captured(page)
+    samples: list[np.ndarray] = []
+    wait_for(lambda: samples.append(captured(page)) or sum(map(len, samples)) >= seconds * HZ)
+    return np.concatenate(samples)
+
+
+def level_db(samples: np.ndarray, pitch: int) -> float:
+    """Level of a pitch's fundamental in dB: in a band of half a semitone on both sides."""
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) / len(samples)
+    hz = np.fft.rfftfreq(len(samples), 1 / HZ)
+    centre = 440 * 2 ** ((pitch - 69) / 12)
+    band = (hz > centre * 2 ** (-1 / 24)) & (hz < centre * 2 ** (1 / 24))
+    return 20 * np.log10(np.sqrt((spectrum[band] ** 2).sum()) + 1e-9)
+
+
+def strongest_pitch(samples: np.ndarray) -> int:
+    return max(range(48, 96), key=lambda pitch: level_db(samples, pitch))
+
+
+def is_live(page: webdriver.Chrome) -> bool:
+    return page.execute_script("return midi2wave.live.latencies.length > 0")
+
+
+def test_a_typed_key_sounds_at_its_pitch_and_ends(page: webdriver.Chrome):
+    press(page, "y")  # The upper row begins with C5: its sixth white key is A5.
+    wait_for(lambda: is_live(page))
+    held = sound(page, 0.4)
+    release(page, "y")
+    time.sleep(0.7)
+    released = sound(page, 0.3)
+    assert strongest_pitch(held) == A4 + 12
+    assert level_db(released, A4 + 12) < level_db(held, A4 + 12) - 15
+    latency = page.execute_script("return midi2wave.live.latencies")
+    assert all(100 < value < 2000 for value in latency)  # 104 ms of look-ahead, and what waits in buffers.
+    assert text(page, "latency").endswith(" ms") and text(page, "speed").endswith("real time")
+
+
+def test_the_space_bar_is_the_pedal(page: webdriver.Chrome):
+    press(page, "y")
+    wait_for(lambda: is_live(page))
+    press(page, Keys.SPACE)
+    held = sound(page, 0.3)
+    release(page, "y")
+    time.sleep(0.5)
+    with_pedal = sound(page, 0.3)
+    release(page, Keys.SPACE)
+    time.sleep(0.7)
+    without = sound(page, 0.3)
+    assert level_db(with_pedal, A4 + 12) > level_db(held, A4 + 12) - 15
+    assert level_db(without, A4 + 12) < level_db(with_pedal, A4 + 12) - 10
+
+
+def test_a_midi_keyboard_plays_with_velocity_and_half_pedal(page: webdriver.Chrome, server: PlayServer):
+    page.find_element(By.ID, "midi").click()
+    wait_for(lambda: text(page, "midi") == "Fake keyboard")
+    page.execute_script("fakeMidi.play([0x90, 69, 33]); fakeMidi.play([0xB0, 64, 50]); fakeMidi.play([0x90, 72, 101])")
+    wait_for(lambda: page.execute_script("return midi2wave.live.notes.length") == 2)
+    assert page.execute_script("return midi2wave.live.notes.map(note => note.slice(2))") == [[69, 33], [72, 101]]
+    assert page.find_element(By.CSS_SELECTOR, "[data-pitch='69']").get_attribute("class") == "white down"
+    assert page.find_element(By.ID, "pedal").get_attribute("aria-pressed") == "false"  # Not down by half.
+    page.execute_script("fakeMidi.play([0x90, 72, 0]); fakeMidi.play([0x80, 69, 0])")
+    assert page.find_elements(By.CSS_SELECTOR, "#piano .down") == []
+
+
+def test_keys_can_be_clicked_and_the_octave_shifted(page: webdriver.Chrome):
+    key = page.find_element(By.CSS_SELECTOR, "[data-pitch='60']")
+    assert key.get_attribute("aria-label") == "C 4"
+    ActionChains(page, duration=0).click_and_hold(key).perform()
+    wait_for(lambda: page.execute_script("return midi2wave.live.notes.map(note => note[2])") == [60])
+    ActionChains(page, duration=0).release().perform()
+    press(page, Keys.PAGE_UP)
+    assert page.find_element(By.ID, "octave").text == "C5"
+    press(page, "z")
+    wait_for(lambda: page.execute_script("return midi2wave.live.notes.map(note => note[2])") == [60, 72])
+    release(page, "z", Keys.PAGE_UP)
+
+
+def test_the_download_is_the_wav_of_inference(page: webdriver.Chrome, downloads: Path, tmp_path: Path):
+    notes = [(0.0, 0.25, 60, 80), (0.2, 0.5, 67, 60)]
+    midi = write_midi(tmp_path / "tune.mid", notes)
+    page.find_element(By.ID, "file").send_keys(str(midi))
+    wait_for(lambda: page.execute_script("return midi2wave.player.state.position") > 0)
+    set_value(page, "seed", 7)
+    page.find_element(By.ID, "download").click()
+    wav = downloads / "tune.wav"
+    wait_for(wav.is_file)
+    settings = {"model_filename": ROOT / MODEL, "seed": 7, "guidance": 1, "sampler_threads": 1, "device": "cpu"}
+    options = [part for name, value in settings.items() for part in ("--set", f"inference_config.{name}={value}")]
+    done = call(inference, "-c", "config_play.json", *options, "--midi", midi, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert soundfile.info(wav).subtype == "PCM_16"
+    np.testing.assert_array_equal(read_pcm(wav, HZ), read_pcm(tmp_path / "out/tune.wav", HZ))
+    assert "seed=7" in text(page, "command")
+
+
+def test_two_versions_of_a_file_can_be_compared(page: webdriver.Chrome, tmp_path: Path):
+    midi = write_midi(tmp_path / "tune.mid", [(0.0, 1.9, 60, 80), (3.0, 3.9, 67, 60)])
+    page.find_element(By.ID, "file").send_keys(str(midi))
+    wait_for(lambda: page.execute_script("return midi2wave.files.take?.length > 0"))
+    page.find_element(By.CSS_SELECTOR, "[name=version][value='1']").click()
+    set_value(page, "tempo", 200)
+    set_value(page, "transposition", 12)
+    wait_for(lambda: page.execute_script("return midi2wave.files.take.available(midi2wave.files.now) > 2000"))
+    lengths = page.execute_script("return midi2wave.files.takes.map(take => take.length / 16000)")
+    assert lengths == pytest.approx([5.9, 3.95], abs=0.01)
+    assert page.execute_script("return midi2wave.files.takes.map(take => take.settings.transposition)") == [0, 12]
+    page.execute_script("midi2wave.files.seek(16000 * 3)")  # Beyond what is generated, perhaps.
+    wait_for(lambda: page.execute_script("return midi2wave.files.now") > 16000 * 3)
+    page.find_element(By.CSS_SELECTOR, "[name=version][value='0']").click()
+    assert page.find_element(By.NAME, "tempo").get_attribute("value") == "100"
+    page.find_element(By.ID, "stop").click()
+    assert page.execute_script("return midi2wave.files.playing") is False
+
+
+def test_a_file_that_is_no_music_is_refused_in_words(page: webdriver.Chrome, tmp_path: Path):
+    (tmp_path / "letter.mid").write_text("Dear reader")
+    page.find_element(By.ID, "file").send_keys(str(tmp_path / "letter.mid"))
+    wait_for(lambda: text(page, "status").startswith("This file cannot be played: "))
+    (tmp_path / "huge.mid").write_bytes(bytes(60_000_000))
+    page.find_element(By.ID, "file").send_keys(str(tmp_path / "huge.mid"))
+    wait_for(lambda: "expected at most 2000000" in text(page, "status"))
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1200, "light"), (1200, "dark"), (390, "dark")])
+def test_the_page_fits_and_every_control_has_a_name(page: webdriver.Chrome, width: int, theme: str):
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    feature = {"name": "prefers-color-scheme", "value": theme}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    try:
+        assert page.execute_script("return document.documentElement.scrollWidth") <= width
+        background = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, background.strip("rgb()").split(","))) < 384) == (theme == "dark")
+        for element in page.find_elements(By.CSS_SELECTOR, "main button, main input, main select, canvas, header *"):
+            if element.tag_name in ("button", "input", "select", "canvas"):
+                assert element.accessible_name, element.get_attribute("outerHTML")
+        loaded = page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+        assert loaded and all(name.startswith(page.current_url) for name in loaded)  # Nothing from elsewhere.
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -23,7 +23,7 @@ class LivePerformance:
         self._midi_hz = midi_hz
         self._global_labels = global_labels
         self._notes: list[list[float]] = []  # [onset, offset, pitch, velocity], in order of their onsets for each key
-        self._held: dict[int, list[float]] = {}  # pitch -> its note
+        self._pressed: dict[int, list[float]] = {}  # pitch -> its note
         self._free_frame: dict[int, int] = {}  # pitch -> the first frame at which its next event may be
         self._pedals: dict[int, list[tuple[float, float]]] = {pedal: [] for pedal in PEDALS}
         self._last_forget = 0.0
@@ -45,16 +45,16 @@ class LivePerformance:
         _require_range("pitch", pitch, MIN_PITCH, MAX_PITCH)
         _require_range("velocity", velocity, 1, MAX_VELOCITY)
         frame = max(frame, self._free_frame.get(pitch, 0))
-        if note := self._held.pop(pitch, None):
+        if note := self._pressed.pop(pitch, None):
             note[1] = frame / self._midi_hz
-        self._held[pitch] = [frame / self._midi_hz, np.inf, pitch, velocity]
-        self._notes.append(self._held[pitch])
+        self._pressed[pitch] = [frame / self._midi_hz, np.inf, pitch, velocity]
+        self._notes.append(self._pressed[pitch])
         self._free_frame[pitch] = frame + 1
         return frame
 
     def release(self, pitch: int, frame: int) -> int | None:
         """A key goes up; returns the frame at which it does, or None if it was not down."""
-        note = self._held.pop(pitch, None)
+        note = self._pressed.pop(pitch, None)
         if note is None:
             return None
         frame = max(frame, self._free_frame[pitch])
@@ -80,7 +80,7 @@ class LivePerformance:
 
     def release_all(self, frame: int) -> None:
         """All keys and pedals go up, as when a player leaves."""
-        for pitch in tuple(self._held):
+        for pitch in tuple(self._pressed):
             self.release(pitch, frame)
         for pedal, events in self._pedals.items():
             if events and events[-1][1]:
@@ -111,7 +111,7 @@ class LivePerformance:
         # A negative margin: the end of what is needed is open, its beginning lies before this frame.
         rest = clip(self.snapshot(), 0.0, np.inf, margin=FORGET_AFTER_SECONDS - seconds)
         self._notes = np.stack([rest.onset, rest.offset, rest.pitch, rest.velocity], axis=1).tolist()
-        self._held = {int(note[2]): note for note in self._notes if np.isinf(note[1])}
+        self._pressed = {int(note[2]): note for note in self._notes if np.isinf(note[1])}
         self._pedals = {pedal: [(t, value) for t, value in rest.pedals[pedal].tolist()] for pedal in PEDALS}
 
 

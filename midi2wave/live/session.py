@@ -50,9 +50,13 @@ class _Speed:
     def __init__(self) -> None:
         self._audio = self._computing = 0.0
         self._last_report = 0.0
+        self._noted_first = False
 
     def note(self, audio_seconds: float, computing_seconds: float) -> float | None:
         """Note a block; returns the speed if it is time to report it."""
+        if not self._noted_first:  # It also prepares the stream, and loads compiled code.
+            self._noted_first, self._last_report = True, time.monotonic()
+            return None
         keep = max(0.0, 1 - audio_seconds / SPEED_MEMORY_SECONDS)
         self._audio = keep * self._audio + audio_seconds
         self._computing = keep * self._computing + computing_seconds

@@ -8,6 +8,7 @@ export class Player extends EventTarget {
   constructor() {
     super();
     this.context = null;
+    this.round = 0;
     this.state = { position: 0, buffered: 0, dropouts: 0, waiting: true, ended: false };
   }
 
@@ -17,18 +18,20 @@ export class Player extends EventTarget {
 
   // Open the output; a browser allows it after a key, a click or a touch only.
   async open(modelRate) {
-    if (this.context && this.modelRate === modelRate) {
-      if (this.context.state !== "running") await this.context.resume();
-      return;
-    }
-    await this.context?.close();
+    if (this.modelRate !== modelRate) this.opening = this.openNew(modelRate);
+    await this.opening;
+    if (this.context.state !== "running") await this.context.resume();
+  }
+
+  async openNew(modelRate) {
+    const before = this.context;
     this.modelRate = modelRate;
     this.context = makeContext(modelRate);
+    await before?.close();
     this.analyser = new AnalyserNode(this.context, { fftSize: 2048, smoothingTimeConstant: 0 });
     this.analyser.connect(this.context.destination);
     if (this.context.audioWorklet) await this.openWorklet();
     else this.openScript();
-    await this.context.resume();
   }
 
   async openWorklet() {
@@ -62,6 +65,8 @@ export class Player extends EventTarget {
   }
 
   report(state) {
+    // Reports of what was played before the last `begin` say nothing of what is played now.
+    if (state.round !== this.round) return;
     const before = this.state.dropouts;
     this.state = state;
     this.dispatchEvent(new Event("report"));
@@ -70,7 +75,8 @@ export class Player extends EventTarget {
 
   begin(position, prebufferSeconds) {
     this.state = { ...this.state, position, at: position, buffered: 0, waiting: true, ended: false };
-    this.post({ type: "begin", position, prebuffer: Math.round(prebufferSeconds * this.modelRate) });
+    this.round += 1;
+    this.post({ type: "begin", round: this.round, position, prebuffer: Math.round(prebufferSeconds * this.modelRate) });
   }
 
   push(int16) {

@@ -25,6 +25,7 @@ export class Keys extends EventTarget {
   constructor(piano) {
     super();
     this.holders = new Map(); // pitch -> who holds it
+    this.pedals = new Map(); // pedal -> where it is
     this.buttons = new Map();
     this.octave = 4; // of the lower row
     this.touch = 80; // velocity of the computer's keys
@@ -56,6 +57,7 @@ export class Keys extends EventTarget {
   }
 
   movePedal(pedal, value) {
+    this.pedals.set(pedal, value);
     this.emit("pedal", { pedal, value });
   }
 

@@ -14,7 +14,7 @@ export class Live {
     this.bufferSeconds = MIN_BUFFER_SECONDS;
     this.latencies = []; // from key to loudspeaker, in milliseconds
     this.notes = []; // for the piano roll
-    this.velocities = new Map(); // pitch -> velocity of the last key
+    this.pressed = new Map(); // pitch -> its notes that the server has not placed yet, oldest first
     player.addEventListener("report", () => this.active && this.afterReport());
     player.addEventListener("dropout", () => this.active && this.afterDropout());
     connection.on("block", (block) => this.addBlock(block));
@@ -36,6 +36,7 @@ export class Live {
     this.early = [];
     this.waiting = []; // notes whose sound has not been played yet
     this.notes = [];
+    this.pressed.clear();
     this.leadMs = 0;
     this.rate = rate;
     this.stream = this.connection.begin({ type: "live", ...request });
@@ -59,8 +60,12 @@ export class Live {
     if (this.asleep) this.wake();
     this.connection.send({ type: "key", pitch, velocity, time });
     const note = this.notes.findLast((one) => one[2] === pitch && one[1] === null);
-    if (note) note[1] = Math.max(note[0] + 0.03, this.now + this.player.state.buffered / this.rate + this.leadMs / 1000);
-    if (velocity > 0) this.velocities.set(pitch, velocity);
+    if (note) note[1] = Math.max(note[0] < Infinity ? note[0] + 0.03 : 0, this.now + this.player.state.buffered / this.rate + this.leadMs / 1000);
+    if (!velocity) return;
+    const added = [Infinity, null, pitch, velocity];
+    this.notes.push(added);
+    if (this.notes.length > MAX_NOTES) this.notes.shift();
+    this.pressed.set(pitch, [...(this.pressed.get(pitch) ?? []), added]);
   }
 
   pedal({ pedal, value }) {
@@ -78,8 +83,10 @@ export class Live {
 
   place({ pitch, time, sample }) {
     this.waiting.push({ time, sample });
-    this.notes.push([sample / this.rate, null, pitch, this.velocities.get(pitch)]);
-    if (this.notes.length > MAX_NOTES) this.notes.shift();
+    const note = this.pressed.get(pitch)?.shift();
+    if (!note) return;
+    note[0] = sample / this.rate;
+    if (note[1] !== null) note[1] = Math.max(note[1], note[0] + 0.03); // It was released before it was placed.
   }
 
   addBlock({ stream, samples }) {

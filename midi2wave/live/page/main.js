@@ -101,6 +101,7 @@ function startLive() {
   const request = { model: $("model").selectedIndex, settings: { temperature, guidance, seed, labels } };
   if ($("lead").value === "none") request.lead_ms = 0;
   live.start(request, model().audio_hz).catch((error) => say(`No sound: ${error.message}`, true));
+  for (const [pedal, value] of keys.pedals) live.pedal({ pedal, value });
 }
 
 keys.addEventListener("key", ({ detail }) => {
@@ -314,4 +315,5 @@ function draw() {
 }
 
 keys.showOctave();
+window.addEventListener("resize", () => keys.showOctave());
 requestAnimationFrame(draw);

@@ -10,7 +10,8 @@ export class Ring {
     this.ratio = modelRate / contextRate;
     this.samples = new Float32Array(Math.ceil(CAPACITY_SECONDS * modelRate));
     this.dropouts = 0;
-    this.begin(0, 0);
+    this.round = 0; // how often it began
+    this.begin(0, Infinity);
   }
 
   // Forget what is buffered; the next sample that is pushed is that of `position`, and so many must be there to play.
@@ -62,14 +63,16 @@ export class Ring {
   }
 
   get state() {
-    const { position, buffered, dropouts, waiting, ended } = this;
-    return { position, buffered, dropouts, waiting, ended };
+    const { round, position, buffered, dropouts, waiting, ended } = this;
+    return { round, position, buffered, dropouts, waiting, ended };
   }
 
   // What the main thread asks for, as a message.
   obey(message) {
-    if (message.type === "begin") this.begin(message.position, message.prebuffer);
-    else if (message.type === "push") this.push(message.values);
+    if (message.type === "begin") {
+      this.begin(message.position, message.prebuffer);
+      this.round = message.round;
+    } else if (message.type === "push") this.push(message.values);
     else if (message.type === "end") this.ended = true;
     else if (message.type === "pause") this.paused = message.paused;
     else if (message.type === "prebuffer") this.prebuffer = message.prebuffer;

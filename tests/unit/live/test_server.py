@@ -59,15 +59,15 @@ def offline(server: PlayServer, performance: Performance, n_frames: int | None =
 
 
 def test_live_keys_sound_at_the_sample_that_is_sent_back(port, server):
-    with client(port) as player:
-        player.send(type="live", stream=7, model=0, settings=SETTINGS)
-        start = player.answer("started")
+    with client(port) as page:
+        page.send(type="live", stream=7, model=0, settings=SETTINGS)
+        start = page.answer("started")
         assert start["stream"] == 7 and start["lead_ms"] == pytest.approx(12)  # Of the stack 8, of the upsampling 4.
         blocks, placed = [], None
-        player.send(type="credit", stream=7, until=2000)
-        player.send(type="key", pitch=69, velocity=100, time=1.5)
+        page.send(type="credit", stream=7, until=2000)
+        page.send(type="key", pitch=69, velocity=100, time=1.5)
         while sum(map(len, blocks)) < 2000:
-            message = player.receive()
+            message = page.receive()
             if not isinstance(message, dict):
                 assert message[:2] == (7, sum(map(len, blocks)))
                 blocks.append(message[2])
@@ -81,23 +81,23 @@ def test_live_keys_sound_at_the_sample_that_is_sent_back(port, server):
 
 
 def test_a_file_gives_the_samples_of_offline_generation(port, server, song):
-    with client(port) as player:
-        player.socket.send(song)
-        opened = player.answer("opened")
+    with client(port) as page:
+        page.socket.send(song)
+        opened = page.answer("opened")
         performance = read_midi(io.BytesIO(song))
         assert [note[2] for note in opened["notes"]] == performance.pitch.tolist()
-        start, samples = player.play(1)
+        start, samples = page.play(1)
         assert start["kind"] == "play" and start["audio_hz"] == 4000
-        assert player.answer("ended")["stream"] == 1
+        assert page.answer("ended")["stream"] == 1
     np.testing.assert_array_equal(samples, offline(server, performance))
 
 
 def test_a_file_can_begin_anywhere(port, server, song):
     """From a sample within it on, the stream is one that began a second earlier from silence."""
-    with client(port) as player:
-        player.socket.send(song)
+    with client(port) as page:
+        page.socket.send(song)
         first = round(1.5 * 4000) + 5
-        start, samples = player.play(2, from_sample=first)
+        start, samples = page.play(2, from_sample=first)
         assert start["first"] == first // 16 * 16 and len(samples) == start["n_samples"] - start["first"]
         begin = start["first"] // 16 - round(WARMUP_SECONDS * 250)
     checkpoint = server.models[0].checkpoint
@@ -115,11 +115,11 @@ def test_a_file_can_begin_anywhere(port, server, song):
 
 def test_only_what_is_allowed_is_generated(port, server, song):
     """A file is generated up to the credit, and a new stream takes the place of the old one."""
-    with client(port) as player:
-        player.socket.send(song)
-        _, samples = player.play(1, n_samples=100)
+    with client(port) as page:
+        page.socket.send(song)
+        _, samples = page.play(1, n_samples=100)
         assert 100 <= len(samples) <= 100 + 32 * 16
-        start, samples = player.play(2)
+        start, samples = page.play(2)
         assert len(samples) == start["n_samples"]
 
 
@@ -139,10 +139,10 @@ def test_only_what_is_allowed_is_generated(port, server, song):
     ],
 )
 def test_a_malformed_message_closes_its_connection_only(port, text, reason):
-    with client(port) as other, client(port) as player:
-        player.socket.send(text)
+    with client(port) as other, client(port) as page:
+        page.socket.send(text)
         with pytest.raises(ConnectionClosed) as closed:
-            player.answer("nothing")
+            page.answer("nothing")
         assert closed.value.rcvd.code == 1008 and closed.value.rcvd.reason.startswith(reason)
         other.send(type="live", stream=1, model=0, settings=SETTINGS)
         assert other.answer("started")["stream"] == 1
@@ -157,46 +157,46 @@ def test_a_malformed_message_closes_its_connection_only(port, text, reason):
     ],
 )
 def test_what_cannot_be_played_is_answered(port, request_, reason):
-    with client(port) as player:
-        player.send(stream=9, **request_)
-        refused = player.answer("refused")
+    with client(port) as page:
+        page.send(stream=9, **request_)
+        refused = page.answer("refused")
         assert refused["stream"] == 9 and reason in refused["reason"]
-        player.send(type="live", stream=10, model=0, settings=SETTINGS)
-        assert player.answer("started")["stream"] == 10
+        page.send(type="live", stream=10, model=0, settings=SETTINGS)
+        assert page.answer("started")["stream"] == 10
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"MThd", os.urandom(2000), b"MThd\0\0\0\6\0\0\0\1\0\x60MTrk\0\0\0\4\0\xff\x2f\0"]
 )
 def test_files_that_are_no_music_are_answered(port, data):
-    with client(port) as player:
-        player.socket.send(data)
-        assert player.answer("not_opened")["reason"]
-        player.send(type="stop")
-        player.socket.ping().wait(5)
+    with client(port) as page:
+        page.socket.send(data)
+        assert page.answer("not_opened")["reason"]
+        page.send(type="stop")
+        page.socket.ping().wait(5)
 
 
 def test_settings_of_a_file_change_its_notes(port, server, song):
-    with client(port) as player:
-        player.socket.send(song)
-        _, plain = player.play(1)
+    with client(port) as page:
+        page.socket.send(song)
+        _, plain = page.play(1)
         settings = {**SETTINGS, "tempo": 2.0, "transposition": 12, "velocity_scale": 0.5}
-        player.send(type="play", stream=2, model=0, settings=settings)
-        start = player.answer("started")
+        page.send(type="play", stream=2, model=0, settings=settings)
+        start = page.answer("started")
         assert start["n_samples"] == pytest.approx(8000 + (len(plain) - 8000) / 2, abs=32)
-        player.send(type="play", stream=3, model=0, settings=SETTINGS | {"transposition": 24})
-        assert player.answer("started")
-        player.send(type="play", stream=4, model=0, settings=SETTINGS | {"transposition": 25})
+        page.send(type="play", stream=3, model=0, settings=SETTINGS | {"transposition": 24})
+        assert page.answer("started")
+        page.send(type="play", stream=4, model=0, settings=SETTINGS | {"transposition": 25})
         with pytest.raises(ConnectionClosed):
-            player.answer("started")
+            page.answer("started")
 
 
 def test_an_upload_of_60_mb_is_cut_off(port):
-    with client(port) as other, client(port) as player:
+    with client(port) as other, client(port) as page:
         with contextlib.suppress(ConnectionClosed):
-            player.socket.send(bytes(60_000_000))
+            page.socket.send(bytes(60_000_000))
         with pytest.raises(ConnectionClosed) as closed:
-            player.answer("opened")
+            page.answer("opened")
         assert closed.value.rcvd is None or closed.value.rcvd.code == 1009  # Message too big.
         other.socket.send(bytes(MAX_FILE_BYTES + 1))
         assert "expected at most 2000000" in other.answer("not_opened")["reason"]
@@ -211,61 +211,61 @@ def test_pages_of_another_origin_are_refused(port, origin):
 
 def test_ten_clients_are_served_or_refused_with_a_reason(port, server, song):
     with contextlib.ExitStack() as stack:
-        players = [stack.enter_context(client(port)) for _ in range(MAX_CLIENTS)]
+        pages = [stack.enter_context(client(port)) for _ in range(MAX_CLIENTS)]
         for _ in range(10 - MAX_CLIENTS):
             with pytest.raises(ConnectionClosed) as closed, client(port):
                 pass
             assert closed.value.rcvd.code == 1013 and "all 4 places are taken" in closed.value.rcvd.reason
-        for player in players:
-            player.socket.send(song)
-        samples = [player.play(1)[1] for player in players]
+        for page in pages:
+            page.socket.send(song)
+        samples = [page.play(1)[1] for page in pages]
     assert all((one == samples[0]).all() for one in samples)
     wait_for(lambda: not server.sessions)
 
 
 @pytest.mark.parametrize("politely", [True, False])
 def test_a_client_that_leaves_stops_its_thread(port, server, song, politely):
-    with client(port) as player:
+    with client(port) as page:
         (session,) = server.sessions
-        player.socket.send(song)
-        player.play(1, n_samples=500)
-        player.send(type="credit", stream=1, until=2**40)
+        page.socket.send(song)
+        page.play(1, n_samples=500)
+        page.send(type="credit", stream=1, until=2**40)
         if not politely:
-            player.socket.socket.close()
+            page.socket.socket.close()
     assert session.join(10)
     wait_for(lambda: not server.sessions)
 
 
 def test_a_client_that_reads_nothing_harms_nobody(port, server):
     """Its thread waits for it. Its keys wait too, until there are too many."""
-    with client(port) as other, client(port, max_queue=1) as player:
-        player.send(type="live", stream=1, model=0, settings=SETTINGS)
-        player.send(type="credit", stream=1, until=2**40)
+    with client(port) as other, client(port, max_queue=1) as page:
+        page.send(type="live", stream=1, model=0, settings=SETTINGS)
+        page.send(type="credit", stream=1, until=2**40)
         wait_for(lambda: any(session.outgoing.full() for session in server.sessions))
         other.send(type="live", stream=1, model=0, settings=SETTINGS)
         assert other.answer("started")
-        player.socket.socket.close()
+        page.socket.socket.close()
     wait_for(lambda: not server.sessions)
 
 
 def test_too_many_keys_close_the_connection(port):
-    with client(port) as player:
+    with client(port) as page:
         with contextlib.suppress(ConnectionClosed):
             for _ in range(session_module.MAX_WAITING_EVENTS + 2):
-                player.send(type="key", pitch=60, velocity=60)
+                page.send(type="key", pitch=60, velocity=60)
         with pytest.raises(ConnectionClosed) as closed:
-            player.answer("nothing")
+            page.answer("nothing")
         assert closed.value.rcvd.code == 1008 and "keys and pedals wait" in closed.value.rcvd.reason
 
 
 def test_a_live_stream_without_keys_pauses(port, monkeypatch):
     monkeypatch.setattr(session_module, "IDLE_SECONDS", 0.05)
-    with client(port) as player:
-        player.send(type="live", stream=1, model=0, settings=SETTINGS)
-        player.send(type="credit", stream=1, until=2**40)
-        assert player.answer("idle")["stream"] == 1
-        player.send(type="key", pitch=60, velocity=60)
-        assert player.answer("placed")
+    with client(port) as page:
+        page.send(type="live", stream=1, model=0, settings=SETTINGS)
+        page.send(type="credit", stream=1, until=2**40)
+        assert page.answer("idle")["stream"] == 1
+        page.send(type="key", pitch=60, velocity=60)
+        assert page.answer("placed")
 
 
 def test_the_page_and_nothing_else_is_served(port):
@@ -283,5 +283,5 @@ def test_a_token_is_needed_where_one_is_set():
         assert get(port, "/?token=right", Host="piano.local").status == 200
         with pytest.raises(InvalidStatus), client(port):
             pass
-        with client(port, path="/socket?token=right") as player:
-            player.send(type="stop")
+        with client(port, path="/socket?token=right") as page:
+            page.send(type="stop")

@@ -99,7 +99,7 @@ def _serve(args: argparse.Namespace, sock: socket.socket) -> None:
     # The conditioning of a block is many small operations, which several threads make slower.
     torch.set_num_threads(1)
     sys.setswitchinterval(SWITCH_SECONDS)
-    _warm_up(models[0], args.threads)
+    warm_up(models[0], args.threads)
     token = new_token(sock)
     url = _url(args.host, sock, token)
 
@@ -112,7 +112,7 @@ def _serve(args: argparse.Namespace, sock: socket.socket) -> None:
     make_server(PlayServer(models, args.threads, token, args.clients), announce).run([sock])
 
 
-def _warm_up(model: "LiveModel", threads: int) -> None:
+def warm_up(model: "LiveModel", threads: int) -> None:
     """Generate a moment: the very first call compiles the sampler, for which no player should wait."""
     from midi2wave.live.messages import Settings
     from midi2wave.live.pieces import sampling_options

@@ -66,13 +66,14 @@ def load_models(paths: Sequence[str], device: str) -> list[LiveModel]:
     Raises:
         InputError: One cannot be loaded, or plays no MIDI.
     """
-    settings: dict[str, tuple[str, InferenceConfig]] = {}
+    settings: dict[Path, tuple[str, InferenceConfig]] = {}
     for config in reversed(PLAY_CONFIGS):
         inference = load_config(config, ("inference_config",)).inference_config
-        settings |= {name: (config, inference) for name in (inference.model_filename, inference.fast_model_filename)}
+        names = filter(None, (inference.model_filename, inference.fast_model_filename))
+        settings |= {Path(name).resolve(): (config, inference) for name in names}
     models = []
     for path in paths:
-        config, defaults = settings.get(path, (PLAY_CONFIGS[0], None))
+        config, defaults = settings.get(Path(path).resolve(), (PLAY_CONFIGS[0], None))
         models.append(_load(path, device, config, defaults))
     return models
 

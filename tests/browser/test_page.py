@@ -13,6 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 import inference
+import play
 from midi2wave.audio.io import read_pcm
 from midi2wave.live.models import load_models
 from midi2wave.live.server import PlayServer
@@ -29,8 +30,8 @@ A4 = 69
 
 @pytest.fixture(scope="module")
 def server() -> PlayServer:
-    model = load_models([MODEL], "cpu")
-    # Small and fast enough for a test beside others on two cores.
+    model = load_models([str(ROOT / MODEL)], "cpu")
+    play.warm_up(model[0], threads=1)
     return PlayServer(model, threads=1)
 
 

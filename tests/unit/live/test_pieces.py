@@ -1,0 +1,86 @@
+"""Settings of a file: tempo, transposition and velocities; defaults of shipped models; odd messages."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from midi2wave.live.messages import FileSettings, parse
+from midi2wave.live.models import load_models
+from midi2wave.live.pieces import modified, read_upload
+from midi2wave.midi.performance import SUSTAIN, Performance
+from midi2wave.utils.errors import InputError
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import write_midi
+
+PERFORMANCE = Performance(
+    onset=np.array([0.5, 1.0, 2.0]),
+    offset=np.array([0.75, 1.5, 4.0]),
+    pitch=np.array([21, 60, 108]),
+    velocity=np.array([1, 64, 127]),
+    pedals={SUSTAIN: np.array([[1.0, 127], [3.0, 0]])},
+)
+PLAIN = {"temperature": 0.8, "guidance": 1.0, "seed": 0}
+
+
+def test_tempo_changes_all_times():
+    faster = modified(PERFORMANCE, FileSettings(**PLAIN, tempo=2.0))
+    assert faster.onset.tolist() == [0.25, 0.5, 1.0] and faster.offset.tolist() == [0.375, 0.75, 2.0]
+    assert faster.pedals[SUSTAIN].tolist() == [[0.5, 127], [1.5, 0]]
+    assert faster.velocity.tolist() == [1, 64, 127] and faster.pitch.tolist() == [21, 60, 108]
+
+
+def test_notes_beyond_the_piano_are_left_out():
+    higher = modified(PERFORMANCE, FileSettings(**PLAIN, transposition=1))
+    assert higher.pitch.tolist() == [22, 61] and higher.offset.tolist() == [0.75, 1.5]
+    high = Performance(*(getattr(PERFORMANCE, name)[2:] for name in ("onset", "offset", "pitch", "velocity")), {})
+    with pytest.raises(InputError, match=r"transposition \+1 moves all notes off the piano"):
+        modified(high, FileSettings(**PLAIN, transposition=1))
+
+
+@pytest.mark.parametrize(("scale", "velocities"), [(1.0, [1, 64, 127]), (0.5, [1, 32, 64]), (1.5, [2, 96, 127])])
+def test_velocities_are_scaled_and_stay_in_range(scale, velocities):
+    assert modified(PERFORMANCE, FileSettings(**PLAIN, velocity_scale=scale)).velocity.tolist() == velocities
+
+
+def test_files_of_hours_are_refused(tmp_path):
+    long = write_midi(tmp_path / "long.mid", [(0.0, 0.5, 60, 80), (3700.0, 3701.0, 60, 80)])
+    with pytest.raises(InputError, match="lasts 3701 s, expected at most 3600 s"):
+        read_upload(long.read_bytes())
+
+
+def test_shipped_models_begin_with_the_settings_of_their_configs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rendered, disklavier = load_models(
+        [str(ROOT / "pretrained/rendered.safetensors"), "pretrained/disklavier.safetensors"], "cpu"
+    )
+    assert rendered.describe()["lookahead_ms"] == 104 and disklavier.describe()["lookahead_ms"] == 252
+    assert (rendered.temperature, rendered.guidance, rendered.config) == (0.8, 3.0, "config_play.json")
+    assert (disklavier.guidance, disklavier.global_labels) == (1.0, ("year=2009",))
+    json.dumps(disklavier.describe())
+
+
+def test_odd_messages_are_refused_in_a_line():
+    """Valid messages with bytes changed, removed and added are messages or refused, and nothing else happens."""
+    numbers = random.Random(0)
+    messages = [
+        {"type": "live", "stream": 1, "model": 0, "settings": PLAIN, "lead_ms": 0},
+        {"type": "play", "stream": 1, "model": 0, "settings": {**PLAIN, "tempo": 0.5}, "from_sample": 100},
+        {"type": "key", "pitch": 60, "velocity": 64, "time": 1.5},
+        {"type": "credit", "stream": 1, "until": 100},
+    ]
+    n_refused = 0
+    for _ in range(2000):
+        text = list(json.dumps(numbers.choice(messages)))
+        for _ in range(numbers.randint(1, 3)):
+            position = numbers.randrange(len(text))
+            text[position : position + numbers.randint(0, 2)] = numbers.choices(
+                '{}[]",:0-9eE.ab\0\ud800', k=numbers.randint(0, 2)
+            )
+        try:
+            parse("".join(text))
+        except InputError as error:
+            n_refused += 1
+            assert "\n" not in str(error) and len(str(error)) < 500
+    assert 1000 < n_refused < 2000

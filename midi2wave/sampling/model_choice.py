@@ -24,7 +24,7 @@ TRIAL_SECONDS = 0.1
 # slow then is tried again, up to so many times, with a pause before each in which they may end.
 MAX_TRIALS = 5
 PAUSE_SECONDS = 0.4
-# A trial counts as undisturbed if its threads had the cores for this portion of its time: followers rest now and then.
+# A trial counts as undisturbed if its threads had the cores for this portion of its time: followers rest at times.
 UNDISTURBED_PORTION = 0.75
 # Seconds of audio per second from which on the better model is played.
 MIN_SPEED = 1.0

@@ -1,6 +1,7 @@
 """Figures of an evaluation: a picture of each clip, and a summary of all clips from the values of scores.json."""
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from midi2wave.plotting.figures import DPI, ORANGE, TEAL, WIDTH_INCHES, clip_fig
 GREY = "0.6"
 # Scores for which the summary figure has no room; the table has them.
 NOT_DRAWN = ("f1_offsets", "transkun_f1_offsets", "transkun_pedal_f1")
+SCORES_PER_ROW = 3
 NOISE_PERCENTILES = (("percentile_10", "quietest tenth of the bins"), ("median", "median of the bins"))
 
 
@@ -83,15 +85,19 @@ def summary_figure(result: dict[str, Any]) -> Figure:
     Args:
         result: The values of scores.json.
     """
-    figure = Figure(figsize=(WIDTH_INCHES, 10.5), dpi=DPI, layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, squeeze=False)[:, 0]
+    shown = [(key, name) for key, name in SCORES if key not in NOT_DRAWN and result[key] is not None]
+    n_rows = max(1, math.ceil(len(shown) / SCORES_PER_ROW))
+    figure = Figure(figsize=(WIDTH_INCHES, 7.0 + 3.5 * n_rows), dpi=DPI, layout="constrained")
+    top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=[1, 1, n_rows])[:, 0]
     likelihood_ax, layer_ax = top.subplots(1, 2, width_ratios=[3, 2])
     _draw_likelihoods(likelihood_ax, result)
     _draw_layers(layer_ax, result["conditioning_ratios"])
     for ax, (key, name) in zip(middle.subplots(1, 2), NOISE_PERCENTILES, strict=True):
         _draw_noise(ax, result["noise_excess_db"], key, name)
-    shown = [(key, name) for key, name in SCORES if key not in NOT_DRAWN and result[key] is not None]
-    for ax, (key, name) in zip(np.atleast_1d(bottom.subplots(1, len(shown))), shown, strict=True):
+    axes = bottom.subplots(n_rows, SCORES_PER_ROW, squeeze=False).ravel()
+    for ax in axes[len(shown) :]:
+        ax.set_axis_off()
+    for ax, (key, name) in zip(axes, shown, strict=False):
         _draw_score(ax, result, key, name)
     set_title(figure, f"step {result['step']} of {result['model']}, {result['mode']}, {clips_and_recordings(result)}")
     return figure
@@ -110,6 +116,7 @@ def _draw_noise(ax: Axes, octaves: list[dict[str, Any]], key: str, name: str) ->
     ax.plot(x, numbers(f"{key}_quantized"), "_", color="0.2", markersize=9, label="rounding of the samples alone")
     ax.axhline(0, color="0.2", linewidth=0.8)
     ax.set_xticks(x, [str(one["low_hz"]) for one in octaves])
+    ax.margins(y=0.25)  # Room for the legend.
     ax.set(xlabel="octave from, Hz", ylabel="dB above the recording", title=f"Noise excess, {name}")
     ax.legend(frameon=False, fontsize=9)
 
@@ -155,6 +162,7 @@ def _draw_score(ax: Axes, result: dict[str, Any], key: str, name: str) -> None:
     ax.plot(x, baseline, "_", color=ORANGE, markersize=9, label=baseline_label)
     ax.plot(x, value, "o", color=TEAL, markersize=5, label=f"model {format_number(result[key], 2)}")
     ax.set(xlabel="clip", title=name)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.title.set_fontsize(10)
     if key != "mrstft":
         ax.set_ylim(min(-0.02, np.nanmin([*value, *baseline, 0]) - 0.05), 1.05)

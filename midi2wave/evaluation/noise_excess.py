@@ -33,12 +33,10 @@ class NoiseExcess:
         output: Of the generated audio against the recording, by the name of the percentile.
         quantized: Of the recording rounded to the samples of the model against the recording: what a perfect model of
             these samples has.
-        baseline: Of the generated audio against another clip.
     """
 
     output: dict[str, list[float]]
     quantized: dict[str, list[float]]
-    baseline: dict[str, list[float]]
 
 
 def octave_levels(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
@@ -83,20 +81,19 @@ def quantize(pcm: np.ndarray, preemphasis: float, *, codes: bool) -> np.ndarray:
     return Deemphasis(preemphasis)(samples[None])[0]
 
 
-def noise_excess(
-    output: np.ndarray, truth: np.ndarray, other: np.ndarray, quantized: np.ndarray, audio_hz: int
-) -> NoiseExcess:
+def noise_excess(output: np.ndarray, truth: np.ndarray, quantized: np.ndarray, audio_hz: int) -> NoiseExcess:
     """Compare generated audio with its recording.
+
+    There is no baseline: against other clips, each once, the mean over all clips would be the same.
 
     Args:
         output: Generated audio, int16 [T].
         truth: The recording, int16 [T].
-        other: Another recording, int16 [T'].
         quantized: `quantize` of the recording.
         audio_hz: Sample rate of all.
     """
-    own, recording, wrong, rounded = (octave_levels(pcm, audio_hz) for pcm in (output, truth, other, quantized))
-    differences = (own - recording, rounded - recording, own - wrong)
+    own, recording, rounded = (octave_levels(pcm, audio_hz) for pcm in (output, truth, quantized))
+    differences = (own - recording, rounded - recording)
     return NoiseExcess(*(dict(zip(PERCENTILES, rows.tolist(), strict=True)) for rows in differences))
 
 
@@ -108,8 +105,8 @@ def summarize_noise(clips: Sequence[NoiseExcess], recordings: Sequence[str]) -> 
         recordings: The recording of each clip.
 
     Returns:
-        For each octave `low_hz`, `high_hz`, and for each percentile NAME: NAME, NAME_interval, NAME_quantized and
-        NAME_baseline, all in dB.
+        For each octave `low_hz`, `high_hz`, and for each percentile NAME: NAME, NAME_interval and NAME_quantized, in
+        dB.
     """
     octaves = []
     for number, low in enumerate(OCTAVES_HZ):
@@ -119,6 +116,5 @@ def summarize_noise(clips: Sequence[NoiseExcess], recordings: Sequence[str]) -> 
             values[name] = mean(excess)
             values[f"{name}_interval"] = bootstrap_interval(excess, recordings)
             values[f"{name}_quantized"] = mean([clip.quantized[name][number] for clip in clips])
-            values[f"{name}_baseline"] = mean([clip.baseline[name][number] for clip in clips])
         octaves.append(values)
     return octaves

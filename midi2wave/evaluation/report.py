@@ -50,6 +50,9 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"{row}{format_number(result[f'{key}_topline']):>9}{format_number(result[f'{key}_baseline']):>9}")
     lines.append(f"(topline: the recordings themselves; baseline: against another clip; {_transcribers(result)})")
     lines += [f"({_interval_remark(result)})", "", *_noise_lines(result.get("noise_excess_db"))]
+    if frechet := result.get("frechet_distance"):
+        halves = f"between halves of the recordings {format_number(frechet['recording_halves'])}"
+        lines += [f"{'Fréchet distance of features':34}{format_number(frechet['distance']):>9}   {halves}", ""]
     ratios = result["conditioning_ratios"]
     spread = f"{min(ratios):.3f} .. {max(ratios):.3f} over {len(ratios)} layers"
     lines.append(f"{'conditioning / past in the gates':34}{format_number(float(np.median(ratios))):>9}   {spread}")
@@ -83,14 +86,13 @@ def _noise_lines(octaves: list[dict[str, Any]] | None) -> Iterator[str]:
     """The noise of each octave: the quietest tenth of the bins, and the median."""
     if not octaves:
         return
-    head = f"{'mean':>9}   {'95 % interval':20}{'rounding':>9}{'baseline':>9}"
+    head = f"{'mean':>9}   {'95 % interval':20}{'rounding':>9}"
     for key, name in (("percentile_10", "noise excess, dB, 10th percentile"), ("median", "noise excess, dB, median")):
         yield f"{name:34}{head}"
         for octave in octaves:
             label = f"{octave['low_hz']} .. {octave['high_hz']} Hz"
             row = f"{label:34}{format_number(octave[key], 1):>9}   {_interval(octave[f'{key}_interval'], 1):20}"
-            others = (format_number(octave[f"{key}_{kind}"], 1) for kind in ("quantized", "baseline"))
-            yield row + "".join(f"{number:>9}" for number in others)
+            yield f"{row}{format_number(octave[f'{key}_quantized'], 1):>9}"
         yield ""
     yield "(above the recording; rounding: the recording as the model's samples represent it)"
     yield ""

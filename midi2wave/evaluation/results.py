@@ -11,6 +11,7 @@ from midi2wave.data.test_clips import clip_source
 from midi2wave.evaluation.clips import ReferenceClip
 from midi2wave.evaluation.counterfactual import Counterfactuals
 from midi2wave.evaluation.drift import Drift
+from midi2wave.evaluation.frechet import summarize_features
 from midi2wave.evaluation.likelihood import PairedLikelihood
 from midi2wave.evaluation.metrics import bootstrap_interval, mean
 from midi2wave.evaluation.noise_excess import NoiseExcess, summarize_noise
@@ -51,6 +52,7 @@ class ClipResult:
         ratios: Conditioning ratio of each layer.
         scores: The scores by name; without a transcriber its scores are missing.
         noise: How much louder than the recording the quiet parts of the spectrum are.
+        features: Hidden features of the generated audio and of the recording; None without the second transcriber.
         transcription: Transcribed notes of the generated audio; None without a transcriber.
         code_counts: How many frames have each argmax code, [K]; None for a model without codes.
     """
@@ -62,6 +64,7 @@ class ClipResult:
     ratios: list[float]
     scores: dict[str, Score]
     noise: NoiseExcess
+    features: tuple[np.ndarray, np.ndarray] | None
     transcription: Notes | None
     code_counts: np.ndarray | None
 
@@ -96,6 +99,9 @@ def summarize(
         ]
         result |= _mean_scores(name, [score for score, _ in measured], [source for _, source in measured])
     result["noise_excess_db"] = summarize_noise([clip.noise for clip in clips], recordings)
+    features = [clip.features for clip in clips if clip.features is not None]
+    outputs, truths = [output for output, _ in features], [truth for _, truth in features]
+    result["frechet_distance"] = summarize_features(outputs, truths, recordings) if features else None
     result["conditioning_ratios"] = [mean(layer) for layer in zip(*(clip.ratios for clip in clips), strict=True)]
     counts = [clip.code_counts for clip in clips if clip.code_counts is not None]
     result["n_codes"] = len(counts[0]) if counts else 0

@@ -21,7 +21,12 @@ from midi2wave.evaluation.noise_excess import NoiseExcess, noise_excess, quantiz
 from midi2wave.evaluation.results import ClipResult, Score
 from midi2wave.evaluation.synthesizer import Synthesizer, generate_clips
 from midi2wave.evaluation.transcription import Notes, Transcriber, note_f1, played_notes
-from midi2wave.evaluation.transkun_transcriber import TranskunTranscriber, event_scores, performed_events
+from midi2wave.evaluation.transkun_transcriber import (
+    PlayedEvents,
+    TranskunTranscriber,
+    event_scores,
+    performed_events,
+)
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.sampling.pieces import prompt_frames
 from midi2wave.sampling.synthesis import encode
@@ -49,15 +54,17 @@ def score_clips(
         if transcriber is not None:
             transcription, f1 = _note_scores(output, clip, other, start, data.audio_hz, transcriber)
             scores |= f1
+        features = None
         if second is not None:
-            scores |= _event_scores(output, clip, other, start, data.audio_hz, second)
-        noise = _noise(output, clip, other, start, data, codes=not model.decoder.mixture)
+            detected, features = _second_transcription(output, clip, start, data.audio_hz, second)
+            scores |= _event_scores(detected, clip, other, start, data.audio_hz)
+        noise = _noise(output, clip, start, data, codes=not model.decoder.mixture)
         ratios = clip_conditioning_ratios(model, clip.truth, clip.performance, data)
         counts, n_codes = None, model.n_codes
         if n_codes:
             codes = encode(model, clip.performance, clip.n_frames, data)
             counts = np.bincount(codes.frames(0, clip.n_frames), minlength=n_codes)
-        yield ClipResult(clip, output, everywhere, at_onsets, ratios, scores, noise, transcription, counts)
+        yield ClipResult(clip, output, everywhere, at_onsets, ratios, scores, noise, features, transcription, counts)
 
 
 def _audio_scores(
@@ -87,25 +94,31 @@ def _note_scores(
     }
 
 
+def _second_transcription(
+    output: np.ndarray, clip: ReferenceClip, start: float, hz: int, second: TranskunTranscriber
+) -> tuple[tuple[PlayedEvents, PlayedEvents], tuple[np.ndarray, np.ndarray]]:
+    """Events of the output and of the recording from `start` seconds on, and the hidden features of both."""
+    end = len(clip.truth) / hz
+    (detected, features), (truth, truth_features) = (second.analyse(pcm, hz) for pcm in (output, clip.truth))
+    return (detected.between(start, end), truth.between(start, end)), (features, truth_features)
+
+
 def _event_scores(
-    output: np.ndarray, clip: ReferenceClip, other: ReferenceClip, start: float, hz: int, second: TranskunTranscriber
+    transcriptions: tuple[PlayedEvents, PlayedEvents], clip: ReferenceClip, other: ReferenceClip, start: float, hz: int
 ) -> dict[str, Score]:
-    """The scores of the second transcriber from `start` seconds on."""
+    """The scores of the second transcriber's events of the output and of the recording."""
     end = len(clip.truth) / hz
     own, wrong = (performed_events(one.performance, start, end) for one in (clip, other))
-    detected, truth = (second.events(pcm, hz).between(start, end) for pcm in (output, clip.truth))
+    detected, truth = transcriptions
     measured = [event_scores(*pair) for pair in ((own, detected), (own, truth), (wrong, detected))]
     return {f"transkun_{name}": Score(*(scores[name] for scores in measured)) for name in measured[0]}
 
 
-def _noise(
-    output: np.ndarray, clip: ReferenceClip, other: ReferenceClip, start: float, data: DataConfig, *, codes: bool
-) -> NoiseExcess:
+def _noise(output: np.ndarray, clip: ReferenceClip, start: float, data: DataConfig, *, codes: bool) -> NoiseExcess:
     """The noise of the audio from `start` seconds on."""
     rounded = quantize(clip.truth, data.preemphasis, codes=codes)
     first = round(start * data.audio_hz)
-    own, truth, wrong, rounded = (pcm[first:] for pcm in (output, clip.truth, other.truth, rounded))
-    return noise_excess(own, truth, wrong, rounded, data.audio_hz)
+    return noise_excess(output[first:], clip.truth[first:], rounded[first:], data.audio_hz)
 
 
 def measure_drifts(

@@ -10,6 +10,7 @@ torchaudio would only compute the mel filters that the file of weights holds, to
 import contextlib
 import io
 import json
+import math
 import sys
 import types
 import warnings
@@ -65,8 +66,8 @@ def performed_events(performance: Performance, start: float, end: float) -> Play
 def _down_intervals(events: np.ndarray, end: float) -> np.ndarray:
     """When a pedal of (seconds, value) events is down, up to `end`: float64 [M, 2]."""
     down = events[:, 1] >= PEDAL_DOWN
-    changes = np.diff(down.astype(int), prepend=0)
-    pressed, released = events[changes > 0, 0], events[changes < 0, 0]
+    edges = np.diff(down.astype(int), prepend=0)
+    pressed, released = events[edges > 0, 0], events[edges < 0, 0]
     return np.stack([pressed, np.concatenate([released, [end] * (len(pressed) - len(released))])], axis=1)
 
 
@@ -130,21 +131,46 @@ class TranskunTranscriber:
             with (folder / "2.0.pt").open("rb") as handle:
                 weights = torch.load(handle, map_location="cpu", weights_only=True)["state_dict"]
             self._model.load_state_dict(weights)  # Strict: the file has the mel filters and all else.
+        self._hidden: list[torch.Tensor] = []
+        self._model.backbone.register_forward_hook(self._keep_hidden)
         self.name = f"transkun {metadata.version('transkun')}"
+
+    def _keep_hidden(self, _module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        """Keep the output of the network's last layer before its heads, [1, keys and pedals, frames, D]: the mean."""
+        self._hidden.append(output[0].mean(dim=0))
 
     def events(self, pcm: np.ndarray, audio_hz: int) -> PlayedEvents:
         """The events in int16 [T] of any sample rate."""
+        return self.analyse(pcm, audio_hz)[0]
+
+    def analyse(self, pcm: np.ndarray, audio_hz: int) -> tuple[PlayedEvents, np.ndarray]:
+        """Transcribe audio, and give the hidden features on the way.
+
+        Args:
+            pcm: int16 [T].
+            audio_hz: Any sample rate.
+
+        Returns:
+            The events, and the output of the network's last layer, averaged over the 88 piano keys and two pedals:
+            float32 [frames, D], a frame every 23 ms. Audio above 15.9 s has the frames of all segments. Silence has
+            neither events nor frames.
+        """
         import soxr
 
+        self._hidden.clear()
         if not pcm.any():  # The network brings every input to the same level, and silence has none.
-            return _played([])
+            return _played([]), np.empty((0, 1), dtype=np.float32)
         audio = soxr.resample(pcm.astype(np.float32) / FULL_SCALE, audio_hz, self._model.fs)
-        length = SEGMENT_SECONDS if len(audio) <= MAX_ONE_SEGMENT_SECONDS * self._model.fs else None
+        one_segment = len(audio) <= MAX_ONE_SEGMENT_SECONDS * self._model.fs
+        length = SEGMENT_SECONDS if one_segment else None
         # The package prints what it repairs, and PyTorch warns about how the package calls it.
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
             detected = self._model.transcribe(torch.from_numpy(audio)[:, None], length, length)
-        return _played([(one.start, one.end, one.pitch, one.velocity) for one in detected])
+        features = torch.cat(self._hidden).numpy()
+        if one_segment:  # Behind the audio there is only silence.
+            features = features[: math.ceil(len(audio) / self._model.hopSize)]
+        return _played([(one.start, one.end, one.pitch, one.velocity) for one in detected]), features
 
 
 def _played(rows: list[tuple[float, float, int, int]]) -> PlayedEvents:

@@ -32,8 +32,8 @@ def expected_nll(amplitudes, bins, n_values, start, t):
         window = np.concatenate([np.zeros(256), past, signal[start + N_FIT :]])[index - start : index - start + 256]
         return a @ window[::-1]
 
-    known = range(max(start, N_FIT), start + N_FIT)
-    scale = max(0.25, np.mean([abs(signal[i] - predict(i)) for i in known]))
+    fitted = range(max(start, N_FIT), start + N_FIT)
+    scale = max(0.25, np.mean([abs(signal[i] - predict(i)) for i in fitted]))
     lower, upper = ((edge - predict(N_FIT + t)) / scale for edge in bins)
     return -math.log(0.999 * (laplace_below(upper) - laplace_below(lower)) + 0.001 / n_values)
 

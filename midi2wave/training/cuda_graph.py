@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-N_WARMUP_PASSES = 3  # In these, libraries choose their kernels and allocate memory, which must not be captured.
+from midi2wave.utils.cuda_graphs import capture_graph
 
 
 class GraphedPass:
@@ -32,19 +32,8 @@ class GraphedPass:
         self, run: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tensor], device: torch.device
     ) -> None:
         self.device = device
-        with torch.cuda.device(device):  # Streams and graphs belong to the current device.
-            self.static_batch = {name: value.to(device, copy=True) for name, value in batch.items()}
-            side_stream = torch.cuda.Stream()
-            side_stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side_stream):
-                for _ in range(N_WARMUP_PASSES):
-                    run(self.static_batch)
-            torch.cuda.current_stream().wait_stream(side_stream)
-            self.graph = torch.cuda.CUDAGraph()
-            # Only this thread's calls are checked: the loader's thread allocates pinned memory at the same time, which
-            # would otherwise abort the capture.
-            with torch.cuda.graph(self.graph, stream=side_stream, capture_error_mode="thread_local"):
-                self.result = run(self.static_batch)
+        self.static_batch = {name: value.to(device, copy=True) for name, value in batch.items()}
+        self.graph, self.result = capture_graph(lambda: run(self.static_batch), device)
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
         """Return what `run` returns for this batch; the next call overwrites it."""

@@ -114,5 +114,6 @@ def friendly_oom_errors() -> Iterator[None]:
             raise
         raise InputError(
             "out of memory; lower train_config.micro_batch_size (the loss stays the same) or "
-            "data_config.segment_length, or set train_config.activation_checkpointing=true"
+            "data_config.segment_length, or set train_config.activation_checkpointing=true (on a GPU also "
+            "train_config.cuda_graph=false)"
         ) from error

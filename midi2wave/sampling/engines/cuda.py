@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
+from midi2wave.utils.cuda_graphs import capture_graph
 from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream
 
 BLOCK_FRAMES = 16
 # Samples for each replay of the graph: more gain little, and every one lengthens the capture.
 MAX_SAMPLES_PER_REPLAY = 16
-# Runs before the capture, as the documentation of torch.cuda.graph requires.
-WARM_UP_RUNS = 3
 
 
 class SampleStep:
@@ -84,17 +83,8 @@ def _capture(step: SampleStep, n_samples: int) -> Callable[[], None]:
         return run_samples
     state = [*step.rings, step.recent, step.time, step.position]
     before = [tensor.clone() for tensor in state]
-    side_stream = torch.cuda.Stream()
-    side_stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side_stream):
-        for _ in range(WARM_UP_RUNS):
-            step.position.zero_()
-            run_samples()
-    torch.cuda.current_stream().wait_stream(side_stream)
-    graph = torch.cuda.CUDAGraph()
-    step.position.zero_()
-    with torch.cuda.graph(graph):
-        run_samples()
+    # The warm-up draws fewer samples than the buffers hold.
+    graph, _ = capture_graph(run_samples, step.time.device)
     for tensor, value in zip(state, before, strict=True):
         tensor.copy_(value)
     return graph.replay

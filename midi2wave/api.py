@@ -56,11 +56,11 @@ def load(
     Args:
         path: A .safetensors file, a run folder or a checkpoint's folder.
         device: cpu, cuda or cuda:N; auto is CUDA where it is available.
-        sampler: The engine that generates: numba, torch (slow, the reference) or cuda; auto is numba, which samples on
-            the CPU also if the model is on a GPU.
+        sampler: The engine that generates: numba, torch (slow, the reference), cuda or triton (both on a GPU); auto is
+            numba, which samples on the CPU also if the model is on a GPU.
         threads: Threads of the numba engine, at most as many as there are cores; 0: all that help.
-        weights: float32; bfloat16: up to twice as fast, with samples near those of float32 (numba only); auto: the
-            faster one on this machine.
+        weights: float32; bfloat16: up to twice as fast, with samples near those of float32 (numba, triton); float16
+            (triton only); auto: the faster one on this machine.
 
     Raises:
         InputError: If there is no such model, or an argument is impossible.

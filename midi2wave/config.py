@@ -30,8 +30,8 @@ from midi2wave.utils.typed_config import BLOCK, Schema, text_as_list
 Feature = Literal["onset", "held_velocity", "onset_age", "release_age", "pedals"]
 FeaturePreset = Literal["note_state", "paper_v1", "paper_v5"]
 FeatureName = Literal[Feature, FeaturePreset]
-Sampler = Literal["auto", "torch", "numba", "cuda"]
-SamplerWeights = Literal["float32", "bfloat16", "auto"]
+Sampler = Literal["auto", "torch", "numba", "cuda", "triton"]
+SamplerWeights = Literal["float32", "bfloat16", "auto", "float16"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 FEATURE_PRESETS: dict[str, tuple[Feature, ...]] = {
     "note_state": FEATURES,
@@ -430,13 +430,14 @@ class SamplingConfig:
     """clips generated side by side"""
     sampler: Sampler = "auto"
     """engine: torch (the reference), numba (the fastest on a CPU), cuda (a CUDA graph; slower than numba for one
-    piece); auto: numba
+    piece), triton (one kernel for many pieces on a GPU, not yet run on one); auto: numba
     """
     sampler_threads: int = Field(default=0, ge=0, le=1024)
-    """threads of sampler numba, at most the number of cores (0: as many as make it faster); torch and cuda ignore it"""
+    """threads of sampler numba, at most the number of cores (0: as many as make it faster); others ignore it"""
     sampler_weights: SamplerWeights = "float32"
-    """number format of the weights in sampler numba; bfloat16 is up to twice as fast, but its samples are not
-    exactly the reference's; auto: bfloat16 where it is faster on this machine, else float32
+    """number format of the weights in samplers numba and triton; bfloat16 is up to twice as fast in numba, but its
+    samples are not exactly the reference's; float16: triton only; auto: bfloat16 where it is faster on this machine,
+    else float32
     """
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""

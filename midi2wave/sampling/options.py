@@ -15,6 +15,9 @@ from midi2wave.config import (
 )
 from midi2wave.utils.errors import InputError
 
+# Formats that only some samplers have; the last one is suggested instead of another.
+SAMPLERS_WITH_WEIGHTS = {"bfloat16": ("auto", "triton", "numba"), "float16": ("triton",)}
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -24,9 +27,10 @@ class SamplingOptions:
         temperature: 1: the model's own distribution; less: less noise and less variety.
         guidance: Scale of classifier-free guidance (`WaveNet.guide`); 1: none, 0: the null condition.
         seed: Seed of the uniforms that the samples are drawn with.
-        sampler: Engine: torch, numba or cuda; auto is numba.
+        sampler: Engine: torch, numba, cuda or triton; auto is numba.
         threads: Threads of the numba engine, at most as many as there are cores; 0: all that help.
-        weights: float32; bfloat16, which is faster and not exact (numba only); auto: bfloat16 where it is faster.
+        weights: float32; bfloat16, which is faster and not exact (numba and triton); float16 (triton only); auto:
+            bfloat16 where it is faster.
         block_frames: Most frames of a block, for what is played while it is generated (numba and torch); 0: the engine
             chooses. The samples do not depend on it.
 
@@ -59,8 +63,9 @@ class SamplingOptions:
                 raise InputError(f"{name} = {getattr(self, name)}: expected 0 ({meaning}) or more")
         if self.weights not in SAMPLER_WEIGHTS:
             raise InputError(f"weights {self.weights!r} are unknown; expected one of {', '.join(SAMPLER_WEIGHTS)}")
-        if self.weights == "bfloat16" and self.sampler not in ("auto", "numba"):
-            raise InputError(f"sampler {self.sampler} has no {self.weights} weights; choose numba or float32")
+        samplers = SAMPLERS_WITH_WEIGHTS.get(self.weights, SAMPLERS)
+        if self.sampler not in samplers:
+            raise InputError(f"sampler {self.sampler} has no {self.weights} weights; choose {samplers[-1]} or float32")
 
     @classmethod
     def from_config(cls, settings: SamplingConfig) -> "SamplingOptions":

@@ -36,6 +36,9 @@ def test_engines_and_threads_are_chosen_by_config(pipeline, song, tmp_path):
         outputs[name] = audio_io.read_pcm(tmp_path / name / "song.wav", HZ)
     assert len(outputs["torch"]) == len(outputs["numba"]) == len(outputs["bfloat16"])
     assert np.abs(outputs["torch"][:50].astype(int) - outputs["numba"][:50]).max() <= 1
+    on_cpu = settings("inference_config.sampler=triton", "inference_config.device=cpu")
+    refused = call(inference, "-c", pipeline.config, "--out", tmp_path / "triton", *on_cpu, "--midi", song)
+    assert refused.code != 0 and "sampler triton needs the model on a CUDA device" in refused.err
     # another engine may differ by rounding, so that its results are others; threads change nothing
     arguments = ("-c", pipeline.config, "--out", tmp_path / "numba", "--midi", song)
     numba = settings("inference_config.sampler=numba")

@@ -74,6 +74,7 @@ NOT_RUN_COMMANDS = {
     "benchmarks.live_playing": "a benchmark of some minutes on an idle machine, in a browser",
     "nv_wavenet_bridge.run": "needs a CUDA GPU and a build of nv-wavenet",
     "benchmarks.sampling": "a benchmark of some minutes on an idle machine",
+    "benchmarks.gpu_sampling": "needs a CUDA GPU",
     "benchmarks.training_memory": "a benchmark of some minutes on an idle machine",
     "benchmarks.training_run": "a benchmark of some minutes on an idle machine",
     "benchmarks.loss_curves": "a benchmark of some minutes on an idle machine",

@@ -2,12 +2,14 @@
 
     for block in engines.generate(model, conditioning, uniforms, n_streams, n_frames, options): ...
 
-numba (`cpu.py`) is the fast one on a processor, `cuda.py` replays a CUDA graph, torch is the reference itself. auto
-takes numba, also for a model on a GPU: its conditioning is then computed there, and its samples here.
+numba (`cpu.py`) is the fast one on a processor, `cuda.py` replays a CUDA graph, `triton.py` has one kernel for many
+streams on a GPU, torch is the reference itself. auto takes numba, also for a model on a GPU: its conditioning is then
+computed there, and its samples here.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -61,7 +63,25 @@ def choose_weights(requested: SamplerWeights, sampler: str, decoder: Decoder) ->
     """The requested number format of weights; of auto what it is on this machine, with this model."""
     if requested != "auto":
         return requested
+    if sampler == "triton" and decoder.input.weight.device.type == "cuda":
+        return "bfloat16"  # Tensor cores multiply it at many times the rate of float32.
     return fastest_weights(decoder) if sampler in ("auto", "numba") else "float32"
+
+
+def _gpu_engine(model: WaveNet, sampler: str) -> Any:
+    """The module of an engine for GPUs.
+
+    Raises:
+        InputError: If the engine cannot run with this model.
+    """
+    from midi2wave.sampling.engines import cuda, triton
+
+    if sampler == "triton":
+        triton.require_available(model)
+        return triton
+    if model.decoder.input.weight.device.type != "cuda":
+        raise InputError("sampler cuda needs the model on a CUDA device; set device to cuda, or choose numba")
+    return cuda
 
 
 def generate(
@@ -102,14 +122,11 @@ def generate(
             guidance=options.guidance,
             block_frames=options.block_frames or TORCH_BLOCK_FRAMES,
         )
-    if options.sampler == "cuda":
-        from midi2wave.sampling.engines import cuda
-
-        if model.decoder.input.weight.device.type != "cuda":
-            raise InputError("sampler cuda needs the model on a CUDA device; set device to cuda, or choose numba")
-        return cuda.generate(model, conditioning, uniforms, n_streams, n_frames, options, prefix=prefix)
+    options = replace(options, weights=choose_weights(options.weights, options.sampler, model.decoder))
+    if options.sampler in ("cuda", "triton"):
+        engine = _gpu_engine(model, options.sampler)
+        return engine.generate(model, conditioning, uniforms, n_streams, n_frames, options, prefix=prefix)
     from midi2wave.sampling.engines import cpu  # numba takes a moment to import
 
-    weights = choose_weights(options.weights, options.sampler, model.decoder)
-    options = replace(options, threads=n_threads(options.threads, n_streams, model.decoder), weights=weights)
+    options = replace(options, threads=n_threads(options.threads, n_streams, model.decoder))
     return cpu.generate(model, conditioning, uniforms, n_streams, n_frames, options, prefix=prefix)

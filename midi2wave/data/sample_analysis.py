@@ -100,9 +100,9 @@ def find_attack(audio: np.ndarray, audio_hz: int) -> int:
         audio_hz: Sample rate.
     """
     power = np.square(audio, dtype=np.float64).mean(axis=1)
-    # Centred, so that an attack is not reported later than it is.
-    width = max(1, round(ENVELOPE_SECONDS * audio_hz)) | 1
-    total = np.concatenate([[0.0], np.cumsum(np.pad(power, width // 2))])
+    # The window ends at its frame: a sudden attack is reported a sixteenth of its length late, and never early.
+    width = max(1, round(ENVELOPE_SECONDS * audio_hz))
+    total = np.concatenate([np.zeros(width), np.cumsum(power)])
     envelope = total[width:] - total[:-width]
     coarse = int(np.argmax(envelope >= envelope.max() * 10 ** (COARSE_ATTACK_DB / 10)))
     peak = envelope[coarse : coarse + round(PEAK_SECONDS * audio_hz)].max()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from midi2wave.data.layer_alignment import align_layers
 from midi2wave.data.resample_manifest import sha256
 from midi2wave.data.sample_analysis import Sample, measure_sample
 from midi2wave.data.sfz import Region, read_sfz
@@ -96,6 +97,7 @@ def load_instrument(path: Path, gain: float) -> SampledInstrument:
     measured = {
         sample: measure_sample(sample) for sample in dict.fromkeys(r.sample for r in regions if not r.on_release)
     }
+    measured = align_layers(regions, measured)
     samples = tuple(None if region.on_release else measured[region.sample] for region in regions)
     return SampledInstrument(path, regions, samples, gain, _checksum({region.sample for region in regions}, path))
 

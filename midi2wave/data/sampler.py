@@ -1,9 +1,10 @@
 """A sampler: plays performances with sampled instruments.
 
-The attack of every sample, as measured, falls onto the onset of its note, to half a frame of the output. What lies more
-than LEAD_SECONDS before it in the file is left out, and that much is faded in. A note sounds until its damper falls, as
-the labels have it (`sounding_offset`: a pedal is down from 64 on), then ends in the time that the instrument says,
-while its release sample sounds. A note whose key is struck again ends without one: its damper does not fall.
+The attack of every sample, as measured and aligned, falls onto the onset of its note, to half a frame of the output.
+What lies more than LEAD_SECONDS before it in the file is left out, and that much is faded in. A note sounds until its
+damper falls, as the labels have it (`sounding_offset`: a pedal is down from 64 on), then ends in the time that the
+instrument says, while its release sample sounds. A note whose key is struck again ends without one: its damper does not
+fall.
 """
 
 import math

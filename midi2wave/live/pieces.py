@@ -28,8 +28,12 @@ PIECE_BLOCK_FRAMES = 32
 WARMUP_SECONDS = 1.0
 
 
-def sampling_options(model: LiveModel, settings: Settings, threads: int) -> SamplingOptions:
-    """How samples are drawn. Raises InputError for labels that the model does not have."""
+def sampling_options(model: LiveModel, settings: Settings, threads: int, block_frames: int = 0) -> SamplingOptions:
+    """How samples are drawn; `block_frames` is as of `SamplingOptions`.
+
+    Raises:
+        InputError: The model does not have such labels.
+    """
     validate_labels(settings.labels, model.checkpoint.config.data_config.global_values)
     return SamplingOptions(
         temperature=settings.temperature,
@@ -37,7 +41,7 @@ def sampling_options(model: LiveModel, settings: Settings, threads: int) -> Samp
         seed=settings.seed,
         threads=threads,
         weights=model.weights,
-        block_frames=0,
+        block_frames=block_frames,
     )
 
 
@@ -98,11 +102,11 @@ class Take:
     @classmethod
     def prepare(cls, model: LiveModel, performance: Performance, settings: FileSettings, threads: int) -> "Take":
         """Apply the settings. Raises InputError for those that the model or the piece does not allow."""
-        options = sampling_options(model, settings, threads)
+        options = sampling_options(model, settings, threads, PIECE_BLOCK_FRAMES)
         performance = replace(modified(performance, settings), global_labels=labels_of(model, settings))
         seconds = performance_seconds(performance, InferenceConfig.tail_seconds)
         n_frames = performance_frames(seconds, model.checkpoint.config.data_config.midi_hz)
-        return cls(model, performance, n_frames, replace(options, block_frames=PIECE_BLOCK_FRAMES))
+        return cls(model, performance, n_frames, options)
 
     @property
     def n_samples(self) -> int:

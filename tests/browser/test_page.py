@@ -1,6 +1,5 @@
 """The page of play.py in a browser: keys, pedal, MIDI keyboards, files and downloads, and what the loudspeaker gets."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,12 +108,21 @@ def is_live(page: webdriver.Chrome) -> bool:
     return page.execute_script("return midi2wave.live.latencies.length > 0")
 
 
+def wait_played(page: webdriver.Chrome, seconds: float) -> None:
+    """Wait until what happens now has had its effect on the sound for so long, however much is buffered."""
+    target = page.execute_script(
+        "const {live, player} = midi2wave; return live.now + player.state.buffered / live.rate"
+    )
+    target += page.execute_script("return midi2wave.live.leadMs") / 1000 + seconds
+    wait_for(lambda: page.execute_script("return midi2wave.live.now") > target)
+
+
 def test_a_typed_key_sounds_at_its_pitch_and_ends(page: webdriver.Chrome):
     press(page, "n")  # The lower row begins with C4: its sixth white key is A4.
     wait_for(lambda: is_live(page))
     pressed = sound(page, 0.4)
     release(page, "n")
-    time.sleep(0.7)
+    wait_played(page, 0.4)
     released = sound(page, 0.3)
     assert strongest_pitch(pressed) == A4
     assert level_db(released, A4) < level_db(pressed, A4) - 15
@@ -131,13 +139,13 @@ def test_the_space_bar_is_the_pedal(page: webdriver.Chrome):
             press(page, Keys.SPACE)
         press(page, "n")  # The lower row begins with C4: its sixth white key is A4.
         wait_for(lambda: is_live(page))
-        time.sleep(0.4)
+        wait_played(page, 0.3)
         release(page, "n")
-        time.sleep(0.5)
+        wait_played(page, 0.4)
         levels.append(level_db(sound(page, 0.3), A4))
         if pedal:
             release(page, Keys.SPACE)
-            time.sleep(0.7)
+            wait_played(page, 0.4)
             levels.append(level_db(sound(page, 0.3), A4))
     with_pedal, pedal_up, without = levels
     assert with_pedal > max(pedal_up, without) + 10

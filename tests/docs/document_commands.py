@@ -71,6 +71,7 @@ TESTED_BY = {
 }
 
 NOT_RUN_COMMANDS = {
+    "benchmarks.live_lookahead": "needs the transcriber, and takes minutes",
     "benchmarks.live_playing": "a benchmark of some minutes on an idle machine, in a browser",
     "nv_wavenet_bridge.run": "needs a CUDA GPU and a build of nv-wavenet",
     "benchmarks.sampling": "a benchmark of some minutes on an idle machine",

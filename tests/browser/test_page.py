@@ -127,7 +127,7 @@ def test_a_typed_key_sounds_at_its_pitch_and_ends(page: webdriver.Chrome):
     assert strongest_pitch(pressed) == A4
     assert level_db(released, A4) < level_db(pressed, A4) - 15
     latency = page.execute_script("return midi2wave.live.latencies")
-    assert all(100 < value < 2000 for value in latency)  # 104 ms of look-ahead, and what waits in buffers.
+    assert latency and all(value > 100 for value in latency)  # 104 ms are look-ahead.
     assert text(page, "latency").endswith(" ms") and text(page, "speed").endswith("real time")
 
 

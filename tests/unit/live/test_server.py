@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+import play
 from midi2wave.live import session as session_module
 from midi2wave.live.pieces import MAX_FILE_BYTES, WARMUP_SECONDS
 from midi2wave.live.server import MAX_CLIENTS, PAGE_FOLDER, PlayServer
@@ -25,7 +26,9 @@ OPTIONS = SamplingOptions(temperature=0.9, guidance=1.0, seed=3, threads=1)
 
 @pytest.fixture(scope="module")
 def server():
-    return PlayServer([small_model()], threads=1)
+    model = small_model()
+    play.warm_up(model, threads=1)  # The first call compiles the sampler, for longer than a client waits.
+    return PlayServer([model], threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Live playing in a browser: start, key-to-sound latency, drop-outs in a minute of two-handed playing.
 
-    python -m benchmarks.live_playing                          as trained and immediate, alone and beside a busy process
+    python -m benchmarks.live_playing                          as trained and fast, alone and beside a busy process
     python -m benchmarks.live_playing --busy 1 --seconds 60    beside one process that computes without end
     python -m benchmarks.live_playing --picture page.png       also a picture of the page
 
@@ -113,7 +113,7 @@ def measure(model: str, response: str, seconds: float, picture: Path | None) -> 
     ordered = sorted(latencies)
     return {
         "model": Path(model).stem,
-        "response": "as trained" if response == "full" else "immediate",
+        "response": "as trained" if response == "full" else f"{response} ms ahead",
         "start_seconds": round(start_seconds, 1),
         "notes": len(ordered),
         "latency_ms": round(statistics.median(ordered)),
@@ -135,7 +135,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = make_plain_parser(__doc__)
     parser.add_argument("--model", default="pretrained/rendered.safetensors", help="the model to play")
-    parser.add_argument("--response", nargs="+", choices=("full", "none"), default=["full", "none"])
+    parser.add_argument("--response", nargs="+", choices=("full", "16", "0"), default=["full", "16"])
     parser.add_argument("--busy", nargs="+", type=int, default=[0, 1], help="numbers of busy processes beside it")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the hands play")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="save a picture of the page of the last row")

@@ -99,7 +99,7 @@ function startLive() {
   speed = null;
   const { temperature, guidance, seed, labels } = settings();
   const request = { model: $("model").selectedIndex, settings: { temperature, guidance, seed, labels } };
-  if ($("lead").value === "none") request.lead_ms = 0;
+  if ($("lead").value !== "full") request.lead_ms = Number($("lead").value);
   live.start(request, model().audio_hz).catch((error) => say(`No sound: ${error.message}`, true));
   for (const [pedal, value] of keys.pedals) live.pedal({ pedal, value });
 }

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 from midi2wave.data.layer_alignment import align_layers
 from midi2wave.data.resample_manifest import sha256
@@ -147,6 +146,8 @@ def smooth_levels(centres: np.ndarray, levels_db: np.ndarray) -> np.ndarray:
     Returns:
         float64 [128].
     """
+    from scipy.optimize import isotonic_regression  # Half a second, for which --help should not wait.
+
     line = MIN_SLOPE_DB * centres
     monotone = isotonic_regression(levels_db - line).x + line
     reach = np.arange(-SMOOTHING_REACH, MAX_VELOCITY + 1 + SMOOTHING_REACH)

@@ -10,6 +10,7 @@ distribution, not equal.
 
 import itertools
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -222,7 +223,7 @@ class _Generator:
         """Launch the kernel.
 
         Raises:
-            InputError: The GPU has not the memory on its chip that the model needs.
+            InputError: The GPU has not the memory on its chip that the model needs, or Triton finds no C compiler.
         """
         from triton.runtime.errors import OutOfResources
 
@@ -240,6 +241,14 @@ class _Generator:
             raise InputError(
                 f"sampler triton: the model does not fit a multiprocessor of this GPU ({format_error(error)}); set "
                 "sampler_weights to bfloat16, or choose sampler cuda or numba"
+            ) from error
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            # Triton compiles the code that launches a kernel with the C compiler of the user's machine.
+            if isinstance(error, RuntimeError) and "C compiler" not in str(error):
+                raise
+            raise InputError(
+                f"sampler triton: Triton cannot compile its launcher ({format_error(error)}); install a C compiler and "
+                "the headers of this Python, or choose sampler cuda or numba"
             ) from error
 
 

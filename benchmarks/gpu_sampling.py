@@ -1,13 +1,14 @@
 """Speed of the Triton engine on a CUDA GPU beside the CUDA graph, by number of streams, number format and output.
 
-    python -m benchmarks.gpu_sampling                  a table; about five minutes
+    python -m benchmarks.gpu_sampling                  a table
     python -m benchmarks.gpu_sampling --streams 1 16 --weights bfloat16       only these rows
     python -m benchmarks.gpu_sampling --sweep          speeds by rows, warps and stages of a program, bfloat16
     python -m benchmarks.gpu_sampling --json           the rows as one JSON list
 
 Conditioning and uniforms are random numbers that are on the GPU already: rows measure the engines, not the features and
 the excitation of notes, which a CPU computes. A row is the median block after those that compile. "weights, GB/s" is
-arithmetic: bytes of the weights, times programs, times samples of one stream in a second.
+arithmetic: bytes of the weights, times programs, times samples of one stream in a second. Stages are those asked for:
+where they do not fit a multiprocessor, the engine takes one.
 """
 
 import argparse

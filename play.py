@@ -79,7 +79,9 @@ def _listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises InputError if the address cannot be used."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        # "::" is all addresses, also those of IPv4.
+        dualstack = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, dualstack_ipv6=dualstack)
     except (OSError, UnicodeError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise InputError(
@@ -135,7 +137,8 @@ def new_token(sock: socket.socket) -> str:
 def _url(host: str, sock: socket.socket, token: str) -> str:
     """The address of the page."""
     address, port = sock.getsockname()[:2]
-    name = host if host != LOOPBACK else address
+    # On the loopback interface the server answers to addresses and to localhost, not to this machine's own name.
+    name = host if token else address
     if ipaddress.ip_address(address.split("%")[0]).is_unspecified:
         name = _own_address() or name
     name = f"[{name}]" if ":" in name else name

@@ -6,6 +6,7 @@ read it nor connect to it. Beyond the loopback interface a token is needed, whic
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import secrets
 import socket
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 PAGE_FOLDER = Path(__file__).parent / "page"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 MAX_CLIENTS = 4
 # A MIDI cable carries a thousand messages a second; the page adds one for every 8 ms that it has played.
 MAX_MESSAGES_PER_SECOND = 2000
@@ -82,7 +82,7 @@ class PlayServer:
         """Why a request is refused; empty: it is not."""
         host = connection.headers.get("host", "")
         # Without a token, a name of another site that resolves to this machine must not reach it (DNS rebinding).
-        if not self.token and urlsplit(f"//{host}").hostname not in LOOPBACK_HOSTS:
+        if not self.token and not _is_loopback(host):
             return "this server answers to its own address only"
         token = connection.query_params.get("token", "")
         if self.token and not secrets.compare_digest(token.encode(), self.token.encode()):
@@ -103,8 +103,8 @@ class PlayServer:
         return Response(self._files[name], headers=HEADERS, media_type=MEDIA_TYPES[Path(name).suffix])
 
     async def _socket(self, websocket: WebSocket) -> None:
-        origin = urlsplit(websocket.headers.get("origin", ""))
-        if self._refusal(websocket) or origin.netloc != websocket.headers.get("host"):
+        origin = websocket.headers.get("origin", "").partition("://")[2]
+        if self._refusal(websocket) or not origin or origin != websocket.headers.get("host"):
             await websocket.close()  # Before it is accepted: the answer is 403.
             return
         await websocket.accept()
@@ -152,6 +152,15 @@ class PlayServer:
                 await _open_file(session, message["bytes"])
 
 
+def _is_loopback(host: str) -> bool:
+    """Whether a Host header is localhost, or an address of the loopback interface; no other name is."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:  # Another name, or a malformed header.
+        return False
+
+
 async def _obey(session: Session, text: str) -> None:
     """Do what a message says. Raises InputError if it is malformed; what cannot be played is answered."""
     message = parse(text)
@@ -196,6 +205,9 @@ async def _send(websocket: WebSocket, session: Session) -> None:
         while True:
             item = await session.outgoing.get()
             await (websocket.send_text(item) if isinstance(item, str) else websocket.send_bytes(item))
+    # The client has left. Whoever waits for a place in the queue must find one, else the session would never end.
+    while True:
+        await session.outgoing.get()
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:

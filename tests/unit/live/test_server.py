@@ -205,7 +205,7 @@ def test_an_upload_of_60_mb_is_cut_off(port):
         assert "expected at most 2000000" in other.answer("not_opened")["reason"]
 
 
-@pytest.mark.parametrize("origin", [None, "null", "http://example.com", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("origin", [None, "null", "http://[", "http://example.com", "http://127.0.0.1:1"])
 def test_pages_of_another_origin_are_refused(port, origin):
     with pytest.raises(InvalidStatus) as refused, client(port, origin=origin):
         pass
@@ -247,6 +247,7 @@ def test_a_client_that_reads_nothing_harms_nobody(port, server):
         wait_for(lambda: any(session.outgoing.full() for session in server.sessions))
         other.send(type="live", stream=1, model=0, settings=SETTINGS)
         assert other.answer("started")
+        page.send(type="play", stream=2, model=0, settings=SETTINGS)  # There is no file: the answer waits, too.
         page.socket.socket.close()
     wait_for(lambda: not server.sessions)
 
@@ -277,7 +278,8 @@ def test_the_page_and_nothing_else_is_served(port):
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]
     for path in ("/../server.py", "/%2e%2e/server.py", "/..%2fserver.py", "/page/index.html", "//etc/passwd", "/.git"):
         assert get(port, path).status == 404, path
-    assert get(port, "/", Host="example.com").status == 403
+    hosts = ("localhost:1", "127.0.0.2", "[::1]:1", "example.com", "127.0.0.1.example.com", "[", "")
+    assert [get(port, "/", Host=host).status for host in hosts] == [200] * 3 + [403] * 4
 
 
 def test_a_token_is_needed_where_one_is_set():

@@ -28,7 +28,7 @@ export class Files extends EventTarget {
     connection.on("started", (message) => this.afterStart(message));
     connection.on("block", (block) => this.afterBlock(block));
     connection.on("ended", ({ stream }) => this.afterEnd(stream));
-    connection.on("refused", () => this.playing && this.stop());
+    connection.on("refused", () => (this.playing || this.download) && this.stop());
   }
 
   get take() {
@@ -145,6 +145,7 @@ export class Files extends EventTarget {
 
   generate(take, position) {
     for (const one of this.takes) if (one) one.stream = null;
+    if (take !== this.download || position > 0) this.download = null; // It would never be complete.
     const { model, ...settings } = take.settings;
     const stream = this.connection.begin({ type: "play", model, settings, from_sample: position });
     this.starting = { take, stream };

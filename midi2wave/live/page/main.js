@@ -247,6 +247,9 @@ navigator.permissions
   .then(({ state }) => state === "granted" && startMidi())
   .catch(() => {});
 
+// A word of a command, safe to paste into a shell whatever the name of a file is.
+const word = (text) => (/^[\w./=:,+@-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+
 // The command that makes the same samples.
 function showCommand() {
   const values = settings();
@@ -257,9 +260,9 @@ function showCommand() {
   }
   const { path, config } = model();
   const options = { model_filename: path, temperature: values.temperature, guidance: values.guidance, seed: values.seed };
-  const set = Object.entries(options).map(([name, value]) => `--set inference_config.${name}=${value}`);
-  const labels = values.labels.length ? ` --global ${values.labels.join(" ")}` : "";
-  $("command").textContent = `The same WAV: python inference.py -c ${config} ${set.join(" ")}${labels} --midi ${files.name} --out played`;
+  const set = Object.entries(options).map(([name, value]) => `--set ${word(`inference_config.${name}=${value}`)}`);
+  const labels = values.labels.length ? ` --global ${values.labels.map(word).join(" ")}` : "";
+  $("command").textContent = `The same WAV: python inference.py -c ${config} ${set.join(" ")}${labels} --midi ${word(files.name)} --out played`;
 }
 
 function length() {

@@ -1,7 +1,8 @@
 """The Triton engine: one launch generates a block of samples of every stream (`triton_kernel.py`). For CUDA GPUs.
 
-Each program of the kernel has 16 rows or more and a multiprocessor for itself, so that many streams cost little more
-than one. With TRITON_INTERPRET=1 in the environment, Triton's interpreter runs it on a CPU, slowly: so tests do.
+Each program of the kernel has 16 rows or more and a multiprocessor for itself, so that many streams should cost little
+more than one (not measured). With TRITON_INTERPRET=1 in the environment, Triton's interpreter runs it on a CPU, slowly:
+so tests do.
 
 The products' operands are float32, bfloat16 or float16 (`SamplingOptions.weights`), the sums float32. The same uniforms
 give the reference's samples, except where rounding decides a tie; with 16-bit operands samples are close to its

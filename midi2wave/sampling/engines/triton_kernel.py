@@ -4,7 +4,7 @@
 
 A program has `Sizes.n_rows` rows of the decoder's batch: as many streams, or with guidance half as many, each with its
 two rows side by side. All products have these rows on the one side and weights on the other (`tl.dot`, sums in
-float32). Programs never wait for one another; the weights, which all of them read, stay in the second-level cache.
+float32). Programs never wait for one another; the weights, which all read, should stay in the second-level cache.
 
 Memory that one thread of a program writes and another reads has a barrier between: `tl.store` and `tl.load` themselves
 have none for global memory. A ring has one row more than the layer looks back, so that the row that is written is none

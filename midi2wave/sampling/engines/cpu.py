@@ -51,7 +51,7 @@ JUDGED_SAMPLES = 4096
 MIN_REST_SAMPLES = 8192
 MAX_REST_SAMPLES = 131_072
 # How long a block waits for followers that have not left the one before: most nap for some milliseconds at most. It
-# begins without those that have lost their core.
+# begins without those that have lost their core, and later blocks do not wait for them: one may last only 16 ms.
 FOLLOWER_WAIT_SECONDS = 0.01
 # The more streams, the smaller the largest block, but never below this.
 MIN_LARGEST_BLOCK_FRAMES = 8
@@ -100,7 +100,7 @@ class FollowerPolicy:
         self._n_samples = self._n_common = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Group:
     """Streams, the threads that sample them, and their state."""
 
@@ -111,6 +111,7 @@ class _Group:
     rows: slice | np.ndarray  # of the conditioning: with guidance two for each stream
     policy: FollowerPolicy = field(default_factory=FollowerPolicy)
     followers: list[Future[None]] = field(default_factory=list)  # of the last block in which they took part
+    has_late_followers: bool = False  # one of them was not done when the last block began
 
 
 def _to_input_type(values: np.ndarray, bfloat16: bool) -> np.ndarray:
@@ -248,7 +249,9 @@ class _ThreadGroups:
 
     def _begin(self, group: _Group, block: Block) -> Future[None]:
         """Let the threads of a group sample a block; returns the first one's job, which depends on no other."""
-        _, late = wait(group.followers, timeout=FOLLOWER_WAIT_SECONDS)
+        is_wait_worthwhile = group.policy.take_part and not group.has_late_followers
+        _, late = wait(group.followers, timeout=FOLLOWER_WAIT_SECONDS if is_wait_worthwhile else 0)
+        group.has_late_followers = bool(late)
         self._raise_failures(group.followers)
         arguments = group.weights, group.state, block
         leader = self.pool.submit(play, *arguments, 0, group.n_threads)

@@ -119,6 +119,30 @@ def test_a_second_thread_that_is_stopped_for_a_second(monkeypatch):
     assert resumed_at == [0] and torch.equal(torch.cat(played, dim=1), expected)
 
 
+def test_a_lost_thread_is_waited_for_once(monkeypatch):
+    """A block of live playing lasts 16 ms, of which a wait of 10 ms at each beginning would leave too little."""
+    timeouts, resume, wait = [], threading.Event(), cpu.wait
+
+    def play(_weights, _group, _block, thread, _size):
+        if thread:
+            resume.wait(30)
+
+    def record_timeout(jobs, timeout=None, **options):
+        if jobs and timeout is not None:
+            timeouts.append(timeout)
+        return wait(jobs, timeout, **options)
+
+    monkeypatch.setattr(cpu, "play", play)
+    monkeypatch.setattr(cpu, "wait", record_timeout)
+    model = make_model()
+    blocks = cpu.generate(model, *make_sources(model, 1), 1, 20, SamplingOptions(threads=2, block_frames=1))
+    for _ in range(4):
+        next(blocks)
+    assert timeouts == [cpu.FOLLOWER_WAIT_SECONDS, 0, 0]
+    resume.set()
+    blocks.close()
+
+
 @pytest.mark.parametrize("threads", [2, 3, 4])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_waits_that_run_out_anywhere_change_no_bit(monkeypatch, threads, guidance):

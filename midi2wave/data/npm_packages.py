@@ -11,6 +11,7 @@ import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ WEB_ADDRESSES = ("https://", "http://")
 TIMEOUT_SECONDS = 60.0
 MAX_METADATA_BYTES = 2**22
 MAX_PACKAGE_BYTES = 2**26
-MAX_FILE_BYTES = 2**26
+MAX_UNPACKED_BYTES = 2**28
 BLOCK_BYTES = 2**18
 PARTIAL_SUFFIX = ".part"
 PARTIAL_CONTENT = 206
@@ -177,10 +178,14 @@ def unpack(package: Package, archive: bytes, name_pattern: str) -> dict[str, byt
             for member in tar:
                 n_files += member.isfile()
                 n_bytes += member.size
-                if member.isfile() and re.fullmatch(name_pattern, member.name) and member.size <= MAX_FILE_BYTES:
+                if n_bytes > MAX_UNPACKED_BYTES:  # A small archive can hold more than the memory does.
+                    raise InputError(
+                        f"{package.url} holds more than {MAX_UNPACKED_BYTES} bytes; use another --registry"
+                    )
+                if member.isfile() and re.fullmatch(name_pattern, member.name):
                     handle = tar.extractfile(member)
                     files[member.name.rpartition("/")[2]] = handle.read() if handle else b""
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(
             f"{package.url} is no archive of a package ({_reason(error)}); use another --registry"
         ) from error

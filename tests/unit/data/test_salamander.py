@@ -5,12 +5,15 @@ import hashlib
 import http.server
 import io
 import json
+import random
 import tarfile
 import threading
+import zlib
 
 import pytest
 
-from midi2wave.data import salamander
+from midi2wave.data import npm_packages, salamander
+from midi2wave.utils.errors import InputError
 from tests.helpers.pipeline import assert_no_partial_files, assert_refused, call, modification_times, read_files
 
 N_PACKAGES = 17
@@ -171,3 +174,25 @@ def test_a_registry_that_does_not_answer(fetch, registry, tmp_path):
     outcome = call(salamander, "-o", tmp_path / "o", "--registry", "http://127.0.0.1:9")
     assert_refused(outcome, "cannot be reached")
     assert_refused(call(salamander, "-o", tmp_path / "o", "--registry", "registry"), "expected an address")
+
+
+def test_archives_that_are_damaged_or_huge_are_refused(monkeypatch):
+    package, whole = npm_packages.Package("p", "1", "http://p", "", None, None), archive("p-1")
+    assert sorted(npm_packages.unpack(package, whole, r"package/audio/[\w#]+\.ogg")) == ["A01.ogg", "C#11.ogg"]
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        member = tarfile.TarInfo("a")
+        member.size = 200_000
+        tar.addfile(member, io.BytesIO(bytes(random.Random(0).choices(b"ab\0", k=member.size))))
+    long = file.getvalue()
+    reasons = set()
+    for position in range(700, len(long), len(long) // 40):
+        damaged = long[:position] + bytes(40) + long[position + 40 :]
+        try:
+            npm_packages.unpack(package, damaged, "a")
+        except InputError as error:
+            reasons.add(type(error.__context__))
+    assert zlib.error in reasons
+    monkeypatch.setattr(npm_packages, "MAX_UNPACKED_BYTES", 1000)
+    with pytest.raises(InputError, match="holds more than 1000 bytes"):
+        npm_packages.unpack(package, whole, ".*")

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from midi2wave.midi.keyboard import MAX_PITCH, MIN_PITCH
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
 
@@ -23,6 +24,11 @@ MAX_FILE_BYTES = 2**24
 MAX_INCLUDE_DEPTH = 8
 MAX_KEY = 127
 MIDDLE_C = 60  # The default of pitch_keycenter.
+# What is far beyond any instrument cannot be computed with.
+MAX_KEY_NUMBER = 255
+MAX_NUMBER = 1e6
+MAX_VOLUME_DB = 200.0
+MAX_CENTS = 12000.0
 NOTE_NUMBERS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 ATTACK_TRIGGERS = ("attack", "first")
 RELEASE_TRIGGERS = ("release", "release_key")
@@ -199,24 +205,32 @@ def _region(path: Path, section: _Section) -> Region | None:
     high = _key(section, "hikey", _key(section, "key", MAX_KEY))
     keycenter = _key(section, "pitch_keycenter", _key(section, "key", MIDDLE_C))
     tune = _number(section, "tune", _number(section, "pitch", 0)) + 100 * _number(section, "transpose", 0)
-    return Region(
-        sample=path.parent / (opcodes.get("default_path", "") + sample).replace("\\", "/"),
+    name = (opcodes.get("default_path", "") + sample).replace("\\", "/")
+    if Path(name).is_absolute():
+        raise InputError(f"{section.line}: sample={name}, expected a path relative to the SFZ file; correct it")
+    region = Region(
+        sample=path.parent / name,
         line=section.line,
         keys=(low + shift, high + shift),
         velocities=(int(_number(section, "lovel", 0)), int(_number(section, "hivel", MAX_KEY))),
         keycenter=keycenter + shift,
         keytrack=_number(section, "pitch_keytrack", 100),
         tune_cents=tune,
-        volume_db=_number(section, "volume", 0),
+        volume_db=_number(section, "volume", 0, MAX_VOLUME_DB),
         veltrack=min(max(_number(section, "amp_veltrack", 100) / 100, -1), 1),
         release_seconds=_number(section, "ampeg_release", 0),
         on_release=trigger in RELEASE_TRIGGERS,
         rt_decay_db=_number(section, "rt_decay", 0),
     )
+    keys = range(max(region.keys[0], MIN_PITCH), min(region.keys[1], MAX_PITCH) + 1)
+    if cents := [region.cents(key) for key in keys if abs(region.cents(key)) > MAX_CENTS]:
+        reason = f"transposes its sample by {cents[0]:g} cents, expected at most {MAX_CENTS:g}"
+        raise InputError(f"{section.line}: {reason}; correct its pitch_keycenter or tuning")
+    return region
 
 
-def _number(section: _Section, opcode: str, default: float) -> float:
-    """The value of an opcode; its default where it is missing. Raises InputError for what is no number."""
+def _number(section: _Section, opcode: str, default: float, limit: float = MAX_NUMBER) -> float:
+    """The value of an opcode; its default where it is missing. Raises InputError for no number, or a large one."""
     text = section.opcodes.get(opcode)
     if text is None:
         return default
@@ -224,8 +238,8 @@ def _number(section: _Section, opcode: str, default: float) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{section.line}: {opcode}={text}, expected a number; correct it")
+    if not abs(value) <= limit:  # Nor NaN.
+        raise InputError(f"{section.line}: {opcode}={text}, expected a number up to {limit:g}; correct it")
     return value
 
 
@@ -235,6 +249,9 @@ def _key(section: _Section, opcode: str, default: int) -> int:
     if match := re.fullmatch(r"([a-gA-G])([#b]?)(-?\d)", text):
         return NOTE_NUMBERS[match[1].lower()] + {"#": 1, "b": -1, "": 0}[match[2]] + 12 * (int(match[3]) + 1)
     try:
-        return int(text)
+        key = int(text)
+        if abs(key) > MAX_KEY_NUMBER:
+            raise ValueError
+        return key
     except ValueError:
         raise InputError(f"{section.line}: {opcode}={text}, expected a key such as 60 or c4; correct it") from None

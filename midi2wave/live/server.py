@@ -28,7 +28,7 @@ from midi2wave.live.messages import Credit, Key, Pedal, PlayFile, PlayLive, Rele
 from midi2wave.live.models import LiveModel
 from midi2wave.live.pieces import MAX_FILE_BYTES, MAX_PIECE_SECONDS, read_upload
 from midi2wave.live.session import Session, SessionOverload
-from midi2wave.midi.performance import SUSTAIN
+from midi2wave.midi.performance import SUSTAIN, Performance
 from midi2wave.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -184,19 +184,24 @@ async def _open_file(session: Session, data: bytes) -> None:
     try:
         if len(data) > MAX_FILE_BYTES:
             raise InputError(f"a file of {len(data)} bytes, expected at most {MAX_FILE_BYTES}")
-        performance = await run_in_threadpool(read_upload, data)
+        # Not in the event loop, which sends nothing to the other clients meanwhile.
+        session.performance, answer = await run_in_threadpool(_read_file, data)
     except InputError as error:
-        answer: dict[str, Any] = {"type": "not_opened", "reason": str(error)}
-    else:
-        session.performance = performance
-        columns = (performance.onset, performance.offset, performance.pitch, performance.velocity)
-        answer = {
-            "type": "opened",
-            "notes": [[round(value, 4) for value in note] for note in zip(*(c.tolist() for c in columns), strict=True)],
-            "pedal": performance.pedals[SUSTAIN].round(4).tolist(),
-            "remarks": list(performance.dropped),
-        }
-    await session.outgoing.put(json.dumps(answer))
+        answer = json.dumps({"type": "not_opened", "reason": str(error)})
+    await session.outgoing.put(answer)
+
+
+def _read_file(data: bytes) -> tuple[Performance, str]:
+    """The performance in a MIDI file, and what the page is to know of it. Raises InputError."""
+    performance = read_upload(data)
+    columns = (performance.onset, performance.offset, performance.pitch, performance.velocity)
+    answer = {
+        "type": "opened",
+        "notes": [[round(value, 4) for value in note] for note in zip(*(c.tolist() for c in columns), strict=True)],
+        "pedal": performance.pedals[SUSTAIN].round(4).tolist(),
+        "remarks": list(performance.dropped),
+    }
+    return performance, json.dumps(answer)
 
 
 async def _send(websocket: WebSocket, session: Session) -> None:

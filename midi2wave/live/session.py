@@ -10,6 +10,7 @@ import json
 import struct
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
@@ -136,10 +137,10 @@ class Session:
                     self._play_file(request)
             except InputError as error:
                 self._send({"type": "refused", "stream": request.stream, "reason": str(error)})
-            except Exception:  # The page must not wait for ever; the server prints the traceback.
+            except Exception:  # The page must not wait for ever, nor for what it asks for next.
+                traceback.print_exc()
                 reason = "the generation failed; the terminal of play.py says why"
                 self._send({"type": "refused", "stream": request.stream, "reason": reason})
-                raise
             self._done = request
 
     def _next_request(self) -> Request | None:

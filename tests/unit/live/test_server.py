@@ -272,6 +272,20 @@ def test_a_live_stream_without_keys_pauses(port, monkeypatch):
         assert page.answer("placed")
 
 
+def test_after_a_failed_generation_others_are_played(port, monkeypatch, capfd):
+    def fail(*_args):
+        raise ZeroDivisionError("of the test")
+
+    with client(port) as page:
+        with monkeypatch.context() as broken:
+            broken.setattr(session_module, "sampling_options", fail)
+            page.send(type="live", stream=1, model=0, settings=SETTINGS)
+            assert "the generation failed" in page.answer("refused")["reason"]
+        page.send(type="live", stream=2, model=0, settings=SETTINGS)
+        assert page.answer("started")["stream"] == 2
+    assert "ZeroDivisionError: of the test" in capfd.readouterr().err
+
+
 def test_the_page_and_nothing_else_is_served(port):
     page = get(port, "/")
     assert page.status == 200 and page.content == (PAGE_FOLDER / "index.html").read_bytes()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import wavenet
@@ -108,8 +109,32 @@ def generate(
         prefix: Samples [B, P * hop] that come first, teacher-forced.
 
     Raises:
-        InputError: If the engine cannot run with this model.
+        InputError: If the engine cannot run with this model, or the GPU's memory is too small for it.
     """
+    blocks = _blocks(model, conditioning, uniforms, n_streams, n_frames, options, prefix)
+    return _friendly_oom_errors(blocks, n_streams)
+
+
+def _friendly_oom_errors(blocks: Iterator[Tensor], n_streams: int) -> Iterator[Tensor]:
+    """The blocks. Raises InputError where a GPU's memory is too small for so many streams."""
+    try:
+        yield from blocks
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"out of memory on the GPU with {n_streams} streams at once; lower batch_size, or set device to cpu"
+        ) from error
+
+
+def _blocks(
+    model: WaveNet,
+    conditioning: Conditioning,
+    uniforms: Callable[[int, int], Tensor],
+    n_streams: int,
+    n_frames: int,
+    options: SamplingOptions,
+    prefix: Tensor | None,
+) -> Iterator[Tensor]:
+    """The blocks of the engine that the options name; see `generate`."""
     if options.sampler == "torch":
         return wavenet.generate(
             model,

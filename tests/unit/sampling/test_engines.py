@@ -328,3 +328,15 @@ def test_four_seconds_at_full_size(name):
     edges = torch.softmax(params[0, :, differing].double(), dim=0).cumsum(dim=0)
     distance = (edges - draws[0, differing, 0].double()).abs().amin(dim=0)
     assert len(differing) <= 10 and torch.all(distance < 1e-5), distance
+
+
+def test_a_gpu_whose_memory_is_too_small_is_one_line(monkeypatch):
+    def without_memory(*_, **__):
+        yield torch.zeros(1, 1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(engines.wavenet, "generate", without_memory)
+    blocks = engines.generate(make_model(), None, None, 500, 4, SamplingOptions(sampler="torch"))
+    assert next(blocks).shape == (1, 1)
+    with pytest.raises(InputError, match="out of memory on the GPU with 500 streams at once; lower batch_size"):
+        next(blocks)

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
     signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from pydantic.dataclasses import dataclass
 
 from midi2wave.midi.keyboard import N_PITCHES
 from midi2wave.utils.cli import make_plain_parser, run
+from midi2wave.utils.errors import InputError
 from midi2wave.utils.typed_config import BLOCK, Schema, text_as_list
 
 Feature = Literal["onset", "held_velocity", "onset_age", "release_age", "pedals"]
@@ -550,13 +552,14 @@ def migrate_record(record: dict[str, Any]) -> dict[str, Any]:
             model under "model", and values.
 
     Returns:
-        The record with today's names.
+        The record with today's names, and with the defaults of options of the model that are new since then.
     """
     blocks = {name: value for name, value in record.items() if name in BLOCKS and isinstance(value, dict)}
     result = {**record, **SCHEMA.migrate(blocks, "")[0]}
     model = record.get("model")
     if isinstance(model, dict) and all(isinstance(block, dict) for block in model.values()):
-        result["model"] = SCHEMA.migrate(model, "")[0]
+        with contextlib.suppress(InputError):  # What is no config of a model cannot be equal to one.
+            result["model"] = config_from_dict(model, "", quiet=True).as_dict()
     if "prime_sha256" in result:
         result["prompt_sha256"] = result.pop("prime_sha256")
     if result.get("mode") == "primed":

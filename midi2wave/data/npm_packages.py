@@ -152,7 +152,9 @@ def _append(package: Package, part: Path) -> None:
         expected = n_there + int(length) if length else None
         if (expected or 0) > MAX_PACKAGE_BYTES:
             raise InputError(f"{package.url} has {expected} bytes, expected {MAX_PACKAGE_BYTES} at most")
-        with part.open("ab" if n_there else "wb") as file:
+        if not n_there:
+            part.unlink(missing_ok=True)
+        with part.open("ab") as file:
             while (block := answer.read(BLOCK_BYTES)) and file.tell() <= MAX_PACKAGE_BYTES:
                 file.write(block)
             n_there = file.tell()

@@ -87,7 +87,11 @@ def is_file_access(name: str, call: ast.Call) -> bool:
     """Whether a call opens, reads or writes a text file."""
     if name in ("read_text", "write_text"):
         return isinstance(call.func, ast.Attribute)
-    return name == "open" and not ast.unparse(call.func).startswith(("os.", "wave.")) and "b" not in mode_of(call)
+    return (
+        name == "open"
+        and not ast.unparse(call.func).startswith(("os.", "wave.", "tarfile."))
+        and "b" not in mode_of(call)
+    )
 
 
 def test_text_files_name_their_encoding():

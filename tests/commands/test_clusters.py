@@ -133,8 +133,13 @@ def test_a_killed_worker_loses_nothing(scheduler, tmp_path):
 def test_a_command_ends_with_its_scheduler(scheduler, tmp_path):
     """With one line, as after Ctrl-C; the next run knows the finished files."""
     write_long_files(tmp_path / "audio", 24)
-    scheduler.add_worker(ROOT)
+    worker = scheduler.add_worker(ROOT)
     scheduler.wait_for_workers(1)
+
+    def kill_scheduler(_):
+        worker.send_signal(signal.SIGSTOP)
+        time.sleep(3)  # The command notes what is finished; the worker finishes nothing more.
+        scheduler.scheduler.kill()
 
     def run_until(end, out):
         process = start_resampling(["-d", tmp_path / "audio", "--out_dir", out, *BACKEND], out)
@@ -145,7 +150,7 @@ def test_a_command_ends_with_its_scheduler(scheduler, tmp_path):
 
     code, message = run_until(lambda process: process.send_signal(signal.SIGINT), tmp_path / "interrupted")
     assert code == 130 and message.startswith("interrupted;")
-    code, message = run_until(lambda process: scheduler.scheduler.kill(), tmp_path / "out")
+    code, message = run_until(kill_scheduler, tmp_path / "out")
     assert code == 2 and message.startswith("error: --backend dask: the scheduler has ended"), message
     result = json.loads(call(resample_audio, "-d", tmp_path / "audio", "--out_dir", tmp_path / "out", "--json").out)
     assert result["already_done"] and result["files"] + result["already_done"] == 24

@@ -99,12 +99,12 @@ def write_long_files(folder, n_files):
         write_audio(folder / f"{i}.wav", melody(i, 6), 48000, 2, seconds=6)
 
 
-def start_resampling(arguments, out):
-    """A process that resamples, and has finished two files."""
+def start_resampling(arguments, out, n_finished=2):
+    """A process that resamples, and whose workers have finished so many files."""
     command = [sys.executable, ROOT / "resample_audio.py", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, text=True, cwd=out.parent, **pipes)
-    while process.poll() is None and len(list(out.glob("*.wav"))) < 2:
+    while process.poll() is None and len(list(out.glob("*.wav"))) < n_finished:
         time.sleep(0.002)
     return process
 
@@ -133,16 +133,12 @@ def test_a_killed_worker_loses_nothing(scheduler, tmp_path):
 def test_a_command_ends_with_its_scheduler(scheduler, tmp_path):
     """With one line, as after Ctrl-C; the next run knows the finished files."""
     write_long_files(tmp_path / "audio", 24)
-    worker = scheduler.add_worker(ROOT)
+    scheduler.add_worker(ROOT)
     scheduler.wait_for_workers(1)
 
-    def kill_scheduler(_):
-        worker.send_signal(signal.SIGSTOP)
-        time.sleep(3)  # The command notes what is finished; the worker finishes nothing more.
-        scheduler.scheduler.kill()
-
     def run_until(end, out):
-        process = start_resampling(["-d", tmp_path / "audio", "--out_dir", out, *BACKEND], out)
+        # The command fetches results from the worker some time after the worker has written their files.
+        process = start_resampling(["-d", tmp_path / "audio", "--out_dir", out, *BACKEND], out, n_finished=8)
         end(process)
         output, errors = process.communicate(timeout=120)
         assert not output and "Traceback" not in errors, errors
@@ -150,7 +146,7 @@ def test_a_command_ends_with_its_scheduler(scheduler, tmp_path):
 
     code, message = run_until(lambda process: process.send_signal(signal.SIGINT), tmp_path / "interrupted")
     assert code == 130 and message.startswith("interrupted;")
-    code, message = run_until(kill_scheduler, tmp_path / "out")
+    code, message = run_until(lambda process: scheduler.scheduler.kill(), tmp_path / "out")
     assert code == 2 and message.startswith("error: --backend dask: the scheduler has ended"), message
     result = json.loads(call(resample_audio, "-d", tmp_path / "audio", "--out_dir", tmp_path / "out", "--json").out)
     assert result["already_done"] and result["files"] + result["already_done"] == 24

@@ -7,7 +7,7 @@ regions that alternate or that depend on controllers, those remain that sound fi
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from midi2wave.midi.keyboard import MAX_PITCH, MIN_PITCH
@@ -21,6 +21,8 @@ ENDED_BY = {
     "group": ("group",),
 }
 MAX_FILE_BYTES = 2**24
+# Characters of an instrument with all #include files, each as often as it is included, and all #define values.
+MAX_CHARACTERS = 2**24
 MAX_INCLUDE_DEPTH = 8
 MAX_KEY = 127
 MIDDLE_C = 60  # The default of pitch_keycenter.
@@ -42,6 +44,9 @@ HARMLESS_OPCODES = re.compile(
     r"|label_cc\d+|set_cc\d+|(lo|hi)(chan|bend|prog|chanaft|polyaft)|bend_(up|down|step)|offset|polyphony|note_polyphony"
     r"|image|rt_dead"
 )
+# Not within a word: the name of a key or a file may hold "#".
+DIRECTIVE = re.compile(r'(?<![^\s>])#(?:define\s+(\$\w+)\s+(\S+)|include\s+"([^"]+)")')
+_Token = tuple[str, str, str, str]  # FILE:LINE, "header" or "opcode", name, value
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,23 @@ class _Section:
     line: str
 
 
+@dataclass
+class _Reading:
+    """What the files of one instrument share while they are read: variables, and the number of characters so far."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    n_characters: int = 0
+
+    def count(self, place: str, n_characters: int) -> None:
+        """Add characters. Raises InputError where the instrument has too many: an #include can multiply its size."""
+        self.n_characters += n_characters
+        if self.n_characters > MAX_CHARACTERS:
+            raise InputError(
+                f"{place}: with its #include and #define lines the instrument has more than {MAX_CHARACTERS} "
+                "characters; remove those that repeat each other"
+            )
+
+
 def read_sfz(path: Path) -> list[Region]:
     """The regions of an SFZ file that a piano needs.
 
@@ -120,7 +142,7 @@ def _region_sections(path: Path) -> list[_Section]:
     inherited: dict[str, dict[str, str]] = {}
     regions: list[_Section] = []
     opcodes: dict[str, str] = {}
-    for line, kind, name, value in _tokens(path, {}, 0):
+    for line, kind, name, value in _tokens(path, _Reading(), ()):
         if kind == "header":
             opcodes = {}
             if name == "region":
@@ -139,39 +161,66 @@ def _region_sections(path: Path) -> list[_Section]:
     return regions
 
 
-def _tokens(path: Path, variables: dict[str, str], depth: int) -> list[tuple[str, str, str, str]]:
-    """Headers and opcodes in order, each as (FILE:LINE, "header" or "opcode", name, value)."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise InputError(f"{path} has {path.stat().st_size} bytes, expected an SFZ file of at most {MAX_FILE_BYTES}")
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    if "\0" in text:
-        raise InputError(f"{path} is not text, expected an SFZ instrument (.sfz)")
-    # A comment leaves its line ends, so that the numbers of the lines stay.
-    text = re.sub(r"/\*.*?\*/", lambda comment: "\n" * comment[0].count("\n"), text, flags=re.DOTALL)
-    tokens: list[tuple[str, str, str, str]] = []
-    for number, raw_line in enumerate(text.splitlines(), 1):
-        line = raw_line.split("//")[0].strip()
+def _tokens(path: Path, reading: _Reading, including: tuple[Path, ...]) -> list[_Token]:
+    """Headers and opcodes of a file and of those that it includes, in order; `including` has the files above it."""
+    tokens: list[_Token] = []
+    including = (*including, path.resolve())
+    for number, raw_line in enumerate(_read_text(path, reading).splitlines(), 1):
+        line, end = raw_line.split("//")[0].strip(), 0
         place = f"{path.name}:{number}"
-        if match := re.match(r"#define\s+(\$\w+)\s+(\S+)", line):
-            variables[match[1]] = match[2]
-        elif match := re.match(r'#include\s+"([^"]+)"', line):
-            included = path.parent / match[1].replace("\\", "/")
-            if depth >= MAX_INCLUDE_DEPTH or not included.is_file():
-                raise InputError(f"{path}:{number} includes {included}, which is not there; get the instrument again")
-            tokens += _tokens(included, variables, depth + 1)
-        else:
-            tokens += _line_tokens(place, _expand(line, variables))
+        # A directive may stand anywhere in a line, and several in one.
+        for directive in DIRECTIVE.finditer(line):
+            tokens += _line_tokens(place, _expand(place, line[end : directive.start()], reading))
+            end = directive.end()
+            variable, value, include = directive.groups()
+            if variable:
+                reading.variables[variable] = value
+            else:
+                included = path.parent / include.replace("\\", "/")
+                _check_include(f"{path}:{number}", included, including)
+                tokens += _tokens(included, reading, including)
+        tokens += _line_tokens(place, _expand(place, line[end:], reading))
     return tokens
 
 
-def _expand(line: str, variables: dict[str, str]) -> str:
+def _read_text(path: Path, reading: _Reading) -> str:
+    """The text of a file without /* comments */."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InputError(f"{path} has {path.stat().st_size} bytes, expected an SFZ file of at most {MAX_FILE_BYTES}")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    reading.count(str(path), len(text))
+    if "\0" in text:
+        raise InputError(f"{path} is not text, expected an SFZ instrument (.sfz)")
+    # A comment leaves its line ends, so that the numbers of the lines stay.
+    return re.sub(r"/\*.*?\*/", lambda comment: "\n" * comment[0].count("\n"), text, flags=re.DOTALL)
+
+
+def _check_include(place: str, included: Path, including: tuple[Path, ...]) -> None:
+    """Raise InputError unless a file can be included by the last of those that are being read."""
+    if not included.is_file():
+        raise InputError(f"{place} includes {included}, which is not there; get the instrument again")
+    if included.resolve() in including:
+        raise InputError(f"{place} includes {included}, which includes this file again; remove this line")
+    if len(including) > MAX_INCLUDE_DEPTH:
+        raise InputError(
+            f"{place} includes {included}: {len(including)} files include one another, expected at most "
+            f"{MAX_INCLUDE_DEPTH}; put their text into fewer files"
+        )
+
+
+def _expand(place: str, line: str, reading: _Reading) -> str:
     """A line with the values of its #define variables; longer names first, since $KEYS begins with $KEY."""
-    for name in sorted(variables, key=len, reverse=True):
-        line = line.replace(name, variables[name])
+    if "$" not in line:
+        return line
+    for name in sorted(reading.variables, key=len, reverse=True):
+        value = reading.variables[name]
+        # Before the line grows: values may hold names, so that each variable can double it.
+        reading.count(place, line.count(name) * len(value))
+        line = line.replace(name, value)
     return line
 
 
-def _line_tokens(place: str, line: str) -> list[tuple[str, str, str, str]]:
+def _line_tokens(place: str, line: str) -> list[_Token]:
     # A value, such as the name of a file, may hold spaces: it ends before the next opcode or header.
     pattern = r"<(\w+)>|([\w$]+)=(.*?)(?=\s+[\w$]+=|\s*<\w+>|\s*$)"
     return [

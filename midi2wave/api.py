@@ -21,7 +21,7 @@ from midi2wave.audio.io import read_pcm
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.checkpoint import LoadedCheckpoint, check_guidance, load_checkpoint
 from midi2wave.conditioning.global_conditioning import validate_labels
-from midi2wave.config import Config, SamplerWeights
+from midi2wave.config import DEFAULT_HISTORY_LEVEL, Config, SamplerWeights
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import read_performance, source_name
 from midi2wave.sampling.options import SamplingOptions, require_number
@@ -101,6 +101,7 @@ class LoadedModel:
         seed: int = 0,
         temperature: float = 1.0,
         guidance: float = 1.0,
+        history_level: float = DEFAULT_HISTORY_LEVEL,
         seconds: float | None = None,
         global_labels: Sequence[str] = (),
     ) -> np.ndarray:
@@ -113,6 +114,9 @@ class LoadedModel:
             temperature: 1: the model's own distribution; less: less noise and less variety.
             guidance: Scale of classifier-free guidance; more than 1 follows the notes more closely, and takes twice the
                 work. Best for models trained with conditioning_dropout.
+            history_level: How disturbed the model is to take its own past samples to be, in dB relative to the most of
+                its training, -60 to 0: lower is less noise, higher is safer against wrong notes. Models without
+                data_config.history_level_input ignore it.
             seconds: Length, at most a day; default: up to 2 s after the last sound.
             global_labels: Labels of the recording to imitate, such as "year=2009", some of the model's `global_labels`.
 
@@ -127,6 +131,7 @@ class LoadedModel:
             seed=seed,
             temperature=temperature,
             guidance=guidance,
+            history_level=history_level,
             seconds=seconds,
             global_labels=global_labels,
         )
@@ -139,6 +144,7 @@ class LoadedModel:
         seed: int = 0,
         temperature: float = 1.0,
         guidance: float = 1.0,
+        history_level: float = DEFAULT_HISTORY_LEVEL,
         seconds: float | None = None,
         global_labels: Sequence[str] = (),
     ) -> Generator[np.ndarray, None, None]:
@@ -151,6 +157,7 @@ class LoadedModel:
             seed: Equal seeds give equal samples.
             temperature: 1: the model's own distribution.
             guidance: Scale of classifier-free guidance.
+            history_level: Level in dB, for models with that input.
             seconds: Length; default: up to 2 s after the last sound.
             global_labels: Labels of the recording to imitate.
 
@@ -162,7 +169,9 @@ class LoadedModel:
         """
         if seconds is not None:
             require_number("seconds", seconds)
-        options = replace(self._engine, seed=seed, temperature=temperature, guidance=guidance)
+        options = replace(
+            self._engine, seed=seed, temperature=temperature, guidance=guidance, history_level=history_level
+        )
         if guidance != 1:
             check_guidance(guidance, self._source, self.config)
         piece = self._piece(midi, seconds, global_labels)

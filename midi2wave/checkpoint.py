@@ -44,7 +44,15 @@ FORMAT = "midi2wave checkpoint 1"
 # The blocks of a config that describe a model.
 MODEL_BLOCKS = ("data_config", "wavenet_config", "cond_wavenet_config")
 # Options of data_config that decide the shapes of a model's weights.
-SHAPE_OPTIONS = ("audio_hz", "midi_hz", "features", "excitation", "excitation_quadrature", "global_values")
+SHAPE_OPTIONS = (
+    "audio_hz",
+    "midi_hz",
+    "features",
+    "excitation",
+    "excitation_quadrature",
+    "global_values",
+    "history_level_input",
+)
 # Options of data_config that describe the partials of the excitation that a model was trained with.
 PARTIAL_OPTIONS = (
     "partial_hz",

@@ -59,6 +59,8 @@ N_PARTIALS = 16
 # Limits of the options of sampling.
 MAX_TEMPERATURE = 10
 MAX_GUIDANCE = 100
+# Level of the disturbance of the past samples in dB relative to its maximum: the smallest, and that of generation.
+MIN_HISTORY_LEVEL, DEFAULT_HISTORY_LEVEL = -60.0, -40.0
 # Smallest and largest value of the four partial_* options.
 PARTIAL_LIMITS = {"hz": (1.0, 1e6), "level": (0.0, 1e6), "decay": (0.01, 1e3), "phase": (-10.0, 10.0)}
 
@@ -154,6 +156,11 @@ class DataConfig:
     """global conditioning: the labels COLUMN=VALUE that the model distinguishes, such as year=2008, with whole
     numbers of columns of filenames.csv. Training refuses recordings with other values; empty: none
     """
+    history_level_input: bool = False
+    """condition the model on how disturbed its past samples are: in training by a level that is drawn for each crop,
+    from -60 to 0 dB relative to history_noise and history_mixing of train_config; in generation by history_level of
+    inference_config
+    """
     max_silence: float = Field(default=1.0, ge=0, le=1)
     """largest fraction of a crop that may be silent (20 ms below -60 dBFS); a crop with more is replaced; 1: any"""
     n_workers: int = Field(default=1, ge=0, le=256)
@@ -196,6 +203,8 @@ class DataConfig:
             raise ValueError(f"global_values = {self.global_values}: expected different ones")
         if self.global_values and not self.features:
             raise ValueError("global_values: an unconditional model (features = []) has none; expected []")
+        if self.history_level_input and not self.features:
+            raise ValueError("history_level_input: an unconditional model (features = []) has none; expected false")
 
     @property
     def conditional(self) -> bool:
@@ -425,6 +434,10 @@ class SamplingConfig:
     global_values: Annotated[list[str], text_as_list(str)] = Field(default=[], max_length=MAX_LABELS)
     """global labels COLUMN=VALUE that replace those of the test clips; each must be in the model's
     data_config.global_values
+    """
+    history_level: float = Field(default=DEFAULT_HISTORY_LEVEL, ge=MIN_HISTORY_LEVEL, le=0)
+    """how disturbed the model takes its own past samples to be, in dB relative to the most of its training. Lower: less
+    noise; higher: fewer wrong and missing notes. Models without data_config.history_level_input ignore it
     """
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """seed of the random numbers that samples are drawn with"""

@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             "step": step,
             "seed": settings.seed,
             "temperature": settings.temperature,
+            "history_level": settings.history_level,
             "audio_hz": data.audio_hz,
             "preemphasis": data.preemphasis,
             "model": config.as_dict(),
@@ -177,7 +178,8 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
     """Write a bundle atomically."""
     n_frames = max(piece.n_frames for piece in pieces)
     device = next(model.parameters()).device
-    cond = conditioning([piece.conditioning_source for piece in pieces], data, device)
+    sources = [piece.conditioning_source for piece in pieces]
+    cond = conditioning(sources, data, device, history_level=about["history_level"])
     uniforms = seeded_uniforms(about["seed"], [piece.stream for piece in pieces], 1, device)
     weights = fold.fold(model, about["temperature"])
     bundle.unflatten(bundle.flatten(weights), "the folded model")

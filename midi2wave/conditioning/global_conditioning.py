@@ -1,14 +1,16 @@
-"""Global conditioning: labels of a recording as a whole, such as its year, each as COLUMN=VALUE.
+"""Global conditioning: what holds for a recording as a whole.
 
-A model distinguishes the labels that its data_config.global_values lists. Each is one row of its input, 1 where the
-recording has it.
+These are labels such as its year, each as COLUMN=VALUE. A model distinguishes those that its data_config.global_values
+lists; each is one row of its input, 1 where the recording has it. After them comes the level of `history_level`, if the
+model has that input.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from midi2wave.config import label_columns
+from midi2wave.conditioning.history_level import N_LEVEL_FEATURES, level_features
+from midi2wave.config import MIN_HISTORY_LEVEL, DataConfig, label_columns
 from midi2wave.utils.errors import InputError
 
 INTEGER = re.compile(r"\s*[+-]?[0-9]{1,18}\s*")
@@ -40,6 +42,25 @@ def one_hot(labels: Sequence[str], global_values: Sequence[str]) -> list[float]:
         [G], 1.0 for each of the model's labels that the recording has. All zeros in a column mean unknown.
     """
     return [float(value in labels) for value in global_values]
+
+
+def n_global_features(config: DataConfig) -> int:
+    """Number of rows of a model's input that hold for a recording as a whole, G."""
+    return len(config.global_values) + N_LEVEL_FEATURES * config.history_level_input
+
+
+def global_features(labels: Sequence[str], config: DataConfig, history_level: float = MIN_HISTORY_LEVEL) -> list[float]:
+    """What a model receives of a recording as a whole.
+
+    Args:
+        labels: The recording's labels.
+        config: The model's data_config.
+        history_level: Level of the disturbance of the past samples in dB; for models without this input it is ignored.
+
+    Returns:
+        [G]: the labels, then the level.
+    """
+    return one_hot(labels, config.global_values) + level_features(history_level) * config.history_level_input
 
 
 def unknown_columns(labels: Sequence[str], global_values: Sequence[str]) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from midi2wave.conditioning.excitation import NoteExcitation, n_excitation
 from midi2wave.conditioning.features import NULL_FEATURE, NoteFeatures, n_features
-from midi2wave.conditioning.global_conditioning import one_hot
+from midi2wave.conditioning.global_conditioning import global_features
 from midi2wave.conditioning.partials import partials_for
-from midi2wave.config import DataConfig
+from midi2wave.config import MIN_HISTORY_LEVEL, DataConfig
 from midi2wave.midi.performance import Performance, empty_performance, sounding_offset
 
 # A pedal that never comes up holds its notes for ever. A year is as good, and its frames are integers.
@@ -35,7 +35,7 @@ class NullConditioning:
 
         Args:
             config: The model's features, excitation and rates.
-            global_features: Which of the config's global values the recording has, [G].
+            global_features: `global_conditioning.global_features` of the recording, [G].
         """
         self.config = config
         self.hop = config.audio_hz // config.midi_hz
@@ -65,15 +65,16 @@ class NoteConditioning:
         Args:
             performance: Notes and pedals in seconds.
             config: The model's features, excitation and rates.
-            global_features: Which of the config's global values the recording has, [G]; the same at all times.
+            global_features: `global_conditioning.global_features` of the recording, [G]; the same at all times.
         """
         self.config = config
         self.hop = config.audio_hz // config.midi_hz
         self.global_features = np.array(global_features, dtype=np.float32)
         offset = sounding_offset(performance) if config.sustain_extends_notes else performance.offset
         damper_time = np.minimum(offset, MAX_DAMPER_SECONDS)
+        partials = partials_for(config, global_features[: len(config.global_values)])
         self._features = NoteFeatures(performance, damper_time, config)
-        self._excitation = NoteExcitation(performance, damper_time, config, partials_for(config, global_features))
+        self._excitation = NoteExcitation(performance, damper_time, config, partials)
 
     def features(self, first: int, n: int) -> np.ndarray:
         """Features of n frames from `first` on, then the global features: float32 [F + G, n], values in 0..1."""
@@ -89,21 +90,23 @@ class NoteConditioning:
 
 
 def conditioning_for(
-    performance: Performance | NullPerformance | None, config: DataConfig
+    performance: Performance | NullPerformance | None, config: DataConfig, history_level: float = MIN_HISTORY_LEVEL
 ) -> NoteConditioning | NullConditioning:
     """The conditioning that a model of this config receives for a performance.
 
     Args:
         performance: Notes and pedals; NullPerformance or None stand for the null condition.
         config: The model's data config.
+        history_level: Level of the disturbance of the past samples in dB, for models with that input.
 
     Returns:
         For the null condition: NullConditioning where the model is trained with it, else that of a silent piano. For
         an unconditional model: NullConditioning with features [0, n] and excitation [0, n * hop].
     """
-    global_features = one_hot(performance.global_labels if performance else (), config.global_values)
+    labels = performance.global_labels if performance else ()
+    constant = global_features(labels, config, history_level)
     has_notes = isinstance(performance, Performance)
     if not config.conditional or (not has_notes and config.conditioning_dropout):
-        return NullConditioning(config, global_features)
+        return NullConditioning(config, constant)
     notes = performance if isinstance(performance, Performance) else empty_performance()
-    return NoteConditioning(notes, config, global_features)
+    return NoteConditioning(notes, config, constant)

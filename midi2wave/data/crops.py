@@ -12,8 +12,9 @@ from midi2wave.audio.mu_law import mu_law_encode
 from midi2wave.audio.pcm import FULL_SCALE, silent_blocks, to_pcm
 from midi2wave.audio.pre_emphasis import emphasize
 from midi2wave.conditioning.global_conditioning import require_known_labels
+from midi2wave.conditioning.history_level import level_amplitude, set_level
 from midi2wave.conditioning.note_conditioning import NoteConditioning, NullConditioning, conditioning_for
-from midi2wave.config import DataConfig
+from midi2wave.config import MIN_HISTORY_LEVEL, DataConfig
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.cli import count_of
 from midi2wave.utils.errors import InputError
@@ -34,6 +35,7 @@ REMAINING_DRAW = MAX_SILENT_REDRAWS + 1
 NOISE_STREAM = 1
 HISTORY_DROPOUT_STREAM = 2
 CONDITIONING_DROPOUT_STREAM = 3
+HISTORY_LEVEL_STREAM = 4
 
 
 @dataclass(frozen=True)
@@ -216,8 +218,8 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
     def augment_history(self, pcm: np.ndarray, index: int) -> np.ndarray:
         """The history of a crop as the decoder receives it.
 
-        White noise and a second crop are mixed in at levels that are drawn for every crop. A dropped history is noise
-        alone, at most as loud as the crop.
+        White noise and a second crop are mixed in at levels that are drawn for every crop, or at the level that is
+        part of the crop's condition. A dropped history is noise alone, at most as loud as the crop.
 
         Args:
             pcm: Pre-emphasised samples, int16 [T].
@@ -228,10 +230,14 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         """
         augmentation = self.augmentation
         dropped = self._bernoulli(index, HISTORY_DROPOUT_STREAM, augmentation.history_dropout)
-        max_noise = augmentation.history_noise(index) if augmentation.history_noise else 0.0
+        # A model that is conditioned on the level is given exactly this one. Log-uniform levels make nearly clean
+        # histories frequent.
+        conditioned = self.config.history_level_input
+        factor = level_amplitude(self.history_level(index)) if conditioned else 1.0
+        max_noise = factor * augmentation.history_noise(index) if augmentation.history_noise else 0.0
         if dropped:
             max_noise = 1.0
-        max_mixing = augmentation.history_mixing(index) if augmentation.history_mixing else 0.0
+        max_mixing = factor * augmentation.history_mixing(index) if augmentation.history_mixing else 0.0
         if not max_noise and not max_mixing:
             return pcm
         rng = self._random(index, NOISE_STREAM)
@@ -241,8 +247,18 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         if not dropped:
             augmented += amplitude
             if max_mixing:
-                augmented += rng.uniform(0, max_mixing) * level * self._other_crop(index, len(pcm))
+                mixing = max_mixing if conditioned else rng.uniform(0, max_mixing)
+                augmented += mixing * level * self._other_crop(index, len(pcm))
         return to_pcm(augmented)[0]
+
+    def history_level(self, index: int) -> float:
+        """Level of the disturbance of a crop's history as a condition, in dB relative to the maximum."""
+        augmentation = self.augmentation
+        if not augmentation.history_noise and not augmentation.history_mixing:
+            return MIN_HISTORY_LEVEL
+        if self._bernoulli(index, HISTORY_DROPOUT_STREAM, augmentation.history_dropout):
+            return 0.0
+        return float(self._random(index, HISTORY_LEVEL_STREAM).uniform(MIN_HISTORY_LEVEL, 0))
 
     def _other_crop(self, index: int, n_samples: int) -> np.ndarray:
         """A second crop, float32 [n_samples] with an RMS of 1, or silence."""
@@ -285,11 +301,14 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         left, right = self.context_frames
         if self._bernoulli(index, CONDITIONING_DROPOUT_STREAM, self.augmentation.conditioning_dropout):
             conditioning = NullConditioning(self.config, conditioning.global_features.tolist())
+        features = conditioning.features(frame - left, left + self.n_frames + right)
+        if self.config.history_level_input:
+            set_level(features, self.history_level(index))
         return {
             "index": torch.tensor(index),
             "samples": self._as_model_input(pcm[self.n_previous :]),
             "history": self._as_model_input(self.augment_history(pcm, index)),
-            "features": torch.from_numpy(conditioning.features(frame - left, left + self.n_frames + right)),
+            "features": torch.from_numpy(features),
             "excitation": torch.from_numpy(conditioning.excitation(frame, self.n_frames)),
         }
 

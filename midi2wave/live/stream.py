@@ -72,8 +72,9 @@ class LiveStream:
         self.n_frames = 0
         self.performance = LivePerformance(self._data.midi_hz, global_labels)
         self._options = replace(options, block_frames=options.block_frames or LIVE_BLOCK_FRAMES)
-        self._null = conditioning_for(NullPerformance(global_labels), self._data)
-        self._notes = conditioning_for(self.performance.snapshot(), self._data)
+        level = options.history_level
+        self._null = conditioning_for(NullPerformance(global_labels), self._data, level)
+        self._notes = conditioning_for(self.performance.snapshot(), self._data, level)
         self._deemphasis = Deemphasis(self._data.preemphasis)
         self._blocks = self._generate()
 
@@ -112,7 +113,7 @@ class LiveStream:
         self._blocks.close()
 
     def _update(self) -> None:
-        self._notes = conditioning_for(self.performance.snapshot(), self._data)
+        self._notes = conditioning_for(self.performance.snapshot(), self._data, self._options.history_level)
 
     def _rows(self) -> list[NoteConditioning | NullConditioning]:
         """The conditioning of the rows that guidance needs: that of the notes so far, then the null condition."""

@@ -5,9 +5,11 @@ import numbers
 from dataclasses import dataclass
 
 from midi2wave.config import (
+    DEFAULT_HISTORY_LEVEL,
     MAX_GUIDANCE,
     MAX_SEED,
     MAX_TEMPERATURE,
+    MIN_HISTORY_LEVEL,
     SAMPLER_WEIGHTS,
     SAMPLERS,
     SamplerWeights,
@@ -26,6 +28,8 @@ class SamplingOptions:
     Attributes:
         temperature: 1: the model's own distribution; less: less noise and less variety.
         guidance: Scale of classifier-free guidance (`WaveNet.guide`); 1: none, 0: the null condition.
+        history_level: How disturbed the model is to take its own past samples to be, in dB relative to the most of its
+            training; for models without data_config.history_level_input it is ignored.
         seed: Seed of the uniforms that the samples are drawn with.
         sampler: Engine: torch, numba, cuda or triton; auto is numba.
         threads: Threads of the numba engine, at most as many as there are cores; 0: all that help.
@@ -40,6 +44,7 @@ class SamplingOptions:
 
     temperature: float = 1.0
     guidance: float = 1.0
+    history_level: float = DEFAULT_HISTORY_LEVEL
     seed: int = 0
     sampler: str = "auto"
     threads: int = 0
@@ -48,24 +53,30 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("temperature", "guidance", "seed", "threads", "block_frames"):
-            require_number(name, getattr(self, name), whole=name not in ("temperature", "guidance"))
-        if not (math.isfinite(self.temperature) and 0 < self.temperature <= MAX_TEMPERATURE):
-            raise InputError(f"temperature = {self.temperature}: expected more than 0, at most {MAX_TEMPERATURE}")
-        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= MAX_GUIDANCE):
-            raise InputError(f"guidance = {self.guidance}: expected 0 to {MAX_GUIDANCE}")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise InputError(f"seed = {self.seed}: expected 0 to {MAX_SEED}")
+        self._check_numbers()
         if self.sampler not in SAMPLERS:
             raise InputError(f"sampler {self.sampler!r} is unknown; expected one of {', '.join(SAMPLERS)}")
-        for name, meaning in (("threads", "as many as help"), ("block_frames", "the engine chooses")):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} = {getattr(self, name)}: expected 0 ({meaning}) or more")
         if self.weights not in SAMPLER_WEIGHTS:
             raise InputError(f"weights {self.weights!r} are unknown; expected one of {', '.join(SAMPLER_WEIGHTS)}")
         samplers = SAMPLERS_WITH_WEIGHTS.get(self.weights, SAMPLERS)
         if self.sampler not in samplers:
             raise InputError(f"sampler {self.sampler} has no {self.weights} weights; choose {samplers[-1]} or float32")
+
+    def _check_numbers(self) -> None:
+        for name in ("temperature", "guidance", "history_level", "seed", "threads", "block_frames"):
+            whole = name not in ("temperature", "guidance", "history_level")
+            require_number(name, getattr(self, name), whole=whole)
+        if not (math.isfinite(self.temperature) and 0 < self.temperature <= MAX_TEMPERATURE):
+            raise InputError(f"temperature = {self.temperature}: expected more than 0, at most {MAX_TEMPERATURE}")
+        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= MAX_GUIDANCE):
+            raise InputError(f"guidance = {self.guidance}: expected 0 to {MAX_GUIDANCE}")
+        if not MIN_HISTORY_LEVEL <= self.history_level <= 0:
+            raise InputError(f"history_level = {self.history_level}: expected {MIN_HISTORY_LEVEL:g} to 0 (dB)")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InputError(f"seed = {self.seed}: expected 0 to {MAX_SEED}")
+        for name, meaning in (("threads", "as many as help"), ("block_frames", "the engine chooses")):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} = {getattr(self, name)}: expected 0 ({meaning}) or more")
 
     @classmethod
     def from_config(cls, settings: SamplingConfig) -> "SamplingOptions":
@@ -73,6 +84,7 @@ class SamplingOptions:
         return cls(
             temperature=settings.temperature,
             guidance=settings.guidance,
+            history_level=settings.history_level,
             seed=settings.seed,
             sampler=settings.sampler,
             threads=settings.sampler_threads,

@@ -14,7 +14,7 @@ import torch
 from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced, emphasize, mu_law_decode_preemphasized
 from midi2wave.conditioning.note_conditioning import NullPerformance, conditioning_for
-from midi2wave.config import DataConfig
+from midi2wave.config import MIN_HISTORY_LEVEL, DataConfig
 from midi2wave.midi.performance import Performance
 from midi2wave.sampling import engines
 from midi2wave.sampling.code_files import Codes
@@ -45,6 +45,7 @@ def conditioning(
     config: DataConfig,
     device: torch.device,
     first_frames: list[int] | None = None,
+    history_level: float = MIN_HISTORY_LEVEL,
 ) -> Conditioning:
     """Conditioning of a batch of performances, as in training.
 
@@ -53,8 +54,9 @@ def conditioning(
         config: The model's data_config.
         device: Where the tensors go.
         first_frames: The frame of each performance that is the batch's frame 0; default: its own frame 0.
+        history_level: Level of the disturbance of the past samples in dB; the default is for true audio.
     """
-    notes = [conditioning_for(one, config) for one in performances]
+    notes = [conditioning_for(one, config, history_level) for one in performances]
     with_begin = list(zip(notes, first_frames or [0] * len(notes), strict=True))
 
     def features(first: int, n: int) -> torch.Tensor:
@@ -113,7 +115,11 @@ def _with_codes(
 
 
 def _stream_conditioning(
-    model: WaveNet, sources: Sequence[ConditioningSource], guidance: float, config: DataConfig, begins: list[int]
+    model: WaveNet,
+    sources: Sequence[ConditioningSource],
+    options: SamplingOptions,
+    config: DataConfig,
+    begins: list[int],
 ) -> Conditioning:
     """The conditioning of streams that begin at these frames of their sources, with the rows that guidance needs."""
     device = next(model.parameters()).device
@@ -123,8 +129,9 @@ def _stream_conditioning(
     if codes and any(begins):
         raise ValueError("codes begin where their piece does: expected first_frames of 0")
     notes = [source.performance if isinstance(source, CodedPerformance) else source for source in sources]
-    inputs = conditioning(with_null(notes, guidance), config, device, begins * rows_per_stream(guidance))
-    return _with_codes(model, codes, guidance, inputs, config) if codes else inputs
+    rows, n_rows = with_null(notes, options.guidance), rows_per_stream(options.guidance)
+    inputs = conditioning(rows, config, device, begins * n_rows, options.history_level)
+    return _with_codes(model, codes, options.guidance, inputs, config) if codes else inputs
 
 
 def synthesize(
@@ -161,7 +168,7 @@ def synthesize(
     device, begins = next(model.parameters()).device, first_frames or [0] * len(sources)
     blocks = engines.generate(
         model,
-        _stream_conditioning(model, sources, options.guidance, config, begins),
+        _stream_conditioning(model, sources, options, config, begins),
         uniforms_in_time(model, options.seed, streams, begins, device),
         len(sources),
         n_frames,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from midi2wave import checkpoint
 from midi2wave.conditioning.features import NULL_FEATURE
+from midi2wave.conditioning.global_conditioning import n_global_features
 from midi2wave.config import Config
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
@@ -23,7 +24,7 @@ class GuidedTeacher:
     Attributes:
         model: Its weights, which do not change.
         guidance: Scale of its guidance.
-        n_global: Number of global labels among the features, which the null condition keeps.
+        n_global: Number of global features, which the null condition keeps.
     """
 
     model: WaveNet
@@ -58,7 +59,7 @@ def null_condition(features: Tensor, excitation: Tensor, n_global: int) -> tuple
     Args:
         features: [B, F + G, N].
         excitation: [B, E, T].
-        n_global: G, the number of global labels, which stay.
+        n_global: G, the number of global features, which stay.
     """
     null = torch.full_like(features, NULL_FEATURE)
     first_global = features.shape[1] - n_global
@@ -109,4 +110,4 @@ def load_teacher(config: Config, device: torch.device) -> GuidedTeacher | None:
             f"train_config.teacher_filename = {source} has no null condition: it was trained without "
             "data_config.conditioning_dropout"
         )
-    return GuidedTeacher(model.requires_grad_(False), guidance, len(teacher_config.data_config.global_values))
+    return GuidedTeacher(model.requires_grad_(False), guidance, n_global_features(teacher_config.data_config))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from midi2wave.conditioning.global_conditioning import n_global_features
 from midi2wave.config import VALIDATION_SEED, Config
 from midi2wave.data.crops import Crops
 from midi2wave.data.pairing import mismatched_pairs
@@ -70,10 +71,10 @@ def load_validation(config: Config, model: WaveNet, world: World = SINGLE_PROCES
     pairs = mismatched_pairs(positions)
     own = [crops.crop_at(*places[i], i) for i in range(world.rank, len(places), world.size)]
     others = [crops.crop_at(*places[pairs[i]], pairs[i]) for i in range(world.rank, len(places), world.size)]
-    if data.global_values:
-        global_rows = slice(-len(data.global_values), None)
+    if n_global := n_global_features(data):
+        global_rows = slice(-n_global, None)
         for item, other in zip(own, others, strict=True):
-            # The other recording's notes, but not its global labels.
+            # The other recording's notes, but not its global features.
             other["features"][global_rows] = item["features"][global_rows]
     conditioning = ("features", "excitation") if data.conditional else ()
     return ValidationCrops(

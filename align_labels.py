@@ -23,31 +23,15 @@ if __name__ == "__main__":
 
     signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
 
-import hashlib
-import json
 from argparse import Namespace
-from typing import Any
 
 import numpy as np
 
-from midi2wave.conditioning.global_conditioning import one_hot
-from midi2wave.conditioning.partials import partials_for
-from midi2wave.config import DataConfig, load_config
-from midi2wave.data.label_alignment import RecordingAlignment, align_recordings, require_fit
+from midi2wave.config import load_config
+from midi2wave.data.label_alignment import RecordingAlignment, align_folder
 from midi2wave.data.onset_refinement import MIN_FIT_SCORE, fitting_share
-from midi2wave.data.processed_folder import (
-    RECORD_NAME,
-    ProcessedFolder,
-    begin_folder,
-    check_output_folder,
-    finish_folder,
-)
 from midi2wave.utils.cli import make_parser, path_argument, print_result, run
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import lock_own_folder
-
-# Settings that decide where notes go; a folder's record holds them.
-RECORDED_SETTINGS = ("preemphasis", "velocity_exponent", "global_values")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,58 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     data = load_config(args.config, ("data_config",), args.overrides).data_config
     if not data.partial_hz:
         raise InputError(f"{args.config} has no data_config.partial_hz; run measure_partials.py first")
-    folder, reference = _open_folders(args)
-    made_from = folder.made_from | {"aligned": {"like": str(args.like or args.data)} | _recorded_settings(data)}
-    check_output_folder(args.out, made_from, "aligned", force=args.force)
-    for opened in filter(None, (folder, reference)):
-        opened.check_rate(data.audio_hz)
-    facts = {row.index: folder.facts(position) for position, row in enumerate(folder.rows)}
-    parts = _paired_parts(args, folder, reference, data)
-    with lock_own_folder(args.out, RECORD_NAME):
-        recordings: list[RecordingAlignment] = []
-        for value, (part, like) in parts.items():
-            partials = partials_for(data, one_hot([value], data.global_values))
-            recordings += align_recordings(part, data, partials, like)
-        for recording in recordings:
-            recording.warn_if_mismatched()
-        require_fit(recordings, args.data, args.config)
-        begin_folder(args.out, made_from, force=args.force)
-        for recording in recordings:
-            recording.write(args.out, facts[recording.folder.rows[recording.position].index])
-        finish_folder(args.out, folder.rows, folder.added_columns)
+    recordings = align_folder(args.data, args.out, data, like=args.like, source=args.config, force=args.force)
     _print_result(recordings, args)
     return 0
-
-
-def _open_folders(args: Namespace) -> tuple[ProcessedFolder, ProcessedFolder | None]:
-    """The folder to align, and that of --like."""
-    if args.out.resolve() in {path.resolve() for path in (args.data, args.like) if path}:
-        raise InputError(f"{args.out} is what is to be read; choose another name")
-    folder, reference = ProcessedFolder(args.data), ProcessedFolder(args.like) if args.like else None
-    if reference and "aligned" not in reference.made_from:
-        raise InputError(f"{args.like} is not aligned; align it first, without --like")
-    return folder, reference
-
-
-def _paired_parts(
-    args: Namespace, folder: ProcessedFolder, reference: ProcessedFolder | None, data: DataConfig
-) -> dict[str, tuple[ProcessedFolder, ProcessedFolder | None]]:
-    """The recordings of each global value: those to align, and those of --like."""
-    parts = folder.split_by_label(data.global_values)
-    if reference is None:
-        return {value: (part, None) for value, part in parts.items()}
-    references = reference.split_by_label(data.global_values)
-    if missing := [value for value in parts if value not in references]:
-        raise InputError(f"{args.like} has no recording of {missing[0]}, {args.data} has; align that without --like")
-    return {value: (part, references[value]) for value, part in parts.items()}
-
-
-def _recorded_settings(data: DataConfig) -> dict[str, Any]:
-    """The settings that decide where notes go, as a folder's record holds them."""
-    partials = json.dumps([data.partial_hz, data.partial_level, data.partial_decay, data.partial_phase])
-    # Records of earlier versions have this key: under another one, an interrupted run could not be continued.
-    digest = {"strings_sha256": hashlib.sha256(partials.encode()).hexdigest()}
-    return {name: getattr(data, name) for name in RECORDED_SETTINGS} | digest
 
 
 def _print_result(recordings: list[RecordingAlignment], args: Namespace) -> None:

@@ -15,52 +15,19 @@ if __name__ == "__main__":
 
     signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
 
-import contextlib
-import functools
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from midi2wave.config import Config, DataConfig, EvaluateConfig, load_config, migrate_record
-from midi2wave.evaluation.clips import ReferenceClip, load_clips
-from midi2wave.evaluation.counterfactual import counterfactuals
+from midi2wave.config import DataConfig, EvaluateConfig, load_config
+from midi2wave.evaluation.clips import ReferenceClip, load_clips, scorable_clips
 from midi2wave.evaluation.report import table
-from midi2wave.evaluation.transcription import INSTALL, Notes, Transcriber, played_notes
-from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
-from midi2wave.plotting.pictures import save_picture
-from midi2wave.sampling.pieces import prompt_frames
-from midi2wave.utils.atomic_files import write_text
-from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress, report_and_exit_code, run
+from midi2wave.evaluation.transcription import INSTALL, load_transcriber
+from midi2wave.utils.cli import Failure, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.folder_lock import lock_own_folder
-from midi2wave.utils.output_folder import OutputFolder, Product
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from midi2wave.checkpoint import LoadedCheckpoint
-    from midi2wave.evaluation.results import ClipResult
     from midi2wave.evaluation.transkun_transcriber import TranskunTranscriber
-
-RECORD_NAME = "evaluate.json"
-RESULT_NAME = "scores.json"
-SUMMARY_NAME = "summary.png"
-PAGE_NAME = "index.html"
-# Folder of the long clips, in the output folder.
-DRIFT_NAME = "drift"
-SHARED_NAMES = (RESULT_NAME, SUMMARY_NAME, PAGE_NAME)
-OPTIONS_NOT_AFFECTING_AUDIO = (
-    "test_dir",
-    "output_dir",
-    "batch_size",
-    "device",
-    "sampler_threads",
-    "counterfactuals",
-    "drift_dir",
-    "second_transcriber",
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = config.evaluate_config
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
     from midi2wave.checkpoint import load_for_generation
+    from midi2wave.evaluation.evaluation_folder import PAGE_NAME, RESULT_NAME, SUMMARY_NAME, evaluate_clips
     from midi2wave.sampling.engines import choose_weights
 
     loaded = load_for_generation(settings, config, args.config)
@@ -81,113 +49,19 @@ def main(argv: list[str] | None = None) -> int:
             f"{settings.model_filename} is an unconditional model: there is no MIDI that it could follow; its "
             "likelihood: inference.py with inference_config.mode=teacher_forced"
         )
-    clips, failures = _test_clips(settings, data)
+    clips, failures = scorable_clips(settings, data)
     long_clips, long_failures = _long_clips(settings, data)
     failures += long_failures
-    transcribers = _load_transcriber(), _load_second_transcriber(settings)
+    transcribers = load_transcriber(), _load_second_transcriber(settings)
     folder = Path(settings.output_dir)
-    with contextlib.ExitStack() as locks:
-        for out_dir, of_folder in ((folder, clips), (folder / DRIFT_NAME, long_clips)):
-            if of_folder:
-                locks.enter_context(lock_own_folder(out_dir, RECORD_NAME))
-                _acquire(out_dir, _record(settings, loaded, of_folder), of_folder, force=args.force)
-        result = _evaluate(loaded, settings, clips, long_clips, transcribers)
+    result = evaluate_clips(loaded, settings, clips, long_clips, transcribers, force=args.force)
     listen = f"\nlisten and look: {folder / PAGE_NAME}; {folder / SUMMARY_NAME}; all numbers: {folder / RESULT_NAME}"
     return report_and_exit_code(table(result) + listen, result, failures, len(clips), as_json=args.as_json)
-
-
-def _acquire(folder: Path, record: dict[str, Any], clips: list[ReferenceClip], *, force: bool) -> None:
-    """Make a folder the place of the clips. Raises InputError if it is refused."""
-    output = OutputFolder(
-        folder,
-        RECORD_NAME,
-        record,
-        force=force,
-        force_effect="evaluates anew and removes no files but those of its clips",
-        shared=SHARED_NAMES,
-        migrate=migrate_record,
-        former=_former_clips,
-    )
-    if refused := output.begin({clip.name: _clip_files(clip.name) for clip in clips}):
-        raise InputError(next(iter(refused.values())))
-
-
-def _clip_files(name: str) -> Product:
-    return Product((f"{name}.wav", f"{name}_truth.wav", f"{name}.png"))
-
-
-def _former_clips(_folder: Path, record: dict[str, Any]) -> dict[str, Product]:
-    """The clips of an evaluation by an earlier version, whose record names them but not their files."""
-    clips = record.get("clips")
-    return {name: _clip_files(name) for name in clips} if isinstance(clips, dict) else {}
-
-
-def _evaluate(
-    loaded: "LoadedCheckpoint",
-    settings: EvaluateConfig,
-    clips: list[ReferenceClip],
-    long_clips: list[ReferenceClip],
-    transcribers: "tuple[Transcriber | None, TranskunTranscriber | None]",
-) -> dict[str, Any]:
-    """Generate and score the clips, and write scores, pictures and page; returns the scores."""
-    from midi2wave.evaluation.results import summarize
-    from midi2wave.evaluation.scoring import measure_drifts, score_clips
-    from midi2wave.evaluation.synthesizer import Synthesizer, generate_clips
-
-    model, data, folder = loaded.model, loaded.config.data_config, Path(settings.output_dir)
-    transcriber, second = transcribers
-    synthesizer = Synthesizer(model, data, settings)
-    outputs = generate_clips(synthesizer, clips, folder, prompt_frames(settings, data))
-    clip_results = list(progress(score_clips(synthesizer, clips, outputs, transcriber, second), len(clips), "clip"))
-    labels = data.global_values
-    effects = counterfactuals(synthesizer, data.audio_hz, labels=labels) if settings.counterfactuals else None
-    drifts = measure_drifts(synthesizer, long_clips, folder / DRIFT_NAME, transcriber)
-
-    names = [one.name if one else None for one in transcribers]
-    result = summarize(clip_results, effects, drifts, names[0], names[1])
-    result |= {"model": str(settings.model_filename), "step": loaded.step, "mode": settings.mode}
-    result |= {"output_dir": str(folder)}
-    _write_scores(folder, result, loaded.config, settings)
-    _write_pictures(folder, clip_results, result, settings, data)
-    return result
-
-
-def _test_clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[ReferenceClip], list[Failure]]:
-    """The test clips that can be scored; unreadable clips and those not longer than the prompt are failures."""
-    clips, failures = load_clips(settings.test_dir, data, settings.global_values)
-    n_prompt = prompt_frames(settings, data)
-    why = f"is not longer than teacher_length = {settings.teacher_length:g} s; lower evaluate_config.teacher_length"
-    failures += [Failure(clip.name, why) for clip in clips if clip.n_frames <= n_prompt]
-    clips = [clip for clip in clips if clip.n_frames > n_prompt]
-    if len(clips) < 2:
-        others = f"; of the others, {failures[0].item}: {failures[0].reason}" if failures else ""
-        raise InputError(
-            f"{settings.test_dir} holds {count_of(len(clips), 'usable clip')}, expected two or more (each is also "
-            f"scored with another's MIDI); cut more with preprocess_audio.py{others}"
-        )
-    return clips, failures
 
 
 def _long_clips(settings: EvaluateConfig, data: DataConfig) -> tuple[list[ReferenceClip], list[Failure]]:
     """The clips whose drift is measured, and those that cannot be read."""
     return load_clips(settings.drift_dir, data, settings.global_values) if settings.drift_dir else ([], [])
-
-
-def _write_scores(folder: Path, result: dict[str, Any], model_config: Config, settings: EvaluateConfig) -> None:
-    """Write the result with the config of the model and of the evaluation."""
-    from midi2wave.checkpoint import MODEL_BLOCKS
-
-    blocks = {name: getattr(model_config, name) for name in MODEL_BLOCKS}
-    resolved = Config(**blocks, evaluate_config=settings).as_dict()
-    write_text(folder / RESULT_NAME, json.dumps({**result, "config": resolved}, indent=2) + "\n")
-
-
-def _load_transcriber() -> Transcriber | None:
-    try:
-        return Transcriber()
-    except ImportError as error:
-        log(f"no transcriber ({error}), so no F1; to have it: {INSTALL}")
-        return None
 
 
 def _load_second_transcriber(settings: EvaluateConfig) -> "TranskunTranscriber | None":
@@ -200,74 +74,6 @@ def _load_second_transcriber(settings: EvaluateConfig) -> "TranskunTranscriber |
     except ImportError as error:
         log(f"no second transcriber ({error}), so none of its scores; to have it: {INSTALL}")
         return None
-
-
-def _record(settings: EvaluateConfig, loaded: "LoadedCheckpoint", clips: list[ReferenceClip]) -> dict[str, Any]:
-    """Everything that the generated audio depends on: it identifies the results in a folder."""
-    hashes = {}
-    for clip in clips:  # Clips that were cut again may have the same names.
-        notes = clip.performance
-        events = (notes.onset, notes.offset, notes.pitch, notes.velocity, *notes.pedals.values())
-        labels = "".join(notes.global_labels).encode()
-        digest = hashlib.sha256(b"".join(array.tobytes() for array in (clip.truth, *events)) + labels)
-        hashes[clip.name] = digest.hexdigest()
-    options = {name: value for name, value in vars(settings).items() if name not in OPTIONS_NOT_AFFECTING_AUDIO}
-    return {
-        "evaluate_config": options,
-        "model": loaded.config.as_dict(),
-        "step": loaded.step,
-        "weights_sha256": loaded.sha256,
-        "clips": hashes,
-    }
-
-
-def _write_pictures(
-    folder: Path, clip_results: "list[ClipResult]", result: dict[str, Any], settings: EvaluateConfig, data: DataConfig
-) -> None:
-    """A picture of each clip, the summary figure, and the page with players."""
-    entries, start = [], prompt_frames(settings, data) / data.midi_hz
-    for clip_result in clip_results:
-        clip = clip_result.clip
-        notes = played_notes(clip.performance, start, len(clip.truth) / data.audio_hz)
-        scores = f"chroma {clip_result.scores['chroma'].value:.2f}"
-        if f1 := clip_result.scores.get("f1"):
-            scores = f"F1 {f1.value:.2f} (recording {f1.topline:.2f}), {scores}"
-        title = f"{clip.name}: {scores}"
-        save_picture(folder / f"{clip.name}.png", functools.partial(_draw_clip, clip_result, notes, title, start, data))
-        players = [("output", f"{clip.name}.wav"), ("recording", f"{clip.name}_truth.wav")]
-        remark = f"{scores}; gap {clip_result.everywhere.gap:.3f} nats per sample"
-        entries.append(ListeningClip(clip.name, f"{clip.name}.png", players, remark))
-    save_picture(folder / SUMMARY_NAME, functools.partial(_draw_summary, result))
-    facts = {
-        "model": f"{result['model']}, step {result['step']}",
-        "mode": settings.mode,
-        "seed": str(settings.seed),
-        "temperature": f"{settings.temperature:g}",
-        "guidance": f"{settings.guidance:g}",
-        "transcriber": result["transcriber"] or "none",
-        "second transcriber": result["second_transcriber"] or "none",
-    }
-    write_listening_page(folder / PAGE_NAME, "midi2wave: evaluation", entries, facts)
-
-
-def _draw_clip(clip_result: "ClipResult", notes: Notes, title: str, start: float, data: DataConfig) -> "Figure":
-    from midi2wave.evaluation.figures import clip_picture
-
-    return clip_picture(
-        clip_result.clip,
-        data.audio_hz,
-        clip_result.output,
-        notes,
-        clip_result.transcription,
-        title=title,
-        prompt_end_seconds=start or None,
-    )
-
-
-def _draw_summary(result: dict[str, Any]) -> "Figure":
-    from midi2wave.evaluation.figures import summary_figure
-
-    return summary_figure(result)
 
 
 if __name__ == "__main__":

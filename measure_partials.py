@@ -16,22 +16,17 @@ if __name__ == "__main__":
     signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
 
 import json
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from midi2wave.conditioning.excitation import n_excitation
-from midi2wave.config import Config, load_config
-from midi2wave.data.partial_tracking import PartialMeasurement, measure_partials
+from midi2wave.config import load_config
+from midi2wave.data.partial_tracking import measure_partials, partial_options
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import make_parser, path_argument, print_result, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_output
-
-HZ_DIGITS = 7
-DIGITS = 4
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,33 +46,18 @@ def main(argv: list[str] | None = None) -> int:
     if missing := [value for value in data.global_values if "" not in parts and value not in parts]:
         raise InputError(f"{args.data} has no recording of {missing[0]}; leave it out of data_config.global_values")
     measurements = [measure_partials(part, data.preemphasis) for part in parts.values()]
-    exponent = float(np.mean([each.velocity_exponent for each in measurements]))
+    options = partial_options(measurements)
+    completed = config.as_dict()
+    completed["data_config"] |= options
     with lock_output(args.out):
-        write_text(args.out, json.dumps(_completed_config(config, measurements, exponent), indent=4) + "\n")
+        write_text(args.out, json.dumps(completed, indent=4) + "\n")
+    exponent = float(np.mean([each.velocity_exponent for each in measurements]))
     is_measured = np.any([each.is_measured for each in measurements], axis=0)  # [88, 16]
     n_keys, n_partials = int(is_measured.any(axis=1).sum()), int(is_measured.sum())
     result = {"keys_measured": n_keys, "partials_measured": n_partials, "velocity_exponent": exponent}
     summary = f"{n_partials} partials of {n_keys} keys measured, amplitude ~ velocity^{exponent:.2f}"
     print_result(f"{summary}; written: {args.out}", result | {"config": str(args.out)}, as_json=args.as_json)
     return 0
-
-
-def _completed_config(config: Config, measurements: Sequence[PartialMeasurement], exponent: float) -> dict[str, Any]:
-    """The blocks of a config with the measured partials, one set for each measurement."""
-    blocks, partials = config.as_dict(), [each.partials for each in measurements]
-    blocks["data_config"] |= {
-        "partial_hz": _rounded([each.hz for each in partials], HZ_DIGITS),
-        "partial_level": _rounded([each.level for each in partials], DIGITS),
-        "partial_decay": _rounded([each.decay for each in partials], DIGITS),
-        "partial_phase": _rounded([each.phase for each in partials], DIGITS),
-        "velocity_exponent": round(exponent, 2),
-    }
-    return {name: block for name, block in blocks.items() if block}
-
-
-def _rounded(arrays: Sequence[np.ndarray], digits: int) -> list[float]:
-    """All values in one list, with this many significant digits."""
-    return [float(f"{value:.{digits}g}") for value in np.ravel(arrays)]
 
 
 if __name__ == "__main__":

@@ -13,39 +13,20 @@ if __name__ == "__main__":
 
     signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
 
-import functools
 import os
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO, read_pcm
+from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
+from midi2wave.data.clip_cutting import Pair, cut_clips
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
-from midi2wave.data.test_clips import (
-    CLIPS_RECORD_NAME,
-    N_DRAWS,
-    begin_clips,
-    choose_start,
-    clip_files,
-    clip_name,
-    clip_source,
-    finish_clips,
-    write_clip,
-)
-from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
-from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES, read_performance
-from midi2wave.plotting.pictures import save_picture
+from midi2wave.data.test_clips import CLIPS_RECORD_NAME, begin_clips, clip_source, finish_clips
+from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES
 from midi2wave.utils.cli import (
     Failure,
     count_of,
     format_error,
-    item_failure,
     log,
     make_parser,
     path_argument,
@@ -56,21 +37,6 @@ from midi2wave.utils.cli import (
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_search import walk_folder
 from midi2wave.utils.folder_lock import lock_own_folder
-from midi2wave.utils.output_folder import OutputFolder
-from midi2wave.utils.text import join_names
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Audio and MIDI of one performance, with the labels COLUMN=VALUE that the metadata contain of it."""
-
-    name: str
-    audio: Path
-    midi: Path
-    global_labels: tuple[str, ...] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     pairs = _maestro_pairs(config, failures) if config.maestro_dir else _folder_pairs(config, failures)
     with lock_own_folder(args.dir, CLIPS_RECORD_NAME):
         output = begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
-        names = list(progress(_cut_clips(pairs, config, output, failures), config.n_clips, "clip"))
+        names = list(progress(cut_clips(pairs, config, output, failures), config.n_clips, "clip"))
         if names:
             finish_clips(output, names)
     result = {"dir": str(args.dir), "clips": names}
@@ -94,83 +60,6 @@ def main(argv: list[str] | None = None) -> int:
         f"{count_of(len(set(map(clip_source, names))), 'recording')}"
     )
     return report_and_exit_code(summary, result, failures, len(names), as_json=args.as_json)
-
-
-def _cut_clips(
-    pairs: list[Pair], config: PreprocessConfig, output: OutputFolder, failures: list[Failure]
-) -> Iterator[str]:
-    """Cut a clip out of each recording in turn, until there are enough.
-
-    Args:
-        pairs: The recordings.
-        config: Number and length of the clips, and the seed.
-        output: Where the clips are written.
-        failures: Recordings that cannot be used are added.
-
-    Yields:
-        The names of the clips.
-    """
-    read = functools.lru_cache(maxsize=1)(_read)  # A single recording is read once for all its clips.
-    rng = np.random.default_rng(config.seed)
-    waiting: deque[tuple[Pair, list[float]]] = deque((pairs[i], []) for i in rng.permutation(len(pairs)))
-    n_clips, full = 0, []
-    while waiting and n_clips < config.n_clips:
-        pair, starts = waiting.popleft()
-        draw = int(rng.integers(N_DRAWS))  # Also of a recording that fails: the others' clips do not depend on it.
-        try:
-            pcm, performance = read(pair, config.audio_hz)
-            possible = _clip_starts(performance, len(pcm), config)
-            start = choose_start(possible, starts, config.test_segment_length, draw, rng)
-            if start is None:
-                full.append(pair.name)
-                continue
-            name = _cut(pair, pcm, performance, start, config, output, n_clips)
-        except (InputError, OSError) as error:
-            failures.append(item_failure(str(pair.audio), error))
-            continue
-        yield name
-        n_clips += 1
-        waiting.append((pair, [*starts, start]))
-    if full:
-        log(
-            f"no room for one more clip of {config.test_segment_length:g} s beside the others in "
-            f"{count_of(len(full), 'recording')} ({join_names(full)}); {n_clips} of {count_of(config.n_clips, 'clip')}"
-        )
-
-
-def _read(pair: Pair, audio_hz: int) -> tuple[np.ndarray, Performance]:
-    """The samples and the notes of a recording."""
-    pcm = read_pcm(pair.audio, audio_hz)
-    return pcm, replace(read_performance(pair.midi), global_labels=pair.global_labels)
-
-
-def _cut(
-    pair: Pair,
-    pcm: np.ndarray,
-    performance: Performance,
-    start: float,
-    config: PreprocessConfig,
-    output: OutputFolder,
-    number: int,
-) -> str:
-    """Cut the clip that begins at `start` seconds out of a recording and write it; returns its name."""
-    length = config.test_segment_length
-    first = round(start * config.audio_hz)
-    samples = pcm[first : first + round(length * config.audio_hz)]
-    events = clip(performance, start, start + length, margin=CLIP_MARGIN_SECONDS)
-    name = clip_name(number, pair.name, start)
-    if refused := output.begin({name: clip_files(name)}):
-        raise InputError(refused[name])
-    write_clip(output.path, name, samples, events, config.audio_hz)
-    title = f"{pair.name}, from {start:.1f} s"
-    save_picture(output.path / f"{name}.png", functools.partial(_draw_clip, events, length, title))
-    return name
-
-
-def _draw_clip(events: Performance, length: float, title: str) -> "Figure":
-    from midi2wave.plotting.figures import piano_roll_figure
-
-    return piano_roll_figure(events, length, title)
 
 
 def _maestro_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pair]:
@@ -224,23 +113,6 @@ def _find_audio(stem: Path, audio_hz: int) -> Path | None:
     suffixes = [*AUDIO_SUFFIXES, *map(str.upper, AUDIO_SUFFIXES)]
     names = [resampled_name(f"{stem.name}.wav", audio_hz), *(stem.name + suffix for suffix in suffixes)]
     return next((path for path in map(stem.with_name, names) if os.path.isfile(path)), None)
-
-
-def _clip_starts(performance: Performance, n_samples: int, config: PreprocessConfig) -> np.ndarray:
-    """Every frame at which a clip may start, in seconds: it fits into the audio and notes begin in its second half.
-
-    (The model generates the second half without the recording in mode prompted.)
-    """
-    length = config.test_segment_length
-    if n_samples < round(length * config.audio_hz):
-        raise InputError(f"{n_samples / config.audio_hz:.3f} s of audio, shorter than a clip of {length:g} s")
-    last_frame = max(0, int((n_samples / config.audio_hz - length) * config.midi_hz))
-    starts = np.arange(last_frame + 1) / config.midi_hz
-    n_before, n_until_end = np.searchsorted(performance.onset, [starts + length / 2, starts + length])
-    starts = starts[n_until_end > n_before]
-    if not len(starts):
-        raise InputError("no notes begin where a clip could be cut: the MIDI does not fit the audio")
-    return starts
 
 
 if __name__ == "__main__":

@@ -22,22 +22,19 @@ from typing import Any
 
 from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data.preprocessing import (
+    Outcomes,
     PreprocessJob,
-    Processed,
     finish_processed_folder,
     plan_jobs,
-    process_one,
+    process_pending,
     read_processed,
 )
 from midi2wave.data.processed_folder import CARD_NAME, RECORD_NAME, begin_folder, product_names
 from midi2wave.utils import parallel
 from midi2wave.utils.atomic_files import remove_partial_files
-from midi2wave.utils.cli import Failure, count_of, log, make_parser, progress_in_hours, report_and_exit_code, run
+from midi2wave.utils.cli import Failure, count_of, log, make_parser, report_and_exit_code, run
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_own_folder
-
-# By the id of its job, the outcome of each recording; None until it is done.
-Outcomes = dict[tuple[Path, int], Processed | None]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         pending = [job for job in parallel.select_shard(jobs, args.shard) if not outcomes[job.id]]
         if args.shard:  # Of its own files only, since other shards may be writing.
             _remove_partial_files(pending, configs)
-        failures = _process(pending, outcomes, args.jobs, args.backend)
+        failures = process_pending(pending, outcomes, n_jobs=args.jobs, backend=args.backend)
         if args.backend == "dask":  # A worker that was killed does not end the run, and may have left some.
             _remove_partial_files(pending, configs)
         if args.shard:  # Other shards have finished recordings meanwhile.
@@ -78,32 +75,6 @@ def _remove_partial_files(pending: list[PreprocessJob], folders: Iterable[Path])
     for folder in folders:
         indices = [job.recording.index for job in pending if job.folder == folder]
         remove_partial_files(folder, product_names(indices))
-
-
-def _process(pending: list[PreprocessJob], outcomes: Outcomes, n_jobs: int, backend: str) -> list[Failure]:
-    """Do the jobs, enter what they yield into `outcomes`, and return those that failed, sorted."""
-    failures = []
-    results = parallel.parallel_map(process_one, pending, n_jobs=n_jobs, backend=backend)
-    for job, outcome in _with_progress(results, pending):
-        if isinstance(outcome, str):
-            failures.append(Failure(job.recording.audio_filename, outcome))
-            continue
-        outcomes[job.id] = outcome
-        facts = outcome[1]
-        for remark in (*facts.dropped, *facts.warnings):
-            log(f"{job.recording.audio_filename}: {remark}")
-    return sorted(failures, key=lambda failure: failure.item)
-
-
-def _with_progress(
-    results: Iterable[tuple[PreprocessJob, Processed | str]], pending: list[PreprocessJob]
-) -> Iterable[tuple[PreprocessJob, Processed | str]]:
-    return progress_in_hours(
-        results,
-        total=sum(job.recording.duration for job in pending),
-        share=lambda result: result[0].recording.duration,
-        seconds=lambda result: 0.0 if isinstance(result[1], str) else result[1][0].duration,
-    )
 
 
 def _finish(jobs: list[PreprocessJob], outcomes: Outcomes, configs: dict[Path, PreprocessConfig]) -> None:

@@ -18,24 +18,21 @@ import argparse
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from midi2wave.audio.io import RESAMPLERS
 from midi2wave.data.maestro import SPLITS
 from midi2wave.data.resample_manifest import Manifest, ManifestEntry
-from midi2wave.data.resampling import ResampleJob, list_sources, plan_jobs, resample_one, select_pending
+from midi2wave.data.resampling import ResampleJob, list_sources, plan_jobs, resample_pending, select_pending
 from midi2wave.utils import parallel
 from midi2wave.utils.atomic_files import remove_partial_files
 from midi2wave.utils.cli import (
     Failure,
     count_of,
-    format_error,
-    log,
     make_parser,
     path_argument,
-    progress_in_hours,
     report_and_exit_code,
     run,
 )
@@ -62,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         written = [manifest.path, *(job.target for job in jobs)]
         _remove_partial_files(written)
         pending, n_done_before, unusable = select_pending(jobs, manifest, force=args.force, verify=args.verify)
-        entries, new_failures = _resample(pending, manifest, args.jobs, args.backend)
+        entries, new_failures = resample_pending(pending, manifest, n_jobs=args.jobs, backend=args.backend)
         if args.backend == "dask":  # A worker that was killed does not end the run, and may have left some.
             _remove_partial_files(written)
     failures += unusable + new_failures
@@ -104,42 +101,6 @@ def _remove_partial_files(targets: list[Path]) -> None:
     for folder, names in names_by_folder.items():
         with contextlib.suppress(PermissionError):  # It is reported for each file that cannot be written there.
             remove_partial_files(folder, names)
-
-
-def _resample(
-    pending: list[ResampleJob], manifest: Manifest, n_jobs: int, backend: str
-) -> tuple[dict[str, ManifestEntry], list[Failure]]:
-    """Do the jobs and list them in the manifest, which is saved also if this is interrupted."""
-    entries: dict[str, ManifestEntry] = {}
-    failures: list[Failure] = []
-    outcomes = parallel.parallel_map(resample_one, pending, n_jobs=n_jobs, backend=backend)
-    try:
-        for job, outcome in _with_progress(outcomes, pending):
-            if isinstance(outcome, str):
-                failures.append(Failure(job.name, outcome))
-                continue
-            entries[job.name] = outcome
-            manifest.add(job.name, outcome)
-            if outcome.n_clipped:
-                peak = f"(peak {outcome.peak:.3f})"
-                log(f"clipped: {job.name}: {outcome.n_clipped} samples above full scale {peak}")
-    finally:
-        try:
-            manifest.save()
-        except OSError as error:
-            failures.append(Failure(str(manifest.path), format_error(error)))
-    return entries, failures
-
-
-def _with_progress(
-    outcomes: Iterable[tuple[ResampleJob, ManifestEntry | str]], jobs: list[ResampleJob]
-) -> Iterable[tuple[ResampleJob, ManifestEntry | str]]:
-    return progress_in_hours(
-        outcomes,
-        total=sum(job.size for job in jobs),
-        share=lambda outcome: outcome[0].size,
-        seconds=lambda outcome: 0.0 if isinstance(outcome[1], str) else outcome[1].seconds,
-    )
 
 
 def _result(

@@ -1,5 +1,7 @@
 """Processed folders whose note onsets are aligned with the sound (`align_labels.py`)."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from midi2wave.conditioning.partials import PianoPartials
+from midi2wave.conditioning.global_conditioning import one_hot
+from midi2wave.conditioning.partials import PianoPartials, partials_for
 from midi2wave.config import DataConfig
 from midi2wave.data.midi_alignment import Alignment, alignment_warning, measure_alignments, trusted_seconds
 from midi2wave.data.onset_fitting import MIN_PARTIALS
@@ -19,10 +22,21 @@ from midi2wave.data.onset_refinement import (
     measure_phases,
     refine_onsets,
 )
-from midi2wave.data.processed_folder import ProcessedFolder, write_recording
+from midi2wave.data.processed_folder import (
+    RECORD_NAME,
+    ProcessedFolder,
+    begin_folder,
+    check_output_folder,
+    finish_folder,
+    write_recording,
+)
 from midi2wave.midi.performance import Performance
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.folder_lock import lock_own_folder
+
+# Settings that decide where notes go; a folder's record holds them.
+RECORDED_SETTINGS = ("preemphasis", "velocity_exponent", "global_values")
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,80 @@ class RecordingAlignment:
             "warnings": warnings + [text for text in [alignment_warning(windows)] if text],
         }
         write_recording(out, self.folder.rows[self.position], pcm, shifted, facts)
+
+
+def align_folder(
+    data_folder: Path, out: Path, data: DataConfig, *, like: Path | None, source: str, force: bool = False
+) -> list[RecordingAlignment]:
+    """Align a processed folder, and write it to another one. Nothing is written until all onsets are fitted.
+
+    Args:
+        data_folder: The processed folder.
+        out: Where the aligned folder goes.
+        data: The data config, with measured partials.
+        like: An aligned folder of the same piano, whose phases are used; None: they are fitted too.
+        source: Where the partials come from, for messages.
+        force: Whether another aligned folder at `out` is replaced.
+
+    Returns:
+        The alignment of each recording.
+
+    Raises:
+        InputError: The folders do not fit each other, or hardly any note fits the partials.
+    """
+    folder, reference = _open_folders(data_folder, out, like)
+    made_from = folder.made_from | {"aligned": {"like": str(like or data_folder)} | _recorded_settings(data)}
+    check_output_folder(out, made_from, "aligned", force=force)
+    for opened in filter(None, (folder, reference)):
+        opened.check_rate(data.audio_hz)
+    facts = {row.index: folder.facts(position) for position, row in enumerate(folder.rows)}
+    parts = _paired_parts(folder, reference, data)
+    with lock_own_folder(out, RECORD_NAME):
+        recordings: list[RecordingAlignment] = []
+        for value, (part, part_reference) in parts.items():
+            partials = partials_for(data, one_hot([value], data.global_values))
+            recordings += align_recordings(part, data, partials, part_reference)
+        for recording in recordings:
+            recording.warn_if_mismatched()
+        require_fit(recordings, data_folder, source)
+        begin_folder(out, made_from, force=force)
+        for recording in recordings:
+            recording.write(out, facts[recording.folder.rows[recording.position].index])
+        finish_folder(out, folder.rows, folder.added_columns)
+    return recordings
+
+
+def _open_folders(data_folder: Path, out: Path, like: Path | None) -> tuple[ProcessedFolder, ProcessedFolder | None]:
+    """The folder to align, and the one whose phases are used."""
+    if out.resolve() in {path.resolve() for path in (data_folder, like) if path}:
+        raise InputError(f"{out} is what is to be read; choose another name")
+    folder, reference = ProcessedFolder(data_folder), ProcessedFolder(like) if like else None
+    if reference and "aligned" not in reference.made_from:
+        raise InputError(f"{like} is not aligned; align it first, without --like")
+    return folder, reference
+
+
+def _paired_parts(
+    folder: ProcessedFolder, reference: ProcessedFolder | None, data: DataConfig
+) -> dict[str, tuple[ProcessedFolder, ProcessedFolder | None]]:
+    """The recordings of each global value: those to align, and those whose phases are used."""
+    parts = folder.split_by_label(data.global_values)
+    if reference is None:
+        return {value: (part, None) for value, part in parts.items()}
+    references = reference.split_by_label(data.global_values)
+    if missing := [value for value in parts if value not in references]:
+        raise InputError(
+            f"{reference.path} has no recording of {missing[0]}, {folder.path} has; align that without --like"
+        )
+    return {value: (part, references[value]) for value, part in parts.items()}
+
+
+def _recorded_settings(data: DataConfig) -> dict[str, Any]:
+    """The settings that decide where notes go, as a folder's record holds them."""
+    partials = json.dumps([data.partial_hz, data.partial_level, data.partial_decay, data.partial_phase])
+    # Records of earlier versions have this key: under another one, an interrupted run could not be continued.
+    digest = {"strings_sha256": hashlib.sha256(partials.encode()).hexdigest()}
+    return {name: getattr(data, name) for name in RECORDED_SETTINGS} | digest
 
 
 def align_recordings(

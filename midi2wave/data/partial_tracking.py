@@ -5,8 +5,9 @@ period, the complex amplitudes of a key's notes are averaged, so that all else t
 phases carry no information, and powers are averaged instead.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,9 @@ MAX_DECAY = 40.0
 N_ROUNDS = 2  # Partials are tracked again at the frequencies that the first round has measured.
 DEFAULT_VELOCITY_EXPONENT = 1.5
 SAMPLING_SEED = 0
+# Significant digits of the numbers in a config.
+HZ_DIGITS = 7
+DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,27 @@ def measure_partials(folder: ProcessedFolder, preemphasis: float) -> PartialMeas
     # Demodulation gives the phase of a cosine, while the excitation's first channels are sines.
     phase = np.where(is_coherent & is_measured, np.angle(start) + np.pi / 2, 0.0)
     return PartialMeasurement(PianoPartials(hz, level * _channel_gain(level), decay, phase), exponent, is_measured)
+
+
+def partial_options(measurements: Sequence[PartialMeasurement]) -> dict[str, Any]:
+    """The options of data_config that describe measured partials.
+
+    Args:
+        measurements: One set of partials for each of data_config.global_values, or one for all recordings.
+    """
+    partials = [each.partials for each in measurements]
+    return {
+        "partial_hz": _rounded([each.hz for each in partials], HZ_DIGITS),
+        "partial_level": _rounded([each.level for each in partials], DIGITS),
+        "partial_decay": _rounded([each.decay for each in partials], DIGITS),
+        "partial_phase": _rounded([each.phase for each in partials], DIGITS),
+        "velocity_exponent": round(float(np.mean([each.velocity_exponent for each in measurements])), 2),
+    }
+
+
+def _rounded(arrays: Sequence[np.ndarray], digits: int) -> list[float]:
+    """All values in one list, with this many significant digits."""
+    return [float(f"{value:.{digits}g}") for value in np.ravel(arrays)]
 
 
 def track_partials(

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +25,17 @@ from midi2wave.data.processed_folder import (
 from midi2wave.data.resample_manifest import state
 from midi2wave.midi.reader import read_midi
 from midi2wave.plotting.pictures import save_picture
+from midi2wave.utils import parallel
 from midi2wave.utils.atomic_files import write_text
-from midi2wave.utils.cli import format_error
+from midi2wave.utils.cli import Failure, format_error, log, progress_in_hours
 from midi2wave.utils.errors import DISK_FULL_ERRNOS, InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Processed = tuple[Row, Facts]
+# By the id of its job, the outcome of each recording; None until it is done.
+Outcomes = dict[tuple[Path, int], Processed | None]
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,44 @@ def _process(job: PreprocessJob) -> Processed:
     )
     write_recording(job.folder, row, pcm, performance, asdict(facts), sources)
     return row, facts
+
+
+def process_pending(
+    pending: list[PreprocessJob], outcomes: Outcomes, *, n_jobs: int = 1, backend: str = "loky"
+) -> list[Failure]:
+    """Do the jobs, with progress in hours of audio and a line for each remark.
+
+    Args:
+        pending: The jobs.
+        outcomes: What they yield is entered here.
+        n_jobs: Recordings at once.
+        backend: One of `parallel.BACKENDS`.
+
+    Returns:
+        Those that failed, sorted.
+    """
+    failures = []
+    results = parallel.parallel_map(process_one, pending, n_jobs=n_jobs, backend=backend)
+    for job, outcome in _with_progress(results, pending):
+        if isinstance(outcome, str):
+            failures.append(Failure(job.recording.audio_filename, outcome))
+            continue
+        outcomes[job.id] = outcome
+        facts = outcome[1]
+        for remark in (*facts.dropped, *facts.warnings):
+            log(f"{job.recording.audio_filename}: {remark}")
+    return sorted(failures, key=lambda failure: failure.item)
+
+
+def _with_progress(
+    results: Iterable[tuple[PreprocessJob, Processed | str]], pending: list[PreprocessJob]
+) -> Iterable[tuple[PreprocessJob, Processed | str]]:
+    return progress_in_hours(
+        results,
+        total=sum(job.recording.duration for job in pending),
+        share=lambda result: result[0].recording.duration,
+        seconds=lambda result: 0.0 if isinstance(result[1], str) else result[1][0].duration,
+    )
 
 
 def finish_processed_folder(folder: Path, processed: list[Processed], config: PreprocessConfig, n_failed: int) -> None:

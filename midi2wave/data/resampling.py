@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from midi2wave.data.maestro import (
     select_split,
 )
 from midi2wave.data.resample_manifest import Manifest, ManifestEntry
-from midi2wave.utils.cli import Failure, count_of, format_error, item_failure, log
+from midi2wave.utils import parallel
+from midi2wave.utils.cli import Failure, count_of, format_error, item_failure, log, progress_in_hours
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_search import FileTree, walk_folder
 
@@ -211,3 +213,49 @@ def resample_one(job: ResampleJob) -> tuple[ResampleJob, ManifestEntry | str]:
         return job, resample_manifest.make_entry(job.target, resampled, source_state, job.resampler)
     except (InputError, OSError) as error:
         return job, format_error(error)
+
+
+def resample_pending(
+    pending: list[ResampleJob], manifest: Manifest, *, n_jobs: int = 1, backend: str = "loky"
+) -> tuple[dict[str, ManifestEntry], list[Failure]]:
+    """Do the jobs and list them in the manifest, which is saved also if this is interrupted.
+
+    Args:
+        pending: The jobs, with progress in hours of audio.
+        manifest: The manifest of their folder.
+        n_jobs: Files at once.
+        backend: One of `parallel.BACKENDS`.
+
+    Returns:
+        The entries of the files that were made, by the name of the source, and those that failed.
+    """
+    entries: dict[str, ManifestEntry] = {}
+    failures: list[Failure] = []
+    outcomes = parallel.parallel_map(resample_one, pending, n_jobs=n_jobs, backend=backend)
+    try:
+        for job, outcome in _with_progress(outcomes, pending):
+            if isinstance(outcome, str):
+                failures.append(Failure(job.name, outcome))
+                continue
+            entries[job.name] = outcome
+            manifest.add(job.name, outcome)
+            if outcome.n_clipped:
+                peak = f"(peak {outcome.peak:.3f})"
+                log(f"clipped: {job.name}: {outcome.n_clipped} samples above full scale {peak}")
+    finally:
+        try:
+            manifest.save()
+        except OSError as error:
+            failures.append(Failure(str(manifest.path), format_error(error)))
+    return entries, failures
+
+
+def _with_progress(
+    outcomes: Iterable[tuple[ResampleJob, ManifestEntry | str]], jobs: list[ResampleJob]
+) -> Iterable[tuple[ResampleJob, ManifestEntry | str]]:
+    return progress_in_hours(
+        outcomes,
+        total=sum(job.size for job in jobs),
+        share=lambda outcome: outcome[0].size,
+        seconds=lambda outcome: 0.0 if isinstance(outcome[1], str) else outcome[1].seconds,
+    )

@@ -20,6 +20,7 @@ import numpy as np
 
 from midi2wave.audio.io import write_wav
 from midi2wave.midi.performance import Performance, sounding_offset
+from midi2wave.utils.cli import log
 
 INSTALL = "pip install -r requirements-transcribe.txt && pip install --no-deps basic-pitch==0.4.0 transkun==2.0.1"
 ONSET_TOLERANCE_SECONDS = 0.05
@@ -183,6 +184,15 @@ class Transcriber:
         events = sorted(events)
         onset, offset = (np.array([event[i] for event in events], dtype=np.float64) for i in (0, 1))
         return Notes(onset, offset, np.array([event[2] for event in events], dtype=np.int64))
+
+
+def load_transcriber() -> Transcriber | None:
+    """Load the transcriber; None if it is not installed, which is logged."""
+    try:
+        return Transcriber()
+    except ImportError as error:
+        log(f"no transcriber ({error}), so no F1; to have it: {INSTALL}")
+        return None
 
 
 @contextmanager

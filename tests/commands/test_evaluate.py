@@ -12,7 +12,7 @@ import evaluate
 from benchmarks import measures
 from midi2wave.data import test_clips
 from midi2wave.data.pairing import mismatched_pairs
-from midi2wave.evaluation import synthesizer
+from midi2wave.evaluation import evaluation_folder, synthesizer, transcription
 from midi2wave.evaluation.counterfactual import counterfactuals
 from midi2wave.evaluation.report import table
 from midi2wave.evaluation.transkun_transcriber import performed_events
@@ -71,7 +71,7 @@ def options(pipeline, clips, tmp_path):
 @pytest.fixture
 def without_pictures(monkeypatch):
     """Draw no pictures, which take most of the time."""
-    monkeypatch.setattr(evaluate, "_write_pictures", lambda *_: None)
+    monkeypatch.setattr(evaluation_folder, "_write_pictures", lambda *_: None)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_without_a_transcriber_there_is_no_f1(without_pictures, options, generat
     def missing():
         raise ImportError("No module named 'basic_pitch'")
 
-    monkeypatch.setattr(evaluate, "Transcriber", missing)
+    monkeypatch.setattr(transcription, "Transcriber", missing)
     done = call(evaluate, *options, "--json")
     assert done.code == 0 and "pip install -r requirements-transcribe.txt" in done.err
     result = done.result
@@ -213,8 +213,8 @@ def test_scores_of_the_second_transcriber(without_pictures, options, generated, 
 
     generated(play_silence)
     pieces = []
-    load = evaluate._test_clips
-    monkeypatch.setattr(evaluate, "_test_clips", lambda *args: (pieces.extend(load(*args)[0]), load(*args))[1])
+    load = evaluate.scorable_clips
+    monkeypatch.setattr(evaluate, "scorable_clips", lambda *args: (pieces.extend(load(*args)[0]), load(*args))[1])
     monkeypatch.setattr(evaluate, "_load_second_transcriber", lambda _: Second())
     result = call(evaluate, *options, "--json").result
     assert result["second_transcriber"] == "second 1"

@@ -9,7 +9,7 @@ import pytest
 import preprocess_audio
 import preprocess_maestro
 from midi2wave.audio import io as audio_io
-from midi2wave.data import preprocessing, test_clips
+from midi2wave.data import clip_cutting, preprocessing, test_clips
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.plotting import figures
@@ -174,7 +174,7 @@ def cut_clips(folder, *options, code=0):
 @pytest.fixture
 def pairs(tmp_path, monkeypatch):
     """A short recording with room for one clip of 2 s, one of 12 s and one of 20 s."""
-    monkeypatch.setattr(preprocess_audio, "save_picture", lambda path, _: path.touch())
+    monkeypatch.setattr(clip_cutting, "save_picture", lambda path, _: path.touch())
     for name, seconds in (("a", 3), ("b", 12), ("c", 20)):
         notes = [(0.25 * k, 0.25 * k + 0.2, 60, 90) for k in range(4 * seconds)]
         write_midi(tmp_path / f"pairs/{name}.mid", notes)

@@ -56,6 +56,7 @@ TESTED_BY = {
     "midi2wave.config": "tests/docs/test_architecture.py",
     "midi2wave.checkpoint": "tests/unit/model/test_checkpoint.py",
     "midi2wave.data.salamander": "tests/unit/data/test_salamander.py",
+    "midi2wave.demo_dataset.write_midi": "tests/unit/demo_dataset/test_write_midi.py",
     "midi2wave.evaluation.reverberation": "tests/unit/evaluation/test_reverberation.py",
     "nv_wavenet_bridge.export": "tests/unit/nv_wavenet_bridge/test_bundle.py",
     "nv_wavenet_bridge.check": "tests/unit/nv_wavenet_bridge/test_bundle.py",

@@ -13,12 +13,12 @@ if __name__ == "__main__":
 
     signals.exit_on_interrupt()  # Ctrl-C during the imports below needs no traceback.
 
-import os
 from pathlib import Path
 
 from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
+from midi2wave.data.audio_beside_midi import audio_with_stem
 from midi2wave.data.clip_cutting import Pair, cut_clips
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.data.test_clips import CLIPS_RECORD_NAME, begin_clips, clip_source, finish_clips
@@ -99,7 +99,7 @@ def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pai
     for name in tree.select(MIDI_SUFFIXES):
         midi_path = folder / name
         stem = (audio_dir / name).with_suffix("")
-        audio_path = _find_audio(stem, config.audio_hz)
+        audio_path = audio_with_stem(stem, config.audio_hz)
         if audio_path:
             pairs.append(Pair(stem.name, audio_path, midi_path))
         else:
@@ -107,12 +107,6 @@ def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pai
     if not pairs and not failures:
         raise InputError(f"{folder} holds no audio and MIDI files with equal stems")
     return pairs
-
-
-def _find_audio(stem: Path, audio_hz: int) -> Path | None:
-    suffixes = [*AUDIO_SUFFIXES, *map(str.upper, AUDIO_SUFFIXES)]
-    names = [resampled_name(f"{stem.name}.wav", audio_hz), *(stem.name + suffix for suffix in suffixes)]
-    return next((path for path in map(stem.with_name, names) if os.path.isfile(path)), None)
 
 
 if __name__ == "__main__":

@@ -108,14 +108,43 @@ def read_beginning(path: str | Path, audio_hz: int, n_samples: int) -> np.ndarra
     Raises:
         InputError: As by `read_pcm`, or the file is shorter.
     """
-    blocks, n_read = [np.zeros(0, dtype=np.float32)], 0
+    pcm = read_resampled(path, audio_hz, max_samples=n_samples)
+    if len(pcm) < n_samples:
+        raise InputError(f"{path} has only {len(pcm) / audio_hz:.3f} s, expected at least {n_samples / audio_hz:g} s")
+    return pcm
+
+
+def read_resampled(
+    path: str | Path, audio_hz: int, inspect: Callable[[np.ndarray], None] | None = None, max_samples: int | None = None
+) -> np.ndarray:
+    """Read any audio file, channels averaged and resampled as by `resample_file`.
+
+    Args:
+        path: A file that libsndfile reads.
+        audio_hz: Sample rate of the result.
+        inspect: Receives each block of the file as it is, [frames, channels] (see `AudioSource.blocks`).
+        max_samples: Reading ends after so many samples of the result; None: at the end of the file.
+
+    Returns:
+        int16 [T].
+
+    Raises:
+        InputError: As by `read_pcm`, but at any rate.
+    """
+
+    def inspected(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            if inspect:
+                inspect(block)
+            yield _mono(block)
+
+    pcm = bytearray()
     with open_audio(path) as source:
-        for block in _resampled_blocks(map(_mono, source.blocks()), source.samplerate, audio_hz, RESAMPLERS[0]):
-            blocks.append(block)
-            n_read += len(block)
-            if n_read >= n_samples:
-                return to_pcm(np.concatenate(blocks)[:n_samples])[0]
-    raise InputError(f"{path} has only {n_read / audio_hz:.3f} s, expected at least {n_samples / audio_hz:g} s")
+        for block in _resampled_blocks(inspected(source.blocks()), source.samplerate, audio_hz, RESAMPLERS[0]):
+            pcm += to_pcm(block)[0].tobytes()
+            if max_samples is not None and len(pcm) >= 2 * max_samples:
+                break
+    return np.frombuffer(pcm, dtype=np.int16)[:max_samples]
 
 
 def require_wav_length(name: str | Path, n_samples: int, audio_hz: int) -> None:

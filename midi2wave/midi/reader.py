@@ -11,7 +11,7 @@ import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -91,8 +91,30 @@ class _Track:
     # (tick, channel, controller, value) of the pedals and of what lifts them.
     pedals: list[tuple[int, int, int, int]] = field(default_factory=list)
     tempos: list[tuple[int, int]] = field(default_factory=list)  # (tick, microseconds per quarter note)
+    programs: list[tuple[int, int, int]] = field(default_factory=list)  # (tick, channel, program)
     end_tick: int = 0
     is_complete: bool = False  # read up to its end-of-track mark
+
+    def select(self, channel: int | None) -> "_Track":
+        """The track with the notes of one channel only, or without notes."""
+        return replace(self, notes=[note for note in self.notes if note[1] & 0x0F == channel])
+
+
+@dataclass(frozen=True)
+class Part:
+    """The notes of one channel of one track.
+
+    Attributes:
+        track: Number of the track, from 0.
+        channel: Number of the channel, from 0.
+        program: General MIDI program, 0..127, at its first note; 0 if the file states none.
+        performance: Its notes, and the pedals of the whole file.
+    """
+
+    track: int
+    channel: int
+    program: int
+    performance: Performance
 
 
 def read_midi(source: str | Path | BinaryIO) -> Performance:
@@ -104,6 +126,41 @@ def read_midi(source: str | Path | BinaryIO) -> Performance:
     Raises:
         InputError: Nothing can be read: no such file, not MIDI, no usable time base, no piano notes.
     """
+    path, division, sequences, tally = _read_sequences(source)
+    notes, pedals = _all_in_seconds(sequences, division, tally)
+    dropped = tuple(f"{what}: {count}" for what, count in tally.items() if count)
+    return performance_from_events(notes, pedals, dropped, path)
+
+
+def read_parts(source: str | Path | BinaryIO) -> list[Part]:
+    """Read the notes of each track and channel by themselves, as `read_midi` reads all of them.
+
+    Args:
+        source: As of `read_midi`.
+
+    Returns:
+        The parts that have piano notes, each with all pedals; without the drums.
+
+    Raises:
+        InputError: As by `read_midi`.
+    """
+    path, division, sequences, _ = _read_sequences(source)
+    channels = ((i, n[1] & 0x0F) for sequence in sequences for i, track in enumerate(sequence) for n in track.notes)
+    parts = []
+    for number, channel in sorted(set(channels)):
+        own = [[track.select(channel if i == number else None) for i, track in enumerate(each)] for each in sequences]
+        notes, pedals = _all_in_seconds(own, division, Counter())
+        if len(notes):
+            programs = [change for each in sequences for track in each for change in track.programs]
+            first_tick = min(n[0] for each in own for track in each for n in track.notes)
+            own_programs = sorted(p for p in programs if p[1] == channel and p[0] <= first_tick)
+            program = own_programs[-1][2] if own_programs else 0
+            parts.append(Part(number, channel, program, performance_from_events(notes, pedals, (), path)))
+    return parts
+
+
+def _read_sequences(source: str | Path | BinaryIO) -> tuple[str, int, list[list[_Track]], Counter[str]]:
+    """Name, time division and tracks of a file, and what is missing; tracks of one list are played together."""
     path = source_name(source)
     data = _read_file(Path(source)) if isinstance(source, (str, os.PathLike)) else _read_object(source, path)
     _check_beginning(data, path)
@@ -113,12 +170,15 @@ def read_midi(source: str | Path | BinaryIO) -> Performance:
     tracks = [_read_track(data[start:end]) for name, start, end in chunks if name == b"MTrk"]
     if not tracks:
         raise InputError(f"{path}: a MIDI header without any track (MTrk) after it; get the file again")
-
     tally: Counter[str] = Counter()
     tally["tracks broken off or without an end mark, kept as far as readable"] = sum(not t.is_complete for t in tracks)
     tally["tracks promised by the header but missing"] = max(0, n_tracks - len(tracks))
     # The tracks of type 2 are played one after another, those of other types together.
-    sequences = [[track] for track in tracks] if file_type == 2 else [tracks]
+    return path, division, [[track] for track in tracks] if file_type == 2 else [tracks], tally
+
+
+def _all_in_seconds(sequences: list[list[_Track]], division: int, tally: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Notes and pedals of tracks that are played together, list after list, as `performance_from_events` takes them."""
     notes, pedals = [], []
     start_seconds = 0.0
     for sequence in sequences:
@@ -128,9 +188,7 @@ def read_midi(source: str | Path | BinaryIO) -> Performance:
         notes.append(sequence_notes)
         pedals.append(sequence_pedals)
         start_seconds += seconds
-
-    dropped = tuple(f"{what}: {count}" for what, count in tally.items() if count)
-    return performance_from_events(np.concatenate(notes), np.concatenate(pedals), dropped, path)
+    return np.concatenate(notes), np.concatenate(pedals)
 
 
 def read_performance(source: str | Path | BinaryIO) -> Performance:
@@ -262,6 +320,9 @@ def _read_event(body: bytes, position: int, status: int, tick: int, track: _Trac
     if kind in (_KEY_PRESSURE, _PITCH_BEND):
         return position + 2
     if kind in (_PROGRAM_CHANGE, _CHANNEL_PRESSURE):
+        program = body[position]
+        if kind == _PROGRAM_CHANGE:
+            track.programs.append((tick, status & 0x0F, min(program, 127)))
         return position + 1
     if status < 0x80:
         raise ValueError("a data byte without a running status")

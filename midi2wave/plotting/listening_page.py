@@ -37,18 +37,29 @@ def write_listening_page(path: str | Path, title: str, clips: list[ListeningClip
         clips: The clips in the order of the page.
         facts: Rows of the table at the top: name -> value.
     """
+    template = Path(__file__).with_name(TEMPLATE_NAME)
+    write_text(path, render_page(template, title=title, facts=facts, clips=clips))
+
+
+def render_page(template: Path, **values: object) -> str:
+    """An HTML page from a jinja2 template, whose values are escaped; the filter `file_url` makes URLs of file names.
+
+    Args:
+        template: The template file.
+        values: What it contains.
+    """
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,
         finalize=_printable_value,
         trim_blocks=True,
+        lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters["file_url"] = _file_url
-    page = environment.get_template(TEMPLATE_NAME)
-    write_text(path, page.render(title=title, facts=facts, clips=clips))
+    return environment.get_template(template.name).render(**values)
 
 
 def _printable_value(value: object) -> object:

@@ -19,6 +19,7 @@ LAYERS = (
     "midi2wave.data midi2wave.demo_dataset wavenet logistic_mixture",
     "midi2wave.sampling midi2wave.checkpoint midi2wave.checkpoint_folders midi2wave.weight_files",
     "midi2wave.training midi2wave.evaluation midi2wave.live nv_wavenet_bridge",
+    "midi2wave.finetuning",
     "midi2wave midi2wave.api COMMANDS benchmarks",
 )
 LIBRARY_AT_TOP_LEVEL = ("wavenet", "logistic_mixture")

@@ -1,0 +1,221 @@
+"""The recordings of a user: pairs of audio and MIDI in a folder, and what of them can be trained on.
+
+The checks are those of `recording_checks.py`; each problem is one line that ends with its remedy.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO, read_resampled
+from midi2wave.audio.pcm import level_db
+from midi2wave.audio.source import open_audio
+from midi2wave.data.audio_beside_midi import audio_with_stem
+from midi2wave.data.maestro import find_metadata, inside, read_metadata, require_no_nested_metadata
+from midi2wave.finetuning import recording_checks
+from midi2wave.finetuning.levels import LevelMeter
+from midi2wave.finetuning.recording_checks import ANALYSIS_HZ, Agreement, Problem
+from midi2wave.midi.performance import PEDAL_DOWN, SUSTAIN, Performance
+from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES, read_midi, read_parts
+from midi2wave.utils.cli import count_of, format_error, progress
+from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_search import FileTree, walk_folder
+from midi2wave.utils.parallel import parallel_map
+from midi2wave.utils.text import join_names
+
+# Length of the stretch that the report shows, and the part of a recording in which it is chosen.
+EXCERPT_SECONDS = 8.0
+EXCERPT_SEARCH_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class CheckedPair:
+    """A recording and its MIDI file, with what was found.
+
+    Attributes:
+        audio: The audio file.
+        midi: The MIDI file.
+        name: The stem of the audio file.
+        seconds: Length of the audio; 0 if it cannot be read.
+        offset_seconds: By how much the sound comes after the notes: to be added to the times of the MIDI file. Measured
+            also where it is small; 0 where nothing is known.
+        problems: What is wrong, each one line with its remedy. A usable pair can have some.
+        usable: Whether the pair can be trained on.
+        audio_hz: Sample rate of the file.
+        n_channels: Number of its channels.
+        level_db: RMS level in dB relative to full scale.
+        peak_db: Peak level in dB relative to full scale.
+        n_notes: Number of notes.
+        pitch_range: Lowest and highest MIDI pitch; None without notes.
+        pedal_share: Part of the time from the first to the last note for which the sustain pedal is down.
+        agreement: How well notes and sound agree; None if that was not measured.
+        excerpt_seconds: Beginning of a dense stretch of EXCERPT_SECONDS, by the clock of the audio.
+    """
+
+    audio: Path
+    midi: Path
+    name: str
+    seconds: float = 0.0
+    offset_seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+    usable: bool = False
+    audio_hz: int = 0
+    n_channels: int = 0
+    level_db: float = 0.0
+    peak_db: float = 0.0
+    n_notes: int = 0
+    pitch_range: tuple[int, int] | None = None
+    pedal_share: float = 0.0
+    agreement: Agreement | None = None
+    excerpt_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class CheckedRecordings:
+    """All pairs of a folder, and the audio and MIDI files without a partner."""
+
+    pairs: list[CheckedPair]
+    unmatched: list[Path]
+
+
+def check_recordings(folder: Path, *, jobs: int = 1) -> CheckedRecordings:
+    """Find the pairs of audio and MIDI in a folder and check each.
+
+    In a MAESTRO folder the metadata name the pairs. In any other, files with equal stems belong together: those of one
+    folder, or, if each has only one such partner, those of different folders (`audio/a.wav`, `midi/a.mid`).
+
+    Args:
+        folder: The folder.
+        jobs: Pairs that are checked at once, in processes.
+
+    Returns:
+        The pairs in the order of their names; one that cannot be read is among them, with the reason.
+
+    Raises:
+        InputError: There is no such folder, or there are no pairs in it.
+    """
+    if find_metadata(folder):
+        pairs, unmatched = _metadata_pairs(folder), list[Path]()
+    else:
+        pairs, unmatched = _folder_pairs(folder)
+    checked = parallel_map(_check_pair, pairs, n_jobs=jobs, backend="loky")
+    by_files = {(pair.audio, pair.midi): pair for pair in progress(checked, len(pairs), "recording")}
+    return CheckedRecordings([by_files[pair] for pair in pairs], unmatched)
+
+
+def _metadata_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    recordings = read_metadata(folder)
+    return [(inside(folder, one.audio_filename), inside(folder, one.midi_filename)) for one in recordings]
+
+
+def _folder_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """The pairs below a folder and the files without a partner. Raises InputError if there are no pairs."""
+    require_no_nested_metadata(folder)
+    tree = walk_folder(folder)
+    unmatched = [folder / name for kind in (UNREAD_AUDIO, SCORES) for name in tree.log_left_out(kind)]
+    pairs, midi_left = [], []
+    for name in tree.select(MIDI_SUFFIXES):
+        audio = audio_with_stem((folder / name).with_suffix(""), ANALYSIS_HZ)
+        if audio:
+            pairs.append((audio, folder / name))
+        else:
+            midi_left.append(folder / name)
+    audio_left = _audio_without_midi(tree, pairs)
+    far_pairs = _pairs_of_unique_stems(audio_left, midi_left)
+    pairs += far_pairs
+    paired = {path for pair in far_pairs for path in pair}
+    unmatched += [path for path in (*audio_left, *midi_left) if path not in paired]
+    if not pairs:
+        raise _no_pairs(folder, tree, unmatched)
+    return sorted(pairs), sorted(unmatched)
+
+
+def _audio_without_midi(tree: FileTree, pairs: list[tuple[Path, Path]]) -> list[Path]:
+    """The audio files that are neither in a pair nor another form of one that is."""
+    stems = {midi.with_suffix("") for _, midi in pairs}
+    resampled = {audio for audio, _ in pairs}
+    files = (tree.folder / name for name in tree.select(AUDIO_SUFFIXES))
+    return [path for path in files if path.with_suffix("") not in stems and path not in resampled]
+
+
+def _pairs_of_unique_stems(audio: list[Path], midi: list[Path]) -> list[tuple[Path, Path]]:
+    """Pairs of equal stems in different folders, where no other file has the stem."""
+    by_stem: dict[str, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
+    for number, paths in enumerate((audio, midi)):
+        for path in paths:
+            by_stem[path.stem][number].append(path)
+    return [(sounds[0], notes[0]) for sounds, notes in by_stem.values() if len(sounds) == len(notes) == 1]
+
+
+def _no_pairs(folder: Path, tree: FileTree, unmatched: list[Path]) -> InputError:
+    if unmatched:
+        names = join_names(path.relative_to(folder).as_posix() for path in unmatched)
+        return InputError(
+            f"{folder} holds {count_of(len(unmatched), 'audio, MIDI or score file')} ({names}), but no pair of audio "
+            "and MIDI with equal names; rename them as NAME.wav and NAME.mid"
+        )
+    reason = f" ({tree.failures[0].item} {tree.failures[0].reason})" if tree.failures else ""
+    return InputError(f"{folder} holds no audio and no MIDI files{reason}; put pairs NAME.wav and NAME.mid into it")
+
+
+def _check_pair(paths: tuple[Path, Path]) -> CheckedPair:
+    """Read and check one pair; worker processes import this function by its name."""
+    audio, midi = paths
+    pair = partial(CheckedPair, audio, midi, audio.stem)
+    problems: list[Problem] = []
+    try:
+        with open_audio(audio) as source:
+            audio_hz, n_channels = source.samplerate, source.channels
+        meter = LevelMeter()
+        pcm = read_resampled(audio, ANALYSIS_HZ, meter.add)
+    except (InputError, OSError) as error:
+        return pair(problems=[format_error(error)])
+    pair = partial(
+        pair,
+        seconds=meter.n_frames / audio_hz,
+        audio_hz=audio_hz,
+        n_channels=n_channels,
+        level_db=level_db(pcm),
+        peak_db=meter.peak_db,
+    )
+    problems += recording_checks.audio_problems(pcm, meter)
+    try:
+        performance = read_midi(midi)
+        parts = read_parts(midi)
+    except (InputError, OSError) as error:
+        return pair(problems=[problem.text for problem in problems] + [format_error(error)])
+    agreement = None
+    if not any(problem.is_fatal for problem in problems):
+        agreement = recording_checks.measure_agreement(pcm, performance, parts)
+        problems += recording_checks.agreement_problems(agreement, performance, len(pcm) / ANALYSIS_HZ)
+        problems += recording_checks.length_problems(pcm, performance, agreement)
+    problems += recording_checks.midi_problems(performance, parts, agreement)
+    offset = agreement.offset_seconds if agreement else 0.0
+    return pair(
+        offset_seconds=offset,
+        problems=[problem.text for problem in problems],
+        usable=not any(problem.is_fatal for problem in problems),
+        n_notes=len(performance.onset),
+        pitch_range=(int(performance.pitch.min()), int(performance.pitch.max())),
+        pedal_share=_pedal_share(performance),
+        agreement=agreement,
+        excerpt_seconds=_excerpt_start(performance.onset + offset, len(pcm) / ANALYSIS_HZ),
+    )
+
+
+def _pedal_share(performance: Performance) -> float:
+    events = performance.pedals[SUSTAIN]
+    first, last = float(performance.onset[0]), float(performance.offset.max())
+    times = np.concatenate([[first], events[:, 0].clip(first, last), [last]])
+    is_down = np.concatenate([[False], events[:, 1] >= PEDAL_DOWN])
+    return float(np.diff(times)[is_down].sum() / max(last - first, 1e-9))
+
+
+def _excerpt_start(onset: np.ndarray, seconds: float) -> float:
+    """Where most notes begin within EXCERPT_SECONDS, near the beginning."""
+    starts = np.arange(0.0, max(0.0, min(EXCERPT_SEARCH_SECONDS, seconds) - EXCERPT_SECONDS) + 1.0)
+    counts = np.searchsorted(onset, starts + EXCERPT_SECONDS) - np.searchsorted(onset, starts)
+    return float(starts[counts.argmax()])

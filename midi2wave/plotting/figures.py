@@ -139,7 +139,7 @@ def _draw_piano_roll(ax: Axes, performance: Performance, seconds: float) -> Poly
     # Every note is at least about a pixel wide, however long the piece.
     release = np.maximum(offset, onset + seconds / 1000).clip(0, seconds)
     start = onset.clip(0)
-    low, high = _pitch_range(pitch)
+    low, high = pitch_range(pitch)
     black = np.array([p for p in range(low, high + 1) if p % 12 in BLACK_KEYS], dtype=float)
     whole = np.zeros(len(black)), np.full(len(black), seconds)
     ax.add_collection(_rectangles(*whole, black, 1.0, facecolor="0.955", linewidth=0, zorder=0))
@@ -160,8 +160,12 @@ def _draw_piano_roll(ax: Axes, performance: Performance, seconds: float) -> Poly
     return notes
 
 
-def _pitch_range(pitch: np.ndarray) -> tuple[int, int]:
-    """The lowest and highest pitch of an axis, two octaves at least, so that a single note is no thick bar."""
+def pitch_range(pitch: np.ndarray) -> tuple[int, int]:
+    """The lowest and highest pitch of an axis, two octaves at least, so that a single note is no thick bar.
+
+    Args:
+        pitch: The MIDI pitches that are shown, [N].
+    """
     low, high = (int(pitch.min()), int(pitch.max())) if len(pitch) else (60, 60)
     margin = max(2, (25 - (high - low)) // 2)
     return max(MIN_PITCH, low - margin), min(MAX_PITCH, high + margin)
@@ -181,7 +185,7 @@ def _draw_spectrograms(
     figure: Figure, axes: Sequence[Axes], sounds: dict[str, np.ndarray], seconds: float, audio_hz: int
 ) -> None:
     """Draw one row for each named sound, int16 [T], and their common colour bar."""
-    powers = {name: _spectrogram(x[: max(1, round(seconds * audio_hz))], audio_hz) for name, x in sounds.items()}
+    powers = {name: spectrogram(x[: max(1, round(seconds * audio_hz))], audio_hz) for name, x in sounds.items()}
     reference = next((power.max() for power in powers.values() if power.max() > 0), 1.0)
     for ax, (name, power) in zip(axes, powers.items(), strict=True):
         shown_seconds = min(seconds, len(sounds[name]) / audio_hz)
@@ -191,8 +195,17 @@ def _draw_spectrograms(
     figure.colorbar(image, ax=axes, label=label, **COLOUR_BAR | {"aspect": 24 * len(sounds)})
 
 
-def _spectrogram(samples: np.ndarray, audio_hz: int) -> np.ndarray:
-    """Power in bands of equal width in octaves from MIN_HZ to Nyquist: [N_BANDS, at most MAX_COLUMNS]."""
+def spectrogram(samples: np.ndarray, audio_hz: int, max_columns: int = MAX_COLUMNS) -> np.ndarray:
+    """Power in bands of equal width in octaves from MIN_HZ to the Nyquist frequency.
+
+    Args:
+        samples: Audio, int16 [T].
+        audio_hz: Sample rate.
+        max_columns: The columns are COLUMN_SECONDS apart, or further, if there would be more of them than this.
+
+    Returns:
+        float64 [N_BANDS, columns], the lowest band first.
+    """
     import librosa  # Here, since it takes a second, and most commands draw nothing.
 
     n_window = max(8, round(WINDOW_SECONDS * audio_hz))
@@ -203,7 +216,7 @@ def _spectrogram(samples: np.ndarray, audio_hz: int) -> np.ndarray:
     # A tone has the same level in every band: wide bands are summed, those within the window's main lobe averaged.
     to_bands = overlap.clip(0) / np.diff(edges, axis=0).clip(max=1.5 * n_fft / n_window)
 
-    hop = max(round(COLUMN_SECONDS * audio_hz), -(-len(samples) // MAX_COLUMNS), 1)
+    hop = max(round(COLUMN_SECONDS * audio_hz), -(-len(samples) // max_columns), 1)
     n_columns = -(-len(samples) // hop)
     power = np.empty((N_BANDS, n_columns))
     for first in range(0, n_columns, COLUMNS_PER_BLOCK):

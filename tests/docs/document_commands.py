@@ -67,6 +67,7 @@ TESTED_BY = {
     "benchmarks.model_speed": "tests/unit/benchmarks/test_model_speed.py",
     "benchmarks.training": "tests/unit/benchmarks/test_benchmarks.py",
     "benchmarks.presets": "tests/unit/benchmarks/test_model_speed.py",
+    "benchmarks.listen": "tests/unit/benchmarks/test_listen.py",
     "benchmarks.mutations": "tests/unit/benchmarks/test_mutations.py",
     "tests.helpers.fuzz": "tests/robustness/test_fuzz.py",
 }

@@ -15,6 +15,7 @@ if __name__ == "__main__":
     signals.exit_on_interrupt()  # Ctrl-C during imports needs no traceback.
 
 import argparse
+import gc
 import ipaddress
 import secrets
 import signal
@@ -22,6 +23,7 @@ import socket
 import sys
 import threading
 import webbrowser
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midi2wave.utils import signals
@@ -31,6 +33,8 @@ from midi2wave.utils.errors import InputError
 if TYPE_CHECKING:
     from midi2wave.live.models import LiveModel
 
+# The page begins with this one where it is there.
+PREFERRED_MODEL = "pretrained/grand.safetensors"
 DEFAULT_MODELS = (
     "pretrained/rendered.safetensors",
     "pretrained/rendered_reference.safetensors",
@@ -60,11 +64,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def default_models(folder: Path = Path(__file__).parent) -> list[str]:
+    """The shipped models, that which the page begins with first; `folder` is the project's."""
+    return [PREFERRED_MODEL] * (folder / PREFERRED_MODEL).is_file() + list(DEFAULT_MODELS)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = make_plain_parser(__doc__)
     add = parser.add_argument
     model_help = "a .safetensors file, a run folder or a checkpoint's folder; several can be chosen on the page"
-    add("--model", nargs="+", default=list(DEFAULT_MODELS), metavar="MODEL", help=model_help)
+    add("--model", nargs="+", default=default_models(), metavar="MODEL", help=model_help)
     add("--port", type=int, default=DEFAULT_PORT, help=f"default {DEFAULT_PORT}; 0: any free one")
     host_help = f"address to listen on (default {LOOPBACK}: this machine only); others need the token that is printed"
     add("--host", default=LOOPBACK, help=host_help)
@@ -102,6 +111,7 @@ def _serve(args: argparse.Namespace, sock: socket.socket) -> None:
     torch.set_num_threads(1)
     sys.setswitchinterval(SWITCH_SECONDS)
     warm_up(models[0], args.threads)
+    exempt_from_garbage_collection()
     token = new_token(sock)
     url = _url(args.host, sock, token)
 
@@ -120,12 +130,20 @@ def warm_up(model: "LiveModel", threads: int) -> None:
     from midi2wave.live.pieces import sampling_options
     from midi2wave.live.stream import LiveStream
 
-    settings = Settings(temperature=model.temperature, guidance=model.guidance, seed=0)
+    settings = Settings(
+        temperature=model.temperature, guidance=model.guidance, history_level=model.history_level, seed=0
+    )
     stream = LiveStream(model.checkpoint, sampling_options(model, settings, threads))
     stream.press(60, 64)
     for _ in range(3):
         stream.next_block()
     stream.close()
+
+
+def exempt_from_garbage_collection() -> None:
+    """Let garbage collections leave out what is loaded: a full one would search it for 0.1 s, within a block."""
+    gc.collect()
+    gc.freeze()
 
 
 def new_token(sock: socket.socket) -> str:

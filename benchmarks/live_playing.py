@@ -103,10 +103,7 @@ def measure(model: str, response: str, seconds: float, picture: Path | None) -> 
             if picture:
                 browser.save_screenshot(str(picture))
             wait_until(browser, "window.handsDone", 30)
-            facts = (
-                "[allLatencies, midi2wave.player.state.dropouts, midi2wave.live.bufferSeconds, midi2wave.files.speed]"
-            )
-            latencies, dropouts, buffer_seconds, speed = browser.execute_script(f"return {facts}")
+            latencies, dropouts, buffer_seconds, speed = browser.execute_script(RESULTS)
         finally:
             browser.quit()
             process.terminate()

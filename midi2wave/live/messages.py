@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from midi2wave.config import MAX_GUIDANCE, MAX_SEED, MAX_TEMPERATURE
+from midi2wave.config import DEFAULT_HISTORY_LEVEL, MAX_GUIDANCE, MAX_SEED, MAX_TEMPERATURE, MIN_HISTORY_LEVEL
 from midi2wave.midi.keyboard import MAX_PITCH, MAX_VELOCITY, MIN_PITCH
 from midi2wave.utils.errors import InputError
 
@@ -27,6 +27,7 @@ class Settings(_Message):
 
     temperature: float = Field(gt=0, le=MAX_TEMPERATURE)
     guidance: float = Field(ge=0, le=MAX_GUIDANCE)
+    history_level: float = Field(default=DEFAULT_HISTORY_LEVEL, ge=MIN_HISTORY_LEVEL, le=0)
     seed: int = Field(ge=0, le=MAX_SEED)
     labels: list[Annotated[str, Field(max_length=100)]] = Field(default=[], max_length=20)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from midi2wave.checkpoint import LoadedCheckpoint, load_checkpoint
-from midi2wave.config import InferenceConfig, SamplerWeights, load_config
+from midi2wave.config import CONFIG_FOLDER, DEFAULT_HISTORY_LEVEL, InferenceConfig, SamplerWeights, load_config
 from midi2wave.utils.errors import InputError
 
-# The configs that play shipped weights.
-PLAY_CONFIGS = ("config_play.json", "real/config_play.json")
+# The configs that play shipped weights, by this name; the one of the folder itself comes first.
+PLAY_CONFIG = "config_play.json"
 # A usual temperature of shipped models, for others than theirs.
 DEFAULT_TEMPERATURE = 0.8
 
@@ -27,6 +27,7 @@ class LiveModel:
         global_labels: As temperature.
         weights: Number format of its weights.
         config: The config of inference.py that has these defaults.
+        history_level: As temperature; for models with that input.
     """
 
     path: str
@@ -36,6 +37,7 @@ class LiveModel:
     global_labels: tuple[str, ...]
     weights: SamplerWeights
     config: str
+    history_level: float = DEFAULT_HISTORY_LEVEL
 
     def describe(self) -> dict[str, Any]:
         """What the page states of the model, as JSON values."""
@@ -48,9 +50,11 @@ class LiveModel:
             "hop": model.hop,
             "lookahead_ms": 1000 * model.context_frames[1] / data.midi_hz,
             "labels": list(data.global_values),
+            "has_history_level": data.history_level_input,
             "defaults": {
                 "temperature": self.temperature,
                 "guidance": self.guidance,
+                "history_level": self.history_level,
                 "labels": list(self.global_labels),
             },
         }
@@ -67,15 +71,21 @@ def load_models(paths: Sequence[str], device: str) -> list[LiveModel]:
         InputError: One cannot be loaded, or plays no MIDI.
     """
     settings: dict[Path, tuple[str, InferenceConfig]] = {}
-    for config in reversed(PLAY_CONFIGS):
+    for config in _play_configs():
         inference = load_config(config, ("inference_config",)).inference_config
         names = filter(None, (inference.model_filename, inference.fast_model_filename))
         settings |= {Path(name).resolve(): (config, inference) for name in names}
     models = []
     for path in paths:
-        config, defaults = settings.get(Path(path).resolve(), (PLAY_CONFIGS[0], None))
+        config, defaults = settings.get(Path(path).resolve(), (PLAY_CONFIG, None))
         models.append(_load(path, device, config, defaults))
     return models
+
+
+def _play_configs() -> list[str]:
+    """The names of all configs that play shipped weights, the default one last."""
+    others = [path.relative_to(CONFIG_FOLDER).as_posix() for path in sorted(CONFIG_FOLDER.glob(f"*/{PLAY_CONFIG}"))]
+    return [*others, PLAY_CONFIG]
 
 
 def _load(path: str, device: str, config: str, settings: InferenceConfig | None) -> LiveModel:
@@ -90,4 +100,5 @@ def _load(path: str, device: str, config: str, settings: InferenceConfig | None)
         global_labels=tuple(settings.global_values) if settings else (),
         weights=settings.sampler_weights if settings else "auto",
         config=config,
+        history_level=settings.history_level if settings else DEFAULT_HISTORY_LEVEL,
     )

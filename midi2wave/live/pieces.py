@@ -9,7 +9,7 @@ import numpy as np
 
 from midi2wave.conditioning.global_conditioning import resolve_labels, validate_labels
 from midi2wave.config import InferenceConfig
-from midi2wave.live.messages import FileSettings, Settings
+from midi2wave.live.messages import MAX_TEMPO, FileSettings, Settings
 from midi2wave.live.models import LiveModel
 from midi2wave.midi.keyboard import MAX_PITCH, MAX_VELOCITY, MIN_PITCH
 from midi2wave.midi.performance import Performance
@@ -21,6 +21,7 @@ from midi2wave.utils.errors import InputError
 
 # Of a MIDI file. The longest of MAESTRO has 0.4 MB.
 MAX_FILE_BYTES = 2_000_000
+# As it is played, after a change of tempo.
 MAX_PIECE_SECONDS = 3600.0
 # Frames of a block: 128 ms at 250 Hz. A take ends within a block when it is stopped.
 PIECE_BLOCK_FRAMES = 32
@@ -38,6 +39,7 @@ def sampling_options(model: LiveModel, settings: Settings, threads: int, block_f
     return SamplingOptions(
         temperature=settings.temperature,
         guidance=settings.guidance,
+        history_level=settings.history_level,
         seed=settings.seed,
         threads=threads,
         weights=model.weights,
@@ -51,11 +53,11 @@ def labels_of(model: LiveModel, settings: Settings) -> tuple[str, ...]:
 
 
 def read_upload(data: bytes) -> Performance:
-    """The performance in the bytes of a MIDI file. Raises InputError: they hold none, or it is too long."""
+    """The performance in the bytes of a MIDI file. Raises InputError: there is none, or it is too long at any tempo."""
     performance = read_midi(io.BytesIO(data))
-    seconds = performance_seconds(performance, 0.0)
-    if seconds > MAX_PIECE_SECONDS:
-        raise InputError(f"the file lasts {seconds:.0f} s, expected at most {MAX_PIECE_SECONDS:.0f} s; cut it")
+    seconds, limit = performance_seconds(performance, 0.0), MAX_TEMPO * MAX_PIECE_SECONDS
+    if seconds > limit:
+        raise InputError(f"the file lasts {seconds:.0f} s, expected at most {limit:.0f} s; cut it")
     return performance
 
 
@@ -101,9 +103,15 @@ class Take:
 
     @classmethod
     def prepare(cls, model: LiveModel, performance: Performance, settings: FileSettings, threads: int) -> "Take":
-        """Apply the settings. Raises InputError for those that the model or the piece does not allow."""
+        """Apply the settings. Raises InputError for those that the model or the length of the piece does not allow."""
         options = sampling_options(model, settings, threads, PIECE_BLOCK_FRAMES)
         performance = replace(modified(performance, settings), global_labels=labels_of(model, settings))
+        seconds = performance_seconds(performance, 0.0)
+        if seconds > MAX_PIECE_SECONDS:
+            raise InputError(
+                f"at this tempo the file lasts {seconds:.0f} s, expected at most {MAX_PIECE_SECONDS:.0f} s; choose a "
+                "faster one, or cut the file"
+            )
         seconds = performance_seconds(performance, InferenceConfig.tail_seconds)
         n_frames = performance_frames(seconds, model.checkpoint.config.data_config.midi_hz)
         return cls(model, performance, n_frames, options)

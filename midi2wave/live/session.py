@@ -168,18 +168,21 @@ class Session:
         self._send_start(request, audio_hz=stream.sample_rate, lead_ms=1000 * stream.lead_frames / midi_hz)
         last_event, speed = time.monotonic(), _Speed()
         with closing(stream):
-            while self._is_current(request):
+            while self._is_current(request) and stream.n_frames < stream.max_frames:
                 if self._play_events(stream):
                     last_event = time.monotonic()
                 elif time.monotonic() - last_event > IDLE_SECONDS:
                     self._send({"type": "idle", "stream": request.stream})
                     self._wait(request, lambda: bool(self._events), None)
+                    # The client may have sent its key before it knew of the pause.
+                    self._send({"type": "awake", "stream": request.stream})
                     last_event = time.monotonic()
                     continue
                 n_samples = stream.n_frames * stream.hop
                 if not self._wait_for_credit(request, n_samples, stream.sample_rate, estimate=True):
                     continue  # Events that have come while this thread waited are played first.
                 self._send_block(request, n_samples, stream.next_block, speed, stream.sample_rate)
+        self._send_end(request)
 
     def _play_events(self, stream: LiveStream) -> int:
         """Let the waiting events take effect; returns how many they are."""
@@ -210,8 +213,7 @@ class Session:
             while self._is_current(request) and first < take.n_samples:
                 if self._wait_for_credit(request, first, data.audio_hz, estimate=False):
                     first += self._send_block(request, first, lambda: next(blocks), speed, data.audio_hz)
-        if self._is_current(request):
-            self._send({"type": "ended", "stream": request.stream})
+        self._send_end(request)
 
     def _wait_for_credit(self, request: Request, n_samples: int, audio_hz: int, *, estimate: bool) -> bool:
         """Wait until more than n_samples may be generated, or events have come, or the stream ends."""
@@ -244,6 +246,10 @@ class Session:
 
     def _send_start(self, request: Request, **facts: Any) -> None:
         self._send({"type": "started", "stream": request.stream, "kind": request.type, **facts})
+
+    def _send_end(self, request: Request) -> None:
+        if self._is_current(request):
+            self._send({"type": "ended", "stream": request.stream})
 
     def _send(self, message: dict[str, Any]) -> None:
         self._put(json.dumps(message), None)

@@ -40,6 +40,7 @@ class LiveStream:
         hop: Samples per frame.
         lead_frames: How many frames after the last generated one an event takes effect.
         n_frames: How many frames are generated.
+        max_frames: How many can be; the stream then ends.
     """
 
     def __init__(
@@ -69,12 +70,11 @@ class LiveStream:
         self.sample_rate, self.hop = self._data.audio_hz, self._model.hop
         lookahead = self._model.context_frames[1]
         self.lead_frames = lookahead if lead_frames is None else min(max(0, lead_frames), lookahead)
-        self.n_frames = 0
+        self.n_frames, self.max_frames = 0, MAX_LIVE_SECONDS * self._data.midi_hz
         self.performance = LivePerformance(self._data.midi_hz, global_labels)
         self._options = replace(options, block_frames=options.block_frames or LIVE_BLOCK_FRAMES)
-        level = options.history_level
-        self._null = conditioning_for(NullPerformance(global_labels), self._data, level)
-        self._notes = conditioning_for(self.performance.snapshot(), self._data, level)
+        self._null = conditioning_for(NullPerformance(global_labels), self._data, options.history_level)
+        self._notes: NoteConditioning | NullConditioning | None = None  # None: events have come since it was made
         self._deemphasis = Deemphasis(self._data.preemphasis)
         self._blocks = self._generate()
 
@@ -86,37 +86,36 @@ class LiveStream:
     def press(self, pitch: int, velocity: int) -> int:
         """A key goes down; returns the number of the sample at which its note begins. Raises InputError."""
         frame = self.performance.press(pitch, velocity, self.horizon)
-        self._update()
+        self._notes = None
         return frame * self.hop
 
     def release(self, pitch: int) -> None:
         """A key goes up."""
         self.performance.release(pitch, self.horizon)
-        self._update()
+        self._notes = None
 
     def move_pedal(self, pedal: int, value: int) -> None:
         """A pedal moves to a value 0..127. Raises InputError."""
         self.performance.move_pedal(pedal, value, self.horizon)
-        self._update()
+        self._notes = None
 
     def release_all(self) -> None:
         """All keys and pedals go up."""
         self.performance.release_all(self.horizon)
-        self._update()
+        self._notes = None
 
     def next_block(self) -> np.ndarray:
-        """Generate the next samples, int16 [n]. Raises StopIteration after `MAX_LIVE_SECONDS`."""
+        """Generate the next samples, int16 [n]. Raises StopIteration after `max_frames`."""
         return next(self._blocks)
 
     def close(self) -> None:
         """End the stream and its threads."""
         self._blocks.close()
 
-    def _update(self) -> None:
-        self._notes = conditioning_for(self.performance.snapshot(), self._data, self._options.history_level)
-
     def _rows(self) -> list[NoteConditioning | NullConditioning]:
         """The conditioning of the rows that guidance needs: that of the notes so far, then the null condition."""
+        if self._notes is None:  # Once for all events of a block: a chord has many.
+            self._notes = conditioning_for(self.performance.snapshot(), self._data, self._options.history_level)
         return [self._notes] if self._options.guidance == 1 else [self._notes, self._null]
 
     def _generate(self) -> Generator[np.ndarray, None, None]:
@@ -133,7 +132,7 @@ class LiveStream:
             Conditioning(features, excitation),
             uniforms_in_time(self._model, self._options.seed, [0], [0], device),
             1,
-            MAX_LIVE_SECONDS * self._data.midi_hz,
+            self.max_frames,
             self._options,
         )
         for block in blocks:

@@ -1,5 +1,7 @@
 """The page of play.py in a browser: keys, pedal, MIDI keyboards, files and downloads, and what the loudspeaker gets."""
 
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from selenium.webdriver.common.keys import Keys
 import inference
 import play
 from midi2wave.audio.io import read_pcm
+from midi2wave.live import session as session_module
 from midi2wave.live.models import load_models
 from midi2wave.live.server import PlayServer
-from tests.helpers.live_server import running, wait_for
+from midi2wave.live.stream import LiveStream
+from tests.helpers.live_server import running, small_model, wait_for
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import call, write_midi
 
@@ -25,13 +29,39 @@ pytestmark = pytest.mark.browser
 MODEL = "pretrained/rendered.safetensors"
 HZ = 16000
 A4 = 69
+YEARS = ["year=2008", "year=2009"]
+# The levels of the buffer, in order: seconds of the level, how long it lasts. Returns the target after each.
+BUFFER_TARGET = """
+const [levels, done] = arguments;
+import("./buffer.js").then(({BufferTarget}) => {
+  const target = new BufferTarget();
+  let time = 0;
+  done(levels.map(([level, seconds]) => {
+    if (level === 0) target.noteDropout(time);
+    for (const end = time + seconds; time < end - 1e-9; time += 0.008) target.note(level, time);
+    return target.seconds;
+  }));
+});
+"""
+# A key that is sent before the page knows that the stream has paused.
+KEY_BEFORE_IDLE = """
+const {connection} = midi2wave, receive = connection.receive;
+connection.receive = data => {
+  if (typeof data === "string" && JSON.parse(data).type === "idle" && !window.wasIdle) {
+    window.wasIdle = true;
+    fakeMidi.play([0x90, 72, 80]);
+  }
+  receive.call(connection, data);
+};
+"""
 
 
 @pytest.fixture(scope="module")
 def server() -> PlayServer:
-    model = load_models([str(ROOT / MODEL)], "cpu")
-    play.warm_up(model[0], threads=1)
-    return PlayServer(model, threads=1)
+    models = [*load_models([str(ROOT / MODEL)], "cpu"), small_model(global_values=YEARS, history_level_input=True)]
+    for model in models:
+        play.warm_up(model, threads=1)
+    return PlayServer(models, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +132,11 @@ def level_db(samples: np.ndarray, pitch: int) -> float:
 
 def strongest_pitch(samples: np.ndarray) -> int:
     return max(range(48, 96), key=lambda pitch: level_db(samples, pitch))
+
+
+def choose_model(page: webdriver.Chrome, number: int) -> None:
+    script = "const list = document.getElementById('model'); list.selectedIndex = arguments[0];"
+    page.execute_script(script + "list.dispatchEvent(new Event('change'))", number)
 
 
 def is_live(page: webdriver.Chrome) -> bool:
@@ -176,6 +211,44 @@ def test_keys_can_be_clicked_and_the_octave_shifted(page: webdriver.Chrome):
     release(page, "z", Keys.PAGE_UP)
 
 
+def test_a_key_that_is_pressed_just_as_the_stream_pauses_sounds(page: webdriver.Chrome, monkeypatch):
+    monkeypatch.setattr(session_module, "IDLE_SECONDS", 0.5)
+    page.find_element(By.ID, "midi").click()
+    wait_for(lambda: text(page, "midi") == "Fake keyboard")
+    page.execute_script(KEY_BEFORE_IDLE)
+    page.execute_script("fakeMidi.play([0x90, 69, 80]); fakeMidi.play([0x80, 69, 0])")
+    wait_for(lambda: page.execute_script("return window.wasIdle"))
+    wait_for(lambda: page.execute_script("return midi2wave.live.latencies.length") == 2)
+    wait_for(lambda: page.execute_script("return midi2wave.live.asleep"))  # Again, after the same time.
+    assert text(page, "status") in ("Playing live.", "Asleep. A key wakes the model.")
+
+
+def test_the_page_says_that_the_machine_does_not_keep_up(page: webdriver.Chrome, monkeypatch):
+    next_block = LiveStream.next_block
+    monkeypatch.setattr(LiveStream, "next_block", lambda stream: time.sleep(0.06) or next_block(stream))
+    press(page, "n")
+    wait_for(lambda: text(page, "status").startswith("This machine is too slow for this model: 0."))
+    wait_for(lambda: page.execute_script("return midi2wave.player.state.dropouts") > 1)
+    buffered = page.execute_script("return midi2wave.live.bufferSeconds")
+    assert buffered > 0.08  # That of the beginning.
+    assert re.search(r"Drop-outs so far: \d+; \d+ ms of sound are buffered", text(page, "status"))
+    monkeypatch.undo()
+    script = "midi2wave.connection.emit('speed', {speed: 3}); midi2wave.player.dispatchEvent(new Event('dropout'));"
+    wait_for(
+        lambda: (
+            page.execute_script(script) or text(page, "status").startswith("Other programs take this machine's time")
+        )
+    )
+    release(page, "n")
+
+
+def test_the_buffer_grows_before_a_drop_out_and_shrinks_slowly(page: webdriver.Chrome):
+    levels = [[0.024, 100], [0.02, 0.09], [0.06, 19], [0, 0.09], [0.06, 21], [0.06, 600], [0.005, 600]]
+    usual, low, after_low, dropout, later, long_later, always_low = page.execute_async_script(BUFFER_TARGET, levels)
+    assert [usual, low, after_low, dropout] == pytest.approx([0.08, 0.09, 0.09, 0.11])
+    assert 0.06 < later < 0.11 and long_later == pytest.approx(0.06) and always_low == pytest.approx(0.4)
+
+
 def test_the_download_is_the_wav_of_inference(page: webdriver.Chrome, downloads: Path, tmp_path: Path):
     notes = [(0.0, 0.25, 60, 80), (0.2, 0.5, 67, 60)]
     midi = write_midi(tmp_path / "tune.mid", notes)
@@ -228,6 +301,7 @@ def test_the_page_fits_and_every_control_has_a_name(page: webdriver.Chrome, widt
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     feature = {"name": "prefers-color-scheme", "value": theme}
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    choose_model(page, 1)  # It has every control.
     try:
         assert page.execute_script("return document.documentElement.scrollWidth") <= width
         background = page.execute_script("return getComputedStyle(document.body).backgroundColor")

@@ -1,5 +1,6 @@
 """play.py as a command: it prints its address, serves the page, and ends by a signal; wrong arguments are one line."""
 
+import gc
 import signal
 import socket
 import subprocess
@@ -47,6 +48,23 @@ def test_a_port_in_use_is_one_line():
 def test_wrong_arguments_are_one_line(options, message):
     done = call(play, "--no-browser", *options)
     assert done.code == 2 and message in done.err
+
+
+def test_the_grand_piano_comes_first_where_it_is_there(tmp_path):
+    without = play.default_models(tmp_path)
+    assert without == list(play.DEFAULT_MODELS)
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained/grand.safetensors").touch()
+    assert play.default_models(tmp_path) == ["pretrained/grand.safetensors", *without]
+
+
+def test_garbage_collections_leave_out_what_is_loaded():
+    n_before = len(gc.get_objects())
+    try:
+        play.exempt_from_garbage_collection()
+        assert gc.get_freeze_count() > n_before / 2 and len(gc.get_objects()) < n_before / 2
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize(("host", "n_letters"), [("127.0.0.1", 0), ("localhost", 0), ("0.0.0.0", 22)])

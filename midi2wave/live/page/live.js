@@ -1,8 +1,7 @@
 // Live playing: keys go to the server, its samples to the loudspeaker, as few as possible in between.
 
-const MIN_BUFFER_SECONDS = 0.05;
-const MAX_BUFFER_SECONDS = 0.4;
-const MORE_BUFFER_SECONDS = 0.02;
+import { BufferTarget } from "./buffer.js";
+
 const MAX_LATENCIES = 50;
 const MAX_NOTES = 500;
 
@@ -11,7 +10,7 @@ export class Live {
     this.connection = connection;
     this.player = player;
     this.active = false;
-    this.bufferSeconds = MIN_BUFFER_SECONDS;
+    this.target = new BufferTarget();
     this.latencies = []; // from key to loudspeaker, in milliseconds
     this.notes = []; // for the piano roll
     this.pressed = new Map(); // pitch -> its notes that the server has not placed yet, oldest first
@@ -21,10 +20,17 @@ export class Live {
     connection.on("started", (message) => this.isMine(message) && (this.leadMs = message.lead_ms));
     connection.on("placed", (message) => this.active && this.place(message));
     connection.on("idle", (message) => this.isMine(message) && this.pause());
+    connection.on("awake", (message) => this.isMine(message) && this.asleep && this.wake());
+    connection.on("ended", (message) => this.isMine(message) && this.stop());
   }
 
   isMine(message) {
     return this.active && message.stream === this.stream;
+  }
+
+  // How much sound waits in the page, as a target.
+  get bufferSeconds() {
+    return this.target.seconds;
   }
 
   // Begin, if it is not so already; keys may be sent at once.
@@ -97,8 +103,9 @@ export class Live {
 
   afterReport() {
     if (!this.ready) return;
+    const { position, buffered, time, waiting } = this.player.state;
+    if (!waiting && !this.asleep && this.target.note(buffered / this.rate, time)) this.player.setPrebuffer(this.bufferSeconds);
     this.sendCredit();
-    const { position } = this.player.state;
     while (this.waiting.length && this.waiting[0].sample <= position) {
       const { time, sample } = this.waiting.shift();
       if (!time) continue;
@@ -113,9 +120,8 @@ export class Live {
     this.connection.send({ type: "credit", stream: this.stream, until });
   }
 
-  // Too little was buffered: more from now on.
   afterDropout() {
-    this.bufferSeconds = Math.min(MAX_BUFFER_SECONDS, this.bufferSeconds + MORE_BUFFER_SECONDS);
+    this.target.noteDropout(this.player.state.time);
     this.player.setPrebuffer(this.bufferSeconds);
   }
 

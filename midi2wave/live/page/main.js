@@ -12,6 +12,9 @@ const $ = (id) => document.getElementById(id);
 const MIN_SPEED = 1.05;
 const ROLL_SECONDS = 60;
 const DROPOUT_WARNING_MS = 6000;
+// Pictures and numbers change so often at most: the sound needs the same thread, and often the same cores.
+const PICTURE_MS = 30;
+const NUMBERS_MS = 150;
 
 const connection = new Connection();
 const player = new Player();
@@ -41,6 +44,7 @@ function settings() {
     model: $("model").selectedIndex,
     temperature: Number(form.temperature.value),
     guidance: Number(form.guidance.value),
+    history_level: Number(form.history_level.value),
     seed: Number(form.seed.value),
     labels,
     tempo: Number(form.tempo.value) / 100,
@@ -55,7 +59,7 @@ function showSettings(values) {
     $("model").selectedIndex = values.model;
     showModel();
   }
-  for (const name of ["temperature", "guidance", "seed", "transposition"]) form[name].value = values[name];
+  for (const name of ["temperature", "guidance", "history_level", "seed", "transposition"]) form[name].value = values[name];
   form.tempo.value = Math.round(100 * values.tempo);
   form.velocity_scale.value = Math.round(100 * values.velocity_scale);
   for (const select of document.querySelectorAll("#labels select")) {
@@ -66,11 +70,12 @@ function showSettings(values) {
 
 // The labels and defaults of the model that is chosen.
 function showModel() {
-  const { labels, defaults, lookahead_ms: lookahead } = model();
+  const { labels, defaults, lookahead_ms: lookahead, has_history_level: hasLevel } = model();
   $("labels").replaceChildren();
   for (const column of new Set(labels.map((label) => label.split("=")[0]))) {
     const select = document.createElement("select");
     select.name = column;
+    select.add(new Option("none", ""));
     for (const label of labels.filter((one) => one.startsWith(`${column}=`))) {
       select.add(new Option(label.split("=")[1], label, false, defaults.labels.includes(label)));
     }
@@ -81,7 +86,14 @@ function showModel() {
   const form = $("settings").elements;
   form.temperature.value = defaults.temperature;
   form.guidance.value = defaults.guidance;
+  form.history_level.value = defaults.history_level;
+  $("history").hidden = !hasLevel;
   $("lookahead").textContent = `${Math.round(lookahead)} ms`;
+  const [trained, ...faster] = $("lead").options;
+  trained.textContent = `as trained (${Math.round(lookahead)} ms ahead)`;
+  // Less than the model has is a choice, more is none.
+  for (const option of faster) option.disabled = option.hidden = Number(option.value) >= lookahead;
+  if ($("lead").selectedOptions[0].disabled) $("lead").value = trained.value;
 }
 
 function changed() {
@@ -97,8 +109,8 @@ function changed() {
 function startLive() {
   files.yieldTo();
   speed = null;
-  const { temperature, guidance, seed, labels } = settings();
-  const request = { model: $("model").selectedIndex, settings: { temperature, guidance, seed, labels } };
+  const { temperature, guidance, history_level, seed, labels } = settings();
+  const request = { model: $("model").selectedIndex, settings: { temperature, guidance, history_level, seed, labels } };
   if ($("lead").value !== "full") request.lead_ms = Number($("lead").value);
   live.start(request, model().audio_hz).catch((error) => say(`No sound: ${error.message}`, true));
   for (const [pedal, value] of keys.pedals) live.pedal({ pedal, value });
@@ -120,7 +132,6 @@ connection.on("hello", (message) => {
   limits = message;
   for (const { name, path } of models) $("model").add(new Option(name.replaceAll("_", " "), path));
   showModel();
-  $("lead").options[0].textContent = "as trained";
   say("Play a key, or drop a MIDI file.");
   document.body.dataset.ready = "true";
 });
@@ -130,7 +141,13 @@ connection.on("lost", ({ reason }) => {
   files.playing = false;
   delete document.body.dataset.ready;
 });
-connection.on("refused", ({ reason }) => say(reason, true));
+connection.on("ended", ({ stream }) => {
+  if (stream === live.stream) say("The longest time of a stream is over. The next key begins another one.");
+});
+connection.on("refused", ({ stream, reason }) => {
+  if (stream === live.stream) live.stop();
+  say(reason, true);
+});
 connection.on("not_opened", ({ reason }) => {
   say(`This file cannot be played: ${reason}`, true);
   $("file-name").textContent = "Drop a MIDI file here, or choose one";
@@ -258,8 +275,9 @@ function showCommand() {
     $("command").textContent = "";
     return;
   }
-  const { path, config } = model();
+  const { path, config, has_history_level: hasLevel } = model();
   const options = { model_filename: path, temperature: values.temperature, guidance: values.guidance, seed: values.seed };
+  if (hasLevel) options.history_level = values.history_level;
   const set = Object.entries(options).map(([name, value]) => `--set ${word(`inference_config.${name}=${value}`)}`);
   const labels = values.labels.length ? ` --global ${values.labels.map(word).join(" ")}` : "";
   $("command").textContent = `The same WAV: python inference.py -c ${config} ${set.join(" ")}${labels} --midi ${word(files.name)} --out played`;
@@ -289,12 +307,18 @@ function showFile() {
   $("time").value = `${clock(files.now / files.rate)} / ${clock(total / files.rate)}`;
 }
 
+// What live playing does where the machine does not keep up.
+function interruptions() {
+  return `Drop-outs so far: ${player.state.dropouts}; ${Math.round(1000 * live.bufferSeconds)} ms of sound are buffered against them.`;
+}
+
 function showState() {
   dropoutTimes = dropoutTimes.filter((time) => performance.now() - time < DROPOUT_WARNING_MS);
   const factor = speed === null ? null : `${speed.toFixed(1)} × real time`;
   if (live.active && live.asleep) say("Asleep. A key wakes the model.");
-  else if (live.active && (dropoutTimes.length > 1 || (speed !== null && speed < MIN_SPEED))) {
-    say(`This machine does not keep up (${factor ?? "?"}): drop-outs so far: ${player.state.dropouts}. A smaller instrument, guidance 1, or closing other programs helps.`, true);
+  else if (live.active && speed !== null && speed < MIN_SPEED) say(`This machine is too slow for this model: ${factor}. ${interruptions()} A smaller instrument or guidance 1 helps.`, true);
+  else if (live.active && dropoutTimes.length > 1) {
+    say(`Other programs take this machine's time: the model alone is fast enough (${factor ?? "?"}). ${interruptions()} Closing them helps.`, true);
   } else if (files.playing && files.starving && player.state.waiting) {
     say(`Slower than real time (${factor ?? "?"}): playing waits for the model.`, true);
   } else if (live.active) say("Playing live.");
@@ -307,14 +331,21 @@ function showState() {
   if (live.active && live.leadMs !== undefined) $("lookahead").textContent = `${Math.round(live.leadMs)} ms`;
 }
 
-function draw() {
+let lastPicture = 0;
+let lastNumbers = 0;
+
+function draw(time) {
+  requestAnimationFrame(draw);
+  if (time - lastPicture < PICTURE_MS) return;
+  lastPicture = time;
   if (live.active) drawRoll($("roll"), { notes: live.notes, ...liveWindow(live.now), now: live.now });
   else if (files.take) showFile();
   if (player.context?.state === "running" && (live.active || files.playing)) {
     spectrogram.draw(player.analyser, player.context.currentTime);
   }
+  if (time - lastNumbers < NUMBERS_MS) return;
+  lastNumbers = time;
   showState();
-  requestAnimationFrame(draw);
 }
 
 keys.showOctave();

@@ -37,16 +37,17 @@ export function drawRoll(canvas, { notes, from, to, now, ready }) {
     context.fillStyle = colour("--ready");
     context.fillRect(0, height - 4, x(ready), 4);
   }
-  const rgb = colour("--note");
+  const [rest, accent] = [colour("--note"), colour("--accent")];
   for (const [onset, offset, pitch, velocity] of notes) {
     const end = offset ?? now;
     if (end < from || onset > to) continue;
-    context.globalAlpha = onset <= now && now < end ? 1 : 0.35 + (0.45 * velocity) / 127;
-    context.fillStyle = onset <= now && now < end ? colour("--accent") : rgb;
+    const sounds = onset <= now && now < end;
+    context.globalAlpha = sounds ? 1 : 0.35 + (0.45 * velocity) / 127;
+    context.fillStyle = sounds ? accent : rest;
     context.fillRect(x(onset), (MAX_PITCH - pitch) * row, Math.max(2, x(end) - x(onset) - 0.5), Math.max(2, row));
   }
   context.globalAlpha = 1;
-  context.fillStyle = colour("--accent");
+  context.fillStyle = accent;
   context.fillRect(x(now) - 1, 0, 2, height);
 }
 

@@ -2,15 +2,19 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from midi2wave.live.messages import FileSettings, parse
+from midi2wave.config import DEFAULT_HISTORY_LEVEL
+from midi2wave.live.messages import FileSettings, Settings, parse
 from midi2wave.live.models import load_models
-from midi2wave.live.pieces import modified, read_upload
+from midi2wave.live.pieces import Take, modified, read_upload, sampling_options
+from midi2wave.live.stream import LiveStream
 from midi2wave.midi.performance import SUSTAIN, Performance
 from midi2wave.utils.errors import InputError
+from tests.helpers.live_server import small_model
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import write_midi
 
@@ -44,10 +48,37 @@ def test_velocities_are_scaled_and_stay_in_range(scale, velocities):
     assert modified(PERFORMANCE, FileSettings(**PLAIN, velocity_scale=scale)).velocity.tolist() == velocities
 
 
-def test_files_of_hours_are_refused(tmp_path):
+def test_an_hour_is_the_longest_as_it_is_played(tmp_path):
+    """The limit holds after the change of tempo; what is too long at any tempo is refused at once."""
+    model = small_model()
     long = write_midi(tmp_path / "long.mid", [(0.0, 0.5, 60, 80), (3700.0, 3701.0, 60, 80)])
-    with pytest.raises(InputError, match="lasts 3701 s, expected at most 3600 s"):
-        read_upload(long.read_bytes())
+    performance = read_upload(long.read_bytes())
+    with pytest.raises(InputError, match="at this tempo the file lasts 3701 s, expected at most 3600 s; choose"):
+        Take.prepare(model, performance, FileSettings(**PLAIN), 1)
+    faster = Take.prepare(model, performance, FileSettings(**PLAIN, tempo=2.0), 1)
+    assert faster.n_frames == pytest.approx((3701 / 2 + 2) * 250, abs=1)
+    with pytest.raises(InputError, match="at this tempo the file lasts 7402 s"):
+        Take.prepare(model, performance, FileSettings(**PLAIN, tempo=0.5), 1)
+    longer = write_midi(tmp_path / "longer.mid", [(0.0, 0.5, 60, 80), (14500.0, 14501.0, 60, 80)])
+    with pytest.raises(InputError, match="lasts 14501 s, expected at most 14400 s; cut it"):
+        read_upload(longer.read_bytes())
+
+
+def test_the_level_of_the_disturbance_reaches_the_model(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    model = small_model(history_level_input=True)
+    assert model.describe()["has_history_level"] and not small_model().describe()["has_history_level"]
+    assert model.describe()["defaults"]["history_level"] == DEFAULT_HISTORY_LEVEL
+    sounds = []
+    for level in (-60.0, 0.0):
+        options = sampling_options(model, Settings(**PLAIN, history_level=level), threads=1)
+        assert options.history_level == level
+        stream = LiveStream(model.checkpoint, replace(options, sampler="torch"))
+        sounds.append(np.concatenate([stream.next_block() for _ in range(4)]))
+    assert (sounds[0] != sounds[1]).any()
+    for level in (-60.5, 0.5):
+        with pytest.raises(ValueError, match="history_level"):
+            Settings(**PLAIN, history_level=level)
 
 
 def test_shipped_models_begin_with_the_settings_of_their_configs(monkeypatch):

@@ -11,6 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import play
 from midi2wave.live import session as session_module
+from midi2wave.live import stream as stream_module
 from midi2wave.live.pieces import MAX_FILE_BYTES, WARMUP_SECONDS
 from midi2wave.live.server import MAX_CLIENTS, PAGE_FOLDER, PlayServer
 from midi2wave.midi.performance import Performance
@@ -269,7 +270,20 @@ def test_a_live_stream_without_keys_pauses(port, monkeypatch):
         page.send(type="credit", stream=1, until=2**40)
         assert page.answer("idle")["stream"] == 1
         page.send(type="key", pitch=60, velocity=60)
+        # Said, since the client may have sent this key before it knew of the pause.
+        assert page.answer("awake")["stream"] == 1
         assert page.answer("placed")
+
+
+def test_a_live_stream_ends_after_its_longest_time(port, monkeypatch, capfd):
+    monkeypatch.setattr(stream_module, "MAX_LIVE_SECONDS", 1)
+    with client(port) as page:
+        page.send(type="live", stream=1, model=0, settings=SETTINGS)
+        page.send(type="credit", stream=1, until=2**40)
+        assert page.answer("ended")["stream"] == 1
+        page.send(type="live", stream=2, model=0, settings=SETTINGS)
+        assert page.answer("started")["stream"] == 2
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_after_a_failed_generation_others_are_played(port, monkeypatch, capfd):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from midi2wave.checkpoint import LoadedCheckpoint
+from midi2wave.live import stream as stream_module
 from midi2wave.live.stream import LiveStream
 from midi2wave.midi.performance import SUSTAIN
 from midi2wave.sampling.options import SamplingOptions
@@ -67,6 +68,31 @@ def test_an_event_changes_nothing_before_it_takes_effect(lead_frames):
     n_generated = sum(map(len, before))
     np.testing.assert_array_equal(live[:n_generated], silent[:n_generated])
     assert (live[n_generated:] != silent[n_generated:]).any()
+
+
+def test_events_of_a_block_cost_one_preparation(monkeypatch):
+    """Each costs time that grows with the number of notes, and a chord with pedal has many."""
+    stream, made = LiveStream(checkpoint(), SamplingOptions(sampler="torch")), []
+    prepare = stream_module.conditioning_for
+    monkeypatch.setattr(stream_module, "conditioning_for", lambda *args: made.append(args) or prepare(*args))
+    stream.next_block()
+    for pitch in range(50, 60):
+        stream.press(pitch, 80)
+    stream.move_pedal(SUSTAIN, 127)
+    stream.next_block()
+    stream.next_block()
+    assert [len(performance.pitch) for performance, *_ in made] == [0, 10]
+
+
+def test_a_stream_ends_after_its_longest_time(monkeypatch):
+    monkeypatch.setattr(stream_module, "MAX_LIVE_SECONDS", 1)
+    stream = LiveStream(checkpoint(), SamplingOptions(sampler="torch", block_frames=64))
+    samples = []
+    while stream.n_frames < stream.max_frames:
+        samples.append(stream.next_block())
+    assert sum(map(len, samples)) == 4000
+    with pytest.raises(StopIteration):
+        stream.next_block()
 
 
 def test_global_labels_reach_the_model():

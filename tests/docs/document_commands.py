@@ -64,6 +64,7 @@ TESTED_BY = {
     "benchmarks.midi_readers": "tests/unit/benchmarks/test_midi_readers.py",
     "benchmarks.playing": "tests/unit/benchmarks/test_playing.py",
     "benchmarks.weight_formats": "tests/unit/benchmarks/test_playing.py",
+    "benchmarks.live_lookahead": "tests/unit/benchmarks/test_live_lookahead.py",
     "benchmarks.model_speed": "tests/unit/benchmarks/test_model_speed.py",
     "benchmarks.training": "tests/unit/benchmarks/test_benchmarks.py",
     "benchmarks.presets": "tests/unit/benchmarks/test_model_speed.py",
@@ -73,7 +74,6 @@ TESTED_BY = {
 }
 
 NOT_RUN_COMMANDS = {
-    "benchmarks.live_lookahead": "needs the transcriber, and takes minutes",
     "benchmarks.live_playing": "a benchmark of some minutes on an idle machine, in a browser",
     "nv_wavenet_bridge.run": "needs a CUDA GPU and a build of nv-wavenet",
     "benchmarks.sampling": "a benchmark of some minutes on an idle machine",

@@ -43,6 +43,12 @@ import("./buffer.js").then(({BufferTarget}) => {
   }));
 });
 """
+# Everything that the page sends from now on, in `sent`.
+RECORD_SENT = """
+window.sent = [];
+const {connection} = midi2wave, send = connection.send;
+connection.send = message => { sent.push(message); send.call(connection, message); };
+"""
 # A key that is sent before the page knows that the stream has paused.
 KEY_BEFORE_IDLE = """
 const {connection} = midi2wave, receive = connection.receive;
@@ -209,6 +215,31 @@ def test_keys_can_be_clicked_and_the_octave_shifted(page: webdriver.Chrome):
     press(page, "z")
     wait_for(lambda: page.execute_script("return midi2wave.live.notes.map(note => note[2])") == [60, 72])
     release(page, "z", Keys.PAGE_UP)
+
+
+def test_settings_that_only_some_models_have(page: webdriver.Chrome, tmp_path: Path):
+    """Labels, the level of the disturbance and the responses that a model offers; what is sent, and the command."""
+    assert not page.find_elements(By.CSS_SELECTOR, "#labels select")
+    assert not page.find_element(By.ID, "history").is_displayed()
+    page.execute_script(RECORD_SENT)
+    choose_model(page, 1)
+    assert page.find_element(By.ID, "history").is_displayed()
+    years = page.find_element(By.CSS_SELECTOR, "#labels select")
+    assert [option.text for option in years.find_elements(By.TAG_NAME, "option")] == ["none", "2008", "2009"]
+    leads = page.find_element(By.ID, "lead").find_elements(By.TAG_NAME, "option")
+    assert [option.text for option in leads if option.is_enabled()] == ["as trained (12 ms ahead)", "immediate"]
+    assert text(page, "lookahead") == "12 ms"
+    press(page, "n")
+    wait_for(lambda: is_live(page))
+    release(page, "n")
+    set_value(page, "history_level", -20)
+    years.find_elements(By.TAG_NAME, "option")[2].click()
+    requests = page.execute_script("return sent.filter(one => one.type === 'live').map(one => one.settings)")
+    assert [(one["history_level"], one["labels"]) for one in requests] == [(-40, []), (-20, []), (-20, ["year=2009"])]
+    wait_for(lambda: page.execute_script("return midi2wave.live.ready && midi2wave.player.state.position > 0"))
+    page.find_element(By.ID, "file").send_keys(str(write_midi(tmp_path / "tune.mid", [(0.0, 0.25, 60, 80)])))
+    wait_for(lambda: "inference_config.history_level=-20" in text(page, "command"))
+    assert "--global year=2009 " in text(page, "command")
 
 
 def test_a_key_that_is_pressed_just_as_the_stream_pauses_sounds(page: webdriver.Chrome, monkeypatch):

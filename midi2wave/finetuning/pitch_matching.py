@@ -6,6 +6,7 @@ tell octaves apart. `data/midi_alignment.py` measures the lag to milliseconds, w
 roughly.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -81,6 +82,8 @@ def sound_spectrogram(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
     Returns:
         float32 [frames at FRAME_HZ, N_BANDS]; every band and every frame has mean 0, every band about the same power.
     """
+    from scipy.fft import rfft  # In single precision.
+
     n_window = round(WINDOW_SECONDS * audio_hz)
     n_frames = max(1, len(pcm) * FRAME_HZ // audio_hz)
     hop = audio_hz // FRAME_HZ
@@ -94,7 +97,7 @@ def sound_spectrogram(pcm: np.ndarray, audio_hz: int) -> np.ndarray:
     power = np.empty((n_frames, N_BANDS), dtype=np.float32)
     for first in range(0, n_frames, FRAMES_AT_ONCE):
         block = frames[first : min(first + FRAMES_AT_ONCE, n_frames)] * (window / FULL_SCALE)
-        power[first : first + len(block)] = np.abs(np.fft.rfft(block)).astype(np.float32) ** 2 @ to_bands
+        power[first : first + len(block)] = np.abs(rfft(block)) ** 2 @ to_bands
     level = 10 * np.log10(np.maximum(power, max(float(power.max()), EPSILON) * 10 ** (-RANGE_DB / 10)))
     level -= level.mean(axis=0)
     level /= level.std(axis=0) + MIN_STD_DB
@@ -148,7 +151,7 @@ def best_match(sound: np.ndarray, notes: np.ndarray, semitones: Iterable[int] = 
         by_lag = np.fft.irfft((sound_fft[:, above] * notes_fft[:, below]).sum(axis=1), n_fft)[lags]
         best = int(np.where(is_valid, by_lag, -np.inf).argmax())
         correlation = correlation_at(sound[:, above], notes[:, below], int(lags[best]))
-        matches[shift] = correlation, (lags[best] + peak_offset(by_lag, best)) / FRAME_HZ
+        matches[shift] = correlation, (float(lags[best]) + peak_offset(by_lag, best)) / FRAME_HZ
     best_shift = max(matches, key=lambda shift: matches[shift][0])
     return Match(*matches[best_shift], best_shift, matches[0][0])
 
@@ -205,26 +208,24 @@ def window_matches(
     return matches
 
 
-def stretched_match(sound: np.ndarray, notes: np.ndarray, ratios: Iterable[float]) -> tuple[Match, float]:
-    """The best agreement of a short stretch of sound with notes at other tempi, and the ratio of the tempi.
+def stretched_matches(sound: np.ndarray, notes: np.ndarray, ratios: Iterable[float]) -> dict[float, Match]:
+    """The best agreement of a short stretch of sound with notes at other tempi.
 
     Args:
         sound: Some frames of `sound_spectrogram`, [frames, N_BANDS]: over many, an inexact ratio loses the beat.
         notes: Of `note_spectrogram`, [other frames, N_BANDS].
         ratios: How many seconds of the sound a second of the notes takes.
+
+    Returns:
+        For each ratio the agreement, without transposition or with that of a sound that is played at another rate.
     """
-    best: tuple[Match, float] | None = None
+    matches = {}
     for ratio in ratios:
         # Frames of the sound at the times of the notes' frames.
         position = np.arange(0, len(sound) - 1, ratio)
         left = position.astype(np.int64)
         weight = (position - left).astype(np.float32)[:, None]
         resampled = sound[left] * (1 - weight) + sound[np.minimum(left + 1, len(sound) - 1)] * weight
-        # A wrong sample rate changes the tempo and the pitch alike.
         by_rate = -12 * np.log2(ratio)
-        match = best_match(resampled, notes, {int(np.floor(by_rate)), int(np.ceil(by_rate))})
-        if best is None or match.correlation > best[0].correlation:
-            best = match, float(ratio)
-    if best is None:
-        raise ValueError("no ratios to try")
-    return best
+        matches[ratio] = best_match(resampled, notes, {math.floor(by_rate), math.ceil(by_rate)})
+    return matches

@@ -12,7 +12,7 @@ from midi2wave.audio.pcm import level_db, silent_blocks
 from midi2wave.data import midi_alignment
 from midi2wave.finetuning import pitch_matching
 from midi2wave.finetuning.levels import N_BINS, LevelMeter
-from midi2wave.finetuning.pitch_matching import Match, WindowMatch
+from midi2wave.finetuning.pitch_matching import WindowMatch
 from midi2wave.midi.keyboard import DRUM_NOTES
 from midi2wave.midi.performance import Performance, last_sound_seconds
 from midi2wave.midi.reader import Part
@@ -39,7 +39,7 @@ MAX_CLIPPED_SHARE = 1e-3
 # Right pairs have 0.45 or more, excerpts of 20 s of them 0.24; wrong ones up to 0.16.
 MIN_CORRELATION = 0.2
 # Right pairs are above, those with a second performance in the sound or in the notes below.
-FULL_CORRELATION = 0.38
+FULL_CORRELATION = 0.4
 # Another transposition has to be better by this factor: octaves agree with each other to some degree.
 TRANSPOSITION_FACTOR = 1.1
 # Of a right pair, hands by themselves have 0.13 or more; notes of another performance up to 0.03.
@@ -54,12 +54,16 @@ MIN_WINDOW_CORRELATION = 0.25
 # In a window with fewer onsets, most of the sound is decay, which all harmonies share.
 MIN_WINDOW_ONSETS = 12
 CHORD_SECONDS = 0.03
-# Lags of windows are uncertain by some 20 ms, and wrong by 100 ms here and there.
-MAX_DRIFT_SECONDS = 0.12
-MAX_WINDOW_DEVIATION_SECONDS = 0.25
+# Lags of windows are uncertain by some 20 ms, and wrong by 100 ms here and there; their slope is that uncertain, too.
+MIN_WINDOW_DRIFT_SECONDS = 0.12
+MAX_WINDOW_DEVIATION_SECONDS = 0.15
 # Tempi at which a pair that does not agree is tried again: steps of half a percent, and ratios of sample rates.
 STRETCH_RATIOS = tuple(sorted({*np.arange(0.85, 1.15, 0.005).round(3).tolist(), 44.1 / 48, 48 / 44.1, 0.5, 2.0}))
 STRETCH_SECONDS = 24.0
+# Tempi that differ by less count as the same: the lag shows them.
+NEAR_TEMPO = 0.01
+STRETCH_FACTOR = 1.3
+MIN_STRETCHED_CORRELATION = 0.25
 
 MAX_MIDI_OVERHANG_SECONDS = 5.0
 MAX_SOUND_OVERHANG_SECONDS = 10.0
@@ -105,6 +109,29 @@ class Agreement:
         return self.correlation >= MIN_CORRELATION
 
 
+def check_contents(
+    pcm: np.ndarray, meter: LevelMeter, performance: Performance, parts: list[Part]
+) -> tuple[list[Problem], Agreement | None]:
+    """All problems of a pair that could be read, and the agreement of its notes with its sound.
+
+    Args:
+        pcm: The mean of the channels at ANALYSIS_HZ, int16 [T].
+        meter: What was measured of the audio file.
+        performance: The notes.
+        parts: The same notes by track and channel.
+
+    Returns:
+        The problems; and the agreement, None if the sound cannot be compared.
+    """
+    problems = audio_problems(pcm, meter)
+    agreement = None
+    if not any(problem.is_fatal for problem in problems):
+        agreement = measure_agreement(pcm, performance, parts)
+        problems += agreement_problems(agreement)
+        problems += length_problems(pcm, performance, agreement)
+    return problems + midi_problems(performance, parts), agreement
+
+
 def audio_problems(pcm: np.ndarray, meter: LevelMeter) -> list[Problem]:
     """Problems of a recording by itself.
 
@@ -124,12 +151,12 @@ def audio_problems(pcm: np.ndarray, meter: LevelMeter) -> list[Problem]:
     elif meter.n_channels > 1 and meter.cancellation < MIN_CANCELLATION:
         text = "its channels cancel each other out in the mean; invert the polarity of one, or export one channel"
         problems.append(Problem(text, is_fatal=True))
-    elif silent_share > MAX_SILENT_SHARE:
-        text = f"it is silent for {100 * silent_share:.0f} % of its time; cut the silence off, or record again"
-        problems.append(Problem(text, is_fatal=True))
     elif meter.peak_db < QUIET_PEAK_DB:
         text = f"its peak is at {meter.peak_db:.0f} dBFS, very low; amplify all recordings by the same gain"
         problems.append(Problem(text, is_fatal=False))
+    elif silent_share > MAX_SILENT_SHARE:
+        text = f"it is silent for {100 * silent_share:.0f} % of its time; cut the silence off, or record again"
+        problems.append(Problem(text, is_fatal=True))
     if n_clipped := count_clipped(meter):
         text = f"it is clipped: {n_clipped} samples lie at its peak; record again with less gain"
         problems.append(Problem(text, is_fatal=n_clipped > MAX_CLIPPED_SHARE * meter.counts.sum()))
@@ -162,36 +189,52 @@ def measure_agreement(pcm: np.ndarray, performance: Performance, parts: list[Par
     semitones = match.semitones if match.correlation > TRANSPOSITION_FACTOR * match.untransposed else 0
     if semitones != match.semitones:
         match = pitch_matching.best_match(sound, notes)
+    if match.correlation < FULL_CORRELATION and (stretched := _stretched_agreement(sound, notes)):
+        return stretched
     if match.correlation < MIN_CORRELATION:
-        return _stretched_agreement(sound, notes, match)
+        return Agreement(match.correlation)
     if semitones:
         return Agreement(match.correlation, match.lag_seconds, semitones)
     windows = pitch_matching.window_matches(sound, notes, match.lag_seconds, WINDOW_SECONDS, WINDOW_SEARCH_SECONDS)
     onset = performance.onset + match.lag_seconds
     windows = [window for window in windows if _n_onsets(onset, window) >= MIN_WINDOW_ONSETS]
     good = [window for window in windows if window.correlation >= MIN_WINDOW_CORRELATION]
-    drift = _drift(good)
+    offset, drift = _measure_onset_lag(pcm, performance, match.lag_seconds)
+    if drift is None:
+        drift = _drift(good)
     return Agreement(
         match.correlation,
-        _fine_offset(pcm, performance, match.lag_seconds),
+        offset,
         drift_seconds=drift,
         foreign_parts=_foreign_parts(sound, parts, notes_seconds, match.lag_seconds),
         mismatched_seconds=_mismatched(windows, match.lag_seconds, drift),
     )
 
 
-def _stretched_agreement(sound: np.ndarray, notes: np.ndarray, match: Match) -> Agreement:
-    """The agreement at another tempo if there is any."""
+def _stretched_agreement(sound: np.ndarray, notes: np.ndarray) -> Agreement | None:
+    """The agreement at another tempo, if it is clearly better there."""
     n_frames = round(STRETCH_SECONDS * pitch_matching.FRAME_HZ)
     start = max(0, len(sound) // 2 - n_frames // 2)
-    stretched, ratio = pitch_matching.stretched_match(sound[start : start + n_frames], notes, STRETCH_RATIOS)
-    if stretched.correlation < 1.25 * MIN_CORRELATION:
-        return Agreement(match.correlation)
-    return Agreement(stretched.correlation, 0.0, stretched.semitones, ratio)
+    by_ratio = pitch_matching.stretched_matches(sound[start : start + n_frames], notes, STRETCH_RATIOS)
+    ratio = max(by_ratio, key=lambda ratio: by_ratio[ratio].correlation)
+    best = by_ratio[ratio]
+    near = max(match.correlation for other, match in by_ratio.items() if abs(other - 1) <= NEAR_TEMPO)
+    if abs(ratio - 1) <= NEAR_TEMPO or best.correlation < max(STRETCH_FACTOR * near, MIN_STRETCHED_CORRELATION):
+        return None
+    return Agreement(best.correlation, 0.0, best.semitones, ratio)
 
 
-def _fine_offset(pcm: np.ndarray, performance: Performance, lag_seconds: float) -> float:
-    """The lag to milliseconds, by the onsets; the lag by pitch where they give none."""
+def _measure_onset_lag(pcm: np.ndarray, performance: Performance, lag_seconds: float) -> tuple[float, float | None]:
+    """The lag to milliseconds by the onsets, or that by pitch where they give none, and by how much it grows.
+
+    Args:
+        pcm: The recording at ANALYSIS_HZ, int16 [T].
+        performance: Its notes.
+        lag_seconds: The lag by pitch.
+
+    Returns:
+        The lag, and that at the end less that at the beginning; None: these are not certain.
+    """
     is_inside = performance.onset + lag_seconds >= 0
     shifted = replace(
         performance,
@@ -200,8 +243,10 @@ def _fine_offset(pcm: np.ndarray, performance: Performance, lag_seconds: float) 
         pitch=performance.pitch[is_inside],
         velocity=performance.velocity[is_inside],
     )
-    correction = midi_alignment.trusted_seconds(midi_alignment.measure_alignments(pcm, shifted, ANALYSIS_HZ))
-    return lag_seconds + (correction or 0.0)
+    alignments = midi_alignment.measure_alignments(pcm, shifted, ANALYSIS_HZ)
+    offset = lag_seconds + (midi_alignment.trusted_seconds(alignments) or 0.0)
+    is_certain = len(alignments) == 2 and all(a.agreement >= midi_alignment.TRUSTED_AGREEMENT for a in alignments)
+    return offset, alignments[1].seconds - alignments[0].seconds if is_certain else None
 
 
 def _n_onsets(onset: np.ndarray, window: WindowMatch) -> int:
@@ -212,14 +257,15 @@ def _n_onsets(onset: np.ndarray, window: WindowMatch) -> int:
 
 
 def _drift(windows: list[WindowMatch]) -> float:
-    """By how much the lag grows from the first to the last window, by the median slope between windows."""
+    """By how much the lag grows from the first to the last window, by the median slope; 0 if that is uncertain."""
     from scipy.stats import theilslopes
 
     if len(windows) < 3:
         return 0.0
     centres = [window.centre_seconds for window in windows]
     slope = theilslopes([window.lag_seconds for window in windows], centres)[0]
-    return float(slope * (centres[-1] - centres[0]))
+    drift = float(slope * (centres[-1] - centres[0]))
+    return drift if abs(drift) > MIN_WINDOW_DRIFT_SECONDS else 0.0
 
 
 def _mismatched(windows: list[WindowMatch], lag_seconds: float, drift: float) -> tuple[tuple[float, float], ...]:
@@ -228,7 +274,7 @@ def _mismatched(windows: list[WindowMatch], lag_seconds: float, drift: float) ->
     limit = MAX_WINDOW_DEVIATION_SECONDS + abs(drift)
     stretches: list[tuple[float, float]] = []
     for window in windows:
-        is_good = window.correlation >= MIN_CORRELATION / 2 and abs(window.lag_seconds - lag_seconds) <= limit
+        is_good = window.correlation >= MIN_CORRELATION and abs(window.lag_seconds - lag_seconds) <= limit
         if is_good:
             continue
         start, end = window.centre_seconds - half, window.centre_seconds + half
@@ -259,14 +305,8 @@ def part_name(part: Part) -> str:
     return f"track {part.track + 1}, channel {part.channel + 1} ({notes})"
 
 
-def agreement_problems(agreement: Agreement, performance: Performance, seconds: float) -> list[Problem]:
-    """Problems of the notes with the sound.
-
-    Args:
-        agreement: What was measured.
-        performance: The notes.
-        seconds: Length of the recording.
-    """
+def agreement_problems(agreement: Agreement) -> list[Problem]:
+    """Problems of the notes with the sound."""
     if not agreement.is_good:
         text = f"its notes are not those of the sound (agreement {agreement.correlation:.2f}, expected 0.4 or more)"
         return [Problem(f"{text}; give the MIDI file of this recording", is_fatal=True)]
@@ -300,7 +340,7 @@ def _transposition_problem(semitones: int) -> Problem:
 
 def _tempo_problem(agreement: Agreement) -> Problem:
     ratio = agreement.tempo_ratio
-    text = f"the sound is {100 * abs(ratio - 1):.1f} % {'slower' if ratio > 1 else 'faster'} than the notes"
+    text = f"the sound is about {100 * abs(ratio - 1):.0f} % {'slower' if ratio > 1 else 'faster'} than the notes"
     if agreement.semitones:
         remedy = "its sample rate is stated wrongly, or the tape ran at another speed: correct the audio file"
     else:
@@ -317,7 +357,7 @@ def _time_problems(agreement: Agreement) -> list[Problem]:
         is_fatal = abs(offset) > MAX_OFFSET_SECONDS
         remedy = "cut the beginning of the longer file off" if is_fatal else "this is corrected, nothing is to be done"
         problems.append(Problem(f"{text}; {remedy}", is_fatal))
-    if abs(agreement.drift_seconds) > MAX_DRIFT_SECONDS:
+    if abs(agreement.drift_seconds) > midi_alignment.WARN_SECONDS:
         text = (
             f"the lag of the sound changes by {1000 * agreement.drift_seconds:+.0f} ms from first to last note; "
             "record sound and MIDI with one clock, or stretch one of them"
@@ -361,8 +401,8 @@ def length_problems(pcm: np.ndarray, performance: Performance, agreement: Agreem
     return problems
 
 
-def midi_problems(performance: Performance, parts: list[Part], agreement: Agreement | None) -> list[Problem]:
-    """Problems of the notes by themselves: drums, other instruments, more keys than a pianist has fingers."""
+def midi_problems(performance: Performance, parts: list[Part]) -> list[Problem]:
+    """Problems of the notes by themselves: drums and other instruments."""
     problems = []
     n_notes = len(performance.onset)
     n_drums = next((int(line.rpartition(": ")[2]) for line in performance.dropped if line.startswith(DRUM_NOTES)), 0)

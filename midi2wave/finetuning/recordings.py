@@ -17,7 +17,7 @@ from midi2wave.data.audio_beside_midi import audio_with_stem
 from midi2wave.data.maestro import find_metadata, inside, read_metadata, require_no_nested_metadata
 from midi2wave.finetuning import recording_checks
 from midi2wave.finetuning.levels import LevelMeter
-from midi2wave.finetuning.recording_checks import ANALYSIS_HZ, Agreement, Problem
+from midi2wave.finetuning.recording_checks import ANALYSIS_HZ, Agreement
 from midi2wave.midi.performance import PEDAL_DOWN, SUSTAIN, Performance
 from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES, read_midi, read_parts
 from midi2wave.utils.cli import count_of, format_error, progress
@@ -165,7 +165,6 @@ def _check_pair(paths: tuple[Path, Path]) -> CheckedPair:
     """Read and check one pair; worker processes import this function by its name."""
     audio, midi = paths
     pair = partial(CheckedPair, audio, midi, audio.stem)
-    problems: list[Problem] = []
     try:
         with open_audio(audio) as source:
             audio_hz, n_channels = source.samplerate, source.channels
@@ -181,18 +180,13 @@ def _check_pair(paths: tuple[Path, Path]) -> CheckedPair:
         level_db=level_db(pcm),
         peak_db=meter.peak_db,
     )
-    problems += recording_checks.audio_problems(pcm, meter)
     try:
         performance = read_midi(midi)
         parts = read_parts(midi)
     except (InputError, OSError) as error:
-        return pair(problems=[problem.text for problem in problems] + [format_error(error)])
-    agreement = None
-    if not any(problem.is_fatal for problem in problems):
-        agreement = recording_checks.measure_agreement(pcm, performance, parts)
-        problems += recording_checks.agreement_problems(agreement, performance, len(pcm) / ANALYSIS_HZ)
-        problems += recording_checks.length_problems(pcm, performance, agreement)
-    problems += recording_checks.midi_problems(performance, parts, agreement)
+        problems = recording_checks.audio_problems(pcm, meter)
+        return pair(problems=[*(problem.text for problem in problems), format_error(error)])
+    problems, agreement = recording_checks.check_contents(pcm, meter, performance, parts)
     offset = agreement.offset_seconds if agreement else 0.0
     return pair(
         offset_seconds=offset,

@@ -1,4 +1,7 @@
-"""The report of a user's recordings: one HTML page with a table, and for each pair a picture and its problems."""
+"""The report of a user's recordings: one HTML page with a table, and for each pair a picture and its problems.
+
+The pairs that are not used come first.
+"""
 
 import functools
 from pathlib import Path
@@ -52,7 +55,7 @@ def write_report(checked: CheckedRecordings, folder: Path) -> Path:
     usable = [pair for pair in checked.pairs if pair.usable]
     page = render_page(
         TEMPLATE,
-        pairs=[(pair, pictures.get(i, "")) for i, pair in enumerate(checked.pairs)],
+        pairs=[(i + 1, pair, pictures.get(i, "")) for i, pair in enumerate(checked.pairs)],
         unmatched=[str(path) for path in checked.unmatched],
         n_usable=len(usable),
         minutes=sum(pair.seconds for pair in usable) / 60,

@@ -20,7 +20,7 @@ from midi2wave.finetuning.levels import LevelMeter
 from midi2wave.finetuning.recording_checks import ANALYSIS_HZ, Agreement
 from midi2wave.midi.performance import PEDAL_DOWN, SUSTAIN, Performance
 from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES, read_midi, read_parts
-from midi2wave.utils.cli import count_of, format_error, progress
+from midi2wave.utils.cli import count_of, format_error, log, progress
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_search import FileTree, walk_folder
 from midi2wave.utils.parallel import parallel_map
@@ -116,13 +116,18 @@ def _folder_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
     require_no_nested_metadata(folder)
     tree = walk_folder(folder)
     unmatched = [folder / name for kind in (UNREAD_AUDIO, SCORES) for name in tree.log_left_out(kind)]
-    pairs, midi_left = [], []
+    for failure in tree.failures_of((*MIDI_SUFFIXES, *AUDIO_SUFFIXES)):
+        log(f"left out: {failure.item} {failure.reason}")
+    by_audio: dict[Path, Path] = {}
+    midi_left = []
     for name in tree.select(MIDI_SUFFIXES):
         audio = audio_with_stem((folder / name).with_suffix(""), ANALYSIS_HZ)
-        if audio:
-            pairs.append((audio, folder / name))
+        # Of a.mid and a.midi, the first counts: a recording must not be trained on and held out at once.
+        if audio and audio not in by_audio:
+            by_audio[audio] = folder / name
         else:
             midi_left.append(folder / name)
+    pairs = list(by_audio.items())
     audio_left = _audio_without_midi(tree, pairs)
     far_pairs = _pairs_of_unique_stems(audio_left, midi_left)
     pairs += far_pairs
@@ -171,7 +176,7 @@ def _check_pair(paths: tuple[Path, Path]) -> CheckedPair:
         meter = LevelMeter()
         pcm = read_resampled(audio, ANALYSIS_HZ, meter.add)
     except (InputError, OSError) as error:
-        return pair(problems=[format_error(error)])
+        return pair(problems=[_reading_problem(error)])
     pair = partial(
         pair,
         seconds=meter.n_frames / audio_hz,
@@ -185,7 +190,7 @@ def _check_pair(paths: tuple[Path, Path]) -> CheckedPair:
         parts = read_parts(midi)
     except (InputError, OSError) as error:
         problems = recording_checks.audio_problems(pcm, meter)
-        return pair(problems=[*(problem.text for problem in problems), format_error(error)])
+        return pair(problems=[*(problem.text for problem in problems), _reading_problem(error)])
     problems, agreement = recording_checks.check_contents(pcm, meter, performance, parts)
     offset = agreement.offset_seconds if agreement else 0.0
     return pair(
@@ -198,6 +203,12 @@ def _check_pair(paths: tuple[Path, Path]) -> CheckedPair:
         agreement=agreement,
         excerpt_seconds=_excerpt_start(performance.onset + offset, len(pcm) / ANALYSIS_HZ),
     )
+
+
+def _reading_problem(error: InputError | OSError) -> str:
+    """Why a file cannot be read, with a remedy."""
+    text = format_error(error)
+    return text if ";" in text else f"{text}; copy or export it again"
 
 
 def _pedal_share(performance: Performance) -> float:

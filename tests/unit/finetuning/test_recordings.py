@@ -189,14 +189,24 @@ def test_pairs_are_found_at_any_depth(folder, tmp_path):
     for name in ("a/one.flac", "audio/two.wav", "audio/three.wav", "c/four_16000.wav", "c/four.wav", "b/alone.aiff"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         soundfile.write(tmp_path / name, sound, HZ)
-    for name in ("a/one.MID", "midi/two.mid", "midi/three.mid", "other/three.mid", "c/four.mid", "c/lost.mid"):
+    for name in (
+        "a/one.MID",
+        "midi/two.mid",
+        "midi/three.mid",
+        "other/three.mid",
+        "c/four.mid",
+        "c/four.midi",
+        "c/lost.mid",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         performance.to_pretty_midi().write(str(tmp_path / name))
     checked = check_recordings(tmp_path, jobs=1)
     pairs = [(pair.audio.relative_to(tmp_path).as_posix(), pair.midi.name) for pair in checked.pairs]
     assert pairs == [("a/one.flac", "one.MID"), ("audio/two.wav", "two.mid"), ("c/four_16000.wav", "four.mid")]
     unmatched = [path.relative_to(tmp_path).as_posix() for path in checked.unmatched]
-    assert unmatched == ["audio/three.wav", "b/alone.aiff", "c/lost.mid", "midi/three.mid", "other/three.mid"]
+    assert unmatched == [
+        *("audio/three.wav", "b/alone.aiff", "c/four.midi", "c/lost.mid", "midi/three.mid", "other/three.mid")
+    ]
 
 
 def test_a_folder_without_pairs_is_refused(folder, tmp_path):

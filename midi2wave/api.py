@@ -32,6 +32,8 @@ from midi2wave.utils.errors import InputError
 if TYPE_CHECKING:
     import pretty_midi
 
+    from midi2wave.finetuning.pipeline import FinetuneResult
+
 # Seconds of audio after the last sound of a MIDI file, as in inference.py.
 TAIL_SECONDS = 2.0
 
@@ -68,6 +70,46 @@ def load(
     _require_path("path", path, "a .safetensors file, a run folder or a checkpoint's folder")
     engine = SamplingOptions(sampler=sampler, threads=threads, weights=weights)
     return LoadedModel(load_checkpoint(path, device), str(path), engine)
+
+
+def finetune(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    minutes: float = 30.0,
+    base: str | Path = "",
+    hold_out: float = 0.1,
+    licence: str = "",
+    seed: int = 0,
+    device: str = "auto",
+) -> "FinetuneResult":
+    """Train a shipped model further on recordings of another piano, as finetune.py does (docs/own_piano.md).
+
+    The same call goes on after an interruption.
+
+    Args:
+        folder: Pairs of audio and MIDI files with equal stems at any depth, or a MAESTRO folder.
+        out: The output folder.
+        minutes: Minutes of training.
+        base: Weights to begin with; default: the shipped ones that find the recordings most likely.
+        hold_out: Part of the recordings that is held out, once for validation and once for testing.
+        licence: Licence of the new weights, which their file and card state.
+        seed: Seed of split and crops.
+        device: cpu, cuda or cuda:N; auto is CUDA where it is available.
+
+    Returns:
+        The files of the new model, its scores beside those of the base model, and the verdict in words.
+
+    Raises:
+        InputError: Nothing is usable, or an argument is impossible.
+    """
+    _require_path("folder", folder, "a folder of recordings")
+    _require_path("out", out, "an output folder")
+    # The modules of training take a second or two to import, for which `load` should not wait.
+    from midi2wave.finetuning import pipeline
+
+    options = pipeline.FinetuneOptions(minutes, str(base), hold_out, licence, seed, device=device)
+    return pipeline.finetune(Path(folder), Path(out), options)
 
 
 class LoadedModel:

@@ -15,6 +15,7 @@ load too: `RENAMED_TENSORS` and `migrate_config` know their names.
 import hashlib
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,7 @@ def save(
     folder = run_folder / f"step_{step:08d}"
     replaced = run_folder / f".{folder.name}.replaced.partial"
     with atomic_folder(folder) as tmp_path:
-        metadata = {"format": FORMAT, "step": str(step), "config": json.dumps(config.as_dict())}
-        (tmp_path / WEIGHTS_NAME).write_bytes(serialize({k: v.contiguous() for k, v in weights.items()}, metadata))
+        write_weights(tmp_path / WEIGHTS_NAME, weights, config, step)
         _write_training(tmp_path / TRAINING_NAME, {**training, "step": step})
         if folder.exists():
             replace(folder, replaced)
@@ -133,6 +133,25 @@ def save(
     except OSError as error:
         log(f"{folder} is saved, but {run_folder} could not be tidied up: {format_error(error)}")
     return folder
+
+
+def write_weights(
+    path: Path, weights: dict[str, torch.Tensor], config: Config, step: int, notes: Mapping[str, str] | None = None
+) -> None:
+    """Write a .safetensors file that is a complete model.
+
+    Args:
+        path: The file.
+        weights: State dict.
+        config: Config of the training.
+        step: Optimiser steps done.
+        notes: Further texts of the file, such as its licence.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    metadata = {**(notes or {}), "format": FORMAT, "step": str(step), "config": json.dumps(config.as_dict())}
+    path.write_bytes(serialize({k: v.contiguous() for k, v in weights.items()}, metadata))
 
 
 def _write_training(path: Path, training: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from midi2wave.audio.io import read_pcm
 from midi2wave.config import PreprocessConfig
+from midi2wave.data.preprocessing import Stretch, cut_stretch
 from midi2wave.data.test_clips import N_DRAWS, choose_start, clip_files, clip_name, write_clip
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import read_performance
@@ -26,12 +27,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """Audio and MIDI of one performance, with the labels COLUMN=VALUE that the metadata contain of it."""
+    """Audio and MIDI of one performance.
+
+    Attributes:
+        name: The name of the recording.
+        audio: The file of the audio.
+        midi: The file of the MIDI.
+        global_labels: The labels COLUMN=VALUE that the metadata contain of it.
+        stretch: The part that clips are cut from; None: all of it.
+    """
 
     name: str
     audio: Path
     midi: Path
     global_labels: tuple[str, ...] = ()
+    stretch: Stretch | None = None
 
 
 def cut_clips(
@@ -78,8 +88,10 @@ def cut_clips(
 
 def _read(pair: Pair, audio_hz: int) -> tuple[np.ndarray, Performance]:
     """The samples and the notes of a recording."""
-    pcm = read_pcm(pair.audio, audio_hz)
-    return pcm, replace(read_performance(pair.midi), global_labels=pair.global_labels)
+    pcm, performance = read_pcm(pair.audio, audio_hz), read_performance(pair.midi)
+    if pair.stretch:
+        pcm, performance = cut_stretch(pcm, performance, pair.stretch, audio_hz, CLIP_MARGIN_SECONDS)
+    return pcm, replace(performance, global_labels=pair.global_labels)
 
 
 def _cut(

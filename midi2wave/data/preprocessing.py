@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from midi2wave.audio.io import read_pcm
 from midi2wave.config import Config, PreprocessConfig
 from midi2wave.data import dataset_card
@@ -23,6 +25,7 @@ from midi2wave.data.processed_folder import (
     write_recording,
 )
 from midi2wave.data.resample_manifest import state
+from midi2wave.midi.performance import Performance, clip
 from midi2wave.midi.reader import read_midi
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils import parallel
@@ -39,11 +42,33 @@ Outcomes = dict[tuple[Path, int], Processed | None]
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """A part of a recording.
+
+    Attributes:
+        start: Its begin in seconds of the audio.
+        end: Its end.
+        late_seconds: By how much the sound comes after the notes of the MIDI file, whose times are corrected.
+    """
+
+    start: float
+    end: float
+    late_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class PreprocessJob:
-    """One recording to preprocess, with the config of its split."""
+    """One recording to preprocess, with the config of its split.
+
+    Attributes:
+        recording: Its row of the metadata.
+        config: The config of its split.
+        stretch: The part that is taken; None: all of it.
+    """
 
     recording: Recording
     config: PreprocessConfig
+    stretch: Stretch | None = None
 
     @property
     def folder(self) -> Path:
@@ -130,8 +155,12 @@ def _process(job: PreprocessJob) -> Processed:
     sources = {"audio": list(state(audio_path))}
     pcm = read_pcm(audio_path, config.audio_hz)
     performance = read_midi(midi_path)
+    if job.stretch:
+        pcm, performance = cut_stretch(pcm, performance, job.stretch, config.audio_hz)
     sources["midi"] = list(state(midi_path))
     facts = dataset_card.measure_facts(recording, pcm, performance, config.audio_hz)
+    if job.stretch:  # Warnings are about whole recordings: a stretch may be too short to be compared with its notes.
+        facts = replace(facts, warnings=[])
     row = Row(
         index=recording.index,
         audio_filename=recording.audio_filename,
@@ -146,6 +175,28 @@ def _process(job: PreprocessJob) -> Processed:
     )
     write_recording(job.folder, row, pcm, performance, asdict(facts), sources)
     return row, facts
+
+
+def cut_stretch(
+    pcm: np.ndarray, performance: Performance, stretch: Stretch, audio_hz: int, margin: float = 0.0
+) -> tuple[np.ndarray, Performance]:
+    """Cut a stretch out of a recording.
+
+    Args:
+        pcm: The samples, int16 [T].
+        performance: The notes. Those that sound when the stretch begins get negative times.
+        stretch: The part.
+        audio_hz: The sample rate.
+        margin: Seconds on both sides of which the notes remain too.
+
+    Raises:
+        InputError: No note begins in it.
+    """
+    start, end = stretch.start, stretch.end
+    notes = clip(performance, start - stretch.late_seconds, end - stretch.late_seconds, margin)
+    if not ((notes.onset >= 0) & (notes.onset < end - start)).any():
+        raise InputError(f"no note begins between {start:.1f} and {end:.1f} s")
+    return pcm[round(start * audio_hz) : round(end * audio_hz)], notes
 
 
 def process_pending(

@@ -151,7 +151,7 @@ def create_or_resume_run(
         raise InputError(f"the processes found different checkpoints in {folder}: it must be one that all of them see")
     if world.is_main_process:
         begin_run(folder, config)
-    model.decoder.gates = _choose_gate_kernels(settings, device, verbose=world.is_main_process)
+    model.decoder.gates = choose_gate_kernels(settings, device, verbose=world.is_main_process)
     return state
 
 
@@ -324,8 +324,14 @@ def _load_checkpoint(config: Config, recordings: Fingerprint, folder: Path, *, q
     return stored
 
 
-def _choose_gate_kernels(settings: TrainConfig, device: torch.device, *, verbose: bool) -> GateKernels:
-    """Compiled gate kernels where that is wanted and possible."""
+def choose_gate_kernels(settings: TrainConfig, device: torch.device, *, verbose: bool) -> GateKernels:
+    """Compiled gate kernels where that is wanted and possible.
+
+    Args:
+        settings: Whether they are compiled, and whether pre-activations are computed again.
+        device: Where the model is.
+        verbose: Whether a line says why they are not compiled.
+    """
     if settings.compile:
         reasons: list[str] = []
         recompute = settings.activation_checkpointing

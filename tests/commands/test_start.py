@@ -20,6 +20,7 @@ COMMANDS = [
     "inference.py",
     "play.py",
     "evaluate.py",
+    "finetune.py",
     "measure_partials.py",
     "align_labels.py",
     "render_midi.py",

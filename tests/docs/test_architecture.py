@@ -23,7 +23,7 @@ LAYERS = (
     "midi2wave midi2wave.api COMMANDS benchmarks",
 )
 LIBRARY_AT_TOP_LEVEL = ("wavenet", "logistic_mixture")
-MAX_TOP_LEVEL_FILES = 13
+MAX_TOP_LEVEL_FILES = 14
 MAX_MODULE_LINES = 450
 MAX_FUNCTION_LINES = 50
 MAX_PARAMETERS = 8

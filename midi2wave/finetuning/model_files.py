@@ -1,0 +1,146 @@
+"""What a fine-tuning leaves to its user: one weights file, its card, a config that plays it, a page to listen."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from midi2wave import checkpoint
+from midi2wave.checkpoint_folders import BEST_NAME
+from midi2wave.finetuning.comparison import BASE_NAME, EVALUATION_NAME, GUIDANCE, TEMPERATURE, TUNED_NAME, describe
+from midi2wave.finetuning.schedule import RUN_NAME
+from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
+from midi2wave.utils.atomic_files import atomic_file, write_text
+
+CARD_NAME = "model_card.md"
+PLAY_NAME = "play.json"
+PAGE_NAME = "index.html"
+NO_LICENCE = "not stated"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a fine-tuned model comes from.
+
+    Attributes:
+        recordings: The user's folder.
+        base: The weights that it began with.
+        base_sha256: Their checksum.
+        label: The label under which new recordings are played; "" without global conditioning.
+        licence: The licence of the weights, as the user states it.
+    """
+
+    recordings: str
+    base: str
+    base_sha256: str
+    label: str
+    licence: str
+
+
+def weights_path(out: Path) -> Path:
+    """The file of the fine-tuned weights: it has the name of the output folder."""
+    return out / f"{out.resolve().name}.safetensors"
+
+
+def best_checkpoint(out: Path) -> Path:
+    """The checkpoint of the run with the lowest validation loss; the newest where the file system has no links."""
+    run = out / RUN_NAME
+    return run / BEST_NAME if (run / BEST_NAME).exists() else run
+
+
+def write_model(out: Path, provenance: Provenance) -> None:
+    """Write the weights with the lowest validation loss, and the config that plays them.
+
+    Raises:
+        InputError: The run holds no weights.
+        OSError: The disk is full.
+    """
+    weights, config, step = checkpoint.load_weights(best_checkpoint(out))
+    notes = {
+        "licence": provenance.licence or NO_LICENCE,
+        "base": Path(provenance.base).name,
+        "base_sha256": provenance.base_sha256,
+    }
+    path = weights_path(out)
+    with atomic_file(path) as tmp_path:
+        checkpoint.write_weights(tmp_path, weights, config, step, notes)
+    settings = {
+        "model_filename": str(path),
+        "output_dir": str(out / "played"),
+        "mode": "free",
+        "temperature": TEMPERATURE,
+        "guidance": GUIDANCE,
+    }
+    if provenance.label:
+        settings["global_values"] = [provenance.label]
+    write_text(out / PLAY_NAME, json.dumps({"inference_config": settings}, indent=4) + "\n")
+
+
+def write_card(
+    out: Path, provenance: Provenance, facts: dict[str, str], comparison: dict[str, Any], words: str
+) -> None:
+    """Write the model card.
+
+    Args:
+        out: The output folder.
+        provenance: Where the model comes from.
+        facts: Rows of the table about the training.
+        comparison: As of `comparison.compare`.
+        words: The verdict.
+    """
+    play = f"python inference.py -c {out / PLAY_NAME} --midi song.mid --out songs"
+    licence = provenance.licence or f"{NO_LICENCE}; state one with --licence before you pass the weights on"
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    scores = "\n".join(f"- {line}" for line in describe(comparison))
+    text = f"""# Model card: `{weights_path(out).name}`
+
+Made by `finetune.py` from the recordings in `{provenance.recordings}`.
+
+```sh
+{play}
+```
+
+**Licence: {licence}.** The weights began as `{provenance.base}`, whose licence applies to them too: see its model card.
+
+## Training
+
+| | |
+|---|---|
+{rows}
+
+## Scores
+
+{words}
+
+Clips generated from silence, temperature {TEMPERATURE:g}, guidance {GUIDANCE:g}. Differences are those of the same
+clips; in brackets their 95 % interval by bootstrap over the recordings, which is too narrow for so few.
+
+{scores}
+"""
+    write_text(out / CARD_NAME, text)
+
+
+def write_page(out: Path, names: list[str], facts: dict[str, str], lines: list[str]) -> None:
+    """Write the page to listen to each clip: the recording, the base model, the fine-tuned model.
+
+    Args:
+        out: The output folder, with both evaluations.
+        names: The names of the clips.
+        facts: Rows of the table at the top.
+        lines: The verdict and the scores.
+    """
+    base, tuned = (f"{EVALUATION_NAME}/{name}" for name in (BASE_NAME, TUNED_NAME))
+    clips = [
+        ListeningClip(
+            name,
+            f"{tuned}/{name}.png" if (out / tuned / f"{name}.png").is_file() else "",
+            [
+                ("recording", f"{tuned}/{name}_truth.wav"),
+                ("base", f"{base}/{name}.wav"),
+                ("fine-tuned", f"{tuned}/{name}.wav"),
+            ],
+        )
+        for name in names
+    ]
+    scores = {f"result {number}" if number else "result": line for number, line in enumerate(lines)}
+    write_listening_page(out / PAGE_NAME, "midi2wave: fine-tuning", clips, facts | scores)

@@ -1,0 +1,166 @@
+"""How a fine-tuning is trained: its config, and the number of steps that fit into the user's minutes on this machine.
+
+The learning rate is below that of a training from random weights, so that what the base model knows is not lost. The
+past samples are disturbed as in `configs/real/config_train.json`.
+"""
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from midi2wave.config import Config, DistConfig, TrainConfig
+from midi2wave.training.data_loader import MicroBatches, batches, micro_batch_indices, training_crops
+from midi2wave.training.hardware import choose_precision, friendly_oom_errors, keep_freed_memory, synchronize
+from midi2wave.training.run_state import choose_gate_kernels, make_unsaved_run
+from midi2wave.training.step import train_step
+from midi2wave.utils.cli import choose_device
+from midi2wave.utils.errors import InputError
+
+RUN_NAME = "run"
+# docs/own_piano.md says how it was chosen.
+LEARNING_RATE = 5e-4
+BATCH_SIZE = {"cpu": 4, "cuda": 32}
+SEGMENT_SECONDS = 0.5
+CONDITIONING_DROPOUT = 0.1
+N_WORKERS = 1
+VALIDATION_CROPS = 32
+# Validations during a training; fewer, down to one at its end, where so many would take more than a part of the time.
+MAX_VALIDATIONS = 5
+MAX_VALIDATION_PART = 0.2
+N_CHECKPOINTS = 20
+WARMUP_PART = 0.1
+MAX_WARMUP_STEPS = 100
+# A forward pass takes about a third of a step with its backward pass.
+FORWARD_SHARE = 1 / 3
+MIN_MINUTES, MAX_MINUTES = 0.01, 60 * 24 * 30
+# Duration of the measurement, after a first step in which kernels are compiled.
+MEASURED_SECONDS = 5.0
+MIN_MEASURED_STEPS = 2
+MAX_MEASURED_STEPS = 50
+MEASURED_RANGE = range(MAX_MEASURED_STEPS + 1)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length of a training.
+
+    Attributes:
+        steps: Optimiser steps.
+        n_validations: Validations during these steps.
+        seconds_per_step: As measured on this machine.
+        seconds: How long the training takes, with its validations.
+    """
+
+    steps: int
+    n_validations: int
+    seconds_per_step: float
+    seconds: float
+
+
+def training_config(base: Config, base_path: str, out: Path, seed: int, device: str = "auto") -> Config:
+    """The config of the training, without its folders of data and its length.
+
+    Args:
+        base: The config of the base model.
+        base_path: Its weights.
+        out: The output folder.
+        seed: Seed of the crops.
+        device: As in train_config.
+    """
+    settings = TrainConfig(
+        output_directory=str(out / RUN_NAME),
+        batch_size=BATCH_SIZE[choose_device(device).type],
+        learning_rate=LEARNING_RATE,
+        final_learning_rate=1e-5,
+        warmup_steps=0,
+        ema_decay=0.999,
+        seed=seed,
+        checkpoint_path=base_path,
+        validation_crops=VALIDATION_CROPS,
+        iters_per_sample=0,
+        device=device,
+        history_noise=0.3,
+        final_history_noise=0.03,
+        history_mixing=1.0,
+        history_dropout=0.1,
+    )
+    data = replace(
+        base.data_config, segment_length=SEGMENT_SECONDS, conditioning_dropout=CONDITIONING_DROPOUT, n_workers=N_WORKERS
+    )
+    return Config(
+        data_config=data,
+        wavenet_config=base.wavenet_config,
+        cond_wavenet_config=base.cond_wavenet_config,
+        train_config=settings,
+        dist_config=DistConfig(),
+    )
+
+
+def measure_step_seconds(config: Config) -> float:
+    """Mean duration of some steps on this machine, with the training's own data, from random weights.
+
+    Raises:
+        InputError: Memory ran out.
+    """
+    settings = config.train_config
+    keep_freed_memory()
+    device = choose_device(settings.device)
+    with friendly_oom_errors():
+        state = make_unsaved_run(config, device, choose_precision(settings.precision, device))
+        state.model.decoder.gates = choose_gate_kernels(settings, device, verbose=False)
+        crops = training_crops(config, state.model)
+        indices = micro_batch_indices(MEASURED_RANGE, settings.batch_size, state.micro_batch_size, 0, 1)
+        n_micro_batches = settings.batch_size // state.micro_batch_size
+        durations: list[float] = []
+        with contextlib.closing(batches(crops, indices, config.data_config.n_workers)) as loader:
+            for _ in MEASURED_RANGE:
+                started = time.monotonic()
+                train_step(state, MicroBatches(loader, n_micro_batches))
+                synchronize(device)
+                durations.append(time.monotonic() - started)
+                measured = durations[1:]
+                if len(measured) >= MIN_MEASURED_STEPS and sum(measured) >= MEASURED_SECONDS:
+                    break
+    return sum(measured) / len(measured)
+
+
+def plan_steps(minutes: float, seconds_per_step: float, config: Config) -> Schedule:
+    """The number of steps that fit into some minutes, validations included.
+
+    Args:
+        minutes: Minutes of training.
+        seconds_per_step: Duration of a step.
+        config: The config of the training.
+
+    Raises:
+        InputError: Not even a few steps fit.
+    """
+    settings = config.train_config
+    # Both conditions of a validation, in steps of training.
+    validation_steps = 2 * FORWARD_SHARE * settings.validation_crops / settings.batch_size
+    available = 60 * minutes / seconds_per_step
+    n_validations = max(1, min(MAX_VALIDATIONS, math.floor(MAX_VALIDATION_PART * available / validation_steps)))
+    steps = math.floor(available - n_validations * validation_steps)
+    if steps < 2:
+        needed = (2 + validation_steps) * seconds_per_step / 60
+        raise InputError(
+            f"--minutes {minutes:g}: a step takes {seconds_per_step:.2g} s here, so that fewer than two fit; "
+            f"give {needed:.2g} or more"
+        )
+    seconds = (steps + n_validations * validation_steps) * seconds_per_step
+    return Schedule(steps, n_validations, seconds_per_step, seconds)
+
+
+def with_steps(config: Config, steps: int, n_validations: int) -> Config:
+    """The config of a training of so many steps, with so many validations."""
+    settings = replace(
+        config.train_config,
+        steps=steps,
+        warmup_steps=min(MAX_WARMUP_STEPS, math.floor(WARMUP_PART * steps)),
+        iters_per_validation=math.ceil(steps / n_validations),
+        iters_per_checkpoint=math.ceil(steps / N_CHECKPOINTS),
+        iters_per_log=max(1, min(50, steps // N_CHECKPOINTS)),
+    )
+    return replace(config, train_config=settings)

@@ -1,0 +1,303 @@
+"""finetune.py from a folder of pairs to a model that plays, at a tiny size; resuming, and input that is refused."""
+
+import errno
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+import soundfile
+from safetensors import safe_open
+
+import finetune
+import inference
+import midi2wave
+from midi2wave.data import clip_cutting, preprocessing
+from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.demo_dataset.generate import make_data_set
+from midi2wave.evaluation import evaluation_folder
+from midi2wave.finetuning import comparison, pipeline, preparation, schedule
+from midi2wave.finetuning.recordings import CheckedPair, CheckedRecordings
+from midi2wave.midi.performance import load_events
+from midi2wave.training import log, run_state
+from midi2wave.utils import atomic_files
+from midi2wave.utils.errors import InputError
+from midi2wave.utils.signals import Interrupted
+from tests.helpers.pipeline import (
+    assert_refused,
+    call,
+    melody,
+    modification_times,
+    write_audio,
+    write_maestro,
+    write_midi,
+)
+from tests.helpers.tiny_base import write_tiny_base
+
+SECONDS = 16.0
+LATE_SECONDS = 1.5
+MEASURE_STEP_SECONDS = schedule.measure_step_seconds
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Training of some steps, clips of a second, and neither compilation nor a transcriber."""
+    monkeypatch.setattr(schedule, "measure_step_seconds", lambda _: 0.1)
+    monkeypatch.setattr(schedule, "VALIDATION_CROPS", 4)
+    monkeypatch.setattr(schedule, "N_WORKERS", 0)
+    monkeypatch.setattr(pipeline, "CLIP_SECONDS", 1.0)
+    monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "load_transcriber", lambda: None)
+    monkeypatch.setattr(pipeline, "check_recordings", pairs_of_equal_stems)
+    monkeypatch.setattr(pipeline, "write_report", lambda _, folder: folder / "index.html")
+    # Pictures take most of the time.
+    monkeypatch.setattr(evaluation_folder, "_write_pictures", lambda *_: None)
+    for module in (clip_cutting, preprocessing, log):
+        monkeypatch.setattr(module, "save_picture", lambda *_: None)
+
+
+def pairs_of_equal_stems(folder, *, jobs=1):
+    """All pairs as usable: the sines of these tests are no piano, and shorter than what the check accepts."""
+    pairs = []
+    for midi in sorted(folder.rglob("*.mid*")):
+        audio = midi.with_suffix(".wav")
+        late, problems = (LATE_SECONDS, ["its sound comes late"]) if midi.stem.startswith("late") else (0.0, [])
+        pairs.append(CheckedPair(audio, midi, midi.stem, soundfile.info(audio).duration, late, problems, usable=True))
+    if not pairs:
+        raise InputError(f"{folder} holds no pairs")
+    return CheckedRecordings(pairs, [])
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Four recordings, in two folders."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for number in range(4):
+        notes = melody(number, SECONDS)
+        write_midi(folder / f"{number % 2}/take {number}.mid", notes)
+        write_audio(folder / f"{number % 2}/take {number}.wav", notes, seconds=SECONDS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny.safetensors")
+
+
+@pytest.fixture
+def arguments(recordings, base, tmp_path):
+    return ["-d", recordings, "-o", tmp_path / "mine", "--base", base, "--minutes", "0.02", "--device", "cpu"]
+
+
+def test_recordings_become_a_model_that_plays(arguments, tmp_path):
+    done = call(finetune, *arguments, "--licence", "CC BY 4.0", "--json")
+    assert done.code == 0, done.err
+    out = tmp_path / "mine"
+    assert re.search(r"training: \d+ steps of .* until about \d\d:\d\d", done.err)
+    assert "the middle of each recording held out" in done.err
+    measures = done.result["comparison"]["measures"]
+    assert measures.keys() == {"noise_excess_db", "chroma", "nll", "gap"}
+    assert measures["nll"]["fine_tuned"] < measures["nll"]["base"]
+    assert done.result["comparison"]["recordings"] == 4
+    with safe_open(out / "mine.safetensors", framework="pt") as stored:
+        assert stored.metadata()["licence"] == "CC BY 4.0"
+        assert stored.metadata()["base"] == "tiny.safetensors"
+    assert (
+        "CC BY 4.0" in (out / "model_card.md").read_text()
+        and done.result["verdict"] in (out / "model_card.md").read_text()
+    )
+    page = (out / "index.html").read_text()
+    sounds = re.findall(r'src="(evaluation/[^"]+\.wav)"', page)
+    assert len(sounds) == 3 * 4 and all((out / sound.replace("%20", " ")).is_file() for sound in sounds)
+    assert midi2wave.load(out / "mine.safetensors", device="cpu").sample_rate == 16000
+    song = write_midi(tmp_path / "song.mid", melody(9, 0.5))
+    played = call(inference, "-c", out / "play.json", "--midi", song, "--out", tmp_path / "songs")
+    assert played.code == 0 and (tmp_path / "songs/song.wav").is_file()
+
+
+def test_the_speed_is_measured_and_decides_the_steps(recordings, base, tmp_path, monkeypatch):
+    """A step of the tiny model takes more than a tenth of a millisecond and less than ten seconds on any machine."""
+    monkeypatch.setattr(schedule, "MEASURED_SECONDS", 0.01)
+    monkeypatch.setattr(schedule, "measure_step_seconds", MEASURE_STEP_SECONDS)
+    seconds = []
+    plan_steps = schedule.plan_steps
+
+    def plan_few(minutes, seconds_per_step, config):
+        seconds.append(seconds_per_step)
+        # 12.6 steps fit into 1.26 s. A validation takes two thirds of one, and all of them a fifth of the time.
+        assert plan_steps(0.021, 0.1, config) == schedule.Schedule(10, 3, 0.1, pytest.approx(1.2))
+        return plan_steps(minutes, 0.1, config)
+
+    monkeypatch.setattr(schedule, "plan_steps", plan_few)
+    options = ["-d", recordings, "-o", tmp_path / "mine", "--base", base, "--minutes", "0.02", "--device", "cpu"]
+    assert call(finetune, *options).code == 0
+    assert 1e-4 < seconds[0] < 10
+
+
+def test_the_same_command_goes_on_after_an_interruption(arguments, tmp_path, monkeypatch):
+    """Nothing that is finished is made again: phases, training steps, the base model's clips."""
+    evaluate_model = comparison.evaluate_model
+
+    def interrupt(model, name, *rest):
+        if name == comparison.TUNED_NAME:
+            raise Interrupted(signal.SIGTERM)
+        return evaluate_model(model, name, *rest)
+
+    monkeypatch.setattr(comparison, "evaluate_model", interrupt)
+    assert call(finetune, *arguments).code == 143
+    before = modification_times(tmp_path / "mine")
+    monkeypatch.setattr(comparison, "evaluate_model", evaluate_model)
+    monkeypatch.setattr(pipeline, "run_training", None)
+    done = call(finetune, *arguments)
+    assert done.code == 0, done.err
+    after = modification_times(tmp_path / "mine")
+    expected = [name for name in before if name.endswith((".npy", ".safetensors")) or "evaluation/base/clip" in name]
+    assert expected and all(after[name] == before[name] for name in expected if not name.endswith(".png"))
+    assert call(finetune, *arguments, "--licence", "CC0").code == 0
+    assert '"licence":"CC0"' in (tmp_path / "mine/mine.safetensors").read_bytes()[:100_000].decode(errors="replace")
+
+
+def test_a_training_that_is_stopped_goes_on(arguments, tmp_path, monkeypatch):
+    run_training = pipeline.run_training
+
+    def stop_at_half(config, *, force):
+        steps = config.train_config.steps // 2
+        run, training_log, _ = run_training(schedule.with_steps(config, steps, 2), force=force)
+        assert run.step == steps
+        return run, training_log, 143
+
+    monkeypatch.setattr(pipeline, "run_training", stop_at_half)
+    assert call(finetune, *arguments).code == 143
+    monkeypatch.setattr(pipeline, "run_training", run_training)
+    done = call(finetune, *arguments)
+    assert done.code == 0 and "going on from step" in done.err
+
+
+def test_whole_recordings_are_held_out_of_many(tmp_path, base):
+    for number in range(12):
+        notes = melody(number, 6.0)
+        write_midi(tmp_path / f"in/{number}.mid", notes)
+        write_audio(tmp_path / f"in/{number}.wav", notes, seconds=6.0)
+    options = ["-d", tmp_path / "in", "-o", tmp_path / "out", "--base", base, "--minutes", "0.02", "--device", "cpu"]
+    done = call(finetune, *options)
+    assert done.code == 0 and "whole recordings held out" in done.err
+    names = [
+        {json.loads(file.read_text())["audio_filename"] for file in (tmp_path / "out/data" / split).glob("[0-9]*.json")}
+        for split in ("train", "validation", "test")
+    ]
+    assert set.union(*names) == {f"{number}.wav" for number in range(12)} and sum(map(len, names)) == 12
+
+
+def test_a_model_with_years_plays_new_recordings_by_the_best(recordings, tmp_path):
+    base = write_tiny_base(tmp_path / "years.safetensors", global_values=["year=2008", "year=2009"])
+    options = ["-d", recordings, "-o", tmp_path / "out", "--base", base, "--minutes", "0.02", "--device", "cpu"]
+    done = call(finetune, *options)
+    assert done.code == 0, done.err
+    (label,) = json.loads((tmp_path / "out/play.json").read_text())["inference_config"]["global_values"]
+    assert f"{base}, {label}" in done.err
+
+
+def test_maestro_keeps_its_split(tmp_path, base):
+    folder = write_maestro(tmp_path / "maestro", ("train",) * 20 + ("validation",) * 2 + ("test",) * 2, audio_hz=22050)
+    options = ["-d", folder, "-o", tmp_path / "out", "--base", base, "--minutes", "0.02", "--device", "cpu"]
+    done = call(finetune, *options)
+    assert done.code == 0, done.err
+    counts = [len(list((tmp_path / "out/data" / split).glob("*.npy"))) for split in ("train", "validation", "test")]
+    assert counts == [20, 2, 2]
+
+
+def test_bad_input_is_one_line(arguments, recordings, base, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_refused(call(finetune, "-d", tmp_path / "empty", *arguments[2:]), str(tmp_path / "empty"))
+    notes = melody(0, 20.0)
+    write_midi(tmp_path / "one/a.mid", notes)
+    write_audio(tmp_path / "one/a.wav", notes, seconds=20.0)
+    one = ["-d", tmp_path / "one", "-o", tmp_path / "one_out", *arguments[4:]]
+    assert_refused(call(finetune, *one), "20 s of usable recordings", "at least 60")
+    no_weights = tmp_path / "no.safetensors"
+    no_weights.write_text("no weights")
+    assert_refused(call(finetune, *arguments, "--base", no_weights), "no.safetensors", "damaged")
+    assert_refused(call(finetune, *arguments, "--base", tmp_path / "gone"), "no checkpoint at")
+    assert_refused(call(finetune, *arguments, "--hold_out", "0.9"), "--hold_out 0.9")
+    assert_refused(call(finetune, *arguments, "--minutes", "nan"), "--minutes nan")
+    assert_refused(call(finetune, "-d", tmp_path / "none", *arguments[2:]), "no such folder")
+    assert_refused(call(finetune, *arguments, "-o", recordings / "out"), "whose files are the recordings")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/mine.txt").write_text("mine")
+    assert_refused(call(finetune, *arguments, "-o", tmp_path / "other"), "not empty", "another folder")
+    assert (tmp_path / "other/mine.txt").read_text() == "mine"
+
+
+def test_the_folder_of_another_fine_tuning_is_refused(arguments, monkeypatch):
+    def stop(*_, **__):
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(pipeline, "write_report", stop)
+    assert call(finetune, *arguments, "--minutes", "9").code == 130  # Before the first phase has ended nothing is lost.
+    monkeypatch.undo()
+    monkeypatch.setattr(pipeline, "check_recordings", pairs_of_equal_stems)
+    monkeypatch.setattr(preparation, "resample", stop)
+    assert call(finetune, *arguments).code == 130
+    assert_refused(call(finetune, *arguments, "--minutes", "7"), "minutes = 7.0 instead of 0.02", "another folder")
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(arguments, tmp_path, monkeypatch):
+    replace = atomic_files.replace
+
+    def full(source, target):
+        if target.suffix == ".npy":
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(atomic_files, "replace", full)
+    assert_refused(call(finetune, *arguments), "the disk is full")
+    monkeypatch.setattr(atomic_files, "replace", replace)
+    assert call(finetune, *arguments).code == 0
+
+
+def test_from_python(recordings, base, tmp_path):
+    result = midi2wave.finetune(recordings, tmp_path / "mine", minutes=0.02, base=base, device="cpu")
+    assert result.weights == tmp_path / "mine/mine.safetensors" and result.weights.is_file()
+    assert result.verdict and result.comparison["clips"] == 4
+    with pytest.raises(midi2wave.InputError, match="hold_out"):
+        midi2wave.finetune(recordings, tmp_path / "mine", hold_out=2)
+
+
+def test_the_notes_of_late_sound_are_moved(tmp_path, base):
+    """Processed notes and test clips have the times of the sound, whole recordings and stretches of them alike."""
+    notes = [(0.25 * k, 0.25 * k + 0.2, 60, 90) for k in range(4 * 30)]
+    late = [(on + LATE_SECONDS, off + LATE_SECONDS, pitch, velocity) for on, off, pitch, velocity in notes]
+    for name in ("late 1", "late 2"):
+        write_midi(tmp_path / f"in/{name}.mid", notes)
+        write_audio(tmp_path / f"in/{name}.wav", late, seconds=34.0)
+    options = ["-d", tmp_path / "in", "-o", tmp_path / "out", "--base", base, "--minutes", "0.02", "--device", "cpu"]
+    done = call(finetune, *options)
+    assert done.code == 0 and "late 1: its sound comes late" in done.err
+    folder = ProcessedFolder(tmp_path / "out/data/train")
+    assert folder.performance(0).onset[0] == pytest.approx(LATE_SECONDS, abs=0.002)
+    sounding = np.flatnonzero(np.abs(folder.pcm(0).astype(int)) > 100)
+    assert sounding[0] / 16000 == pytest.approx(LATE_SECONDS, abs=0.01)
+    for wav in (tmp_path / "out/clips").glob("*.wav"):
+        onset = load_events(wav.with_suffix(".npz")).onset
+        pcm = soundfile.read(wav, dtype="int16")[0].astype(int)
+        first = onset[onset > 0.06][0]
+        before, after = (np.abs(pcm[round((first + by) * 16000) :][:400]).max() for by in (-0.04, 0.01))
+        assert after > 1000 > before
+
+
+@pytest.mark.slow
+def test_generated_piano_with_the_real_check(tmp_path, base, monkeypatch):
+    """The check accepts the demo's piano, its partials are measured and its labels aligned, and the report is there."""
+    monkeypatch.undo()
+    monkeypatch.setattr(schedule, "measure_step_seconds", lambda _: 0.1)
+    monkeypatch.setattr(schedule, "N_WORKERS", 0)
+    monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
+    make_data_set(tmp_path / "demo", train_minutes=3.0, validation_minutes=0.5, test_minutes=0.5, audio_hz=16000)
+    options = ["-d", tmp_path / "demo", "-o", tmp_path / "out", "--base", base, "--minutes", "0.2", "--device", "cpu"]
+    done = call(finetune, *options)
+    assert done.code == 0, done.err
+    assert "labels aligned with the sound" in done.err
+    assert (tmp_path / "out/recordings/index.html").is_file()
+    config = json.loads((tmp_path / "out/training.json").read_text())
+    assert "aligned" in config["data_config"]["dataset_path"] and config["data_config"]["partial_hz"]

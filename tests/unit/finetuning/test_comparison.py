@@ -1,0 +1,68 @@
+"""The comparison of two models: differences clip by clip, and what the verdict says of them."""
+
+import pytest
+
+from midi2wave.finetuning import comparison
+
+
+def scores(f1, noise, nll=4.0):
+    """Scores of eight clips of four recordings; f1 and noise are those of the first clip and grow from there."""
+    clips = [
+        {
+            "clip": f"clip_{k:03d}_take{k % 4}_1.000s",
+            "f1": {"value": f1 + 0.01 * k},
+            "chroma": {"value": 0.5},
+            "noise_excess_db": {"output": {"percentile_10": [noise + 0.1 * k, noise + 2 + 0.1 * k, None]}},
+            "likelihood": {"true": nll, "shuffled": nll + 1},
+        }
+        for k in range(8)
+    ]
+    return {"per_clip": clips, "f1_topline": 0.8, "f1_baseline": 0.02}
+
+
+def test_differences_are_those_of_the_clips():
+    compared = comparison.compare(scores(0.3, 10.0, 4.0), scores(0.5, 7.0, 3.5))
+    assert (compared["clips"], compared["recordings"]) == (8, 4)
+    measures = compared["measures"]
+    assert measures["f1"]["difference"] == pytest.approx(0.2) and measures["f1"]["topline"] == 0.8
+    assert measures["f1"]["interval"] == pytest.approx([0.2, 0.2])
+    assert measures["noise_excess_db"]["base"] == pytest.approx(11.35)  # The mean of two octaves, and of the clips.
+    assert measures["noise_excess_db"]["difference"] == pytest.approx(-3)
+    assert measures["nll"]["difference"] == pytest.approx(-0.5)
+    assert measures["gap"]["difference"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("f1", "noise", "words"),
+    [
+        (0.5, 7.0, "It worked: "),
+        (0.5, 13.0, "It worked in part"),
+        (0.3, 7.0, "It worked in part"),
+        (0.3, 10.0, "Not clear"),
+        (0.1, 10.0, "It did not work"),
+        (0.1, 13.0, "It did not work"),
+    ],
+)
+def test_the_verdict(f1, noise, words):
+    text = comparison.verdict(comparison.compare(scores(0.3, 10.0), scores(f1, noise)))
+    assert text.startswith(words) and "8 held-out clips of 4 recordings" in text
+
+
+def test_clips_of_one_recording_have_no_interval():
+    results = [scores(f1, 10.0) for f1 in (0.3, 0.5)]
+    for result in results:
+        for clip in result["per_clip"]:
+            clip["clip"] = clip["clip"].replace("take1", "take0").replace("take2", "take0").replace("take3", "take0")
+    compared = comparison.compare(*results)
+    assert compared["recordings"] == 1 and compared["measures"]["f1"]["interval"] is None
+    assert "no intervals" in comparison.verdict(compared)
+    assert all(".." not in line for line in comparison.describe(compared))
+
+
+def test_without_a_transcriber_chroma_decides():
+    results = [scores(f1, noise) for f1, noise in ((0.1, 10.0), (0.9, 7.0))]
+    for result in results:
+        for clip in result["per_clip"]:
+            del clip["f1"]
+    text = comparison.verdict(comparison.compare(*results))
+    assert text.startswith("It worked in part")  # Chroma is equal, the noise is less.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class RecordingAlignment:
         folder: The folder that holds the recording.
         position: Its position there.
         windows: Agreement of its labels with its sound, without phases.
+        lag_seconds: By how much its sound comes after its labels by these windows, or the fallback; None: unknown.
         onset_shift: Seconds by which its notes are to come later, [N].
         fit_score: As of `onset_refinement.refine_onsets`, [N].
     """
@@ -54,13 +55,14 @@ class RecordingAlignment:
     folder: ProcessedFolder
     position: int
     windows: list[Alignment]
+    lag_seconds: float | None
     onset_shift: np.ndarray
     fit_score: np.ndarray
 
     def warn_if_mismatched(self) -> None:
         """Log a recording whose MIDI file may be another recording's."""
         doubts = [alignment_warning(self.windows)]
-        if trusted_seconds(self.windows) is None:
+        if self.lag_seconds is None:
             doubts = ["the lag of its sound is unknown"]
         if is_probably_mismatched(self.fit_score):
             doubts.append(f"{100 * fitting_share(self.fit_score):.0f} % of its notes fit the partials")
@@ -87,7 +89,14 @@ class RecordingAlignment:
 
 
 def align_folder(
-    data_folder: Path, out: Path, data: DataConfig, *, like: Path | None, source: str, force: bool = False
+    data_folder: Path,
+    out: Path,
+    data: DataConfig,
+    *,
+    like: Path | None,
+    source: str,
+    force: bool = False,
+    fallback_lags: Mapping[int, float] | None = None,
 ) -> list[RecordingAlignment]:
     """Align a processed folder, and write it to another one. Nothing is written until all onsets are fitted.
 
@@ -98,6 +107,8 @@ def align_folder(
         like: An aligned folder of the same piano, whose phases are used; None: they are fitted too.
         source: Where the partials come from, for messages.
         force: Whether another aligned folder at `out` is replaced.
+        fallback_lags: By the index of a recording, by how many seconds its sound comes after its notes, for recordings
+            too short to measure that.
 
     Returns:
         The alignment of each recording.
@@ -116,7 +127,7 @@ def align_folder(
         recordings: list[RecordingAlignment] = []
         for value, (part, part_reference) in parts.items():
             partials = partials_for(data, one_hot([value], data.global_values))
-            recordings += align_recordings(part, data, partials, part_reference)
+            recordings += align_recordings(part, data, partials, part_reference, fallback_lags or {})
         for recording in recordings:
             recording.warn_if_mismatched()
         require_fit(recordings, data_folder, source)
@@ -161,7 +172,11 @@ def _recorded_settings(data: DataConfig) -> dict[str, Any]:
 
 
 def align_recordings(
-    folder: ProcessedFolder, data: DataConfig, partials: PianoPartials, reference: ProcessedFolder | None
+    folder: ProcessedFolder,
+    data: DataConfig,
+    partials: PianoPartials,
+    reference: ProcessedFolder | None,
+    fallback_lags: Mapping[int, float],
 ) -> list[RecordingAlignment]:
     """Align all recordings of a folder.
 
@@ -170,19 +185,23 @@ def align_recordings(
         data: Pre-emphasis and velocity exponent.
         partials: The piano's partials.
         reference: An aligned folder of the same piano, whose phases are used; None: fit them, too.
+        fallback_lags: As of `align_folder`.
     """
     positions = range(len(folder.rows))
     labelled = [folder.performance(position).onset for position in positions]
     windows = [measure_alignments(np.array(folder.pcm(i)), folder.performance(i), folder.audio_hz) for i in positions]
-    lags = [trusted_seconds(each) for each in windows]
+    lags = [
+        fallback_lags.get(row.index) if (lag := trusted_seconds(each)) is None else lag
+        for row, each in zip(folder.rows, windows, strict=True)
+    ]
     phases = measure_phases(reference, data, partials) if reference else None
     onset, fit_score = refine_onsets(folder, data, partials, lags, phases)
     ends = np.cumsum([len(each) for each in labelled])[:-1]
     shifts = [refined - label for refined, label in zip(np.split(onset, ends), labelled, strict=True)]
     scores = np.split(fit_score, ends)
     return [
-        RecordingAlignment(folder, position, recording_windows, shift, score)
-        for position, recording_windows, shift, score in zip(positions, windows, shifts, scores, strict=True)
+        RecordingAlignment(folder, position, *measured)
+        for position, *measured in zip(positions, windows, lags, shifts, scores, strict=True)
     ]
 
 

@@ -14,7 +14,7 @@ from midi2wave.evaluation.clips import scorable_clips
 from midi2wave.evaluation.evaluation_folder import evaluate_clips
 from midi2wave.evaluation.metrics import bootstrap_interval
 from midi2wave.evaluation.transcription import Transcriber
-from midi2wave.utils.cli import count_of
+from midi2wave.utils.cli import count_of, log
 
 EVALUATION_NAME = "evaluation"
 BASE_NAME, TUNED_NAME = "base", "fine_tuned"
@@ -69,6 +69,7 @@ def evaluate_model(model: str, name: str, out: Path, clips: Path, transcriber: T
         counterfactuals=False,
         second_transcriber=False,
     )
+    log(f"the {name.replace('_', '-')} model plays the test clips and is scored: {model}")
     loaded = load_checkpoint(model, settings.device)
     usable, _ = scorable_clips(settings, loaded.config.data_config)
     return evaluate_clips(loaded, settings, usable, [], (transcriber, None))

@@ -1,5 +1,6 @@
 """Measured partials and aligned labels of the user's piano, where there are enough notes for them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ ALIGNED_NAME = "aligned"
 MEASURED_SOURCE = "the measured config"
 
 
-def refine(config: Config, out: Path) -> dict[str, Any]:
+def refine(config: Config, out: Path, fallback_lags: Mapping[int, float]) -> dict[str, Any]:
     """Measure the partials, align the labels of all splits but the test split, and measure the partials again.
 
     Args:
         config: The config of the training; its paths are not used.
         out: The output folder, with the processed folders.
+        fallback_lags: By the index of a piece, by how many seconds its sound comes after its notes. A stretch of a
+            recording is often too short to measure that again.
 
     Returns:
         As JSON values: `partials` (options of data_config; empty if they stay those of the base), `data` (the folders
@@ -58,8 +61,10 @@ def refine(config: Config, out: Path) -> dict[str, Any]:
     aligned = {path: out / ALIGNED_NAME / path.name for path in (train, validation)}
     try:
         # A killed call may have left finished folders, which are made again.
-        align_folder(train, aligned[train], data, like=None, source=MEASURED_SOURCE, force=True)
-        align_folder(validation, aligned[validation], data, like=aligned[train], source=MEASURED_SOURCE, force=True)
+        for path, like in ((train, None), (validation, aligned[train])):
+            align_folder(
+                path, aligned[path], data, like=like, source=MEASURED_SOURCE, force=True, fallback_lags=fallback_lags
+            )
     except InputError as error:
         remark = f"partials of {n_keys} piano keys measured; the labels stay as they are: {format_error(error)}"
         return result | {"remark": remark}

@@ -120,14 +120,15 @@ clips; in brackets their 95 % interval by bootstrap over the recordings, which i
     write_text(out / CARD_NAME, text)
 
 
-def write_page(out: Path, names: list[str], facts: dict[str, str], lines: list[str]) -> None:
+def write_page(out: Path, names: list[str], facts: dict[str, str], comparison: dict[str, Any], words: str) -> None:
     """Write the page to listen to each clip: the recording, the base model, the fine-tuned model.
 
     Args:
         out: The output folder, with both evaluations.
         names: The names of the clips.
         facts: Rows of the table at the top.
-        lines: The verdict and the scores.
+        comparison: As of `comparison.compare`.
+        words: The verdict.
     """
     base, tuned = (f"{EVALUATION_NAME}/{name}" for name in (BASE_NAME, TUNED_NAME))
     clips = [
@@ -139,8 +140,9 @@ def write_page(out: Path, names: list[str], facts: dict[str, str], lines: list[s
                 ("base", f"{base}/{name}.wav"),
                 ("fine-tuned", f"{tuned}/{name}.wav"),
             ],
+            "The picture shows the recording and the fine-tuned model.",
         )
         for name in names
     ]
-    scores = {f"result {number}" if number else "result": line for number, line in enumerate(lines)}
-    write_listening_page(out / PAGE_NAME, "midi2wave: fine-tuning", clips, facts | scores)
+    scores = dict(line.split(": ", 1) for line in describe(comparison))
+    write_listening_page(out / PAGE_NAME, "midi2wave: fine-tuning", clips, {"result": words} | scores | facts)

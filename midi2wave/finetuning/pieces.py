@@ -147,6 +147,21 @@ def holds_out_middles(pieces: Sequence[Piece]) -> bool:
     return len({piece.recording.audio_filename for piece in pieces}) < len(pieces)
 
 
+def remaining_lags(pieces: Sequence[Piece], pairs: Sequence[Pair]) -> dict[int, float]:
+    """By how many seconds the sound of each piece comes after its notes as processed, by the piece's index.
+
+    Args:
+        pieces: The pieces.
+        pairs: The recordings that they are of, with their lags.
+    """
+    late_seconds = {pair.audio: pair.late_seconds for pair in pairs}
+    return {
+        piece.recording.index: late_seconds[piece.recording.audio_filename]
+        - (piece.stretch.late_seconds if piece.stretch else 0.0)
+        for piece in pieces
+    }
+
+
 def clip_seconds(pieces: Sequence[Piece], longest: float) -> float:
     """Length of test clips, of which one fits into each test piece, or two or more into all of them if some are short.
 

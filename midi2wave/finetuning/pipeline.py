@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from midi2wave.checkpoint_folders import step_folders, step_of
 from midi2wave.config import Config
 from midi2wave.data.resample_manifest import state
 from midi2wave.evaluation.transcription import load_transcriber
@@ -31,6 +32,7 @@ from midi2wave.finetuning.pieces import (
     clip_seconds,
     holds_out_middles,
     plan_pieces,
+    remaining_lags,
 )
 from midi2wave.finetuning.recordings import CheckedRecordings, check_recordings
 from midi2wave.finetuning.report_page import write_report
@@ -144,14 +146,10 @@ class _Finetuning:
 
     def run(self, candidates: dict[str, Any]) -> FinetuneResult:
         """Do all phases that are not done."""
-        pairs = self.record.run("recordings", self._check_recordings)
-        self._require_unchanged(pairs)
-        planned = plan_pieces(
-            self.folder,
-            [Pair(one["audio"], one["midi"], one["seconds"], one["late_seconds"]) for one in pairs],
-            self.options.hold_out,
-            self.options.seed,
-        )
+        checked = self.record.run("recordings", self._check_recordings)
+        self._require_unchanged(checked)
+        pairs = [Pair(one["audio"], one["midi"], one["seconds"], one["late_seconds"]) for one in checked]
+        planned = plan_pieces(self.folder, pairs, self.options.hold_out, self.options.seed)
         length = clip_seconds(planned, CLIP_SECONDS)
         base = self.record.run("base", lambda: self._choose_base(candidates, planned))
         if base["path"] not in candidates:
@@ -161,7 +159,8 @@ class _Finetuning:
         pieces = base_choice.with_label(planned, base["label"], model_data.global_values)
         data = self.record.run("data", lambda: self._prepare(pieces, model_data, length))
         config = schedule.training_config(loaded.config, base["path"], self.out, self.options.seed, self.options.device)
-        refinement = self.record.run("labels", lambda: label_refinement.refine(config, self.out))
+        lags = remaining_lags(pieces, pairs)
+        refinement = self.record.run("labels", lambda: label_refinement.refine(config, self.out, lags))
         config = label_refinement.with_refinement(config, refinement)
         planned_schedule = self.record.run("schedule", lambda: self._plan(config))
         self.record.run("training", lambda: self._train(config, planned_schedule))
@@ -205,9 +204,9 @@ class _Finetuning:
                 return path.relative_to(folder).as_posix()
         raise InputError(f"{path} does not lie in {self.folder}; put the file itself there")
 
-    def _require_unchanged(self, pairs: list[dict[str, Any]]) -> None:
+    def _require_unchanged(self, checked: list[dict[str, Any]]) -> None:
         """Refuse to go on with recordings that are not those of the earlier call."""
-        for one in pairs:
+        for one in checked:
             for name, before in zip((one["audio"], one["midi"]), one["states"], strict=True):
                 path = self.folder / name
                 # Finished phases do not read them again.
@@ -251,11 +250,13 @@ class _Finetuning:
         config = schedule.with_steps(config, planned["steps"], planned["n_validations"])
         blocks = {name: block for name, block in config.as_dict().items() if block}
         write_text(self.out / TRAINING_CONFIG_NAME, json.dumps(blocks, indent=2) + "\n")
-        end = datetime.datetime.now() + datetime.timedelta(seconds=planned["seconds"])
+        done = max(map(step_of, step_folders(Path(config.train_config.output_directory))), default=0)
+        seconds = planned["seconds"] * (1 - done / planned["steps"])
+        end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
         log(
-            f"training: {planned['steps']} steps of {planned['seconds_per_step']:.2g} s each, as measured here; from "
-            f"the beginning that takes {planned['seconds'] / 60:.1f} minutes, until about {end:%H:%M}; generation and "
-            "scores follow"
+            f"training: {planned['steps']} steps of {planned['seconds_per_step']:.2g} s each, as measured here"
+            f"{f', of which {done} are done' if done else ''}; {seconds / 60:.1f} minutes, until about {end:%H:%M}; "
+            "generation and scores follow"
         )
         run, _, exit_code = run_training(config, force=False)
         if exit_code:
@@ -304,8 +305,7 @@ class _Finetuning:
         words = comparison.verdict(compared)
         model_files.write_model(self.out, provenance)
         model_files.write_card(self.out, provenance, facts, compared, words)
-        lines = [words, *comparison.describe(compared)]
-        model_files.write_page(self.out, compared["names"], {"base": provenance.base} | facts, lines)
+        model_files.write_page(self.out, compared["names"], {"base": provenance.base} | facts, compared, words)
         return FinetuneResult(
             model_files.weights_path(self.out),
             self.out / model_files.PLAY_NAME,

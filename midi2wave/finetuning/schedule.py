@@ -19,7 +19,7 @@ from midi2wave.utils.cli import choose_device
 from midi2wave.utils.errors import InputError
 
 RUN_NAME = "run"
-# docs/own_piano.md says how it was chosen.
+# About a third of that in configs/real/config_train.json. Other values have not been compared.
 LEARNING_RATE = 5e-4
 BATCH_SIZE = {"cpu": 4, "cuda": 32}
 SEGMENT_SECONDS = 0.5

@@ -11,7 +11,10 @@ import align_labels
 import measure_partials
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.conditioning.partials import PARTIAL_CHANNEL
+from midi2wave.config import load_config
 from midi2wave.data import label_alignment, midi_alignment, processed_folder
+from midi2wave.data.label_alignment import align_folder
+from midi2wave.data.onset_refinement import FLUX_LAG_SECONDS
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.demo_dataset.piano_synth import render
 from midi2wave.midi.performance import empty_performance
@@ -116,6 +119,27 @@ def test_a_mismatched_recording_keeps_its_labels(demo, tmp_path, capsys):
     assert len(warnings) == 1 and warnings[0].startswith("2.wav: ") and "of its notes fit" in warnings[0]
     unchanged = ProcessedFolder(tmp_path / "aligned").performance(2)
     np.testing.assert_array_equal(unchanged.onset, folder.performance(3).onset)
+
+
+def test_short_recordings_use_the_lag_that_is_given(demo, tmp_path, monkeypatch, capsys):
+    early_seconds = 0.03
+    opened = ProcessedFolder(demo / "off")
+    shutil.copytree(demo / "off", tmp_path / "early")
+    for position, row in enumerate(opened.rows):
+        notes = opened.performance(position)
+        early = replace(notes, onset=notes.onset - early_seconds, offset=notes.offset - early_seconds)
+        processed_folder.write_recording(tmp_path / "early", row, np.array(opened.pcm(position)), early)
+    processed_folder.finish_folder(tmp_path / "early", opened.rows)
+    monkeypatch.setattr(label_alignment, "trusted_seconds", lambda _: None)
+    data = load_config(demo / "measured.json", ("data_config",)).data_config
+    fallback = {row.index: early_seconds + FLUX_LAG_SECONDS for row in opened.rows}
+    for name, lags in (("with", fallback), ("without", None)):
+        align_folder(tmp_path / "early", tmp_path / name, data, like=None, source="it", fallback_lags=lags)
+        assert ("the lag of its sound is unknown" in capsys.readouterr().err) == (lags is None)
+    true = onsets(demo / "true")[0]
+    assert (np.abs(errors_of(tmp_path / "with", demo / "true")) < 1e-4).mean() > 0.8
+    assert np.median(onsets(tmp_path / "with")[0] - true) == pytest.approx(0, abs=0.003)
+    assert np.median(onsets(tmp_path / "without")[0] - true) < -0.01
 
 
 @pytest.fixture(scope="module")

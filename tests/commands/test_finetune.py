@@ -6,6 +6,7 @@ import re
 import signal
 
 import numpy as np
+import pretty_midi
 import pytest
 import soundfile
 from safetensors import safe_open
@@ -15,6 +16,7 @@ import inference
 import midi2wave
 from midi2wave.data import clip_cutting, preprocessing
 from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.demo_dataset import composer, piano_synth
 from midi2wave.demo_dataset.generate import make_data_set
 from midi2wave.evaluation import evaluation_folder
 from midi2wave.finetuning import comparison, pipeline, preparation, schedule
@@ -38,6 +40,7 @@ from tests.helpers.tiny_base import write_tiny_base
 SECONDS = 16.0
 LATE_SECONDS = 1.5
 MEASURE_STEP_SECONDS = schedule.measure_step_seconds
+CHECK_RECORDINGS = pipeline.check_recordings
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +175,10 @@ def test_a_training_that_is_stopped_goes_on(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "run_training", run_training)
     done = call(finetune, *arguments)
     assert done.code == 0 and "going on from step" in done.err
+    steps, finished = re.search(
+        r"training: (\d+) steps of .*, of which (\d+) are done; 0\.0 minutes", done.err
+    ).groups()
+    assert int(finished) == int(steps) // 2
 
 
 def test_whole_recordings_are_held_out_of_many(tmp_path, base):
@@ -229,6 +236,47 @@ def test_bad_input_is_one_line(arguments, recordings, base, tmp_path):
     assert (tmp_path / "other/mine.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("octave", "an octave higher than the sound; transpose the MIDI file by -12 semitones"),
+        ("drums", "give a MIDI file with notes between pitch 21 and 108 outside the drum channel"),
+        ("two pianos", "notes that are not in the sound: track "),
+    ],
+)
+def test_recordings_that_cannot_be_used_are_one_line(arguments, tmp_path, monkeypatch, mistake, words):
+    """The check as users have it refuses the only recording, and the line says what is wrong with it."""
+    monkeypatch.setattr(pipeline, "check_recordings", CHECK_RECORDINGS)
+    folder = tmp_path / mistake
+    folder.mkdir()
+    composer.compose(1, 40.0).write(str(folder / "a.mid"))
+    soundfile.write(folder / "a.wav", piano_synth.render(folder / "a.mid", 16000), 16000)
+    midi = pretty_midi.PrettyMIDI(str(folder / "a.mid"))
+    for instrument in midi.instruments:
+        instrument.is_drum = mistake == "drums"
+        for note in instrument.notes:
+            note.pitch += 12 * (mistake == "octave")
+    if mistake == "two pianos":
+        midi.instruments += composer.compose(2, 40.0).instruments
+    midi.write(str(folder / "a.mid"))
+    done = call(finetune, "-d", folder, *arguments[2:])
+    assert_refused(done, "no usable pair", words, "index.html")
+    assert not (tmp_path / "mine/audio").exists()
+
+
+def test_many_channels_at_a_high_rate_become_mono(tmp_path, base):
+    for number in range(2):
+        notes = melody(number, 34.0)
+        write_midi(tmp_path / f"in/{number}.mid", notes)
+        write_audio(tmp_path / f"in/{number}.wav", notes, audio_hz=96000, channels=6, seconds=34.0)
+    options = ["-d", tmp_path / "in", "-o", tmp_path / "out", "--base", base, "--minutes", "0.02", "--device", "cpu"]
+    done = call(finetune, *options)
+    assert done.code == 0, done.err
+    folder = ProcessedFolder(tmp_path / "out/data/train")
+    assert len(folder.pcm(0)) == pytest.approx(34.0 * 0.4 * 16000, abs=2)
+    assert np.abs(folder.pcm(0).astype(int)).max() > 1000
+
+
 def test_the_folder_of_another_fine_tuning_is_refused(arguments, monkeypatch):
     def stop(*_, **__):
         raise Interrupted(signal.SIGINT)
@@ -242,18 +290,23 @@ def test_the_folder_of_another_fine_tuning_is_refused(arguments, monkeypatch):
     assert_refused(call(finetune, *arguments, "--minutes", "7"), "minutes = 7.0 instead of 0.02", "another folder")
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "file",
+    ["data/train/.*npy", r"run/step_\d+$", r"evaluation/fine_tuned/.*\.wav", "model_card.md"],
+)
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(arguments, tmp_path, monkeypatch, file):
     replace = atomic_files.replace
 
     def full(source, target):
-        if target.suffix == ".npy":
+        if re.search(f"mine/{file}", target.as_posix()):
             raise OSError(errno.ENOSPC, "No space left on device", str(target))
         replace(source, target)
 
     monkeypatch.setattr(atomic_files, "replace", full)
     assert_refused(call(finetune, *arguments), "the disk is full")
     monkeypatch.setattr(atomic_files, "replace", replace)
-    assert call(finetune, *arguments).code == 0
+    done = call(finetune, *arguments)
+    assert done.code == 0, done.err
 
 
 def test_from_python(recordings, base, tmp_path):

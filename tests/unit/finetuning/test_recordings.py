@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.signal
 import soundfile
 
 from midi2wave.demo_dataset import composer, piano_synth
@@ -60,6 +61,8 @@ def fill(folder: Folder) -> None:
     folder.add("slower", sound, shift(performance, 0.0, 1.1))
     folder.add("drifting", sound, shift(performance, 0.0, 1.012))
     folder.add("rate", sound, performance, 17415)
+    high_rate = scipy.signal.resample_poly(sound, 6, 1)
+    folder.add("six_channels", np.tile(high_rate, 3) * [1, 1, 0.5, 0.1, 0.3, 0.3], performance, 6 * HZ)
     folder.add("silent", 0 * sound, performance)
     folder.add("quiet", 0.01 * sound, performance)
     folder.add("clipped", (8 * sound).clip(-1, 1), performance)
@@ -113,6 +116,12 @@ def test_right_pairs_have_no_problems(by_name, folder):
     assert (by_name("right").audio_hz, by_name("right").n_channels) == (HZ, 2)
     assert by_name("right").seconds == len(folder.sounds[0]) / HZ
     assert 0 < by_name("right").pedal_share < 1
+
+
+def test_six_channels_at_96_khz_are_right(by_name):
+    pair = by_name("six_channels")
+    assert pair.usable and pair.problems == []
+    assert (pair.audio_hz, pair.n_channels) == (96000, 6) and abs(pair.offset_seconds) < 0.02
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,11 @@ class _Finetuning:
     def _plan(self, config: Config) -> dict[str, Any]:
         seconds_per_step = schedule.measure_step_seconds(config)
         planned = schedule.plan_steps(self.options.minutes, seconds_per_step, config)
+        if planned.steps <= schedule.FEW_STEPS:
+            log(
+                f"{planned.steps} steps are few: {schedule.FEW_STEPS} made a model worse than its base when they were "
+                "tried (docs/own_piano.md); give more --minutes, and another -o"
+            )
         return asdict(planned)
 
     def _train(self, config: Config, planned: dict[str, Any]) -> dict[str, Any]:

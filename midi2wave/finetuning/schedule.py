@@ -30,6 +30,8 @@ VALIDATION_CROPS = 32
 MAX_VALIDATIONS = 5
 MAX_VALIDATION_PART = 0.2
 N_CHECKPOINTS = 20
+# So many steps made a model worse than its base when they were tried (docs/own_piano.md).
+FEW_STEPS = 78
 WARMUP_PART = 0.1
 MAX_WARMUP_STEPS = 100
 # A forward pass takes about a third of a step with its backward pass.

@@ -99,6 +99,7 @@ def test_recordings_become_a_model_that_plays(arguments, tmp_path):
     out = tmp_path / "mine"
     assert re.search(r"training: \d+ steps of .* until about \d\d:\d\d", done.err)
     assert "the middle of each recording held out" in done.err
+    assert "9 steps are few" in done.err
     measures = done.result["comparison"]["measures"]
     assert measures.keys() == {"noise_excess_db", "chroma", "nll", "gap"}
     assert measures["nll"]["fine_tuned"] < measures["nll"]["base"]

@@ -19,7 +19,7 @@ from midi2wave.utils.cli import choose_device
 from midi2wave.utils.errors import InputError
 
 RUN_NAME = "run"
-# About a third of that in configs/real/config_train.json. Other values have not been compared.
+# About a third of that in configs/real/config_train.json. docs/own_piano.md has one comparison.
 LEARNING_RATE = 5e-4
 BATCH_SIZE = {"cpu": 4, "cuda": 32}
 SEGMENT_SECONDS = 0.5

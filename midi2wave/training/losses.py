@@ -127,13 +127,22 @@ def crop_nll(
         Nats per sample, float32 [B].
     """
     samples, output = forward_crops(model, batch, device, precision)
+    return _mean_nll(model, output, samples, warmup_samples)
+
+
+def _mean_nll(model: WaveNet, output: WaveNetOutput, samples: Tensor, warmup_samples: int) -> Tensor:
     return -model.log_likelihood(output.params, samples)[:, warmup_samples:].mean(dim=1)
 
 
-def crop_divergence(
-    model: WaveNet, teacher: GuidedTeacher, batch: Batch, device: torch.device, precision: torch.dtype
-) -> Tensor:
-    """Divergence of the model's distributions from the teacher's, the mean of each crop.
+def crop_nll_and_divergence(
+    model: WaveNet,
+    teacher: GuidedTeacher,
+    batch: Batch,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+    warmup_samples: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """`crop_nll`, and the divergence of the model's distributions from the teacher's, from one forward pass.
 
     Args:
         model: The model.
@@ -141,10 +150,13 @@ def crop_divergence(
         batch: Crops, on any device.
         device: Where both models are.
         precision: Number format of the matrix products.
+        warmup_samples: Number of samples at the start of each crop that do not count in the likelihood. In the
+            divergence all count, as in the training loss.
 
     Returns:
-        Nats per sample, float32 [B].
+        Negative log-likelihood and divergence of each crop in nats per sample, both float32 [B].
     """
     batch = to_device(batch, device)
-    _, output = forward_crops(model, batch, device, precision)
-    return divergence(teacher.log_probabilities(batch, precision), output.params)
+    samples, output = forward_crops(model, batch, device, precision)
+    nll = _mean_nll(model, output, samples, warmup_samples)
+    return nll, divergence(teacher.log_probabilities(batch, precision), output.params)

@@ -22,7 +22,7 @@ from midi2wave.modules.argmax_bottleneck import codebook_usage
 from midi2wave.training.data_loader import crops_for_model
 from midi2wave.training.distillation import GuidedTeacher
 from midi2wave.training.distributed import SINGLE_PROCESS, World
-from midi2wave.training.losses import Batch, crop_divergence, crop_nll
+from midi2wave.training.losses import Batch, crop_nll, crop_nll_and_divergence
 from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.errors import InputError
 from wavenet import WaveNet
@@ -140,9 +140,12 @@ def validate(
     counts = torch.zeros(model.n_codes, device=device, dtype=torch.float64)
     for indices in torch.arange(len(validation)).split(batch_size):
         batch = {name: value[indices] for name, value in validation.batch.items()}
-        own.append(crop_nll(model, batch, device, precision, validation.warmup_samples))
         if teacher:
-            divergences.append(crop_divergence(model, teacher, batch, device, precision))
+            of_teacher = crop_nll_and_divergence(model, teacher, batch, device, precision, validation.warmup_samples)
+            own.append(of_teacher[0])
+            divergences.append(of_teacher[1])
+        else:
+            own.append(crop_nll(model, batch, device, precision, validation.warmup_samples))
         if validation.mismatched:
             swapped = batch | {name: value[indices] for name, value in validation.mismatched.items()}
             mismatched.append(crop_nll(model, swapped, device, precision, validation.warmup_samples))

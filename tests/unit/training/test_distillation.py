@@ -70,6 +70,22 @@ def test_distributions_of_the_teacher_are_the_guided_ones(pipeline, teacher_fold
     assert guided.exp().sum(dim=1).allclose(torch.ones(()), atol=1e-5) and not torch.allclose(own, null, atol=0.1)
 
 
+def test_validation_applies_the_student_once_to_each_conditioning(pipeline, teacher_folder, tmp_path):
+    """With its own and with mismatched MIDI; the likelihoods are those of a validation without a teacher."""
+    state = start_run(pipeline, tmp_path, *student_options(teacher_folder, "train_config.validation_crops=4"))
+    n_rows = []
+    with state.model.register_forward_hook(lambda _model, inputs, _output: n_rows.append(len(inputs[0]))):
+        metrics = validate(state.model, state.validation, 2, state.device, teacher=state.teacher)
+    assert n_rows == [2, 2, 2, 2]
+    divergence_alone = metrics.pop("validation_divergence")
+    assert metrics == validate(state.model, state.validation, 2, state.device)
+    batch = state.validation.batch
+    with torch.no_grad():
+        params = state.model(batch["history"], batch["features"], batch["excitation"]).params
+        expected = divergence(state.teacher.log_probabilities(batch, torch.float32), params).mean().item()
+    assert divergence_alone == pytest.approx(expected, rel=1e-4)
+
+
 def test_student_comes_nearer_to_the_guided_teacher(pipeline, teacher_folder, tmp_path):
     """From the teacher's own weights; the best checkpoint is the one with the least divergence."""
     state = start_run(pipeline, tmp_path, *student_options(teacher_folder, "train_config.steps=60"))

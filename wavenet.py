@@ -46,6 +46,7 @@ from midi2wave.modules.residual_stack import GateKernels, LayerWeights, residual
 from midi2wave.modules.sample_embedding import N_CODES, SampleEmbedding
 from midi2wave.modules.upsampling import Upsampling
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.float32_convolutions import float32_convolutions
 
 INITIAL_LOG_AMPLITUDE = -5.0  # of the auxiliary head: natural logarithm of a band's usual amplitude
 INITIAL_LOG_SCALE = -4.0  # of a mixture's components
@@ -549,6 +550,7 @@ class Conditioning:
     excitation: Callable[[int, int], Tensor]
     codes: Callable[[int, int], Tensor] | None = None
 
+    @float32_convolutions()
     def block(self, model: WaveNet, first: int, n_frames: int) -> tuple[Tensor, Tensor]:
         """Context [B, C, left + n + right] and excitation [B, E, n * hop] of a range of frames."""
         if self.codes is not None and model.context.bottleneck is not None:
@@ -566,6 +568,7 @@ def rows_per_stream(guidance: float) -> int:
 
 
 @torch.inference_mode()
+@float32_convolutions()
 def prefill(
     model: WaveNet,
     conditioning: Conditioning,
@@ -633,7 +636,8 @@ def generate(
         yield prefix
     while first < n_frames:
         count = min(block_frames, n_frames - first)
-        context, excitation = decoder.prepare(*conditioning.block(model, first, count))
+        with float32_convolutions():
+            context, excitation = decoder.prepare(*conditioning.block(model, first, count))
         cond = torch.stack([decoder.layer_conditioning(layer, context, excitation) for layer in decoder.layers], dim=1)
         output_cond = decoder.output_conditioning(context, excitation)
         draws = uniforms(first * model.hop, count * model.hop)

@@ -41,6 +41,7 @@ from midi2wave.utils.cli import (
     run,
 )
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.float32_convolutions import float32_convolutions
 from midi2wave.utils.folder_lock import lock_output
 from nv_wavenet_bridge import bundle, fold
 from wavenet import Conditioning, WaveNet, generate
@@ -213,7 +214,8 @@ def conditioning_blocks(model: WaveNet, cond: Conditioning, n_frames: int) -> It
     """The conditioning that is added before each layer's gate, float32 [2r, B, L, n], block by block."""
     decoder = model.decoder
     for first in range(0, n_frames, BLOCK_FRAMES):
-        inputs = decoder.prepare(*cond.block(model, first, min(BLOCK_FRAMES, n_frames - first)))
+        with float32_convolutions():
+            inputs = decoder.prepare(*cond.block(model, first, min(BLOCK_FRAMES, n_frames - first)))
         layers = torch.stack([decoder.layer_conditioning(layer, *inputs) for layer in decoder.layers])
         yield layers.permute(3, 2, 0, 1).cpu().numpy()
 

@@ -27,12 +27,6 @@ pytestmark = [
 SHIPPED = ("disklavier", "rendered", "rendered_reference")
 
 
-@pytest.fixture(autouse=True)
-def exact_convolutions(monkeypatch):
-    """By default cuDNN rounds operands of the context's convolutions to 11 bits, more than these tests allow."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
 @pytest.mark.parametrize(
     ("output", "kernel_size", "upsampling", "n_streams", "prefix_frames", "guidance", "temperature"),
     [

@@ -36,6 +36,7 @@ from midi2wave.sampling.engines.cpu_weights import (
 )
 from midi2wave.sampling.engines.simd import has_bfloat16
 from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
+from midi2wave.utils.float32_convolutions import float32_convolutions
 from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream
 
 # Blocks are small at first, so that the first sound comes early.
@@ -180,6 +181,7 @@ class _ConditioningSource:
         with _one_torch_thread():
             return self._block(first, n_frames)
 
+    @float32_convolutions()
     def _block(self, first: int, n_frames: int) -> _KernelInputs:
         decoder = self.decoder
         context, excitation = self.conditioning.block(self.model, first, n_frames)

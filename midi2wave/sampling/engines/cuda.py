@@ -15,6 +15,7 @@ from torch import Tensor
 
 from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
 from midi2wave.utils.cuda_graphs import capture_graph
+from midi2wave.utils.float32_convolutions import float32_convolutions
 from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream
 
 BLOCK_FRAMES = 16
@@ -113,7 +114,8 @@ def generate(
         run_samples = _capture(step, n_samples)
     while first < n_frames:
         count = min(BLOCK_FRAMES, n_frames - first)
-        context, excitation = decoder.prepare(*conditioning.block(model, first, count))
+        with float32_convolutions():
+            context, excitation = decoder.prepare(*conditioning.block(model, first, count))
         for i, layer in enumerate(decoder.layers):
             step.cond[: count * hop, i] = decoder.layer_conditioning(layer, context, excitation)
         output_cond = decoder.output_conditioning(context, excitation)

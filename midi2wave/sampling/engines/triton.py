@@ -31,6 +31,7 @@ from midi2wave.sampling.engines.triton_weights import (
 from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
 from midi2wave.utils.cli import format_error
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.float32_convolutions import float32_convolutions
 from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream
 
 # Blocks are small at first, so that the first sound comes early.
@@ -105,6 +106,7 @@ class _KernelConditioning:
         self.weight, self.bias = conditioning_layer(model.decoder)
         self.n_aux_inputs = n_aux_inputs(model.decoder)
 
+    @float32_convolutions()
     def block(self, first: int, n_frames: int) -> tuple[Tensor, Tensor, Tensor]:
         """`Block.frames`, `output_frames` and `aux_inputs` of a range of frames."""
         decoder = self.model.decoder

@@ -19,7 +19,7 @@ from midi2wave.evaluation.transkun_transcriber import TranskunTranscriber
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.sampling.pieces import prompt_frames
-from midi2wave.utils.atomic_files import write_text
+from midi2wave.utils.atomic_files import require_writable, write_text
 from midi2wave.utils.cli import progress
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.folder_lock import lock_own_folder
@@ -71,6 +71,7 @@ def evaluate_clips(
 
     Raises:
         InputError: The folder holds something else.
+        OSError: A result cannot be written, which is checked first.
     """
     folder = Path(settings.output_dir)
     with contextlib.ExitStack() as locks:
@@ -82,7 +83,12 @@ def evaluate_clips(
 
 
 def _acquire(folder: Path, record: dict[str, Any], clips: list[ReferenceClip], *, force: bool) -> None:
-    """Make a folder the place of the clips. Raises InputError if it is refused."""
+    """Make a folder the place of the clips.
+
+    Raises:
+        InputError: It is refused.
+        OSError: A result cannot be written.
+    """
     output = OutputFolder(
         folder,
         RECORD_NAME,
@@ -95,6 +101,7 @@ def _acquire(folder: Path, record: dict[str, Any], clips: list[ReferenceClip], *
     )
     if refused := output.begin({clip.name: _clip_files(clip.name) for clip in clips}):
         raise InputError(next(iter(refused.values())))
+    require_writable(folder, [*SHARED_NAMES, *(file for clip in clips for file in _clip_files(clip.name).files)])
 
 
 def _clip_files(name: str) -> Product:

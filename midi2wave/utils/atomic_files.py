@@ -6,6 +6,7 @@ left is recognised and never read.
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -89,6 +90,32 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             replace(tmp_path, path)
     finally:
         tmp_path.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path, names: Collection[str]) -> None:
+    """Check that files can be written to a folder, before a long computation of what they are to hold.
+
+    Args:
+        folder: The folder, which exists.
+        names: The names of the files.
+
+    Raises:
+        OSError: A folder has one of the names, or no file can be made in the folder.
+    """
+    for name in names:
+        if (folder / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / name))
+    for name in names:
+        tmp_path = _temporary_path(folder / name)
+        try:
+            with open(tmp_path, "xb"):
+                pass
+        except OSError as error:
+            error.filename = str(folder / name)
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                tmp_path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from midi2wave.evaluation.transkun_transcriber import performed_events
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, clip
 from midi2wave.utils import folder_lock
 from tests.helpers.fake_piano import HZ, melody, play, play_batch
+from tests.helpers.forbidden import forbid_new_files
 from tests.helpers.pipeline import (
     assert_failed,
     assert_no_partial_files,
@@ -256,6 +257,24 @@ def test_existing_audio_is_not_generated_again(without_pictures, options, genera
     assert_refused(call(evaluate, *options, *settings("evaluate_config.seed=1")), "holds results of another config")
     assert call(evaluate, *options, *settings("evaluate_config.seed=1"), "--force").code == 0
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("obstacle", ["no permission", "a folder"])
+def test_scores_that_cannot_be_written_end_the_command_before_its_work(
+    without_pictures, options, generated, clips, tmp_path, monkeypatch, obstacle
+):
+    """Of an evaluation that was done before, only the scores are computed and written anew."""
+    generated(play_midi)
+    drift = settings(f"evaluate_config.drift_dir={clips}/long")
+    assert call(evaluate, *options, *drift).code == 0
+    if obstacle == "a folder":
+        (tmp_path / "out/index.html").unlink(missing_ok=True)
+        (tmp_path / "out/index.html").mkdir()
+    else:
+        forbid_new_files(monkeypatch, tmp_path / "out")
+    monkeypatch.setattr(evaluate, "_evaluate", lambda *_: pytest.fail("computed"))
+    words = ("Is a directory", "index.html") if obstacle == "a folder" else ("no permission for", "scores.json")
+    assert_refused(call(evaluate, *options, *drift), *words)
 
 
 def test_force_keeps_other_clips_and_files_of_the_user(without_pictures, options, generated, clips, tmp_path):

@@ -24,6 +24,20 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
     monkeypatch.setattr(builtins, "open", open_unless_forbidden)
 
 
+def forbid_new_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Make Python's `open` of files to be made in a folder fail as for a user who may only read it."""
+    real_open = io.open
+
+    def open_unless_new(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        is_path = isinstance(file, str | os.PathLike)
+        if is_path and Path(file).parent == folder and set(mode) & set("wax") and not Path(file).exists():
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return real_open(file, mode, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", open_unless_new)
+    monkeypatch.setattr(builtins, "open", open_unless_new)
+
+
 def forbid_replacing(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """Make the last step of writing this file fail as for a user without permission."""
     real_replace = os.replace

@@ -11,9 +11,11 @@ from midi2wave.utils.atomic_files import (
     atomic_folder,
     remove_own_files,
     remove_partial_files,
+    require_writable,
     update_symlink,
     write_text,
 )
+from tests.helpers.forbidden import forbid_new_files
 
 
 def names(folder) -> set[str]:
@@ -50,6 +52,19 @@ def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
         partial.write_text("new, but ha")
         raise error
     assert path.read_text() == "old" and names(tmp_path) == {"x"}
+
+
+def test_names_that_cannot_be_written_are_noticed_before(tmp_path, monkeypatch):
+    (tmp_path / "there").write_text("old")
+    require_writable(tmp_path, ["there", "new"])
+    assert names(tmp_path) == {"there"} and (tmp_path / "there").read_text() == "old"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="folder"):
+        require_writable(tmp_path, ["new", "folder"])
+    forbid_new_files(monkeypatch, tmp_path)
+    with pytest.raises(PermissionError) as forbidden:
+        require_writable(tmp_path, ["new"])
+    assert forbidden.value.filename == str(tmp_path / "new") and names(tmp_path) == {"there", "folder"}
 
 
 def test_file_with_the_name_of_a_folder_is_an_os_error(tmp_path):

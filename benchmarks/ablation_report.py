@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midi2wave.evaluation.results import with_present_keys
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -93,6 +91,8 @@ def stem(name: str, seed: int) -> str:
 
 def load_scores(folder: Path) -> list[dict[str, Any]]:
     """The scores of all finished runs, in the order of VARIANTS, then of the seeds; of earlier versions, too."""
+    from midi2wave.evaluation.results import with_present_keys  # It imports PyTorch, for which --help should not wait.
+
     stored = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(f"*/{SCORES_NAME}")]
     runs = [with_present_keys(run) for run in stored]
     for run in runs:

@@ -26,7 +26,6 @@ import soundfile
 from midi2wave.audio import io as audio_io
 from midi2wave.conditioning.note_conditioning import NoteConditioning
 from midi2wave.config import Config, DataConfig, PreprocessConfig
-from midi2wave.data.crops import Crops
 from midi2wave.data.maestro import COLUMNS, read_metadata
 from midi2wave.data.preprocessing import PreprocessJob, process_one
 from midi2wave.data.processed_folder import ProcessedFolder, begin_folder, finish_folder
@@ -185,6 +184,8 @@ def preprocess_seconds(maestro: Path, resampled: Path, out: Path, n_jobs: int) -
 
 def crops_per_second(folder: Path) -> float:
     """Crops of the default config (0.5 s, note features and excitation), one process, notes in memory."""
+    from midi2wave.data.crops import Crops  # It imports PyTorch, for which --help should not wait.
+
     crops = Crops(ProcessedFolder(folder), DataConfig(), context_frames=(63, 64), n_previous=1024, codes=False, seed=0)
     (seconds,) = best_seconds(lambda: [crops[i] for i in range(400)], repeats=2)
     return 400 / seconds

@@ -29,7 +29,6 @@ import soundfile
 from benchmarks.data import write_midi
 from midi2wave.config import Config, DataConfig, PreprocessConfig
 from midi2wave.data import processed_folder
-from midi2wave.data.crops import Crops
 from midi2wave.data.maestro import COLUMNS, SPLITS
 from midi2wave.data.processed_folder import ProcessedFolder, Row
 from midi2wave.midi import reader as midi_reader
@@ -172,6 +171,8 @@ def measure_crops(folder: Path, rows: list[dict[str, str]], piece: Path) -> None
     """Part 2: opening a processed folder, and reading its crops."""
     write_sparse_folder(folder / "sparse", rows, piece)
     import resource  # Windows has none.
+
+    from midi2wave.data.crops import Crops  # It imports PyTorch, for which --help should not wait.
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()

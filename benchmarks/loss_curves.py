@@ -8,26 +8,13 @@ Needs the processed folder of the config. Prints the mean loss of the last fifth
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 import train
-from benchmarks.plain import plain_train_step
 from midi2wave.config import Config, load_config
-from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
 from midi2wave.plotting.pictures import save_picture
-from midi2wave.training.data_loader import (
-    MicroBatches,
-    batches,
-    crops_for_model,
-    limit_workers,
-    micro_batch_indices,
-)
-from midi2wave.training.hardware import choose_precision, keep_freed_memory
-from midi2wave.training.run_state import make_unsaved_run
-from midi2wave.training.step import train_step
 from midi2wave.utils.cli import choose_device, log, make_parser, print_result, run
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
 
@@ -39,6 +26,9 @@ def main() -> int:
     args = arguments.parse_args()
     overrides = ["train_config.warmup_steps=20", *args.overrides, f"train_config.steps={args.steps}"]
     config = load_config(args.config, train.NEEDS, overrides)
+    # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
+    from midi2wave.training.hardware import choose_precision, keep_freed_memory
+
     device = choose_device(config.train_config.device)
     keep_freed_memory()
     precision = choose_precision("auto", device)
@@ -66,7 +56,7 @@ def curves_figure(curves: dict[str, list[float]]) -> "Figure":
     return figure
 
 
-def training_curve(config: Config, device: torch.device, precision: torch.dtype | None) -> list[float]:
+def training_curve(config: Config, device: "torch.device", precision: "torch.dtype | None") -> list[float]:
     """The loss of each step.
 
     Args:
@@ -74,6 +64,20 @@ def training_curve(config: Config, device: torch.device, precision: torch.dtype 
         device: The device.
         precision: Number format of the fast implementation; None: the plain implementation.
     """
+    import torch
+
+    from benchmarks.plain import plain_train_step
+    from midi2wave.modules.residual_stack import GateKernels, compile_gate_kernels
+    from midi2wave.training.data_loader import (
+        MicroBatches,
+        batches,
+        crops_for_model,
+        limit_workers,
+        micro_batch_indices,
+    )
+    from midi2wave.training.run_state import make_unsaved_run
+    from midi2wave.training.step import train_step
+
     settings, data = config.train_config, config.data_config
     state = make_unsaved_run(config, device, precision or torch.float32)
     crops = crops_for_model(data.dataset_path, data, state.model, settings.seed)

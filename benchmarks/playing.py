@@ -152,7 +152,7 @@ def measure(situation: str, model: str, weights: str, threads: int, seconds: flo
 
 def limits() -> tuple[str, dict[str, float]]:
     """The processor, and what one thread of it can do, in 10^9 a second: multiply-adds, bytes read beyond its cache."""
-    from benchmarks.sampling import machine, multiply_rate, read_rate
+    from benchmarks.sampling_measurement import machine, multiply_rate, read_rate
 
     rates = {
         "float32 multiply-adds": multiply_rate("float32") / 1e9,

@@ -18,7 +18,6 @@ from typing import Any
 
 from benchmarks.limits import processor
 from benchmarks.markdown import insert_lines, split_at_marks
-from midi2wave.training.model_summary import MIB
 from midi2wave.utils.cli import choose_device, log, make_parser, print_result, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +60,8 @@ def cost_of(config: str, *, measure: bool) -> dict[str, Any]:
 
 def table(costs: dict[str, dict[str, Any]]) -> list[str]:
     """Markdown: a column for each preset."""
+    from midi2wave.training.model_summary import MIB  # It imports PyTorch, for which --help should not wait.
+
     rows: dict[str, Callable[[dict[str, Any]], str]] = {
         "config": lambda cost: f"`{cost['config']}`",
         "parameters": lambda cost: f"{cost['parameters']:,}",

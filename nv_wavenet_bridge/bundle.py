@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
@@ -127,6 +126,8 @@ def unflatten(flat: dict[str, np.ndarray], source: str) -> dict[str, Any]:
 
 def as_torch(weights: dict[str, Any]) -> dict[str, Any]:
     """The arguments of NVWaveNet as contiguous torch tensors: nv-wavenet would silently misread strided biases."""
+    import torch  # --help should not wait for it.
+
     return {
         name: [torch.from_numpy(np.ascontiguousarray(v)) for v in value]
         if isinstance(value, list)
@@ -137,6 +138,8 @@ def as_torch(weights: dict[str, Any]) -> dict[str, Any]:
 
 def write_weights(folder: Path, weights: dict[str, Any]) -> None:
     """Write both weights files."""
+    import torch
+
     (folder / WEIGHTS_NAME).write_bytes(serialize(flatten(weights), {"format": FORMAT}))
     with open(folder / PT_NAME, "wb") as handle:
         torch.save(as_torch(weights), handle)
@@ -233,6 +236,8 @@ def _check_about(about: dict[str, Any]) -> None:
 
 def _check_pt(path: Path, weights: dict[str, Any]) -> None:
     """Refuse a weights.pt that is not bit for bit equal to the checked weights."""
+    import torch
+
     stored, expected = torch.load(path, weights_only=True), as_torch(weights)
     same = (
         isinstance(stored, dict)
@@ -249,6 +254,8 @@ def _check_pt(path: Path, weights: dict[str, Any]) -> None:
 
 
 def _equal(a: Any, b: Any) -> bool:
+    import torch
+
     if not isinstance(b, torch.Tensor):
         return type(a) is type(b) and a == b
     return isinstance(a, torch.Tensor) and a.dtype == b.dtype and a.is_contiguous() and torch.equal(a, b)

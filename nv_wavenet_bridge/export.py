@@ -19,16 +19,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from midi2wave import checkpoint
 from midi2wave.config import Config, DataConfig, load_config
 from midi2wave.sampling.pieces import Piece, clip_pieces, midi_pieces, timed_pieces
-from midi2wave.sampling.synthesis import conditioning
-from midi2wave.sampling.uniforms import seeded_uniforms
 from midi2wave.utils.atomic_files import atomic_folder
 from midi2wave.utils.cli import (
     choose_device,
@@ -41,10 +37,11 @@ from midi2wave.utils.cli import (
     run,
 )
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.float32_convolutions import float32_convolutions
 from midi2wave.utils.folder_lock import lock_output
 from nv_wavenet_bridge import bundle, fold
-from wavenet import Conditioning, WaveNet, generate
+
+if TYPE_CHECKING:
+    from wavenet import Conditioning, WaveNet
 
 BLOCK_FRAMES = 16
 
@@ -62,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     source = args.checkpoint or settings.model_filename
     _check_target(args.out, args.force)
+    # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
+    from midi2wave import checkpoint
+
     model, config, step = checkpoint.load_model(source, choose_device(settings.device))
     _check_model(source, config, has_seconds=args.seconds is not None)
     data = config.data_config
@@ -150,7 +150,7 @@ def _cut(pieces: list[Piece], seconds: float | None, midi_hz: int) -> list[Piece
     return [replace(piece, n_frames=min(piece.n_frames, max_frames)) for piece in pieces]
 
 
-def _check_sizes(model: WaveNet, pieces: list[Piece], data: DataConfig) -> None:
+def _check_sizes(model: "WaveNet", pieces: list[Piece], data: DataConfig) -> None:
     """Refuse what nv-wavenet can't index, and log the size of the conditioning."""
     config, batch_size = model.decoder.config, len(pieces)
     wide = fold.kernel_size(config)[0]
@@ -175,8 +175,12 @@ def _check_sizes(model: WaveNet, pieces: list[Piece], data: DataConfig) -> None:
     )
 
 
-def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, about: dict[str, Any]) -> None:
+def _write(folder: Path, model: "WaveNet", pieces: list[Piece], data: DataConfig, about: dict[str, Any]) -> None:
     """Write a bundle atomically."""
+    from midi2wave.sampling.synthesis import conditioning
+    from midi2wave.sampling.uniforms import seeded_uniforms
+    from wavenet import generate
+
     n_frames = max(piece.n_frames for piece in pieces)
     device = next(model.parameters()).device
     sources = [piece.conditioning_source for piece in pieces]
@@ -209,14 +213,17 @@ def _write(folder: Path, model: WaveNet, pieces: list[Piece], data: DataConfig, 
             shutil.rmtree(target)
 
 
-@torch.inference_mode()
-def conditioning_blocks(model: WaveNet, cond: Conditioning, n_frames: int) -> Iterator[np.ndarray]:
+def conditioning_blocks(model: "WaveNet", cond: "Conditioning", n_frames: int) -> Iterator[np.ndarray]:
     """The conditioning that is added before each layer's gate, float32 [2r, B, L, n], block by block."""
+    import torch
+
+    from midi2wave.utils.float32_convolutions import float32_convolutions
+
     decoder = model.decoder
     for first in range(0, n_frames, BLOCK_FRAMES):
-        with float32_convolutions():
+        with torch.inference_mode(), float32_convolutions():
             inputs = decoder.prepare(*cond.block(model, first, min(BLOCK_FRAMES, n_frames - first)))
-        layers = torch.stack([decoder.layer_conditioning(layer, *inputs) for layer in decoder.layers])
+            layers = torch.stack([decoder.layer_conditioning(layer, *inputs) for layer in decoder.layers])
         yield layers.permute(3, 2, 0, 1).cpu().numpy()
 
 

@@ -6,15 +6,18 @@ input layer becomes two tables, the conditioning's projections and the excitatio
 temperature a factor of the last layer, and biases of the output layers the weights of two constant channels.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from midi2wave.audio.mu_law import MU
 from midi2wave.config import WavenetConfig
-from midi2wave.modules.sample_embedding import N_CODES
 from nv_wavenet_bridge.emulator import dilation_cycle
-from wavenet import WaveNet
+
+if TYPE_CHECKING:
+    import torch
+
+    from wavenet import WaveNet
 
 # The (R, S, A) that nv-wavenet has kernels for.
 SIZES = ((32, 128, 256), (64, 128, 256), (64, 256, 256), (128, 256, 256))
@@ -30,7 +33,7 @@ def obstacles(config: WavenetConfig) -> list[str]:
     reasons = []
     if config.output != "categorical":
         reasons.append(
-            f"output = {config.output}: nv-wavenet draws one of {N_CODES} codes and feeds it back through a table, "
+            f"output = {config.output}: nv-wavenet draws one of {MU + 1} codes and feeds it back through a table, "
             "parameters of a mixture have no place there; set output = categorical"
         )
     if config.kernel_size != 2:
@@ -88,7 +91,7 @@ def longest_dilation(config: WavenetConfig) -> int:
     return max(dilation_cycle(config.n_layers, config.max_dilation))
 
 
-def fold(model: WaveNet, temperature: float = 1.0) -> dict[str, Any]:
+def fold(model: "WaveNet", temperature: float = 1.0) -> dict[str, Any]:
     """The arguments of NVWaveNet for a model without obstacles: float32 arrays, lists of them, an int and a bool."""
     decoder, config = model.decoder, model.decoder.config
     wide, skip, codes = kernel_size(config)
@@ -118,7 +121,9 @@ def fold(model: WaveNet, temperature: float = 1.0) -> dict[str, Any]:
     return {**single, "max_dilation": longest_dilation(config), "use_embed_tanh": False}
 
 
-def _head(model: WaveNet, temperature: float, first_skip_bias: np.ndarray, codes: int) -> tuple[np.ndarray, np.ndarray]:
+def _head(
+    model: "WaveNet", temperature: float, first_skip_bias: np.ndarray, codes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """conv_out [A, S] and conv_end [A, A]; with biases, also writes the constant skip channel into the skip bias [S].
 
     That channel is 1 at the skip sum, carries the first bias, and stays 1 as an output channel that carries the second.
@@ -147,7 +152,7 @@ def _widened(values: np.ndarray, *shape: int) -> np.ndarray:
     return out
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
+def _array(tensor: "torch.Tensor") -> np.ndarray:
     return tensor.detach().cpu().numpy().astype(np.float64)
 
 

@@ -20,7 +20,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 
 from midi2wave.audio.io import write_wav
 from midi2wave.audio.mu_law import mu_law_decode
@@ -122,6 +121,8 @@ def _implementation(name: str, size: dict[str, int], batch_size: int) -> str:
 
 def _check_gpu(read: bundle.Bundle, size: dict[str, int], implementation: str) -> None:
     """Refuse what would make nv-wavenet abort the process: no GPU, too little memory, an index beyond 32 bits."""
+    import torch  # --help should not wait for it.
+
     if not torch.cuda.is_available():
         raise InputError("no CUDA GPU here; nv-wavenet needs one (nv_wavenet_bridge.check works without)")
     n_residual, batch_size, n_layers, n_samples = read.cond_input.shape[0] // 2, *read.cond_input.shape[1:]
@@ -146,6 +147,8 @@ def _play(module: ModuleType, read: bundle.Bundle, implementation: str) -> tuple
 
     The time includes what every call of the wrapper does: build the network, and upload it and the conditioning.
     """
+    import torch
+
     try:
         network = module.NVWaveNet(**bundle.as_torch(read.weights))
         kernel = getattr(module.Impl, implementation)

@@ -3,10 +3,12 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 
 PRECISION = "ieee"
+CONVOLUTIONS = cast(Any, torch.backends.cudnn).conv  # PyTorch declares no type for it.
 
 
 class _SharedSetting:
@@ -20,15 +22,15 @@ class _SharedSetting:
     def enter(self) -> None:
         with self._lock:
             if self._n_users == 0:
-                self._before = torch.backends.cudnn.conv.fp32_precision
-                torch.backends.cudnn.conv.fp32_precision = PRECISION
+                self._before = CONVOLUTIONS.fp32_precision
+                CONVOLUTIONS.fp32_precision = PRECISION
             self._n_users += 1
 
     def leave(self) -> None:
         with self._lock:
             self._n_users -= 1
             if self._n_users == 0:
-                torch.backends.cudnn.conv.fp32_precision = self._before
+                CONVOLUTIONS.fp32_precision = self._before
 
 
 _SETTING = _SharedSetting()

@@ -28,6 +28,13 @@ COMMANDS = [
     "wavenet.py",
     "-m midi2wave.config",
 ]
+# Every command in these folders: the modules with a main function.
+MODULE_COMMANDS = [
+    f"-m {folder}.{path.stem}"
+    for folder in ("benchmarks", "nv_wavenet_bridge")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if '__name__ == "__main__":\n    run(main)' in path.read_text(encoding="utf-8").replace("cli.run", "run")
+]
 # Libraries whose imports take a tenth of a second and more.
 HEAVY = {"torch", "librosa", "matplotlib", "scipy", "numba", "starlette", "uvicorn", "websockets"}
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -49,6 +56,22 @@ def test_arguments_are_parsed_before_heavy_imports(command, option, code):
     libraries = imported_libraries(done.stderr)
     assert done.returncode == code and "argparse" in libraries
     assert libraries & HEAVY == set()
+
+
+@pytest.mark.parametrize("command", MODULE_COMMANDS)
+def test_modules_parse_their_arguments_before_they_import_torch(command):
+    name = command.removeprefix("-m ")
+    code = (
+        "import atexit, runpy, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); "
+        f"sys.argv = ['{name}', '--help']; runpy.run_module('{name}', run_name='__main__')"
+    )
+    done = python("-c", code, capture_output=True, text=True)
+    assert done.returncode == 0 and "--help" in done.stdout and done.stderr == "False\n"
+
+
+def test_all_commands_of_the_folders_are_known():
+    assert {"-m benchmarks.sampling", "-m benchmarks.full_size", "-m nv_wavenet_bridge.run"} <= set(MODULE_COMMANDS)
+    assert len(MODULE_COMMANDS) >= 20
 
 
 def test_heavy_imports_are_noticed():

@@ -34,24 +34,29 @@ TEXT_SUFFIXES = (".csv", ".json", ".html")
 # Modules and attributes that Windows lacks; macOS lacks some of them.
 POSIX_MODULES = ("fcntl", "grp", "pwd", "resource", "termios")
 POSIX_ATTRIBUTES = {
-    "os": ("fork", "geteuid", "getuid", "killpg", "link", "mkfifo", "register_at_fork", "sched_getaffinity", "sysconf"),
+    "os": (
+        *("fork", "geteuid", "getloadavg", "getuid", "killpg", "link", "mkfifo", "nice", "posix_fadvise"),
+        *("register_at_fork", "sched_getaffinity", "setsid", "statvfs", "sysconf", "uname", "wait4"),
+    ),
+    "select": ("epoll", "kqueue", "poll"),
     "signal": ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGXFSZ", "pthread_sigmask"),
 }
 # A function that uses one of them asks whether it is there.
 GUARDS = ("hasattr(", "sys.platform", "suppress(ImportError)", "AttributeError")
 # Benchmarks of Linux use them inside functions, so that all modules can be imported.
 LINUX_ONLY = {
+    ("benchmarks/ablation.py", "wait4"),
     ("benchmarks/full_size.py", "link"),
     ("benchmarks/full_size.py", "resource"),
     ("benchmarks/playing.py", "resource"),
     ("benchmarks/training_memory.py", "resource"),
 }
 IMPORT_ALL = """
-import importlib, os, signal, sys
+import importlib, os, select, signal, sys
 import filelock, joblib, librosa, matplotlib.figure, numba, scipy.signal, tensorboard, torch, torch.utils.tensorboard
 for name in {modules}:
     sys.modules[name] = None
-for module, names in ((os, {os_names}), (signal, {signal_names})):
+for module, names in ((os, {os_names}), (select, {select_names}), (signal, {signal_names})):
     for name in names:
         vars(module).pop(name, None)
 for name in {product}:

@@ -128,12 +128,26 @@ class _KernelConditioning:
         return gates, output_frames.contiguous(), channels.to(self.operand).contiguous()
 
 
-class _Generator:
-    """The kernel with a model's weights, and the state of its streams."""
+class BlockGenerator:
+    """The kernel with a model's weights, and the state of its streams.
 
+    Attributes:
+        launch: How the kernel is started; after the first block, with the stages that fit the GPU.
+    """
+
+    @torch.inference_mode()
     def __init__(
-        self, model: WaveNet, caches: Caches, time: int, options: SamplingOptions, launch: Launch | None
+        self, model: WaveNet, caches: Caches, time: int, options: SamplingOptions, launch: Launch | None = None
     ) -> None:
+        """Bring weights and state into the kernel's layout.
+
+        Args:
+            model: The model.
+            caches: Its caches up to `time`, of all rows.
+            time: The first sample to generate.
+            options: How samples are drawn; `weights` is the format of the products' operands.
+            launch: How the kernel is started; None: as `choose_launch` says.
+        """
         from midi2wave.sampling.engines import triton_kernel  # Triton need not be installed for other engines.
 
         self.kernel = triton_kernel
@@ -183,6 +197,28 @@ class _Generator:
             precision=self.launch.precision,
         )
         return self.kernel.Sizes(**{name: tl.constexpr(value) for name, value in values.items()})
+
+    @torch.inference_mode()
+    def blocks(
+        self, conditioning: Conditioning, uniforms: Callable[[int, int], Tensor], n_frames: int
+    ) -> Iterator[Tensor]:
+        """Generate up to a frame; arguments as of `generate`.
+
+        Yields:
+            int64 blocks [B, n].
+        """
+        source, hop = (
+            _KernelConditioning(self.model, conditioning, getattr(torch, self.options.weights)),
+            self.model.hop,
+        )
+        first = self.time // hop
+        for size in itertools.chain([FIRST_BLOCK_FRAMES, 2, 4, 8], itertools.repeat(MAX_BLOCK_FRAMES)):
+            if first >= n_frames:
+                return
+            count = min(size, n_frames - first)
+            samples, _ = self.run(source.block(first, count), uniforms(first * hop, count * hop))
+            yield samples.t().long()
+            first += count
 
     def run(
         self, inputs: tuple[Tensor, Tensor, Tensor], uniforms: Tensor, teacher_samples: Tensor | None = None
@@ -282,16 +318,8 @@ def generate(
     caches, first = prefill(model, conditioning, n_streams, n_frames, prefix, options.guidance)
     if prefix is not None:
         yield prefix
-    generator = _Generator(model, caches, first * model.hop, options, launch)
-    source = _KernelConditioning(model, conditioning, getattr(torch, options.weights))
-    for size in itertools.chain([FIRST_BLOCK_FRAMES, 2, 4, 8], itertools.repeat(MAX_BLOCK_FRAMES)):
-        if first >= n_frames:
-            return
-        count = min(size, n_frames - first)
-        draws = uniforms(first * model.hop, count * model.hop)
-        samples, _ = generator.run(source.block(first, count), draws)
-        yield samples.t().long()
-        first += count
+    generator = BlockGenerator(model, caches, first * model.hop, options, launch)
+    yield from generator.blocks(conditioning, uniforms, n_frames)
 
 
 @torch.inference_mode()
@@ -310,7 +338,7 @@ def replay(
         The samples that would be drawn, int64 [B, N * hop], and the (guided) distribution parameters [B, P, N * hop].
     """
     caches = Caches(model.decoder, rows_per_stream(options.guidance) * len(samples))
-    generator = _Generator(model, caches, 0, options, launch)
+    generator = BlockGenerator(model, caches, 0, options, launch)
     source = _KernelConditioning(model, conditioning, getattr(torch, options.weights))
     n_parts = 3 if model.decoder.mixture else 1
     n_used = model.decoder.output.out_features // n_parts

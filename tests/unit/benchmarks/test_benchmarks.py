@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import excitation, sampling, training
+from benchmarks import excitation, limits, sampling, training, training_measurement
 from benchmarks.plain import plain_forward
 from midi2wave.conditioning.note_conditioning import conditioning_for
 from midi2wave.config import DataConfig
@@ -34,7 +34,7 @@ def test_the_plain_implementation_is_the_same_function(output, kernel_size, upsa
 @pytest.mark.slow
 def test_rows_of_the_training_benchmark(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["training", "--config", "demo", "--batch", "2", "--seconds", "0.1", "--json"])
-    monkeypatch.setattr(training, "compile_gate_kernels", lambda *_: None)
+    monkeypatch.setattr(training_measurement, "compile_gate_kernels", lambda *_: None)
     training.main()
     rows = json.loads(capsys.readouterr().out)
     keys = {"config", "variant", "batch", "crop_seconds", "samples_per_second", "vs_plain", "limit_fraction"}
@@ -64,6 +64,12 @@ def test_the_sampling_table_has_dashes():
         "| demo | categorical | cuda | 0 | 4 | float32 | 40,000 | 2.50 | - | - |",
     ]
     assert {text.count("|") for text in (head, line, *rows)} == {11}
+
+
+def test_the_processor_has_a_name_without_proc(monkeypatch):
+    monkeypatch.setattr(limits.Path, "is_file", lambda _: False)
+    monkeypatch.setattr(limits.platform, "processor", lambda: "arm")
+    assert limits.processor_name() == "arm"
 
 
 def test_audio_that_is_its_excitation_leaves_no_residue(tmp_path, capsys):

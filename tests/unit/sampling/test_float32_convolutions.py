@@ -50,7 +50,7 @@ def test_engines_convolve_in_float32_and_restore_the_setting(engine, prefix_fram
     assert {setting for _, setting in seen} == {"ieee"}
 
 
-def test_setting_is_restored_after_an_error_and_by_the_last_thread():
+def test_setting_is_restored_after_errors_and_by_the_last_thread():
     with pytest.raises(ValueError, match="wrong"), float32_convolutions():
         assert precision() == "ieee"
         raise ValueError("wrong")

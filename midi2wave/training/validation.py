@@ -140,12 +140,9 @@ def validate(
     counts = torch.zeros(model.n_codes, device=device, dtype=torch.float64)
     for indices in torch.arange(len(validation)).split(batch_size):
         batch = {name: value[indices] for name, value in validation.batch.items()}
-        if teacher:
-            of_teacher = crop_nll_and_divergence(model, teacher, batch, device, precision, validation.warmup_samples)
-            own.append(of_teacher[0])
-            divergences.append(of_teacher[1])
-        else:
-            own.append(crop_nll(model, batch, device, precision, validation.warmup_samples))
+        own_nll, divergence = _score_own(model, batch, device, precision, validation.warmup_samples, teacher)
+        own.append(own_nll)
+        divergences.extend(divergence)
         if validation.mismatched:
             swapped = batch | {name: value[indices] for name, value in validation.mismatched.items()}
             mismatched.append(crop_nll(model, swapped, device, precision, validation.warmup_samples))
@@ -164,6 +161,21 @@ def validate(
         **(codebook_usage(world.all_reduce_sum(counts).cpu().numpy()) if model.n_codes else {}),
         **{f"conditioning_ratio/layer_{i:02d}": ratio for i, ratio in enumerate(ratios)},
     }
+
+
+def _score_own(
+    model: WaveNet,
+    batch: Batch,
+    device: torch.device,
+    precision: torch.dtype,
+    warmup_samples: int,
+    teacher: GuidedTeacher | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The negative log-likelihood of crops with their own MIDI, and their divergence from the teacher, if any."""
+    if teacher is None:
+        return crop_nll(model, batch, device, precision, warmup_samples), []
+    nll, divergence = crop_nll_and_divergence(model, teacher, batch, device, precision, warmup_samples)
+    return nll, [divergence]
 
 
 def gap_error(metrics: dict[str, float]) -> float:

@@ -70,7 +70,7 @@ def test_distributions_of_the_teacher_are_the_guided_ones(pipeline, teacher_fold
     assert guided.exp().sum(dim=1).allclose(torch.ones(()), atol=1e-5) and not torch.allclose(own, null, atol=0.1)
 
 
-def test_validation_applies_the_student_once_to_each_conditioning(pipeline, teacher_folder, tmp_path):
+def test_validation_applies_the_student_once_a_conditioning(pipeline, teacher_folder, tmp_path):
     """With its own and with mismatched MIDI; the likelihoods are those of a validation without a teacher."""
     state = start_run(pipeline, tmp_path, *student_options(teacher_folder, "train_config.validation_crops=4"))
     n_rows = []

@@ -103,9 +103,11 @@ def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pai
         if audio_path:
             pairs.append(Pair(stem.name, audio_path, midi_path))
         else:
-            log(f"{midi_path} has no audio beside it with the same stem; left out")
+            log(f"{midi_path} has no audio beside it of the same name up to the suffix; left out")
     if not pairs and not failures:
-        raise InputError(f"{folder} holds no audio and MIDI files with equal stems")
+        raise InputError(
+            f"{folder} holds no audio and MIDI file of the same name up to the suffix; rename them (song.wav, song.mid)"
+        )
     return pairs
 
 

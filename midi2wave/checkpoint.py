@@ -179,7 +179,10 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
         with open_weights(path) as stored:
             metadata = stored.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise InputError(f"{path} is not a midi2wave checkpoint (its metadata says {metadata.get('format')!r})")
+                raise InputError(
+                    f"{path} is not a midi2wave checkpoint (its metadata says {metadata.get('format')!r}); "
+                    "give a run folder, or a .safetensors file that train.py wrote"
+                )
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
         stored_config = migrate_config(json.loads(metadata["config"]), path)
         config = config_from_dict(stored_config, str(path), quiet=True)
@@ -187,7 +190,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is damaged or truncated ({error}); get the file again") from error
     if missing := [name for name in MODEL_BLOCKS if getattr(config, name) is None]:
-        raise InputError(f"{path} is damaged (its config has no {', '.join(missing)})")
+        raise InputError(f"{path} is damaged (its config has no {', '.join(missing)}); get the file again")
     check_values(tensors, path)
     return rename_tensors(tensors), config, step
 
@@ -284,7 +287,10 @@ def load_for_generation(settings: SamplingConfig, command_config: Config, source
     loaded = load_checkpoint(settings.model_filename, settings.device)
     for block in MODEL_BLOCKS:
         if getattr(command_config, block) and (wrong := differences(command_config, loaded.config, (block,))):
-            raise InputError(f"{source} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}")
+            raise InputError(
+                f"{source} and the checkpoint {settings.model_filename} differ: {'; '.join(wrong)}; "
+                f"leave {block} out of the config, since the checkpoint has its own, or name another checkpoint"
+            )
     if settings.guidance != 1:
         check_guidance(settings.guidance, settings.model_filename, loaded.config)
     return loaded

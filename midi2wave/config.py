@@ -83,7 +83,7 @@ class PreprocessConfig:
     resampled_dir: str = ""
     """--out_dir of resample_audio.py; empty: resampled files lie beside the originals"""
     audio_dir: str = ""
-    """folder of audio + MIDI pairs with equal stems, instead of maestro_dir"""
+    """folder of audio + MIDI pairs with equal names up to the suffix, instead of maestro_dir"""
     audio_hz: int = Field(default=16000, ge=1000, le=192000)
     """sample rate in Hz"""
     midi_hz: int = Field(default=250, ge=10, le=2000)

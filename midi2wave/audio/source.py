@@ -100,7 +100,7 @@ class AudioSource:
         if n_read < expected:
             raise InputError(f"{self._path} is truncated: {n_read} of {self.n_frames} frames; copy it again")
         if not n_read:
-            raise InputError(f"{self._path} is empty: it has no samples")
+            raise InputError(f"{self._path} is empty: it has no samples; export it again")
         if kind in STATED_LENGTH_FORMATS and self._handle:
             check_end(self._path, self._handle, n_read, kind)
 
@@ -120,7 +120,7 @@ def open_audio(path: str | Path) -> Iterator[AudioSource]:
         OSError: It cannot be read.
     """
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such audio file")
+        raise InputError(f"{path}: no such audio file; check the path")
     # Where permission is missing, libsndfile says only "System error", Python the reason.
     with open(path, "rb") as handle:
         samples = locate_samples(path)

@@ -130,11 +130,14 @@ def _clip_starts(performance: Performance, n_samples: int, config: PreprocessCon
     """
     length = config.test_segment_length
     if n_samples < round(length * config.audio_hz):
-        raise InputError(f"{n_samples / config.audio_hz:.3f} s of audio, shorter than a clip of {length:g} s")
+        raise InputError(
+            f"{n_samples / config.audio_hz:.3f} s of audio, shorter than a clip of {length:g} s; lower "
+            "preprocess_config.test_segment_length"
+        )
     last_frame = max(0, int((n_samples / config.audio_hz - length) * config.midi_hz))
     starts = np.arange(last_frame + 1) / config.midi_hz
     n_before, n_until_end = np.searchsorted(performance.onset, [starts + length / 2, starts + length])
     starts = starts[n_until_end > n_before]
     if not len(starts):
-        raise InputError("no notes begin where a clip could be cut: the MIDI does not fit the audio")
+        raise InputError("no notes begin where a clip could be cut: check that the MIDI is that of the audio")
     return starts

@@ -90,5 +90,5 @@ def load_note_events(
     columns = ([getattr(each, field.name) for each in events] for field in fields(NoteEvents))
     notes = NoteEvents(*map(np.concatenate, columns))
     if not len(notes):
-        raise InputError(f"{folder.path} has no notes: there is nothing to align")
+        raise InputError(f"{folder.path} has no notes: there is nothing to align; check its MIDI files")
     return notes

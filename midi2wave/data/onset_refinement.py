@@ -209,7 +209,10 @@ def _median_levels(amplitudes: np.ndarray, notes: NoteEvents) -> np.ndarray:
     """Median amplitudes at velocity 127 of each key [88, 16], from [N, 16]; interpolated for keys without notes."""
     keys = np.unique(notes.key)
     if not len(keys):
-        raise InputError("no key has a note that is loud and long enough: the data set is too small to be aligned")
+        raise InputError(
+            "no key has a note that is loud and long enough: "
+            "the data set is too small to be aligned; take more recordings"
+        )
     scaled = np.abs(amplitudes) / notes.gain[:, None]
     medians = np.stack([np.median(scaled[notes.key == key], axis=0) for key in keys])
     logs = np.log(np.maximum(medians, 1e-12))

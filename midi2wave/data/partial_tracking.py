@@ -110,7 +110,7 @@ def measure_partials(folder: ProcessedFolder, preemphasis: float) -> PartialMeas
     if not is_tracked.any():
         raise InputError(
             f"no key has {MIN_NOTES_PER_KEY} or more notes that are long enough: "
-            "the data set is too small to be measured"
+            "the data set is too small to be measured; take more recordings"
         )
     centre = window_seconds(hz) / 2 + FIRST_WINDOW_SECONDS + HOP_SECONDS * np.arange(N_WINDOWS)[:, None]  # [W, 88]
     seconds = centre.T[:, None, :]

@@ -330,7 +330,7 @@ class ProcessedFolder:
         row_names = Row.__dataclass_fields__
         self.added_columns = [{name: line[name] for name in line if name not in row_names} for line in lines]
         if not self.rows:
-            raise InputError(f"{self.path} holds no recordings")
+            raise InputError(f"{self.path} holds no recordings; make it again, of a split that has some")
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process receives: it maps the audio itself, since a mapped array is pickled with all samples."""
@@ -391,7 +391,7 @@ class ProcessedFolder:
         except InputError as error:
             raise InputError(f"{path} is missing or damaged ({error}); {REMEDY}") from error
         if pcm.dtype != np.int16 or pcm.shape != (row.n_samples,):
-            raise InputError(f"{path} does not hold the {row.n_samples} samples that {INDEX_NAME} states")
+            raise InputError(f"{path} does not hold the {row.n_samples} samples that {INDEX_NAME} states; {REMEDY}")
         mapped = isinstance(pcm, np.memmap)
         if not mapped:
             _log_unmapped(self.path)

@@ -112,7 +112,7 @@ def _folder_jobs(folder: Path, seed: int, split_shares: dict[str, float]) -> tup
     tree.log_left_out(SCORES)
     failures = tree.failures_of(MIDI_SUFFIXES)
     if not paths and not failures:
-        raise InputError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)})")
+        raise InputError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)}); check the path")
     titles = [piece_title(path.stem) for path in paths]
     split_by_title = _choose_splits(titles, [path.stat().st_size for path in paths], seed, split_shares)
     jobs = [

@@ -72,5 +72,5 @@ def _load(path: str, device: str, sha256: str) -> LoadedCheckpoint:
     """The model with these weights, kept for the next piece: another command may mean other weights by that name."""
     loaded = load_checkpoint(path, device)
     if loaded.sha256 != sha256:
-        raise InputError(f"{path} has other weights on this worker than where the command runs")
+        raise InputError(f"{path} has other weights on this worker than where the command runs; copy the file there")
     return loaded

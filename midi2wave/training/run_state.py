@@ -44,6 +44,7 @@ from midi2wave.utils.folder_lock import lock_folder
 from midi2wave.weight_files import check_values
 from wavenet import WaveNet, build_model
 
+RESUME_BEFORE = "remove its folder: the same command then resumes from the checkpoint before it, if there is one"
 MAX_CPU_PASS_SAMPLES = 16384  # With more samples in one pass, tensors leave a CPU's caches between two operations.
 CODEBOOK_CROPS = 64  # The codebook is initialised from the context of so many crops.
 
@@ -277,12 +278,18 @@ def _restore_optimizer(state: Run, stored: dict[str, Any]) -> None:
     try:
         state.optimizer.load_state_dict(stored)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{state.folder}: the optimiser's state is damaged ({format_error(error)})") from error
+        raise InputError(
+            f"{state.folder}: the optimiser's state in its newest checkpoint is damaged ({format_error(error)}); "
+            f"{RESUME_BEFORE}"
+        ) from error
     for parameter, values in state.optimizer.state.items():
         moments = {name: tensor for name, tensor in values.items() if name != "step"}
         check_values(moments, state.folder)
         if any(tensor.shape != parameter.shape for tensor in moments.values()):
-            raise InputError(f"{state.folder}: the optimiser's state is that of other parameters")
+            raise InputError(
+                f"{state.folder}: the optimiser's state in its newest checkpoint is that of other parameters; "
+                f"{RESUME_BEFORE}"
+            )
 
 
 def _initial_model(config: Config, device: torch.device, *, from_checkpoint: bool) -> WaveNet:
@@ -294,7 +301,10 @@ def _initial_model(config: Config, device: torch.device, *, from_checkpoint: boo
         weights, stored_config, _ = checkpoint.load_weights(settings.checkpoint_path)
         # The partials of the excitation may differ: another piano's may be the reason to train from these weights.
         if wrong := checkpoint.differences(config, stored_config, data_options=checkpoint.SHAPE_OPTIONS):
-            raise InputError(f"{settings.checkpoint_path} holds another model: {'; '.join(wrong)}")
+            raise InputError(
+                f"train_config.checkpoint_path = {settings.checkpoint_path} holds another model: {'; '.join(wrong)}; "
+                "set these options as it has them, or name another checkpoint"
+            )
         checkpoint.fit_weights(model, weights, settings.checkpoint_path)
     return model
 
@@ -317,7 +327,9 @@ def _load_checkpoint(config: Config, recordings: Fingerprint, folder: Path, *, q
         return None
     stored, stored_config = loaded
     if missing := {"model", "average", "optimizer"} - stored.keys():
-        raise InputError(f"the newest checkpoint in {folder} is damaged (it has no {', '.join(sorted(missing))})")
+        raise InputError(
+            f"the newest checkpoint in {folder} is damaged (it has no {', '.join(sorted(missing))}); {RESUME_BEFORE}"
+        )
     changed = check_resume(config, recordings, stored_config, stored, folder)
     if not quiet:
         log_changes(changed)

@@ -3,7 +3,7 @@
     python preprocess_audio.py -d test -c config_makeTest.json
 
 The pairs come from a split of MAESTRO (preprocess_config.maestro_dir) or from any folder (preprocess_config.audio_dir)
-whose audio and MIDI files have equal stems; audio at another rate is looked for as NAME_16000.wav. The seed chooses the
+whose audio and MIDI files have equal names; audio at another rate is looked for as NAME_16000.wav. The seed chooses the
 positions among those where notes begin. Each recording gives one clip, then each a second one, and so on; the clips of
 a recording do not overlap. With a larger n_clips the first clips stay the same.
 """

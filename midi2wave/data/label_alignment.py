@@ -141,7 +141,7 @@ def align_folder(
 def _open_folders(data_folder: Path, out: Path, like: Path | None) -> tuple[ProcessedFolder, ProcessedFolder | None]:
     """The folder to align, and the one whose phases are used."""
     if out.resolve() in {path.resolve() for path in (data_folder, like) if path}:
-        raise InputError(f"--out {out} is what is to be read; choose another name")
+        raise InputError(f"{out} is what is to be read; choose another name")
     folder, reference = ProcessedFolder(data_folder), ProcessedFolder(like) if like else None
     if reference and "aligned" not in reference.made_from:
         raise InputError(f"{like} is not aligned; align it first, without --like")

@@ -263,7 +263,7 @@ def test_results_that_cannot_be_written_are_noticed_first(without_pictures, opti
     """Of an evaluation that was done before, only the scores are computed and written anew."""
     generated(play_midi)
     assert call(evaluate, *options).code == 0
-    monkeypatch.setattr(evaluate, "_evaluate", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(evaluation_folder, "_evaluate", lambda *_: pytest.fail("computed"))
     (tmp_path / "out/index.html").mkdir()
     assert_refused(call(evaluate, *options), "Is a directory", "index.html")
     (tmp_path / "out/index.html").rmdir()

@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,14 +29,13 @@ from midi2wave.evaluation.clips import load_clips
 from midi2wave.evaluation.metrics import bootstrap_interval, mean
 from midi2wave.evaluation.noise_excess import noise_excess
 from midi2wave.evaluation.transcription import Transcriber, note_f1, played_notes
-from midi2wave.live.messages import Settings
-from midi2wave.live.models import LiveModel, load_models
-from midi2wave.live.pieces import labels_of, sampling_options
-from midi2wave.live.stream import LiveStream
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import read_midi
 from midi2wave.utils.cli import log, make_plain_parser, print_result, run
 from midi2wave.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from midi2wave.live.models import LiveModel
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PIECES = ("bach_prelude", "fur_elise", "gymnopedie")
@@ -66,7 +65,7 @@ class LivePiece:
     truth: np.ndarray | None
 
 
-def pieces_of(clips: str | None, model: LiveModel, limit: int) -> list[LivePiece]:
+def pieces_of(clips: str | None, model: "LiveModel", limit: int) -> list[LivePiece]:
     """The example pieces, or the first test clips of a folder. Raises InputError if there are none."""
     if clips is None:
         return [LivePiece(name, name, read_midi(EXAMPLES / f"{name}.mid"), None) for name in PIECES]
@@ -102,8 +101,12 @@ def lead_in_frames(performance: Performance, lookahead: int, midi_hz: int) -> in
     return lookahead + math.ceil(earlier * midi_hz)
 
 
-def play_live(model: LiveModel, piece: LivePiece, seconds: float, lead_ms: float | None, seed: int) -> np.ndarray:
+def play_live(model: "LiveModel", piece: LivePiece, seconds: float, lead_ms: float | None, seed: int) -> np.ndarray:
     """Play the beginning of a piece live, int16 [T]; `lead_ms` None: the model's look-ahead."""
+    from midi2wave.live.messages import Settings
+    from midi2wave.live.pieces import labels_of, sampling_options
+    from midi2wave.live.stream import LiveStream
+
     network, data = model.checkpoint.model, model.checkpoint.config.data_config
     settings = Settings(
         temperature=model.temperature,
@@ -140,7 +143,11 @@ def noise_db(pcm: np.ndarray, truth: np.ndarray | None, audio_hz: int) -> tuple[
 
 
 def measure(
-    model: LiveModel, pieces: Sequence[LivePiece], lead_ms: float | None, args: argparse.Namespace, listen: Transcriber
+    model: "LiveModel",
+    pieces: Sequence[LivePiece],
+    lead_ms: float | None,
+    args: argparse.Namespace,
+    listen: Transcriber,
 ) -> dict[str, Any]:
     """One row of the table: a model played with a lead."""
     data = model.checkpoint.config.data_config
@@ -165,7 +172,7 @@ def measure(
     return row
 
 
-def leads_of(model: LiveModel, asked: Sequence[str]) -> list[float | None]:
+def leads_of(model: "LiveModel", asked: Sequence[str]) -> list[float | None]:
     """The leads to play a model with: its own look-ahead as None, and those below it."""
     own_ms = model.describe()["lookahead_ms"]
     leads = [None if lead == FULL else float(lead) for lead in asked]
@@ -217,6 +224,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.seeds < 1 or args.max_clips < 1 or not 0 < args.seconds < math.inf:
         raise InputError("expected --seeds and --max_clips of 1 or more, and --seconds above 0")
+    # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
+    from midi2wave.live.models import load_models
+
     models = load_models(args.model, "cpu")
     listen, rows = Transcriber(), []
     for model in models:

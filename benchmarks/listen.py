@@ -205,11 +205,13 @@ def make_clip(name: str, clips: ClipList, folder: Path) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(file: str) -> midi2wave.LoadedModel:
+def _load(file: str) -> "midi2wave.LoadedModel":
     return midi2wave.load(file, "cpu")
 
 
-def _generate(model: midi2wave.LoadedModel, performance: Performance, clips: ClipList, clip: ListedClip) -> np.ndarray:
+def _generate(
+    model: "midi2wave.LoadedModel", performance: Performance, clips: ClipList, clip: ListedClip
+) -> np.ndarray:
     """The piece by the model: int16 [T]."""
     settings = clips.models[clip.model]
     audio = model.generate(
@@ -233,7 +235,7 @@ def _render(midi: Path, piano: Piano, folder: Path) -> Performance:
     return read_performance(folder / "piece.midi")
 
 
-def _scores(sounds: dict[str, np.ndarray], model: midi2wave.LoadedModel) -> dict[str, Any]:
+def _scores(sounds: dict[str, np.ndarray], model: "midi2wave.LoadedModel") -> dict[str, Any]:
     """STFT distance and noise excess of the model's sound, where there is a truth."""
     if "truth" not in sounds:
         return {}

@@ -23,7 +23,6 @@ import socket
 import sys
 import threading
 import webbrowser
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midi2wave.utils import signals
@@ -33,9 +32,9 @@ from midi2wave.utils.errors import InputError
 if TYPE_CHECKING:
     from midi2wave.live.models import LiveModel
 
-# The page begins with this one where it is there.
-PREFERRED_MODEL = "pretrained/grand.safetensors"
+# The page begins with the first one.
 DEFAULT_MODELS = (
+    "pretrained/grand.safetensors",
     "pretrained/rendered.safetensors",
     "pretrained/rendered_reference.safetensors",
     "pretrained/disklavier.safetensors",
@@ -64,16 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def default_models(folder: Path = Path(__file__).parent) -> list[str]:
-    """The shipped models, that which the page begins with first; `folder` is the project's."""
-    return [PREFERRED_MODEL] * (folder / PREFERRED_MODEL).is_file() + list(DEFAULT_MODELS)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = make_plain_parser(__doc__)
     add = parser.add_argument
     model_help = "a .safetensors file, a run folder or a checkpoint's folder; several can be chosen on the page"
-    add("--model", nargs="+", default=default_models(), metavar="MODEL", help=model_help)
+    add("--model", nargs="+", default=list(DEFAULT_MODELS), metavar="MODEL", help=model_help)
     add("--port", type=int, default=DEFAULT_PORT, help=f"default {DEFAULT_PORT}; 0: any free one")
     host_help = f"address to listen on (default {LOOPBACK}: this machine only); others need the token that is printed"
     add("--host", default=LOOPBACK, help=host_help)

@@ -2,7 +2,7 @@
 
     import midi2wave
 
-    model = midi2wave.load("pretrained/rendered_reference.safetensors")
+    model = midi2wave.load("pretrained/grand.safetensors")
     audio = model.generate("song.mid", seed=0)  # float32 [T] in -1..1 at model.sample_rate
 
 See `midi2wave.api` and docs/api.md. PyTorch is imported when one of the other names is first used.

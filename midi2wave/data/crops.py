@@ -36,6 +36,11 @@ NOISE_STREAM = 1
 HISTORY_DROPOUT_STREAM = 2
 CONDITIONING_DROPOUT_STREAM = 3
 HISTORY_LEVEL_STREAM = 4
+SILENT_HISTORY_STREAM = 5
+
+# Share of the dropped histories that are silent at any level, for models that are conditioned on the level: without
+# them a model that takes its past to be clean remains silent once it is.
+SILENT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,7 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         """The history of a crop as the decoder receives it.
 
         White noise and a second crop are mixed in at levels that are drawn for every crop, or at the level that is
-        part of the crop's condition. A dropped history is noise alone, at most as loud as the crop.
+        part of the crop's condition. A dropped history is noise alone, at most as loud as the crop, or silent.
 
         Args:
             pcm: Pre-emphasised samples, int16 [T].
@@ -229,7 +234,9 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
             int16 [T].
         """
         augmentation = self.augmentation
-        dropped = self._bernoulli(index, HISTORY_DROPOUT_STREAM, augmentation.history_dropout)
+        dropped = self._is_dropped(index)
+        if dropped and self._is_silent(index):
+            return np.zeros_like(pcm)
         # A model that is conditioned on the level is given exactly this one. Log-uniform levels make nearly clean
         # histories frequent.
         conditioned = self.config.history_level_input
@@ -256,9 +263,16 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         augmentation = self.augmentation
         if not augmentation.history_noise and not augmentation.history_mixing:
             return MIN_HISTORY_LEVEL
-        if self._bernoulli(index, HISTORY_DROPOUT_STREAM, augmentation.history_dropout):
+        if self._is_dropped(index) and not self._is_silent(index):
             return 0.0
         return float(self._random(index, HISTORY_LEVEL_STREAM).uniform(MIN_HISTORY_LEVEL, 0))
+
+    def _is_dropped(self, index: int) -> bool:
+        return self._bernoulli(index, HISTORY_DROPOUT_STREAM, self.augmentation.history_dropout)
+
+    def _is_silent(self, index: int) -> bool:
+        """Whether a dropped history is silent."""
+        return self.config.history_level_input and self._bernoulli(index, SILENT_HISTORY_STREAM, SILENT_SHARE)
 
     def _other_crop(self, index: int, n_samples: int) -> np.ndarray:
         """A second crop, float32 [n_samples] with an RMS of 1, or silence."""

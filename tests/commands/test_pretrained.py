@@ -16,15 +16,21 @@ from midi2wave.sampling.synthesis import synthesize
 from tests.helpers.paths import ROOT
 
 SHIPPED = sorted((ROOT / "pretrained").glob("*.safetensors"))
-PLAYED_BY = {"disklavier": "real/config_play.json"}  # the others: config_play.json
+PLAYED_BY = {
+    "grand": "config_play.json",
+    "rendered": "rendered/config_play.json",
+    "rendered_reference": "rendered/config_play.json",
+    "disklavier": "real/config_play.json",
+}
 
 
 def test_shipped_weights_are_small_and_have_model_cards():
     """They are small, and each has a model card with its licence."""
-    assert SHIPPED and sum(path.stat().st_size for path in SHIPPED) < 20e6
+    assert {path.stem for path in SHIPPED} == set(PLAYED_BY) and sum(path.stat().st_size for path in SHIPPED) < 20e6
     cards = {path: path.with_suffix(".md").read_text(encoding="utf-8") for path in SHIPPED}
     assert all(f"`{path.name}`" in card.splitlines()[0] for path, card in cards.items())
-    assert all("**Licence: CC BY-NC-SA" in card for card in cards.values())
+    licences = {path.stem: "CC BY 4.0" if path.stem == "grand" else "CC BY-NC-SA" for path in SHIPPED}
+    assert all(f"**Licence: {licences[path.stem]}" in card for path, card in cards.items())
     overview = (SHIPPED[0].parent / "README.md").read_text(encoding="utf-8")
     assert all(f"`{path.name}`" in overview and f"({path.stem}.md)" in overview for path in SHIPPED)
 
@@ -41,9 +47,7 @@ def performer(request):
     speed: the scores in the model cards are of full precision."""
     model, config, _ = checkpoint.load_model(request.param, torch.device("cpu"))
     data = config.data_config
-    settings = load_config(
-        PLAYED_BY.get(request.param.stem, "config_play.json"), ("inference_config",), []
-    ).inference_config
+    settings = load_config(PLAYED_BY[request.param.stem], ("inference_config",), []).inference_config
 
     def play(performances, seconds):
         performances = [replace(one, global_labels=tuple(settings.global_values)) for one in performances]
@@ -52,9 +56,7 @@ def performer(request):
             performances,
             round(seconds * data.midi_hz),
             data,
-            options=SamplingOptions(
-                seed=0, temperature=settings.temperature, guidance=settings.guidance, weights="bfloat16"
-            ),
+            options=replace(SamplingOptions.from_config(settings), seed=0, weights="bfloat16"),
             streams=[0] * len(performances),
         )
         return np.concatenate(list(blocks), axis=1)

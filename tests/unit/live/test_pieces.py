@@ -87,7 +87,7 @@ def test_shipped_models_begin_with_the_settings_of_their_configs(monkeypatch):
         [str(ROOT / "pretrained/rendered.safetensors"), "pretrained/disklavier.safetensors"], "cpu"
     )
     assert rendered.describe()["lookahead_ms"] == 104 and disklavier.describe()["lookahead_ms"] == 252
-    assert (rendered.temperature, rendered.guidance, rendered.config) == (0.8, 3.0, "config_play.json")
+    assert (rendered.temperature, rendered.guidance, rendered.config) == (0.8, 3.0, "rendered/config_play.json")
     assert (disklavier.guidance, disklavier.global_labels) == (1.0, ("year=2009",))
     json.dumps(disklavier.describe())
 

@@ -33,6 +33,7 @@ from midi2wave.utils.errors import InputError
 MIDI = "examples/scale.mid"
 # Models with the guidance that their configs play them with.
 PLAYERS = {
+    "pretrained/grand.safetensors": 1.0,
     "pretrained/rendered_reference.safetensors": 3.0,
     "pretrained/rendered.safetensors": 3.0,
     "pretrained/disklavier.safetensors": 1.0,

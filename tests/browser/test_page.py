@@ -291,7 +291,7 @@ def test_the_download_is_the_wav_of_inference(page: webdriver.Chrome, downloads:
     wait_for(wav.is_file)
     settings = {"model_filename": ROOT / MODEL, "seed": 7, "guidance": 1, "sampler_threads": 1, "device": "cpu"}
     options = [part for name, value in settings.items() for part in ("--set", f"inference_config.{name}={value}")]
-    done = call(inference, "-c", "config_play.json", *options, "--midi", midi, "--out", tmp_path / "out")
+    done = call(inference, "-c", "rendered/config_play.json", *options, "--midi", midi, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert soundfile.info(wav).subtype == "PCM_16"
     np.testing.assert_array_equal(read_pcm(wav, HZ), read_pcm(tmp_path / "out/tune.wav", HZ))

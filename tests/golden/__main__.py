@@ -40,6 +40,8 @@ def check(space: Workspace, name: str, *, exact: bool) -> tuple[bool, str]:
     item = ITEMS[name]
     if reason := item.needs():
         return True, f"skipped: {reason}"
+    if item.exact_only and not exact:
+        return True, "skipped: bits are compared with --exact only"
     try:
         computed = record(item.compute(space))
     except Exception:  # The other items may still be checked.

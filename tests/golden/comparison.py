@@ -112,7 +112,7 @@ def compare(stored: dict[str, Any], computed: dict[str, Any], tolerance: Toleran
         if same:
             continue
         identical = False
-        deviation, limit = _deviation(old, new, tolerance)
+        deviation, limit = _deviation(old, new, tolerance, smallest=1.0 if "_db" in name else 1e-2)
         largest = max(largest, deviation)
         if not deviation <= limit:
             differences.append(f"{name}: {_short(old)} -> {_short(new)} (deviation {deviation:.3g}, limit {limit:g})")
@@ -127,8 +127,11 @@ def _are_nan(old: Any, new: Any) -> bool:
     return all(isinstance(value, float) and math.isnan(value) for value in (old, new))
 
 
-def _deviation(old: Any, new: Any, tolerance: Tolerance) -> tuple[float, float]:
-    """The relative difference of two values that are not equal, and its limit."""
+def _deviation(old: Any, new: Any, tolerance: Tolerance, *, smallest: float) -> tuple[float, float]:
+    """The difference of two values that are not equal, relative to the old one, and its limit.
+
+    Numbers below `smallest` count as that: 0 dB is no small level, so that levels are compared to a part of a decibel.
+    """
     if _are_arrays(old, new):
         if old["shape"] != new["shape"] or old["dtype"] != new["dtype"]:
             return math.inf, tolerance.arrays
@@ -136,7 +139,7 @@ def _deviation(old: Any, new: Any, tolerance: Tolerance) -> tuple[float, float]:
         size = max(old["rms"], 1e-12)
         return float(np.sqrt(np.mean(np.square(difference)))) / size, tolerance.arrays
     if isinstance(old, int | float) and isinstance(new, int | float) and float in (type(old), type(new)):
-        return abs(old - new) / max(abs(old), 1e-2), tolerance.numbers
+        return abs(old - new) / max(abs(old), smallest), tolerance.numbers
     return math.inf, 0.0
 
 

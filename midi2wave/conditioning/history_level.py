@@ -1,9 +1,9 @@
 """How disturbed a model's past samples are, as a condition of the model.
 
-In training, noise and the audio of other crops are mixed into the past samples, so that the model can bear its own
-errors when it generates. A model that knows how much (`data_config.history_level_input`) can rely on its past where
-it is clean, and is played at a level that is chosen then (`inference_config.history_level`). Images are generated in
-cascades with the same idea: conditioning augmentation (arXiv 2106.15282, section 4).
+In training, noise and the audio of other crops are mixed into the past samples, so that the model tolerates its own
+errors when it generates. With `data_config.history_level_input` their level is an input of the model, which can then
+rely on its past where that is clean; for generation a level is chosen (`inference_config.history_level`). Cascaded
+diffusion models do the same with noisy images: conditioning augmentation (arXiv 2106.15282, section 4).
 """
 
 import numpy as np

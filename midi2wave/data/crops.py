@@ -237,8 +237,8 @@ class Crops(Dataset[dict[str, torch.Tensor]]):
         dropped = self._is_dropped(index)
         if dropped and self._is_silent(index):
             return np.zeros_like(pcm)
-        # A model that is conditioned on the level is given exactly this one. Log-uniform levels make nearly clean
-        # histories frequent.
+        # The level that is a condition of the crop is exact; it is drawn log-uniformly, since nearly clean histories
+        # would be rare otherwise.
         conditioned = self.config.history_level_input
         factor = level_amplitude(self.history_level(index)) if conditioned else 1.0
         max_noise = factor * augmentation.history_noise(index) if augmentation.history_noise else 0.0

@@ -68,11 +68,11 @@ def test_noise_is_relative_to_the_recording():
 def test_models_are_compared_on_test_clips(pipeline, monkeypatch):
     """A row for each model and lead, with the F1 of what is detected, here no note, and the noise."""
 
-    class Deaf:
+    class NoNotesTranscriber:
         def notes(self, _pcm, _audio_hz):
             return Notes(np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
 
-    monkeypatch.setattr(live_lookahead, "Transcriber", Deaf)
+    monkeypatch.setattr(live_lookahead, "Transcriber", NoNotesTranscriber)
     run, clips = str(pipeline.folder / "run"), str(pipeline.folder / "test")
     done = call(
         live_lookahead, "--model", run, run, "--clips", clips, "--lead", "full", "0", "--seconds", "0.5", "--json"

@@ -4,8 +4,8 @@
     python -m nv_wavenet_bridge.export -c config_inference.json --checkpoint runs/maestro --clips test --out bundle
     python -m nv_wavenet_bridge.export -c config_inference.json --checkpoint runs/no_midi --seconds 10 --out bundle
 
-Pieces are played free, from silence, with seed, temperature and history_level of inference_config; inference.py plays the
-same.
+Pieces are played free, from silence, with the seed, temperature and history_level of inference_config. inference.py
+plays the same.
 """
 
 if __name__ == "__main__":

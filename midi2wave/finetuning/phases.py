@@ -65,10 +65,6 @@ class PhaseRecord:
         text = json.dumps({"settings": self._settings, "phases": self._phases}, indent=2) + "\n"
         write_text(self._path, text)
 
-    def is_done(self, phase: str) -> bool:
-        """Whether an earlier call has finished this phase."""
-        return phase in self._phases
-
     def run(self, phase: str, function: Callable[[], Any]) -> Any:
         """Do a phase, unless an earlier call has finished it.
 

@@ -25,3 +25,8 @@ def __getattr__(name: str) -> Any:
     from midi2wave import api
 
     return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    """All public names, also those that are not imported yet: for help() and completion."""
+    return sorted({*globals(), *__all__})

@@ -556,6 +556,9 @@ DEPRECATED_VALUES = {
 BLOCKS: dict[str, Any] = {f.name: f.type for f in fields(Config)}
 SCHEMA = Schema(BLOCKS, CONFIG_FOLDER, DEPRECATED_OPTIONS, DEPRECATED_VALUES)
 
+# Options of sampling that records of earlier versions do not have, with the value that has the effect of that version.
+NEW_SAMPLING_OPTIONS = {"history_level": DEFAULT_HISTORY_LEVEL}
+
 
 def migrate_record(record: dict[str, Any]) -> dict[str, Any]:
     """Translate a record of generated results that an earlier version wrote.
@@ -565,10 +568,13 @@ def migrate_record(record: dict[str, Any]) -> dict[str, Any]:
             model under "model", and values.
 
     Returns:
-        The record with today's names, and with the defaults of options of the model that are new since then.
+        The record with today's names, and with the defaults of options that are new since then.
     """
     blocks = {name: value for name, value in record.items() if name in BLOCKS and isinstance(value, dict)}
     result = {**record, **SCHEMA.migrate(blocks, "")[0]}
+    for name in ("inference_config", "evaluate_config"):
+        if isinstance(result.get(name), dict):
+            result[name] = NEW_SAMPLING_OPTIONS | result[name]
     model = record.get("model")
     if isinstance(model, dict) and all(isinstance(block, dict) for block in model.values()):
         with contextlib.suppress(InputError):  # What is no config of a model cannot be equal to one.

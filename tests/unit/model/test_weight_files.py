@@ -83,8 +83,8 @@ def test_a_training_state_that_is_not_finite_is_skipped(tmp_path, capsys, part):
     ("spoil_state", "words"),
     [
         (lambda stored: stored.pop("optimizer"), "it has no optimizer"),
-        (lambda stored: stored.update(optimizer=[]), "optimiser's state is damaged"),
-        (lambda stored: stored["optimizer"]["param_groups"].pop(), "optimiser's state is damaged"),
+        (lambda stored: stored.update(optimizer=[]), "state in its newest checkpoint is damaged"),
+        (lambda stored: stored["optimizer"]["param_groups"].pop(), "state in its newest checkpoint is damaged"),
         (lambda stored: stored["optimizer"]["state"][0].update(exp_avg=torch.zeros(1, 2)), "of other parameters"),
         (lambda stored: stored["optimizer"]["state"][0]["exp_avg"].fill_(math.nan), "NaN or infinity"),
         (lambda stored: stored.update(step="2"), "can be used"),

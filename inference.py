@@ -432,6 +432,7 @@ def _write_page(job: "RenderJob", pieces: list[Piece], output: OutputFolder) -> 
         "mode": settings.mode,
         "seed": str(settings.seed),
         "temperature": f"{settings.temperature:g}",
+        "sampling": settings.sampling,
         "guidance": f"{settings.guidance:g}",
     }
     if prompt := pieces[0].prompt:

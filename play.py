@@ -125,7 +125,11 @@ def warm_up(model: "LiveModel", threads: int) -> None:
     from midi2wave.live.stream import LiveStream
 
     settings = Settings(
-        temperature=model.temperature, guidance=model.guidance, history_level=model.history_level, seed=0
+        temperature=model.temperature,
+        sampling=model.sampling,
+        guidance=model.guidance,
+        history_level=model.history_level,
+        seed=0,
     )
     stream = LiveStream(model.checkpoint, sampling_options(model, settings, threads))
     stream.press(60, 64)

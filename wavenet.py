@@ -32,7 +32,7 @@ import logistic_mixture
 from midi2wave.conditioning.excitation import n_excitation
 from midi2wave.conditioning.features import n_features
 from midi2wave.conditioning.global_conditioning import n_global_features
-from midi2wave.config import CondWavenetConfig, Config, WavenetConfig
+from midi2wave.config import CondWavenetConfig, Config, SamplingMethod, WavenetConfig
 from midi2wave.modules.argmax_bottleneck import INPUT_WEIGHT_GAIN, ArgmaxBottleneck, codes_of, init_codebook
 from midi2wave.modules.residual_layer import (
     EmptyLinear,
@@ -426,11 +426,26 @@ class WaveNet(nn.Module):
         by_time = logits.permute(2, 0, 1).flatten(0, 1)  # as the decoder returns them: classes side by side
         return -F.cross_entropy(by_time, samples.t().flatten(), reduction="none").unflatten(0, samples.shape[::-1]).t()
 
-    def draw(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        """Samples, int64 [B, T] (16-bit values or codes), for params [B, P, T] and uniforms [B, T, U]."""
+    def draw(
+        self, params: Tensor, uniforms: Tensor, temperature: float = 1.0, sampling: SamplingMethod = "random"
+    ) -> Tensor:
+        """Samples of the predicted distributions.
+
+        Args:
+            params: Parameters of the distributions, [B, P, T].
+            uniforms: In (0, 1), [B, T, U].
+            temperature: Below 1 the distributions are sharper.
+            sampling: random: a sample of each distribution; mean: its mean (of codes the mean code), rounded at random.
+
+        Returns:
+            int64 [B, T]: 16-bit values or codes.
+        """
         if self.decoder.mixture:
+            if sampling == "mean":
+                return logistic_mixture.mean_sample(params, uniforms[..., 0], temperature)
             return logistic_mixture.sample(params, uniforms, temperature)
-        return logistic_mixture.from_cumulative(params / temperature, uniforms[..., 0])
+        inverse = logistic_mixture.rounded_mean if sampling == "mean" else logistic_mixture.from_cumulative
+        return inverse(params / temperature, uniforms[..., 0])
 
     def guide(self, params: Tensor, guidance: float) -> Tensor:
         """Classifier-free guidance.
@@ -610,6 +625,7 @@ def generate(
     *,
     prefix: Tensor | None = None,
     temperature: float = 1.0,
+    sampling: SamplingMethod = "random",
     guidance: float = 1.0,
     block_frames: int = 16,
 ) -> Iterator[Tensor]:
@@ -623,7 +639,8 @@ def generate(
         n_streams: B.
         n_frames: Frames to generate, those of the prefix included.
         prefix: Samples [B, P * hop] that precede the generated ones (teacher-forced).
-        temperature: See `draw`.
+        temperature: See `WaveNet.draw`.
+        sampling: See `WaveNet.draw`.
         guidance: See `WaveNet.guide`.
         block_frames: Frames of a block; the samples do not depend on it.
 
@@ -645,7 +662,7 @@ def generate(
         for i in range(block.shape[1]):
             time, sample_output_cond = first * model.hop + i, None if output_cond is None else output_cond[i]
             params = model.guide(caches.step(decoder, time, cond[i], sample_output_cond), guidance)
-            block[:, i] = model.draw(params.unsqueeze(-1), draws[:, i : i + 1], temperature)[:, 0]
+            block[:, i] = model.draw(params.unsqueeze(-1), draws[:, i : i + 1], temperature, sampling)[:, 0]
             caches.push(block[:, i].repeat(n_rows))
         yield block
         first += count

@@ -147,6 +147,8 @@ def _product(name: str, clips: ClipList) -> Product:
     model = clips.models[clip.model]
     sources = {"weights": Path(model.file), "notes": Path(clips.pieces[clip.piece].file)}
     settings = [clip.seconds, clip.seed, model.temperature, model.guidance, *model.global_labels]
+    if model.sampling != "random":
+        settings.append(f"sampling={model.sampling}")
     if model.history_level != DEFAULT_HISTORY_LEVEL:
         settings.append(f"history_level={model.history_level}")
     sounds = ["model"]
@@ -218,6 +220,7 @@ def _generate(
         performance,
         seed=clip.seed,
         temperature=settings.temperature,
+        sampling=settings.sampling,
         guidance=settings.guidance,
         history_level=settings.history_level,
         seconds=clip.seconds,

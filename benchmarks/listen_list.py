@@ -21,6 +21,7 @@ from midi2wave.config import (
     MAX_SEED,
     MAX_TEMPERATURE,
     MIN_HISTORY_LEVEL,
+    SamplingMethod,
 )
 from midi2wave.data.sampled_instrument import SampledInstrument, load_instrument
 from midi2wave.data.synthesizers import RENDERERS, Instrument, find_instrument
@@ -56,6 +57,8 @@ class Model(Licensed):
 
     temperature: float = Field(gt=0, le=MAX_TEMPERATURE)
     """temperature of the samples"""
+    sampling: SamplingMethod = "random"
+    """how samples are taken from their distributions"""
     guidance: float = Field(ge=0, le=MAX_GUIDANCE)
     """scale of classifier-free guidance"""
     history_level: float = Field(default=DEFAULT_HISTORY_LEVEL, ge=MIN_HISTORY_LEVEL, le=0)

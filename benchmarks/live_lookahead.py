@@ -110,6 +110,7 @@ def play_live(model: "LiveModel", piece: LivePiece, seconds: float, lead_ms: flo
     network, data = model.checkpoint.model, model.checkpoint.config.data_config
     settings = Settings(
         temperature=model.temperature,
+        sampling=model.sampling,
         guidance=model.guidance,
         history_level=model.history_level,
         seed=seed,

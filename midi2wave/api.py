@@ -21,7 +21,7 @@ from midi2wave.audio.io import read_pcm
 from midi2wave.audio.pcm import FULL_SCALE
 from midi2wave.checkpoint import LoadedCheckpoint, check_guidance, load_checkpoint
 from midi2wave.conditioning.global_conditioning import validate_labels
-from midi2wave.config import DEFAULT_HISTORY_LEVEL, Config, SamplerWeights
+from midi2wave.config import DEFAULT_HISTORY_LEVEL, Config, SamplerWeights, SamplingMethod
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import read_performance, source_name
 from midi2wave.sampling.options import SamplingOptions, require_number
@@ -142,6 +142,7 @@ class LoadedModel:
         *,
         seed: int = 0,
         temperature: float = 1.0,
+        sampling: SamplingMethod = "random",
         guidance: float = 1.0,
         history_level: float = DEFAULT_HISTORY_LEVEL,
         seconds: float | None = None,
@@ -154,6 +155,8 @@ class LoadedModel:
                 None: no notes, for which the model must be unconditional or have a null condition.
             seed: Equal seeds give equal samples.
             temperature: 1: the model's own distribution; less: less noise and less variety.
+            sampling: random: each sample is drawn from the predicted distribution; mean: it is the mean of that
+                distribution, rounded at random, which has much less noise.
             guidance: Scale of classifier-free guidance; more than 1 follows the notes more closely, and takes twice the
                 work. Best for models trained with conditioning_dropout.
             history_level: How disturbed the model is to take its own past samples to be, in dB relative to the most of
@@ -172,6 +175,7 @@ class LoadedModel:
             midi,
             seed=seed,
             temperature=temperature,
+            sampling=sampling,
             guidance=guidance,
             history_level=history_level,
             seconds=seconds,
@@ -185,6 +189,7 @@ class LoadedModel:
         *,
         seed: int = 0,
         temperature: float = 1.0,
+        sampling: SamplingMethod = "random",
         guidance: float = 1.0,
         history_level: float = DEFAULT_HISTORY_LEVEL,
         seconds: float | None = None,
@@ -198,6 +203,7 @@ class LoadedModel:
             midi: As in `generate`, like the other arguments.
             seed: Equal seeds give equal samples.
             temperature: 1: the model's own distribution.
+            sampling: random or mean.
             guidance: Scale of classifier-free guidance.
             history_level: Level in dB, for models with that input.
             seconds: Length; default: up to 2 s after the last sound.
@@ -212,7 +218,12 @@ class LoadedModel:
         if seconds is not None:
             require_number("seconds", seconds)
         options = replace(
-            self._engine, seed=seed, temperature=temperature, guidance=guidance, history_level=history_level
+            self._engine,
+            seed=seed,
+            temperature=temperature,
+            sampling=sampling,
+            guidance=guidance,
+            history_level=history_level,
         )
         if guidance != 1:
             check_guidance(guidance, self._source, self.config)

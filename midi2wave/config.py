@@ -32,6 +32,7 @@ from midi2wave.utils.typed_config import BLOCK, Schema, text_as_list
 Feature = Literal["onset", "held_velocity", "onset_age", "release_age", "pedals"]
 FeaturePreset = Literal["note_state", "paper_v1", "paper_v5"]
 FeatureName = Literal[Feature, FeaturePreset]
+SamplingMethod = Literal["random", "mean"]
 Sampler = Literal["auto", "torch", "numba", "cuda", "triton"]
 SamplerWeights = Literal["float32", "bfloat16", "auto", "float16"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
@@ -40,6 +41,7 @@ FEATURE_PRESETS: dict[str, tuple[Feature, ...]] = {
     "paper_v1": ("held_velocity",),  # arXiv 1810.12247v1: the velocity for as long as key or pedal hold the note
     "paper_v5": ("onset",),  # arXiv 1810.12247v5: the velocity in the frame of the onset only
 }
+SAMPLING_METHODS: tuple[SamplingMethod, ...] = get_args(SamplingMethod)
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 SAMPLER_WEIGHTS: tuple[SamplerWeights, ...] = get_args(SamplerWeights)
 GLOBAL_VALUE = re.compile(r"[^=\s]+=(0|-?[1-9][0-9]{0,17})")  # COLUMN=VALUE
@@ -426,6 +428,10 @@ class SamplingConfig:
     """length in seconds of the beginning of the recording that the model continues in mode prompted"""
     temperature: float = Field(default=1.0, gt=0, le=MAX_TEMPERATURE)
     """1: the model's own distribution; less: less noise, less variety"""
+    sampling: SamplingMethod = "random"
+    """random: a sample is drawn from the predicted distribution; mean: it is the mean of that distribution, rounded at
+    random, which has much less noise
+    """
     guidance: float = Field(default=1.0, ge=0, le=MAX_GUIDANCE)
     """classifier-free guidance: 1: the model with its MIDI; 0: with the null condition; more than 1: an
     extrapolation away from the null condition. Values other than 1 double the work and need a model trained with
@@ -557,7 +563,7 @@ BLOCKS: dict[str, Any] = {f.name: f.type for f in fields(Config)}
 SCHEMA = Schema(BLOCKS, CONFIG_FOLDER, DEPRECATED_OPTIONS, DEPRECATED_VALUES)
 
 # Options of sampling that records of earlier versions do not have, with the value that has the effect of that version.
-NEW_SAMPLING_OPTIONS = {"history_level": DEFAULT_HISTORY_LEVEL}
+NEW_SAMPLING_OPTIONS = {"history_level": DEFAULT_HISTORY_LEVEL, "sampling": "random"}
 
 
 def migrate_record(record: dict[str, Any]) -> dict[str, Any]:

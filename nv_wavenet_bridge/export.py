@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from midi2wave.config import Config, DataConfig, load_config
+from midi2wave.config import Config, DataConfig, InferenceConfig, load_config
 from midi2wave.sampling.pieces import Piece, clip_pieces, midi_pieces, timed_pieces
 from midi2wave.utils.atomic_files import atomic_folder
 from midi2wave.utils.cli import (
@@ -53,11 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     if sum(option is not None for option in (args.midi, args.clips, args.seconds)) > 1:
         raise InputError("--midi and --clips exclude each other, and --seconds both; make two bundles")
     settings = load_config(args.config, ("inference_config",), args.overrides).inference_config
-    if settings.guidance != 1:
-        raise InputError(
-            f"inference_config.guidance = {settings.guidance:g}: with guidance every stream passes twice through the "
-            "decoder, nv-wavenet has one pass; set guidance = 1"
-        )
+    _check_settings(settings)
     source = args.checkpoint or settings.model_filename
     _check_target(args.out, args.force)
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
@@ -94,6 +90,20 @@ def main(argv: list[str] | None = None) -> int:
     if not pieces:
         summary = "nothing was made"
     return report_and_exit_code(summary, result, failures, len(pieces), as_json=args.as_json)
+
+
+def _check_settings(settings: InferenceConfig) -> None:
+    """Raise InputError for options of sampling that nv-wavenet does not have."""
+    if settings.guidance != 1:
+        raise InputError(
+            f"inference_config.guidance = {settings.guidance:g}: with guidance every stream passes twice through the "
+            "decoder, nv-wavenet has one pass; set guidance = 1"
+        )
+    if settings.sampling != "random":
+        raise InputError(
+            f"inference_config.sampling = {settings.sampling}: nv-wavenet draws every sample at random; "
+            "set sampling = random"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

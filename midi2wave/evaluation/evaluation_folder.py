@@ -188,6 +188,7 @@ def _write_pictures(
         "mode": settings.mode,
         "seed": str(settings.seed),
         "temperature": f"{settings.temperature:g}",
+        "sampling": settings.sampling,
         "guidance": f"{settings.guidance:g}",
         "transcriber": result["transcriber"] or "none",
         "second transcriber": result["second_transcriber"] or "none",

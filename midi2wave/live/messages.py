@@ -4,7 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from midi2wave.config import DEFAULT_HISTORY_LEVEL, MAX_GUIDANCE, MAX_SEED, MAX_TEMPERATURE, MIN_HISTORY_LEVEL
+from midi2wave.config import (
+    DEFAULT_HISTORY_LEVEL,
+    MAX_GUIDANCE,
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    MIN_HISTORY_LEVEL,
+    SamplingMethod,
+)
 from midi2wave.midi.keyboard import MAX_PITCH, MAX_VELOCITY, MIN_PITCH
 from midi2wave.utils.errors import InputError
 
@@ -26,6 +33,7 @@ class Settings(_Message):
     """How a model plays."""
 
     temperature: float = Field(gt=0, le=MAX_TEMPERATURE)
+    sampling: SamplingMethod = "random"
     guidance: float = Field(ge=0, le=MAX_GUIDANCE)
     history_level: float = Field(default=DEFAULT_HISTORY_LEVEL, ge=MIN_HISTORY_LEVEL, le=0)
     seed: int = Field(ge=0, le=MAX_SEED)

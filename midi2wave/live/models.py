@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from midi2wave.checkpoint import LoadedCheckpoint, load_checkpoint
-from midi2wave.config import CONFIG_FOLDER, DEFAULT_HISTORY_LEVEL, InferenceConfig, SamplerWeights, load_config
+from midi2wave.config import (
+    CONFIG_FOLDER,
+    DEFAULT_HISTORY_LEVEL,
+    InferenceConfig,
+    SamplerWeights,
+    SamplingMethod,
+    load_config,
+)
 from midi2wave.utils.errors import InputError
 
 # The configs that play shipped weights, by this name; the one of the folder itself comes first.
@@ -27,6 +34,7 @@ class LiveModel:
         global_labels: As temperature.
         weights: Number format of its weights.
         config: The config of inference.py that has these defaults.
+        sampling: As temperature.
         history_level: As temperature; for models with that input.
     """
 
@@ -37,6 +45,7 @@ class LiveModel:
     global_labels: tuple[str, ...]
     weights: SamplerWeights
     config: str
+    sampling: SamplingMethod = "random"
     history_level: float = DEFAULT_HISTORY_LEVEL
 
     def describe(self) -> dict[str, Any]:
@@ -53,6 +62,7 @@ class LiveModel:
             "has_history_level": data.history_level_input,
             "defaults": {
                 "temperature": self.temperature,
+                "sampling": self.sampling,
                 "guidance": self.guidance,
                 "history_level": self.history_level,
                 "labels": list(self.global_labels),
@@ -100,5 +110,6 @@ def _load(path: str, device: str, config: str, settings: InferenceConfig | None)
         global_labels=tuple(settings.global_values) if settings else (),
         weights=settings.sampler_weights if settings else "auto",
         config=config,
+        sampling=settings.sampling if settings else "random",
         history_level=settings.history_level if settings else DEFAULT_HISTORY_LEVEL,
     )

@@ -38,6 +38,7 @@ def sampling_options(model: LiveModel, settings: Settings, threads: int, block_f
     validate_labels(settings.labels, model.checkpoint.config.data_config.global_values)
     return SamplingOptions(
         temperature=settings.temperature,
+        sampling=settings.sampling,
         guidance=settings.guidance,
         history_level=settings.history_level,
         seed=settings.seed,

@@ -12,8 +12,10 @@ from midi2wave.config import (
     MIN_HISTORY_LEVEL,
     SAMPLER_WEIGHTS,
     SAMPLERS,
+    SAMPLING_METHODS,
     SamplerWeights,
     SamplingConfig,
+    SamplingMethod,
 )
 from midi2wave.utils.errors import InputError
 
@@ -27,6 +29,8 @@ class SamplingOptions:
 
     Attributes:
         temperature: 1: the model's own distribution; less: less noise and less variety.
+        sampling: random: each sample is drawn from its distribution; mean: it is the mean, rounded at random
+            (`WaveNet.draw`).
         guidance: Scale of classifier-free guidance (`WaveNet.guide`); 1: none, 0: the null condition.
         history_level: How disturbed the model is to take its own past samples to be, in dB relative to the most of its
             training; for models without data_config.history_level_input it is ignored.
@@ -43,6 +47,7 @@ class SamplingOptions:
     """
 
     temperature: float = 1.0
+    sampling: SamplingMethod = "random"
     guidance: float = 1.0
     history_level: float = DEFAULT_HISTORY_LEVEL
     seed: int = 0
@@ -54,6 +59,8 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         """Check every value."""
         self._check_numbers()
+        if self.sampling not in SAMPLING_METHODS:
+            raise InputError(f"sampling {self.sampling!r} is unknown; expected one of {', '.join(SAMPLING_METHODS)}")
         if self.sampler not in SAMPLERS:
             raise InputError(f"sampler {self.sampler!r} is unknown; expected one of {', '.join(SAMPLERS)}")
         if self.weights not in SAMPLER_WEIGHTS:
@@ -83,6 +90,7 @@ class SamplingOptions:
         """The options that a config block of a command states."""
         return cls(
             temperature=settings.temperature,
+            sampling=settings.sampling,
             guidance=settings.guidance,
             history_level=settings.history_level,
             seed=settings.seed,

@@ -210,7 +210,7 @@ def teacher_forced(
     history = model.decoder.prepend_silence(samples.repeat(rows_per_stream(options.guidance), 1))
     params = model.decoder(history, *inputs.block(model, 0, pcm.shape[1] // model.hop))
     uniforms = seeded_uniforms(options.seed, streams, model.uniforms_per_sample, device)(0, pcm.shape[1])
-    own_samples = model.draw(model.guide(params, options.guidance), uniforms, options.temperature)
+    own_samples = model.draw(model.guide(params, options.guidance), uniforms, options.temperature, options.sampling)
     nll = -model.log_likelihood(params[: len(samples)], samples).mean().item()
     return deemphasize_teacher_forced(to_pcm(model, own_samples, config), pcm, config.preemphasis), nll
 

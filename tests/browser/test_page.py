@@ -232,13 +232,20 @@ def test_settings_that_only_some_models_have(page: webdriver.Chrome, tmp_path: P
     press(page, "n")
     wait_for(lambda: is_live(page))
     release(page, "n")
+    page.find_element(By.CSS_SELECTOR, "select[name=sampling] option[value=mean]").click()
     set_value(page, "history_level", -20)
     years.find_elements(By.TAG_NAME, "option")[2].click()
     requests = page.execute_script("return sent.filter(one => one.type === 'live').map(one => one.settings)")
-    assert [(one["history_level"], one["labels"]) for one in requests] == [(-40, []), (-20, []), (-20, ["year=2009"])]
+    assert [(one["sampling"], one["history_level"], one["labels"]) for one in requests] == [
+        ("random", -40, []),
+        ("mean", -40, []),
+        ("mean", -20, []),
+        ("mean", -20, ["year=2009"]),
+    ]
     wait_for(lambda: page.execute_script("return midi2wave.live.ready && midi2wave.player.state.position > 0"))
     page.find_element(By.ID, "file").send_keys(str(write_midi(tmp_path / "tune.mid", [(0.0, 0.25, 60, 80)])))
     wait_for(lambda: "inference_config.history_level=-20" in text(page, "command"))
+    assert "inference_config.sampling=mean" in text(page, "command")
     assert "--global year=2009 " in text(page, "command")
 
 

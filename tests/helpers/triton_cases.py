@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from midi2wave.config import CondWavenetConfig, WavenetConfig
+from midi2wave.config import CondWavenetConfig, SamplingMethod, WavenetConfig
 from midi2wave.sampling import engines
 from midi2wave.sampling.engines import triton as triton_engine
 from midi2wave.sampling.options import SamplingOptions
@@ -33,11 +33,13 @@ CATEGORICAL = {
     "kernel 3, guidance, transposed": dict(kernel_size=3, upsampling="transposed", n_excitation=0, guidance=2.0),
     "17 streams, output conditioned": dict(n_streams=17, upsampling="repeat", output_conditioning=True),
     "temperature": dict(n_streams=2, temperature=0.6, output_bias=False),
+    "mean": dict(n_streams=2, temperature=0.6, sampling="mean", guidance=2.0),
 }
 MIXTURE = {
     "kernel 2, guidance, prefix": dict(n_streams=9, guidance=1.5, prefix_frames=2),
     "kernel 3, output conditioned": dict(kernel_size=3, upsampling="repeat", output_conditioning=True, n_excitation=0),
     "little guidance, temperature": dict(guidance=0.3, temperature=0.7, upsampling="transposed"),
+    "mean": dict(n_streams=2, temperature=0.7, sampling="mean"),
 }
 
 
@@ -59,6 +61,7 @@ def play(
     n_streams: int = 1,
     prefix_frames: int = 0,
     temperature: float = 1.0,
+    sampling: SamplingMethod = "random",
     guidance: float = 1.0,
     **model: Any,
 ) -> dict[str, Any]:
@@ -69,8 +72,9 @@ def play(
         conditioning = with_null(conditioning)
     prefix = random_prefix(model, n_streams, prefix_frames)
     arguments = (model, conditioning, uniforms, n_streams, prefix_frames + N_FRAMES)
-    expected = concatenate(generate(*arguments, prefix=prefix, temperature=temperature, guidance=guidance))
-    options = SamplingOptions(temperature=temperature, guidance=guidance, sampler="triton")
+    how = {"temperature": temperature, "sampling": sampling, "guidance": guidance}
+    expected = concatenate(generate(*arguments, prefix=prefix, **how))
+    options = SamplingOptions(**how, sampler="triton")
     blocks = list(engines.generate(*arguments, options, prefix=prefix))
     first = prefix_frames * model.hop
     return {

@@ -43,6 +43,7 @@ function settings() {
   return {
     model: $("model").selectedIndex,
     temperature: Number(form.temperature.value),
+    sampling: form.sampling.value,
     guidance: Number(form.guidance.value),
     history_level: Number(form.history_level.value),
     seed: Number(form.seed.value),
@@ -59,7 +60,7 @@ function showSettings(values) {
     $("model").selectedIndex = values.model;
     showModel();
   }
-  for (const name of ["temperature", "guidance", "history_level", "seed", "transposition"]) form[name].value = values[name];
+  for (const name of ["temperature", "sampling", "guidance", "history_level", "seed", "transposition"]) form[name].value = values[name];
   form.tempo.value = Math.round(100 * values.tempo);
   form.velocity_scale.value = Math.round(100 * values.velocity_scale);
   for (const select of document.querySelectorAll("#labels select")) {
@@ -85,6 +86,7 @@ function showModel() {
   }
   const form = $("settings").elements;
   form.temperature.value = defaults.temperature;
+  form.sampling.value = defaults.sampling;
   form.guidance.value = defaults.guidance;
   form.history_level.value = defaults.history_level;
   $("history").hidden = !hasLevel;
@@ -109,8 +111,9 @@ function changed() {
 function startLive() {
   files.yieldTo();
   speed = null;
-  const { temperature, guidance, history_level, seed, labels } = settings();
-  const request = { model: $("model").selectedIndex, settings: { temperature, guidance, history_level, seed, labels } };
+  const { temperature, sampling, guidance, history_level, seed, labels } = settings();
+  const chosen = { temperature, sampling, guidance, history_level, seed, labels };
+  const request = { model: $("model").selectedIndex, settings: chosen };
   if ($("lead").value !== "full") request.lead_ms = Number($("lead").value);
   live.start(request, model().audio_hz).catch((error) => say(`No sound: ${error.message}`, true));
   for (const [pedal, value] of keys.pedals) live.pedal({ pedal, value });
@@ -276,7 +279,8 @@ function showCommand() {
     return;
   }
   const { path, config, has_history_level: hasLevel } = model();
-  const options = { model_filename: path, temperature: values.temperature, guidance: values.guidance, seed: values.seed };
+  const { temperature, sampling, guidance, seed } = values;
+  const options = { model_filename: path, temperature, sampling, guidance, seed };
   if (hasLevel) options.history_level = values.history_level;
   const set = Object.entries(options).map(([name, value]) => `--set ${word(`inference_config.${name}=${value}`)}`);
   const labels = values.labels.length ? ` --global ${values.labels.map(word).join(" ")}` : "";

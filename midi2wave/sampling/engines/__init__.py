@@ -144,6 +144,7 @@ def _blocks(
             n_frames,
             prefix=prefix,
             temperature=options.temperature,
+            sampling=options.sampling,
             guidance=options.guidance,
             block_frames=options.block_frames or TORCH_BLOCK_FRAMES,
         )

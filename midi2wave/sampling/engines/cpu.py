@@ -297,6 +297,7 @@ class _ThreadGroups:
             linear=self.linear,
             teacher_forcing=is_forced,
             keep_params=is_forced,
+            takes_mean=self.options.sampling == "mean",
             temperature=np.float32(self.options.temperature),
             guidance=np.float32(self.options.guidance),
         )

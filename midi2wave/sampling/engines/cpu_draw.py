@@ -10,8 +10,10 @@ from midi2wave.sampling.engines.simd_elementwise import exp16, max16, sum16
 
 
 @njit(nogil=True, forceinline=True)
-def _draw_code(logits: Any, first: int, uniform: np.float32, temperature: np.float32, mass: Any) -> Any:
-    """Invert the cumulative distribution in code order, as `logistic_mixture.from_cumulative` does."""
+def _draw_code(
+    logits: Any, first: int, uniform: np.float32, temperature: np.float32, takes_mean: bool, mass: Any
+) -> Any:
+    """Draw a code as `logistic_mixture.from_cumulative` does, in code order, or the mean as `rounded_mean`."""
     if temperature != 1:
         for c in range(first, first + 256):
             logits[c] = logits[c] / temperature
@@ -22,6 +24,8 @@ def _draw_code(logits: Any, first: int, uniform: np.float32, temperature: np.flo
     for c in range(0, 256, 16):
         exp16(mass, c, logits, first + c, largest)
         total += sum16(mass, c)
+    if takes_mean:
+        return _rounded_mean(mass, total, uniform)
     threshold = uniform * np.float32(total)
     below, c = 0.0, 0
     while c < 240:  # First the group of 16 codes that holds the code, then the code itself.
@@ -35,6 +39,35 @@ def _draw_code(logits: Any, first: int, uniform: np.float32, temperature: np.flo
             break
         c += 1
     return c
+
+
+@njit(nogil=True, forceinline=True)
+def _rounded_mean(mass: Any, total: float, uniform: np.float32) -> Any:
+    """The mean code of 256 masses, rounded at random, as `logistic_mixture.rounded_mean` does."""
+    # Four sums, so that an addition need not wait for the one before.
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    for code in range(0, 256, 4):
+        a += np.float64(code) * np.float64(mass[code])
+        b += np.float64(code + 1) * np.float64(mass[code + 1])
+        c += np.float64(code + 2) * np.float64(mass[code + 2])
+        d += np.float64(code + 3) * np.float64(mass[code + 3])
+    mean = ((a + b) + (c + d)) / total
+    return min(max(np.int64(np.floor(mean + np.float64(uniform))), 0), 255)
+
+
+@njit(nogil=True, forceinline=True)
+def _mean_amplitude(params: Any, first: int, n: int, uniform: np.float32, temperature: np.float32) -> Any:
+    """The mean of a mixture as a 16-bit sample, rounded at random, as `logistic_mixture.mean_sample` does."""
+    largest = params[first]
+    for k in range(1, n):
+        largest = max(largest, params[first + k])
+    total, mean = 0.0, 0.0
+    for k in range(n):
+        mass = np.float64(np.exp((params[first + k] - largest) / temperature))
+        total += mass
+        mean += mass * np.float64(params[first + n + k])
+    value = np.floor(mean / total * FULL_SCALE + np.float64(uniform))
+    return np.int64(min(max(value, float(-FULL_SCALE)), float(FULL_SCALE - 1)))
 
 
 @njit(nogil=True, forceinline=True)
@@ -107,9 +140,13 @@ def draw(weights: Any, group: Any, block: Any, i: int, copy: int) -> None:
                 block.params[at * weights.n_params + p] = group.params[first + p]
         if weights.n_mixtures:
             choice, quantile = block.uniforms[2 * at], block.uniforms[2 * at + 1]
-            sample = _draw_amplitude(group.params, first, weights.n_mixtures, choice, quantile, block.temperature)
+            if block.takes_mean:
+                sample = _mean_amplitude(group.params, first, weights.n_mixtures, choice, block.temperature)
+            else:
+                sample = _draw_amplitude(group.params, first, weights.n_mixtures, choice, quantile, block.temperature)
         else:
-            sample = _draw_code(group.params, first, block.uniforms[at], block.temperature, group.mass)
+            uniform = block.uniforms[at]
+            sample = _draw_code(group.params, first, uniform, block.temperature, block.takes_mean, group.mass)
         block.samples[at] = sample
         for row in range(s, block.n_rows, n_streams):
             for k in range(taps - 1):

@@ -60,6 +60,7 @@ class Block(NamedTuple):
     linear: bool  # whether samples are interpolated between their frame and the next
     teacher_forcing: bool
     keep_params: bool
+    takes_mean: bool  # whether samples are means of their distributions
     temperature: np.float32
     guidance: np.float32
 

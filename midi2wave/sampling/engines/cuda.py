@@ -61,7 +61,7 @@ class SampleStep:
         output_cond = None if self.output_cond is None else self.output_cond.index_select(0, self.position)[0]
         params = self.model.guide(self.decoder.head(torch.cat(hidden, dim=-1), output_cond), self.options.guidance)
         uniforms = self.uniforms.index_select(0, self.position).transpose(0, 1)  # [B, 1, U]
-        sample = self.model.draw(params.unsqueeze(-1), uniforms, self.options.temperature)[:, 0]
+        sample = self.model.draw(params.unsqueeze(-1), uniforms, self.options.temperature, self.options.sampling)[:, 0]
         self.samples.index_copy_(0, self.position, sample.unsqueeze(0))
         self.recent.copy_(torch.cat([self.recent[:, 1:], sample.repeat(self.rows_per_stream).unsqueeze(1)], dim=1))
         self.time += 1

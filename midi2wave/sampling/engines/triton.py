@@ -194,6 +194,7 @@ class BlockGenerator:
             is_output_conditioned=decoder.output_cond is not None,
             teacher_forcing=teacher_forcing,
             keep_params=keep_params,
+            takes_mean=self.options.sampling == "mean",
             precision=self.launch.precision,
         )
         return self.kernel.Sizes(**{name: tl.constexpr(value) for name, value in values.items()})

@@ -92,6 +92,7 @@ class Sizes(NamedTuple):
     is_output_conditioned: Any
     teacher_forcing: Any
     keep_params: Any
+    takes_mean: Any  # whether samples are means of their distributions
     precision: Any  # of float32 products: ieee, or tf32
 
 
@@ -297,7 +298,13 @@ def _draw_code(weights, state, block, sizes, tile, streams):
     if sizes.keep_params:
         _store_params(block, sizes, tile, streams, 0, logits)
     uniforms = tl.load(block.uniforms + tile.index * tile.n_streams + streams, mask=streams < tile.n_streams, other=0.5)
-    return _choose(logits / block.temperature, uniforms, N_CODES)
+    logits = logits / block.temperature
+    if sizes.takes_mean:
+        codes = tl.arange(0, N_CODES)[None, :].to(tl.float64)
+        mass = tl.exp(logits - tl.max(logits, axis=1)[:, None]).to(tl.float64)
+        mean = tl.sum(mass * codes, axis=1) / tl.sum(mass, axis=1)
+        return tl.minimum(tl.floor(mean + uniforms).to(tl.int32), N_CODES - 1)
+    return _choose(logits, uniforms, N_CODES)
 
 
 @triton.jit
@@ -332,6 +339,11 @@ def _draw_amplitude(weights, state, block, sizes, tile, streams):
     choice = tl.load(place, mask=streams < tile.n_streams, other=0.5)
     quantile = tl.load(place + 1, mask=streams < tile.n_streams, other=0.5)
     logits = tl.where(in_use, logits / block.temperature, -float("inf"))
+    if sizes.takes_mean:
+        mass = tl.exp(logits - tl.max(logits, axis=1)[:, None]).to(tl.float64)
+        mean = tl.sum(mass * tl.where(in_use, means, 0.0), axis=1) / tl.sum(mass, axis=1)
+        sample = tl.floor(mean * FULL_SCALE + choice)
+        return tl.minimum(tl.maximum(sample, -FULL_SCALE), FULL_SCALE - 1).to(tl.int32)
     is_chosen = components == _choose(logits, choice, sizes.n_mixtures)[:, None]
     mean = tl.sum(tl.where(is_chosen, means, 0.0), axis=1)
     log_scale = tl.sum(tl.where(is_chosen, tl.maximum(log_scales, MIN_LOG_SCALE), 0.0), axis=1)

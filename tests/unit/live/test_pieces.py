@@ -81,6 +81,16 @@ def test_the_level_of_the_disturbance_reaches_the_model(monkeypatch):
             Settings(**PLAIN, history_level=level)
 
 
+def test_the_sampling_reaches_the_model():
+    model = small_model()
+    assert model.describe()["defaults"]["sampling"] == "random"
+    options = [sampling_options(model, Settings(**PLAIN, sampling=one), threads=1) for one in ("random", "mean")]
+    sounds = [LiveStream(model.checkpoint, one).next_block() for one in options]
+    assert (sounds[0] != sounds[1]).any()
+    with pytest.raises(ValueError, match="sampling"):
+        Settings(**PLAIN, sampling="mode")
+
+
 def test_shipped_models_begin_with_the_settings_of_their_configs(monkeypatch):
     monkeypatch.chdir(ROOT)
     rendered, disklavier = load_models(

@@ -1,10 +1,21 @@
 """The mixture is a distribution over the 65,536 samples, and sampling follows it."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from logistic_mixture import MIN_LOG_SCALE, from_cumulative, guided, log_likelihood, sample, split
+from logistic_mixture import (
+    MIN_LOG_SCALE,
+    from_cumulative,
+    guided,
+    log_likelihood,
+    mean_sample,
+    rounded_mean,
+    sample,
+    split,
+)
 
 BINS = torch.arange(-32768, 32768)
 
@@ -100,6 +111,30 @@ def test_from_cumulative_inverts_the_distribution():
     logits = torch.log(torch.tensor([0.2, 0.0, 0.5, 0.3])).view(1, 4, 1)
     uniforms = torch.tensor([[1e-7, 0.19999, 0.20001, 0.69999, 0.70001, 1 - 1e-7]])
     assert from_cumulative(logits.expand(-1, -1, 6), uniforms).tolist() == [[0, 0, 2, 2, 3, 3]]
+
+
+def test_the_mean_of_a_mixture_is_rounded_at_random():
+    """Its average is the mean of the distribution, whatever the scales are."""
+    n = 50_000
+    uniforms = torch.rand(1, n, generator=torch.Generator().manual_seed(0))
+    params = make_params([0.0, math.log(3)], [-0.1 / 32768, 0.5 / 32768], [-3.0, -12.0]).expand(-1, -1, n)
+    samples = mean_sample(params, uniforms)
+    assert set(samples.unique().tolist()) == {0, 1}
+    assert samples.double().mean() == pytest.approx((-0.1 + 3 * 0.5) / 4, abs=0.01)
+    sharper = mean_sample(params, uniforms, 0.25).double().mean()
+    assert sharper == pytest.approx((-0.1 + 81 * 0.5) / 82, abs=0.01)
+    edges = make_params([0.0], [1.5], [-3.0]), make_params([0.0], [-1.5], [-3.0])
+    assert [mean_sample(one, torch.tensor([[0.5]])).item() for one in edges] == [32767, -32768]
+
+
+def test_the_mean_class_is_rounded_at_random():
+    logits = torch.log(torch.tensor([0.25, 0.0, 0.25, 0.5])).view(1, 4, 1)  # Its mean is 2.
+    third = torch.tensor([0.0, 0.7, 0.3, 0.0]).log().view(1, 4, 1)  # 1.3
+    uniforms = torch.tensor([[1e-7, 0.69, 0.71, 1 - 1e-7]])
+    assert rounded_mean(logits.expand(-1, -1, 3), uniforms[:, :3]).tolist() == [[2, 2, 2]]
+    assert rounded_mean(third.expand(-1, -1, 4), uniforms).tolist() == [[1, 1, 2, 2]]
+    certain = torch.tensor([0.0, 0.0, 0.0, 90.0]).view(1, 4, 1)
+    assert rounded_mean(certain, torch.tensor([[1 - 1e-7]])).item() == 3
 
 
 def test_smaller_scales_are_the_minimum():

@@ -195,6 +195,8 @@ def test_refusals_of_pieces_and_folders(world, tmp_path):
     )
     guided = make_bundle(world, out, *settings("inference_config.guidance=2"))
     assert_refused(guided, "inference_config.guidance = 2", "set guidance = 1")
+    mean = make_bundle(world, out, *settings("inference_config.sampling=mean"))
+    assert_refused(mean, "inference_config.sampling = mean", "set sampling = random")
     tail = settings("inference_config.tail_seconds=1e4")
     assert_refused(
         make_bundle(world, out, *tail), "long lasts 10000.1 s", "32-bit index reaches 1398.1 s", "--max_seconds 1398"

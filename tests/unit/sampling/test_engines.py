@@ -64,6 +64,28 @@ def test_numba_is_the_reference(
         assert torch.equal(played, expected)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
+def test_every_engine_takes_the_reference_mean(output, guidance):
+    model = make_model(output)
+    conditioning, uniforms = make_sources(model, 2)
+    if guidance != 1:
+        conditioning = with_null(conditioning)
+    arguments = (model, conditioning, uniforms, 2, N_FRAMES)
+    options = SamplingOptions(sampling="mean", temperature=0.7, guidance=guidance, threads=2)
+    expected = concatenate(generate(*arguments, sampling="mean", temperature=0.7, guidance=guidance))
+    random = concatenate(generate(*arguments, temperature=0.7, guidance=guidance))
+    assert (expected != random).float().mean() > 0.5
+    own_samples, _ = cpu.replay(model, conditioning, uniforms, expected, options)
+    assert torch.equal(concatenate(cuda.generate(*arguments, options)), expected)
+    if output == "categorical":
+        assert torch.equal(own_samples, expected)
+        assert torch.equal(concatenate(cpu.generate(*arguments, options)), expected)
+    else:  # rounding to a sample may fall either way
+        assert (own_samples - expected).abs().max() <= 1
+        assert (own_samples != expected).float().mean() < 0.01
+
+
 @pytest.mark.parametrize(
     ("output", "upsampling", "n_excitation", "threads", "n_streams", "guidance"),
     [

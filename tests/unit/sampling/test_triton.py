@@ -39,7 +39,7 @@ def run_cases(folder, *arguments, interpret):
 @needs_triton
 def test_interpreter_draws_the_reference_codes(tmp_path):
     results = run_cases(tmp_path, "interpret", "categorical", interpret=True)
-    assert len(results) == 4
+    assert len(results) == 5
     for name, result in results.items():
         assert result["played"] == result["expected"], name
         assert result["prefix_is_first"], name
@@ -52,7 +52,7 @@ def test_interpreter_draws_the_reference_codes(tmp_path):
 def test_interpreter_draws_the_reference_amplitudes(tmp_path):
     """Rounding to a sample may fall either way; the histories part there."""
     results = run_cases(tmp_path, "interpret", "logistic_mixture", interpret=True)
-    assert len(results) == 3
+    assert len(results) == 4
     for name, result in results.items():
         expected, played = np.array(result["expected"]), np.array(result["played"])
         assert played.shape == expected.shape and len(np.unique(expected)) > 5, name

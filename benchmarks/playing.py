@@ -1,11 +1,12 @@
 """How fast the shipped models play, from the start of the process, also where other processes use the cores.
 
-    python -m benchmarks.playing             a table; about ten minutes
+    python -m benchmarks.playing             two tables; about ten minutes
     python -m benchmarks.playing --model pretrained/rendered.safetensors --seconds 6       only this model, shorter
-    python -m benchmarks.playing --json      the rows as one JSON list
+    python -m benchmarks.playing --repeats 3 medians of three runs
+    python -m benchmarks.playing --json      all of it as one JSON object
 
-Every row is a process of its own that plays `examples/scale.mid`, as `inference.py` does, but writes no file. In these
-situations:
+Every run is a process of its own that plays `examples/scale.mid`, as `inference.py` does, but writes no file. The other
+table has the speeds of the largest number of threads as portions of those of the smallest. In these situations:
 
 - idle: nothing else runs, as far as this benchmark knows
 - busy: one process on every core computes without end, which the benchmark starts and ends
@@ -16,8 +17,10 @@ situations:
 """
 
 import argparse
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -43,6 +46,12 @@ STARVED = "follower starved"
 SITUATIONS = ("idle", "busy", "one core", "four at once", STARVED)
 N_AT_ONCE = 4
 BUSY_PROGRAM = "while True: pass"
+TITLES = {
+    "first_block_seconds": "first block, s",
+    "seconds": "in all, s",
+    "speed": "x real time",
+    "cpu_seconds_per_second": "CPU s per s",
+}
 
 
 def play(arguments: argparse.Namespace) -> dict[str, float]:
@@ -83,7 +92,6 @@ def starve_followers() -> None:
     kernel = cpu.play
 
     def play(weights: Any, group: Any, block: Any, thread: int, n_threads: int) -> None:
-        # A thread of the pool may be the first one in one block, and a follower in the next.
         os.sched_setaffinity(0, {last if thread else first})
         os.sched_setscheduler(0, os.SCHED_IDLE if thread else os.SCHED_OTHER, os.sched_param(0))
         kernel(weights, group, block, thread, n_threads)
@@ -151,6 +159,26 @@ def measure(situation: str, model: str, weights: str, threads: int, seconds: flo
     }
 
 
+def median_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of repeated runs of one row: the median of each figure."""
+    return {
+        name: round(statistics.median(row[name] for row in rows), 3) if isinstance(value, float) else value
+        for name, value in rows[0].items()
+    }
+
+
+def thread_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Speed of the largest number of threads / speed of the smallest, by situation, for each model and format."""
+    fewest, most = (function(row["threads"] for row in rows) for function in (min, max))
+    speeds = {(row["model"], row["weights"], row["situation"], row["threads"]): row["speed"] for row in rows}
+    ratios: dict[tuple[str, str], dict[str, Any]] = {}
+    for model, weights, situation, threads in speeds:
+        if threads == most > fewest:
+            ratio = speeds[model, weights, situation, most] / speeds[model, weights, situation, fewest]
+            ratios.setdefault((model, weights), {"model": model, "weights": weights})[situation] = round(ratio, 2)
+    return list(ratios.values())
+
+
 def limits() -> tuple[str, dict[str, float]]:
     """The processor, and what one thread of it can do, in 10^9 a second: multiply-adds, bytes read beyond its cache."""
     from benchmarks.sampling_measurement import machine, multiply_rate, read_rate
@@ -165,7 +193,7 @@ def limits() -> tuple[str, dict[str, float]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    titles = ["model", "weights", "threads", "situation", "first block, s", "in all, s", "x real time", "CPU s per s"]
+    titles = [TITLES.get(name, name) for name in rows[0]]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows)])
 
@@ -178,23 +206,26 @@ def main() -> int:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers of threads")
     parser.add_argument("--situation", nargs="+", choices=SITUATIONS, default=list(SITUATIONS))
     parser.add_argument("--seconds", type=float, default=12.3, help="how much is played")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each row, of which the median counts")
     parser.add_argument("--play_since", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--starve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.play_since is not None:
         print(json.dumps(play(args)))
         return 0
-    rows = [
-        measure(situation, model, weights, threads, args.seconds)
-        for model in args.model
-        for weights in args.weights
-        for situation in args.situation
-        for threads in args.threads
-    ]
+    rows = []
+    for model, weights, situation in itertools.product(args.model, args.weights, args.situation):
+        runs = [
+            [measure(situation, model, weights, threads, args.seconds) for threads in args.threads]
+            for _ in range(args.repeats)
+        ]
+        rows += [median_row(list(repeated)) for repeated in zip(*runs, strict=True)]
     name, rates = limits()
     summary = "; ".join(f"{what}: {rate:.0f} G/s" for what, rate in rates.items())
-    result = {"processor": name, "limits": rates, "rows": rows}
-    print_result(f"{name}\n{summary}\n{table(rows)}", result, as_json=args.as_json)
+    ratios = thread_ratios(rows)
+    tables = "\n\n".join(table(part) for part in (rows, ratios) if part)
+    result = {"processor": name, "limits": rates, "rows": rows, "thread_ratios": ratios}
+    print_result(f"{name}\n{summary}\n{tables}", result, as_json=args.as_json)
     return 0
 
 

@@ -18,13 +18,14 @@ from midi2wave.utils.cli import log
 from midi2wave.utils.cores import cpu_quota
 from midi2wave.utils.errors import InputError
 
-# Time for which a model is tried, after its first block.
+# Time for which a model is tried, after its first block. The engine tries none without followers so early.
 TRIAL_SECONDS = 0.1
 # Other processes may use the cores during a trial, which decides about all pieces of a folder. A model that seems too
 # slow then is tried again, up to so many times, with a pause before each in which they may end.
 MAX_TRIALS = 5
 PAUSE_SECONDS = 0.4
-# A trial counts as undisturbed if its threads had the cores for this portion of its time: followers rest at times.
+# A trial counts as undisturbed if its threads had the cores for this portion of its time. Followers have nothing to do
+# while the conditioning of a block is computed.
 UNDISTURBED_PORTION = 0.75
 # Seconds of audio per second from which on the better model is played.
 MIN_SPEED = 1.0

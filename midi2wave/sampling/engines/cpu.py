@@ -13,6 +13,7 @@ What makes it fast:
 """
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from midi2wave.sampling.engines.cpu_weights import (
     padded,
     to_bfloat16,
 )
+from midi2wave.sampling.engines.follower_policy import N_TRIAL_PARTS, BlockTimes, FollowerPolicy
 from midi2wave.sampling.engines.simd import has_bfloat16
 from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
 from midi2wave.utils.float32_convolutions import float32_convolutions
@@ -46,14 +48,6 @@ MAX_BLOCK_FRAMES = 128
 # a round takes 10 cycles (before Skylake), and 14 times as long where it takes 140.
 MULTIPLY_ADDS_PER_SPIN = 80
 MIN_SPINS = 1000
-# Followers rest if fewer than this portion of so many samples was computed with them, for 0.5 to 8 s at 16 kHz.
-MIN_COMMON_PORTION = 0.75
-JUDGED_SAMPLES = 4096
-MIN_REST_SAMPLES = 8192
-MAX_REST_SAMPLES = 131_072
-# How long a block waits for followers that have not left the one before: most nap for some milliseconds at most. It
-# begins without those that have lost their core, and later blocks do not wait for them: one may last only 16 ms.
-FOLLOWER_WAIT_SECONDS = 0.01
 # The more streams, the smaller the largest block, but never below this.
 MIN_LARGEST_BLOCK_FRAMES = 8
 
@@ -66,39 +60,11 @@ class _KernelInputs:
     output_frames: np.ndarray  # [F, rows, S]; S is 0 without conditioning of the output
     aux_inputs: np.ndarray  # [T, rows, E]; E is 0 without inputs at audio rate
 
-
-class FollowerPolicy:
-    """Decides from block to block whether the followers of a group take part.
-
-    Where other processes use the cores, followers are seldom there when they are needed, but take time from the first
-    thread's core. They then rest, the longer the more often that was so.
-    """
-
-    def __init__(self) -> None:
-        self._n_samples = self._n_common = 0  # with followers, since the last decision
-        self._n_left = 0  # of the rest
-        self._next_rest = MIN_REST_SAMPLES
-
-    @property
-    def take_part(self) -> bool:
-        """Whether the followers take part in the next block."""
-        return self._n_left <= 0
-
-    def note(self, n_samples: int, n_common: int) -> None:
-        """Note a block: how many samples it had, and how many of them all threads computed together."""
-        if not self.take_part:
-            self._n_left -= n_samples
-            return
-        self._n_samples += n_samples
-        self._n_common += n_common
-        if self._n_samples < JUDGED_SAMPLES:
-            return
-        if self._n_common < MIN_COMMON_PORTION * self._n_samples:
-            self._n_left = self._next_rest
-            self._next_rest = min(2 * self._next_rest, MAX_REST_SAMPLES)
-        else:
-            self._next_rest = MIN_REST_SAMPLES
-        self._n_samples = self._n_common = 0
+    def part(self, first: int, n_frames: int, hop: int) -> "_KernelInputs":
+        """The inputs of some of the frames, and of the frame after them, with which the last one is interpolated."""
+        frames = slice(first, first + n_frames + 1) if len(self.frames) > 1 else slice(None)
+        aux_inputs = self.aux_inputs[first * hop : (first + n_frames) * hop]
+        return _KernelInputs(self.frames[frames], self.output_frames[frames], aux_inputs)
 
 
 @dataclass
@@ -111,8 +77,20 @@ class _Group:
     streams: slice  # of the batch
     rows: slice | np.ndarray  # of the conditioning: with guidance two for each stream
     policy: FollowerPolicy = field(default_factory=FollowerPolicy)
-    followers: list[Future[None]] = field(default_factory=list)  # of the last block in which they took part
-    has_late_followers: bool = False  # one of them was not done when the last block began
+    followers: dict[int, Future[BlockTimes]] = field(default_factory=dict)  # the job of each
+    output_frames: np.ndarray | None = None  # memory of those of `Block`
+    aux_inputs: np.ndarray | None = None
+    pools: list[ThreadPoolExecutor] = field(init=False)  # one a thread: one without a core never becomes the first
+
+    def __post_init__(self) -> None:
+        self.pools = [ThreadPoolExecutor(1, "sampler") for _ in range(self.n_threads)]
+
+
+def _timed_play(weights: Weights, state: ThreadGroup, block: Block, thread: int, n_threads: int) -> BlockTimes:
+    """Sample a block as one thread of a group."""
+    start, cpu_start = time.perf_counter(), time.thread_time()
+    play(weights, state, block, thread, n_threads)
+    return BlockTimes(time.perf_counter() - start, time.thread_time() - cpu_start)
 
 
 def _to_input_type(values: np.ndarray, bfloat16: bool) -> np.ndarray:
@@ -142,6 +120,7 @@ def _thread_group(
         params=np.zeros((2, n_rows * weights.n_outputs), np.float32),
         scratch=np.zeros((n_threads, n_rows * max(skip, middle)), dtype),
         mass=np.zeros(256, np.float32),
+        block=np.zeros(4, np.int64),
         flags=np.array([AWAY] * ((n_threads + N_GROUP_FLAGS - 1) * FLAG_STRIDE) + [0] * FLAG_STRIDE),
     )
     matrices = (weights.chain, weights.past, weights.skip, weights.hidden, weights.output)
@@ -205,7 +184,16 @@ class _ConditioningSource:
 class _ThreadGroups:
     """The streams of a batch distributed over groups of threads. The two rows of a guided stream are in one group."""
 
-    def __init__(self, model: WaveNet, caches: Caches, options: SamplingOptions, *, portable: bool = False) -> None:
+    def __init__(
+        self,
+        model: WaveNet,
+        caches: Caches,
+        options: SamplingOptions,
+        *,
+        max_frames: int = MAX_BLOCK_FRAMES,
+        portable: bool = False,
+    ) -> None:
+        self.max_frames = max_frames  # of a block
         self.linear = model.decoder.upsampling.kind == "linear"
         self.hop = model.hop
         self.options = options
@@ -224,12 +212,11 @@ class _ThreadGroups:
                 rows = np.r_[rows, start + n_streams : stop + n_streams]
             state = _thread_group(packed[size], size, caches, rows, bfloat16_inputs)
             self.groups.append(_Group(packed[size], state, size, slice(start, stop), rows))
-        self.pool = ThreadPoolExecutor(sum(sizes), thread_name_prefix="sampler")
 
     def play(
         self, start: int, inputs: _KernelInputs, uniforms: np.ndarray, teacher_samples: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Sample the T samples from sample number `start` on.
+        """Sample the T samples from sample number `start` on, in parts where a trial without followers should be short.
 
         Args:
             start: Absolute number of the first sample.
@@ -240,30 +227,44 @@ class _ThreadGroups:
         Returns:
             Drawn samples int64 [T, B], and with teacher samples the parameters float32 [T, B, P], else none [0, B, P].
         """
+        n_frames, first, results = len(uniforms) // self.hop, 0, []
+        while first < n_frames:
+            is_short = any(group.policy.is_alone_trial for group in self.groups)
+            n = max(1, n_frames // N_TRIAL_PARTS) if is_short else n_frames - first
+            part = slice(first * self.hop, (first + n) * self.hop)
+            past = None if teacher_samples is None else teacher_samples[part]
+            results.append(self._play_part(start + part.start, inputs.part(first, n, self.hop), uniforms[part], past))
+            first += n
+        samples, params = zip(*results, strict=True)
+        return np.concatenate(samples), np.concatenate(params)
+
+    def _play_part(
+        self, start: int, inputs: _KernelInputs, uniforms: np.ndarray, teacher_samples: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `play`, by one call of the kernel for each thread."""
         blocks = [self._block(group, start, inputs, uniforms, teacher_samples) for group in self.groups]
         leaders = [self._begin(group, block) for group, block in zip(self.groups, blocks, strict=True)]
         wait(leaders, return_when=FIRST_EXCEPTION)
-        self._raise_failures([*leaders, *(follower for group in self.groups for follower in group.followers)])
-        for group in self.groups:
-            group.policy.note(len(uniforms), int(group.state.flags[group.n_threads * FLAG_STRIDE + 1]))
+        self._raise_failures([*leaders, *(follower for group in self.groups for follower in group.followers.values())])
+        for group, leader in zip(self.groups, leaders, strict=True):
+            if group.n_threads > 1:
+                group.policy.note(len(uniforms), leader.result())
         samples = np.concatenate([block.samples for block in blocks], axis=1)
         return samples, np.concatenate([block.params for block in blocks], axis=1)
 
-    def _begin(self, group: _Group, block: Block) -> Future[None]:
+    def _begin(self, group: _Group, block: Block) -> Future[BlockTimes]:
         """Let the threads of a group sample a block; returns the first one's job, which depends on no other."""
-        is_wait_worthwhile = group.policy.take_part and not group.has_late_followers
-        _, late = wait(group.followers, timeout=FOLLOWER_WAIT_SECONDS if is_wait_worthwhile else 0)
-        group.has_late_followers = bool(late)
-        self._raise_failures(group.followers)
+        self._raise_failures(list(group.followers.values()))
+        group.state.block[:] = block.start, block.n_samples, block.hop, group.policy.take_part
         arguments = group.weights, group.state, block
-        leader = self.pool.submit(play, *arguments, 0, group.n_threads)
-        if not late:  # Else it may still write its rows of a former sample.
-            group.followers.clear()
-            for thread in range(1, group.n_threads if group.policy.take_part else 1):
-                group.followers.append(self.pool.submit(play, *arguments, thread, group.n_threads))
+        leader = group.pools[0].submit(_timed_play, *arguments, 0, group.n_threads)
+        for thread in range(1, group.n_threads if group.policy.take_part else 1):
+            if thread not in group.followers or group.followers[thread].done():
+                job = group.pools[thread].submit(_timed_play, *arguments, thread, group.n_threads)
+                group.followers[thread] = job
         return leader
 
-    def _raise_failures(self, jobs: list[Future[None]]) -> None:
+    def _raise_failures(self, jobs: list[Future[BlockTimes]]) -> None:
         """Stop all threads and raise the error of a job that has failed."""
         if failed := [job for job in jobs if job.done() and job.exception()]:
             self.stop()
@@ -281,10 +282,16 @@ class _ThreadGroups:
         n_samples, n_streams = len(inputs.aux_inputs), group.streams.stop - group.streams.start
         is_forced = teacher_samples is not None
         past = np.zeros((0, uniforms.shape[1]), np.int64) if teacher_samples is None else teacher_samples
+        output_frames, aux_inputs = inputs.output_frames[:, group.rows], inputs.aux_inputs[:, group.rows]
+        if group.output_frames is None or group.aux_inputs is None:
+            group.output_frames = np.zeros((self.max_frames + 1, *output_frames.shape[1:]), np.float32)
+            group.aux_inputs = np.zeros((self.max_frames * self.hop, *aux_inputs.shape[1:]), np.float32)
+        group.output_frames[: len(output_frames)] = output_frames
+        group.aux_inputs[: len(aux_inputs)] = aux_inputs
         return Block(
             frames=np.ascontiguousarray(inputs.frames[:, :, group.rows]),
-            output_frames=np.ascontiguousarray(inputs.output_frames[:, group.rows]),
-            aux_inputs=np.ascontiguousarray(inputs.aux_inputs[:, group.rows]),
+            output_frames=group.output_frames,
+            aux_inputs=group.aux_inputs,
             uniforms=np.ascontiguousarray(uniforms[:, group.streams]),
             teacher_samples=np.ascontiguousarray(past[:, group.streams]),
             samples=np.zeros((n_samples, n_streams), np.int64),
@@ -310,7 +317,9 @@ class _ThreadGroups:
     def close(self) -> None:
         """Stop all threads, and wait for them."""
         self.stop()
-        self.pool.shutdown()
+        for group in self.groups:
+            for pool in group.pools:
+                pool.shutdown()
 
 
 @torch.inference_mode()
@@ -343,9 +352,9 @@ def generate(
         yield prefix
     device = caches.recent.device
     source = _ConditioningSource(model, conditioning)
-    groups = _ThreadGroups(model, caches, options, portable=portable)
     count = FIRST_BLOCK_FRAMES
     max_count = options.block_frames or max(MIN_LARGEST_BLOCK_FRAMES, MAX_BLOCK_FRAMES // len(caches.recent))
+    groups = _ThreadGroups(model, caches, options, max_frames=max_count, portable=portable)
     try:
         while first < n_frames:
             count = min(count, n_frames - first)

@@ -21,6 +21,11 @@ Pointers = Any
 Pointer = Any
 
 
+# Places in `ThreadGroup.block`: absolute time of its first sample, number of samples, samples per frame, and whether
+# followers take part in it.
+BLOCK_START, N_SAMPLES, HOP, TAKE_PART = range(4)
+
+
 class ThreadGroup(NamedTuple):
     """What the threads that sample the same streams share. `inputs` are float32, or bfloat16 as uint16.
 
@@ -39,13 +44,15 @@ class ThreadGroup(NamedTuple):
     scratch: np.ndarray  # inputs [threads, B * max(skip, middle)]: each thread's own
     mass: np.ndarray  # float32 [256]
     flags: np.ndarray  # int64, see `cpu_threads.py`
+    block: np.ndarray  # int64 [4], in the order of `BLOCK_START` to `TAKE_PART`: what followers must know of a block
     max_spins: int  # rounds of waiting after which another thread counts as not running
 
 
 class Block(NamedTuple):
-    """The inputs and outputs of T samples."""
+    """The inputs and outputs of T samples. Followers keep their first one, and use only what all blocks share of it."""
 
     frames: np.ndarray  # float32 [F, L, B, 2R]: the projected conditioning
+    # In the same memory for every block, of the size of the longest:
     output_frames: np.ndarray  # float32 [F, B, skip]: initial value of the skip sum, if the output is conditioned
     aux_inputs: np.ndarray  # float32 [T, B, E]: inputs at audio rate
     uniforms: np.ndarray  # float32 [T, D, U]
@@ -180,9 +187,10 @@ def init_skip_rows(weights: Pointers, group: Pointers, block: Pointers, i: int, 
     if not weights.is_output_conditioned:
         _set_rows(group.skip, first_row, skip, weights.skip_bias, cuts, thread, n_rows)
         return
-    frame = i // block.hop * n_rows * skip
+    hop = group.block[HOP]
+    frame = i // hop * n_rows * skip
     after = frame + n_rows * skip
-    ramp = np.float32(i % block.hop) / np.float32(block.hop)
+    ramp = np.float32(i % hop) / np.float32(hop)
     for s in range(n_rows):
         for c in range(s * skip + cuts[thread] * 16, s * skip + cuts[thread + 1] * 16, 16):
             if block.linear:

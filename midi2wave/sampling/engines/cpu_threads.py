@@ -13,6 +13,9 @@ from numba import njit
 
 from midi2wave.sampling.engines.cpu_draw import draw
 from midi2wave.sampling.engines.cpu_kernel import (
+    BLOCK_START,
+    N_SAMPLES,
+    TAKE_PART,
     Block,
     Pointers,
     ThreadGroup,
@@ -28,7 +31,7 @@ from midi2wave.sampling.engines.cpu_kernel import (
 )
 from midi2wave.sampling.engines.cpu_weights import Weights
 from midi2wave.sampling.engines.simd import as_pointers
-from midi2wave.sampling.engines.thread_flags import nap, observe, pause, prefetch_write, publish, spin_until
+from midi2wave.sampling.engines.thread_flags import nap, observe, pause, prefetch_write, publish, rest, spin_until
 from midi2wave.utils.numba_cache import cached_njit
 
 # The first thread announces this many finished layers at once: every flag costs it an exchange of cache lines.
@@ -38,11 +41,15 @@ PREFETCH_DISTANCE = 2
 # int64 words from one thread's flag to the next: a cache line each.
 FLAG_STRIDE = 8
 # After the threads' flags: what the first thread does (`_sample_flag`), and whether all are to stop. In the word after
-# the former it leaves how many samples of a block all threads computed together, and then how many it began with the
-# others and had to compute alone, after waiting for them.
+# the former it leaves how many samples of a block it began with the others and had to compute alone, after waiting for
+# them.
 N_GROUP_FLAGS = 2
 # A thread's flag while it neither works nor spins: the first thread does not wait for it.
 AWAY = -(2**62)
+# A follower that waits for a sample doubles its naps so many times, to 0.4 ms: it may be so late for the next block.
+MAX_NAPS_DOUBLED = 3
+# Naps without a new sample after which it returns: 0.1 s of these, or 2.5 s while it takes no part.
+MAX_IDLE_NAPS = 250
 # What the first thread does with a sample: nothing yet, computing it without the others or with them.
 PENDING = 0
 WITHOUT_FOLLOWERS = 1
@@ -129,15 +136,16 @@ def _await(group: Pointers, other: int, value: int, n_threads: int, sample_flag:
 
 @njit(nogil=True)
 def _compute_own_rows(
-    weights: Pointers, group: Pointers, block: Pointers, i: int, epoch: int, thread: int, n_threads: int
+    weights: Pointers, group: Pointers, block: Pointers, i: int, time: int, thread: int, n_threads: int
 ) -> bool:
-    """Compute a follower's rows of sample i; returns False if the first thread went on without it.
+    """Compute a follower's rows of sample i of a block; returns False if the first thread went on without it.
 
     If it did, what this thread read and wrote meanwhile is not used: flags of another sample answer no wait.
     """
     n_layers, n_rows, flags = weights.n_layers, block.n_rows, group.flags
+    epoch = time * (n_layers + 3)
     scratch0, done = thread * n_rows * max(weights.n_skip, weights.n_middle), epoch + n_layers
-    sample_flag = _sample_flag(block.start + i, WITH_FOLLOWERS)
+    sample_flag = _sample_flag(time, WITH_FOLLOWERS)
     init_skip_rows(weights, group, block, i, thread, 0)
     for first in range(0, n_layers, LAYERS_PER_SIGNAL):
         end = min(first + LAYERS_PER_SIGNAL, n_layers)
@@ -171,7 +179,7 @@ def _lead(weights: Pointers, group: Pointers, block: Pointers, n_threads: int) -
     """Sample one block as the first thread: with the followers where all are running, else alone."""
     flags, mode, stop = group.flags, n_threads * FLAG_STRIDE, (n_threads + 1) * FLAG_STRIDE
     phases = weights.n_layers + 3
-    n_common = n_left = 0
+    n_left = 0
     precompute_due_gates(weights, group, block, 0)
     for i in range(block.n_samples):
         if observe(flags, stop) != 0:
@@ -186,50 +194,56 @@ def _lead(weights: Pointers, group: Pointers, block: Pointers, n_threads: int) -
         _run_layers(weights, group, block, i, epoch, together)
         n_left += together
         together = together and _finish_together(weights, group, block, i, epoch, n_threads)
+        n_left -= together
         if not together:
             _finish_alone(weights, group, block, i, n_threads)
-        n_common += together
         draw(weights, group, block, i, 0 if together else 1)
-    flags[mode + 1] = n_common
-    flags[mode + 2] = n_left - n_common
+    flags[mode + 1] = n_left
     publish(flags, mode, _sample_flag(block.start + block.n_samples, PENDING))
 
 
 @njit(nogil=True)
-def _follow_block(weights: Pointers, group: Pointers, block: Pointers, thread: int, n_threads: int) -> None:
-    """Help the first thread with the samples of one block that it announces as common ones."""
+def _follow_blocks(weights: Pointers, group: Pointers, block: Pointers, thread: int, n_threads: int) -> None:
+    """Help the first thread with the samples that it announces as common ones, in this block and the following ones.
+
+    Between blocks it does not return to Python, whose lock it would need: where this thread has no core, others would
+    wait for it then. It returns after many naps in which the first thread has sampled nothing.
+    """
     flags, mode, stop = group.flags, n_threads * FLAG_STRIDE, (n_threads + 1) * FLAG_STRIDE
     phases, own = weights.n_layers + 3, thread * FLAG_STRIDE
-    last, end = block.start - 1, block.start + block.n_samples
-    n_spins = n_naps = 0
+    last, former = block.start - 1, -1
+    n_spins = n_naps = n_idle_naps = 0
     publish(flags, own, block.start * phases - 1)
-    while observe(flags, stop) == 0:
-        announced = observe(flags, mode)
+    while observe(flags, stop) == 0 and n_idle_naps < MAX_IDLE_NAPS:
+        announced, takes_part = observe(flags, mode), observe(group.block, TAKE_PART) != 0
         time, kind = announced >> 2, announced & 3
-        if time >= end:  # The first thread may have begun the next block already, or ended it.
-            break
-        if kind != PENDING and last < time < end:
-            last = time
-            epoch = time * phases
-            if kind == WITH_FOLLOWERS and _compute_own_rows(
-                weights, group, block, time - block.start, epoch, thread, n_threads
+        if announced != former:
+            former, n_idle_naps = announced, 0
+        if takes_part and kind != PENDING and time > last:
+            last, n_spins = time, 0
+            i, n_samples = time - observe(group.block, BLOCK_START), observe(group.block, N_SAMPLES)
+            # Another block may have begun since the announcement was read.
+            is_current = observe(flags, mode) == announced and 0 <= i < n_samples
+            if (
+                kind == WITH_FOLLOWERS
+                and is_current
+                and _compute_own_rows(weights, group, block, i, time, thread, n_threads)
             ):
                 n_naps = 0
-            n_spins = 0
-            publish(flags, own, epoch + phases - 1)
-        elif n_spins < group.max_spins:
+            publish(flags, own, (time + 1) * phases - 1)
+        elif takes_part and n_spins < group.max_spins:
             n_spins += 1
             pause()
         else:
             publish(flags, own, AWAY)
-            n_naps = nap(n_naps)
-            n_spins = 0
+            n_naps = nap(min(n_naps, MAX_NAPS_DOUBLED)) if takes_part else rest()
+            n_idle_naps += 1
     publish(flags, own, AWAY)
 
 
 @njit(nogil=True)
 def _play(weight_arrays: Weights, group_arrays: ThreadGroup, block_arrays: Block, thread: int, n_threads: int) -> None:
-    """Sample one block. Every thread of the group calls it; the first one computes the chain of layers.
+    """Sample one block as the first thread, which computes the chain of layers, or follow it from that block on.
 
     A thread's flag counts phases, those of sample t from t * phases on: layer l is done (l), then its rows of the skip
     product, of the first and of the second output layer. A follower that has finished sample t - 1, or has seen it go
@@ -240,7 +254,7 @@ def _play(weight_arrays: Weights, group_arrays: ThreadGroup, block_arrays: Block
     if thread == 0:
         _lead(weights, group, block, n_threads)
     else:
-        _follow_block(weights, group, block, thread, n_threads)
+        _follow_blocks(weights, group, block, thread, n_threads)
 
 
 def _compiled(sources: int) -> cached_njit:

@@ -24,6 +24,8 @@ from midi2wave.sampling.engines.llvm_vectors import (
 # leaves the core to others; the longest one bounds how late a thread returns to work.
 FIRST_NAP = 50
 MAX_NAP = 3200
+# The nap of a thread that has nothing to do until a trial, which lasts 20 times as long.
+REST = 10_000
 
 
 @intrinsic
@@ -84,6 +86,13 @@ def nap(n_naps: int) -> int:
     """Sleep, the longer the more naps came before this one without work between them; returns n_naps + 1."""
     _sleep(min(FIRST_NAP << min(n_naps, 16), MAX_NAP))
     return n_naps + 1
+
+
+@njit(nogil=True)
+def rest() -> int:
+    """Sleep for longer than after waiting in vain; returns 0 naps."""
+    _sleep(REST)
+    return 0
 
 
 @njit(nogil=True)

@@ -34,6 +34,21 @@ def test_players_are_measured(pipeline, monkeypatch):
     assert len(busy) == playing.usable_cores() and all(process.poll() is not None for process in busy)
 
 
+def row(situation: str, threads: int, speed: float) -> dict:
+    return {"model": "grand", "weights": "float32", "threads": threads, "situation": situation, "speed": speed}
+
+
+def test_speeds_of_threads_are_compared():
+    rows = [row("idle", 1, 2.0), row("idle", 2, 3.0), row("busy", 1, 1.0), row("busy", 2, 0.9)]
+    expected = [{"model": "grand", "weights": "float32", "idle": 1.5, "busy": 0.9}]
+    assert playing.thread_ratios(rows) == expected
+    assert playing.thread_ratios(rows[:1]) == []
+
+
+def test_the_median_of_repeated_runs():
+    assert playing.median_row([row("idle", 2, speed) for speed in (3.0, 1.0, 2.0)]) == row("idle", 2, 2.0)
+
+
 @pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: [0])(0)) < 2, reason="needs two cores and Linux")
 def test_followers_are_starved_in_their_own_threads(monkeypatch):
     """The first thread and a follower are on cores of their own, whatever the thread was before."""

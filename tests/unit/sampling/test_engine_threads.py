@@ -5,13 +5,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 from midi2wave.sampling.engines import cpu
 from midi2wave.sampling.engines import cpu_threads as kernel
+from midi2wave.sampling.engines.follower_policy import BlockTimes, FollowerPolicy
 from midi2wave.sampling.options import SamplingOptions
-from tests.helpers.sampler_models import N_FRAMES, concatenate, make_model, make_sources, with_null
+from tests.helpers.sampler_models import HOP, N_FRAMES, concatenate, make_model, make_sources, with_null
 from wavenet import Caches, Conditioning
 
 
@@ -100,7 +102,7 @@ def test_a_second_thread_that_is_stopped_for_a_second(monkeypatch):
             time.sleep(0.0001)
         kernel.play(weights, group, block, thread, size)
         if thread == 0:
-            n_left = int(group.flags[size * kernel.FLAG_STRIDE + 2])
+            n_left = int(group.flags[size * kernel.FLAG_STRIDE + 1])
             rounds = n_left * group.max_spins
             n_multiply_adds = sum(getattr(weights, name).size for name in ("chain", "past", "skip", "hidden", "output"))
             wait = SAMPLES_PER_WAIT * rounds * cpu.MULTIPLY_ADDS_PER_SPIN / n_multiply_adds
@@ -119,28 +121,104 @@ def test_a_second_thread_that_is_stopped_for_a_second(monkeypatch):
     assert resumed_at == [0] and torch.equal(torch.cat(played, dim=1), expected)
 
 
-def test_a_lost_thread_is_waited_for_once(monkeypatch):
-    """A block of live playing lasts 16 ms, of which a wait of 10 ms at each beginning would leave too little."""
-    timeouts, resume, wait = [], threading.Event(), cpu.wait
+def test_a_lost_thread_is_not_waited_for(monkeypatch):
+    """A block of live playing lasts 16 ms. The thread gets no other job before it has ended the first one."""
+    begun, waited_for, resume, wait = [], [], threading.Event(), cpu.wait
 
-    def play(_weights, _group, _block, thread, _size):
+    def play(_weights, _group, block, thread, _size):
         if thread:
+            begun.append(block.start)
             resume.wait(30)
 
-    def record_timeout(jobs, timeout=None, **options):
-        if jobs and timeout is not None:
-            timeouts.append(timeout)
-        return wait(jobs, timeout, **options)
+    def record_wait(jobs, **options):
+        waited_for.append(len(jobs))
+        return wait(jobs, **options)
 
     monkeypatch.setattr(cpu, "play", play)
-    monkeypatch.setattr(cpu, "wait", record_timeout)
+    monkeypatch.setattr(cpu, "wait", record_wait)
     model = make_model()
     blocks = cpu.generate(model, *make_sources(model, 1), 1, 20, SamplingOptions(threads=2, block_frames=1))
     for _ in range(4):
         next(blocks)
-    assert timeouts == [cpu.FOLLOWER_WAIT_SECONDS, 0, 0]
+    assert begun == [0] and waited_for == [1] * 4  # The first thread alone.
     resume.set()
     blocks.close()
+
+
+def test_a_follower_stays_for_the_next_blocks(monkeypatch):
+    """It returns to Python, whose lock others would wait for, only where no sample has come for long."""
+    begun, ended = [], threading.Event()
+
+    def play(weights, group, block, thread, size):
+        begun.append(thread)
+        kernel.play(weights, group, block, thread, size)
+        if thread:
+            ended.set()
+
+    monkeypatch.setattr(cpu, "play", play)
+    model = make_model()
+    blocks = cpu.generate(model, *make_sources(model, 1), 1, 40, SamplingOptions(threads=2, block_frames=1))
+    for _ in range(20):
+        next(blocks)
+    assert begun.count(0) == 20 and begun.count(1) < 5  # One, unless this process waited for its core between blocks.
+    assert ended.wait(30)
+    ended.clear()
+    next(blocks)
+    blocks.close()
+    assert ended.is_set()  # It had begun again.
+
+
+def test_a_follower_never_becomes_the_first_thread(monkeypatch):
+    """It may have a core that other processes use."""
+    threads = {0: set(), 1: set()}
+
+    def play(_weights, _group, _block, thread, _size):
+        threads[thread].add(threading.get_ident())
+        time.sleep(0.001 * thread)
+
+    monkeypatch.setattr(cpu, "play", play)
+    model = make_model()
+    concatenate(cpu.generate(model, *make_sources(model, 1), 1, 20, SamplingOptions(threads=2, block_frames=1)))
+    assert len(threads[0]) == len(threads[1]) == 1 and threads[0] != threads[1]
+
+
+def test_followers_have_no_jobs_where_they_make_a_group_slower(monkeypatch):
+    """Their threads sleep until the next trial."""
+    begun, policies, start = [], [], FollowerPolicy.__init__
+
+    def remember(policy):
+        start(policy)
+        policies.append(policy)
+
+    def timed_play(_weights, _group, block, thread, _size):
+        if thread:
+            begun.append(block.start)
+        return BlockTimes(0.05 if policies[0].take_part else 0.04, 0.03)
+
+    monkeypatch.setattr(FollowerPolicy, "__init__", remember)
+    monkeypatch.setattr(cpu, "_timed_play", timed_play)
+    model = make_model()
+    concatenate(cpu.generate(model, *make_sources(model, 1), 1, 40, SamplingOptions(threads=2, block_frames=1)))
+    # The first block and 0.1 s, then a trial of 0.2 s without followers, which wins, and 2 s until the next trial.
+    assert 0 in begun and max(begun) <= 2 * HOP
+
+
+@pytest.mark.parametrize(("output", "upsampling"), [("categorical", "linear"), ("logistic_mixture", "transposed")])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_trials_change_no_bit(monkeypatch, output, upsampling, guidance):
+    """Blocks with and without followers, some of which are sampled in parts."""
+
+    def change(policy, _n_samples, _times):
+        policy.take_part, policy._is_trial = choices.integers(2), choices.integers(2)
+
+    model = make_model(output, upsampling=upsampling)
+    conditioning, uniforms = make_sources(model, 1)
+    arguments = (model, with_null(conditioning) if guidance != 1 else conditioning, uniforms, 1, 300)
+    expected = concatenate(cpu.generate(*arguments, SamplingOptions(threads=1, guidance=guidance)))
+    choices = np.random.default_rng(0)
+    monkeypatch.setattr(FollowerPolicy, "note", change)
+    played = concatenate(cpu.generate(*arguments, SamplingOptions(threads=2, guidance=guidance)))
+    assert torch.equal(played, expected)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4])
@@ -224,7 +302,7 @@ def test_a_group_without_all_its_threads_is_stopped(monkeypatch):
 
     class Interrupted(ThreadPoolExecutor):
         def submit(self, *job):
-            if len(jobs) == 3:  # the second thread in the second block
+            if len(jobs) == 1:  # the second thread
                 raise KeyboardInterrupt
             jobs.append(super().submit(*job))
             return jobs[-1]
@@ -232,7 +310,6 @@ def test_a_group_without_all_its_threads_is_stopped(monkeypatch):
     monkeypatch.setattr(cpu, "ThreadPoolExecutor", Interrupted)
     model = make_model()
     blocks = cpu.generate(model, *make_sources(model, 1), 1, 300, options=SamplingOptions(threads=2))
-    next(blocks)
     with pytest.raises(KeyboardInterrupt):
         next(blocks)
-    assert len(jobs) == 3 and all(job.done() for job in jobs) and not sampler_threads()
+    assert len(jobs) == 1 and all(job.done() for job in jobs) and not sampler_threads()

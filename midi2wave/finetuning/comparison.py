@@ -14,11 +14,12 @@ from midi2wave.evaluation.clips import scorable_clips
 from midi2wave.evaluation.evaluation_folder import evaluate_clips
 from midi2wave.evaluation.metrics import bootstrap_interval
 from midi2wave.evaluation.transcription import Transcriber
+from midi2wave.finetuning.blending import MAX_LOSS
+from midi2wave.finetuning.play_settings import play_settings
 from midi2wave.utils.cli import count_of, log
 
 EVALUATION_NAME = "evaluation"
 BASE_NAME, TUNED_NAME = "base", "fine_tuned"
-TEMPERATURE, GUIDANCE = 0.8, 1.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Measure:
 
 MEASURES = (
     Measure("f1", "F1 of the notes", 3, 1),
+    Measure("mrstft", "STFT distance", 3, -1),
     Measure("noise_excess_db", "noise excess in dB", 1, -1),
     Measure("chroma", "chroma correlation", 3, 1),
     Measure("nll", "NLL in nats per sample", 3, -1),
@@ -47,7 +49,9 @@ MEASURES = (
 )
 
 
-def evaluate_model(model: str, name: str, out: Path, clips: Path, transcriber: Transcriber | None) -> dict[str, Any]:
+def evaluate_model(
+    model: str, name: str, out: Path, clips: Path, transcriber: Transcriber | None, device: str = "auto"
+) -> dict[str, Any]:
     """Generate the clips by a model and score them, in a folder of its own.
 
     Args:
@@ -56,23 +60,25 @@ def evaluate_model(model: str, name: str, out: Path, clips: Path, transcriber: T
         out: The output folder.
         clips: The folder of the test clips.
         transcriber: It detects the notes; None: no F1.
+        device: As in evaluate_config.
 
     Returns:
         The scores, as evaluate.py writes them.
     """
+    log(f"the {name.replace('_', '-')} model plays the test clips and is scored: {model}")
+    loaded = load_checkpoint(model, device)
+    data = loaded.config.data_config
     settings = EvaluateConfig(
         model_filename=model,
         test_dir=str(clips),
         output_dir=str(out / EVALUATION_NAME / name),
-        temperature=TEMPERATURE,
-        guidance=GUIDANCE,
         counterfactuals=False,
         second_transcriber=False,
+        sampler_weights="auto",
+        device=device,
     )
-    log(f"the {name.replace('_', '-')} model plays the test clips and is scored: {model}")
-    loaded = load_checkpoint(model, settings.device)
-    usable, _ = scorable_clips(settings, loaded.config.data_config)
-    return evaluate_clips(loaded, settings, usable, [], (transcriber, None))
+    usable, _ = scorable_clips(settings, data)
+    return evaluate_clips(loaded, play_settings(data).apply(settings), usable, [], (transcriber, None))
 
 
 def compare(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
@@ -84,29 +90,49 @@ def compare(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         As JSON values: for each measure that both have `base`, `fine_tuned`, `difference`, its `interval` by bootstrap
-        over the recordings (None for one recording) and, where it has them, `topline` and `baseline`; and the number
-        of `clips` and `recordings`.
+        over the recordings (None for one recording) and, where it has them, `topline` and `baseline`; `notes`, as of
+        `_compare_notes`; and the number of `clips` and `recordings`.
     """
     names = [clip["clip"] for clip in tuned["per_clip"]]
     recordings = [clip_source(name) for name in names]
     measures = {}
     for measure in MEASURES:
         before, after = (_values(result, measure.name) for result in (base, tuned))
-        difference = after - before
-        if not np.isfinite(difference).any():
+        if not np.isfinite(after - before).any():
             continue
-        interval = bootstrap_interval(difference, recordings)
-        values: dict[str, Any] = {
-            "base": float(np.nanmean(before)),
-            "fine_tuned": float(np.nanmean(after)),
-            "difference": float(np.nanmean(difference)),
-            "interval": None if math.isnan(interval[0]) else list(interval),
-        }
+        values = {"base": float(np.nanmean(before)), "fine_tuned": float(np.nanmean(after))}
+        values |= _difference(after, before, recordings)
         for end in ("topline", "baseline"):
             if f"{measure.name}_{end}" in tuned:
                 values[end] = tuned[f"{measure.name}_{end}"]
         measures[measure.name] = values
-    return {"clips": len(names), "recordings": len(set(recordings)), "measures": measures}
+    notes = _compare_notes(base, tuned, "f1" if "f1" in measures else "chroma", recordings)
+    return {"clips": len(names), "recordings": len(set(recordings)), "measures": measures, "notes": notes}
+
+
+def _difference(after: np.ndarray, before: np.ndarray, recordings: list[str]) -> dict[str, Any]:
+    interval = bootstrap_interval(after - before, recordings)
+    return {
+        "difference": float(np.nanmean(after - before)),
+        "interval": None if math.isnan(interval[0]) else list(interval),
+    }
+
+
+def _compare_notes(base: dict[str, Any], tuned: dict[str, Any], name: str, recordings: list[str]) -> dict[str, Any]:
+    """How recognisable the notes are, against the base or the recordings, whichever have less.
+
+    The notes of a base that knows another room can be easier to detect than those of the recordings. A model that
+    sounds like the recordings cannot keep that advantage.
+
+    Returns:
+        As JSON values: `measure`, `reference` ("base" or "recordings"), `difference` and its `interval`.
+    """
+    after, before = _values(tuned, name), _values(base, name)
+    topline = np.array([clip[name].get("topline", math.nan) for clip in tuned["per_clip"]], dtype=float)
+    has_topline = np.isfinite(topline).any()
+    reference = "recordings" if has_topline and np.nanmean(topline) < np.nanmean(before) else "base"
+    difference = _difference(after, topline if reference == "recordings" else before, recordings)
+    return {"measure": name, "reference": reference, **difference}
 
 
 def _values(result: dict[str, Any], name: str) -> np.ndarray:
@@ -127,25 +153,33 @@ def _values(result: dict[str, Any], name: str) -> np.ndarray:
 
 
 def verdict(comparison: dict[str, Any]) -> str:
-    """Whether the fine-tuning worked, in words: by the F1 of the notes (or without it by chroma), and by the noise."""
+    """Whether the fine-tuning worked, in words: by the notes, by the STFT distance, and by the noise."""
     measures = comparison["measures"]
-    decisive = ["f1" if "f1" in measures else "chroma", "noise_excess_db"]
-    outcomes = [_outcome(measures[name], _measure(name)) for name in decisive if name in measures]
+    notes = _outcome_of_notes(comparison["notes"])
+    sound, noise = (_outcome(measures[name], _measure(name)) for name in ("mrstft", "noise_excess_db"))
     scope = f"on {count_of(comparison['clips'], 'held-out clip')} of {count_of(comparison['recordings'], 'recording')}"
-    if all(outcome == "better" for outcome in outcomes):
-        beginning = f"It worked: {scope} the fine-tuned model is better than its base by both measures."
-    elif all(outcome in ("worse", "unclear") for outcome in outcomes) and "worse" in outcomes:
-        beginning = f"It did not work: {scope} the fine-tuned model is no better than its base. Play the base instead."
-    elif "worse" in outcomes:
-        beginning = f"It worked in part: {scope} one measure is better, and another worse."
-    elif "better" in outcomes:
-        beginning = f"It worked in part: {scope} one measure is better; of the other these clips show no difference."
+    reference = "in the recordings" if comparison["notes"]["reference"] == "recordings" else "those of its base"
+    remarks = {
+        "kept": f"the notes are as recognisable as {reference}",
+        "lost": f"the notes are less recognisable than {reference}",
+        "unclear": f"the clips do not show whether the notes are as recognisable as {reference}",
+    }[notes]
+    remarks += {"better": ", and there is less noise", "worse": ", and there is more noise", "unclear": ""}[noise]
+    nearer = f"{scope} the fine-tuned model sounds more like your piano than its base"
+    no_nearer = f"{scope} the fine-tuned model does not sound more like your piano than its base"
+    if sound == "better" and notes == "kept" and noise != "worse":
+        text = f"It worked: {nearer}, and {remarks}."
+    elif sound == "better":
+        text = f"It worked in part: {nearer}, but {remarks}."
+    elif sound == "worse" or notes == "lost":
+        text = f"It did not work: {no_nearer}; {remarks}. Play the base instead."
     else:
-        beginning = f"Not clear: {scope} the difference is no larger than that between recordings."
-    remedy = "" if all(outcome == "better" for outcome in outcomes) else " More minutes, or more recordings, may help."
+        text = f"Not clear: {no_nearer} by more than the recordings differ; {remarks}."
+    if not text.startswith("It worked:"):
+        text += " More minutes, or more recordings, may help."
     if comparison["recordings"] < 2:
-        remedy += " All clips are of one recording, so that there are no intervals: listen."
-    return beginning + remedy
+        text += " All clips are of one recording, so that there are no intervals: listen."
+    return text
 
 
 def describe(comparison: dict[str, Any]) -> list[str]:
@@ -154,14 +188,23 @@ def describe(comparison: dict[str, Any]) -> list[str]:
     for name, values in comparison["measures"].items():
         measure = _measure(name)
         text = f"{measure.words}: {values['fine_tuned']:.{measure.digits}f}, base {values['base']:.{measure.digits}f}"
-        text += f", difference {values['difference']:+.{measure.digits}f}"
-        if values["interval"]:
-            low, high = values["interval"]
-            text += f" ({low:+.{measure.digits}f} .. {high:+.{measure.digits}f})"
+        text += f", difference {_format_difference(values, measure.digits)}"
         if values.get("topline") is not None:
             text += f"; the recordings themselves {values['topline']:.{measure.digits}f}"
+            notes = comparison["notes"]
+            if (name, notes["reference"]) == (notes["measure"], "recordings"):
+                text += f", difference from them {_format_difference(notes, measure.digits)}"
         lines.append(text)
     return lines
+
+
+def _format_difference(values: dict[str, Any], digits: int) -> str:
+    """A difference, with its interval in brackets if it has one."""
+    text = f"{values['difference']:+.{digits}f}"
+    if values["interval"]:
+        low, high = values["interval"]
+        text += f" ({low:+.{digits}f} .. {high:+.{digits}f})"
+    return text
 
 
 def _measure(name: str) -> Measure:
@@ -174,3 +217,11 @@ def _outcome(values: dict[str, Any], measure: Measure) -> str:
     if min(measure.sign * low, measure.sign * high) > 0:
         return "better"
     return "worse" if max(measure.sign * low, measure.sign * high) < 0 else "unclear"
+
+
+def _outcome_of_notes(notes: dict[str, Any]) -> str:
+    """Whether no more than MAX_LOSS can have been lost, or something was lost, or the interval shows neither."""
+    low, high = notes["interval"] or (notes["difference"], notes["difference"])
+    if low >= -MAX_LOSS:
+        return "kept"
+    return "lost" if high < 0 else "unclear"

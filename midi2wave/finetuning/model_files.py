@@ -7,7 +7,9 @@ from typing import Any
 
 from midi2wave import checkpoint
 from midi2wave.checkpoint_folders import BEST_NAME
-from midi2wave.finetuning.comparison import BASE_NAME, EVALUATION_NAME, GUIDANCE, TEMPERATURE, TUNED_NAME, describe
+from midi2wave.finetuning.blending import BLENDED_NAME
+from midi2wave.finetuning.comparison import BASE_NAME, EVALUATION_NAME, TUNED_NAME, describe
+from midi2wave.finetuning.play_settings import play_settings
 from midi2wave.finetuning.schedule import RUN_NAME
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.utils.atomic_files import atomic_file, write_text
@@ -49,13 +51,13 @@ def best_checkpoint(out: Path) -> Path:
 
 
 def write_model(out: Path, provenance: Provenance) -> None:
-    """Write the weights with the lowest validation loss, and the config that plays them.
+    """Write the blended weights with their licence, and the config that plays them.
 
     Raises:
-        InputError: The run holds no weights.
+        InputError: There are no weights.
         OSError: The disk is full.
     """
-    weights, config, step = checkpoint.load_weights(best_checkpoint(out))
+    weights, config, step = checkpoint.load_weights(out / BLENDED_NAME)
     notes = {
         "licence": provenance.licence or NO_LICENCE,
         "base": Path(provenance.base).name,
@@ -64,13 +66,8 @@ def write_model(out: Path, provenance: Provenance) -> None:
     path = weights_path(out)
     with atomic_file(path) as tmp_path:
         checkpoint.write_weights(tmp_path, weights, config, step, notes)
-    settings = {
-        "model_filename": str(path),
-        "output_dir": str(out / "played"),
-        "mode": "free",
-        "temperature": TEMPERATURE,
-        "guidance": GUIDANCE,
-    }
+    settings: dict[str, Any] = {"model_filename": str(path), "output_dir": str(out / "played"), "mode": "free"}
+    settings |= play_settings(config.data_config).options(config.data_config)
     if provenance.label:
         settings["global_values"] = [provenance.label]
     write_text(out / PLAY_NAME, json.dumps({"inference_config": settings}, indent=4) + "\n")
@@ -112,8 +109,8 @@ Made by `finetune.py` from the recordings in `{provenance.recordings}`.
 
 {words}
 
-Clips generated from silence, temperature {TEMPERATURE:g}, guidance {GUIDANCE:g}. Differences are those of the same
-clips; in brackets their 95 % interval by bootstrap over the recordings, which is too narrow for so few.
+Clips generated from silence. Differences are those of the same clips; in brackets their 95 % interval by bootstrap over
+the recordings, which is too narrow for so few.
 
 {scores}
 """

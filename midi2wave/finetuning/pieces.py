@@ -162,17 +162,18 @@ def remaining_lags(pieces: Sequence[Piece], pairs: Sequence[Pair]) -> dict[int, 
     }
 
 
-def clip_seconds(pieces: Sequence[Piece], longest: float) -> float:
-    """Length of test clips, of which one fits into each test piece, or two or more into all of them if some are short.
+def clip_seconds(pieces: Sequence[Piece], split: str, longest: float) -> float:
+    """Length of a split's clips, of which one fits into each of its pieces, or two or more into all if some are short.
 
     Args:
         pieces: All pieces.
+        split: test or validation.
         longest: The longest length that is wanted, in seconds.
 
     Raises:
-        InputError: The test pieces are shorter than a second.
+        InputError: The pieces of the split are shorter than a second.
     """
-    durations = sorted((one.recording.duration for one in pieces if one.recording.split == "test"), reverse=True)
+    durations = sorted((one.recording.duration for one in pieces if one.recording.split == split), reverse=True)
     if len(durations) == 1:
         room = durations[0] / 3  # Wherever the first clip begins, a second one fits beside it.
     else:

@@ -13,6 +13,7 @@ Below the output folder:
 
 import contextlib
 import datetime
+import functools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from midi2wave.checkpoint_folders import step_folders, step_of
 from midi2wave.config import Config
 from midi2wave.data.resample_manifest import state
 from midi2wave.evaluation.transcription import load_transcriber
-from midi2wave.finetuning import base_choice, comparison, label_refinement, model_files, preparation, schedule
+from midi2wave.finetuning import base_choice, blending, comparison, label_refinement, model_files, preparation, schedule
 from midi2wave.finetuning.phases import RECORD_NAME, PhaseRecord
 from midi2wave.finetuning.pieces import (
     MAX_HOLD_OUT,
@@ -34,6 +35,7 @@ from midi2wave.finetuning.pieces import (
     plan_pieces,
     remaining_lags,
 )
+from midi2wave.finetuning.play_settings import play_settings
 from midi2wave.finetuning.recordings import CheckedRecordings, check_recordings
 from midi2wave.finetuning.report_page import write_report
 from midi2wave.training.loop import run_training
@@ -49,6 +51,9 @@ TRAINING_CONFIG_NAME = "training.json"
 CLIP_SECONDS = 10.0
 # Test clips, which both models generate: fewer for a short training.
 N_CLIPS, FEW_CLIPS = 8, 4
+# Clips that choose between weights.
+N_VALIDATION_CLIPS = 4
+VALIDATION_CLIP_SECONDS = 10.0
 SHORT_MINUTES = 10.0
 SIGNAL_EXIT_CODES = 128
 
@@ -150,25 +155,27 @@ class _Finetuning:
         self._require_unchanged(checked)
         pairs = [Pair(one["audio"], one["midi"], one["seconds"], one["late_seconds"]) for one in checked]
         planned = plan_pieces(self.folder, pairs, self.options.hold_out, self.options.seed)
-        length = clip_seconds(planned, CLIP_SECONDS)
+        length = clip_seconds(planned, "test", CLIP_SECONDS)
+        validation_length = clip_seconds(planned, "validation", VALIDATION_CLIP_SECONDS)
         base = self.record.run("base", lambda: self._choose_base(candidates, planned))
         if base["path"] not in candidates:
             raise InputError(f"{base['path']}, which {self.out} was begun with, is no longer there; choose another -o")
         loaded = candidates[base["path"]]
         model_data = loaded.config.data_config
         pieces = base_choice.with_label(planned, base["label"], model_data.global_values)
-        data = self.record.run("data", lambda: self._prepare(pieces, model_data, length))
+        data = self.record.run("data", lambda: self._prepare(pieces, model_data, length, validation_length))
         config = schedule.training_config(loaded.config, base["path"], self.out, self.options.seed, self.options.device)
         lags = remaining_lags(pieces, pairs)
         refinement = self.record.run("labels", lambda: label_refinement.refine(config, self.out, lags))
         config = label_refinement.with_refinement(config, refinement)
         planned_schedule = self.record.run("schedule", lambda: self._plan(config))
         self.record.run("training", lambda: self._train(config, planned_schedule))
+        blended = self.record.run("blending", lambda: self._blend(base["path"]))
         compared = self.record.run("comparison", lambda: self._compare(base["path"]))
         provenance = model_files.Provenance(
             str(self.folder), base["path"], loaded.sha256, base["label"], self.options.licence
         )
-        return self._finish(provenance, compared, self._facts(data, planned_schedule, refinement, config))
+        return self._finish(provenance, compared, self._facts(data, planned_schedule, refinement, config, blended))
 
     def _check_recordings(self) -> list[dict[str, Any]]:
         """Check the recordings, write the report, name the problems; the usable ones with the states of their files."""
@@ -228,10 +235,12 @@ class _Finetuning:
         log(f"base weights: {path}{f', {label}' if label else ''} (NLL in nats per sample: {listed})")
         return {"path": path, "label": label, "scores": listed}
 
-    def _prepare(self, pieces: list[Piece], model_data: Any, length: float) -> dict[str, Any]:
+    def _prepare(self, pieces: list[Piece], model_data: Any, length: float, validation_length: float) -> dict[str, Any]:
         counts = preparation.process(self.folder, pieces, model_data, self.out, self.options.jobs)
         n_clips = N_CLIPS if self.options.minutes >= SHORT_MINUTES else FEW_CLIPS
-        clips = preparation.cut_test_clips(self.folder, pieces, model_data, self.out, (n_clips, length))
+        cut = functools.partial(preparation.cut_split_clips, self.folder, pieces, model_data, self.out)
+        clips = cut("test", (n_clips, length))
+        cut("validation", (N_VALIDATION_CLIPS, validation_length))
         kind = "the middle of each recording" if holds_out_middles(pieces) else "whole recordings"
         minutes = {split: one["seconds"] / 60 for split, one in counts.items()}
         log(
@@ -243,10 +252,10 @@ class _Finetuning:
     def _plan(self, config: Config) -> dict[str, Any]:
         seconds_per_step = schedule.measure_step_seconds(config)
         planned = schedule.plan_steps(self.options.minutes, seconds_per_step, config)
-        if planned.steps <= schedule.FEW_STEPS:
+        if planned.steps < schedule.FEW_STEPS:
             log(
-                f"{planned.steps} steps are few: {schedule.FEW_STEPS} made a model worse than its base when they were "
-                "tried (docs/own_piano.md); give more --minutes, and another -o"
+                f"{planned.steps} steps are few: {schedule.FEW_STEPS} are the fewest that were measured "
+                "(docs/own_piano.md); give more --minutes, and another -o"
             )
         return asdict(planned)
 
@@ -273,21 +282,31 @@ class _Finetuning:
             "validation_nll": best_nll,
         }
 
+    def _blend(self, base: str) -> dict[str, Any]:
+        clips = preparation.clips_folder(self.out, "validation")
+        trained = model_files.best_checkpoint(self.out)
+        return blending.choose_share(base, trained, clips, self.out, load_transcriber(), self.options.device)
+
     def _compare(self, base: str) -> dict[str, Any]:
         transcriber = load_transcriber()
-        clips = self.out / preparation.CLIPS_NAME
+        clips = preparation.clips_folder(self.out, "test")
         scores = [
-            comparison.evaluate_model(model, name, self.out, clips, transcriber)
+            comparison.evaluate_model(model, name, self.out, clips, transcriber, self.options.device)
             for name, model in (
                 (comparison.BASE_NAME, base),
-                (comparison.TUNED_NAME, str(model_files.best_checkpoint(self.out))),
+                (comparison.TUNED_NAME, str(self.out / blending.BLENDED_NAME)),
             )
         ]
         names = [clip["clip"] for clip in scores[0]["per_clip"]]
         return {"names": names, **comparison.compare(*scores)}
 
     def _facts(
-        self, data: dict[str, Any], planned: dict[str, Any], refinement: dict[str, Any], config: Config
+        self,
+        data: dict[str, Any],
+        planned: dict[str, Any],
+        refinement: dict[str, Any],
+        config: Config,
+        blended: dict[str, Any],
     ) -> dict[str, str]:
         """Rows of the tables in card and page."""
         train = data["splits"]["train"]
@@ -297,6 +316,8 @@ class _Finetuning:
             "labels": refinement["remark"],
             "steps": f"{training['step']} of {config.train_config.batch_size} crops of "
             f"{config.data_config.segment_length:g} s; the weights are those of step {training['best_step']}",
+            "share of the trained weights": f"{blended['share']:g}, the rest is the base",
+            "played with": play_settings(config.data_config).describe(config.data_config),
             "learning rate": f"{config.train_config.learning_rate:g}",
             "duration": f"{planned['seconds'] / 60:.1f} minutes as planned, {planned['seconds_per_step']:.3g} s a step",
         }

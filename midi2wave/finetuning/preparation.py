@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, DataConfig, PreprocessConfig
@@ -27,8 +27,9 @@ from midi2wave.utils.errors import InputError
 
 AUDIO_NAME = "audio"
 DATA_NAME = "data"
-CLIPS_NAME = "clips"
+CLIPS_NAMES = {"test": "clips", "validation": "validation_clips"}
 RESAMPLER = "soxr_hq"
+HeldOut = Literal["test", "validation"]
 
 
 def resample(folder: Path, pieces: Sequence[Piece], audio_hz: int, out: Path, n_jobs: int) -> None:
@@ -84,16 +85,17 @@ def process(folder: Path, pieces: Sequence[Piece], data: DataConfig, out: Path, 
     return result
 
 
-def cut_test_clips(
-    folder: Path, pieces: Sequence[Piece], data: DataConfig, out: Path, clips: tuple[int, float]
+def cut_split_clips(
+    folder: Path, pieces: Sequence[Piece], data: DataConfig, out: Path, split: HeldOut, clips: tuple[int, float]
 ) -> list[str]:
-    """Cut test clips of the test pieces into `out`/clips.
+    """Cut clips of the pieces that are held out for a split into its folder below `out`.
 
     Args:
         folder: The user's folder, with the MIDI files.
         pieces: All pieces.
         data: The rates.
         out: The output folder, with the resampled audio.
+        split: test or validation.
         clips: Number and length in seconds of the clips.
 
     Returns:
@@ -104,26 +106,31 @@ def cut_test_clips(
     """
     n_clips, seconds = clips
     config = replace(
-        _preprocess_config(folder, "test", data, out), out_dir="", n_clips=n_clips, test_segment_length=seconds
+        _preprocess_config(folder, split, data, out), out_dir="", n_clips=n_clips, test_segment_length=seconds
     )
     pairs = []
     for piece in pieces:
         one = piece.recording
-        if one.split == "test":
+        if one.split == split:
             audio = inside(out / AUDIO_NAME, resampled_name(one.audio_filename, data.audio_hz))
             labels = integer_columns(vars(one))
             pairs.append(ClipSource(piece.name, audio, inside(folder, one.midi_filename), labels, piece.stretch))
     failures: list[Failure] = []
-    output = begin_clips(out / CLIPS_NAME, Config(preprocess_config=config).as_dict(), force=False)
+    output = begin_clips(clips_folder(out, split), Config(preprocess_config=config).as_dict(), force=False)
     names = list(cut_clips(pairs, config, output, failures))
     for failure in failures:
-        log(f"no test clip of {failure.item}: {failure.reason}")
+        log(f"no {split} clip of {failure.item}: {failure.reason}")
     if len(names) < 2:
         raise InputError(
-            f"{len(names)} test clips could be cut, expected two or more; raise --hold_out, or add recordings"
+            f"{len(names)} {split} clips could be cut, expected two or more; raise --hold_out, or add recordings"
         )
     finish_clips(output, names)
     return names
+
+
+def clips_folder(out: Path, split: HeldOut) -> Path:
+    """The folder of a split's clips."""
+    return out / CLIPS_NAMES[split]
 
 
 def split_folder(out: Path, split: str) -> Path:

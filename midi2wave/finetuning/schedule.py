@@ -1,7 +1,8 @@
 """How a fine-tuning is trained: its config, and the number of steps that fit into the user's minutes on this machine.
 
 The learning rate is below that of a training from random weights, so that what the base model knows is not lost. The
-past samples are disturbed as in `configs/real/config_train.json`.
+past samples are disturbed as in the training of the base: as in `configs/grand/config_train.json` if it receives their
+level, else as in `configs/real/config_train.json`.
 """
 
 import contextlib
@@ -19,8 +20,8 @@ from midi2wave.utils.cli import choose_device
 from midi2wave.utils.errors import InputError
 
 RUN_NAME = "run"
-# About a third of that in configs/real/config_train.json. docs/own_piano.md has one comparison.
-LEARNING_RATE = 5e-4
+# 0.0003 to 0.002 gave the same validation loss after 200 steps (docs/own_piano.md).
+LEARNING_RATE = 7e-4
 BATCH_SIZE = {"cpu": 4, "cuda": 32}
 SEGMENT_SECONDS = 0.5
 CONDITIONING_DROPOUT = 0.1
@@ -30,10 +31,10 @@ VALIDATION_CROPS = 32
 MAX_VALIDATIONS = 5
 MAX_VALIDATION_PART = 0.2
 N_CHECKPOINTS = 20
-# So many steps made a model worse than its base when they were tried (docs/own_piano.md).
-FEW_STEPS = 78
+# The fewest steps that were measured (docs/own_piano.md).
+FEW_STEPS = 200
 WARMUP_PART = 0.1
-MAX_WARMUP_STEPS = 100
+MAX_WARMUP_STEPS = 50
 # A forward pass takes about a third of a step with its backward pass.
 FORWARD_SHARE = 1 / 3
 MIN_MINUTES, MAX_MINUTES = 0.01, 60 * 24 * 30
@@ -77,6 +78,7 @@ def training_config(base: Config, base_path: str, out: Path, seed: int, device: 
         learning_rate=LEARNING_RATE,
         final_learning_rate=1e-5,
         warmup_steps=0,
+        # The average begins with a decay far below this one, by which it soon forgets the base (`train_step`).
         ema_decay=0.999,
         seed=seed,
         checkpoint_path=base_path,
@@ -84,9 +86,9 @@ def training_config(base: Config, base_path: str, out: Path, seed: int, device: 
         iters_per_sample=0,
         device=device,
         history_noise=0.3,
-        final_history_noise=0.03,
+        final_history_noise=0.3 if base.data_config.history_level_input else 0.03,
         history_mixing=1.0,
-        history_dropout=0.1,
+        history_dropout=0.2 if base.data_config.history_level_input else 0.1,
     )
     data = replace(
         base.data_config, segment_length=SEGMENT_SECONDS, conditioning_dropout=CONDITIONING_DROPOUT, n_workers=N_WORKERS

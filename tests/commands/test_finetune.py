@@ -14,6 +14,7 @@ from safetensors import safe_open
 import finetune
 import inference
 import midi2wave
+from midi2wave.config import CONFIG_FOLDER
 from midi2wave.data import clip_cutting, preprocessing
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.demo_dataset import composer, piano_synth
@@ -50,6 +51,8 @@ def short(monkeypatch):
     monkeypatch.setattr(schedule, "VALIDATION_CROPS", 4)
     monkeypatch.setattr(schedule, "N_WORKERS", 0)
     monkeypatch.setattr(pipeline, "CLIP_SECONDS", 1.0)
+    monkeypatch.setattr(pipeline, "VALIDATION_CLIP_SECONDS", 1.0)
+    monkeypatch.setattr(pipeline, "N_VALIDATION_CLIPS", 2)
     monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
     monkeypatch.setattr(pipeline, "load_transcriber", lambda: None)
     monkeypatch.setattr(pipeline, "check_recordings", pairs_of_equal_stems)
@@ -100,8 +103,9 @@ def test_recordings_become_a_model_that_plays(arguments, tmp_path):
     assert re.search(r"training: \d+ steps of .* until about \d\d:\d\d", done.err)
     assert "the middle of each recording held out" in done.err
     assert "9 steps are few" in done.err
+    share = re.search(r"share of the trained weights: (\S+), the rest is the base", done.err).group(1)
     measures = done.result["comparison"]["measures"]
-    assert measures.keys() == {"noise_excess_db", "chroma", "nll", "gap"}
+    assert measures.keys() == {"mrstft", "noise_excess_db", "chroma", "nll", "gap"}
     assert measures["nll"]["fine_tuned"] < measures["nll"]["base"]
     assert done.result["comparison"]["recordings"] == 4
     with safe_open(out / "mine.safetensors", framework="pt") as stored:
@@ -111,10 +115,13 @@ def test_recordings_become_a_model_that_plays(arguments, tmp_path):
         "CC BY 4.0" in (out / "model_card.md").read_text()
         and done.result["verdict"] in (out / "model_card.md").read_text()
     )
+    assert f"| share of the trained weights | {share}, the rest is the base |" in (out / "model_card.md").read_text()
     page = (out / "index.html").read_text()
     sounds = re.findall(r'src="(evaluation/[^"]+\.wav)"', page)
     assert len(sounds) == 3 * 4 and all((out / sound.replace("%20", " ")).is_file() for sound in sounds)
     assert midi2wave.load(out / "mine.safetensors", device="cpu").sample_rate == 16000
+    played_with = json.loads((out / "play.json").read_text())["inference_config"]
+    assert (played_with["temperature"], played_with["guidance"]) == (0.8, 1) and "history_level" not in played_with
     song = write_midi(tmp_path / "song.mid", melody(9, 0.5))
     played = call(inference, "-c", out / "play.json", "--midi", song, "--out", tmp_path / "songs")
     assert played.code == 0 and (tmp_path / "songs/song.wav").is_file()
@@ -204,6 +211,21 @@ def test_a_model_with_years_plays_new_recordings_by_the_best(recordings, tmp_pat
     assert done.code == 0, done.err
     (label,) = json.loads((tmp_path / "out/play.json").read_text())["inference_config"]["global_values"]
     assert f"{base}, {label}" in done.err
+
+
+def test_a_base_with_a_history_level_keeps_it(recordings, tmp_path):
+    base = write_tiny_base(tmp_path / "level.safetensors", history_level_input=True)
+    options = ["-d", recordings, "-o", tmp_path / "out", "--base", base, "--minutes", "0.02", "--device", "cpu"]
+    done = call(finetune, *options)
+    assert done.code == 0, done.err
+    played = json.loads((tmp_path / "out/play.json").read_text())["inference_config"]
+    shipped = json.loads((CONFIG_FOLDER / "config_play.json").read_text())["inference_config"]
+    names = ("temperature", "guidance", "history_level")
+    assert [played[name] for name in names] == [shipped[name] for name in names]
+    evaluated = json.loads((tmp_path / "out/evaluation/fine_tuned/scores.json").read_text())["config"]
+    assert evaluated["evaluate_config"]["history_level"] == shipped["history_level"]
+    trained = json.loads((tmp_path / "out/training.json").read_text())["train_config"]
+    assert trained["final_history_noise"] == trained["history_noise"]
 
 
 def test_maestro_keeps_its_split(tmp_path, base):

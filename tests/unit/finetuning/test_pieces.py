@@ -55,11 +55,11 @@ def test_only_large_lags_are_corrected(tmp_path):
 
 
 def test_clips_fit_into_the_test_pieces(tmp_path):
-    assert clip_seconds(plan_pieces(tmp_path, pairs(1, 60.0), 0.1, 0), 10.0) == 2.0  # A third of 6 s.
-    assert clip_seconds(plan_pieces(tmp_path, pairs(3, 60.0), 0.1, 0), 10.0) == 6.0
-    assert clip_seconds(plan_pieces(tmp_path, pairs(40), 0.1, 0), 10.0) == 10.0
+    assert clip_seconds(plan_pieces(tmp_path, pairs(1, 60.0), 0.1, 0), "test", 10.0) == 2.0  # A third of 6 s.
+    assert clip_seconds(plan_pieces(tmp_path, pairs(3, 60.0), 0.1, 0), "test", 10.0) == 6.0
+    assert clip_seconds(plan_pieces(tmp_path, pairs(40), 0.1, 0), "test", 10.0) == 10.0
     with pytest.raises(InputError, match=r"room for clips of 0\.4 s.*--hold_out"):
-        clip_seconds(plan_pieces(tmp_path, pairs(1, 60.0), 0.02, 0), 10.0)
+        clip_seconds(plan_pieces(tmp_path, pairs(1, 60.0), 0.02, 0), "test", 10.0)
 
 
 def test_too_little_is_refused(tmp_path):

@@ -1,0 +1,18 @@
+"""Weights between those of the base and those of the training."""
+
+import pytest
+import torch
+
+from midi2wave.finetuning.blending import Scores, blend, select_share
+
+
+def test_weights_are_interpolated():
+    base, trained = {"a": torch.tensor([0.0, 2.0])}, {"a": torch.tensor([1.0, 4.0])}
+    assert blend(base, trained, 0.25)["a"].tolist() == [0.25, 2.5]
+    assert blend(base, trained, 1.0)["a"].tolist() == [1.0, 4.0]
+
+
+@pytest.mark.parametrize(("reference", "share"), [(0.5, 1.0), (0.6, 0.5), (0.74, 0.25), (0.9, 0.25)])
+def test_the_nearest_sound_that_keeps_the_notes_is_chosen(reference, share):
+    scores = {0.25: Scores(1.7, 0.7), 0.5: Scores(1.6, 0.6), 1.0: Scores(1.5, 0.5)}
+    assert select_share(scores, reference) == share

@@ -48,13 +48,14 @@ class PlaySettings:
         return f"sampling {self.sampling}, temperature {self.temperature:g}{level}, guidance {self.guidance:g}"
 
 
-# The mean of the predictions, as in configs/config_play.json, had more F1 on a real piano and was further from its
-# sound (docs/own_piano.md).
-WITH_LEVEL = PlaySettings("random", temperature=0.6, guidance=1.0, history_level=-25.0)
+# As in configs/real_small/config_play.json. Without guidance the mean of the predictions is too soft where the model is
+# unsure of them, as models of few recordings are (docs/own_piano.md).
+WITH_LEVEL = PlaySettings("mean", temperature=1.0, guidance=2.0, history_level=-12.0)
 # As in configs/real/config_play.json.
 WITHOUT_LEVEL = PlaySettings("random", temperature=0.8, guidance=1.0, history_level=DEFAULT_HISTORY_LEVEL)
 
 
 def play_settings(data: DataConfig) -> PlaySettings:
-    """The options for models of a data config."""
-    return WITH_LEVEL if data.history_level_input else WITHOUT_LEVEL
+    """The options for models of a data config; without guidance for those that cannot be guided."""
+    settings = WITH_LEVEL if data.history_level_input else WITHOUT_LEVEL
+    return settings if data.conditioning_dropout else replace(settings, guidance=1.0)

@@ -21,6 +21,7 @@ PLAYED_BY = {
     "rendered": "rendered/config_play.json",
     "rendered_reference": "rendered/config_play.json",
     "disklavier": "real/config_play.json",
+    "disklavier_small": "real_small/config_play.json",
 }
 
 

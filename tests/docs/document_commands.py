@@ -71,6 +71,7 @@ TESTED_BY = {
     "benchmarks.presets": "tests/unit/benchmarks/test_model_speed.py",
     "benchmarks.listen": "tests/unit/benchmarks/test_listen.py",
     "benchmarks.mutations": "tests/unit/benchmarks/test_mutations.py",
+    "benchmarks.own_piano": "tests/unit/benchmarks/test_own_piano.py",
     "tests.helpers.fuzz": "tests/robustness/test_fuzz.py",
 }
 

@@ -116,14 +116,14 @@ def likelihoods(space: Workspace) -> dict[str, Value]:
             "inference_config.mode": "teacher_forced",
             "inference_config.test_dir": str(clips),
             "inference_config.device": "cpu",
-            "inference_config.global_values": ["year=2009"] if model.startswith("disklavier") else [],
+            "inference_config.global_values": ["year=2009"] if model == "disklavier.safetensors" else [],
         }
         out = f"teacher_forced/{model}"
         result = space.run("inference", "-c", "config_inference.json", "--out", out, *overrides(settings))
         values |= flatten({"nll": result["nll"], "mean_nll": result["mean_nll"]}, model)
         for wav in result["wavs"]:
             values[f"{model}.{wav}"] = read_wav(Path(out) / wav)
-        if not model.startswith("disklavier"):  # Its recordings have years, which the clips do not.
+        if model != "disklavier.safetensors":  # Its recordings have years, which the clips do not.
             losses = project.teacher_forced_losses(project.ROOT / "pretrained" / model, clips)
             values |= flatten(losses, f"{model}.paired")
     return values

@@ -108,7 +108,8 @@ def test_a_page_states_how_its_clips_were_made(out, made):
     assert text.count("the piece was not in") == len(clips.clips) - out.samefile(made[1])
     for name, clip in clips.clips.items():
         model, piece = clips.models[clip.model], clips.pieces[clip.piece]
-        settings = f"temperature {model.temperature}, guidance {model.guidance}, seed {clip.seed}"
+        sampling = ", mean of the distribution" if model.sampling == "mean" else ""
+        settings = f"temperature {model.temperature}{sampling}, guidance {model.guidance}, seed {clip.seed}"
         assert all(words in text for words in (settings, piece.title, piece.licence, model.attribution, model.file))
         facts = json.loads((out / f"audio/{name}.json").read_text())
         assert ("stft_distance" in facts) == (clip.piano is not None)

@@ -89,7 +89,9 @@ def mean_sample(params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> T
         int64 [B, T].
     """
     logits, means, _ = split(params)
-    amplitude = (torch.softmax(logits / temperature, dim=1).double() * means.double()).sum(dim=1)
+    logits = logits / temperature
+    mass = torch.exp(logits - logits.amax(dim=1, keepdim=True)).double()  # As exactly as the faster engines.
+    amplitude = (mass * means.double()).sum(dim=1) / mass.sum(dim=1)
     return torch.floor(amplitude * FULL_SCALE + uniforms).clamp(-FULL_SCALE, FULL_SCALE - 1).long()
 
 

@@ -29,19 +29,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from midi2wave.config import SamplingMethod
 from midi2wave.utils.cli import make_parser, print_result, run
 from midi2wave.utils.cores import usable_cores
 from midi2wave.utils.errors import InputError
 
 MIDI = "examples/scale.mid"
-# Models with the guidance that their configs play them with.
-PLAYERS = {
-    "pretrained/grand.safetensors": 1.0,
-    "pretrained/rendered_reference.safetensors": 3.0,
-    "pretrained/rendered.safetensors": 3.0,
-    "pretrained/disklavier.safetensors": 1.0,
+# Models with sampling and guidance of the configs that play them.
+PLAYERS: dict[str, tuple[SamplingMethod, float]] = {
+    "pretrained/grand.safetensors": ("mean", 1.0),
+    "pretrained/rendered_reference.safetensors": ("mean", 2.0),
+    "pretrained/rendered.safetensors": ("mean", 2.0),
+    "pretrained/disklavier.safetensors": ("random", 1.0),
+    "pretrained/disklavier_small.safetensors": ("mean", 2.0),
 }
-TEMPERATURE = 0.8
 STARVED = "follower starved"
 SITUATIONS = ("idle", "busy", "one core", "four at once", STARVED)
 N_AT_ONCE = 4
@@ -67,8 +68,8 @@ def play(arguments: argparse.Namespace) -> dict[str, float]:
         starve_followers()
     threads, weights = arguments.threads[0], arguments.weights[0]
     model = midi2wave.load(arguments.model[0], "cpu", threads=threads, weights=weights)
-    guidance = PLAYERS.get(arguments.model[0], 1.0)
-    blocks = model.stream(MIDI, temperature=TEMPERATURE, guidance=guidance, seconds=arguments.seconds)
+    sampling, guidance = PLAYERS.get(arguments.model[0], ("mean", 1.0))
+    blocks = model.stream(MIDI, sampling=sampling, guidance=guidance, seconds=arguments.seconds)
     next(blocks)
     first = time.time()
     n_samples = sum(len(block) for block in blocks)

@@ -169,12 +169,15 @@ def verdict(comparison: dict[str, Any]) -> str:
     no_nearer = f"{scope} the fine-tuned model does not sound more like your piano than its base"
     if sound == "better" and notes == "kept" and noise != "worse":
         text = f"It worked: {nearer}, and {remarks}."
+    elif sound == "better" and notes == "kept":
+        text = f"It worked in part: {nearer}, but there is more noise; the notes are as recognisable as {reference}."
     elif sound == "better":
         text = f"It worked in part: {nearer}, but {remarks}."
     elif sound == "worse" or notes == "lost":
         text = f"It did not work: {no_nearer}; {remarks}. Play the base instead."
     else:
-        text = f"Not clear: {no_nearer} by more than the recordings differ; {remarks}."
+        unclear = "the interval does not show whether the fine-tuned model sounds more like your piano than its base"
+        text = f"Not clear: {scope} {unclear}; {remarks}."
     if not text.startswith("It worked:"):
         text += " More minutes, or more recordings, may help."
     if comparison["recordings"] < 2:

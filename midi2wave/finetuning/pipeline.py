@@ -6,7 +6,9 @@ Below the output folder:
     finetune.json                   settings and finished phases
     recordings/                     the report of the recordings
     audio/, data/, aligned/, clips/ resampled audio, processed folders, labels that agree with the sound, test clips
+    validation_clips/               clips by which the share of the trained weights is chosen
     training.json, run/             config and run folder of the training
+    blended.safetensors             that share of the trained weights, and the base
     evaluation/                     generated clips and scores of the base model and of the fine-tuned one
     NAME.safetensors, model_card.md, play.json, index.html      the result
 """
@@ -254,7 +256,7 @@ class _Finetuning:
         planned = schedule.plan_steps(self.options.minutes, seconds_per_step, config)
         if planned.steps < schedule.FEW_STEPS:
             log(
-                f"{planned.steps} steps are few: {schedule.FEW_STEPS} are the fewest that were measured "
+                f"{planned.steps} steps are few: {schedule.FEW_STEPS} are the fewest that were measured with blending "
                 "(docs/own_piano.md); give more --minutes, and another -o"
             )
         return asdict(planned)

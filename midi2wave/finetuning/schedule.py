@@ -31,7 +31,7 @@ VALIDATION_CROPS = 32
 MAX_VALIDATIONS = 5
 MAX_VALIDATION_PART = 0.2
 N_CHECKPOINTS = 20
-# The fewest steps that were measured (docs/own_piano.md).
+# The fewest steps that were measured with blending (docs/own_piano.md).
 FEW_STEPS = 200
 WARMUP_PART = 0.1
 MAX_WARMUP_STEPS = 50

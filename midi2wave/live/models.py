@@ -18,6 +18,8 @@ from midi2wave.utils.errors import InputError
 
 # The configs that play shipped weights, by this name; the one of the folder itself comes first.
 PLAY_CONFIG = "config_play.json"
+# The config that finetune.py writes beside its weights.
+FINETUNED_CONFIG = "play.json"
 # A usual temperature of shipped models, for others than theirs.
 DEFAULT_TEMPERATURE = 0.8
 
@@ -85,6 +87,11 @@ def load_models(paths: Sequence[str], device: str) -> list[LiveModel]:
         inference = load_config(config, ("inference_config",)).inference_config
         names = filter(None, (inference.model_filename, inference.fast_model_filename))
         settings |= {Path(name).resolve(): (config, inference) for name in names}
+    for path in paths:
+        beside = Path(path).resolve().with_name(FINETUNED_CONFIG)
+        if beside.is_file():
+            inference = load_config(str(beside), ("inference_config",)).inference_config
+            settings.setdefault(Path(inference.model_filename).resolve(), (str(beside), inference))
     models = []
     for path in paths:
         config, defaults = settings.get(Path(path).resolve(), (PLAY_CONFIG, None))

@@ -52,6 +52,7 @@ def test_the_verdict(f1, noise, distance, words):
     assert text.startswith(words) and "8 held-out clips of 4 recordings" in text
     assert ("less recognisable than those of its base" in text) == (f1 == 0.2)
     assert ("more noise" in text) == (noise > 10)
+    assert "but the notes are as recognisable" not in text
 
 
 def test_the_recordings_limit_what_is_expected_of_notes():

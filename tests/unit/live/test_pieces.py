@@ -91,13 +91,25 @@ def test_the_sampling_reaches_the_model():
         Settings(**PLAIN, sampling="mode")
 
 
+def test_a_model_of_finetune_begins_with_the_settings_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes((ROOT / "pretrained/rendered.safetensors").read_bytes())
+    settings = {"model_filename": str(weights), "sampling": "mean", "temperature": 0.5, "guidance": 2.0}
+    (tmp_path / "play.json").write_text(json.dumps({"inference_config": settings}))
+    model = load_models([str(weights)], "cpu")[0]
+    assert (model.sampling, model.temperature, model.guidance) == ("mean", 0.5, 2.0)
+    assert model.config == str(tmp_path / "play.json")
+
+
 def test_shipped_models_begin_with_the_settings_of_their_configs(monkeypatch):
     monkeypatch.chdir(ROOT)
     rendered, disklavier = load_models(
         [str(ROOT / "pretrained/rendered.safetensors"), "pretrained/disklavier.safetensors"], "cpu"
     )
     assert rendered.describe()["lookahead_ms"] == 104 and disklavier.describe()["lookahead_ms"] == 252
-    assert (rendered.temperature, rendered.guidance, rendered.config) == (0.8, 3.0, "rendered/config_play.json")
+    assert (rendered.sampling, rendered.guidance, rendered.config) == ("mean", 2.0, "rendered/config_play.json")
+    assert (disklavier.sampling, disklavier.temperature) == ("random", 0.8)
     assert (disklavier.guidance, disklavier.global_labels) == (1.0, ("year=2009",))
     json.dumps(disklavier.describe())
 

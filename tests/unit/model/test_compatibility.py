@@ -12,7 +12,7 @@ import inference
 import train
 from midi2wave.audio.io import read_pcm
 from midi2wave.checkpoint import load_model, load_training, load_weights
-from midi2wave.config import DEPRECATED_OPTIONS, DEPRECATED_VALUES, load_config
+from midi2wave.config import DEPRECATED_OPTIONS, DEPRECATED_VALUES, load_config, migrate_record
 from midi2wave.data.processed_folder import ProcessedFolder
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import call, settings
@@ -120,6 +120,13 @@ def test_a_former_run_can_be_resumed(tmp_path):
     weight = "context.global_embedding.weight"
     assert resumed["model"][weight].shape == former["model"]["context.of_recording.weight"].shape
     assert config.train_config.output_directory == "run_global"
+
+
+@pytest.mark.parametrize("block", ["inference_config", "evaluate_config"])
+def test_records_have_the_defaults_of_new_options(block):
+    record = migrate_record({block: {"temperature": 0.8}})
+    assert record[block] == {"temperature": 0.8, "history_level": -40.0, "sampling": "random"}
+    assert migrate_record({block: {"sampling": "mean", "history_level": -12.0}})[block]["sampling"] == "mean"
 
 
 def test_a_former_output_folder_is_recognised(tmp_path):

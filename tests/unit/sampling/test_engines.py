@@ -264,6 +264,7 @@ def test_memory_does_not_grow_with_the_piece():
     ("wrong_options", "words"),
     [
         ({"sampler": "nummba"}, "expected one of auto, torch, numba, cuda"),
+        ({"sampling": "mode"}, "expected one of random, mean"),
         ({"weights": "int4"}, "expected one of float32, bfloat16, auto"),
         ({"sampler": "torch", "weights": "bfloat16"}, "choose numba or float32"),
         ({"threads": -1}, "expected 0"),

@@ -1,5 +1,6 @@
 """After a kill at a random moment, or another accident, a rerun of resampling and preprocessing completes the work."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -62,18 +63,32 @@ def command_lines(tmp_path: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
-def kill_after(seconds: float, script: str, *arguments: str) -> int:
-    """Start a command, kill it after a while; returns its exit code, negative if it was killed in time."""
+def kill_after(seconds: float, script: str, *arguments: str) -> tuple[int, int]:
+    """Start a command in a process group of its own, and kill it, not its workers, after a while.
+
+    Returns:
+        Its exit code, negative if it was killed in time, and its process group.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, ROOT / script, *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment,
+        start_new_session=True,
     )
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
-    return process.wait()
+    return process.wait(), process.pid
+
+
+def end_workers(group: int) -> None:
+    """End what is left of a process group, so that nothing writes to its folder any more."""
+    patience = time.monotonic() + 10
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < patience:  # Until the last one has been reaped.
+            os.killpg(group, signal.SIGKILL)
+            time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -93,7 +108,8 @@ def test_rerun_after_a_kill_gives_the_same_bytes(tmp_path, name):
     while killed < KILLS:
         shutil.rmtree(out)
         jobs = ("-j", "2") if killed % 5 == 4 else ()
-        if kill_after(duration * rng.uniform(0.3, 1), *run[name], *jobs) != -signal.SIGKILL:
+        code, group = kill_after(duration * rng.uniform(0.3, 1), *run[name], *jobs)
+        if code != -signal.SIGKILL:
             duration *= 0.9  # it had ended: the first run was slower than they are now
             continue
         killed += 1
@@ -104,6 +120,7 @@ def test_rerun_after_a_kill_gives_the_same_bytes(tmp_path, name):
         while any(out.rglob("*.partial")) and time.monotonic() < patience:
             time.sleep(0.05)
         assert read_files(out) == whole
+        end_workers(group)
     assert halfway >= 2, "only ever killed before or after the work: nothing was tried"
 
 

@@ -444,8 +444,9 @@ class WaveNet(nn.Module):
             if sampling == "mean":
                 return logistic_mixture.mean_sample(params, uniforms[..., 0], temperature)
             return logistic_mixture.sample(params, uniforms, temperature)
-        inverse = logistic_mixture.rounded_mean if sampling == "mean" else logistic_mixture.from_cumulative
-        return inverse(params / temperature, uniforms[..., 0])
+        if sampling == "mean":
+            return logistic_mixture.rounded_mean(params / temperature, uniforms[..., 0])
+        return logistic_mixture.from_cumulative(params / temperature, uniforms[..., 0])
 
     def guide(self, params: Tensor, guidance: float) -> Tensor:
         """Classifier-free guidance.

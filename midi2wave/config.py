@@ -45,6 +45,8 @@ SAMPLING_METHODS: tuple[SamplingMethod, ...] = get_args(SamplingMethod)
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 SAMPLER_WEIGHTS: tuple[SamplerWeights, ...] = get_args(SamplerWeights)
 GLOBAL_VALUE = re.compile(r"[^=\s]+=(0|-?[1-9][0-9]{0,17})")  # COLUMN=VALUE
+# The config that finetune.py writes beside its weights.
+FINETUNED_CONFIG = "play.json"
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 MAX_SEED = 2**63 - 1  # The largest that both NumPy's and PyTorch's generators take.
 VALIDATION_SEED = 2**40  # No run may have it: the validation crops are the same in every run.

@@ -7,6 +7,7 @@ from typing import Any
 
 from midi2wave import checkpoint
 from midi2wave.checkpoint_folders import BEST_NAME
+from midi2wave.config import FINETUNED_CONFIG
 from midi2wave.finetuning.blending import BLENDED_NAME
 from midi2wave.finetuning.comparison import BASE_NAME, EVALUATION_NAME, TUNED_NAME, describe
 from midi2wave.finetuning.play_settings import play_settings
@@ -15,7 +16,6 @@ from midi2wave.plotting.listening_page import ListeningClip, write_listening_pag
 from midi2wave.utils.atomic_files import atomic_file, write_text
 
 CARD_NAME = "model_card.md"
-PLAY_NAME = "play.json"
 PAGE_NAME = "index.html"
 NO_LICENCE = "not stated"
 
@@ -70,7 +70,7 @@ def write_model(out: Path, provenance: Provenance) -> None:
     settings |= play_settings(config.data_config).options(config.data_config)
     if provenance.label:
         settings["global_values"] = [provenance.label]
-    write_text(out / PLAY_NAME, json.dumps({"inference_config": settings}, indent=4) + "\n")
+    write_text(out / FINETUNED_CONFIG, json.dumps({"inference_config": settings}, indent=4) + "\n")
 
 
 def write_card(
@@ -85,7 +85,7 @@ def write_card(
         comparison: As of `comparison.compare`.
         words: The verdict.
     """
-    play = f"python inference.py -c {out / PLAY_NAME} --midi song.mid --out songs"
+    play = f"python inference.py -c {out / FINETUNED_CONFIG} --midi song.mid --out songs"
     licence = provenance.licence or f"{NO_LICENCE}; state one with --licence before you pass the weights on"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     scores = "\n".join(f"- {line}" for line in describe(comparison))

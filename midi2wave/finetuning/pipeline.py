@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from midi2wave.checkpoint_folders import step_folders, step_of
-from midi2wave.config import Config
+from midi2wave.config import FINETUNED_CONFIG, Config
 from midi2wave.data.resample_manifest import state
 from midi2wave.evaluation.transcription import load_transcriber
 from midi2wave.finetuning import base_choice, blending, comparison, label_refinement, model_files, preparation, schedule
@@ -336,7 +336,7 @@ class _Finetuning:
         model_files.write_page(self.out, compared["names"], {"base": provenance.base} | facts, compared, words)
         return FinetuneResult(
             model_files.weights_path(self.out),
-            self.out / model_files.PLAY_NAME,
+            self.out / FINETUNED_CONFIG,
             self.out / model_files.CARD_NAME,
             self.out / model_files.PAGE_NAME,
             words,

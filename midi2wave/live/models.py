@@ -9,6 +9,7 @@ from midi2wave.checkpoint import LoadedCheckpoint, load_checkpoint
 from midi2wave.config import (
     CONFIG_FOLDER,
     DEFAULT_HISTORY_LEVEL,
+    FINETUNED_CONFIG,
     InferenceConfig,
     SamplerWeights,
     SamplingMethod,
@@ -18,8 +19,6 @@ from midi2wave.utils.errors import InputError
 
 # The configs that play shipped weights, by this name; the one of the folder itself comes first.
 PLAY_CONFIG = "config_play.json"
-# The config that finetune.py writes beside its weights.
-FINETUNED_CONFIG = "play.json"
 # A usual temperature of shipped models, for others than theirs.
 DEFAULT_TEMPERATURE = 0.8
 

@@ -4,12 +4,22 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from benchmarks import playing, weight_formats
+from midi2wave.live.models import load_models
 from midi2wave.sampling.engines import cpu
+from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import call
+
+
+def test_players_have_the_settings_of_their_configs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    models = load_models(list(playing.PLAYERS), "cpu")
+    assert {model.path: (model.sampling, model.guidance) for model in models} == playing.PLAYERS
+    assert {path.name for path in ROOT.glob("pretrained/*.safetensors")} == {Path(one).name for one in playing.PLAYERS}
 
 
 @pytest.mark.slow

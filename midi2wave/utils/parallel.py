@@ -4,6 +4,7 @@ A batch scheduler starts the same command several times with `--shard 1/8`, `--s
 """
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -113,7 +114,7 @@ def parallel_map(
     options: dict[str, Any] = {}
     if backend == "loky":
         _start_resource_tracker()
-        options["initializer"] = _end_worker_with_parent
+        options |= {"initializer": _end_worker_with_parent, "initargs": (os.getpid(),)}
     # One file is plenty for a task. Few are dispatched ahead: a run that is stopped leaves few partial files.
     workers = joblib.Parallel(n_jobs=n_jobs, backend=backend, return_as="generator_unordered", batch_size=1, **options)
     try:
@@ -128,6 +129,9 @@ def parallel_map(
         ) from error
 
 
-def _end_worker_with_parent() -> None:
-    """Let the system end this worker with its parent: joblib's workers wait five minutes for more work."""
-    signals.end_with_parent("SIGKILL")
+def _end_worker_with_parent(parent: int) -> None:
+    """Let the system end this worker with its parent: joblib's workers wait five minutes for more work.
+
+    One that went on after `kill -9` of a command could replace files that a second command has finished meanwhile.
+    """
+    signals.end_with_parent("SIGKILL", parent)

@@ -97,15 +97,19 @@ def ignored(name: str) -> Iterator[None]:
         signal.signal(number, former)
 
 
-def end_with_parent(name: str) -> None:
+def end_with_parent(name: str, parent: int | None = None) -> None:
     """Let Linux send this process a signal when its parent ends, even by `kill -9`; elsewhere this does nothing.
 
     Args:
         name: "SIGKILL" for example.
+        parent: The process number of the parent. A parent that has ended before this call is noticed only where it is
+            given; then the signal is sent at once.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.Signals[name])
+        if parent is not None and os.getppid() != parent:
+            os.kill(os.getpid(), signal.Signals[name])
 
 
 def run_command(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int, str]:

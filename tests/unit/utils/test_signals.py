@@ -142,3 +142,26 @@ def test_a_signal_to_a_command_and_its_workers_is_one_line(tmp_path, number):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number, err
     assert err.startswith("interrupted") and err.count("\n") == 1
+
+
+ORPHAN = """
+import os, pathlib, sys, time
+from midi2wave.utils import signals
+
+parent = os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == parent:
+    time.sleep(0.01)
+pathlib.Path(sys.argv[1]).write_text("began")
+signals.end_with_parent("SIGKILL", parent)
+pathlib.Path(sys.argv[1]).write_text("went on")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+def test_a_process_whose_parent_has_already_ended_is_ended(tmp_path):
+    path = tmp_path / "progress"
+    # Its standard output is open until the orphan, too, has ended.
+    subprocess.run([sys.executable, "-c", ORPHAN, path], cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=60)
+    assert path.read_text() == "began"

@@ -77,41 +77,35 @@ def sample(params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor
     return torch.floor(amplitude * FULL_SCALE + 0.5).clamp(-FULL_SCALE, FULL_SCALE - 1).long()
 
 
-def mean_sample(params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-    """The mean of the mixture as a 16-bit sample, rounded at random (see `rounded_mean`).
+def mean_sample(params: Tensor, temperature: float = 1.0) -> Tensor:
+    """The mean of the mixture in units of 16-bit samples, not rounded.
 
     Args:
         params: [B, 3K, T].
-        uniforms: In (0, 1), [B, T].
         temperature: It divides the component logits.
 
     Returns:
-        int64 [B, T].
+        float32 [B, T].
     """
     logits, means, _ = split(params)
     logits = logits / temperature
     mass = torch.exp(logits - logits.amax(dim=1, keepdim=True)).double()  # As exactly as the faster engines.
     amplitude = (mass * means.double()).sum(dim=1) / mass.sum(dim=1)
-    return torch.floor(amplitude * FULL_SCALE + uniforms).clamp(-FULL_SCALE, FULL_SCALE - 1).long()
+    return (amplitude * FULL_SCALE).clamp(-FULL_SCALE, FULL_SCALE - 1).float()
 
 
-def rounded_mean(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """The mean class of a distribution over ordered classes, rounded up with the probability of its fractional part.
-
-    Rounding at random makes the error of rounding a noise whose mean is 0 whatever the signal is, as dither does.
-    Rounding to the nearest class would remove a signal of less than half a class.
+def mean_class(logits: Tensor) -> Tensor:
+    """The mean of a distribution over ordered classes, a class with a fraction.
 
     Args:
         logits: [B, A, T].
-        uniforms: u in (0, 1), [B, T].
 
     Returns:
-        int64 [B, T].
+        float32 [B, T].
     """
     mass = torch.exp(logits - logits.amax(dim=1, keepdim=True)).double()  # As exactly as the faster engines.
     classes = torch.arange(mass.shape[1], dtype=mass.dtype, device=mass.device).unsqueeze(1)
-    mean = (mass * classes).sum(dim=1) / mass.sum(dim=1)
-    return torch.floor(mean + uniforms).clamp(0, mass.shape[1] - 1).long()
+    return ((mass * classes).sum(dim=1) / mass.sum(dim=1)).float()
 
 
 def guided(own: Tensor, null: Tensor, guidance: float) -> Tensor:

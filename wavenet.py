@@ -286,7 +286,7 @@ class Decoder(nn.Module):
 
     def fill(self, caches: "Caches", history: Tensor, context: Tensor, excitation: Tensor) -> None:
         """Write into empty caches what the cached sampler needs to continue a history; arguments as in `forward`."""
-        caches.recent = history[:, -self.taps :].clone()
+        caches.recent = history[:, -self.taps :].float()
         n_samples = history.shape[1] - self.taps
         for i, (x, _, _) in enumerate(run_layers(*self._stack_inputs(history, *self.prepare(context, excitation)))):
             caches.fill(i, x[:, : self.config.n_residual_channels].unflatten(0, (n_samples, len(history))))
@@ -435,17 +435,18 @@ class WaveNet(nn.Module):
             params: Parameters of the distributions, [B, P, T].
             uniforms: In (0, 1), [B, T, U].
             temperature: Below 1 the distributions are sharper.
-            sampling: random: a sample of each distribution; mean: its mean (of codes the mean code), rounded at random.
+            sampling: random: a sample of each distribution; mean: its mean (of codes the mean code), which is not
+                rounded and does not depend on the uniforms.
 
         Returns:
-            int64 [B, T]: 16-bit values or codes.
+            16-bit values or codes [B, T]: int64, means float32 (`sample_dtype`).
         """
         if self.decoder.mixture:
             if sampling == "mean":
-                return logistic_mixture.mean_sample(params, uniforms[..., 0], temperature)
+                return logistic_mixture.mean_sample(params, temperature)
             return logistic_mixture.sample(params, uniforms, temperature)
         if sampling == "mean":
-            return logistic_mixture.rounded_mean(params / temperature, uniforms[..., 0])
+            return logistic_mixture.mean_class(params / temperature)
         return logistic_mixture.from_cumulative(params / temperature, uniforms[..., 0])
 
     def guide(self, params: Tensor, guidance: float) -> Tensor:
@@ -503,11 +504,17 @@ def build_model(config: Config) -> WaveNet:
         raise InputError(str(error)) from error
 
 
+def sample_dtype(sampling: SamplingMethod) -> torch.dtype:
+    """The type of samples: means have fractions, others are integers."""
+    return torch.float32 if sampling == "mean" else torch.long
+
+
 class Caches:
     """Ring buffers of every layer's past inputs, [(K - 1) * dilation, B, R], and the K most recent samples [B, K].
 
-    Row t % length holds the input at time t. Before the first sample the buffers are zero and the samples silent, as in
-    the parallel pass.
+    The samples are float32, in which 16-bit values and codes are exact and means keep their fractions. Row t % length
+    holds the input at time t. Before the first sample the buffers are zero and the samples silent, as in the parallel
+    pass.
 
     Args:
         decoder: The decoder.
@@ -519,7 +526,7 @@ class Caches:
         residual = decoder.config.n_residual_channels
         self.layers = [like.new_zeros(layer.history, batch_size, residual) for layer in decoder.layers]
         shape = (batch_size, decoder.taps)
-        self.recent = torch.full(shape, decoder.input.silence, dtype=torch.long, device=like.device)
+        self.recent = torch.full(shape, float(decoder.input.silence), dtype=torch.float32, device=like.device)
 
     def fill(self, index: int, x: Tensor) -> None:
         """Store the end of one layer's input [T, B, R] of a parallel pass over the samples 0..T-1."""
@@ -549,7 +556,7 @@ class Caches:
 
     def push(self, samples: Tensor) -> None:
         """Append the newest samples [B]."""
-        self.recent = torch.cat([self.recent[:, 1:], samples.unsqueeze(1)], dim=1)
+        self.recent = torch.cat([self.recent[:, 1:], samples.unsqueeze(1).float()], dim=1)
 
 
 @dataclass(frozen=True)
@@ -646,7 +653,7 @@ def generate(
         block_frames: Frames of a block; the samples do not depend on it.
 
     Yields:
-        int64 blocks [B, n] (16-bit values or codes), the prefix first.
+        Blocks [B, n] of 16-bit values or codes, the prefix first; int64, means float32 (`sample_dtype`).
     """
     decoder, n_rows = model.decoder, rows_per_stream(guidance)
     caches, first = prefill(model, conditioning, n_streams, n_frames, prefix, guidance)
@@ -659,7 +666,7 @@ def generate(
         cond = torch.stack([decoder.layer_conditioning(layer, context, excitation) for layer in decoder.layers], dim=1)
         output_cond = decoder.output_conditioning(context, excitation)
         draws = uniforms(first * model.hop, count * model.hop)
-        block = torch.empty(draws.shape[:2], dtype=torch.long, device=draws.device)
+        block = torch.empty(draws.shape[:2], dtype=sample_dtype(sampling), device=draws.device)
         for i in range(block.shape[1]):
             time, sample_output_cond = first * model.hop + i, None if output_cond is None else output_cond[i]
             params = model.guide(caches.step(decoder, time, cond[i], sample_output_cond), guidance)

@@ -156,7 +156,7 @@ class LoadedModel:
             seed: Equal seeds give equal samples.
             temperature: 1: the model's own distribution; less: less noise and less variety.
             sampling: random: each sample is drawn from the predicted distribution; mean: it is the mean of that
-                distribution, rounded at random, which has much less noise.
+                distribution, which has much less noise and does not depend on the seed.
             guidance: Scale of classifier-free guidance; more than 1 follows the notes more closely, and takes twice the
                 work. Best for models trained with conditioning_dropout.
             history_level: How disturbed the model is to take its own past samples to be, in dB relative to the most of

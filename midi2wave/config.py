@@ -431,8 +431,8 @@ class SamplingConfig:
     temperature: float = Field(default=1.0, gt=0, le=MAX_TEMPERATURE)
     """1: the model's own distribution; less: less noise, less variety"""
     sampling: SamplingMethod = "random"
-    """random: a sample is drawn from the predicted distribution; mean: it is the mean of that distribution, rounded at
-    random, which has much less noise
+    """random: a sample is drawn from the predicted distribution; mean: it is the mean of that distribution, which has
+    much less noise and does not depend on the seed
     """
     guidance: float = Field(default=1.0, ge=0, le=MAX_GUIDANCE)
     """classifier-free guidance: 1: the model with its MIDI; 0: with the null condition; more than 1: an

@@ -37,6 +37,19 @@ def mu_law_decode(codes: np.ndarray) -> np.ndarray:
     return to_pcm(amplitude)[0]
 
 
+def interpolate_codes(codes: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Expand codes that may have a fraction, for which neighbouring codes are interpolated.
+
+    Args:
+        codes: 0 to 255, floats [...].
+        decoded: What each of the 256 codes stands for, int16 [256].
+
+    Returns:
+        int16 [...].
+    """
+    return np.rint(np.interp(codes, np.arange(MU + 1), decoded)).astype(np.int16)
+
+
 def _code_edges() -> np.ndarray:
     """See CODE_EDGES."""
     companded = 2 * (np.arange(1, MU + 1) - 0.5) / MU - 1

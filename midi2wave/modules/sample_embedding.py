@@ -32,10 +32,18 @@ class SampleEmbedding(nn.Linear):
         return 0 if self.mixture else SILENT_CODE
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Sample values [..., K], oldest first, to the first layer's input [..., R]."""
+        """Map samples to the first layer's input.
+
+        Args:
+            samples: Integers, or float32 values that may have a fraction, [..., K], oldest first. Between two codes the
+                vectors of both are interpolated.
+
+        Returns:
+            [..., R].
+        """
         if not self.mixture:  # A look-up in a table for each tap: the product with a one-hot vector.
             tables = self.weight.t().split(N_CODES)
-            embedded = [F.embedding(samples[..., k], tables[k]) for k in range(self.n_taps)]
+            embedded = [_look_up(samples[..., k], tables[k]) for k in range(self.n_taps)]
             return sum(embedded[1:], embedded[0]) + self.bias
         # Quiet passages lie within a thousandth of the range. The mu-law companded value (WaveNet, section 2.2), in
         # which they are as wide as loud ones, is given beside the amplitude.
@@ -49,3 +57,13 @@ class SampleEmbedding(nn.Linear):
             return samples.float() / FULL_SCALE
         companded = 2 * samples.float() / MU - 1
         return companded.sign() * torch.expm1(companded.abs() * math.log(N_CODES)) / MU
+
+
+def _look_up(codes: Tensor, table: Tensor) -> Tensor:
+    """Rows of a table, or between two rows, [...] -> [..., R]."""
+    if not codes.is_floating_point():
+        return F.embedding(codes, table)
+    below = codes.floor()
+    row = below.long()
+    own, after = F.embedding(row, table), F.embedding((row + 1).clamp(max=N_CODES - 1), table)
+    return own.lerp(after, (codes - below).to(table.dtype).unsqueeze(-1))

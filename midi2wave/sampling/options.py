@@ -29,8 +29,8 @@ class SamplingOptions:
 
     Attributes:
         temperature: 1: the model's own distribution; less: less noise and less variety.
-        sampling: random: each sample is drawn from its distribution; mean: it is the mean, rounded at random
-            (`WaveNet.draw`).
+        sampling: random: each sample is drawn from its distribution; mean: it is the mean, which does not depend on the
+            seed (`WaveNet.draw`).
         guidance: Scale of classifier-free guidance (`WaveNet.guide`); 1: none, 0: the null condition.
         history_level: How disturbed the model is to take its own past samples to be, in dB relative to the most of its
             training; for models without data_config.history_level_input it is ignored.

@@ -95,7 +95,7 @@ def generate(
     *,
     prefix: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """`wavenet.generate` by the engine that the options name: the same samples, in int64 blocks [B, n].
+    """`wavenet.generate` by the engine that the options name: the same samples, in blocks [B, n].
 
     The engine chooses the size of the blocks; the first one after the prefix is small.
 

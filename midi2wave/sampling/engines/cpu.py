@@ -39,7 +39,7 @@ from midi2wave.sampling.engines.follower_policy import N_TRIAL_PARTS, BlockTimes
 from midi2wave.sampling.engines.simd import has_bfloat16
 from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
 from midi2wave.utils.float32_convolutions import float32_convolutions
-from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream
+from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream, sample_dtype
 
 # Blocks are small at first, so that the first sound comes early.
 FIRST_BLOCK_FRAMES = 1
@@ -102,7 +102,7 @@ def _thread_group(
 ) -> ThreadGroup:
     """The initial state of a group that samples these rows, from the caches."""
     n_layers, residual, skip, middle = weights.n_layers, weights.n_residual, weights.n_skip, weights.n_middle
-    recent = caches.recent[rows].cpu().numpy().astype(np.int64)
+    recent = caches.recent[rows].cpu().numpy()
     n_rows = len(recent)
     rings = []
     for layer in caches.layers:
@@ -222,10 +222,10 @@ class _ThreadGroups:
             start: Absolute number of the first sample.
             inputs: Their conditioning.
             uniforms: [T, B, U].
-            teacher_samples: int64 [T, B], which take the place of the drawn samples as the past; None: free-running.
+            teacher_samples: float32 [T, B], which take the place of the drawn samples as the past; None: free-running.
 
         Returns:
-            Drawn samples int64 [T, B], and with teacher samples the parameters float32 [T, B, P], else none [0, B, P].
+            Drawn samples, float32 [T, B], and with teacher samples the parameters, float32 [T, B, P], else [0, B, P].
         """
         n_frames, first, results = len(uniforms) // self.hop, 0, []
         while first < n_frames:
@@ -281,7 +281,7 @@ class _ThreadGroups:
         """The kernel's arguments for one group."""
         n_samples, n_streams = len(inputs.aux_inputs), group.streams.stop - group.streams.start
         is_forced = teacher_samples is not None
-        past = np.zeros((0, uniforms.shape[1]), np.int64) if teacher_samples is None else teacher_samples
+        past = np.zeros((0, uniforms.shape[1]), np.float32) if teacher_samples is None else teacher_samples
         output_frames, aux_inputs = inputs.output_frames[:, group.rows], inputs.aux_inputs[:, group.rows]
         if group.output_frames is None or group.aux_inputs is None:
             group.output_frames = np.zeros((self.max_frames + 1, *output_frames.shape[1:]), np.float32)
@@ -294,7 +294,7 @@ class _ThreadGroups:
             aux_inputs=group.aux_inputs,
             uniforms=np.ascontiguousarray(uniforms[:, group.streams]),
             teacher_samples=np.ascontiguousarray(past[:, group.streams]),
-            samples=np.zeros((n_samples, n_streams), np.int64),
+            samples=np.zeros((n_samples, n_streams), np.float32),
             params=np.zeros((n_samples if is_forced else 0, n_streams, group.weights.n_params), np.float32),
             n_samples=n_samples,
             n_rows=len(group.state.recent),
@@ -360,7 +360,7 @@ def generate(
             count = min(count, n_frames - first)
             draws = uniforms(first * model.hop, count * model.hop).transpose(0, 1).cpu().numpy()
             samples, _ = groups.play(first * model.hop, source.block(first, count), draws)
-            yield torch.from_numpy(samples.T).to(device)
+            yield torch.from_numpy(samples.T).to(device, sample_dtype(options.sampling))
             first += count
             count = min(2 * count, max_count)
     finally:
@@ -380,7 +380,7 @@ def replay(
     """Run the kernel teacher-forced over samples [B, N * hop], to compare engines sample by sample.
 
     Returns:
-        The samples that would be drawn, int64 [B, N * hop], and the (guided) distribution parameters [B, P, N * hop].
+        The samples that would be drawn, [B, N * hop], and the (guided) distribution parameters [B, P, N * hop].
     """
     source = _ConditioningSource(model, conditioning)
     caches = Caches(model.decoder, rows_per_stream(options.guidance) * len(samples))
@@ -388,11 +388,11 @@ def replay(
     own_samples, params = [], []
     try:
         for start in range(0, samples.shape[1], MAX_BLOCK_FRAMES * model.hop):
-            part = samples[:, start : start + MAX_BLOCK_FRAMES * model.hop].cpu().numpy().T
+            part = samples[:, start : start + MAX_BLOCK_FRAMES * model.hop].float().cpu().numpy().T
             draws = uniforms(start, len(part)).transpose(0, 1).cpu().numpy()
             inputs = source.block(start // model.hop, len(part) // model.hop)
             block_samples, block_params = groups.play(start, inputs, draws, part)
-            own_samples.append(torch.from_numpy(block_samples))
+            own_samples.append(torch.from_numpy(block_samples).to(sample_dtype(options.sampling)))
             params.append(torch.from_numpy(block_params))
     finally:
         groups.close()

@@ -13,7 +13,7 @@ from midi2wave.sampling.engines.simd_elementwise import exp16, max16, sum16
 def _draw_code(
     logits: Any, first: int, uniform: np.float32, temperature: np.float32, takes_mean: bool, mass: Any
 ) -> Any:
-    """Draw a code as `logistic_mixture.from_cumulative` does, in code order, or the mean as `rounded_mean`."""
+    """Draw a code as `logistic_mixture.from_cumulative` does, in code order, or the mean as `mean_class`."""
     if temperature != 1:
         for c in range(first, first + 256):
             logits[c] = logits[c] / temperature
@@ -25,7 +25,7 @@ def _draw_code(
         exp16(mass, c, logits, first + c, largest)
         total += sum16(mass, c)
     if takes_mean:
-        return _rounded_mean(mass, total, uniform)
+        return _mean_code(mass, total)
     threshold = uniform * np.float32(total)
     below, c = 0.0, 0
     while c < 240:  # First the group of 16 codes that holds the code, then the code itself.
@@ -38,12 +38,12 @@ def _draw_code(
         if np.float32(below) > threshold:
             break
         c += 1
-    return c
+    return np.float32(c)
 
 
 @njit(nogil=True, forceinline=True)
-def _rounded_mean(mass: Any, total: float, uniform: np.float32) -> Any:
-    """The mean code of 256 masses, rounded at random, as `logistic_mixture.rounded_mean` does."""
+def _mean_code(mass: Any, total: float) -> Any:
+    """The mean code of 256 masses, as `logistic_mixture.mean_class` computes it."""
     # Four sums, so that an addition need not wait for the one before.
     a, b, c, d = 0.0, 0.0, 0.0, 0.0
     for code in range(0, 256, 4):
@@ -51,13 +51,13 @@ def _rounded_mean(mass: Any, total: float, uniform: np.float32) -> Any:
         b += np.float64(code + 1) * np.float64(mass[code + 1])
         c += np.float64(code + 2) * np.float64(mass[code + 2])
         d += np.float64(code + 3) * np.float64(mass[code + 3])
-    mean = ((a + b) + (c + d)) / total
-    return min(max(np.int64(np.floor(mean + np.float64(uniform))), 0), 255)
+    # In this order NaN, of weights that are not finite, becomes 0: the code chooses a row of a table.
+    return np.float32(min(max(0.0, ((a + b) + (c + d)) / total), 255.0))
 
 
 @njit(nogil=True, forceinline=True)
-def _mean_amplitude(params: Any, first: int, n: int, uniform: np.float32, temperature: np.float32) -> Any:
-    """The mean of a mixture as a 16-bit sample, rounded at random, as `logistic_mixture.mean_sample` does."""
+def _mean_amplitude(params: Any, first: int, n: int, temperature: np.float32) -> Any:
+    """The mean of a mixture in units of 16-bit samples, as `logistic_mixture.mean_sample` computes it."""
     largest = params[first]
     for k in range(1, n):
         largest = max(largest, params[first + k])
@@ -66,8 +66,8 @@ def _mean_amplitude(params: Any, first: int, n: int, uniform: np.float32, temper
         mass = np.float64(np.exp((params[first + k] - largest) / temperature))
         total += mass
         mean += mass * np.float64(params[first + n + k])
-    value = np.floor(mean / total * FULL_SCALE + np.float64(uniform))
-    return np.int64(min(max(value, float(-FULL_SCALE)), float(FULL_SCALE - 1)))
+    value = mean / total * FULL_SCALE
+    return np.float32(min(max(value, float(-FULL_SCALE)), float(FULL_SCALE - 1)))
 
 
 @njit(nogil=True, forceinline=True)
@@ -91,7 +91,7 @@ def _draw_amplitude(
     scale = np.exp(max(params[first + 2 * n + component], np.float32(-12)) + np.log(temperature))
     amplitude = params[first + n + component] + scale * np.log(quantile / (np.float32(1) - quantile))
     value = np.floor(amplitude * np.float32(FULL_SCALE) + np.float32(0.5))
-    return np.int64(min(max(value, np.float32(-FULL_SCALE)), np.float32(FULL_SCALE - 1)))
+    return min(max(value, np.float32(-FULL_SCALE)), np.float32(FULL_SCALE - 1))
 
 
 @njit(nogil=True, forceinline=True)
@@ -141,7 +141,7 @@ def draw(weights: Any, group: Any, block: Any, i: int, copy: int) -> None:
         if weights.n_mixtures:
             choice, quantile = block.uniforms[2 * at], block.uniforms[2 * at + 1]
             if block.takes_mean:
-                sample = _mean_amplitude(group.params, first, weights.n_mixtures, choice, block.temperature)
+                sample = _mean_amplitude(group.params, first, weights.n_mixtures, block.temperature)
             else:
                 sample = _draw_amplitude(group.params, first, weights.n_mixtures, choice, quantile, block.temperature)
         else:

@@ -32,7 +32,7 @@ class ThreadGroup(NamedTuple):
     B counts rows: with guidance every stream has two, the first B / 2 rows with the notes, the others without.
     """
 
-    recent: np.ndarray  # [B, K], int64: the last samples, oldest first
+    recent: np.ndarray  # float32 [B, K]: the last samples, oldest first; means have fractions
     ring: np.ndarray  # inputs [sum of ring rows * B * R]: row t % rows of a layer holds its input at time t
     ahead: np.ndarray  # float32 [L * MAX_AHEAD * B * 2R]: gates but for the newest tap, in slot (t + phase) % ahead
     x: np.ndarray  # float32 [B * R]
@@ -56,8 +56,8 @@ class Block(NamedTuple):
     output_frames: np.ndarray  # float32 [F, B, skip]: initial value of the skip sum, if the output is conditioned
     aux_inputs: np.ndarray  # float32 [T, B, E]: inputs at audio rate
     uniforms: np.ndarray  # float32 [T, D, U]
-    teacher_samples: np.ndarray  # int64 [T or 0, D]: the past, in place of the drawn samples
-    samples: np.ndarray  # int64 [T, D]
+    teacher_samples: np.ndarray  # float32 [T or 0, D]: the past, in place of the drawn samples
+    samples: np.ndarray  # float32 [T, D]
     params: np.ndarray  # float32 [T or 0, D, P]
     n_samples: int
     n_rows: int  # B
@@ -110,11 +110,16 @@ def embed(weights: Pointers, group: Pointers, n_rows: int) -> None:
         for k in range(taps):
             sample = group.recent[s * taps + k]
             if weights.n_mixtures == 0:
-                row = (k * 256 + sample) * residual
+                code = np.int64(sample)
+                fraction = sample - np.float32(code)
+                row = (k * 256 + code) * residual
                 for c in range(0, residual, 16):
-                    add16(group.x, s * residual + c, weights.embedding, row + c, np.float32(1))
+                    add16(group.x, s * residual + c, weights.embedding, row + c, np.float32(1) - fraction)
+                if fraction > 0:  # Then there is a code above.
+                    for c in range(row + residual, row + 2 * residual, 16):
+                        add16(group.x, s * residual + c - row - residual, weights.embedding, c, fraction)
             else:
-                amplitude = np.float32(sample) / np.float32(FULL_SCALE)
+                amplitude = sample / np.float32(FULL_SCALE)
                 size = np.log1p(np.float32(255) * abs(amplitude)) / np.float32(math.log(256))
                 companded = size if sample >= 0 else -size
                 row = 2 * k * residual

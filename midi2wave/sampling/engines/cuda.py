@@ -16,7 +16,7 @@ from torch import Tensor
 from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
 from midi2wave.utils.cuda_graphs import capture_graph
 from midi2wave.utils.float32_convolutions import float32_convolutions
-from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream
+from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream, sample_dtype
 
 BLOCK_FRAMES = 16
 # Samples for each replay of the graph: more gain little, and every one lengthens the capture.
@@ -42,7 +42,7 @@ class SampleStep:
         if decoder.output_cond is not None:
             self.output_cond = like.new_zeros(n_samples, n_rows, decoder.config.n_skip_channels)
         self.uniforms = like.new_full((n_samples, n_streams, model.uniforms_per_sample), 0.5, dtype=torch.float32)
-        self.samples = torch.zeros(n_samples, n_streams, dtype=torch.long, device=like.device)
+        self.samples = torch.zeros(n_samples, n_streams, dtype=sample_dtype(options.sampling), device=like.device)
         self.time = torch.zeros(1, dtype=torch.long, device=like.device)  # absolute
         self.position = torch.zeros(1, dtype=torch.long, device=like.device)  # in the block
 
@@ -63,7 +63,8 @@ class SampleStep:
         uniforms = self.uniforms.index_select(0, self.position).transpose(0, 1)  # [B, 1, U]
         sample = self.model.draw(params.unsqueeze(-1), uniforms, self.options.temperature, self.options.sampling)[:, 0]
         self.samples.index_copy_(0, self.position, sample.unsqueeze(0))
-        self.recent.copy_(torch.cat([self.recent[:, 1:], sample.repeat(self.rows_per_stream).unsqueeze(1)], dim=1))
+        newest = sample.repeat(self.rows_per_stream).unsqueeze(1).float()
+        self.recent.copy_(torch.cat([self.recent[:, 1:], newest], dim=1))
         self.time += 1
         self.position += 1
 

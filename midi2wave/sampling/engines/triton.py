@@ -32,7 +32,7 @@ from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
 from midi2wave.utils.cli import format_error
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.float32_convolutions import float32_convolutions
-from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream
+from wavenet import Caches, Conditioning, WaveNet, prefill, rows_per_stream, sample_dtype
 
 # Blocks are small at first, so that the first sound comes early.
 FIRST_BLOCK_FRAMES = 1
@@ -169,7 +169,7 @@ class BlockGenerator:
             torch.zeros(rows, n_skip, dtype=operand, device=device),
             torch.zeros(rows, n_hidden, dtype=packed.output.dtype, device=device),
         )
-        self.recent = caches.recent[: self.n_streams].t().to(torch.int32)  # [K, D]
+        self.recent = caches.recent[: self.n_streams].t()  # [K, D]
 
     def sizes(self, *, teacher_forcing: bool, keep_params: bool) -> Any:
         """The kernel's compile-time numbers."""
@@ -206,7 +206,7 @@ class BlockGenerator:
         """Generate up to a frame; arguments as of `generate`.
 
         Yields:
-            int64 blocks [B, n].
+            Blocks [B, n] as of `wavenet.generate`.
         """
         source, hop = (
             _KernelConditioning(self.model, conditioning, getattr(torch, self.options.weights)),
@@ -218,7 +218,7 @@ class BlockGenerator:
                 return
             count = min(size, n_frames - first)
             samples, _ = self.run(source.block(first, count), uniforms(first * hop, count * hop))
-            yield samples.t().long()
+            yield samples.t().to(sample_dtype(self.options.sampling))
             first += count
 
     def run(
@@ -232,17 +232,17 @@ class BlockGenerator:
             teacher_samples: [D, T], which take the place of the drawn samples as the past; None: free-running.
 
         Returns:
-            Drawn samples, int32 [T, D], and with teacher samples the parameters, float32 [T, D, parts, P].
+            Drawn samples, float32 [T, D], and with teacher samples the parameters, float32 [T, D, parts, P].
         """
         is_forced = teacher_samples is not None
         n_samples, device = uniforms.shape[1], self.recent.device
-        own = torch.zeros(n_samples, self.n_streams, dtype=torch.int32, device=device)
+        own = torch.zeros(n_samples, self.n_streams, device=device)
         if teacher_samples is not None:
-            own = teacher_samples.t().to(torch.int32)
+            own = teacher_samples.t().float()
         history = torch.cat([self.recent, own]).contiguous()
         n_parts, n_params = self.weights.output_bias.shape
         shape = (n_samples if is_forced else 1, self.n_streams)
-        own_samples = torch.zeros(shape, dtype=torch.int32, device=device)
+        own_samples = torch.zeros(shape, device=device)
         params = torch.zeros(*shape, n_parts, n_params, device=device)
         block = self.kernel.Block(
             *inputs,
@@ -336,7 +336,7 @@ def replay(
     """Run the kernel teacher-forced over samples [B, N * hop], to compare engines sample by sample.
 
     Returns:
-        The samples that would be drawn, int64 [B, N * hop], and the (guided) distribution parameters [B, P, N * hop].
+        The samples that would be drawn, [B, N * hop], and the (guided) distribution parameters [B, P, N * hop].
     """
     caches = Caches(model.decoder, rows_per_stream(options.guidance) * len(samples))
     generator = BlockGenerator(model, caches, 0, options, launch)
@@ -350,4 +350,4 @@ def replay(
         block_samples, block_params = generator.run(inputs, uniforms(start, part.shape[1]), part)
         own_samples.append(block_samples)
         params.append(block_params[..., :n_used].flatten(2))
-    return torch.cat(own_samples).t().long(), torch.cat(params).permute(1, 2, 0)
+    return torch.cat(own_samples).t().to(sample_dtype(options.sampling)), torch.cat(params).permute(1, 2, 0)

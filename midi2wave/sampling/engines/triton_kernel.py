@@ -66,8 +66,8 @@ class Block(NamedTuple):
     output_frames: Any  # operand [F, B, S], used if the output is conditioned
     aux_inputs: Any  # operand [T, B, E]: inputs at audio rate
     uniforms: Any  # float32 [T, D, U]
-    history: Any  # int32 [K + T, D]: the K samples before the block, then its own
-    own_samples: Any  # int32 [T, D], written under teacher forcing, where the history is an input
+    history: Any  # float32 [K + T, D]: the K samples before the block, then its own; means have fractions
+    own_samples: Any  # float32 [T, D], written under teacher forcing, where the history is an input
     params: Any  # float32 [T, D, n * P], written if Sizes.keep_params: P of each of the output's n parts
     temperature: Any
     guidance: Any
@@ -116,10 +116,14 @@ def _embed(weights, block, sizes, tile):
     for k in tl.static_range(sizes.n_taps):
         sample = tl.load(block.history + (tile.index + k) * tile.n_streams + tile.streams)
         if sizes.n_mixtures == 0:
-            row = (sample + k * N_CODES)[:, None] * sizes.n_residual
-            x += tl.load(weights.embedding + row + channels[None, :])
+            code = tl.minimum(tl.maximum(sample, 0.0), N_CODES - 1).to(tl.int32)
+            fraction = (sample - code.to(tl.float32))[:, None]
+            row = (code + k * N_CODES)[:, None] * sizes.n_residual
+            next_row = (tl.minimum(code + 1, N_CODES - 1) + k * N_CODES)[:, None] * sizes.n_residual
+            x += (1.0 - fraction) * tl.load(weights.embedding + row + channels[None, :])
+            x += fraction * tl.load(weights.embedding + next_row + channels[None, :])
         else:
-            amplitude = sample.to(tl.float32) / FULL_SCALE
+            amplitude = sample / FULL_SCALE
             size = tl.log(1.0 + tl.abs(amplitude) * (N_CODES - 1)) / LOG_N_CODES
             companded = tl.where(sample < 0, -size, size)
             row = weights.embedding + 2 * k * sizes.n_residual + channels
@@ -290,7 +294,7 @@ def _store_params(block, sizes, tile, streams, part, values):
 
 @triton.jit
 def _draw_code(weights, state, block, sizes, tile, streams):
-    """Draw a mu-law code for each stream of the program, int32 [D]."""
+    """Draw a mu-law code for each stream of the program, float32 [D]; a mean has a fraction."""
     logits = _output_part(weights, state, sizes, 0)
     if sizes.rows_per_stream == 2:
         own, null = _own_and_null(logits)
@@ -302,9 +306,8 @@ def _draw_code(weights, state, block, sizes, tile, streams):
     if sizes.takes_mean:
         codes = tl.arange(0, N_CODES)[None, :].to(tl.float64)
         mass = tl.exp(logits - tl.max(logits, axis=1)[:, None]).to(tl.float64)
-        mean = tl.sum(mass * codes, axis=1) / tl.sum(mass, axis=1)
-        return tl.minimum(tl.floor(mean + uniforms).to(tl.int32), N_CODES - 1)
-    return _choose(logits, uniforms, N_CODES)
+        return (tl.sum(mass * codes, axis=1) / tl.sum(mass, axis=1)).to(tl.float32)
+    return _choose(logits, uniforms, N_CODES).to(tl.float32)
 
 
 @triton.jit
@@ -323,7 +326,7 @@ def _guided_mixture(logits, means, log_scales, guidance, in_use):
 
 @triton.jit
 def _draw_amplitude(weights, state, block, sizes, tile, streams):
-    """Draw a 16-bit sample of the mixture for each stream of the program, int32 [D], as `logistic_mixture.sample`."""
+    """Draw a 16-bit sample of the mixture for each stream of the program, float32 [D], as `logistic_mixture.sample`."""
     components = tl.arange(0, sizes.n_params)[None, :]
     in_use = components < sizes.n_mixtures
     logits = _output_part(weights, state, sizes, 0)
@@ -342,14 +345,13 @@ def _draw_amplitude(weights, state, block, sizes, tile, streams):
     if sizes.takes_mean:
         mass = tl.exp(logits - tl.max(logits, axis=1)[:, None]).to(tl.float64)
         mean = tl.sum(mass * tl.where(in_use, means, 0.0), axis=1) / tl.sum(mass, axis=1)
-        sample = tl.floor(mean * FULL_SCALE + choice)
-        return tl.minimum(tl.maximum(sample, -FULL_SCALE), FULL_SCALE - 1).to(tl.int32)
+        return tl.minimum(tl.maximum(mean * FULL_SCALE, -FULL_SCALE), FULL_SCALE - 1).to(tl.float32)
     is_chosen = components == _choose(logits, choice, sizes.n_mixtures)[:, None]
     mean = tl.sum(tl.where(is_chosen, means, 0.0), axis=1)
     log_scale = tl.sum(tl.where(is_chosen, tl.maximum(log_scales, MIN_LOG_SCALE), 0.0), axis=1)
     amplitude = mean + tl.exp(log_scale) * block.temperature * tl.log(quantile / (1.0 - quantile))
     sample = tl.floor(amplitude * FULL_SCALE + 0.5)
-    return tl.minimum(tl.maximum(sample, -FULL_SCALE), FULL_SCALE - 1).to(tl.int32)
+    return tl.minimum(tl.maximum(sample, -FULL_SCALE), FULL_SCALE - 1)
 
 
 @triton.jit

@@ -11,8 +11,8 @@ from logistic_mixture import (
     from_cumulative,
     guided,
     log_likelihood,
+    mean_class,
     mean_sample,
-    rounded_mean,
     sample,
     split,
 )
@@ -113,28 +113,19 @@ def test_from_cumulative_inverts_the_distribution():
     assert from_cumulative(logits.expand(-1, -1, 6), uniforms).tolist() == [[0, 0, 2, 2, 3, 3]]
 
 
-def test_the_mean_of_a_mixture_is_rounded_at_random():
-    """Its average is the mean of the distribution, whatever the scales are."""
-    n = 50_000
-    uniforms = torch.rand(1, n, generator=torch.Generator().manual_seed(0))
-    params = make_params([0.0, math.log(3)], [-0.1 / 32768, 0.5 / 32768], [-3.0, -12.0]).expand(-1, -1, n)
-    samples = mean_sample(params, uniforms)
-    assert set(samples.unique().tolist()) == {0, 1}
-    assert samples.double().mean() == pytest.approx((-0.1 + 3 * 0.5) / 4, abs=0.01)
-    sharper = mean_sample(params, uniforms, 0.25).double().mean()
-    assert sharper == pytest.approx((-0.1 + 81 * 0.5) / 82, abs=0.01)
+def test_the_mean_of_a_mixture_has_a_fraction():
+    params = make_params([0.0, math.log(3)], [-0.1 / 32768, 0.5 / 32768], [-3.0, -12.0])
+    assert mean_sample(params).item() == pytest.approx((-0.1 + 3 * 0.5) / 4, abs=1e-6)
+    assert mean_sample(params, 0.25).item() == pytest.approx((-0.1 + 81 * 0.5) / 82, abs=1e-6)
     edges = make_params([0.0], [1.5], [-3.0]), make_params([0.0], [-1.5], [-3.0])
-    assert [mean_sample(one, torch.tensor([[0.5]])).item() for one in edges] == [32767, -32768]
+    assert [mean_sample(one).item() for one in edges] == [32767, -32768]
 
 
-def test_the_mean_class_is_rounded_at_random():
-    logits = torch.log(torch.tensor([0.25, 0.0, 0.25, 0.5])).view(1, 4, 1)  # Its mean is 2.
-    third = torch.tensor([0.0, 0.7, 0.3, 0.0]).log().view(1, 4, 1)  # 1.3
-    uniforms = torch.tensor([[1e-7, 0.69, 0.71, 1 - 1e-7]])
-    assert rounded_mean(logits.expand(-1, -1, 3), uniforms[:, :3]).tolist() == [[2, 2, 2]]
-    assert rounded_mean(third.expand(-1, -1, 4), uniforms).tolist() == [[1, 1, 2, 2]]
+def test_the_mean_class_has_a_fraction():
+    logits = torch.tensor([[0.25, 0.0, 0.25, 0.5], [0.0, 0.7, 0.3, 0.0]]).log().unsqueeze(-1)
+    torch.testing.assert_close(mean_class(logits), torch.tensor([[2.0], [1.3]]))
     certain = torch.tensor([0.0, 0.0, 0.0, 90.0]).view(1, 4, 1)
-    assert rounded_mean(certain, torch.tensor([[1 - 1e-7]])).item() == 3
+    assert mean_class(certain).item() == 3
 
 
 def test_smaller_scales_are_the_minimum():

@@ -41,7 +41,7 @@ PLAYERS: dict[str, tuple[SamplingMethod, float]] = {
     "pretrained/rendered_reference.safetensors": ("mean", 2.0),
     "pretrained/rendered.safetensors": ("mean", 2.0),
     "pretrained/disklavier.safetensors": ("random", 1.0),
-    "pretrained/disklavier_small.safetensors": ("mean", 2.0),
+    "pretrained/disklavier_small.safetensors": ("mean", 1.5),
 }
 STARVED = "follower starved"
 SITUATIONS = ("idle", "busy", "one core", "four at once", STARVED)

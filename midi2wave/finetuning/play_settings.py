@@ -50,7 +50,7 @@ class PlaySettings:
 
 # As in configs/real_small/config_play.json. Without guidance the mean of the predictions is too soft where the model is
 # unsure of them, as models of few recordings are (docs/own_piano.md).
-WITH_LEVEL = PlaySettings("mean", temperature=1.0, guidance=2.0, history_level=-12.0)
+WITH_LEVEL = PlaySettings("mean", temperature=1.0, guidance=1.5, history_level=-6.0)
 # As in configs/real/config_play.json.
 WITHOUT_LEVEL = PlaySettings("random", temperature=0.8, guidance=1.0, history_level=DEFAULT_HISTORY_LEVEL)
 

@@ -220,7 +220,7 @@ def test_a_base_with_a_history_level_keeps_it(recordings, tmp_path):
     played = json.loads((tmp_path / "out/play.json").read_text())["inference_config"]
     scores = json.loads((tmp_path / "out/evaluation/fine_tuned/scores.json").read_text())
     evaluated = scores["config"]["evaluate_config"]
-    expected = {"sampling": "mean", "temperature": 1.0, "guidance": 2.0, "history_level": -12.0}
+    expected = {"sampling": "mean", "temperature": 1.0, "guidance": 1.5, "history_level": -6.0}
     assert all(played[name] == evaluated[name] == value for name, value in expected.items())
     trained = json.loads((tmp_path / "out/training.json").read_text())["train_config"]
     assert trained["final_history_noise"] == trained["history_noise"]

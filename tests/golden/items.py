@@ -22,7 +22,7 @@ from tests.golden.workspace import (
 ENGINES = {
     "torch": {"sampler": "torch"},
     "numba": {"sampler": "numba", "sampler_threads": 1},
-    "numba_bfloat16": {"sampler": "numba", "sampler_threads": 1, "sampler_weights": "bfloat16"},
+    "numba_bfloat16": {"sampler": "numba", "sampler_threads": 1, "sampler_weights": "bfloat16", "sampling": "mean"},
     "cuda": {"sampler": "cuda", "device": "cuda"},
 }
 CPU_ENGINES = ("torch", "numba", "numba_bfloat16")

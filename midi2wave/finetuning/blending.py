@@ -18,7 +18,7 @@ from midi2wave import checkpoint
 from midi2wave.checkpoint import LoadedCheckpoint
 from midi2wave.config import EvaluateConfig
 from midi2wave.evaluation.clips import ReferenceClip, scorable_clips
-from midi2wave.evaluation.metrics import chroma_similarity, multi_resolution_stft
+from midi2wave.evaluation.metrics import chroma_similarity, mean, multi_resolution_stft
 from midi2wave.evaluation.synthesizer import Synthesizer
 from midi2wave.evaluation.transcription import Transcriber, note_f1, played_notes
 from midi2wave.finetuning.play_settings import play_settings
@@ -36,7 +36,7 @@ class Scores(NamedTuple):
 
     Attributes:
         distance: Multi-resolution STFT distance to the recordings.
-        notes: F1 of the transcribed notes, or without a transcriber chroma correlation.
+        notes: F1 of the transcribed notes, or without a transcriber chroma correlation; NaN if no clip has notes.
     """
 
     distance: float
@@ -59,9 +59,10 @@ def select_share(scores: Mapping[float, Scores], reference: float) -> float:
 
     Args:
         scores: The scores by share.
-        reference: The score of the notes that none may fall below by more than MAX_LOSS.
+        reference: The score of the notes that none may fall below by more than MAX_LOSS; NaN if there are no notes.
     """
-    keeping = [share for share, one in scores.items() if one.notes >= reference - MAX_LOSS]
+    # Without a note in the validation clips there is nothing to lose.
+    keeping = [share for share, one in scores.items() if not one.notes < reference - MAX_LOSS]
     if not keeping:
         return max(scores, key=lambda share: scores[share].notes)
     return min(keeping, key=lambda share: scores[share].distance)
@@ -132,4 +133,4 @@ def _score(
             notes.append(note_f1(played_notes(clip.performance, 0, end), detected))
         else:
             notes.append(chroma_similarity(output, clip.truth, hz))
-    return Scores(float(np.mean(distances)), float(np.nanmean(notes)))
+    return Scores(mean(distances), mean(notes))

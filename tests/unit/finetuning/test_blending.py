@@ -1,5 +1,7 @@
 """Weights between those of the base and those of the training."""
 
+import math
+
 import pytest
 import torch
 
@@ -16,3 +18,8 @@ def test_weights_are_interpolated():
 def test_the_nearest_sound_that_keeps_the_notes_is_chosen(reference, share):
     scores = {0.25: Scores(1.7, 0.7), 0.5: Scores(1.6, 0.6), 1.0: Scores(1.5, 0.5)}
     assert select_share(scores, reference) == share
+
+
+def test_without_notes_the_nearest_sound_is_chosen():
+    scores = {0.25: Scores(1.7, math.nan), 0.5: Scores(1.5, math.nan), 1.0: Scores(1.6, math.nan)}
+    assert select_share(scores, math.nan) == 0.5

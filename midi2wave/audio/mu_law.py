@@ -27,7 +27,7 @@ def mu_law_decode(codes: np.ndarray) -> np.ndarray:
     """Expand mu-law codes; `mu_law_encode` returns the same codes again.
 
     Args:
-        codes: 0 to 255, integers [...].
+        codes: 0 to 255 [...]: integers, or floats, which may lie between two codes.
 
     Returns:
         The sample that each code stands for, int16 [...].
@@ -35,19 +35,6 @@ def mu_law_decode(codes: np.ndarray) -> np.ndarray:
     companded = 2 * codes.astype(np.float64) / MU - 1
     amplitude = np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU
     return to_pcm(amplitude)[0]
-
-
-def interpolate_codes(codes: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """Expand codes that may have a fraction, for which neighbouring codes are interpolated.
-
-    Args:
-        codes: 0 to 255, floats [...].
-        decoded: What each of the 256 codes stands for, int16 [256].
-
-    Returns:
-        int16 [...].
-    """
-    return np.rint(np.interp(codes, np.arange(MU + 1), decoded)).astype(np.int16)
 
 
 def _code_edges() -> np.ndarray:

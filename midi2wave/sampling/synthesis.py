@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from midi2wave.audio.mu_law import MU, interpolate_codes, mu_law_decode, mu_law_encode
+from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced, emphasize, mu_law_decode_preemphasized
 from midi2wave.conditioning.note_conditioning import NullPerformance, conditioning_for
 from midi2wave.config import MIN_HISTORY_LEVEL, DataConfig
@@ -278,5 +278,4 @@ def to_pcm(model: WaveNet, samples: torch.Tensor, config: DataConfig) -> np.ndar
     values = samples.cpu().numpy()
     if model.decoder.mixture:
         return np.rint(values).astype(np.int16)
-    decode = mu_law_decode_preemphasized if config.preemphasis else mu_law_decode
-    return interpolate_codes(values, decode(np.arange(MU + 1))) if samples.is_floating_point() else decode(values)
+    return mu_law_decode_preemphasized(values) if config.preemphasis else mu_law_decode(values)

@@ -286,7 +286,7 @@ class Decoder(nn.Module):
 
     def fill(self, caches: "Caches", history: Tensor, context: Tensor, excitation: Tensor) -> None:
         """Write into empty caches what the cached sampler needs to continue a history; arguments as in `forward`."""
-        caches.recent = history[:, -self.taps :].float()
+        caches.recent = history[:, -self.taps :].to(torch.float32, copy=True)
         n_samples = history.shape[1] - self.taps
         for i, (x, _, _) in enumerate(run_layers(*self._stack_inputs(history, *self.prepare(context, excitation)))):
             caches.fill(i, x[:, : self.config.n_residual_channels].unflatten(0, (n_samples, len(history))))

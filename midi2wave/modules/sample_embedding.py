@@ -64,6 +64,6 @@ def _look_up(codes: Tensor, table: Tensor) -> Tensor:
     if not codes.is_floating_point():
         return F.embedding(codes, table)
     below = codes.floor()
-    row = below.long()
+    row = below.long().clamp(0, N_CODES - 1)  # NaN, of weights that are not finite, is some code.
     own, after = F.embedding(row, table), F.embedding((row + 1).clamp(max=N_CODES - 1), table)
     return own.lerp(after, (codes - below).to(table.dtype).unsqueeze(-1))

@@ -67,7 +67,7 @@ def _mean_amplitude(params: Any, first: int, n: int, temperature: np.float32) ->
         total += mass
         mean += mass * np.float64(params[first + n + k])
     value = mean / total * FULL_SCALE
-    return np.float32(min(max(value, float(-FULL_SCALE)), float(FULL_SCALE - 1)))
+    return np.float32(min(max(float(-FULL_SCALE), value), float(FULL_SCALE - 1)))
 
 
 @njit(nogil=True, forceinline=True)

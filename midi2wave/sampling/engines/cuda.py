@@ -36,7 +36,7 @@ class SampleStep:
         self.rows_per_stream = rows_per_stream(options.guidance)
         n_streams = n_rows // self.rows_per_stream
         self.rings = caches.layers
-        self.recent = caches.recent
+        self.recent = caches.recent.to(sample_dtype(options.sampling))  # Of integers a look-up takes fewer kernels.
         self.cond = like.new_zeros(n_samples, len(decoder.layers), n_rows, width)
         self.output_cond = None
         if decoder.output_cond is not None:
@@ -63,8 +63,7 @@ class SampleStep:
         uniforms = self.uniforms.index_select(0, self.position).transpose(0, 1)  # [B, 1, U]
         sample = self.model.draw(params.unsqueeze(-1), uniforms, self.options.temperature, self.options.sampling)[:, 0]
         self.samples.index_copy_(0, self.position, sample.unsqueeze(0))
-        newest = sample.repeat(self.rows_per_stream).unsqueeze(1).float()
-        self.recent.copy_(torch.cat([self.recent[:, 1:], newest], dim=1))
+        self.recent.copy_(torch.cat([self.recent[:, 1:], sample.repeat(self.rows_per_stream).unsqueeze(1)], dim=1))
         self.time += 1
         self.position += 1
 

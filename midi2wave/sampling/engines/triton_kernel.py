@@ -119,9 +119,11 @@ def _embed(weights, block, sizes, tile):
             code = tl.minimum(tl.maximum(sample, 0.0), N_CODES - 1).to(tl.int32)
             fraction = (sample - code.to(tl.float32))[:, None]
             row = (code + k * N_CODES)[:, None] * sizes.n_residual
-            next_row = (tl.minimum(code + 1, N_CODES - 1) + k * N_CODES)[:, None] * sizes.n_residual
-            x += (1.0 - fraction) * tl.load(weights.embedding + row + channels[None, :])
-            x += fraction * tl.load(weights.embedding + next_row + channels[None, :])
+            own = tl.load(weights.embedding + row + channels[None, :])
+            x += own
+            if sizes.takes_mean:
+                after = (tl.minimum(code + 1, N_CODES - 1) + k * N_CODES)[:, None] * sizes.n_residual
+                x += fraction * (tl.load(weights.embedding + after + channels[None, :]) - own)
         else:
             amplitude = sample / FULL_SCALE
             size = tl.log(1.0 + tl.abs(amplitude) * (N_CODES - 1)) / LOG_N_CODES

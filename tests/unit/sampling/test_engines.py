@@ -65,27 +65,30 @@ def test_numba_is_the_reference(
         assert torch.equal(played, expected)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("guidance", "prefix_frames"), [(1.0, 5), (2.0, 0)])
 @pytest.mark.parametrize("output", ["categorical", "logistic_mixture"])
-def test_every_engine_takes_the_reference_mean(output, guidance):
+def test_every_engine_takes_the_reference_mean(output, guidance, prefix_frames):
     model = make_model(output)
     conditioning, uniforms = make_sources(model, 2)
+    prefix = random_prefix(model, 2, prefix_frames)
     if guidance != 1:
         conditioning = with_null(conditioning)
     arguments = (model, conditioning, uniforms, 2, N_FRAMES)
     options = SamplingOptions(sampling="mean", temperature=0.7, guidance=guidance, threads=2)
-    expected = concatenate(generate(*arguments, sampling="mean", temperature=0.7, guidance=guidance))
-    assert expected.dtype == torch.float32 and (expected != expected.round()).float().mean() > 0.9
-    random = concatenate(generate(*arguments, temperature=0.7, guidance=guidance))
-    assert (expected - random).abs().mean() > 1
-    # In units of the samples. Without rounding, differences of float32 sums remain.
-    tolerance = 1e-3 if output == "categorical" else 0.1
+    expected = concatenate(generate(*arguments, prefix=prefix, sampling="mean", temperature=0.7, guidance=guidance))
+    new = slice(prefix_frames * model.hop, None)
+    assert expected.dtype == torch.float32 and (expected != expected.round())[:, new].float().mean() > 0.9
+    random = concatenate(generate(*arguments, prefix=prefix, temperature=0.7, guidance=guidance))
+    assert (expected - random)[:, new].abs().mean() > 1
+    # In units of the samples. Without rounding, differences of float32 sums remain; those of an engine that rounds what
+    # it feeds back are 0.01 and more.
+    tolerance = 1e-3 if output == "categorical" else 5e-3
     own_samples, _ = cpu.replay(model, conditioning, uniforms, expected, options)
-    assert (own_samples - expected).abs().max() < tolerance
-    assert torch.equal(concatenate(cuda.generate(*arguments, options)), expected)
-    played = concatenate(cpu.generate(*arguments, options))
+    assert (own_samples - expected)[:, new].abs().max() < tolerance
+    assert torch.equal(concatenate(cuda.generate(*arguments, options, prefix=prefix)), expected)
+    played = concatenate(cpu.generate(*arguments, options, prefix=prefix))
     assert played.dtype == torch.float32 and (played - expected).abs().max() < tolerance
-    alone = concatenate(cpu.generate(*arguments, replace(options, threads=1)))
+    alone = concatenate(cpu.generate(*arguments, replace(options, threads=1), prefix=prefix))
     assert torch.equal(alone, played), "the same sums, whatever thread computes them"
 
 

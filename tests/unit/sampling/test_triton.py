@@ -59,7 +59,7 @@ def test_interpreter_draws_the_reference_amplitudes(tmp_path):
         expected, played = np.array(result["expected"]), np.array(result["played"])
         assert played.shape == expected.shape and len(np.unique(expected)) > 5, name
         if name == "mean":
-            np.testing.assert_allclose(played, expected, rtol=0, atol=0.1)
+            np.testing.assert_allclose(played, expected, rtol=0, atol=3e-3)
             continue
         is_before_first_difference = np.cumprod(played == expected, axis=1)
         first_difference = is_before_first_difference.sum(axis=1)

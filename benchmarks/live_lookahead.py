@@ -153,15 +153,16 @@ def measure(
     """One row of the table: a model played with a lead."""
     data = model.checkpoint.config.data_config
     own_ms = model.describe()["lookahead_ms"]
+    n_seeds = args.seeds if model.sampling == "random" else 1
     scores: list[tuple[float, float, float]] = []
     for piece in pieces:
         n_seconds = min(args.seconds, math.inf if piece.truth is None else len(piece.truth) / data.audio_hz)
         reference = played_notes(piece.performance, 0.0, n_seconds)
-        for seed in range(args.seeds):
+        for seed in range(n_seeds):
             pcm = play_live(model, piece, n_seconds, lead_ms, seed)
             f1 = note_f1(reference, listen.notes(pcm, data.audio_hz).between(0.0, n_seconds))
             scores.append((f1, *noise_db(pcm, piece.truth, data.audio_hz)))
-    recordings = [piece.recording for piece in pieces for _ in range(args.seeds)]
+    recordings = [piece.recording for piece in pieces for _ in range(n_seeds)]
     row: dict[str, Any] = {
         "model": model.path,
         "lookahead_ms": own_ms,
@@ -215,7 +216,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--clips", metavar="FOLDER", help="test clips with their recordings in place of the example pieces")
     add("--max_clips", type=int, default=12, help="how many of them are played (default 12)")
     add("--seconds", type=float, default=15.0, help="how much of each piece is played")
-    add("--seeds", type=int, default=1, help="how often, with other random numbers")
+    add(
+        "--seeds",
+        type=int,
+        default=1,
+        help="how often, with other random numbers; once for a model that plays the mean",
+    )
     add("--json", dest="as_json", action="store_true", help="print the rows as one JSON list")
     return parser
 

@@ -153,7 +153,7 @@ class LoadedModel:
         Args:
             midi: The path of a MIDI file, an object that is read from, a `pretty_midi.PrettyMIDI` or a `Performance`.
                 None: no notes, for which the model must be unconditional or have a null condition.
-            seed: Equal seeds give equal samples.
+            seed: Equal seeds give equal random samples; the mean has no seed.
             temperature: 1: the model's own distribution; less: less noise and less variety.
             sampling: random: each sample is drawn from the predicted distribution; mean: it is the mean of that
                 distribution, which has much less noise and does not depend on the seed.
@@ -201,7 +201,7 @@ class LoadedModel:
 
         Args:
             midi: As in `generate`, like the other arguments.
-            seed: Equal seeds give equal samples.
+            seed: Equal seeds give equal random samples; the mean has no seed.
             temperature: 1: the model's own distribution.
             sampling: random or mean.
             guidance: Scale of classifier-free guidance.

@@ -448,7 +448,7 @@ class SamplingConfig:
     noise; higher: fewer wrong and missing notes. Models without data_config.history_level_input ignore it
     """
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
-    """seed of the random numbers that samples are drawn with"""
+    """seed of the random numbers that samples are drawn with; the mean (sampling) has none"""
     batch_size: int = Field(default=8, ge=1, le=MAX_BATCH_SIZE)
     """clips generated side by side"""
     sampler: Sampler = "auto"

@@ -31,8 +31,8 @@ class NoiseExcess:
 
     Attributes:
         output: Of the generated audio against the recording, by the name of the percentile.
-        quantized: Of the recording rounded to the samples of the model against the recording: what a perfect model of
-            these samples has.
+        quantized: Of the recording rounded to the samples of the model against the recording: what a perfect model that
+            draws these samples at random has.
     """
 
     output: dict[str, list[float]]

@@ -6,7 +6,8 @@
 
 All parts draw a sample of the same time with the same uniforms. Two runs of a model with the same MIDI and the same
 uniforms tend to converge to the same samples, whatever their pasts are: after a warm-up of a second neighbours mostly
-have equal samples by the time they meet (docs/folding.md). With different uniforms they would remain different.
+have equal samples by the time they meet (docs/folding.md). With different uniforms they would remain different. Means
+need no uniforms.
 
 Where neighbours are equal, amplitudes add, and a linear cross-fade keeps the level; where they are uncorrelated, powers
 add, and the level would fall by 3 dB. Hence each cross-fade is a linear one whose weights a and b are scaled so that

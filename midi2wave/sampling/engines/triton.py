@@ -5,8 +5,8 @@ more than one (not measured). With TRITON_INTERPRET=1 in the environment, Triton
 so tests do.
 
 The products' operands are float32, bfloat16 or float16 (`SamplingOptions.weights`), the sums float32. The same uniforms
-give the reference's samples, except where rounding decides a tie; means are the reference's up to differences of float32
-sums. With 16-bit operands samples are close to its distribution, not equal.
+give the reference's samples, except where rounding decides a tie; means differ by the rounding of float32 sums only.
+With 16-bit operands samples are close to its distribution, not equal.
 """
 
 import itertools

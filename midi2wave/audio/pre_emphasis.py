@@ -13,9 +13,6 @@ import numpy as np
 from midi2wave.audio.mu_law import SILENT_CODE, mu_law_decode
 from midi2wave.audio.pcm import FULL_SCALE
 
-# Codes that are nearer to that of silence are silence.
-SILENT_WIDTH = 0.01
-
 
 def gain(coefficient: float) -> float:
     """The factor g that approximately keeps the level of music."""
@@ -81,18 +78,15 @@ class Deemphasis:
 def mu_law_decode_preemphasized(codes: np.ndarray) -> np.ndarray:
     """`mu_law_decode` for a pre-emphasised signal: silence is decoded as 0.
 
-    The middle of the bin of silence is 3, which de-emphasis would turn into a constant of 9 and more. Of codes with a
-    fraction only those next to silence are decoded as 0, where a model that plays nothing stays: sound passes through
-    this range, and would be distorted if it were wider.
+    The middle of the bin of silence is 3, which de-emphasis would turn into a constant of 9 and more.
 
     Args:
-        codes: Mu-law codes, integers or floats [...].
+        codes: Mu-law codes, uint8 [...].
 
     Returns:
         Pre-emphasised samples, int16 [...].
     """
-    is_silent = np.abs(codes.astype(np.float64) - SILENT_CODE) < SILENT_WIDTH
-    return np.where(is_silent, 0, mu_law_decode(codes)).astype(np.int16)
+    return np.where(codes == SILENT_CODE, 0, mu_law_decode(codes)).astype(np.int16)
 
 
 def deemphasize_teacher_forced(samples: np.ndarray, pcm: np.ndarray, coefficient: float) -> np.ndarray:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
+from midi2wave.audio.dc_blocker import DcBlocker
+from midi2wave.audio.mu_law import mu_law_decode, mu_law_decode_between, mu_law_encode
 from midi2wave.audio.pre_emphasis import Deemphasis, deemphasize_teacher_forced, emphasize, mu_law_decode_preemphasized
 from midi2wave.conditioning.note_conditioning import NullPerformance, conditioning_for
 from midi2wave.config import MIN_HISTORY_LEVEL, DataConfig
@@ -175,9 +176,14 @@ def synthesize(
         options,
         prefix=None if prefix is None else to_samples(model, prefix, config).to(device),
     )
-    deemphasis = Deemphasis(config.preemphasis)
+    deemphasis, dc_blocker = Deemphasis(config.preemphasis), DcBlocker()
     for block in blocks:
-        yield deemphasis(to_pcm(model, block, config))
+        pcm = deemphasis(to_pcm(model, block, config))
+        if block.is_floating_point() and not model.decoder.mixture:
+            pcm = dc_blocker(pcm)
+        else:
+            dc_blocker.skip(pcm)
+        yield pcm
 
 
 @torch.inference_mode()
@@ -278,4 +284,6 @@ def to_pcm(model: WaveNet, samples: torch.Tensor, config: DataConfig) -> np.ndar
     values = samples.cpu().numpy()
     if model.decoder.mixture:
         return np.rint(values).astype(np.int16)
+    if samples.is_floating_point():
+        return mu_law_decode_between(values)
     return mu_law_decode_preemphasized(values) if config.preemphasis else mu_law_decode(values)

@@ -2,8 +2,9 @@
 
 import librosa
 import numpy as np
+import pytest
 
-from midi2wave.audio.mu_law import mu_law_decode, mu_law_encode
+from midi2wave.audio.mu_law import mu_law_decode, mu_law_decode_between, mu_law_encode
 
 
 def test_mu_law_codes_survive_decoding_and_encoding():
@@ -36,3 +37,21 @@ def test_mu_law_agrees_with_librosa():
     codes = np.arange(256, dtype=np.uint8)
     expanded = librosa.mu_expand(codes.astype(float) / 127.5 - 1, mu=255, quantize=False)
     assert np.abs(mu_law_decode(codes) - (32768 * expanded).clip(-32768, 32767)).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("amplitude", [3, 12, 300, 20000])
+def test_codes_with_fractions_keep_a_quiet_sound(amplitude):
+    """Its amplitude, without harmonics: a quiet note lies within a few codes."""
+    sine = amplitude * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    companded = np.sign(sine) * np.log1p(255 * np.abs(sine) / 32768) / np.log(256)
+    decoded = mu_law_decode_between(((companded + 1) / 2 * 255).astype(np.float32))
+    spectrum = np.abs(np.fft.rfft(decoded)) / 8000
+    assert decoded.dtype == np.int16
+    assert spectrum[440] == pytest.approx(amplitude, abs=0.05, rel=1e-3)
+    assert spectrum[880] < 0.1
+    assert decoded.mean() == pytest.approx(-2.83, abs=0.05)
+
+
+def test_the_code_of_silence_and_the_largest_codes():
+    codes = np.array([128, 128.0001, 127.5, 129, 0, 255], np.float32)
+    assert mu_law_decode_between(codes).tolist() == [0, 0, -3, 6, -32768, 32765]

@@ -105,21 +105,3 @@ def test_deemphasis_is_the_filter_of_scipy(coefficient):
     emphasized = emphasize(music(), coefficient)
     expected = np.rint(lfilter([1.0], [1.0, -coefficient], emphasized / gain(coefficient)))
     assert np.array_equal(Deemphasis(coefficient)(emphasized), expected)
-
-
-@pytest.mark.parametrize("amplitude", [5, 12, 300, 20000])
-def test_codes_with_fractions_keep_a_quiet_sound(amplitude):
-    """Its amplitude, its mean, and no harmonics: a quiet note lies within a few codes."""
-    sine = amplitude * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
-    companded = np.sign(sine) * np.log1p(255 * np.abs(sine) / 32768) / np.log(256)
-    decoded = mu_law_decode_preemphasized(((companded + 1) / 2 * 255).astype(np.float32))
-    assert decoded.dtype == np.int16
-    spectrum = np.abs(np.fft.rfft(decoded)) / 8000
-    assert spectrum[440] == pytest.approx(amplitude, abs=0.1, rel=1e-3)
-    assert abs(decoded.mean()) < 0.05
-    assert spectrum[880] < 0.1
-
-
-def test_a_model_that_stays_at_the_code_of_silence_is_silent():
-    codes = np.array([128, 128.001, 127.999, 128.1, 127.5, 0, 255], np.float32)
-    assert mu_law_decode_preemphasized(codes).tolist() == [0, 0, 0, 3, 0, -32768, 32767]

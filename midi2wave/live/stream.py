@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from midi2wave.audio.pre_emphasis import Deemphasis
 from midi2wave.checkpoint import LoadedCheckpoint
 from midi2wave.conditioning.note_conditioning import (
     NoteConditioning,
@@ -22,7 +21,7 @@ from midi2wave.conditioning.note_conditioning import (
 from midi2wave.live.performance import LivePerformance
 from midi2wave.sampling import engines
 from midi2wave.sampling.options import SamplingOptions
-from midi2wave.sampling.synthesis import to_pcm, uniforms_in_time
+from midi2wave.sampling.synthesis import AudioOutput, uniforms_in_time
 from midi2wave.utils.errors import InputError
 from wavenet import Conditioning
 
@@ -75,7 +74,7 @@ class LiveStream:
         self._options = replace(options, block_frames=options.block_frames or LIVE_BLOCK_FRAMES)
         self._null = conditioning_for(NullPerformance(global_labels), self._data, options.history_level)
         self._notes: NoteConditioning | NullConditioning | None = None  # None: events have come since it was made
-        self._deemphasis = Deemphasis(self._data.preemphasis)
+        self._output = AudioOutput(self._model, self._data)
         self._blocks = self._generate()
 
     @property
@@ -138,4 +137,4 @@ class LiveStream:
         for block in blocks:
             self.n_frames += block.shape[1] // self.hop
             self.performance.forget(self.n_frames)
-            yield self._deemphasis(to_pcm(self._model, block, self._data))[0]
+            yield self._output(block)[0]

@@ -176,14 +176,7 @@ def synthesize(
         options,
         prefix=None if prefix is None else to_samples(model, prefix, config).to(device),
     )
-    deemphasis, dc_blocker = Deemphasis(config.preemphasis), DcBlocker()
-    for block in blocks:
-        pcm = deemphasis(to_pcm(model, block, config))
-        if block.is_floating_point() and not model.decoder.mixture:
-            pcm = dc_blocker(pcm)
-        else:
-            dc_blocker.skip(pcm)
-        yield pcm
+    yield from map(AudioOutput(model, config), blocks)
 
 
 @torch.inference_mode()
@@ -277,6 +270,25 @@ def to_samples(model: WaveNet, pcm: np.ndarray, config: DataConfig) -> torch.Ten
     """int16 [B, T] -> what the model predicts: 16-bit values or mu-law codes, pre-emphasised, int64 [B, T]."""
     emphasized = emphasize(pcm, config.preemphasis)
     return torch.from_numpy((emphasized if model.decoder.mixture else mu_law_encode(emphasized)).astype(np.int64))
+
+
+class AudioOutput:
+    """From the samples of a model to audio, for streams that arrive in blocks."""
+
+    def __init__(self, model: WaveNet, config: DataConfig) -> None:
+        """Begin with silence; `config` is the model's data_config."""
+        self._model = model
+        self._config = config
+        self._deemphasis = Deemphasis(config.preemphasis)
+        self._dc_blocker = DcBlocker()
+
+    def __call__(self, samples: torch.Tensor) -> np.ndarray:
+        """The audio, int16 [B, n], of the next samples [B, n]."""
+        pcm = self._deemphasis(to_pcm(self._model, samples, self._config))
+        if samples.is_floating_point() and not self._model.decoder.mixture:
+            return self._dc_blocker(pcm)
+        self._dc_blocker.skip(pcm)
+        return pcm
 
 
 def to_pcm(model: WaveNet, samples: torch.Tensor, config: DataConfig) -> np.ndarray:

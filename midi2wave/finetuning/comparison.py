@@ -156,7 +156,7 @@ def verdict(comparison: dict[str, Any]) -> str:
     """Whether the fine-tuning worked, in words: by the notes, by the STFT distance, and by the noise."""
     measures = comparison["measures"]
     notes = _outcome_of_notes(comparison["notes"])
-    sound, noise = (_outcome(measures[name], _measure(name)) for name in ("mrstft", "noise_excess_db"))
+    sound, noise = _outcome(measures["mrstft"], _measure("mrstft")), _outcome_of_noise(measures["noise_excess_db"])
     scope = f"on {count_of(comparison['clips'], 'held-out clip')} of {count_of(comparison['recordings'], 'recording')}"
     reference = "in the recordings" if comparison["notes"]["reference"] == "recordings" else "those of its base"
     remarks = {
@@ -164,7 +164,12 @@ def verdict(comparison: dict[str, Any]) -> str:
         "lost": f"the notes are less recognisable than {reference}",
         "unclear": f"the clips do not show whether the notes are as recognisable as {reference}",
     }[notes]
-    remarks += {"better": ", and there is less noise", "worse": ", and there is more noise", "unclear": ""}[noise]
+    remarks += {
+        "better": ", and there is less noise",
+        "within": ", and there is no more noise than in the recordings",
+        "worse": ", and there is more noise",
+        "unclear": "",
+    }[noise]
     nearer = f"{scope} the fine-tuned model sounds more like your piano than its base"
     no_nearer = f"{scope} the fine-tuned model does not sound more like your piano than its base"
     if sound == "better" and notes == "kept" and noise != "worse":
@@ -220,6 +225,12 @@ def _outcome(values: dict[str, Any], measure: Measure) -> str:
     if min(measure.sign * low, measure.sign * high) > 0:
         return "better"
     return "worse" if max(measure.sign * low, measure.sign * high) < 0 else "unclear"
+
+
+def _outcome_of_noise(values: dict[str, Any]) -> str:
+    """As `_outcome`; more noise than that of the base is no fault ("within") where the recordings have as much."""
+    outcome = _outcome(values, _measure("noise_excess_db"))
+    return "within" if outcome == "worse" and values["fine_tuned"] <= 0 else outcome
 
 
 def _outcome_of_notes(notes: dict[str, Any]) -> str:

@@ -33,6 +33,12 @@ def test_differences_are_those_of_the_clips():
     assert measures["gap"]["difference"] == pytest.approx(0)
 
 
+def test_noise_that_the_recordings_have_too_is_no_fault():
+    compared = comparison.compare(scores(0.3, -12.0), scores(0.3, -6.0, distance=1.5))
+    assert comparison.verdict(compared).startswith("It worked: ")
+    assert "no more noise than in the recordings" in comparison.verdict(compared)
+
+
 @pytest.mark.parametrize(
     ("f1", "noise", "distance", "words"),
     [

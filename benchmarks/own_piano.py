@@ -123,9 +123,9 @@ def amounts_figure(results: list[dict[str, Any]]) -> "Figure":
             ax.annotate(label, (one["minutes"], value["fine_tuned"]), (5, 5), textcoords="offset points", fontsize=7)
         ax.set(xscale="log", xlabel="minutes of recordings", title=heading)
         ticks = sorted({round(one["minutes"], 1) for one in results})
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
         ax.minorticks_off()
-        ax.margins(x=0.35)
+        ax.margins(x=0.45)
         ax.grid(color="0.9")
         ax.legend(frameon=False, fontsize=8)
     return figure

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from midi2wave.audio.pcm import FULL_SCALE
+from midi2wave.audio.one_pole import one_pole
+from midi2wave.audio.pcm import round_to_int16
 
-# The pole of the filter. At 16 kHz a constant falls to a third in 31 ms, and 27.5 Hz, the lowest note of a piano, by
-# 0.1 dB.
+# The pole of the filter. At 16 kHz a constant falls to a third in 31 ms, and 27.5 Hz, the lowest note of a piano, loses
+# 0.15 dB.
 POLE = 0.998
 
 
@@ -34,16 +35,7 @@ class DcBlocker:
         """
         if not block.size:
             return block
-        # A triangular system with two diagonals, as in `pre_emphasis.Deemphasis`.
-        from scipy.linalg.blas import dtbsv
-
         before = np.zeros(len(block)) if self.last_input is None else self.last_input
-        samples = np.diff(block.astype(np.float64), axis=1, prepend=before[:, None])
-        if self.last_output is not None:
-            samples[:, 0] += POLE * self.last_output
-        diagonals = np.ones((2, block.shape[1]), order="F")
-        diagonals[1] = -POLE
-        for row, values in enumerate(samples):
-            samples[row] = dtbsv(1, diagonals, values, lower=1, diag=1)
+        samples = one_pole(np.diff(block.astype(np.float64), axis=1, prepend=before[:, None]), POLE, self.last_output)
         self.last_input, self.last_output = block[:, -1].astype(np.float64), samples[:, -1].copy()
-        return np.clip(np.rint(samples), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        return round_to_int16(samples)

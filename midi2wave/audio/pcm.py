@@ -56,3 +56,8 @@ def level_db(pcm: np.ndarray) -> float:
     """
     power = np.mean(np.square(pcm / FULL_SCALE)) if len(pcm) else 0.0
     return float(10 * np.log10(max(power, 10 ** (DIGITAL_SILENCE_DB / 10))))
+
+
+def round_to_int16(values: np.ndarray) -> np.ndarray:
+    """Round values in units of 16-bit samples; what lies beyond full scale is clipped."""
+    return np.clip(np.rint(values), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)

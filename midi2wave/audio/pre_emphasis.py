@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from midi2wave.audio.mu_law import SILENT_CODE, mu_law_decode
-from midi2wave.audio.pcm import FULL_SCALE
+from midi2wave.audio.one_pole import one_pole
+from midi2wave.audio.pcm import round_to_int16
 
 
 def gain(coefficient: float) -> float:
@@ -33,7 +34,7 @@ def emphasize(pcm: np.ndarray, coefficient: float) -> np.ndarray:
         return pcm
     from scipy.signal import lfilter
 
-    return _round_to_int16(lfilter([1.0, -coefficient], [1.0], pcm) * gain(coefficient))
+    return round_to_int16(lfilter([1.0, -coefficient], [1.0], pcm) * gain(coefficient))
 
 
 class Deemphasis:
@@ -59,20 +60,9 @@ class Deemphasis:
         """
         if not self.coefficient or not block.size:
             return block
-        # x[t] - a x[t-1] = y[t] / g is a triangular system with two diagonals. `scipy.signal.lfilter` gives the same
-        # numbers, but takes half a second to import, for which the first block of audio would wait. numba has imported
-        # this module already.
-        from scipy.linalg.blas import dtbsv
-
-        samples = block / gain(self.coefficient)
-        if self.last is not None:
-            samples[:, 0] += self.coefficient * self.last
-        diagonals = np.ones((2, block.shape[1]), order="F")
-        diagonals[1] = -self.coefficient
-        for row, values in enumerate(samples):
-            samples[row] = dtbsv(1, diagonals, values, lower=1, diag=1)
+        samples = one_pole(block / gain(self.coefficient), self.coefficient, self.last)
         self.last = samples[:, -1].copy()
-        return _round_to_int16(samples)
+        return round_to_int16(samples)
 
 
 def mu_law_decode_preemphasized(codes: np.ndarray) -> np.ndarray:
@@ -104,8 +94,4 @@ def deemphasize_teacher_forced(samples: np.ndarray, pcm: np.ndarray, coefficient
         return samples
     deemphasized = samples / gain(coefficient)
     deemphasized[:, 1:] += coefficient * pcm[:, :-1]
-    return _round_to_int16(deemphasized)
-
-
-def _round_to_int16(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return round_to_int16(deemphasized)

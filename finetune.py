@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("-d", "--dir", type=path_argument, required=True, help="folder of audio and MIDI pairs, or MAESTRO")
     add("-o", "--out", type=path_argument, required=True, help="output folder")
-    add("--minutes", type=float, default=30.0, help="minutes of training (default 30)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="minutes of training (default 30)")
+    length.add_argument("--steps", type=int, help="optimiser steps, in place of --minutes")
     add("--base", default="", help="weights to begin with (default: the nearest of pretrained/)")
     add(
         "--hold_out",
@@ -42,11 +44,21 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
     from midi2wave.finetuning.comparison import describe
+    from midi2wave.finetuning.model_files import play_command
     from midi2wave.finetuning.pipeline import FinetuneOptions, finetune
 
-    options = FinetuneOptions(args.minutes, args.base, args.hold_out, args.licence, args.seed, args.jobs, args.device)
+    options = FinetuneOptions(
+        minutes=args.minutes,
+        steps=args.steps,
+        base=args.base,
+        hold_out=args.hold_out,
+        licence=args.licence,
+        seed=args.seed,
+        jobs=args.jobs,
+        device=args.device,
+    )
     result = finetune(args.dir, args.out, options)
-    play = f"play: python inference.py -c {result.play_config} --midi song.mid --out songs"
+    play = f"play: {play_command(args.out)}"
     lines = [result.verdict, *describe(result.comparison), f"listen: {result.page}; {result.card}", play]
     values = {name: value if isinstance(value, dict) else str(value) for name, value in asdict(result).items()}
     print_result("\n".join(lines), values, as_json=args.as_json)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.own_piano runs/own_2 runs/own_8 runs/own_45 --page docs/own_piano.md --out docs/own_piano.png
 
-Reads what `finetune.py` has left in its output folders. All must have the same test clips and the same base.
+Reads what `finetune.py` has left in its output folders. All must have the same test clips. They are compared with the
+base of the first folder, whatever their own base is.
 """
 
 import json
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.markdown import insert_lines
+from midi2wave.evaluation.evaluation_folder import RESULT_NAME
+from midi2wave.finetuning.comparison import BASE_NAME, TUNED_NAME, compare
+from midi2wave.finetuning.model_scores import EVALUATION_NAME
 from midi2wave.finetuning.phases import RECORD_NAME
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils.cli import make_plain_parser, print_result, run
@@ -29,6 +33,7 @@ COLUMNS = (
     ("gap", "gap", 3),
 )
 PICTURE_COLUMNS = COLUMNS[:3]
+COLOURS = ("#007878", "#7a3b9a", "#a06000", "#404040")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,9 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("own_piano.png"), help="the picture")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print the values as one JSON object")
     args = parser.parse_args(argv)
-    results = sorted((read_result(folder) for folder in args.folders), key=lambda one: (one["minutes"], one["steps"]))
-    if len({tuple(one["names"]) for one in results}) > 1:
-        raise InputError("the folders have different test clips; give those of one test split")
+    reference = _read_scores(args.folders[0], BASE_NAME)
+    results = [read_result(folder, reference) for folder in args.folders]
+    first_base = results[0]["base"]
+    results.sort(key=lambda one: (one["base"] != first_base, one["minutes"], one["steps"], one["seed"]))
     lines = table(results)
     if args.page:
         insert_lines(args.page, lines, BEGIN, END)
@@ -50,40 +56,63 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def read_result(folder: Path) -> dict[str, Any]:
+def read_result(folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
     """What a finished fine-tuning has found.
 
     Args:
         folder: The output folder.
+        reference: Scores of the base with which it is compared.
 
     Returns:
-        `minutes` of recordings, `steps`, `share` of the trained weights, and the comparison.
+        The name of its own `base`, `seed`, `minutes` of recordings, `steps`, `share` of the trained weights, and the
+        comparison, as of `comparison.compare`.
 
     Raises:
-        InputError: There is none, or it is not finished.
+        InputError: There is none, it is not finished, or has other test clips than the base.
     """
+    tuned = _read_scores(folder, TUNED_NAME)
+    names, expected = ([clip["clip"] for clip in scores["per_clip"]] for scores in (tuned, reference))
+    if names != expected:
+        raise InputError(f"{folder} has different test clips from the first folder's; give those of one test split")
     try:
-        phases = json.loads((folder / RECORD_NAME).read_bytes())["phases"]
+        record = json.loads((folder / RECORD_NAME).read_bytes())
+        phases = record["phases"]
         return {
+            "base": Path(phases["base"]["path"]).stem,
+            "seed": record["options"]["data"]["seed"],
             "minutes": phases["data"]["splits"]["train"]["seconds"] / 60,
             "steps": phases["training"]["step"],
             "share": phases["blending"]["share"],
-            **phases["comparison"],
+            **compare(reference, tuned),
         }
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} holds no finished fine-tuning ({error!r}); run finetune.py to its end") from error
+        raise _unfinished(folder, error) from error
+
+
+def _read_scores(folder: Path, model: str) -> dict[str, Any]:
+    try:
+        scores: dict[str, Any] = json.loads((folder / EVALUATION_NAME / model / RESULT_NAME).read_bytes())
+    except (OSError, ValueError) as error:
+        raise _unfinished(folder, error) from error
+    return scores
+
+
+def _unfinished(folder: Path, error: Exception) -> InputError:
+    return InputError(f"{folder} holds no finished fine-tuning ({error!r}); run finetune.py to its end")
 
 
 def table(results: list[dict[str, Any]]) -> list[str]:
-    """A Markdown table: a row for the recordings, the base, and each fine-tuning."""
+    """A Markdown table: a row for the recordings, the base of the first result, and each fine-tuning."""
     first = results[0]["measures"]
     columns = [column for column in COLUMNS if column[0] in first]
-    headings = ["recordings, minutes", "steps", "share", *(heading for _, heading, _ in columns)]
-    rows = [["", "", "topline", *(_number(first[key].get("topline"), digits) for key, _, digits in columns)]]
-    rows.append(["0: the base", "0", "", *(_number(first[key]["base"], digits) for key, _, digits in columns)])
+    headings = ["base", "recordings, minutes", "steps", "seed", "share", *(heading for _, heading, _ in columns)]
+    toplines = [_number(first[key].get("topline"), digits) for key, _, digits in columns]
+    bases = [_number(first[key]["base"], digits) for key, _, digits in columns]
+    rows = [["topline", "", "", "", "", *toplines], [results[0]["base"], "0", "0", "", "", *bases]]
     for one in results:
         cells = [_with_interval(one["measures"][key], digits) for key, _, digits in columns]
-        rows.append([f"{one['minutes']:.1f}", str(one["steps"]), f"{one['share']:g}", *cells])
+        facts = [one["base"], f"{one['minutes']:.1f}", str(one["steps"]), str(one["seed"]), f"{one['share']:g}"]
+        rows.append([*facts, *cells])
     return [_row(headings), _row(["---"] * len(headings)), *map(_row, rows)]
 
 
@@ -104,30 +133,41 @@ def _with_interval(values: dict[str, Any], digits: int) -> str:
 
 
 def amounts_figure(results: list[dict[str, Any]]) -> "Figure":
-    """A panel for each measure: the fine-tunings by minutes of recordings, the base and the recordings as lines."""
+    """A panel for each measure: the fine-tunings by minutes of recordings, the base and the recordings as lines.
+
+    A colour for each base and number of steps.
+    """
     from matplotlib.figure import Figure
 
     columns = [column for column in PICTURE_COLUMNS if column[0] in results[0]["measures"]]
-    figure = Figure(figsize=(12, 3.8), dpi=100, layout="constrained")
-    for ax, (key, heading, _) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
-        values = [one["measures"][key] for one in results]
-        ax.axhline(values[0]["base"], color="#d95f02", linestyle="--", label="base")
+    kinds = list(dict.fromkeys((one["base"], one["steps"]) for one in results))
+    figure = Figure(figsize=(12, 4.2), dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(columns), squeeze=False)[0]
+    for ax, (key, heading, _) in zip(axes, columns, strict=True):
+        first = results[0]["measures"][key]
+        ax.axhline(first["base"], color="#d95f02", linestyle="--", label=f"{results[0]['base']}, not trained further")
         if key == "f1":  # That of the other measures is 0 and far away.
-            ax.axhline(values[0]["topline"], color="0.4", linestyle=":", label="recordings")
-        for one, value in zip(results, values, strict=True):
-            # The interval is that of the difference from the base.
-            low, high = value["interval"] or (value["difference"], value["difference"])
-            ends = [[value["difference"] - low], [high - value["difference"]]]
-            ax.errorbar(one["minutes"], value["fine_tuned"], ends, fmt="o", color="#007878", capsize=3)
-            label = f"{one['steps']} steps, share {one['share']:g}"
-            ax.annotate(label, (one["minutes"], value["fine_tuned"]), (5, 5), textcoords="offset points", fontsize=7)
+            ax.axhline(first["topline"], color="0.4", linestyle=":", label="recordings")
+        for number, kind in enumerate(kinds):
+            own = [one for one in results if (one["base"], one["steps"]) == kind]
+            values = [one["measures"][key] for one in own]
+            # Side by side where kinds have the same minutes. The interval is that of the difference from the base.
+            minutes = [one["minutes"] * 1.06 ** (number - (len(kinds) - 1) / 2) for one in own]
+            ends = [one["interval"] or (one["difference"], one["difference"]) for one in values]
+            errors = [[one["difference"] - end[0] for one, end in zip(values, ends, strict=True)]]
+            errors += [[end[1] - one["difference"] for one, end in zip(values, ends, strict=True)]]
+            heights = [one["fine_tuned"] for one in values]
+            colour = COLOURS[number % len(COLOURS)]
+            label = f"{kind[0]}, {kind[1]} steps"
+            ax.errorbar(minutes, heights, errors, fmt="o", color=colour, capsize=3, markersize=4, label=label)
         ax.set(xscale="log", xlabel="minutes of recordings", title=heading)
         ticks = sorted({round(one["minutes"], 1) for one in results})
         ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
         ax.minorticks_off()
-        ax.margins(x=0.45)
+        ax.margins(x=0.15)
         ax.grid(color="0.9")
-        ax.legend(frameon=False, fontsize=8)
+    handles = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
 

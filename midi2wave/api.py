@@ -76,11 +76,13 @@ def finetune(
     folder: str | Path,
     out: str | Path,
     *,
-    minutes: float = 30.0,
+    minutes: float | None = None,
+    steps: int | None = None,
     base: str | Path = "",
     hold_out: float = 0.1,
     licence: str = "",
     seed: int = 0,
+    jobs: int = 1,
     device: str = "auto",
 ) -> "FinetuneResult":
     """Train a shipped model further on recordings of another piano, as finetune.py does (docs/own_piano.md).
@@ -90,11 +92,13 @@ def finetune(
     Args:
         folder: Pairs of audio and MIDI files with equal stems at any depth, or a MAESTRO folder.
         out: The output folder.
-        minutes: Minutes of training.
+        minutes: Minutes of training; default: 30.
+        steps: Optimiser steps, in place of `minutes`.
         base: Weights to begin with; default: the shipped ones that find the recordings most likely.
         hold_out: Part of the recordings that is held out, once for validation and once for testing.
         licence: Licence of the new weights, which their file and card state.
         seed: Seed of split and crops.
+        jobs: Recordings that are read at once.
         device: cpu, cuda or cuda:N; auto is CUDA where it is available.
 
     Returns:
@@ -108,7 +112,16 @@ def finetune(
     # The modules of training take a second or two to import, for which `load` should not wait.
     from midi2wave.finetuning import pipeline
 
-    options = pipeline.FinetuneOptions(minutes, str(base), hold_out, licence, seed, device=device)
+    options = pipeline.FinetuneOptions(
+        minutes=minutes,
+        steps=steps,
+        base=str(base),
+        hold_out=hold_out,
+        licence=licence,
+        seed=seed,
+        jobs=jobs,
+        device=device,
+    )
     return pipeline.finetune(Path(folder), Path(out), options)
 
 

@@ -26,6 +26,11 @@ def step_folders(run_folder: Path) -> list[Path]:
     return sorted((path for path in folders if any((path / name).exists() for name in CHECKPOINT_NAMES)), key=step_of)
 
 
+def step_name(step: int) -> str:
+    """The name of a checkpoint's folder."""
+    return f"step_{step:08d}"
+
+
 def step_of(folder: Path) -> int:
     """The step of a checkpoint's folder, by its name."""
     return int(folder.name.removeprefix("step_"))
@@ -57,7 +62,7 @@ def find_weights(path: str | Path) -> Path:
 
 def tidy(run_folder: Path, folder: Path, keep: int, keep_every: int, best_step: int) -> None:
     """Link the newest and the best checkpoint; remove those that are not kept."""
-    best = run_folder / f"step_{best_step:08d}"
+    best = run_folder / step_name(best_step)
     for name, target in ((LATEST_NAME, folder), (BEST_NAME, best)):
         if target.is_dir() and not update_symlink(run_folder / name, target):
             _log_missing_link(run_folder / name)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def align_folder(
     like: Path | None,
     source: str,
     force: bool = False,
-    fallback_lags: Mapping[int, float] | None = None,
+    fallback_lag: float | None = None,
 ) -> list[RecordingAlignment]:
     """Align a processed folder, and write it to another one. Nothing is written until all onsets are fitted.
 
@@ -107,8 +107,8 @@ def align_folder(
         like: An aligned folder of the same piano, whose phases are used; None: they are fitted too.
         source: Where the partials come from, for messages.
         force: Whether another aligned folder at `out` is replaced.
-        fallback_lags: By the index of a recording, by how many seconds its sound comes after its notes, for recordings
-            too short to measure that.
+        fallback_lag: By how many seconds the sound comes after the notes in recordings that are too short to measure
+            that; None: unknown.
 
     Returns:
         The alignment of each recording.
@@ -127,7 +127,7 @@ def align_folder(
         recordings: list[RecordingAlignment] = []
         for value, (part, part_reference) in parts.items():
             partials = partials_for(data, one_hot([value], data.global_values))
-            recordings += align_recordings(part, data, partials, part_reference, fallback_lags or {})
+            recordings += align_recordings(part, data, partials, part_reference, fallback_lag)
         for recording in recordings:
             recording.warn_if_mismatched()
         require_fit(recordings, data_folder, source)
@@ -176,7 +176,7 @@ def align_recordings(
     data: DataConfig,
     partials: PianoPartials,
     reference: ProcessedFolder | None,
-    fallback_lags: Mapping[int, float],
+    fallback_lag: float | None,
 ) -> list[RecordingAlignment]:
     """Align all recordings of a folder.
 
@@ -185,15 +185,12 @@ def align_recordings(
         data: Pre-emphasis and velocity exponent.
         partials: The piano's partials.
         reference: An aligned folder of the same piano, whose phases are used; None: fit them, too.
-        fallback_lags: As of `align_folder`.
+        fallback_lag: As of `align_folder`.
     """
     positions = range(len(folder.rows))
     labelled = [folder.performance(position).onset for position in positions]
     windows = [measure_alignments(np.array(folder.pcm(i)), folder.performance(i), folder.audio_hz) for i in positions]
-    lags = [
-        fallback_lags.get(row.index) if (lag := trusted_seconds(each)) is None else lag
-        for row, each in zip(folder.rows, windows, strict=True)
-    ]
+    lags = [fallback_lag if (lag := trusted_seconds(each)) is None else lag for each in windows]
     phases = measure_phases(reference, data, partials) if reference else None
     onset, fit_score = refine_onsets(folder, data, partials, lags, phases)
     ends = np.cumsum([len(each) for each in labelled])[:-1]

@@ -122,7 +122,7 @@ def _excerpt(folder: Path, piece: Piece, out: Path, audio_hz: int, hop: int) -> 
     """Some seconds around a piece's median note: whole frames int16 [N * hop], and their notes."""
     one = piece.recording
     pcm = read_pcm(inside(out / AUDIO_NAME, resampled_name(one.audio_filename, audio_hz)), audio_hz)
-    whole = piece.stretch or Stretch(0.0, len(pcm) / audio_hz)
+    whole = piece.stretch
     length = min(SCORED_SECONDS, whole.end - whole.start)
     performance = read_performance(inside(folder, one.midi_filename))
     onset = performance.onset + whole.late_seconds

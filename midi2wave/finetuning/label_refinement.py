@@ -1,6 +1,5 @@
 """Measured partials and aligned labels of the user's piano, where there are enough notes for them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from midi2wave.data.partial_tracking import PartialMeasurement, measure_partials
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.finetuning.preparation import split_folder
 from midi2wave.midi.performance import N_PITCHES
-from midi2wave.utils.cli import format_error, log
+from midi2wave.utils.cli import format_error
 from midi2wave.utils.errors import InputError
 
 # With fewer piano keys that could be measured, most partials would be interpolated.
@@ -27,14 +26,12 @@ ALIGNED_NAME = "aligned"
 MEASURED_SOURCE = "the measured config"
 
 
-def refine(config: Config, out: Path, fallback_lags: Mapping[int, float]) -> dict[str, Any]:
+def refine(config: Config, out: Path) -> dict[str, Any]:
     """Measure the partials, align the labels of all splits but the test split, and measure the partials again.
 
     Args:
         config: The config of the training; its paths are not used.
         out: The output folder, with the processed folders.
-        fallback_lags: By the index of a piece, by how many seconds its sound comes after its notes. A stretch of a
-            recording is often too short to measure that again.
 
     Returns:
         As JSON values: `partials` (options of data_config; empty if they stay those of the base), `data` (the folders
@@ -62,9 +59,8 @@ def refine(config: Config, out: Path, fallback_lags: Mapping[int, float]) -> dic
     try:
         # A killed call may have left finished folders, which are made again.
         for path, like in ((train, None), (validation, aligned[train])):
-            align_folder(
-                path, aligned[path], data, like=like, source=MEASURED_SOURCE, force=True, fallback_lags=fallback_lags
-            )
+            # The lags are corrected. A stretch of a recording is often too short to measure what is left of its lag.
+            align_folder(path, aligned[path], data, like=like, source=MEASURED_SOURCE, force=True, fallback_lag=0.0)
     except InputError as error:
         remark = f"partials of {n_keys} piano keys measured; the labels stay as they are: {format_error(error)}"
         return result | {"remark": remark}
@@ -97,7 +93,6 @@ def _with_partials(config: Config, options: dict[str, Any]) -> DataConfig:
 
 
 def with_refinement(config: Config, refinement: dict[str, Any]) -> Config:
-    """The config with the folders and partials of `refine`, whose remark is logged."""
-    log(refinement["remark"])
+    """The config with the folders and partials of `refine`."""
     data = _with_partials(config, refinement["partials"])
     return replace(config, data_config=replace(data, **refinement["data"]))

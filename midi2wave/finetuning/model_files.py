@@ -1,17 +1,19 @@
 """What a fine-tuning leaves to its user: one weights file, its card, a config that plays it, a page to listen."""
 
 import json
+import shlex
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from midi2wave import checkpoint
-from midi2wave.checkpoint_folders import BEST_NAME
 from midi2wave.config import FINETUNED_CONFIG
 from midi2wave.finetuning.blending import BLENDED_NAME
-from midi2wave.finetuning.comparison import BASE_NAME, EVALUATION_NAME, TUNED_NAME, describe
+from midi2wave.finetuning.comparison import BASE_NAME, TUNED_NAME, describe
+from midi2wave.finetuning.model_scores import EVALUATION_NAME
 from midi2wave.finetuning.play_settings import play_settings
-from midi2wave.finetuning.schedule import RUN_NAME
 from midi2wave.plotting.listening_page import ListeningClip, write_listening_page
 from midi2wave.utils.atomic_files import atomic_file, write_text
 
@@ -44,10 +46,10 @@ def weights_path(out: Path) -> Path:
     return out / f"{out.resolve().name}.safetensors"
 
 
-def best_checkpoint(out: Path) -> Path:
-    """The checkpoint of the run with the lowest validation loss; the newest where the file system has no links."""
-    run = out / RUN_NAME
-    return run / BEST_NAME if (run / BEST_NAME).exists() else run
+def play_command(out: Path) -> str:
+    """The command that plays the model, for a shell."""
+    words = ["python", "inference.py", "-c", str(out / FINETUNED_CONFIG), "--midi", "song.mid", "--out", "songs"]
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def write_model(out: Path, provenance: Provenance) -> None:
@@ -66,7 +68,12 @@ def write_model(out: Path, provenance: Provenance) -> None:
     path = weights_path(out)
     with atomic_file(path) as tmp_path:
         checkpoint.write_weights(tmp_path, weights, config, step, notes)
-    settings: dict[str, Any] = {"model_filename": str(path), "output_dir": str(out / "played"), "mode": "free"}
+    # Absolute paths: the config is to work from any folder.
+    settings: dict[str, Any] = {
+        "model_filename": str(path.resolve()),
+        "output_dir": str(out.resolve() / "played"),
+        "mode": "free",
+    }
     settings |= play_settings(config.data_config).options(config.data_config)
     if provenance.label:
         settings["global_values"] = [provenance.label]
@@ -85,7 +92,6 @@ def write_card(
         comparison: As of `comparison.compare`.
         words: The verdict.
     """
-    play = f"python inference.py -c {out / FINETUNED_CONFIG} --midi song.mid --out songs"
     licence = provenance.licence or f"{NO_LICENCE}; state one with --licence before you pass the weights on"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     scores = "\n".join(f"- {line}" for line in describe(comparison))
@@ -94,7 +100,7 @@ def write_card(
 Made by `finetune.py` from the recordings in `{provenance.recordings}`.
 
 ```sh
-{play}
+{play_command(out)}
 ```
 
 **Licence: {licence}.** The weights began as `{provenance.base}`, whose licence applies to them too: see its model card.

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from midi2wave.data import midi_alignment
 from midi2wave.data.maestro import SPLITS, Recording, find_metadata, read_metadata
 from midi2wave.data.preprocessing import Stretch
 from midi2wave.utils.cli import log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.text import join_names
 
 # Less teaches nothing that can be measured.
 MIN_SECONDS = 60.0
@@ -20,10 +20,12 @@ MIN_SECONDS = 60.0
 MIN_RECORDINGS = 10
 # Pieces with less room than this do not decide how long all clips are.
 MIN_COMMON_CLIP_SECONDS = 3.0
-# The sound of smaller lags agrees with the notes as far as the check can tell; aligned labels correct them.
-MAX_UNCORRECTED_SECONDS = midi_alignment.WARN_SECONDS
 MIN_HOLD_OUT, MAX_HOLD_OUT = 0.02, 0.4
 HELD_OUT = ("test", "validation")
+# Whole recordings are held out up to this multiple of the part that is wanted; where none is that short, up to a part
+# of all. Where those are longer too, the middles are held out.
+MAX_EXCESS = 1.2
+MAX_HELD_OUT_RECORDING = 0.15
 
 
 class Pair(NamedTuple):
@@ -34,12 +36,14 @@ class Pair(NamedTuple):
         midi: The MIDI file, relative to the user's folder.
         seconds: Length of the audio.
         late_seconds: By how much the sound comes after the notes.
+        notes: What only recordings of the same notes have in common.
     """
 
     audio: str
     midi: str
     seconds: float
     late_seconds: float
+    notes: str
 
 
 @dataclass(frozen=True)
@@ -48,22 +52,26 @@ class Piece:
 
     Attributes:
         recording: Its files, relative to the user's folder, its split and its length in seconds.
-        stretch: The part of the recording, and the lag of its sound; None: all of it, without correction.
+        stretch: The part of the recording, and the lag of its sound, which is corrected.
+        name: A name of the recording that no other one has.
+        notes: As of its pair.
     """
 
     recording: Recording
-    stretch: Stretch | None = None
+    stretch: Stretch
+    name: str
+    notes: str
 
-    @property
-    def name(self) -> str:
-        """A name of the recording that no other one has."""
-        return str(Path(self.recording.audio_filename).with_suffix("")).replace("/", "_")
+    def in_split(self, split: str) -> "Piece":
+        """The piece in another split."""
+        return replace(self, recording=replace(self.recording, split=split))
 
 
 def plan_pieces(folder: Path, pairs: Sequence[Pair], hold_out: float, seed: int) -> list[Piece]:
     """Divide the recordings into those to train on, to validate on and to test on.
 
-    A MAESTRO folder keeps its split. Otherwise whole recordings are held out, or of few recordings the middle of each.
+    A MAESTRO folder keeps its split. Otherwise whole recordings are held out, or of few recordings, or very unequal
+    ones, the middle of each. Recordings of the same notes are kept in one split.
 
     Args:
         folder: The user's folder.
@@ -84,13 +92,36 @@ def plan_pieces(folder: Path, pairs: Sequence[Pair], hold_out: float, seed: int)
             "them (docs/own_piano.md says how much helps)"
         )
     pieces = []
-    for index, pair in enumerate(pairs):
+    names = _unique_names([pair.audio for pair in pairs])
+    for index, (pair, name) in enumerate(zip(pairs, names, strict=True)):
         recording = Recording(index, "", Path(pair.audio).stem, "train", 0, pair.midi, pair.audio, pair.seconds)
-        is_late = abs(pair.late_seconds) > MAX_UNCORRECTED_SECONDS
-        pieces.append(Piece(recording, Stretch(0.0, pair.seconds, pair.late_seconds) if is_late else None))
+        pieces.append(Piece(recording, Stretch(0.0, pair.seconds, pair.late_seconds), name, pair.notes))
     if in_maestro := _with_metadata(folder, pieces):
+        _warn_of_copies(in_maestro)
         return in_maestro
-    return _stretches(pieces, hold_out) if len(pieces) < MIN_RECORDINGS else _held_out(pieces, hold_out, seed)
+    whole = _held_out(pieces, hold_out, seed) if len(pieces) >= MIN_RECORDINGS else []
+    return whole or _stretches(pieces, hold_out)
+
+
+def _unique_names(paths: Sequence[str]) -> list[str]:
+    """The paths without suffixes and slashes; where two become equal, with their numbers."""
+    names = [str(Path(path).with_suffix("")).replace("/", "_") for path in paths]
+    return [f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _by_notes(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """The pieces in groups of the same notes."""
+    groups: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        groups.setdefault(piece.notes, []).append(piece)
+    return list(groups.values())
+
+
+def _warn_of_copies(pieces: Sequence[Piece]) -> None:
+    for group in _by_notes(pieces):
+        if len({piece.recording.split for piece in group}) > 1:
+            names = join_names(piece.recording.audio_filename for piece in group)
+            log(f"the metadata have recordings of the same notes in different splits, which raises the scores: {names}")
 
 
 def _with_metadata(folder: Path, pieces: list[Piece]) -> list[Piece]:
@@ -111,17 +142,32 @@ def _with_metadata(folder: Path, pieces: list[Piece]) -> list[Piece]:
 
 
 def _held_out(pieces: list[Piece], hold_out: float, seed: int) -> list[Piece]:
-    """Whole recordings for each split: at least one, and about the part `hold_out` of the seconds."""
-    wanted = hold_out * sum(one.recording.duration for one in pieces)
-    waiting = [pieces[i] for i in np.random.default_rng(seed).permutation(len(pieces))]
-    divided: list[Piece] = []
+    """About the part `hold_out` of the seconds for each split, in whole recordings; none if they are too long."""
+    total = sum(one.recording.duration for one in pieces)
+    wanted = hold_out * total
+    groups = _by_notes(pieces)
+    waiting = {int(i): sum(one.recording.duration for one in groups[i]) for i in range(len(groups))}
+    taken: dict[str, list[int]] = {split: [] for split in HELD_OUT}
+    seconds = dict.fromkeys(HELD_OUT, 0.0)
+
+    def take(split: str, i: int) -> None:
+        taken[split].append(i)
+        seconds[split] += waiting.pop(i)
+
+    for i in map(int, np.random.default_rng(seed).permutation(len(groups))):
+        split = min(HELD_OUT, key=lambda one: seconds[one])
+        if seconds[split] + waiting[i] / 2 < wanted and seconds[split] + waiting[i] <= MAX_EXCESS * wanted:
+            take(split, i)
     for split in HELD_OUT:
-        taken = 0.0
-        while not taken or taken + waiting[-1].recording.duration / 2 < wanted:
-            piece = waiting.pop()
-            taken += piece.recording.duration
-            divided.append(replace(piece, recording=replace(piece.recording, split=split)))
-    return sorted([*divided, *waiting], key=lambda piece: piece.recording.index)
+        if not taken[split] and waiting:
+            shortest = min(waiting, key=lambda one: waiting[one])
+            if waiting[shortest] <= MAX_HELD_OUT_RECORDING * total:
+                take(split, shortest)
+    if not waiting or not all(taken.values()):
+        return []
+    divided = [one for i in waiting for one in groups[i]]
+    divided += [one.in_split(split) for split in HELD_OUT for i in taken[split] for one in groups[i]]
+    return sorted(divided, key=lambda piece: piece.recording.index)
 
 
 def _stretches(pieces: list[Piece], hold_out: float) -> list[Piece]:
@@ -132,34 +178,18 @@ def _stretches(pieces: list[Piece], hold_out: float) -> list[Piece]:
     divided: list[Piece] = []
     for piece in pieces:
         end = piece.recording.duration
-        late_seconds = piece.stretch.late_seconds if piece.stretch else 0.0
         bounds = (0.0, end * (0.5 - hold_out), end * 0.5, end * (0.5 + hold_out), end)
         for number, split in enumerate(("train", *HELD_OUT, "train")):
-            stretch = Stretch(bounds[number], bounds[number + 1], late_seconds)
+            stretch = replace(piece.stretch, start=bounds[number], end=bounds[number + 1])
             length = stretch.end - stretch.start
             part = replace(piece.recording, index=len(divided), split=split, duration=length)
-            divided.append(Piece(part, stretch))
+            divided.append(replace(piece, recording=part, stretch=stretch))
     return divided
 
 
 def holds_out_middles(pieces: Sequence[Piece]) -> bool:
     """Whether the held-out pieces are the middles of recordings instead of whole ones."""
     return len({piece.recording.audio_filename for piece in pieces}) < len(pieces)
-
-
-def remaining_lags(pieces: Sequence[Piece], pairs: Sequence[Pair]) -> dict[int, float]:
-    """By how many seconds the sound of each piece comes after its notes as processed, by the piece's index.
-
-    Args:
-        pieces: The pieces.
-        pairs: The recordings that they are of, with their lags.
-    """
-    late_seconds = {pair.audio: pair.late_seconds for pair in pairs}
-    return {
-        piece.recording.index: late_seconds[piece.recording.audio_filename]
-        - (piece.stretch.late_seconds if piece.stretch else 0.0)
-        for piece in pieces
-    }
 
 
 def clip_seconds(pieces: Sequence[Piece], split: str, longest: float) -> float:

@@ -8,24 +8,27 @@ Below the output folder:
     audio/, data/, aligned/, clips/ resampled audio, processed folders, labels that agree with the sound, test clips
     validation_clips/               clips by which the share of the trained weights is chosen
     training.json, run/             config and run folder of the training
-    blended.safetensors             that share of the trained weights, and the base
-    evaluation/                     generated clips and scores of the base model and of the fine-tuned one
+    blended.safetensors             the base and that share of the trained weights
+    evaluation/                     generated clips and scores of the base model, the fine-tuned one, and each share
     NAME.safetensors, model_card.md, play.json, index.html      the result
 """
 
-import contextlib
 import datetime
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from midi2wave.checkpoint_folders import step_folders, step_of
-from midi2wave.config import FINETUNED_CONFIG, Config
+from midi2wave.audio.io import AUDIO_SUFFIXES
+from midi2wave.checkpoint import LoadedCheckpoint, load_checkpoint
+from midi2wave.checkpoint_folders import step_folders, step_name, step_of
+from midi2wave.config import FINETUNED_CONFIG, MAX_SEED, VALIDATION_SEED, Config, DataConfig, config_from_dict
 from midi2wave.data.resample_manifest import state
-from midi2wave.evaluation.transcription import load_transcriber
+from midi2wave.evaluation.transcription import Transcriber, load_transcriber
 from midi2wave.finetuning import base_choice, blending, comparison, label_refinement, model_files, preparation, schedule
+from midi2wave.finetuning.model_scores import evaluate_model
 from midi2wave.finetuning.phases import RECORD_NAME, PhaseRecord
 from midi2wave.finetuning.pieces import (
     MAX_HOLD_OUT,
@@ -35,21 +38,24 @@ from midi2wave.finetuning.pieces import (
     clip_seconds,
     holds_out_middles,
     plan_pieces,
-    remaining_lags,
 )
 from midi2wave.finetuning.play_settings import play_settings
 from midi2wave.finetuning.recordings import CheckedRecordings, check_recordings
 from midi2wave.finetuning.report_page import write_report
+from midi2wave.midi.reader import MIDI_SUFFIXES
 from midi2wave.training.loop import run_training
-from midi2wave.utils.atomic_files import write_text
+from midi2wave.utils.atomic_files import remove, write_text
 from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.file_search import walk_folder
 from midi2wave.utils.folder_lock import lock_own_folder
 from midi2wave.utils.signals import Interrupted
 from midi2wave.utils.text import join_names
 
 RECORDINGS_NAME = "recordings"
 TRAINING_CONFIG_NAME = "training.json"
+# Folder of the scores on the validation clips, among the evaluations.
+VALIDATION_NAME = "validation"
 CLIP_SECONDS = 10.0
 # Test clips, which both models generate: fewer for a short training.
 N_CLIPS, FEW_CLIPS = 8, 4
@@ -57,7 +63,14 @@ N_CLIPS, FEW_CLIPS = 8, 4
 N_VALIDATION_CLIPS = 4
 VALIDATION_CLIP_SECONDS = 10.0
 SHORT_MINUTES = 10.0
+DEFAULT_MINUTES = 30.0
 SIGNAL_EXIT_CODES = 128
+# What is removed when a phase is made again. The training is never, once it has a checkpoint.
+PRODUCTS: dict[str, tuple[str, ...]] = {
+    "data": (preparation.DATA_NAME, *preparation.CLIPS_NAMES.values()),
+    "labels": (label_refinement.ALIGNED_NAME,),
+    "training": (schedule.RUN_NAME, TRAINING_CONFIG_NAME),
+}
 
 
 @dataclass(frozen=True)
@@ -65,16 +78,18 @@ class FinetuneOptions:
     """The options of a fine-tuning.
 
     Attributes:
-        minutes: Minutes of training; preparation and evaluation are not counted.
+        minutes: Minutes of training; preparation and evaluation are not counted. None: DEFAULT_MINUTES, or `steps`.
+        steps: Optimiser steps, in place of `minutes`; None: as many as fit into them.
         base: Weights to begin with; "": the shipped ones that find the recordings most likely.
         hold_out: Part of the recordings that is held out, once for validation and once for testing.
-        licence: Licence of the new weights; "": not stated.
-        seed: Seed of split, crops and generated clips.
+        licence: Licence of the new weights; "": that of the last call, or not stated.
+        seed: Seed of split and crops.
         jobs: Recordings that are read at once.
         device: auto, cpu, cuda or cuda:N.
     """
 
-    minutes: float = 30.0
+    minutes: float | None = None
+    steps: int | None = None
     base: str = ""
     hold_out: float = 0.1
     licence: str = ""
@@ -84,13 +99,31 @@ class FinetuneOptions:
 
     def check(self) -> None:
         """Raise InputError for an impossible value."""
-        if not schedule.MIN_MINUTES <= self.minutes <= schedule.MAX_MINUTES:
+        if self.minutes is not None and self.steps is not None:
+            raise InputError("minutes and steps are given; give one of them")
+        if self.minutes is not None and not schedule.MIN_MINUTES <= self.minutes <= schedule.MAX_MINUTES:
             limits = f"{schedule.MIN_MINUTES:g} to {schedule.MAX_MINUTES}"
             raise InputError(f"--minutes {self.minutes:g}: expected {limits}")
+        if self.steps is not None and self.steps < schedule.MIN_STEPS:
+            raise InputError(f"--steps {self.steps}: expected {schedule.MIN_STEPS} or more")
         if not MIN_HOLD_OUT <= self.hold_out <= MAX_HOLD_OUT:
             raise InputError(f"--hold_out {self.hold_out:g}: expected {MIN_HOLD_OUT:g} to {MAX_HOLD_OUT:g}")
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed}: expected 0 or more")
+        if not 0 <= self.seed <= MAX_SEED or self.seed == VALIDATION_SEED:
+            raise InputError(f"--seed {self.seed}: expected 0 to {MAX_SEED}, and not {VALIDATION_SEED}")
+        if self.jobs < 1:
+            raise InputError(f"--jobs {self.jobs}: expected 1 or more")
+
+    @property
+    def length(self) -> dict[str, Any]:
+        """The length of the training, as the user gave it."""
+        if self.steps is not None:
+            return {"steps": self.steps}
+        return {"minutes": DEFAULT_MINUTES if self.minutes is None else self.minutes}
+
+    @property
+    def n_clips(self) -> int:
+        """The number of test clips."""
+        return FEW_CLIPS if self.length.get("minutes", SHORT_MINUTES) < SHORT_MINUTES else N_CLIPS
 
 
 @dataclass(frozen=True)
@@ -117,6 +150,8 @@ class FinetuneResult:
 def finetune(folder: Path, out: Path, options: FinetuneOptions) -> FinetuneResult:
     """Train a shipped model further on recordings of another piano; the same call goes on after an interruption.
 
+    Before the training has its first checkpoint, options and recordings may change: what depends on them is made again.
+
     Args:
         folder: Pairs of audio and MIDI files with equal stems at any depth, or a MAESTRO folder.
         out: The output folder.
@@ -132,14 +167,24 @@ def finetune(folder: Path, out: Path, options: FinetuneOptions) -> FinetuneResul
         raise InputError(f"{folder}: {'a file, expected a folder' if folder.exists() else 'no such folder'}")
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"{out} lies in {folder}, whose files are the recordings; choose another folder with -o")
-    settings = {"recordings": str(folder.resolve()), "minutes": options.minutes, "base": options.base}
-    settings |= {"hold_out": options.hold_out, "seed": options.seed, "device": options.device}
-    PhaseRecord(out, settings)  # Before any work.
-    candidates = base_choice.load_candidates(options.base)
+    _open_record(out)  # A folder of something else is found before any work.
+    candidates = base_choice.load_candidates(options.base) if options.base else None
     with lock_own_folder(out, RECORD_NAME):
-        record = PhaseRecord(out, settings)
-        record.begin()
+        record = _open_record(out)
+        record.licence = options.licence or record.licence
+        record.write()
+        record.discard_outdated()
         return _Finetuning(folder, out, options, record).run(candidates)
+
+
+def _open_record(out: Path) -> PhaseRecord:
+    def discard(phases: Sequence[str]) -> None:
+        for name in (name for phase in phases for name in PRODUCTS.get(phase, ())):
+            remove(out / name)
+
+    record = PhaseRecord(out, discard, is_fixed=bool(step_folders(out / schedule.RUN_NAME)))
+    record.is_fixed |= record.result("training") is not None  # The run folder may be gone.
+    return record
 
 
 class _Finetuning:
@@ -151,36 +196,73 @@ class _Finetuning:
         self.options = options
         self.record = record
 
-    def run(self, candidates: dict[str, Any]) -> FinetuneResult:
-        """Do all phases that are not done."""
-        checked = self.record.run("recordings", self._check_recordings)
-        self._require_unchanged(checked)
-        pairs = [Pair(one["audio"], one["midi"], one["seconds"], one["late_seconds"]) for one in checked]
-        planned = plan_pieces(self.folder, pairs, self.options.hold_out, self.options.seed)
-        length = clip_seconds(planned, "test", CLIP_SECONDS)
-        validation_length = clip_seconds(planned, "validation", VALIDATION_CLIP_SECONDS)
-        base = self.record.run("base", lambda: self._choose_base(candidates, planned))
-        if base["path"] not in candidates:
-            raise InputError(f"{base['path']}, which {self.out} was begun with, is no longer there; choose another -o")
-        loaded = candidates[base["path"]]
+    def run(self, candidates: dict[str, LoadedCheckpoint] | None) -> FinetuneResult:
+        """Do all phases that are not done.
+
+        Args:
+            candidates: The user's base weights by their path; None: the shipped ones are to be compared.
+        """
+        options = self.options
+        self.record.require_same("schedule", options.length)
+        checked = self.record.run("recordings", self._check_recordings, self._state_of_recordings())
+        pairs = [Pair(one["audio"], one["midi"], one["seconds"], one["late_seconds"], one["notes"]) for one in checked]
+        planned = plan_pieces(self.folder, pairs, options.hold_out, options.seed)
+        lengths = {
+            "test": clip_seconds(planned, "test", CLIP_SECONDS),
+            "validation": clip_seconds(planned, "validation", VALIDATION_CLIP_SECONDS),
+        }
+        base = self.record.run("base", lambda: self._choose_base(candidates, planned), {"base": options.base})
+        loaded = self._load_base(base)
         model_data = loaded.config.data_config
         pieces = base_choice.with_label(planned, base["label"], model_data.global_values)
-        data = self.record.run("data", lambda: self._prepare(pieces, model_data, length, validation_length))
-        config = schedule.training_config(loaded.config, base["path"], self.out, self.options.seed, self.options.device)
-        lags = remaining_lags(pieces, pairs)
-        refinement = self.record.run("labels", lambda: label_refinement.refine(config, self.out, lags))
-        config = label_refinement.with_refinement(config, refinement)
-        planned_schedule = self.record.run("schedule", lambda: self._plan(config))
-        self.record.run("training", lambda: self._train(config, planned_schedule))
-        blended = self.record.run("blending", lambda: self._blend(base["path"]))
-        compared = self.record.run("comparison", lambda: self._compare(base["path"]))
-        provenance = model_files.Provenance(
-            str(self.folder), base["path"], loaded.sha256, base["label"], self.options.licence
+        data_options = {"hold_out": options.hold_out, "seed": options.seed, "clips": options.n_clips}
+        data = self.record.run("data", lambda: self._prepare(pieces, model_data, lengths), data_options)
+        config = schedule.training_config(loaded.config, base["path"], self.out, options.seed, options.device)
+        refinement = self.record.run("labels", lambda: label_refinement.refine(config, self.out))
+        log(refinement["remark"])
+        planned_schedule = self.record.run(
+            "schedule", lambda: self._plan(label_refinement.with_refinement(config, refinement), loaded), options.length
         )
-        return self._finish(provenance, compared, self._facts(data, planned_schedule, refinement, config, blended))
+        config = self._stored_config(planned_schedule)
+        trained = self.record.run("training", lambda: self._train(config, planned_schedule))
+        transcriber = load_transcriber()
+        blended = self.record.run("blending", lambda: self._blend(base["path"], trained, transcriber))
+        compared = self.record.run("comparison", lambda: self._compare(base["path"], transcriber))
+        provenance = model_files.Provenance(
+            str(self.folder), base["path"], loaded.sha256, base["label"], self.record.licence
+        )
+        facts = self._facts(data, planned_schedule, refinement, config, trained, blended)
+        return self._finish(provenance, compared, facts)
+
+    def _state_of_recordings(self) -> dict[str, Any]:
+        """The user's folder and its files, as options of the first phase.
+
+        Once the training has begun they are those that it began with: nothing is made of new or repaired files.
+
+        Raises:
+            InputError: A recording that is trained on has changed since.
+        """
+        tree = walk_folder(self.folder)
+        paths = [*tree.select(AUDIO_SUFFIXES), *tree.select(MIDI_SUFFIXES), *tree.select((".csv",))]
+        files = {path.as_posix(): list(state(self.folder / path)) for path in paths}
+        before = self.record.options("recordings")
+        if self.record.is_fixed and before:
+            changed = [name for name, one in files.items() if before["files"].get(name) != one]
+            used = {one[kind] for one in self.record.result("recordings") for kind in ("audio", "midi")}
+            if wrong := sorted(used.intersection(changed)):
+                raise InputError(
+                    f"{self.folder / wrong[0]} has changed since {self.out} was begun; choose another folder with -o"
+                )
+            if changed:
+                log(
+                    f"new or changed since {self.out} was begun, and not used: {join_names(changed)}; another folder "
+                    "with -o uses them"
+                )
+            files = before["files"]
+        return {"recordings": str(self.folder.resolve()), "files": files}
 
     def _check_recordings(self) -> list[dict[str, Any]]:
-        """Check the recordings, write the report, name the problems; the usable ones with the states of their files."""
+        """Check the recordings, write the report, name the problems; the usable ones."""
         checked = check_recordings(self.folder, jobs=self.options.jobs)
         page = write_report(checked, self.out / RECORDINGS_NAME)
         _log_problems(checked)
@@ -201,7 +283,7 @@ class _Finetuning:
                 "midi": self._relative(pair.midi),
                 "seconds": pair.seconds,
                 "late_seconds": pair.offset_seconds,
-                "states": [list(state(pair.audio)), list(state(pair.midi))],
+                "notes": pair.notes_sha256,
             }
             for pair in usable
         ]
@@ -213,19 +295,8 @@ class _Finetuning:
                 return path.relative_to(folder).as_posix()
         raise InputError(f"{path} does not lie in {self.folder}; put the file itself there")
 
-    def _require_unchanged(self, checked: list[dict[str, Any]]) -> None:
-        """Refuse to go on with recordings that are not those of the earlier call."""
-        for one in checked:
-            for name, before in zip((one["audio"], one["midi"]), one["states"], strict=True):
-                path = self.folder / name
-                # Finished phases do not read them again.
-                with contextlib.suppress(FileNotFoundError):
-                    if list(state(path)) != before:
-                        raise InputError(
-                            f"{path} has changed since {self.out} was begun; choose another folder with -o"
-                        )
-
-    def _choose_base(self, candidates: dict[str, Any], pieces: list[Piece]) -> dict[str, Any]:
+    def _choose_base(self, candidates: dict[str, LoadedCheckpoint] | None, pieces: list[Piece]) -> dict[str, Any]:
+        candidates = candidates or base_choice.load_candidates("")
         audio_hz = next(iter(candidates.values())).config.data_config.audio_hz
         preparation.resample(self.folder, pieces, audio_hz, self.out, self.options.jobs)
         scores = base_choice.score_candidates(candidates, self.folder, pieces, self.out)
@@ -235,44 +306,75 @@ class _Finetuning:
             for (one, its_label), score in sorted(scores.items(), key=lambda item: item[1])
         )
         log(f"base weights: {path}{f', {label}' if label else ''} (NLL in nats per sample: {listed})")
-        return {"path": path, "label": label, "scores": listed}
+        return {"path": path, "label": label, "scores": listed, "sha256": candidates[path].sha256}
 
-    def _prepare(self, pieces: list[Piece], model_data: Any, length: float, validation_length: float) -> dict[str, Any]:
+    def _load_base(self, base: dict[str, Any]) -> LoadedCheckpoint:
+        """The base weights, which must be those that the fine-tuning was begun with."""
+        loaded = load_checkpoint(base["path"], "cpu")
+        if loaded.sha256 != base["sha256"]:
+            raise InputError(
+                f"{base['path']} has changed since {self.out} was begun; choose another folder with -o, or put the "
+                "former weights back"
+            )
+        return loaded
+
+    def _prepare(self, pieces: list[Piece], model_data: DataConfig, lengths: dict[str, float]) -> dict[str, Any]:
         counts = preparation.process(self.folder, pieces, model_data, self.out, self.options.jobs)
-        n_clips = N_CLIPS if self.options.minutes >= SHORT_MINUTES else FEW_CLIPS
         cut = functools.partial(preparation.cut_split_clips, self.folder, pieces, model_data, self.out)
-        clips = cut("test", (n_clips, length))
-        cut("validation", (N_VALIDATION_CLIPS, validation_length))
+        clips = cut("test", (self.options.n_clips, lengths["test"]))
+        cut("validation", (N_VALIDATION_CLIPS, lengths["validation"]))
         kind = "the middle of each recording" if holds_out_middles(pieces) else "whole recordings"
         minutes = {split: one["seconds"] / 60 for split, one in counts.items()}
         log(
             f"{minutes['train']:.1f} minutes to train on, {minutes['validation']:.1f} to validate and "
-            f"{minutes['test']:.1f} to test on ({kind} held out); {len(clips)} test clips of {length:g} s"
+            f"{minutes['test']:.1f} to test on ({kind} held out); {len(clips)} test clips of {lengths['test']:g} s"
         )
-        return {"splits": counts, "clips": clips, "held_out": kind}
+        return {"splits": counts, "clips": clips, "held_out": kind, "clip_seconds": lengths}
 
-    def _plan(self, config: Config) -> dict[str, Any]:
+    def _plan(self, config: Config, base: LoadedCheckpoint) -> dict[str, Any]:
+        """The length of the training, with its whole config, so that a later call trains with the same."""
         seconds_per_step = schedule.measure_step_seconds(config)
-        planned = schedule.plan_steps(self.options.minutes, seconds_per_step, config)
+        if self.options.steps is not None:
+            planned = schedule.given_steps(self.options.steps, seconds_per_step, config)
+        else:
+            planned = schedule.plan_steps(self.options.length["minutes"], seconds_per_step, config)
         if planned.steps < schedule.FEW_STEPS:
             log(
-                f"{planned.steps} steps are few: {schedule.FEW_STEPS} are the fewest that were measured with blending "
-                "(docs/own_piano.md); give more --minutes, and another -o"
+                f"{planned.steps} steps are few: {schedule.FEW_STEPS} are the fewest that were measured "
+                "(docs/own_piano.md); give more"
             )
-        return asdict(planned)
+        config = schedule.with_steps(config, planned.steps, planned.n_validations)
+        blocks = {name: block for name, block in config.as_dict().items() if block}
+        play_seconds = schedule.measure_play_seconds(
+            base, config.train_config.checkpoint_path, N_VALIDATION_CLIPS, self.options.device
+        )
+        return asdict(planned) | {"play_seconds": play_seconds, "config": blocks}
+
+    def _stored_config(self, planned: dict[str, Any]) -> Config:
+        """The config of the training, on the device of today."""
+        blocks = planned["config"]
+        blocks["train_config"] |= {
+            "device": self.options.device,
+            "output_directory": str(self.out / schedule.RUN_NAME),
+        }
+        return config_from_dict(blocks, str(self.out / RECORD_NAME), quiet=True)
 
     def _train(self, config: Config, planned: dict[str, Any]) -> dict[str, Any]:
         """Train to the last step. Raises Interrupted where a signal stops it."""
-        config = schedule.with_steps(config, planned["steps"], planned["n_validations"])
         blocks = {name: block for name, block in config.as_dict().items() if block}
         write_text(self.out / TRAINING_CONFIG_NAME, json.dumps(blocks, indent=2) + "\n")
         done = max(map(step_of, step_folders(Path(config.train_config.output_directory))), default=0)
         seconds = planned["seconds"] * (1 - done / planned["steps"])
-        end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
+        # Base and fine-tuned model play the test clips, the base and each share the validation clips.
+        play_seconds = planned["play_seconds"] * (
+            2 * self.options.n_clips / N_VALIDATION_CLIPS * CLIP_SECONDS
+            + (1 + len(blending.SHARES)) * VALIDATION_CLIP_SECONDS
+        )
         log(
             f"training: {planned['steps']} steps of {planned['seconds_per_step']:.2g} s each, as measured here"
-            f"{f', of which {done} are done' if done else ''}; {seconds / 60:.1f} minutes, until about {end:%H:%M}; "
-            "generation and scores follow"
+            f"{f', of which {done} are done' if done else ''}; {seconds / 60:.1f} minutes, until about "
+            f"{_clock(seconds)}; then {play_seconds / 60:.1f} minutes to generate clips, until about "
+            f"{_clock(seconds + play_seconds)}, and their scores"
         )
         run, _, exit_code = run_training(config, force=False)
         if exit_code:
@@ -284,21 +386,26 @@ class _Finetuning:
             "validation_nll": best_nll,
         }
 
-    def _blend(self, base: str) -> dict[str, Any]:
+    def _blend(self, base: str, trained: dict[str, Any], transcriber: Transcriber | None) -> dict[str, Any]:
         clips = preparation.clips_folder(self.out, "validation")
-        trained = model_files.best_checkpoint(self.out)
-        return blending.choose_share(base, trained, clips, self.out, load_transcriber(), self.options.device)
 
-    def _compare(self, base: str) -> dict[str, Any]:
-        transcriber = load_transcriber()
+        def evaluate(model: str, name: str) -> dict[str, Any]:
+            log(f"validation clips, {name.replace('_', ' ')}: {model}")
+            return evaluate_model(model, f"{VALIDATION_NAME}/{name}", self.out, clips, transcriber, self.options.device)
+
+        # Not the link to it, which not all file systems have.
+        best = self.out / schedule.RUN_NAME / step_name(trained["best_step"])
+        return blending.choose_share(base, best, self.out, evaluate)
+
+    def _compare(self, base: str, transcriber: Transcriber | None) -> dict[str, Any]:
         clips = preparation.clips_folder(self.out, "test")
-        scores = [
-            comparison.evaluate_model(model, name, self.out, clips, transcriber, self.options.device)
-            for name, model in (
-                (comparison.BASE_NAME, base),
-                (comparison.TUNED_NAME, str(self.out / blending.BLENDED_NAME)),
-            )
-        ]
+        scores = []
+        for name, model in (
+            (comparison.BASE_NAME, base),
+            (comparison.TUNED_NAME, str(self.out / blending.BLENDED_NAME)),
+        ):
+            log(f"the {name.replace('_', '-')} model plays the test clips and is scored: {model}")
+            scores.append(evaluate_model(model, name, self.out, clips, transcriber, self.options.device))
         names = [clip["clip"] for clip in scores[0]["per_clip"]]
         return {"names": names, **comparison.compare(*scores)}
 
@@ -308,16 +415,16 @@ class _Finetuning:
         planned: dict[str, Any],
         refinement: dict[str, Any],
         config: Config,
+        trained: dict[str, Any],
         blended: dict[str, Any],
     ) -> dict[str, str]:
         """Rows of the tables in card and page."""
         train = data["splits"]["train"]
-        training = self.record.run("training", dict)
         return {
             "recordings": f"{train['seconds'] / 60:.1f} minutes, {train['notes']} notes; {data['held_out']} held out",
             "labels": refinement["remark"],
-            "steps": f"{training['step']} of {config.train_config.batch_size} crops of "
-            f"{config.data_config.segment_length:g} s; the weights are those of step {training['best_step']}",
+            "steps": f"{trained['step']} of {config.train_config.batch_size} crops of "
+            f"{config.data_config.segment_length:g} s; the weights are those of step {trained['best_step']}",
             "share of the trained weights": f"{blended['share']:g}, the rest is the base",
             "played with": play_settings(config.data_config).describe(config.data_config),
             "learning rate": f"{config.train_config.learning_rate:g}",
@@ -352,3 +459,10 @@ def _log_problems(checked: CheckedRecordings) -> None:
     for pair in checked.pairs:
         for problem in pair.problems:
             log(f"{pair.name}: {problem}{'' if pair.usable else ' (left out)'}")
+
+
+def _clock(seconds: float) -> str:
+    """The time in so many seconds, with the day where it is not today."""
+    now = datetime.datetime.now()
+    then = now + datetime.timedelta(seconds=seconds)
+    return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"

@@ -6,9 +6,11 @@ They depend on what the model was trained with.
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from midi2wave.config import DEFAULT_HISTORY_LEVEL, DataConfig, SamplingConfig, SamplingMethod
+from midi2wave.config import DEFAULT_HISTORY_LEVEL, DataConfig, SamplerWeights, SamplingConfig, SamplingMethod
 
 Settings = TypeVar("Settings", bound=SamplingConfig)
+
+SAMPLER_WEIGHTS: SamplerWeights = "auto"
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class PlaySettings:
             temperature=self.temperature,
             guidance=self.guidance,
             history_level=self.history_level,
+            sampler_weights=SAMPLER_WEIGHTS,
         )
 
     def options(self, data: DataConfig) -> dict[str, Any]:
         """The options as entries of inference_config; without the history level where the model ignores it."""
-        options = {"sampling": self.sampling, "temperature": self.temperature, "guidance": self.guidance}
+        options: dict[str, Any] = {"sampling": self.sampling, "temperature": self.temperature}
+        options |= {"guidance": self.guidance, "sampler_weights": SAMPLER_WEIGHTS}
         return options | ({"history_level": self.history_level} if data.history_level_input else {})
 
     def describe(self, data: DataConfig) -> str:

@@ -225,7 +225,7 @@ def _stretched_agreement(sound: np.ndarray, notes: np.ndarray) -> Agreement | No
 
 
 def _measure_onset_lag(pcm: np.ndarray, performance: Performance, lag_seconds: float) -> tuple[float, float | None]:
-    """The lag to milliseconds by the onsets, or that by pitch where they give none, and by how much it grows.
+    """The lag to milliseconds by the onsets, or a large one by pitch where they give none, and by how much it grows.
 
     Args:
         pcm: The recording at ANALYSIS_HZ, int16 [T].
@@ -244,7 +244,12 @@ def _measure_onset_lag(pcm: np.ndarray, performance: Performance, lag_seconds: f
         velocity=performance.velocity[is_inside],
     )
     alignments = midi_alignment.measure_alignments(pcm, shifted, ANALYSIS_HZ)
-    offset = lag_seconds + (midi_alignment.trusted_seconds(alignments) or 0.0)
+    remaining = midi_alignment.trusted_seconds(alignments)
+    if remaining is not None:
+        offset = lag_seconds + remaining
+    else:
+        # The frames of the pitch are too long to tell a small lag from none.
+        offset = lag_seconds if abs(lag_seconds) > midi_alignment.WARN_SECONDS else 0.0
     is_certain = len(alignments) == 2 and all(a.agreement >= midi_alignment.TRUSTED_AGREEMENT for a in alignments)
     return offset, alignments[1].seconds - alignments[0].seconds if is_certain else None
 

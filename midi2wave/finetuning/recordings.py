@@ -3,6 +3,7 @@
 The checks are those of `recording_checks.py`; each problem is one line that ends with its remedy.
 """
 
+import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +39,7 @@ class CheckedPair:
     Attributes:
         audio: The audio file.
         midi: The MIDI file.
-        name: The stem of the audio file.
+        name: The audio file relative to the folder, without suffix.
         seconds: Length of the audio; 0 if it cannot be read.
         offset_seconds: By how much the sound comes after the notes: to be added to the times of the MIDI file. Measured
             also where it is small; 0 where nothing is known.
@@ -53,6 +54,8 @@ class CheckedPair:
         pedal_share: Part of the time from the first to the last note for which the sustain pedal is down.
         agreement: How well notes and sound agree; None if that was not measured.
         excerpt_seconds: Beginning of a dense stretch of EXCERPT_SECONDS, by the clock of the audio.
+        notes_sha256: Checksum of pitches and velocities in their order, by which copies of a recording are found; "" if
+            the MIDI file cannot be read.
     """
 
     audio: Path
@@ -71,6 +74,7 @@ class CheckedPair:
     pedal_share: float = 0.0
     agreement: Agreement | None = None
     excerpt_seconds: float = 0.0
+    notes_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def check_recordings(folder: Path, *, jobs: int = 1) -> CheckedRecordings:
         pairs, unmatched = _metadata_pairs(folder), list[Path]()
     else:
         pairs, unmatched = _folder_pairs(folder)
-    checked = parallel_map(_check_pair, pairs, n_jobs=jobs, backend="loky")
+    checked = parallel_map(partial(_check_pair, folder), pairs, n_jobs=jobs, backend="loky")
     by_files = {(pair.audio, pair.midi): pair for pair in progress(checked, len(pairs), "recording")}
     return CheckedRecordings([by_files[pair] for pair in pairs], unmatched)
 
@@ -166,10 +170,10 @@ def _no_pairs(folder: Path, tree: FileTree, unmatched: list[Path]) -> InputError
     return InputError(f"{folder} holds no audio and no MIDI files{reason}; put pairs NAME.wav and NAME.mid into it")
 
 
-def _check_pair(paths: tuple[Path, Path]) -> CheckedPair:
+def _check_pair(folder: Path, paths: tuple[Path, Path]) -> CheckedPair:
     """Read and check one pair; worker processes import this function by its name."""
     audio, midi = paths
-    pair = partial(CheckedPair, audio, midi, audio.stem)
+    pair = partial(CheckedPair, audio, midi, audio.relative_to(folder).with_suffix("").as_posix())
     try:
         with open_audio(audio) as source:
             audio_hz, n_channels = source.samplerate, source.channels
@@ -202,6 +206,7 @@ def _check_pair(paths: tuple[Path, Path]) -> CheckedPair:
         pedal_share=_pedal_share(performance),
         agreement=agreement,
         excerpt_seconds=_excerpt_start(performance.onset + offset, len(pcm) / ANALYSIS_HZ),
+        notes_sha256=hashlib.sha256(performance.pitch.tobytes() + performance.velocity.tobytes()).hexdigest(),
     )
 
 

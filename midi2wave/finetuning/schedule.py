@@ -1,17 +1,23 @@
-"""How a fine-tuning is trained: its config, and the number of steps that fit into the user's minutes on this machine.
+"""How a fine-tuning is trained: its config, and its steps: given, or as many as fit into some minutes on this machine.
 
 The learning rate is below that of a training from random weights, so that what the base model knows is not lost. The
 past samples are disturbed as in the training of the base: as in `configs/grand/config_train.json` if it receives their
 level, else as in `configs/real/config_train.json`.
 """
 
+import collections
 import contextlib
 import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from midi2wave.config import Config, DistConfig, TrainConfig
+from midi2wave.checkpoint import LoadedCheckpoint
+from midi2wave.config import Config, DistConfig, SamplingConfig, TrainConfig
+from midi2wave.finetuning.play_settings import play_settings
+from midi2wave.midi.performance import empty_performance
+from midi2wave.sampling.options import SamplingOptions
+from midi2wave.sampling.synthesis import synthesize
 from midi2wave.training.data_loader import MicroBatches, batches, micro_batch_indices, training_crops
 from midi2wave.training.hardware import choose_precision, friendly_oom_errors, keep_freed_memory, synchronize
 from midi2wave.training.run_state import choose_gate_kernels, make_unsaved_run
@@ -20,7 +26,8 @@ from midi2wave.utils.cli import choose_device
 from midi2wave.utils.errors import InputError
 
 RUN_NAME = "run"
-# 0.0003 to 0.002 gave the same validation loss after 200 steps (docs/own_piano.md).
+# 0.0003 to 0.002 gave the same validation loss after 200 steps on a CPU (docs/own_piano.md). With the larger batch of a
+# GPU none was compared.
 LEARNING_RATE = 7e-4
 BATCH_SIZE = {"cpu": 4, "cuda": 32}
 SEGMENT_SECONDS = 0.5
@@ -31,13 +38,15 @@ VALIDATION_CROPS = 32
 MAX_VALIDATIONS = 5
 MAX_VALIDATION_PART = 0.2
 N_CHECKPOINTS = 20
-# The fewest steps that were measured with blending (docs/own_piano.md).
-FEW_STEPS = 200
+# The fewest steps whose result was measured (docs/own_piano.md).
+FEW_STEPS = 500
 WARMUP_PART = 0.1
 MAX_WARMUP_STEPS = 50
 # A forward pass takes about a third of a step with its backward pass.
 FORWARD_SHARE = 1 / 3
+MIN_STEPS = 2
 MIN_MINUTES, MAX_MINUTES = 0.01, 60 * 24 * 30
+PLAYED_SECONDS = 0.5
 # Duration of the measurement, after a first step in which kernels are compiled.
 MEASURED_SECONDS = 5.0
 MIN_MEASURED_STEPS = 2
@@ -130,6 +139,32 @@ def measure_step_seconds(config: Config) -> float:
     return sum(measured) / len(measured)
 
 
+def measure_play_seconds(base: LoadedCheckpoint, path: str, n_clips: int, device: str) -> float:
+    """How long a second of some clips at once takes to generate on this machine.
+
+    Args:
+        base: The model, whose size the trained one has.
+        path: Its weights.
+        n_clips: The number of clips.
+        device: As in train_config.
+
+    Raises:
+        InputError: Memory ran out.
+    """
+    data = base.config.data_config
+    options = SamplingOptions.from_config(play_settings(data).apply(SamplingConfig(model_filename=path)))
+    model = base.model.to(choose_device(device))
+    n_frames = math.ceil(PLAYED_SECONDS * data.midi_hz)
+    with friendly_oom_errors():
+        for _ in range(2):  # The first time kernels are compiled.
+            started = time.monotonic()
+            blocks = synthesize(
+                model, [empty_performance()] * n_clips, n_frames, data, options, streams=list(range(n_clips))
+            )
+            collections.deque(blocks, maxlen=0)
+    return (time.monotonic() - started) * data.midi_hz / n_frames
+
+
 def plan_steps(minutes: float, seconds_per_step: float, config: Config) -> Schedule:
     """The number of steps that fit into some minutes, validations included.
 
@@ -141,20 +176,40 @@ def plan_steps(minutes: float, seconds_per_step: float, config: Config) -> Sched
     Raises:
         InputError: Not even a few steps fit.
     """
-    settings = config.train_config
-    # Both conditions of a validation, in steps of training.
-    validation_steps = 2 * FORWARD_SHARE * settings.validation_crops / settings.batch_size
+    validation_steps = _validation_steps(config)
     available = 60 * minutes / seconds_per_step
     n_validations = max(1, min(MAX_VALIDATIONS, math.floor(MAX_VALIDATION_PART * available / validation_steps)))
     steps = math.floor(available - n_validations * validation_steps)
-    if steps < 2:
-        needed = (2 + validation_steps) * seconds_per_step / 60
+    if steps < MIN_STEPS:
+        needed = (MIN_STEPS + validation_steps) * seconds_per_step / 60
         raise InputError(
             f"--minutes {minutes:g}: a step takes {seconds_per_step:.2g} s here, so that fewer than two fit; "
             f"give {needed:.2g} or more"
         )
     seconds = (steps + n_validations * validation_steps) * seconds_per_step
     return Schedule(steps, n_validations, seconds_per_step, seconds)
+
+
+def given_steps(steps: int, seconds_per_step: float, config: Config) -> Schedule:
+    """The schedule of a number of steps.
+
+    Args:
+        steps: Optimiser steps.
+        seconds_per_step: Duration of a step.
+        config: The config of the training.
+    """
+    validation_steps = _validation_steps(config)
+    part = MAX_VALIDATION_PART / (1 - MAX_VALIDATION_PART)  # Of the steps, where validations are a part of the time.
+    n_validations = max(1, min(MAX_VALIDATIONS, math.floor(part * steps / validation_steps)))
+    return Schedule(
+        steps, n_validations, seconds_per_step, (steps + n_validations * validation_steps) * seconds_per_step
+    )
+
+
+def _validation_steps(config: Config) -> float:
+    """Duration of a validation in steps of training; it is done with the right notes and with wrong ones."""
+    settings = config.train_config
+    return 2 * FORWARD_SHARE * settings.validation_crops / settings.batch_size
 
 
 def with_steps(config: Config, steps: int, n_validations: int) -> Config:

@@ -1,6 +1,7 @@
 """finetune.py from a folder of pairs to a model that plays, at a tiny size; resuming, and input that is refused."""
 
 import errno
+import functools
 import json
 import re
 import signal
@@ -14,12 +15,13 @@ from safetensors import safe_open
 import finetune
 import inference
 import midi2wave
+from midi2wave import checkpoint_folders
 from midi2wave.data import clip_cutting, preprocessing
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.demo_dataset import composer, piano_synth
 from midi2wave.demo_dataset.generate import make_data_set
 from midi2wave.evaluation import evaluation_folder
-from midi2wave.finetuning import comparison, pipeline, preparation, schedule
+from midi2wave.finetuning import base_choice, comparison, pipeline, preparation, schedule
 from midi2wave.finetuning.recordings import CheckedPair, CheckedRecordings
 from midi2wave.midi.performance import load_events
 from midi2wave.training import log, run_state
@@ -47,6 +49,7 @@ CHECK_RECORDINGS = pipeline.check_recordings
 def short(monkeypatch):
     """Training of some steps, clips of a second, and neither compilation nor a transcriber."""
     monkeypatch.setattr(schedule, "measure_step_seconds", lambda _: 0.1)
+    monkeypatch.setattr(schedule, "measure_play_seconds", lambda *_: 0.1)
     monkeypatch.setattr(schedule, "VALIDATION_CROPS", 4)
     monkeypatch.setattr(schedule, "N_WORKERS", 0)
     monkeypatch.setattr(pipeline, "CLIP_SECONDS", 1.0)
@@ -68,7 +71,8 @@ def pairs_of_equal_stems(folder, *, jobs=1):
     for midi in sorted(folder.rglob("*.mid*")):
         audio = midi.with_suffix(".wav")
         late, problems = (LATE_SECONDS, ["its sound comes late"]) if midi.stem.startswith("late") else (0.0, [])
-        pairs.append(CheckedPair(audio, midi, midi.stem, soundfile.info(audio).duration, late, problems, usable=True))
+        seconds = soundfile.info(audio).duration
+        pairs.append(CheckedPair(audio, midi, midi.stem, seconds, late, problems, usable=True, notes_sha256=midi.stem))
     if not pairs:
         raise InputError(f"{folder} holds no pairs")
     return CheckedRecordings(pairs, [])
@@ -145,19 +149,49 @@ def test_the_speed_is_measured_and_decides_the_steps(recordings, base, tmp_path,
     assert 1e-4 < seconds[0] < 10
 
 
+def test_steps_take_the_place_of_minutes(recordings, base, tmp_path):
+    """Whatever the speed: 40 steps, with eight test clips and the validations that take a fifth of the time."""
+    options = [
+        "-d",
+        recordings,
+        "-o",
+        tmp_path / "mine",
+        "--base",
+        base,
+        "--hold_out",
+        "0.3",
+        "--device",
+        "cpu",
+        "--steps",
+        "40",
+    ]
+    done = call(finetune, *options, "--json")
+    assert done.code == 0, done.err
+    assert "training: 40 steps of" in done.err and done.result["comparison"]["clips"] == 8
+    phases = json.loads((tmp_path / "mine/finetune.json").read_bytes())["phases"]
+    assert (phases["training"]["step"], phases["schedule"]["n_validations"]) == (40, 5)
+    assert_refused(call(finetune, *options[:-2], "--minutes", "5"), "minutes = 5.0 instead of None", "another folder")
+
+
 def test_the_same_command_goes_on_after_an_interruption(arguments, tmp_path, monkeypatch):
     """Nothing that is finished is made again: phases, training steps, the base model's clips."""
-    evaluate_model = comparison.evaluate_model
+    evaluate_model = pipeline.evaluate_model
 
-    def interrupt(model, name, *rest):
-        if name == comparison.TUNED_NAME:
+    def interrupt_at(last, model, name, *rest):
+        if name == last:
             raise Interrupted(signal.SIGTERM)
         return evaluate_model(model, name, *rest)
 
-    monkeypatch.setattr(comparison, "evaluate_model", interrupt)
+    monkeypatch.setattr(pipeline, "evaluate_model", functools.partial(interrupt_at, "validation/share_0.75"))
     assert call(finetune, *arguments).code == 143
+    shares = modification_times(tmp_path / "mine/evaluation/validation")
+    monkeypatch.setattr(pipeline, "evaluate_model", functools.partial(interrupt_at, comparison.TUNED_NAME))
+    assert call(finetune, *arguments).code == 143
+    clips = [name for name in shares if "/clip_" in name and name.endswith(".wav")]
+    assert {name.split("/")[0] for name in clips} == {"base", "share_0.25", "share_0.5"}
+    assert all(modification_times(tmp_path / "mine/evaluation/validation")[name] == shares[name] for name in clips)
     before = modification_times(tmp_path / "mine")
-    monkeypatch.setattr(comparison, "evaluate_model", evaluate_model)
+    monkeypatch.setattr(pipeline, "evaluate_model", evaluate_model)
     monkeypatch.setattr(pipeline, "run_training", None)
     done = call(finetune, *arguments)
     assert done.code == 0, done.err
@@ -249,6 +283,8 @@ def test_bad_input_is_one_line(arguments, recordings, base, tmp_path):
     assert_refused(call(finetune, *arguments, "--base", tmp_path / "gone"), "no checkpoint at")
     assert_refused(call(finetune, *arguments, "--hold_out", "0.9"), "--hold_out 0.9")
     assert_refused(call(finetune, *arguments, "--minutes", "nan"), "--minutes nan")
+    assert_refused(call(finetune, *arguments, "--steps", "9"), "--steps", "not allowed with", "--minutes")
+    assert_refused(call(finetune, *arguments[:-4], "--steps", "1"), "--steps 1: expected 2 or more")
     assert_refused(call(finetune, "-d", tmp_path / "none", *arguments[2:]), "no such folder")
     assert_refused(call(finetune, *arguments, "-o", recordings / "out"), "whose files are the recordings")
     (tmp_path / "other").mkdir()
@@ -298,17 +334,91 @@ def test_many_channels_at_a_high_rate_become_mono(tmp_path, base):
     assert np.abs(folder.pcm(0).astype(int)).max() > 1000
 
 
-def test_the_folder_of_another_fine_tuning_is_refused(arguments, monkeypatch):
-    def stop(*_, **__):
-        raise Interrupted(signal.SIGINT)
+def stop(*_, **__):
+    raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr(pipeline, "write_report", stop)
-    assert call(finetune, *arguments, "--minutes", "9").code == 130  # Before the first phase has ended nothing is lost.
+
+def test_changed_options_make_anew_what_depends_on_them(arguments, tmp_path, monkeypatch, base):
+    """Before the training; with a checkpoint they are refused, and nothing is lost."""
+    monkeypatch.setattr(pipeline, "run_training", stop)
+    assert call(finetune, *arguments).code == 130
+    before = modification_times(tmp_path / "mine")
+    longer = [*arguments, "--minutes", "0.04"]
+    done = call(finetune, *longer)
+    assert done.code == 130 and "minutes = 0.04 instead of 0.02" in done.err
+    after = modification_times(tmp_path / "mine")
+    assert all(after[name] == before[name] for name in before if name.startswith(("data/", "audio/")))
+    done = call(finetune, *longer, "--hold_out", "0.2")
+    assert done.code == 130 and "hold_out = 0.2 instead of 0.1" in done.err
+    folder = ProcessedFolder(tmp_path / "mine/data/test")
+    assert len(folder.pcm(0)) == pytest.approx(0.2 * SECONDS * 16000, abs=2)
     monkeypatch.undo()
     monkeypatch.setattr(pipeline, "check_recordings", pairs_of_equal_stems)
-    monkeypatch.setattr(preparation, "resample", stop)
-    assert call(finetune, *arguments).code == 130
-    assert_refused(call(finetune, *arguments, "--minutes", "7"), "minutes = 7.0 instead of 0.02", "another folder")
+    steps = tmp_path / "mine/run/step_00000001"
+    steps.mkdir(parents=True)
+    (steps / "weights.safetensors").write_bytes(base.read_bytes())
+    refused = call(finetune, *longer, "--hold_out", "0.3")
+    assert_refused(refused, "hold_out = 0.3 instead of 0.2", "another folder")
+    assert ProcessedFolder(tmp_path / "mine/data/test").pcm(0).shape == folder.pcm(0).shape
+
+
+def test_recordings_that_are_added_after_a_refusal_are_used(tmp_path, base):
+    options = ["-d", tmp_path / "in", "-o", tmp_path / "out", "--base", base, "--steps", "4", "--device", "cpu"]
+    for number, words in ((0, "34 s of usable recordings"), (1, None)):
+        write_midi(tmp_path / f"in/{number}.mid", melody(number, 34.0))
+        write_audio(tmp_path / f"in/{number}.wav", melody(number, 34.0), seconds=34.0)
+        done = call(finetune, *options)
+        if words:
+            assert_refused(done, words)
+    assert done.code == 0, done.err
+    assert "2 of 2 recordings usable" in done.err
+    write_midi(tmp_path / "in/late.mid", melody(5, 34.0))
+    done = call(finetune, *options)
+    assert done.code == 0 and "and not used: late.mid; another folder" in done.err
+    write_midi(tmp_path / "in/0.mid", melody(6, 30.0))
+    assert_refused(call(finetune, *options), "0.mid has changed since")
+
+
+def test_a_base_that_has_changed_is_refused(arguments, tmp_path, monkeypatch):
+    own = write_tiny_base(tmp_path / "own.safetensors")
+    monkeypatch.setattr(pipeline, "run_training", stop)
+    assert call(finetune, *arguments, "--base", own).code == 130
+    write_tiny_base(own, seed=1)
+    assert_refused(call(finetune, *arguments, "--base", own), "own.safetensors has changed since")
+
+
+def test_of_the_shipped_weights_the_likeliest_are_the_base(recordings, tmp_path, monkeypatch):
+    """Of two models with random weights, and one that plays no MIDI."""
+    for seed in range(2):
+        write_tiny_base(tmp_path / f"pretrained/tiny{seed}.safetensors", seed)
+    write_tiny_base(tmp_path / "pretrained/plain.safetensors", features=[], excitation=False, conditioning_dropout=0.0)
+    monkeypatch.setattr(base_choice, "SHIPPED_FOLDER", tmp_path / "pretrained")
+    monkeypatch.setattr(base_choice, "PROJECT_FOLDER", tmp_path)
+    monkeypatch.setattr(checkpoint_folders, "PROJECT_FOLDER", tmp_path)
+    monkeypatch.setattr(preparation, "process", stop)
+    done = call(finetune, "-d", recordings, "-o", tmp_path / "out", "--device", "cpu")
+    assert done.code == 130, done.err
+    assert "plain.safetensors is no candidate: it is an unconditional model" in done.err
+    chosen, listed = re.search(r"base weights: (\S+) \(NLL in nats per sample: (.*)\)", done.err).groups()
+    scores = {name: float(score) for name, score in (one.split() for one in listed.split("; "))}
+    assert scores.keys() == {"tiny0.safetensors", "tiny1.safetensors"} and len(set(scores.values())) == 2
+    assert chosen == f"pretrained/{min(scores, key=lambda name: scores[name])}"
+
+
+def test_the_model_plays_from_any_folder(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = call(finetune, *arguments, "-o", "my piano", "--licence", "CC0")
+    assert done.code == 0, done.err
+    assert "play: python inference.py -c 'my piano/play.json' --midi song.mid --out songs" in done.out
+    assert "-c 'my piano/play.json'" in (tmp_path / "my piano/model_card.md").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    song = write_midi(tmp_path / "song.mid", melody(9, 0.5))
+    played = call(inference, "-c", tmp_path / "my piano/play.json", "--midi", song, "--out", "songs")
+    assert played.code == 0, played.err
+    monkeypatch.chdir(tmp_path)
+    assert call(finetune, *arguments, "-o", "my piano").code == 0  # Nothing but the licence is missing.
+    assert "**Licence: CC0.**" in (tmp_path / "my piano/model_card.md").read_text()
 
 
 @pytest.mark.parametrize(

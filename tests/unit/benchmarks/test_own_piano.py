@@ -1,61 +1,89 @@
-"""The table of finished fine-tunings."""
+"""The table of finished fine-tunings, and the random weights that some of them begin with."""
 
 import json
 
 import pytest
+import torch
 
-from benchmarks import own_piano
+from benchmarks import own_piano, random_weights
+from midi2wave.checkpoint import load_weights
 from tests.helpers.pipeline import assert_refused, call
+from tests.helpers.tiny_base import write_tiny_base
 
 
-def write_result(folder, seconds, steps, distance, names=("a", "b")):
-    measure = {
-        "base": 2.0,
-        "fine_tuned": distance,
-        "difference": distance - 2,
-        "interval": [-0.6, -0.1],
-        "topline": 0.0,
-    }
-    noise = {"base": 4.0, "fine_tuned": 6.0, "difference": 2.0, "interval": None}
+def write_scores(folder, model, distance, names):
+    clips = [
+        {
+            "clip": f"clip_{k:03d}_{name}_1.000s",
+            "chroma": {"value": 0.5, "topline": 1.0},
+            "mrstft": {"value": distance + 0.1 * k, "topline": 0.0},
+            "noise_excess_db": {"output": {"percentile_10": [10 * distance]}},
+            "likelihood": {"true": 3.0, "shuffled": 3.5},
+        }
+        for k, name in enumerate(names)
+    ]
+    scores = {"per_clip": clips, "mrstft_topline": 0.0, "chroma_topline": 1.0}
+    (folder / "evaluation" / model).mkdir(parents=True)
+    (folder / "evaluation" / model / "scores.json").write_text(json.dumps(scores))
+
+
+def write_result(folder, seconds, steps, distance, *, base="grand", names=("a", "b"), base_distance=2.0):
     phases = {
+        "base": {"path": f"pretrained/{base}.safetensors"},
         "data": {"splits": {"train": {"seconds": seconds}}},
         "training": {"step": steps},
         "blending": {"share": 0.5},
-        "comparison": {"names": list(names), "measures": {"mrstft": measure, "noise_excess_db": noise}},
     }
-    folder.mkdir()
-    (folder / "finetune.json").write_text(json.dumps({"settings": {}, "phases": phases}))
+    write_scores(folder, "base", base_distance, names)
+    write_scores(folder, "fine_tuned", distance, names)
+    (folder / "finetune.json").write_text(json.dumps({"options": {"data": {"seed": 3}}, "phases": phases}))
     return folder
 
 
 def test_table_and_picture(tmp_path):
+    """Sorted by base and minutes; differences are those from the base of the first folder."""
     folders = [write_result(tmp_path / str(n), 60.0 * n, 100 * n, 1.9 - n / 100) for n in (10, 2)]
+    folders.append(write_result(tmp_path / "random", 60.0, 300, 2.5, base="random", base_distance=9.0))
     page = tmp_path / "page.md"
     page.write_text(f"before\n{own_piano.BEGIN}\nold\n{own_piano.END}\nafter\n")
     done = call(own_piano, *folders, "--page", page, "--out", tmp_path / "picture.png")
     assert done.code == 0, done.err
     lines = page.read_text().splitlines()
-    rows = [line for line in lines if line.startswith("|")]
+    rows = [
+        line.split(" | chroma")[0].split(" | 0.500")[0].split(" | 1.000")[0] for line in lines if line.startswith("|")
+    ]
     assert rows == [
-        "| recordings, minutes | steps | share | STFT distance | noise excess, dB |",
-        "| --- | --- | --- | --- | --- |",
-        "|  |  | topline | 0.000 |  |",
-        "| 0: the base | 0 |  | 2.000 | 4.0 |",
-        "| 2.0 | 200 | 0.5 | 1.880 (-0.600 .. -0.100) | 6.0 |",
-        "| 10.0 | 1000 | 0.5 | 1.800 (-0.600 .. -0.100) | 6.0 |",
+        "| base | recordings, minutes | steps | seed | share | STFT distance | noise excess, dB",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| topline |  |  |  |  | 0.000 | ",
+        "| grand | 0 | 0 |  |  | 2.050 | 20.0",
+        "| grand | 2.0 | 200 | 3 | 0.5 | 1.930 (-0.120 .. -0.120) | 18.8 (-1.2 .. -1.2)",
+        "| grand | 10.0 | 1000 | 3 | 0.5 | 1.850 (-0.200 .. -0.200) | 18.0 (-2.0 .. -2.0)",
+        "| random | 1.0 | 300 | 3 | 0.5 | 2.550 (+0.500 .. +0.500) | 25.0 (+5.0 .. +5.0)",
     ]
     assert "old" not in lines and lines[0] == "before" and lines[-1] == "after"
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("kind", ["unfinished", "other clips"])
+@pytest.mark.parametrize("kind", ["unfinished", "no scores", "other clips"])
 def test_what_cannot_be_compared_is_refused(tmp_path, kind):
     one = write_result(tmp_path / "one", 60.0, 1, 1.9)
-    other = tmp_path / "other"
+    other = write_result(tmp_path / "other", 60.0, 1, 1.9, names=("a", "c") if kind == "other clips" else ("a", "b"))
     if kind == "unfinished":
-        other.mkdir()
-        (other / "finetune.json").write_text('{"settings": {}, "phases": {}}')
-    else:
-        write_result(other, 60.0, 1, 1.9, ("a", "c"))
-    words = "no finished fine-tuning" if kind == "unfinished" else "different test clips"
+        (other / "finetune.json").write_text('{"options": {}, "phases": {}}')
+    elif kind == "no scores":
+        (other / "evaluation/fine_tuned/scores.json").unlink()
+    words = "different test clips" if kind == "other clips" else "no finished fine-tuning"
     assert_refused(call(own_piano, one, other), words)
+
+
+def test_random_weights_have_the_shape_of_the_model(tmp_path):
+    like = write_tiny_base(tmp_path / "like.safetensors", seed=5)
+    out = tmp_path / "random.safetensors"
+    assert call(random_weights, "-o", out, "--like", like).code == 0
+    weights, config, step = load_weights(out)
+    expected, expected_config, _ = load_weights(like)
+    assert step == 0 and config == expected_config
+    assert {name: one.shape for name, one in weights.items()} == {name: one.shape for name, one in expected.items()}
+    assert any(not torch.equal(one, expected[name]) for name, one in weights.items())
+    assert_refused(call(random_weights, "-o", out, "--like", like), "random.safetensors exists")

@@ -79,15 +79,44 @@ def test_clips_that_disagree_do_not_show_whether_notes_are_lost():
     assert text.startswith("It worked in part: ") and "do not show whether the notes" in text
 
 
-def test_clips_of_one_recording_have_no_interval():
-    results = [scores(f1, 10.0) for f1 in (0.3, 0.5)]
+def test_clips_of_one_recording_are_compared_one_by_one():
+    results = [scores(f1, 10.0, distance=distance) for f1, distance in ((0.3, 2.0), (0.5, 1.999))]
     for result in results:
         for clip in result["per_clip"]:
             clip["clip"] = clip["clip"].replace("take1", "take0").replace("take2", "take0").replace("take3", "take0")
+    results[1]["per_clip"][0]["mrstft"]["value"] = 2.1
     compared = comparison.compare(*results)
-    assert compared["recordings"] == 1 and compared["measures"]["f1"]["interval"] is None
-    assert "no intervals" in comparison.verdict(compared)
-    assert all(".." not in line for line in comparison.describe(compared))
+    assert compared["recordings"] == 1 and compared["measures"]["f1"]["interval"] == pytest.approx([0.2, 0.2])
+    text = comparison.verdict(compared)
+    assert text.startswith("Not clear: ") and "of one recording, whose intervals are too narrow" in text
+
+
+def test_a_clip_alone_decides_nothing():
+    results = [scores(0.3, 10.0, distance=distance) for distance in (2.0, 1.5)]
+    for result in results:
+        del result["per_clip"][1:]
+    assert comparison.verdict(comparison.compare(*results)).startswith("Not clear: ")
+
+
+def test_clips_without_notes_and_without_noise():
+    results = [scores(0.3, 10.0, distance=distance) for distance in (2.0, 1.8)]
+    for result in results:
+        for clip in result["per_clip"]:
+            clip["f1"] = {"value": None, "topline": None}
+            clip["noise_excess_db"]["output"]["percentile_10"] = [None, None]
+    compared = comparison.compare(*results)
+    assert compared["notes"] is None and "noise_excess_db" not in compared["measures"]
+    text = comparison.verdict(compared)
+    assert text.startswith("It worked in part: ") and "no notes that could be compared" in text
+    assert all("nan" not in line for line in comparison.describe(compared))
+
+
+def test_the_scores_have_topline_and_baseline():
+    (line,) = (
+        one for one in comparison.describe(comparison.compare(scores(0.3, 9.0), scores(0.4, 9.0))) if "F1" in one
+    )
+    assert line.startswith("F1 of the notes: 0.435, base 0.335, difference +0.100")
+    assert line.endswith("the recordings themselves 0.635; against another clip 0.020")
 
 
 def test_without_a_transcriber_chroma_decides():
@@ -98,3 +127,6 @@ def test_without_a_transcriber_chroma_decides():
     compared = comparison.compare(*results)
     assert compared["notes"]["measure"] == "chroma" and compared["notes"]["reference"] == "base"
     assert comparison.verdict(compared).startswith("It worked: ")  # Chroma is equal.
+    for clip in results[1]["per_clip"]:
+        clip["chroma"]["value"] = 0.3
+    assert "less recognisable" in comparison.verdict(comparison.compare(*results))

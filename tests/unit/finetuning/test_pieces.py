@@ -7,7 +7,7 @@ from midi2wave.utils.errors import InputError
 
 
 def pairs(n, seconds=100.0, late_seconds=0.0):
-    return [Pair(f"{k}/take.wav", f"{k}/take.mid", seconds + k, late_seconds) for k in range(n)]
+    return [Pair(f"{k}/take.wav", f"{k}/take.mid", seconds + k, late_seconds, str(k)) for k in range(n)]
 
 
 def seconds_of(pieces):
@@ -48,10 +48,46 @@ def test_the_seed_decides_which(tmp_path):
     assert splits[0] == splits[1] != splits[2]
 
 
-def test_only_large_lags_are_corrected(tmp_path):
-    small, large = (plan_pieces(tmp_path, pairs(12, late_seconds=late), 0.1, 0) for late in (0.04, -3.0))
-    assert all(one.stretch is None for one in small)
-    assert {one.stretch.late_seconds for one in large} == {-3.0}
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("minutes", [[100] + [1] * 9, [60] + [3] * 9, [1] * 5 + [8] * 8, [2] * 10])
+def test_recordings_of_unequal_lengths(tmp_path, minutes, seed):
+    """No split is empty, and about 0.1 of the seconds are held out for each, in whole recordings as far as they fit."""
+    recordings = [Pair(f"{k}.wav", f"{k}.mid", 60.0 * one, 0.0, str(k)) for k, one in enumerate(minutes)]
+    pieces = plan_pieces(tmp_path, recordings, 0.1, seed)
+    seconds = seconds_of(pieces)
+    assert sum(seconds.values()) == pytest.approx(60 * sum(minutes))
+    longest = max(0.12 * sum(minutes), min(minutes))
+    assert all(0 < seconds[split] <= 60 * longest for split in ("validation", "test"))
+    assert not holds_out_middles(pieces)
+
+
+def test_the_middles_of_long_recordings_are_held_out(tmp_path):
+    """Ten recordings of which the shortest is more than could be held out of two long ones."""
+    recordings = [Pair(f"{k}.wav", f"{k}.mid", 60.0, 0.0, "same") for k in range(10)]
+    pieces = plan_pieces(tmp_path, recordings, 0.1, 0)
+    assert holds_out_middles(pieces)
+
+
+def test_recordings_of_the_same_notes_are_in_one_split(tmp_path):
+    recordings = [one._replace(notes=str(k // 2)) for k, one in enumerate(pairs(40))]
+    for seed in range(5):
+        splits = {}
+        for piece in plan_pieces(tmp_path, recordings, 0.1, seed):
+            splits.setdefault(piece.notes, set()).add(piece.recording.split)
+        assert all(len(one) == 1 for one in splits.values()) and len(splits) == 20
+
+
+def test_names_are_unique(tmp_path):
+    paths = ["a/b.wav", "a_b.wav", "c.wav"]
+    recordings = [Pair(path, f"{path}.mid", 60.0, 0.0, path) for path in paths]
+    names = {piece.recording.audio_filename: piece.name for piece in plan_pieces(tmp_path, recordings, 0.1, 0)}
+    assert len(set(names.values())) == 3 and names["c.wav"] == "c"
+
+
+def test_all_lags_are_corrected(tmp_path):
+    for n in (3, 12):
+        pieces = plan_pieces(tmp_path, pairs(n, late_seconds=-0.004), 0.1, 0)
+        assert {one.stretch.late_seconds for one in pieces} == {-0.004}
 
 
 def test_clips_fit_into_the_test_pieces(tmp_path):

@@ -40,6 +40,8 @@ from midi2wave.utils.text import excerpt
 from midi2wave.weight_files import check_shapes, check_values, open_weights
 from wavenet import WaveNet, build_model, parameter_shapes
 
+# Names of licences in the metadata: of the weights, and of the weights that they began as.
+LICENCE, BASE_LICENCE = "licence", "base_licence"
 FORMAT = "midi2wave checkpoint 1"
 
 # The blocks of a config that describe a model.
@@ -162,6 +164,21 @@ def _write_training(path: Path, training: dict[str, Any]) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+def stored_licences(path: str | Path) -> list[str]:
+    """The licences that a weights file states: its own, and that of the weights that it began as; none if it has none.
+
+    Args:
+        path: As of `find_weights`.
+
+    Raises:
+        InputError: There is no checkpoint.
+        OSError: It cannot be read.
+    """
+    with open_weights(find_weights(path)) as stored:
+        metadata = stored.metadata() or {}
+    return [metadata[name] for name in (LICENCE, BASE_LICENCE) if metadata.get(name)]
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], Config, int]:

@@ -32,6 +32,7 @@ class Provenance:
         base_sha256: Their checksum.
         label: The label under which new recordings are played; "" without global conditioning.
         licence: The licence of the weights, as the user states it.
+        base_licence: That of the base weights, as their file states it; "" if it does not.
     """
 
     recordings: str
@@ -39,6 +40,7 @@ class Provenance:
     base_sha256: str
     label: str
     licence: str
+    base_licence: str
 
 
 def weights_path(out: Path) -> Path:
@@ -61,7 +63,8 @@ def write_model(out: Path, provenance: Provenance) -> None:
     """
     weights, config, step = checkpoint.load_weights(out / BLENDED_NAME)
     notes = {
-        "licence": provenance.licence or NO_LICENCE,
+        checkpoint.LICENCE: provenance.licence or NO_LICENCE,
+        checkpoint.BASE_LICENCE: provenance.base_licence,
         "base": Path(provenance.base).name,
         "base_sha256": provenance.base_sha256,
     }
@@ -93,6 +96,7 @@ def write_card(
         words: The verdict.
     """
     licence = provenance.licence or f"{NO_LICENCE}; state one with --licence before you pass the weights on"
+    base_licence = provenance.base_licence or "see its model card"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     scores = "\n".join(f"- {line}" for line in describe(comparison))
     text = f"""# Model card: `{weights_path(out).name}`
@@ -103,7 +107,7 @@ Made by `finetune.py` from the recordings in `{provenance.recordings}`.
 {play_command(out)}
 ```
 
-**Licence: {licence}.** The weights began as `{provenance.base}`, whose licence applies to them too: see its model card.
+**Licence: {licence}.** The weights began as `{provenance.base}`, whose licence applies to them too: {base_licence}.
 
 ## Training
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from midi2wave.audio.io import AUDIO_SUFFIXES
-from midi2wave.checkpoint import LoadedCheckpoint, load_checkpoint
+from midi2wave.checkpoint import LoadedCheckpoint, load_checkpoint, stored_licences
 from midi2wave.checkpoint_folders import step_folders, step_name, step_of
 from midi2wave.config import FINETUNED_CONFIG, MAX_SEED, VALIDATION_SEED, Config, DataConfig, config_from_dict
 from midi2wave.data.resample_manifest import state
@@ -228,8 +228,9 @@ class _Finetuning:
         transcriber = load_transcriber()
         blended = self.record.run("blending", lambda: self._blend(base["path"], trained, transcriber))
         compared = self.record.run("comparison", lambda: self._compare(base["path"], transcriber))
+        base_licence = "; ".join(stored_licences(base["path"]))
         provenance = model_files.Provenance(
-            str(self.folder), base["path"], loaded.sha256, base["label"], self.record.licence
+            str(self.folder), base["path"], loaded.sha256, base["label"], self.record.licence, base_licence
         )
         facts = self._facts(data, planned_schedule, refinement, config, trained, blended)
         return self._finish(provenance, compared, facts)
@@ -437,6 +438,8 @@ class _Finetuning:
         """Write weights, config, card and page."""
         if not provenance.licence:
             log(f"the weights say of their licence: {model_files.NO_LICENCE}; --licence TEXT states one")
+        if provenance.base_licence:
+            log(f"the licence of the base weights applies too: {provenance.base_licence}")
         words = comparison.verdict(compared)
         model_files.write_model(self.out, provenance)
         model_files.write_card(self.out, provenance, facts, compared, words)

@@ -26,12 +26,14 @@ PLAYED_BY = {
 
 
 def test_shipped_weights_are_small_and_have_model_cards():
-    """They are small, and each has a model card with its licence."""
+    """They are small, and each has a model card with the licence that the file states."""
     assert {path.stem for path in SHIPPED} == set(PLAYED_BY) and sum(path.stat().st_size for path in SHIPPED) < 20e6
     cards = {path: path.with_suffix(".md").read_text(encoding="utf-8") for path in SHIPPED}
     assert all(f"`{path.name}`" in card.splitlines()[0] for path, card in cards.items())
     licences = {path.stem: "CC BY 4.0" if path.stem == "grand" else "CC BY-NC-SA" for path in SHIPPED}
     assert all(f"**Licence: {licences[path.stem]}" in card for path, card in cards.items())
+    # The file states the same, so that it can be passed on alone.
+    assert all(f"**Licence: {checkpoint.stored_licences(path)[0]}" in card for path, card in cards.items())
     overview = (SHIPPED[0].parent / "README.md").read_text(encoding="utf-8")
     assert all(f"`{path.name}`" in overview and f"({path.stem}.md)" in overview for path in SHIPPED)
 

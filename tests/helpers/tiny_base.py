@@ -18,5 +18,5 @@ def write_tiny_base(path: Path, seed: int = 0, **data: object) -> Path:
     config = config_from_dict(blocks, "the tiny base")
     torch.manual_seed(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_weights(path, build_model(config).state_dict(), config, 0)
+    checkpoint.write_weights(path, build_model(config).state_dict(), config, 0, {"licence": "CC BY-SA 4.0"})
     return path

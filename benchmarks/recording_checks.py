@@ -191,6 +191,7 @@ KINDS: dict[str, tuple[Callable[[Take, Take, np.random.Generator], Take], str]] 
     "MIDI transposed": (transposed, "transpose the MIDI file by"),
     "MIDI 10 % faster": (tempo(1 / 1.1), "slower"),
     "MIDI 1 % slower": (tempo(1.01), "lag of the sound changes"),
+    "MIDI 0.1 % slower": (tempo(1.001), "lag of the sound changes"),
     "MIDI 0.2 % slower": (tempo(1.002), "lag of the sound changes"),
     "audio at 44.1 kHz that claims 48 kHz": (
         lambda take, _other, _rng: take.with_sound(soxr.resample(amplitudes(take), 48000, 44100)),

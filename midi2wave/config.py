@@ -423,7 +423,7 @@ class SamplingConfig:
     """The options that inference.py and evaluate.py have in common."""
 
     model_filename: str
-    """checkpoint: a run folder, a step folder or a .safetensors file"""
+    """checkpoint: a run folder, a step folder or a .safetensors file; one beside the config file comes first"""
     test_dir: str = "test"
     """folder of test clips made by preprocess_audio.py"""
     teacher_length: float = Field(default=2.0, gt=0, le=MAX_PIECE_SECONDS)
@@ -624,9 +624,20 @@ def load_config(path: str | Path, needs: tuple[str, ...], overrides: list[str] |
         InputError: The file cannot be read, or an option is unknown, missing or impossible.
     """
     raw, source = SCHEMA.read(path, overrides or [])
+    _find_beside(raw, source, overrides or [])
     for name in needs:
         raw.setdefault(name, {})
     return Config(**SCHEMA.build(raw, source, overrides=overrides or []))
+
+
+def _find_beside(raw: dict[str, Any], source: str, overrides: list[str]) -> None:
+    """Let a config name weights that lie in its own folder, which can then be moved, whatever the working folder is."""
+    for name, block in raw.items():
+        weights = block.get("model_filename")
+        if isinstance(weights, str) and not any(text.startswith(f"{name}.model_filename=") for text in overrides):
+            beside = Path(source).parent / weights
+            if weights and beside.exists():
+                block["model_filename"] = str(beside)
 
 
 def config_from_dict(raw: dict[str, Any], source: str, *, quiet: bool = False) -> Config:

@@ -121,6 +121,8 @@ def open_audio(path: str | Path) -> Iterator[AudioSource]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such audio file; check the path")
+    if not Path(path).stat().st_size:
+        raise InputError(f"{path}: empty file; get it again")
     # Where permission is missing, libsndfile says only "System error", Python the reason.
     with open(path, "rb") as handle:
         samples = locate_samples(path)
@@ -130,7 +132,7 @@ def open_audio(path: str | Path) -> Iterator[AudioSource]:
                 reader = _sample_reader(path, handle, samples, stream)
                 yield AudioSource(path, handle if stream.name == handle.fileno() else None, reader)
         except soundfile.LibsndfileError as error:
-            reason = error.error_string.strip() or "damaged file"
+            reason = error.error_string.strip().rstrip(".") or "damaged file"
             raise InputError(f"{path} cannot be read as audio: {reason}") from error
 
 

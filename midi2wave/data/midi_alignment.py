@@ -6,6 +6,7 @@ window from the first note on and in one up to the last.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -156,6 +157,50 @@ def measure_alignments(pcm: np.ndarray, performance: Performance, audio_hz: int)
     return [alignment for alignment in measured if alignment]
 
 
+class WindowLag(NamedTuple):
+    """The lag in one window.
+
+    Attributes:
+        centre_seconds: Its centre.
+        lag_seconds: By how much the sound comes after the notes.
+        agreement: By how many standard deviations it agrees better at this lag than at the others.
+    """
+
+    centre_seconds: float
+    lag_seconds: float
+    agreement: float
+
+
+def window_lags(
+    pcm: np.ndarray, performance: Performance, audio_hz: int, window_seconds: float, max_lag_seconds: float
+) -> list[WindowLag]:
+    """The lags in windows of the whole recording, each half a window after the one before.
+
+    Args:
+        pcm: The recording, int16 [T].
+        performance: Its notes.
+        audio_hz: Its sample rate.
+        window_seconds: Length of a window.
+        max_lag_seconds: The largest lag, of those up to SEARCH_SECONDS that it is compared with.
+
+    Returns:
+        Those with MIN_ONSETS onsets or more.
+    """
+    envelope = onset_envelope(pcm, audio_hz)
+    notes = _note_envelope(performance, 0, len(envelope))
+    size, search, limit = (round(s * ENVELOPE_HZ) for s in (window_seconds, SEARCH_SECONDS, max_lag_seconds))
+    padded = np.pad(envelope, search)
+    lags = []
+    for first in range(0, max(1, len(envelope) - size + 1), size // 2):
+        own = notes[first : first + size]
+        around = padded[first : first + len(own) + 2 * search]
+        if np.count_nonzero(own) < MIN_ONSETS or not around.any():
+            continue
+        seconds, agreement = _best_of_lags(around - around.mean(), own, limit)
+        lags.append(WindowLag((first + len(own) / 2) / ENVELOPE_HZ, seconds, agreement))
+    return lags
+
+
 def _measure_window(pcm: np.ndarray, performance: Performance, audio_hz: int, start: float) -> Alignment | None:
     """The lag at which the envelope of one window agrees best with the notes."""
     first = round(start * ENVELOPE_HZ)
@@ -186,12 +231,27 @@ def _best_lag(envelope: np.ndarray, note_envelope: np.ndarray) -> Alignment:
 
 def _best_lag_within(search_seconds: float, envelope: np.ndarray, note_envelope: np.ndarray) -> tuple[float, float]:
     """The best of the lags up to search_seconds, in seconds, and its agreement."""
-    from scipy.signal import correlate
-
     # No lag beyond the length of the window, where nothing overlaps, but at least those up to SEARCH_SECONDS.
     search = min(round(search_seconds * ENVELOPE_HZ), max(round(SEARCH_SECONDS * ENVELOPE_HZ), len(envelope) - 1))
-    by_lag = correlate(np.pad(envelope, search), note_envelope, mode="valid", method="fft")
-    best = int(by_lag.argmax())
+    return _best_of_lags(np.pad(envelope, search), note_envelope, search)
+
+
+def _best_of_lags(envelope: np.ndarray, note_envelope: np.ndarray, limit: int) -> tuple[float, float]:
+    """The lag at which the notes agree best with an envelope that is longer on both sides.
+
+    Args:
+        envelope: The envelope, [S + N + S].
+        note_envelope: The notes, [N].
+        limit: The largest lag in frames, up to S.
+
+    Returns:
+        The lag in seconds, and its agreement: by how many standard deviations it is better than lags up to S.
+    """
+    from scipy.signal import correlate
+
+    by_lag = correlate(envelope, note_envelope, mode="valid", method="fft")
+    middle = len(by_lag) // 2
+    best = middle - limit + int(by_lag[middle - limit : middle + limit + 1].argmax())
     others = np.delete(by_lag, slice(max(0, best - PEAK_LAGS), best + PEAK_LAGS + 1))
     agreement = (by_lag[best] - others.mean()) / max(float(others.std()), EPSILON)
-    return (best - search + peak_offset(by_lag, best)) / ENVELOPE_HZ, float(agreement)
+    return (best - middle + peak_offset(by_lag, best)) / ENVELOPE_HZ, float(agreement)

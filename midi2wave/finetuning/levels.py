@@ -16,6 +16,7 @@ class LevelMeter:
     Attributes:
         counts: How many samples are in each of N_BINS equal steps up to full scale, over all channels.
         peak: The largest amplitude.
+        n_above: How many samples are above full scale, which files of floats can hold and 16-bit files cannot.
         channel_energy: Sum of the squared amplitudes of all channels.
         mixed_energy: Sum of the squared amplitudes of their mean.
         n_channels: Number of channels.
@@ -24,6 +25,7 @@ class LevelMeter:
 
     counts: np.ndarray = field(default_factory=lambda: np.zeros(N_BINS, dtype=np.int64))
     peak: float = 0.0
+    n_above: int = 0
     channel_energy: float = 0.0
     mixed_energy: float = 0.0
     n_channels: int = 0
@@ -39,6 +41,7 @@ class LevelMeter:
         self.mixed_energy += float(np.vdot(mixed, mixed))
         magnitude = np.abs(amplitudes).ravel()
         self.peak = max(self.peak, float(magnitude.max(initial=0.0)))
+        self.n_above += int(np.count_nonzero(magnitude > 1))
         bins = np.minimum(magnitude * N_BINS, N_BINS - 1).astype(np.int64)
         self.counts += np.bincount(bins, minlength=N_BINS)
         self.n_channels = block.shape[1]

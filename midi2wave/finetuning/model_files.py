@@ -55,28 +55,26 @@ def play_command(out: Path) -> str:
 
 
 def write_model(out: Path, provenance: Provenance) -> None:
-    """Write the blended weights with their licence, and the config that plays them.
+    """Write the blended weights with their licences, and the config that plays them.
 
     Raises:
         InputError: There are no weights.
         OSError: The disk is full.
     """
-    weights, config, step = checkpoint.load_weights(out / BLENDED_NAME)
+    path = weights_path(out)
+    # The user may have removed what is not needed any more.
+    source = out / BLENDED_NAME if (out / BLENDED_NAME).is_file() else path
+    weights, config, step = checkpoint.load_weights(source)
     notes = {
         checkpoint.LICENCE: provenance.licence or NO_LICENCE,
         checkpoint.BASE_LICENCE: provenance.base_licence,
         "base": Path(provenance.base).name,
         "base_sha256": provenance.base_sha256,
     }
-    path = weights_path(out)
     with atomic_file(path) as tmp_path:
         checkpoint.write_weights(tmp_path, weights, config, step, notes)
-    # Absolute paths: the config is to work from any folder.
-    settings: dict[str, Any] = {
-        "model_filename": str(path.resolve()),
-        "output_dir": str(out.resolve() / "played"),
-        "mode": "free",
-    }
+    # The weights are found beside the config, wherever both are moved to.
+    settings: dict[str, Any] = {"model_filename": path.name, "output_dir": "played", "mode": "free"}
     settings |= play_settings(config.data_config).options(config.data_config)
     if provenance.label:
         settings["global_values"] = [provenance.label]

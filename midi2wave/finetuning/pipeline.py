@@ -45,7 +45,7 @@ from midi2wave.finetuning.report_page import write_report
 from midi2wave.midi.reader import MIDI_SUFFIXES
 from midi2wave.training.loop import run_training
 from midi2wave.utils.atomic_files import remove, write_text
-from midi2wave.utils.cli import count_of, log
+from midi2wave.utils.cli import choose_device, count_of, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_search import walk_folder
 from midi2wave.utils.folder_lock import lock_own_folder
@@ -112,6 +112,9 @@ class FinetuneOptions:
             raise InputError(f"--seed {self.seed}: expected 0 to {MAX_SEED}, and not {VALIDATION_SEED}")
         if self.jobs < 1:
             raise InputError(f"--jobs {self.jobs}: expected 1 or more")
+        if not self.licence.isprintable():
+            raise InputError(f"--licence {self.licence!r}: expected one line of text")
+        choose_device(self.device)
 
     @property
     def length(self) -> dict[str, Any]:
@@ -203,6 +206,9 @@ class _Finetuning:
             candidates: The user's base weights by their path; None: the shipped ones are to be compared.
         """
         options = self.options
+        # The same file by another path is the same base.
+        base_options = {"base": str(Path(options.base).resolve()) if options.base else ""}
+        self.record.require_same("base", base_options)
         self.record.require_same("schedule", options.length)
         checked = self.record.run("recordings", self._check_recordings, self._state_of_recordings())
         pairs = [Pair(one["audio"], one["midi"], one["seconds"], one["late_seconds"], one["notes"]) for one in checked]
@@ -211,7 +217,7 @@ class _Finetuning:
             "test": clip_seconds(planned, "test", CLIP_SECONDS),
             "validation": clip_seconds(planned, "validation", VALIDATION_CLIP_SECONDS),
         }
-        base = self.record.run("base", lambda: self._choose_base(candidates, planned), {"base": options.base})
+        base = self.record.run("base", lambda: self._choose_base(candidates, planned), base_options)
         loaded = self._load_base(base)
         model_data = loaded.config.data_config
         pieces = base_choice.with_label(planned, base["label"], model_data.global_values)
@@ -232,29 +238,22 @@ class _Finetuning:
         provenance = model_files.Provenance(
             str(self.folder), base["path"], loaded.sha256, base["label"], self.record.licence, base_licence
         )
-        facts = self._facts(data, planned_schedule, refinement, config, trained, blended)
+        facts = {"licence": self.record.licence or model_files.NO_LICENCE}
+        facts |= self._facts(data, planned_schedule, refinement, config, trained, blended)
         return self._finish(provenance, compared, facts)
 
     def _state_of_recordings(self) -> dict[str, Any]:
         """The user's folder and its files, as options of the first phase.
 
-        Once the training has begun they are those that it began with: nothing is made of new or repaired files.
-
-        Raises:
-            InputError: A recording that is trained on has changed since.
+        Once the training has begun they are those that it began with: all that is needed of them is in the output
+        folder.
         """
         tree = walk_folder(self.folder)
         paths = [*tree.select(AUDIO_SUFFIXES), *tree.select(MIDI_SUFFIXES), *tree.select((".csv",))]
         files = {path.as_posix(): list(state(self.folder / path)) for path in paths}
         before = self.record.options("recordings")
         if self.record.is_fixed and before:
-            changed = [name for name, one in files.items() if before["files"].get(name) != one]
-            used = {one[kind] for one in self.record.result("recordings") for kind in ("audio", "midi")}
-            if wrong := sorted(used.intersection(changed)):
-                raise InputError(
-                    f"{self.folder / wrong[0]} has changed since {self.out} was begun; choose another folder with -o"
-                )
-            if changed:
+            if changed := [name for name, one in files.items() if before["files"].get(name) != one]:
                 log(
                     f"new or changed since {self.out} was begun, and not used: {join_names(changed)}; another folder "
                     "with -o uses them"
@@ -266,7 +265,7 @@ class _Finetuning:
         """Check the recordings, write the report, name the problems; the usable ones."""
         checked = check_recordings(self.folder, jobs=self.options.jobs)
         page = write_report(checked, self.out / RECORDINGS_NAME)
-        _log_problems(checked)
+        _log_problems(self.folder, checked)
         usable = [pair for pair in checked.pairs if pair.usable]
         if not usable:
             others = next((f"; {pair.name}: {pair.problems[0]}" for pair in checked.pairs if pair.problems), "")
@@ -454,10 +453,10 @@ class _Finetuning:
         )
 
 
-def _log_problems(checked: CheckedRecordings) -> None:
+def _log_problems(folder: Path, checked: CheckedRecordings) -> None:
     """A line for each problem of the recordings."""
     if checked.unmatched:
-        names = join_names(str(path) for path in checked.unmatched)
+        names = join_names(path.relative_to(folder).as_posix() for path in checked.unmatched)
         log(f"left out, without a partner of equal name: {names}; give audio and MIDI of a recording the same name")
     for pair in checked.pairs:
         for problem in pair.problems:

@@ -152,4 +152,6 @@ def _preprocess_config(folder: Path, split: Any, data: DataConfig, out: Path) ->
 def _require_none(failures: list[Failure]) -> None:
     """Raise InputError if a recording failed that the check took for usable."""
     if failures:
-        raise InputError(f"{failures[0].item}: {failures[0].reason}; mend the file or move it elsewhere")
+        reason = failures[0].reason
+        remedy = "" if ";" in reason else "; mend the file or move it elsewhere"
+        raise InputError(f"{failures[0].item}: {reason}{remedy}")

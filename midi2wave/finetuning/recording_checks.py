@@ -3,6 +3,7 @@
 `python -m benchmarks.recording_checks` counts the right pairs that they refuse and the wrong ones that they miss.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -57,6 +58,12 @@ CHORD_SECONDS = 0.03
 # Lags of windows are uncertain by some 20 ms, and wrong by 100 ms here and there; their slope is that uncertain, too.
 MIN_WINDOW_DRIFT_SECONDS = 0.12
 MAX_WINDOW_DEVIATION_SECONDS = 0.15
+# The largest lag by onsets beside that by pitch, whose frames have 40 ms. Regular rhythms agree at larger ones, too.
+MAX_ONSET_LAG_SECONDS = 0.25
+# The lags of such windows grow by -19 to 18 ms over the first two minutes of the 33 right pairs that have four or more.
+# Where the notes drift, they grow by the same but for 20 ms.
+MIN_ONSET_AGREEMENT = 2.5
+MIN_DRIFT_WINDOWS = 4
 # Tempi at which a pair that does not agree is tried again: steps of half a percent, and ratios of sample rates.
 STRETCH_RATIOS = tuple(sorted({*np.arange(0.85, 1.15, 0.005).round(3).tolist(), 44.1 / 48, 48 / 44.1, 0.5, 2.0}))
 STRETCH_SECONDS = 24.0
@@ -157,7 +164,11 @@ def audio_problems(pcm: np.ndarray, meter: LevelMeter) -> list[Problem]:
     elif silent_share > MAX_SILENT_SHARE:
         text = f"it is silent for {100 * silent_share:.0f} % of its time; cut the silence off, or record again"
         problems.append(Problem(text, is_fatal=True))
-    if n_clipped := count_clipped(meter):
+    if meter.n_above and meter.n_above > MAX_CLIPPED_SHARE * meter.counts.sum():
+        excess = f"{meter.n_above} samples are above full scale, at most by {meter.peak_db:.1f} dB"
+        text = f"{excess}; export all recordings with {math.ceil(meter.peak_db)} dB less gain"
+        problems.append(Problem(text, is_fatal=True))
+    elif n_clipped := count_clipped(meter):
         text = f"it is clipped: {n_clipped} samples lie at its peak; record again with less gain"
         problems.append(Problem(text, is_fatal=n_clipped > MAX_CLIPPED_SHARE * meter.counts.sum()))
     return problems
@@ -200,7 +211,7 @@ def measure_agreement(pcm: np.ndarray, performance: Performance, parts: list[Par
     windows = [window for window in windows if _n_onsets(onset, window) >= MIN_WINDOW_ONSETS]
     good = [window for window in windows if window.correlation >= MIN_WINDOW_CORRELATION]
     offset, drift = _measure_onset_lag(pcm, performance, match.lag_seconds)
-    if drift is None:
+    if abs(drift) <= midi_alignment.WARN_SECONDS:  # A large one is beyond the search of the onsets.
         drift = _drift(good)
     return Agreement(
         match.correlation,
@@ -224,8 +235,8 @@ def _stretched_agreement(sound: np.ndarray, notes: np.ndarray) -> Agreement | No
     return Agreement(best.correlation, 0.0, best.semitones, ratio)
 
 
-def _measure_onset_lag(pcm: np.ndarray, performance: Performance, lag_seconds: float) -> tuple[float, float | None]:
-    """The lag to milliseconds by the onsets, or a large one by pitch where they give none, and by how much it grows.
+def _measure_onset_lag(pcm: np.ndarray, performance: Performance, lag_seconds: float) -> tuple[float, float]:
+    """The lag to milliseconds by the onsets near that by pitch, and by how much it grows from begin to end.
 
     Args:
         pcm: The recording at ANALYSIS_HZ, int16 [T].
@@ -233,7 +244,8 @@ def _measure_onset_lag(pcm: np.ndarray, performance: Performance, lag_seconds: f
         lag_seconds: The lag by pitch.
 
     Returns:
-        The lag, and that at the end less that at the beginning; None: these are not certain.
+        The lag; that by pitch where the onsets give none, or 0 where that is so small that its frames are too long to
+        tell it from none. And the growth; 0 where the onsets show none.
     """
     is_inside = performance.onset + lag_seconds >= 0
     shifted = replace(
@@ -243,15 +255,28 @@ def _measure_onset_lag(pcm: np.ndarray, performance: Performance, lag_seconds: f
         pitch=performance.pitch[is_inside],
         velocity=performance.velocity[is_inside],
     )
-    alignments = midi_alignment.measure_alignments(pcm, shifted, ANALYSIS_HZ)
-    remaining = midi_alignment.trusted_seconds(alignments)
-    if remaining is not None:
-        offset = lag_seconds + remaining
-    else:
-        # The frames of the pitch are too long to tell a small lag from none.
-        offset = lag_seconds if abs(lag_seconds) > midi_alignment.WARN_SECONDS else 0.0
-    is_certain = len(alignments) == 2 and all(a.agreement >= midi_alignment.TRUSTED_AGREEMENT for a in alignments)
-    return offset, alignments[1].seconds - alignments[0].seconds if is_certain else None
+    windows = midi_alignment.window_lags(pcm, shifted, ANALYSIS_HZ, WINDOW_SECONDS, MAX_ONSET_LAG_SECONDS)
+    windows = [window for window in windows if window.agreement >= MIN_ONSET_AGREEMENT]
+    if not windows:
+        return lag_seconds if abs(lag_seconds) > midi_alignment.WARN_SECONDS else 0.0, 0.0
+    offset = lag_seconds + float(np.median([window.lag_seconds for window in windows]))
+    return offset, _growth([(window.centre_seconds, window.lag_seconds) for window in windows], len(pcm) / ANALYSIS_HZ)
+
+
+def _growth(lags: list[tuple[float, float]], seconds: float) -> float:
+    """By how much lags grow over a recording by the median slope; 0 if its 95 % interval holds 0.
+
+    Args:
+        lags: Time and lag of each window.
+        seconds: Length of the recording.
+    """
+    from scipy.stats import theilslopes
+
+    if len(lags) < MIN_DRIFT_WINDOWS:
+        return 0.0
+    times, values = zip(*lags, strict=True)
+    slope, _, low, high = theilslopes(values, times)
+    return float(slope * seconds) if low * high > 0 else 0.0
 
 
 def _n_onsets(onset: np.ndarray, window: WindowMatch) -> int:
@@ -358,14 +383,15 @@ def _time_problems(agreement: Agreement) -> list[Problem]:
     problems = []
     offset = agreement.offset_seconds
     if abs(offset) > midi_alignment.WARN_SECONDS:
-        text = f"the sound is {1000 * abs(offset):.0f} ms {'after' if offset > 0 else 'before'} the notes"
+        amount = f"{1000 * abs(offset):.0f} ms" if abs(offset) < 10 else f"{abs(offset):.0f} s"
+        text = f"the sound is {amount} {'after' if offset > 0 else 'before'} the notes"
         is_fatal = abs(offset) > MAX_OFFSET_SECONDS
         remedy = "cut the beginning of the longer file off" if is_fatal else "this is corrected, nothing is to be done"
         problems.append(Problem(f"{text}; {remedy}", is_fatal))
     if abs(agreement.drift_seconds) > midi_alignment.WARN_SECONDS:
         text = (
             f"the lag of the sound changes by {1000 * agreement.drift_seconds:+.0f} ms from first to last note; "
-            "record sound and MIDI with one clock, or stretch one of them"
+            "record sound and MIDI with one clock, stretch one of them, or cut both where one of them has a gap"
         )
         problems.append(Problem(text, is_fatal=True))
     elif agreement.mismatched_seconds:
@@ -393,8 +419,8 @@ def length_problems(pcm: np.ndarray, performance: Performance, agreement: Agreem
         problems.append(Problem(f"{text}; those notes are left out, unless you give the whole recording", False))
     early = performance.onset + offset < -midi_alignment.WARN_SECONDS
     if early.any():
-        text = f"{count_of(int(early.sum()), 'note')} of the MIDI file come before the sound begins"
-        problems.append(Problem(f"{text}; give the whole recording, or cut them off", False))
+        text = f"before the sound begins, the MIDI file has {count_of(int(early.sum()), 'note')}"
+        problems.append(Problem(f"{text}; give the whole recording, or cut that off", False))
     first, last = float(performance.onset[0]) + offset, last_sound_seconds(performance) + offset
     inside = pcm[max(0, round(first * ANALYSIS_HZ)) : round(last * ANALYSIS_HZ)]
     before = pcm[: max(0, round((first - 1) * ANALYSIS_HZ))]

@@ -79,10 +79,17 @@ class CheckedPair:
 
 @dataclass(frozen=True)
 class CheckedRecordings:
-    """All pairs of a folder, and the audio and MIDI files without a partner."""
+    """What a folder holds.
+
+    Attributes:
+        pairs: All pairs.
+        unmatched: The audio and MIDI files without a partner.
+        unread: Audio and scores in formats that are not read, and what cannot be opened, each with the reason.
+    """
 
     pairs: list[CheckedPair]
-    unmatched: list[Path]
+    unmatched: list[Path] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 def check_recordings(folder: Path, *, jobs: int = 1) -> CheckedRecordings:
@@ -101,13 +108,15 @@ def check_recordings(folder: Path, *, jobs: int = 1) -> CheckedRecordings:
     Raises:
         InputError: There is no such folder, or there are no pairs in it.
     """
+    unmatched: list[Path] = []
+    unread: list[str] = []
     if find_metadata(folder):
-        pairs, unmatched = _metadata_pairs(folder), list[Path]()
+        pairs = _metadata_pairs(folder)
     else:
-        pairs, unmatched = _folder_pairs(folder)
+        pairs, unmatched, unread = _folder_pairs(folder)
     checked = parallel_map(partial(_check_pair, folder), pairs, n_jobs=jobs, backend="loky")
     by_files = {(pair.audio, pair.midi): pair for pair in progress(checked, len(pairs), "recording")}
-    return CheckedRecordings([by_files[pair] for pair in pairs], unmatched)
+    return CheckedRecordings([by_files[pair] for pair in pairs], unmatched, unread)
 
 
 def _metadata_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -115,13 +124,22 @@ def _metadata_pairs(folder: Path) -> list[tuple[Path, Path]]:
     return [(inside(folder, one.audio_filename), inside(folder, one.midi_filename)) for one in recordings]
 
 
-def _folder_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """The pairs below a folder and the files without a partner. Raises InputError if there are no pairs."""
+def _folder_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[Path], list[str]]:
+    """The pairs below a folder, the files without a partner, and what is not read, each with the reason.
+
+    Raises:
+        InputError: There are no pairs.
+    """
     require_no_nested_metadata(folder)
     tree = walk_folder(folder)
-    unmatched = [folder / name for kind in (UNREAD_AUDIO, SCORES) for name in tree.log_left_out(kind)]
+    unread = [
+        f"{name.as_posix()}: {kind.kind}; {kind.remedy}"
+        for kind in (UNREAD_AUDIO, SCORES)
+        for name in tree.log_left_out(kind)
+    ]
     for failure in tree.failures_of((*MIDI_SUFFIXES, *AUDIO_SUFFIXES)):
         log(f"left out: {failure.item} {failure.reason}")
+        unread.append(f"{failure.item}: {failure.reason}")
     by_audio: dict[Path, Path] = {}
     midi_left = []
     for name in tree.select(MIDI_SUFFIXES):
@@ -136,10 +154,10 @@ def _folder_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
     far_pairs = _pairs_of_unique_stems(audio_left, midi_left)
     pairs += far_pairs
     paired = {path for pair in far_pairs for path in pair}
-    unmatched += [path for path in (*audio_left, *midi_left) if path not in paired]
+    unmatched = sorted(path for path in (*audio_left, *midi_left) if path not in paired)
     if not pairs:
-        raise _no_pairs(folder, tree, unmatched)
-    return sorted(pairs), sorted(unmatched)
+        raise _no_pairs(folder, unmatched, unread)
+    return sorted(pairs), unmatched, unread
 
 
 def _audio_without_midi(tree: FileTree, pairs: list[tuple[Path, Path]]) -> list[Path]:
@@ -159,15 +177,17 @@ def _pairs_of_unique_stems(audio: list[Path], midi: list[Path]) -> list[tuple[Pa
     return [(sounds[0], notes[0]) for sounds, notes in by_stem.values() if len(sounds) == len(notes) == 1]
 
 
-def _no_pairs(folder: Path, tree: FileTree, unmatched: list[Path]) -> InputError:
+def _no_pairs(folder: Path, unmatched: list[Path], unread: list[str]) -> InputError:
+    names = join_names(path.relative_to(folder).as_posix() for path in unmatched)
+    has_audio = any(path.suffix.lower() in AUDIO_SUFFIXES for path in unmatched)
+    if unread and not has_audio:
+        return InputError(f"{folder} holds no audio that can be read: {unread[0]}")
     if unmatched:
-        names = join_names(path.relative_to(folder).as_posix() for path in unmatched)
         return InputError(
-            f"{folder} holds {count_of(len(unmatched), 'audio, MIDI or score file')} ({names}), but no pair of audio "
+            f"{folder} holds {count_of(len(unmatched), 'audio or MIDI file')} ({names}), but no pair of audio "
             "and MIDI with equal names; rename them as NAME.wav and NAME.mid"
         )
-    reason = f" ({tree.failures[0].item} {tree.failures[0].reason})" if tree.failures else ""
-    return InputError(f"{folder} holds no audio and no MIDI files{reason}; put pairs NAME.wav and NAME.mid into it")
+    return InputError(f"{folder} holds no audio and no MIDI files; put pairs NAME.wav and NAME.mid into it")
 
 
 def _check_pair(folder: Path, paths: tuple[Path, Path]) -> CheckedPair:
@@ -196,6 +216,8 @@ def _check_pair(folder: Path, paths: tuple[Path, Path]) -> CheckedPair:
         problems = recording_checks.audio_problems(pcm, meter)
         return pair(problems=[*(problem.text for problem in problems), _reading_problem(error)])
     problems, agreement = recording_checks.check_contents(pcm, meter, performance, parts)
+    # What forbids a pair often causes the rest.
+    problems = [problem for problem in problems if problem.is_fatal] or problems
     offset = agreement.offset_seconds if agreement else 0.0
     return pair(
         offset_seconds=offset,
@@ -212,7 +234,7 @@ def _check_pair(folder: Path, paths: tuple[Path, Path]) -> CheckedPair:
 
 def _reading_problem(error: InputError | OSError) -> str:
     """Why a file cannot be read, with a remedy."""
-    text = format_error(error)
+    text = format_error(error).rstrip(".")
     return text if ";" in text else f"{text}; copy or export it again"
 
 

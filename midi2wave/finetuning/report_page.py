@@ -57,6 +57,7 @@ def write_report(checked: CheckedRecordings, folder: Path) -> Path:
         TEMPLATE,
         pairs=[(i + 1, pair, pictures.get(i, "")) for i, pair in enumerate(checked.pairs)],
         unmatched=[str(path) for path in checked.unmatched],
+        unread=checked.unread,
         n_usable=len(usable),
         minutes=sum(pair.seconds for pair in usable) / 60,
         n_notes=sum(pair.n_notes for pair in usable),

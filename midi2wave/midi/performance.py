@@ -199,8 +199,9 @@ def performance_from_events(
         InputError: There are no notes.
     """
     if not len(notes):
+        left_out = "; ".join(dropped)
         raise InputError(
-            f"{source}: no piano notes (left out: {'; '.join(dropped) or 'nothing'}); "
+            f"{source}: no piano notes{f' (left out: {left_out})' if left_out else ''}; "
             f"give a MIDI file with notes between pitch {MIN_PITCH} and {MAX_PITCH} outside the drum channel"
         )
     notes = notes[np.lexsort((notes[:, 2], notes[:, 0]))]

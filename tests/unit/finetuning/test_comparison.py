@@ -91,6 +91,20 @@ def test_clips_of_one_recording_are_compared_one_by_one():
     assert text.startswith("Not clear: ") and "of one recording, whose intervals are too narrow" in text
 
 
+def test_differences_that_round_to_nothing_decide_nothing():
+    compared = comparison.compare(scores(0.3, 10.0), scores(0.3, 9.99, distance=1.9999))
+    assert comparison.verdict(compared).startswith("Not clear: ") and "less noise" not in comparison.verdict(compared)
+
+
+def test_a_model_without_notes_did_not_work():
+    results = [scores(0.0, 10.0, distance=distance) for distance in (2.0, 1.8)]
+    for result in results:
+        for clip in result["per_clip"]:
+            clip["f1"]["value"] = 0.01
+    text = comparison.verdict(comparison.compare(*results))
+    assert text.startswith("It did not work: on 8 held-out clips of 4 recordings hardly any note")
+
+
 def test_a_clip_alone_decides_nothing():
     results = [scores(0.3, 10.0, distance=distance) for distance in (2.0, 1.5)]
     for result in results:

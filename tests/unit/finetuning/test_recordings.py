@@ -66,6 +66,9 @@ def fill(folder: Folder) -> None:
     folder.add("silent", 0 * sound, performance)
     folder.add("quiet", 0.01 * sound, performance)
     folder.add("clipped", (8 * sound).clip(-1, 1), performance)
+    folder.add("slow_clock", sound, shift(performance, 0.0, 1.002))
+    soundfile.write(folder.path / "above.wav", 8 * sound, HZ, subtype="FLOAT")
+    performance.to_pretty_midi().write(str(folder.path / "above.mid"))
     folder.add("inverted", sound[:, :1] * [1, -1], performance)
     folder.add("short", sound[: 12 * HZ], performance)
     folder.add("broken_off", sound[: 24 * HZ], performance)
@@ -132,6 +135,8 @@ def test_six_channels_at_96_khz_are_right(by_name):
         ("third", "3 semitones lower than the sound; transpose the MIDI file by +3 semitones"),
         ("slower", "% faster than the notes; give the MIDI file that was recorded with this sound"),
         ("drifting", "the lag of the sound changes by -"),
+        ("slow_clock", "the lag of the sound changes by -"),
+        ("above", "samples are above full scale, at most by "),
         ("rate", "its sample rate is stated wrongly"),
         ("silent", "it is silent"),
         ("clipped", "it is clipped"),

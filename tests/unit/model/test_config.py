@@ -274,3 +274,16 @@ def test_the_table_lists_every_option():
         assert f"## `{name}`" in table
         assert all(f"| `{f.name}` |" in table for f in fields(kind))
     assert "| `output_directory` | required |" in table
+
+
+def test_weights_beside_the_config_come_first(tmp_path):
+    """So that a folder with both can be moved; what the command line names is relative to the working folder."""
+    (tmp_path / "mine.safetensors").write_bytes(b"weights")
+    path = tmp_path / "play.json"
+    path.write_text(json.dumps({"inference_config": {"model_filename": "mine.safetensors"}}))
+    needs = ("inference_config",)
+    assert load_config(path, needs).inference_config.model_filename == str(tmp_path / "mine.safetensors")
+    given = load_config(path, needs, ["inference_config.model_filename=mine.safetensors"])
+    assert given.inference_config.model_filename == "mine.safetensors"
+    (tmp_path / "mine.safetensors").unlink()
+    assert load_config(path, needs).inference_config.model_filename == "mine.safetensors"

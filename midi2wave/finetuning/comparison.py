@@ -23,7 +23,7 @@ class Measure:
 
     Attributes:
         name: Its key.
-        words: What it is called.
+        words: What it is called, and which direction is better.
         digits: Digits after the point.
         sign: 1 where more is better, -1 where less is.
     """
@@ -35,12 +35,12 @@ class Measure:
 
 
 MEASURES = (
-    Measure("f1", "F1 of the notes", 3, 1),
-    Measure("mrstft", "STFT distance", 3, -1),
-    Measure("noise_excess_db", "noise excess in dB", 1, -1),
-    Measure("chroma", "chroma correlation", 3, 1),
-    Measure("nll", "NLL in nats per sample", 3, -1),
-    Measure("gap", "conditioning gap in nats per sample", 3, 1),
+    Measure("f1", "F1 of the notes (more is better)", 3, 1),
+    Measure("mrstft", "STFT distance (less is nearer)", 3, -1),
+    Measure("noise_excess_db", "noise excess in dB (less is better)", 1, -1),
+    Measure("chroma", "chroma correlation (more is nearer)", 3, 1),
+    Measure("nll", "NLL in nats per sample (less is better)", 3, -1),
+    Measure("gap", "conditioning gap in nats per sample (more is better)", 3, 1),
 )
 
 

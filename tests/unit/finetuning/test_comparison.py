@@ -129,7 +129,7 @@ def test_the_scores_have_topline_and_baseline():
     (line,) = (
         one for one in comparison.describe(comparison.compare(scores(0.3, 9.0), scores(0.4, 9.0))) if "F1" in one
     )
-    assert line.startswith("F1 of the notes: 0.435, base 0.335, difference +0.100")
+    assert line.startswith("F1 of the notes (more is better): 0.435, base 0.335, difference +0.100")
     assert line.endswith("the recordings themselves 0.635; against another clip 0.020")
 
 

@@ -632,12 +632,14 @@ def load_config(path: str | Path, needs: tuple[str, ...], overrides: list[str] |
 
 def _find_beside(raw: dict[str, Any], source: str, overrides: list[str]) -> None:
     """Let a config name weights that lie in its own folder, which can then be moved, whatever the working folder is."""
-    for name, block in raw.items():
-        weights = block.get("model_filename")
-        if isinstance(weights, str) and not any(text.startswith(f"{name}.model_filename=") for text in overrides):
-            beside = Path(source).parent / weights
-            if weights and beside.exists():
-                block["model_filename"] = str(beside)
+    for block_name, block in raw.items():
+        for option in ("model_filename", "fast_model_filename"):
+            weights = block.get(option)
+            is_given = any(text.startswith(f"{block_name}.{option}=") for text in overrides)
+            if isinstance(weights, str) and weights and not is_given:
+                beside = Path(source).parent / weights
+                if beside.exists():
+                    block[option] = str(beside)
 
 
 def config_from_dict(raw: dict[str, Any], source: str, *, quiet: bool = False) -> Config:

@@ -21,7 +21,7 @@ from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.demo_dataset import composer, piano_synth
 from midi2wave.demo_dataset.generate import make_data_set
 from midi2wave.evaluation import evaluation_folder
-from midi2wave.finetuning import base_choice, comparison, pipeline, preparation, schedule
+from midi2wave.finetuning import base_choice, blending, comparison, pipeline, preparation, schedule
 from midi2wave.finetuning.recordings import CheckedPair, CheckedRecordings
 from midi2wave.midi.performance import load_events
 from midi2wave.training import log, run_state
@@ -55,6 +55,7 @@ def short(monkeypatch):
     monkeypatch.setattr(pipeline, "CLIP_SECONDS", 1.0)
     monkeypatch.setattr(pipeline, "VALIDATION_CLIP_SECONDS", 1.0)
     monkeypatch.setattr(pipeline, "N_VALIDATION_CLIPS", 2)
+    monkeypatch.setattr(blending, "SHARES", (0.5, 1.0))
     monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
     monkeypatch.setattr(pipeline, "load_transcriber", lambda: None)
     monkeypatch.setattr(pipeline, "check_recordings", pairs_of_equal_stems)
@@ -184,13 +185,13 @@ def test_the_same_command_goes_on_after_an_interruption(arguments, tmp_path, mon
             raise Interrupted(signal.SIGTERM)
         return evaluate_model(model, name, *rest)
 
-    monkeypatch.setattr(pipeline, "evaluate_model", functools.partial(interrupt_at, "validation/share_0.75"))
+    monkeypatch.setattr(pipeline, "evaluate_model", functools.partial(interrupt_at, "validation/share_1"))
     assert call(finetune, *arguments).code == 143
     shares = modification_times(tmp_path / "mine/evaluation/validation")
     monkeypatch.setattr(pipeline, "evaluate_model", functools.partial(interrupt_at, comparison.TUNED_NAME))
     assert call(finetune, *arguments).code == 143
     clips = [name for name in shares if "/clip_" in name and name.endswith(".wav")]
-    assert {name.split("/")[0] for name in clips} == {"base", "share_0.25", "share_0.5"}
+    assert {name.split("/")[0] for name in clips} == {"base", "share_0.5"}
     assert all(modification_times(tmp_path / "mine/evaluation/validation")[name] == shares[name] for name in clips)
     before = modification_times(tmp_path / "mine")
     monkeypatch.setattr(pipeline, "evaluate_model", evaluate_model)

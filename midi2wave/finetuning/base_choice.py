@@ -14,7 +14,7 @@ import numpy as np
 
 from midi2wave.audio.io import read_pcm
 from midi2wave.checkpoint import LoadedCheckpoint, load_checkpoint
-from midi2wave.checkpoint_folders import PROJECT_FOLDER
+from midi2wave.checkpoint_folders import PROJECT_FOLDER, find_weights
 from midi2wave.config import Config, label_columns
 from midi2wave.data.maestro import inside, resampled_name
 from midi2wave.data.preprocessing import Stretch, cut_stretch
@@ -40,7 +40,8 @@ def load_candidates(base: str) -> dict[str, LoadedCheckpoint]:
         base: A weights file or a run folder; "" for the shipped ones.
 
     Returns:
-        The models by their paths.
+        The models by the paths of their weights: relative to the project's folder if they lie in it, which
+        `find_weights` finds from anywhere, else absolute.
 
     Raises:
         InputError: There is none, or the user's cannot be trained on new recordings.
@@ -49,7 +50,7 @@ def load_candidates(base: str) -> dict[str, LoadedCheckpoint]:
         loaded = load_checkpoint(base, "cpu")
         if problem := _problem(loaded.config):
             raise InputError(f"--base {base}: {problem}; choose other weights")
-        return {base: loaded}
+        return {_lasting_path(base): loaded}
     paths = sorted(SHIPPED_FOLDER.glob("*.safetensors"))
     candidates: dict[str, LoadedCheckpoint] = {}
     for path in paths:
@@ -61,10 +62,16 @@ def load_candidates(base: str) -> dict[str, LoadedCheckpoint]:
         if problem:
             log(f"{path} is no candidate: {problem}")
         else:
-            candidates[path.relative_to(PROJECT_FOLDER).as_posix()] = loaded  # As `find_weights` finds it.
+            candidates[_lasting_path(path)] = loaded
     if not candidates:
         raise InputError(f"{SHIPPED_FOLDER} holds no weights to start from; name some with --base")
     return candidates
+
+
+def _lasting_path(path: str | Path) -> str:
+    found = find_weights(path).resolve()
+    project = PROJECT_FOLDER.resolve()
+    return found.relative_to(project).as_posix() if found.is_relative_to(project) else str(found)
 
 
 def _problem(config: Config) -> str:

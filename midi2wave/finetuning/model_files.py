@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from midi2wave import checkpoint
+from midi2wave.checkpoint_folders import WEIGHTS_NAME
 from midi2wave.config import FINETUNED_CONFIG
 from midi2wave.finetuning.blending import BLENDED_NAME
 from midi2wave.finetuning.comparison import BASE_NAME, TUNED_NAME, describe
@@ -68,7 +69,8 @@ def write_model(out: Path, provenance: Provenance) -> None:
     notes = {
         checkpoint.LICENCE: provenance.licence or NO_LICENCE,
         checkpoint.BASE_LICENCE: provenance.base_licence,
-        "base": Path(provenance.base).name,
+        # Without the folders of the user's machine; of a run its name, and the step.
+        "base": "/".join(Path(provenance.base).parts[-3 if provenance.base.endswith(WEIGHTS_NAME) else -1 :]),
         "base_sha256": provenance.base_sha256,
     }
     with atomic_file(path) as tmp_path:

@@ -206,8 +206,7 @@ class _Finetuning:
             candidates: The user's base weights by their path; None: the shipped ones are to be compared.
         """
         options = self.options
-        # The same file by another path is the same base.
-        base_options = {"base": str(Path(options.base).resolve()) if options.base else ""}
+        base_options = {"base": next(iter(candidates)) if candidates else ""}
         self.record.require_same("base", base_options)
         self.record.require_same("schedule", options.length)
         checked = self.record.run("recordings", self._check_recordings, self._state_of_recordings())
@@ -230,7 +229,7 @@ class _Finetuning:
             "schedule", lambda: self._plan(label_refinement.with_refinement(config, refinement), loaded), options.length
         )
         config = self._stored_config(planned_schedule)
-        trained = self.record.run("training", lambda: self._train(config, planned_schedule))
+        trained = self.record.run("training", lambda: self._train(config, planned_schedule, lengths))
         transcriber = load_transcriber()
         blended = self.record.run("blending", lambda: self._blend(base["path"], trained, transcriber))
         compared = self.record.run("comparison", lambda: self._compare(base["path"], transcriber))
@@ -329,7 +328,7 @@ class _Finetuning:
             f"{minutes['train']:.1f} minutes to train on, {minutes['validation']:.1f} to validate and "
             f"{minutes['test']:.1f} to test on ({kind} held out); {len(clips)} test clips of {lengths['test']:g} s"
         )
-        return {"splits": counts, "clips": clips, "held_out": kind, "clip_seconds": lengths}
+        return {"splits": counts, "clips": clips, "held_out": kind}
 
     def _plan(self, config: Config, base: LoadedCheckpoint) -> dict[str, Any]:
         """The length of the training, with its whole config, so that a later call trains with the same."""
@@ -359,7 +358,7 @@ class _Finetuning:
         }
         return config_from_dict(blocks, str(self.out / RECORD_NAME), quiet=True)
 
-    def _train(self, config: Config, planned: dict[str, Any]) -> dict[str, Any]:
+    def _train(self, config: Config, planned: dict[str, Any], clip_lengths: dict[str, float]) -> dict[str, Any]:
         """Train to the last step. Raises Interrupted where a signal stops it."""
         blocks = {name: block for name, block in config.as_dict().items() if block}
         write_text(self.out / TRAINING_CONFIG_NAME, json.dumps(blocks, indent=2) + "\n")
@@ -367,8 +366,8 @@ class _Finetuning:
         seconds = planned["seconds"] * (1 - done / planned["steps"])
         # Base and fine-tuned model play the test clips, the base and each share the validation clips.
         play_seconds = planned["play_seconds"] * (
-            2 * self.options.n_clips / N_VALIDATION_CLIPS * CLIP_SECONDS
-            + (1 + len(blending.SHARES)) * VALIDATION_CLIP_SECONDS
+            2 * self.options.n_clips / N_VALIDATION_CLIPS * clip_lengths["test"]
+            + (1 + len(blending.SHARES)) * clip_lengths["validation"]
         )
         log(
             f"training: {planned['steps']} steps of {planned['seconds_per_step']:.2g} s each, as measured here"

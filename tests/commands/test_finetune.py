@@ -390,6 +390,9 @@ def test_a_base_that_has_changed_is_refused(arguments, tmp_path, monkeypatch):
     own = write_tiny_base(tmp_path / "own.safetensors")
     monkeypatch.setattr(pipeline, "run_training", stop)
     assert call(finetune, *arguments, "--base", own).code == 130
+    monkeypatch.chdir(tmp_path)
+    done = call(finetune, *arguments, "--base", "own.safetensors")  # The same file.
+    assert done.code == 130 and "made again" not in done.err
     write_tiny_base(own, seed=1)
     assert_refused(call(finetune, *arguments, "--base", own), "own.safetensors has changed since")
 
@@ -402,6 +405,7 @@ def test_of_the_shipped_weights_the_likeliest_are_the_base(recordings, tmp_path,
     monkeypatch.setattr(base_choice, "SHIPPED_FOLDER", tmp_path / "pretrained")
     monkeypatch.setattr(base_choice, "PROJECT_FOLDER", tmp_path)
     monkeypatch.setattr(checkpoint_folders, "PROJECT_FOLDER", tmp_path)
+    monkeypatch.chdir("/")
     monkeypatch.setattr(preparation, "process", stop)
     done = call(finetune, "-d", recordings, "-o", tmp_path / "out", "--device", "cpu")
     assert done.code == 130, done.err

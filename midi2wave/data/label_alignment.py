@@ -68,7 +68,7 @@ class RecordingAlignment:
             doubts.append(f"{100 * fitting_share(self.fit_score):.0f} % of its notes fit the partials")
         if text := ", ".join(filter(None, doubts)):
             name = self.folder.rows[self.position].audio_filename
-            log(f"{name}: {text}; is it the MIDI of this recording?")
+            log(f"{name}: {text}; is it the MIDI of this recording, and are piano and microphones those of the others?")
 
     def write(self, out: Path, facts: dict[str, Any]) -> None:
         """Write the recording with its new onsets.

@@ -115,7 +115,7 @@ def test_a_mismatched_recording_keeps_its_labels(demo, tmp_path, capsys):
     processed_folder.write_recording(tmp_path / "mixed", folder.rows[2], np.array(folder.pcm(2)), folder.performance(3))
     processed_folder.finish_folder(tmp_path / "mixed", folder.rows)
     assert align(tmp_path / "mixed", demo / "measured.json", tmp_path / "aligned") == 0
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "is it the MIDI of this recording?" in line]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "is it the MIDI of this recording" in line]
     assert len(warnings) == 1 and warnings[0].startswith("2.wav: ") and "of its notes fit" in warnings[0]
     unchanged = ProcessedFolder(tmp_path / "aligned").performance(2)
     np.testing.assert_array_equal(unchanged.onset, folder.performance(3).onset)
@@ -218,7 +218,7 @@ def test_mismatched_and_small_folders_are_refused(pipeline, tmp_path, capsys):
     processed_folder.finish_folder(mixed, folder.rows)
     with pytest.raises(InputError, match=r"only \d+ % of the notes fit the partials, nothing is written"):
         align(mixed, config, tmp_path / "out", "--like", pipeline / "aligned")
-    assert capsys.readouterr().err.count("is it the MIDI of this recording?") == len(folder.rows)
+    assert capsys.readouterr().err.count("is it the MIDI of this recording") == len(folder.rows)
     for i, row in enumerate(folder.rows):
         few = empty_performance() if i else first_notes(folder.performance(0), 5)
         processed_folder.write_recording(mixed, row, np.array(folder.pcm(i)), few)

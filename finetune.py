@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     # PyTorch takes a second or two to import, for which neither --help nor a wrong argument should wait.
     from midi2wave.finetuning.comparison import describe
     from midi2wave.finetuning.model_files import play_command
-    from midi2wave.finetuning.pipeline import FinetuneOptions, finetune
+    from midi2wave.finetuning.options import FinetuneOptions
+    from midi2wave.finetuning.pipeline import finetune
 
     options = FinetuneOptions(
         minutes=args.minutes,

@@ -32,7 +32,7 @@ from midi2wave.utils.errors import InputError
 if TYPE_CHECKING:
     import pretty_midi
 
-    from midi2wave.finetuning.pipeline import FinetuneResult
+    from midi2wave.finetuning.options import FinetuneResult
 
 # Seconds of audio after the last sound of a MIDI file, as in inference.py.
 TAIL_SECONDS = 2.0
@@ -110,19 +110,11 @@ def finetune(
     _require_path("folder", folder, "a folder of recordings")
     _require_path("out", out, "an output folder")
     # The modules of training take a second or two to import, for which `load` should not wait.
-    from midi2wave.finetuning import pipeline
+    from midi2wave.finetuning.options import FinetuneOptions
+    from midi2wave.finetuning.pipeline import finetune as run_finetuning
 
-    options = pipeline.FinetuneOptions(
-        minutes=minutes,
-        steps=steps,
-        base=str(base),
-        hold_out=hold_out,
-        licence=licence,
-        seed=seed,
-        jobs=jobs,
-        device=device,
-    )
-    return pipeline.finetune(Path(folder), Path(out), options)
+    options = FinetuneOptions(minutes, steps, str(base), hold_out, licence, seed, jobs, device)
+    return run_finetuning(Path(folder), Path(out), options)
 
 
 class LoadedModel:

@@ -635,8 +635,8 @@ def _find_beside(raw: dict[str, Any], source: str, overrides: list[str]) -> None
     for block_name, block in raw.items():
         for option in ("model_filename", "fast_model_filename"):
             weights = block.get(option)
-            is_given = any(text.startswith(f"{block_name}.{option}=") for text in overrides)
-            if isinstance(weights, str) and weights and not is_given:
+            is_overridden = any(text.startswith(f"{block_name}.{option}=") for text in overrides)
+            if isinstance(weights, str) and weights and not is_overridden:
                 beside = Path(source).parent / weights
                 if beside.exists():
                     block[option] = str(beside)

@@ -69,9 +69,9 @@ def load_candidates(base: str) -> dict[str, LoadedCheckpoint]:
 
 
 def _lasting_path(path: str | Path) -> str:
-    found = find_weights(path).resolve()
+    weights_path = find_weights(path).resolve()
     project = PROJECT_FOLDER.resolve()
-    return found.relative_to(project).as_posix() if found.is_relative_to(project) else str(found)
+    return weights_path.relative_to(project).as_posix() if weights_path.is_relative_to(project) else str(weights_path)
 
 
 def _problem(config: Config) -> str:

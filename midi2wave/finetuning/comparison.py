@@ -14,7 +14,7 @@ from midi2wave.utils.cli import count_of
 # Names of both models.
 BASE_NAME, TUNED_NAME = "base", "fine_tuned"
 # With a lower part of the F1 of the recordings, a model plays no notes. Wrong notes have less than 0.1 of it.
-MIN_HEARD = 0.25
+MIN_TOPLINE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,18 @@ def _compare_notes(base: dict[str, Any], tuned: dict[str, Any], clusters: list[s
     sounds like the recordings cannot keep that advantage.
 
     Returns:
-        As JSON values: `measure`, `is_heard` (whether the model plays notes at all), `reference` ("base" or
+        As JSON values: `measure`, `has_notes` (whether the model plays notes at all), `reference` ("base" or
         "recordings"), `difference` and its `interval`; None if no clip has notes.
     """
     name = note_measure(tuned)
     before, topline = clip_values(base, name), topline_values(tuned, name)
-    is_heard = name != "f1" or mean_value(clip_values(tuned, name)) > MIN_HEARD * mean_value(topline)
+    has_notes = name != "f1" or mean_value(clip_values(tuned, name)) > MIN_TOPLINE_SHARE * mean_value(topline)
     reference = "recordings" if mean_value(topline) < mean_value(before) else "base"
     difference = clip_values(tuned, name) - (topline if reference == "recordings" else before)
     if not np.isfinite(difference).any():
         return None
     compared = _difference(difference, np.zeros_like(difference), clusters)
-    return {"measure": name, "is_heard": is_heard, "reference": reference, **compared}
+    return {"measure": name, "has_notes": has_notes, "reference": reference, **compared}
 
 
 def verdict(comparison: dict[str, Any]) -> str:
@@ -115,7 +115,7 @@ def verdict(comparison: dict[str, Any]) -> str:
         "lost": f"the notes are less recognisable than {reference}",
         "unclear": f"the clips do not show whether the notes are as recognisable as {reference}",
         "none": "the clips have no notes that could be compared",
-        "not heard": "",
+        "no notes": "",
     }[notes]
     remarks += {
         "better": ", and there is less noise",
@@ -126,7 +126,7 @@ def verdict(comparison: dict[str, Any]) -> str:
     scope = f"on {count_of(comparison['clips'], 'held-out clip')} of {count_of(comparison['recordings'], 'recording')}"
     nearer = f"{scope} the fine-tuned model sounds more like your piano than its base"
     no_nearer = f"{scope} the fine-tuned model does not sound more like your piano than its base"
-    if notes == "not heard":
+    if notes == "no notes":
         text = f"It did not work: {scope} hardly any note of the fine-tuned model can be recognised."
     elif sound == "better" and notes == "kept" and noise != "worse":
         text = f"It worked: {nearer}, and {remarks}."
@@ -203,8 +203,8 @@ def _outcome_of_notes(notes: dict[str, Any] | None) -> str:
     """Whether no more than MAX_LOSS can have been lost, or something was lost, or the interval shows neither."""
     if notes is None:
         return "none"
-    if not notes["is_heard"]:
-        return "not heard"
+    if not notes["has_notes"]:
+        return "no notes"
     low, high = _ends(notes)
     if low >= -MAX_LOSS:
         return "kept"

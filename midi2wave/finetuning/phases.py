@@ -115,14 +115,14 @@ class PhaseRecord:
         before, now = self._options.get(phase), _as_json(dict(options))
         if self.is_fixed and before not in (None, now):
             raise InputError(
-                f"{self.folder} holds a fine-tuning with other settings: {_changes(before, now)}; give the same, or "
-                "choose another folder with -o"
+                f"{self.folder} holds a fine-tuning with other settings: {_differences(before, now)}; "
+                "give the same, or choose another folder with -o"
             )
 
     def _forget(self, phase: str, now: dict[str, Any]) -> None:
         """Forget a phase and all later ones, or refuse that."""
         self.require_same(phase, now)
-        log(f"changed since the last call: {_changes(self._options[phase], now)}; what depends on it is made again")
+        log(f"changed since the last call: {_differences(self._options[phase], now)}; what depends on it is made again")
         names = list(self._options)
         self._to_discard = names[names.index(phase) :]
         for name in self._to_discard:
@@ -132,7 +132,7 @@ class PhaseRecord:
         self.discard_outdated()
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """The options that differ, in words."""
     return "; ".join(
         name if isinstance(now.get(name), dict) else f"{name} = {now.get(name)} instead of {before.get(name)}"

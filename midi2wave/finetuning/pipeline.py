@@ -17,35 +17,28 @@ import datetime
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from midi2wave.audio.io import AUDIO_SUFFIXES
 from midi2wave.checkpoint import LoadedCheckpoint, load_checkpoint, stored_licences
 from midi2wave.checkpoint_folders import step_folders, step_name, step_of
-from midi2wave.config import FINETUNED_CONFIG, MAX_SEED, VALIDATION_SEED, Config, DataConfig, config_from_dict
+from midi2wave.config import FINETUNED_CONFIG, Config, DataConfig, config_from_dict
 from midi2wave.data.resample_manifest import state
 from midi2wave.evaluation.transcription import Transcriber, load_transcriber
 from midi2wave.finetuning import base_choice, blending, comparison, label_refinement, model_files, preparation, schedule
 from midi2wave.finetuning.model_scores import evaluate_model
+from midi2wave.finetuning.options import FinetuneOptions, FinetuneResult
 from midi2wave.finetuning.phases import RECORD_NAME, PhaseRecord
-from midi2wave.finetuning.pieces import (
-    MAX_HOLD_OUT,
-    MIN_HOLD_OUT,
-    Pair,
-    Piece,
-    clip_seconds,
-    holds_out_middles,
-    plan_pieces,
-)
+from midi2wave.finetuning.pieces import Pair, Piece, clip_seconds, holds_out_middles, plan_pieces
 from midi2wave.finetuning.play_settings import play_settings
 from midi2wave.finetuning.recordings import CheckedRecordings, check_recordings
 from midi2wave.finetuning.report_page import write_report
 from midi2wave.midi.reader import MIDI_SUFFIXES
 from midi2wave.training.loop import run_training
 from midi2wave.utils.atomic_files import remove, write_text
-from midi2wave.utils.cli import choose_device, count_of, log
+from midi2wave.utils.cli import count_of, log
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_search import walk_folder
 from midi2wave.utils.folder_lock import lock_own_folder
@@ -57,13 +50,9 @@ TRAINING_CONFIG_NAME = "training.json"
 # Folder of the scores on the validation clips, among the evaluations.
 VALIDATION_NAME = "validation"
 CLIP_SECONDS = 10.0
-# Test clips, which both models generate: fewer for a short training.
-N_CLIPS, FEW_CLIPS = 8, 4
 # Clips that choose between weights.
 N_VALIDATION_CLIPS = 4
 VALIDATION_CLIP_SECONDS = 10.0
-SHORT_MINUTES = 10.0
-DEFAULT_MINUTES = 30.0
 SIGNAL_EXIT_CODES = 128
 # What is removed when a phase is made again. The training is never, once it has a checkpoint.
 PRODUCTS: dict[str, tuple[str, ...]] = {
@@ -71,83 +60,6 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
     "labels": (label_refinement.ALIGNED_NAME,),
     "training": (schedule.RUN_NAME, TRAINING_CONFIG_NAME),
 }
-
-
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """The options of a fine-tuning.
-
-    Attributes:
-        minutes: Minutes of training; preparation and evaluation are not counted. None: DEFAULT_MINUTES, or `steps`.
-        steps: Optimiser steps, in place of `minutes`; None: as many as fit into them.
-        base: Weights to begin with; "": the shipped ones that find the recordings most likely.
-        hold_out: Part of the recordings that is held out, once for validation and once for testing.
-        licence: Licence of the new weights; "": that of the last call, or not stated.
-        seed: Seed of split and crops.
-        jobs: Recordings that are read at once.
-        device: auto, cpu, cuda or cuda:N.
-    """
-
-    minutes: float | None = None
-    steps: int | None = None
-    base: str = ""
-    hold_out: float = 0.1
-    licence: str = ""
-    seed: int = 0
-    jobs: int = 1
-    device: str = "auto"
-
-    def check(self) -> None:
-        """Raise InputError for an impossible value."""
-        if self.minutes is not None and self.steps is not None:
-            raise InputError("minutes and steps are given; give one of them")
-        if self.minutes is not None and not schedule.MIN_MINUTES <= self.minutes <= schedule.MAX_MINUTES:
-            limits = f"{schedule.MIN_MINUTES:g} to {schedule.MAX_MINUTES}"
-            raise InputError(f"--minutes {self.minutes:g}: expected {limits}")
-        if self.steps is not None and self.steps < schedule.MIN_STEPS:
-            raise InputError(f"--steps {self.steps}: expected {schedule.MIN_STEPS} or more")
-        if not MIN_HOLD_OUT <= self.hold_out <= MAX_HOLD_OUT:
-            raise InputError(f"--hold_out {self.hold_out:g}: expected {MIN_HOLD_OUT:g} to {MAX_HOLD_OUT:g}")
-        if not 0 <= self.seed <= MAX_SEED or self.seed == VALIDATION_SEED:
-            raise InputError(f"--seed {self.seed}: expected 0 to {MAX_SEED}, and not {VALIDATION_SEED}")
-        if self.jobs < 1:
-            raise InputError(f"--jobs {self.jobs}: expected 1 or more")
-        if not self.licence.isprintable():
-            raise InputError(f"--licence {self.licence!r}: expected one line of text")
-        choose_device(self.device)
-
-    @property
-    def length(self) -> dict[str, Any]:
-        """The length of the training, as the user gave it."""
-        if self.steps is not None:
-            return {"steps": self.steps}
-        return {"minutes": DEFAULT_MINUTES if self.minutes is None else self.minutes}
-
-    @property
-    def n_clips(self) -> int:
-        """The number of test clips."""
-        return FEW_CLIPS if self.length.get("minutes", SHORT_MINUTES) < SHORT_MINUTES else N_CLIPS
-
-
-@dataclass(frozen=True)
-class FinetuneResult:
-    """What a fine-tuning has made.
-
-    Attributes:
-        weights: The weights file, for `midi2wave.load` and `inference.py`.
-        play_config: The config for `inference.py -c`.
-        card: The model card.
-        page: The page to listen.
-        verdict: Whether it worked, in words.
-        comparison: Scores of the base model and of the fine-tuned one, as of `comparison.compare`.
-    """
-
-    weights: Path
-    play_config: Path
-    card: Path
-    page: Path
-    verdict: str
-    comparison: dict[str, Any]
 
 
 def finetune(folder: Path, out: Path, options: FinetuneOptions) -> FinetuneResult:
@@ -334,7 +246,7 @@ class _Finetuning:
         """The length of the training, with its whole config, so that a later call trains with the same."""
         seconds_per_step = schedule.measure_step_seconds(config)
         if self.options.steps is not None:
-            planned = schedule.given_steps(self.options.steps, seconds_per_step, config)
+            planned = schedule.schedule_of_steps(self.options.steps, seconds_per_step, config)
         else:
             planned = schedule.plan_steps(self.options.length["minutes"], seconds_per_step, config)
         if planned.steps < schedule.FEW_STEPS:

@@ -4,7 +4,7 @@
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from midi2wave.audio.pcm import level_db, silent_blocks
 from midi2wave.data import midi_alignment
 from midi2wave.finetuning import pitch_matching
 from midi2wave.finetuning.levels import N_BINS, LevelMeter
+from midi2wave.finetuning.onset_lag import measure_onset_lag
 from midi2wave.finetuning.pitch_matching import WindowMatch
 from midi2wave.midi.keyboard import DRUM_NOTES
 from midi2wave.midi.performance import Performance, last_sound_seconds
@@ -58,12 +59,6 @@ CHORD_SECONDS = 0.03
 # Lags of windows are uncertain by some 20 ms, and wrong by 100 ms here and there; their slope is that uncertain, too.
 MIN_WINDOW_DRIFT_SECONDS = 0.12
 MAX_WINDOW_DEVIATION_SECONDS = 0.15
-# The largest lag by onsets beside that by pitch, whose frames have 40 ms. Regular rhythms agree at larger ones, too.
-MAX_ONSET_LAG_SECONDS = 0.25
-# The lags of such windows grow by -19 to 18 ms over the first two minutes of the 33 right pairs that have four or more.
-# Where the notes drift, they grow by the same but for 20 ms.
-MIN_ONSET_AGREEMENT = 2.5
-MIN_DRIFT_WINDOWS = 4
 # Tempi at which a pair that does not agree is tried again: steps of half a percent, and ratios of sample rates.
 STRETCH_RATIOS = tuple(sorted({*np.arange(0.85, 1.15, 0.005).round(3).tolist(), 44.1 / 48, 48 / 44.1, 0.5, 2.0}))
 STRETCH_SECONDS = 24.0
@@ -210,7 +205,7 @@ def measure_agreement(pcm: np.ndarray, performance: Performance, parts: list[Par
     onset = performance.onset + match.lag_seconds
     windows = [window for window in windows if _n_onsets(onset, window) >= MIN_WINDOW_ONSETS]
     good = [window for window in windows if window.correlation >= MIN_WINDOW_CORRELATION]
-    offset, drift = _measure_onset_lag(pcm, performance, match.lag_seconds)
+    offset, drift = measure_onset_lag(pcm, performance, match.lag_seconds, ANALYSIS_HZ)
     if abs(drift) <= midi_alignment.WARN_SECONDS:  # A large one is beyond the search of the onsets.
         drift = _drift(good)
     return Agreement(
@@ -233,50 +228,6 @@ def _stretched_agreement(sound: np.ndarray, notes: np.ndarray) -> Agreement | No
     if abs(ratio - 1) <= NEAR_TEMPO or best.correlation < max(STRETCH_FACTOR * near, MIN_STRETCHED_CORRELATION):
         return None
     return Agreement(best.correlation, 0.0, best.semitones, ratio)
-
-
-def _measure_onset_lag(pcm: np.ndarray, performance: Performance, lag_seconds: float) -> tuple[float, float]:
-    """The lag to milliseconds by the onsets near that by pitch, and by how much it grows from begin to end.
-
-    Args:
-        pcm: The recording at ANALYSIS_HZ, int16 [T].
-        performance: Its notes.
-        lag_seconds: The lag by pitch.
-
-    Returns:
-        The lag; that by pitch where the onsets give none, or 0 where that is so small that its frames are too long to
-        tell it from none. And the growth; 0 where the onsets show none.
-    """
-    is_inside = performance.onset + lag_seconds >= 0
-    shifted = replace(
-        performance,
-        onset=performance.onset[is_inside] + lag_seconds,
-        offset=performance.offset[is_inside] + lag_seconds,
-        pitch=performance.pitch[is_inside],
-        velocity=performance.velocity[is_inside],
-    )
-    windows = midi_alignment.window_lags(pcm, shifted, ANALYSIS_HZ, WINDOW_SECONDS, MAX_ONSET_LAG_SECONDS)
-    windows = [window for window in windows if window.agreement >= MIN_ONSET_AGREEMENT]
-    if not windows:
-        return lag_seconds if abs(lag_seconds) > midi_alignment.WARN_SECONDS else 0.0, 0.0
-    offset = lag_seconds + float(np.median([window.lag_seconds for window in windows]))
-    return offset, _growth([(window.centre_seconds, window.lag_seconds) for window in windows], len(pcm) / ANALYSIS_HZ)
-
-
-def _growth(lags: list[tuple[float, float]], seconds: float) -> float:
-    """By how much lags grow over a recording by the median slope; 0 if its 95 % interval holds 0.
-
-    Args:
-        lags: Time and lag of each window.
-        seconds: Length of the recording.
-    """
-    from scipy.stats import theilslopes
-
-    if len(lags) < MIN_DRIFT_WINDOWS:
-        return 0.0
-    times, values = zip(*lags, strict=True)
-    slope, _, low, high = theilslopes(values, times)
-    return float(slope * seconds) if low * high > 0 else 0.0
 
 
 def _n_onsets(onset: np.ndarray, window: WindowMatch) -> int:

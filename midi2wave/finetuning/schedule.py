@@ -190,7 +190,7 @@ def plan_steps(minutes: float, seconds_per_step: float, config: Config) -> Sched
     return Schedule(steps, n_validations, seconds_per_step, seconds)
 
 
-def given_steps(steps: int, seconds_per_step: float, config: Config) -> Schedule:
+def schedule_of_steps(steps: int, seconds_per_step: float, config: Config) -> Schedule:
     """The schedule of a number of steps.
 
     Args:

@@ -1,7 +1,5 @@
-"""finetune.py from a folder of pairs to a model that plays, at a tiny size; resuming, and input that is refused."""
+"""finetune.py from a folder of pairs to a model that plays, at a tiny size, and input that is refused."""
 
-import errno
-import functools
 import json
 import re
 import signal
@@ -16,78 +14,36 @@ import finetune
 import inference
 import midi2wave
 from midi2wave import checkpoint_folders
-from midi2wave.data import clip_cutting, preprocessing
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.demo_dataset import composer, piano_synth
 from midi2wave.demo_dataset.generate import make_data_set
-from midi2wave.evaluation import evaluation_folder
-from midi2wave.finetuning import base_choice, blending, comparison, pipeline, preparation, schedule
-from midi2wave.finetuning.recordings import CheckedPair, CheckedRecordings
+from midi2wave.finetuning import base_choice, pipeline, preparation, schedule
 from midi2wave.midi.performance import load_events
-from midi2wave.training import log, run_state
-from midi2wave.utils import atomic_files
-from midi2wave.utils.errors import InputError
+from midi2wave.training import run_state
 from midi2wave.utils.signals import Interrupted
 from tests.helpers.pipeline import (
     assert_refused,
     call,
     melody,
-    modification_times,
     write_audio,
     write_maestro,
     write_midi,
 )
+from tests.helpers.short_finetuning import LATE_SECONDS, shorten, write_recordings
 from tests.helpers.tiny_base import write_tiny_base
 
-SECONDS = 16.0
-LATE_SECONDS = 1.5
 MEASURE_STEP_SECONDS = schedule.measure_step_seconds
 CHECK_RECORDINGS = pipeline.check_recordings
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    """Training of some steps, clips of a second, and neither compilation nor a transcriber."""
-    monkeypatch.setattr(schedule, "measure_step_seconds", lambda _: 0.1)
-    monkeypatch.setattr(schedule, "measure_play_seconds", lambda *_: 0.1)
-    monkeypatch.setattr(schedule, "VALIDATION_CROPS", 4)
-    monkeypatch.setattr(schedule, "N_WORKERS", 0)
-    monkeypatch.setattr(pipeline, "CLIP_SECONDS", 1.0)
-    monkeypatch.setattr(pipeline, "VALIDATION_CLIP_SECONDS", 1.0)
-    monkeypatch.setattr(pipeline, "N_VALIDATION_CLIPS", 2)
-    monkeypatch.setattr(blending, "SHARES", (0.5, 1.0))
-    monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
-    monkeypatch.setattr(pipeline, "load_transcriber", lambda: None)
-    monkeypatch.setattr(pipeline, "check_recordings", pairs_of_equal_stems)
-    monkeypatch.setattr(pipeline, "write_report", lambda _, folder: folder / "index.html")
-    # Pictures take most of the time.
-    monkeypatch.setattr(evaluation_folder, "_write_pictures", lambda *_: None)
-    for module in (clip_cutting, preprocessing, log):
-        monkeypatch.setattr(module, "save_picture", lambda *_: None)
-
-
-def pairs_of_equal_stems(folder, *, jobs=1):
-    """All pairs as usable: the sines of these tests are no piano, and shorter than what the check accepts."""
-    pairs = []
-    for midi in sorted(folder.rglob("*.mid*")):
-        audio = midi.with_suffix(".wav")
-        late, problems = (LATE_SECONDS, ["its sound comes late"]) if midi.stem.startswith("late") else (0.0, [])
-        seconds = soundfile.info(audio).duration
-        pairs.append(CheckedPair(audio, midi, midi.stem, seconds, late, problems, usable=True, notes_sha256=midi.stem))
-    if not pairs:
-        raise InputError(f"{folder} holds no pairs")
-    return CheckedRecordings(pairs, [])
+    shorten(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Four recordings, in two folders."""
-    folder = tmp_path_factory.mktemp("recordings")
-    for number in range(4):
-        notes = melody(number, SECONDS)
-        write_midi(folder / f"{number % 2}/take {number}.mid", notes)
-        write_audio(folder / f"{number % 2}/take {number}.wav", notes, seconds=SECONDS)
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("recordings"))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +54,10 @@ def base(tmp_path_factory):
 @pytest.fixture
 def arguments(recordings, base, tmp_path):
     return ["-d", recordings, "-o", tmp_path / "mine", "--base", base, "--minutes", "0.02", "--device", "cpu"]
+
+
+def stop(*_, **__):
+    raise Interrupted(signal.SIGINT)
 
 
 def test_recordings_become_a_model_that_plays(arguments, tmp_path):
@@ -174,55 +134,6 @@ def test_steps_take_the_place_of_minutes(recordings, base, tmp_path):
     phases = json.loads((tmp_path / "mine/finetune.json").read_bytes())["phases"]
     assert (phases["training"]["step"], phases["schedule"]["n_validations"]) == (40, 5)
     assert_refused(call(finetune, *options[:-2], "--minutes", "5"), "minutes = 5.0 instead of None", "another folder")
-
-
-def test_the_same_command_goes_on_after_an_interruption(arguments, tmp_path, monkeypatch):
-    """Nothing that is finished is made again: phases, training steps, the base model's clips."""
-    evaluate_model = pipeline.evaluate_model
-
-    def interrupt_at(last, model, name, *rest):
-        if name == last:
-            raise Interrupted(signal.SIGTERM)
-        return evaluate_model(model, name, *rest)
-
-    monkeypatch.setattr(pipeline, "evaluate_model", functools.partial(interrupt_at, "validation/share_1"))
-    assert call(finetune, *arguments).code == 143
-    shares = modification_times(tmp_path / "mine/evaluation/validation")
-    monkeypatch.setattr(pipeline, "evaluate_model", functools.partial(interrupt_at, comparison.TUNED_NAME))
-    assert call(finetune, *arguments).code == 143
-    clips = [name for name in shares if "/clip_" in name and name.endswith(".wav")]
-    assert {name.split("/")[0] for name in clips} == {"base", "share_0.5"}
-    assert all(modification_times(tmp_path / "mine/evaluation/validation")[name] == shares[name] for name in clips)
-    before = modification_times(tmp_path / "mine")
-    monkeypatch.setattr(pipeline, "evaluate_model", evaluate_model)
-    monkeypatch.setattr(pipeline, "run_training", None)
-    done = call(finetune, *arguments)
-    assert done.code == 0, done.err
-    after = modification_times(tmp_path / "mine")
-    expected = [name for name in before if name.endswith((".npy", ".safetensors")) or "evaluation/base/clip" in name]
-    assert expected and all(after[name] == before[name] for name in expected if not name.endswith(".png"))
-    assert call(finetune, *arguments, "--licence", "CC0").code == 0
-    assert '"licence":"CC0"' in (tmp_path / "mine/mine.safetensors").read_bytes()[:100_000].decode(errors="replace")
-
-
-def test_a_training_that_is_stopped_goes_on(arguments, tmp_path, monkeypatch):
-    run_training = pipeline.run_training
-
-    def stop_at_half(config, *, force):
-        steps = config.train_config.steps // 2
-        run, training_log, _ = run_training(schedule.with_steps(config, steps, 2), force=force)
-        assert run.step == steps
-        return run, training_log, 143
-
-    monkeypatch.setattr(pipeline, "run_training", stop_at_half)
-    assert call(finetune, *arguments).code == 143
-    monkeypatch.setattr(pipeline, "run_training", run_training)
-    done = call(finetune, *arguments)
-    assert done.code == 0 and "going on from step" in done.err
-    steps, finished = re.search(
-        r"training: (\d+) steps of .*, of which (\d+) are done; 0\.0 minutes", done.err
-    ).groups()
-    assert int(finished) == int(steps) // 2
 
 
 def test_whole_recordings_are_held_out_of_many(tmp_path, base):
@@ -340,63 +251,6 @@ def test_many_channels_at_a_high_rate_become_mono(tmp_path, base):
     assert np.abs(folder.pcm(0).astype(int)).max() > 1000
 
 
-def stop(*_, **__):
-    raise Interrupted(signal.SIGINT)
-
-
-def test_changed_options_make_anew_what_depends_on_them(arguments, tmp_path, monkeypatch, base):
-    """Before the training; with a checkpoint they are refused, and nothing is lost."""
-    monkeypatch.setattr(pipeline, "run_training", stop)
-    assert call(finetune, *arguments).code == 130
-    before = modification_times(tmp_path / "mine")
-    longer = [*arguments, "--minutes", "0.04"]
-    done = call(finetune, *longer)
-    assert done.code == 130 and "minutes = 0.04 instead of 0.02" in done.err
-    after = modification_times(tmp_path / "mine")
-    assert all(after[name] == before[name] for name in before if name.startswith(("data/", "audio/")))
-    done = call(finetune, *longer, "--hold_out", "0.2")
-    assert done.code == 130 and "hold_out = 0.2 instead of 0.1" in done.err
-    folder = ProcessedFolder(tmp_path / "mine/data/test")
-    assert len(folder.pcm(0)) == pytest.approx(0.2 * SECONDS * 16000, abs=2)
-    monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "check_recordings", pairs_of_equal_stems)
-    steps = tmp_path / "mine/run/step_00000001"
-    steps.mkdir(parents=True)
-    (steps / "weights.safetensors").write_bytes(base.read_bytes())
-    refused = call(finetune, *longer, "--hold_out", "0.3")
-    assert_refused(refused, "hold_out = 0.3 instead of 0.2", "another folder")
-    assert ProcessedFolder(tmp_path / "mine/data/test").pcm(0).shape == folder.pcm(0).shape
-
-
-def test_recordings_that_are_added_after_a_refusal_are_used(tmp_path, base):
-    options = ["-d", tmp_path / "in", "-o", tmp_path / "out", "--base", base, "--steps", "4", "--device", "cpu"]
-    for number, words in ((0, "34 s of usable recordings"), (1, None)):
-        write_midi(tmp_path / f"in/{number}.mid", melody(number, 34.0))
-        write_audio(tmp_path / f"in/{number}.wav", melody(number, 34.0), seconds=34.0)
-        done = call(finetune, *options)
-        if words:
-            assert_refused(done, words)
-    assert done.code == 0, done.err
-    assert "2 of 2 recordings usable" in done.err
-    write_midi(tmp_path / "in/late.mid", melody(5, 34.0))
-    done = call(finetune, *options)
-    assert done.code == 0 and "and not used: late.mid; another folder" in done.err
-    write_midi(tmp_path / "in/0.mid", melody(6, 30.0))
-    done = call(finetune, *options)  # All that is needed of it is in the output folder.
-    assert done.code == 0 and "and not used: 0.mid, late.mid; another folder" in done.err
-
-
-def test_a_base_that_has_changed_is_refused(arguments, tmp_path, monkeypatch):
-    own = write_tiny_base(tmp_path / "own.safetensors")
-    monkeypatch.setattr(pipeline, "run_training", stop)
-    assert call(finetune, *arguments, "--base", own).code == 130
-    monkeypatch.chdir(tmp_path)
-    done = call(finetune, *arguments, "--base", "own.safetensors")  # The same file.
-    assert done.code == 130 and "made again" not in done.err
-    write_tiny_base(own, seed=1)
-    assert_refused(call(finetune, *arguments, "--base", own), "own.safetensors has changed since")
-
-
 def test_of_the_shipped_weights_the_likeliest_are_the_base(recordings, tmp_path, monkeypatch):
     """Of two models with random weights, and one that plays no MIDI."""
     for seed in range(2):
@@ -410,10 +264,10 @@ def test_of_the_shipped_weights_the_likeliest_are_the_base(recordings, tmp_path,
     done = call(finetune, "-d", recordings, "-o", tmp_path / "out", "--device", "cpu")
     assert done.code == 130, done.err
     assert "plain.safetensors is no candidate: it is an unconditional model" in done.err
-    chosen, listed = re.search(r"base weights: (\S+) \(NLL in nats per sample: (.*)\)", done.err).groups()
+    selected, listed = re.search(r"base weights: (\S+) \(NLL in nats per sample: (.*)\)", done.err).groups()
     scores = {name: float(score) for name, score in (one.split() for one in listed.split("; "))}
     assert scores.keys() == {"tiny0.safetensors", "tiny1.safetensors"} and len(set(scores.values())) == 2
-    assert chosen == f"pretrained/{min(scores, key=lambda name: scores[name])}"
+    assert selected == f"pretrained/{min(scores, key=lambda name: scores[name])}"
 
 
 def test_the_model_plays_from_any_folder(arguments, tmp_path, monkeypatch):
@@ -434,25 +288,6 @@ def test_the_model_plays_from_any_folder(arguments, tmp_path, monkeypatch):
     (tmp_path / "my piano").rename(tmp_path / "moved")
     played = call(inference, "-c", tmp_path / "moved/play.json", "--midi", song, "--out", tmp_path / "again")
     assert played.code == 0, played.err
-
-
-@pytest.mark.parametrize(
-    "file",
-    ["data/train/.*npy", r"run/step_\d+$", r"evaluation/fine_tuned/.*\.wav", "model_card.md"],
-)
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(arguments, tmp_path, monkeypatch, file):
-    replace = atomic_files.replace
-
-    def full(source, target):
-        if re.search(f"mine/{file}", target.as_posix()):
-            raise OSError(errno.ENOSPC, "No space left on device", str(target))
-        replace(source, target)
-
-    monkeypatch.setattr(atomic_files, "replace", full)
-    assert_refused(call(finetune, *arguments), "the disk is full")
-    monkeypatch.setattr(atomic_files, "replace", replace)
-    done = call(finetune, *arguments)
-    assert done.code == 0, done.err
 
 
 def test_from_python(recordings, base, tmp_path):

@@ -37,6 +37,7 @@ LONG_MODULES = {
 LONG_FUNCTIONS: dict[str, str] = {}
 KERNEL_REASON = "compiled: numbers are passed in registers, an object would be read from memory"
 MANY_PARAMETERS: dict[str, str] = {
+    "midi2wave/api.py:finetune": "keyword-only: the options of the command, as a function",
     "wavenet.py:generate": "the reference sampler: SamplingOptions belong to a later layer",
     "midi2wave/sampling/engines/cpu_kernel.py:_add_rows": KERNEL_REASON,
     "midi2wave/sampling/engines/simd.py:_four_columns": KERNEL_REASON,

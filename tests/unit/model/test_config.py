@@ -283,7 +283,7 @@ def test_weights_beside_the_config_come_first(tmp_path):
     path.write_text(json.dumps({"inference_config": {"model_filename": "mine.safetensors"}}))
     needs = ("inference_config",)
     assert load_config(path, needs).inference_config.model_filename == str(tmp_path / "mine.safetensors")
-    given = load_config(path, needs, ["inference_config.model_filename=mine.safetensors"])
-    assert given.inference_config.model_filename == "mine.safetensors"
+    overridden = load_config(path, needs, ["inference_config.model_filename=mine.safetensors"])
+    assert overridden.inference_config.model_filename == "mine.safetensors"
     (tmp_path / "mine.safetensors").unlink()
     assert load_config(path, needs).inference_config.model_filename == "mine.safetensors"

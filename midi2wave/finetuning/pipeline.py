@@ -217,6 +217,8 @@ class _Finetuning:
             for (one, its_label), score in sorted(scores.items(), key=lambda item: item[1])
         )
         log(f"base weights: {path}{f', {label}' if label else ''} (NLL in nats per sample: {listed})")
+        if licences := stored_licences(path):
+            log(f"their licence applies to your model too: {'; '.join(licences)}; --base names other weights")
         return {"path": path, "label": label, "scores": listed, "sha256": candidates[path].sha256}
 
     def _load_base(self, base: dict[str, Any]) -> LoadedCheckpoint:
@@ -250,9 +252,10 @@ class _Finetuning:
         else:
             planned = schedule.plan_steps(self.options.length["minutes"], seconds_per_step, config)
         if planned.steps < schedule.FEW_STEPS:
+            minutes = schedule.schedule_of_steps(schedule.FEW_STEPS, seconds_per_step, config).seconds / 60
             log(
-                f"{planned.steps} steps are few: {schedule.FEW_STEPS} are the fewest that were measured "
-                "(docs/own_piano.md); give more"
+                f"{planned.steps} steps are few: less than {schedule.FEW_STEPS} was never measured, which takes "
+                f"{minutes:.0f} minutes here; interrupt the command and give it more, which loses nothing yet"
             )
         config = schedule.with_steps(config, planned.steps, planned.n_validations)
         blocks = {name: block for name, block in config.as_dict().items() if block}
@@ -285,7 +288,7 @@ class _Finetuning:
             f"training: {planned['steps']} steps of {planned['seconds_per_step']:.2g} s each, as measured here"
             f"{f', of which {done} are done' if done else ''}; {seconds / 60:.1f} minutes, until about "
             f"{_clock(seconds)}; then {play_seconds / 60:.1f} minutes to generate clips, until about "
-            f"{_clock(seconds + play_seconds)}, and their scores"
+            f"{_clock(seconds + play_seconds)}; their scores take some minutes more"
         )
         run, _, exit_code = run_training(config, force=False)
         if exit_code:
@@ -348,8 +351,6 @@ class _Finetuning:
         """Write weights, config, card and page."""
         if not provenance.licence:
             log(f"the weights say of their licence: {model_files.NO_LICENCE}; --licence TEXT states one")
-        if provenance.base_licence:
-            log(f"the licence of the base weights applies too: {provenance.base_licence}")
         words = comparison.verdict(compared)
         model_files.write_model(self.out, provenance)
         model_files.write_card(self.out, provenance, facts, compared, words)

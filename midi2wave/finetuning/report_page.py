@@ -87,11 +87,11 @@ def _draw_pair(pair: CheckedPair, path: Path) -> bool:
         performance, start - pair.offset_seconds, start - pair.offset_seconds + EXCERPT_SECONDS, CLIP_MARGIN_SECONDS
     )
     samples = pcm[round(start * ANALYSIS_HZ) :]
-    save_picture(path, functools.partial(_figure, shifted, samples, start))
+    save_picture(path, functools.partial(_figure, pair.name, shifted, samples, start))
     return path.is_file()
 
 
-def _figure(performance: Performance, samples: np.ndarray, start: float) -> "Figure":
+def _figure(name: str, performance: Performance, samples: np.ndarray, start: float) -> "Figure":
     from midi2wave.plotting.figures import clip_figure
 
-    return clip_figure(performance, EXCERPT_SECONDS, ANALYSIS_HZ, samples, title=f"from {start:.0f} s")
+    return clip_figure(performance, EXCERPT_SECONDS, ANALYSIS_HZ, samples, title=f"{name}, from {start:.0f} s")

@@ -76,7 +76,7 @@ def test_recordings_become_a_model_that_plays(arguments, tmp_path):
         assert stored.metadata()["licence"] == "CC BY 4.0"
         assert stored.metadata()["base"] == "tiny.safetensors"
         assert stored.metadata()["base_licence"] == "CC BY-SA 4.0"
-    assert "the licence of the base weights applies too: CC BY-SA 4.0" in done.err
+    assert "their licence applies to your model too: CC BY-SA 4.0" in done.err
     assert (
         "CC BY 4.0" in (out / "model_card.md").read_text()
         and done.result["verdict"] in (out / "model_card.md").read_text()

@@ -7,6 +7,7 @@ base of the first folder, whatever their own base is.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,12 +136,14 @@ def _with_interval(values: dict[str, Any], digits: int) -> str:
 def amounts_figure(results: list[dict[str, Any]]) -> "Figure":
     """A panel for each measure: the fine-tunings by minutes of recordings, the base and the recordings as lines.
 
-    A colour for each base and number of steps.
+    A colour for each base and magnitude of the number of steps.
     """
     from matplotlib.figure import Figure
 
     columns = [column for column in PICTURE_COLUMNS if column[0] in results[0]["measures"]]
-    kinds = list(dict.fromkeys((one["base"], one["steps"]) for one in results))
+    by_kind: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for one in results:
+        by_kind.setdefault((one["base"], round(math.log10(one["steps"]))), []).append(one)
     figure = Figure(figsize=(12, 4.2), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for ax, (key, heading, _) in zip(axes, columns, strict=True):
@@ -148,17 +151,17 @@ def amounts_figure(results: list[dict[str, Any]]) -> "Figure":
         ax.axhline(first["base"], color="#d95f02", linestyle="--", label=f"{results[0]['base']}, not trained further")
         if key == "f1":  # That of the other measures is 0 and far away.
             ax.axhline(first["topline"], color="0.4", linestyle=":", label="recordings")
-        for number, kind in enumerate(kinds):
-            own = [one for one in results if (one["base"], one["steps"]) == kind]
+        for number, ((base, _), own) in enumerate(by_kind.items()):
             values = [one["measures"][key] for one in own]
             # Side by side where kinds have the same minutes. The interval is that of the difference from the base.
-            minutes = [one["minutes"] * 1.06 ** (number - (len(kinds) - 1) / 2) for one in own]
+            minutes = [one["minutes"] * 1.06 ** (number - (len(by_kind) - 1) / 2) for one in own]
             ends = [one["interval"] or (one["difference"], one["difference"]) for one in values]
             errors = [[one["difference"] - end[0] for one, end in zip(values, ends, strict=True)]]
             errors += [[end[1] - one["difference"] for one, end in zip(values, ends, strict=True)]]
             heights = [one["fine_tuned"] for one in values]
             colour = COLOURS[number % len(COLOURS)]
-            label = f"{kind[0]}, {kind[1]} steps"
+            steps = sorted({one["steps"] for one in own})
+            label = f"{base}, {' to '.join(map(str, dict.fromkeys((steps[0], steps[-1]))))} steps"
             ax.errorbar(minutes, heights, errors, fmt="o", color=colour, capsize=3, markersize=4, label=label)
         ax.set(xscale="log", xlabel="minutes of recordings", title=heading)
         ticks = sorted({round(one["minutes"], 1) for one in results})

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.markdown import insert_lines
-from midi2wave.evaluation.evaluation_folder import RESULT_NAME
-from midi2wave.finetuning.comparison import BASE_NAME, TUNED_NAME, compare
-from midi2wave.finetuning.model_scores import EVALUATION_NAME
 from midi2wave.finetuning.phases import RECORD_NAME
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils.cli import make_plain_parser, print_result, run
@@ -45,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("own_piano.png"), help="the picture")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print the values as one JSON object")
     args = parser.parse_args(argv)
+    # PyTorch takes a second or two to import.
+    from midi2wave.finetuning.comparison import BASE_NAME
+
     reference = _read_scores(args.folders[0], BASE_NAME)
     results = [read_result(folder, reference) for folder in args.folders]
     first_base = results[0]["base"]
@@ -71,6 +71,8 @@ def read_result(folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: There is none, it is not finished, or has other test clips than the base.
     """
+    from midi2wave.finetuning.comparison import TUNED_NAME, compare
+
     tuned = _read_scores(folder, TUNED_NAME)
     names, expected = ([clip["clip"] for clip in scores["per_clip"]] for scores in (tuned, reference))
     if names != expected:
@@ -91,6 +93,9 @@ def read_result(folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_scores(folder: Path, model: str) -> dict[str, Any]:
+    from midi2wave.evaluation.evaluation_folder import RESULT_NAME
+    from midi2wave.finetuning.model_scores import EVALUATION_NAME
+
     try:
         scores: dict[str, Any] = json.loads((folder / EVALUATION_NAME / model / RESULT_NAME).read_bytes())
     except (OSError, ValueError) as error:

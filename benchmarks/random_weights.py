@@ -7,13 +7,9 @@
 
 from pathlib import Path
 
-import torch
-
-from midi2wave.checkpoint import load_weights, write_weights
 from midi2wave.utils.atomic_files import atomic_file
 from midi2wave.utils.cli import make_plain_parser, print_result, run
 from midi2wave.utils.errors import InputError
-from wavenet import build_model
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,6 +22,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.out.exists():
         raise InputError(f"{args.out} exists; give the name of a new file")
+    # PyTorch takes a second or two to import.
+    import torch
+
+    from midi2wave.checkpoint import load_weights, write_weights
+    from wavenet import build_model
+
     config = load_weights(args.like)[1]
     torch.manual_seed(args.seed)
     weights = build_model(config).state_dict()

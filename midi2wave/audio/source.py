@@ -122,7 +122,7 @@ def open_audio(path: str | Path) -> Iterator[AudioSource]:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such audio file; check the path")
     if not Path(path).stat().st_size:
-        raise InputError(f"{path}: empty file; get it again")
+        raise InputError(f"{path} cannot be read as audio: empty file; get it again")
     # Where permission is missing, libsndfile says only "System error", Python the reason.
     with open(path, "rb") as handle:
         samples = locate_samples(path)

@@ -78,7 +78,7 @@ def damaged(folder: Path, kind: str) -> Path:
     ("kind", "words"),
     [
         ("missing", "no such audio file"),
-        ("empty", "cannot be read as audio: Format not recognised"),
+        ("empty", "cannot be read as audio: empty file"),
         ("pointer", "cannot be read as audio: Format not recognised"),
         ("no samples", "is empty"),
         ("cut header", "cannot be read as audio: .*marker"),

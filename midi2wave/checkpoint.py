@@ -30,6 +30,7 @@ from midi2wave.checkpoint_folders import (
     WEIGHTS_NAME,
     find_weights,
     step_folders,
+    step_name,
     tidy,
 )
 from midi2wave.config import Config, SamplingConfig, config_from_dict
@@ -119,7 +120,7 @@ def save(
     Raises:
         OSError: The disk is full, or the folder cannot be written.
     """
-    folder = run_folder / f"step_{step:08d}"
+    folder = run_folder / step_name(step)
     replaced = run_folder / f".{folder.name}.replaced.partial"
     with atomic_folder(folder) as tmp_path:
         write_weights(tmp_path / WEIGHTS_NAME, weights, config, step)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from midi2wave import checkpoint
 from midi2wave.checkpoint import LoadedCheckpoint
-from midi2wave.finetuning.model_scores import MAX_LOSS, clip_values, mean_value, note_measure, topline_values
+from midi2wave.evaluation.metrics import mean
+from midi2wave.finetuning.model_scores import MAX_LOSS, clip_values, note_measure, topline_values
 from midi2wave.utils.atomic_files import atomic_file, remove
 from midi2wave.utils.cli import log
 
@@ -79,7 +80,7 @@ def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, s
     old, new = (checkpoint.load_checkpoint(path, "cpu") for path in (base, trained))
     before = evaluate(base, "base")
     measure = note_measure(before)
-    recordings = Scores(0.0, mean_value(topline_values(before, measure)))
+    recordings = Scores(0.0, mean(topline_values(before, measure)))
     base_scores = _scores(before, measure)
     scores: dict[float, Scores] = {}
     for share in SHARES:
@@ -100,7 +101,7 @@ def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, s
 
 
 def _scores(evaluation: dict[str, Any], measure: str) -> Scores:
-    return Scores(*(mean_value(clip_values(evaluation, name)) for name in ("mrstft", measure)))
+    return Scores(*(mean(clip_values(evaluation, name)) for name in ("mrstft", measure)))
 
 
 def _write(path: Path, base: LoadedCheckpoint, trained: LoadedCheckpoint, share: float) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from midi2wave.data.test_clips import clip_source
-from midi2wave.evaluation.metrics import bootstrap_interval
-from midi2wave.finetuning.model_scores import MAX_LOSS, clip_values, mean_value, note_measure, topline_values
+from midi2wave.evaluation.metrics import bootstrap_interval, mean
+from midi2wave.finetuning.model_scores import MAX_LOSS, clip_values, note_measure, topline_values
 from midi2wave.utils.cli import count_of
 
 # Names of both models.
@@ -65,7 +65,7 @@ def compare(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
         before, after = (clip_values(scores, measure.name) for scores in (base, tuned))
         if not np.isfinite(after - before).any():
             continue
-        values = {"base": mean_value(before), "fine_tuned": mean_value(after)} | _difference(after, before, clusters)
+        values = {"base": mean(before), "fine_tuned": mean(after)} | _difference(after, before, clusters)
         for end in ("topline", "baseline"):
             if f"{measure.name}_{end}" in tuned:
                 values[end] = tuned[f"{measure.name}_{end}"]
@@ -77,7 +77,7 @@ def compare(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
 def _difference(after: np.ndarray, before: np.ndarray, clusters: list[str]) -> dict[str, Any]:
     interval = bootstrap_interval(after - before, clusters)
     return {
-        "difference": mean_value(after - before),
+        "difference": mean(after - before),
         "interval": None if math.isnan(interval[0]) else list(interval),
     }
 
@@ -94,8 +94,8 @@ def _compare_notes(base: dict[str, Any], tuned: dict[str, Any], clusters: list[s
     """
     name = note_measure(tuned)
     before, topline = clip_values(base, name), topline_values(tuned, name)
-    has_notes = name != "f1" or mean_value(clip_values(tuned, name)) > MIN_TOPLINE_SHARE * mean_value(topline)
-    reference = "recordings" if mean_value(topline) < mean_value(before) else "base"
+    has_notes = name != "f1" or mean(clip_values(tuned, name)) > MIN_TOPLINE_SHARE * mean(topline)
+    reference = "recordings" if mean(topline) < mean(before) else "base"
     difference = clip_values(tuned, name) - (topline if reference == "recordings" else before)
     if not np.isfinite(difference).any():
         return None

@@ -79,8 +79,3 @@ def topline_values(scores: dict[str, Any], name: str) -> np.ndarray:
 def note_measure(scores: dict[str, Any]) -> str:
     """The measure of the notes: f1, or chroma where there was no transcriber."""
     return "f1" if any("f1" in clip for clip in scores["per_clip"]) else "chroma"
-
-
-def mean_value(values: np.ndarray) -> float:
-    """The mean over the clips that have a value; NaN if none has."""
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan

@@ -14,6 +14,7 @@ from midi2wave.utils.errors import InputError
 from midi2wave.utils.output_folder import require_own_dir
 
 RECORD_NAME = "finetune.json"
+# Of the record; records of other formats are not continued.
 FORMAT = 2
 
 
@@ -22,24 +23,23 @@ class PhaseRecord:
 
     Attributes:
         folder: The output folder.
-        is_fixed: Whether changed options are refused.
+        is_fixed: Whether changed options are refused; False at first.
         licence: The licence of the weights that was last stated; "" if none was.
     """
 
-    def __init__(self, folder: Path, discard: Callable[[Sequence[str]], None], *, is_fixed: bool) -> None:
+    def __init__(self, folder: Path, discard: Callable[[Sequence[str]], None]) -> None:
         """Open the folder; changes nothing.
 
         Args:
             folder: The output folder; it need not exist.
             discard: Removes what the phases of these names have written.
-            is_fixed: Whether changed options are refused.
 
         Raises:
             InputError: The folder holds files of other origin, or a damaged record.
         """
         require_own_dir(folder, RECORD_NAME)
         self.folder = folder
-        self.is_fixed = is_fixed
+        self.is_fixed = False
         self._discard = discard
         self._path = folder / RECORD_NAME
         stored = self._read()
@@ -83,7 +83,7 @@ class PhaseRecord:
         return self._options.get(phase)
 
     def result(self, phase: str) -> Any:
-        """What a finished phase has found; None if it is not finished."""
+        """The result of a finished phase; None if it is not finished."""
         return self._results.get(phase)
 
     def run(self, phase: str, function: Callable[[], Any], options: Mapping[str, Any] | None = None) -> Any:

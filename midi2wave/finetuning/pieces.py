@@ -36,14 +36,14 @@ class Pair(NamedTuple):
         midi: The MIDI file, relative to the user's folder.
         seconds: Length of the audio.
         late_seconds: By how much the sound comes after the notes.
-        notes: What only recordings of the same notes have in common.
+        notes_sha256: Checksum of the notes, equal for recordings of the same ones.
     """
 
     audio: str
     midi: str
     seconds: float
     late_seconds: float
-    notes: str
+    notes_sha256: str
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Piece:
         recording: Its files, relative to the user's folder, its split and its length in seconds.
         stretch: The part of the recording, and the lag of its sound, which is corrected.
         name: A name of the recording that no other one has.
-        notes: As of its pair.
+        notes_sha256: As of its pair.
     """
 
     recording: Recording
     stretch: Stretch
     name: str
-    notes: str
+    notes_sha256: str
 
     def in_split(self, split: str) -> "Piece":
         """The piece in another split."""
@@ -95,7 +95,7 @@ def plan_pieces(folder: Path, pairs: Sequence[Pair], hold_out: float, seed: int)
     names = _unique_names([pair.audio for pair in pairs])
     for index, (pair, name) in enumerate(zip(pairs, names, strict=True)):
         recording = Recording(index, "", Path(pair.audio).stem, "train", 0, pair.midi, pair.audio, pair.seconds)
-        pieces.append(Piece(recording, Stretch(0.0, pair.seconds, pair.late_seconds), name, pair.notes))
+        pieces.append(Piece(recording, Stretch(0.0, pair.seconds, pair.late_seconds), name, pair.notes_sha256))
     if in_maestro := _with_metadata(folder, pieces):
         _warn_of_copies(in_maestro)
         return in_maestro
@@ -113,7 +113,7 @@ def _by_notes(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """The pieces in groups of the same notes."""
     groups: dict[str, list[Piece]] = {}
     for piece in pieces:
-        groups.setdefault(piece.notes, []).append(piece)
+        groups.setdefault(piece.notes_sha256, []).append(piece)
     return list(groups.values())
 
 

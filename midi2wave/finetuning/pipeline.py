@@ -17,7 +17,7 @@ import datetime
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def finetune(folder: Path, out: Path, options: FinetuneOptions) -> FinetuneResul
         raise InputError(f"{folder}: {'a file, expected a folder' if folder.exists() else 'no such folder'}")
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"{out} lies in {folder}, whose files are the recordings; choose another folder with -o")
-    _open_record(out)  # A folder of something else is found before any work.
+    _open_record(out)  # A folder of something else is refused before any work.
     candidates = base_choice.load_candidates(options.base) if options.base else None
     with lock_own_folder(out, RECORD_NAME):
         record = _open_record(out)
@@ -97,8 +97,9 @@ def _open_record(out: Path) -> PhaseRecord:
         for name in (name for phase in phases for name in PRODUCTS.get(phase, ())):
             remove(out / name)
 
-    record = PhaseRecord(out, discard, is_fixed=bool(step_folders(out / schedule.RUN_NAME)))
-    record.is_fixed |= record.result("training") is not None  # The run folder may be gone.
+    record = PhaseRecord(out, discard)
+    # After the training, the user may have removed the run folder.
+    record.is_fixed = bool(step_folders(out / schedule.RUN_NAME)) or record.result("training") is not None
     return record
 
 
@@ -119,10 +120,10 @@ class _Finetuning:
         """
         options = self.options
         base_options = {"base": next(iter(candidates)) if candidates else ""}
-        self.record.require_same("base", base_options)
+        # Before the number of clips, which follows from it: the message is to name what the user has changed.
         self.record.require_same("schedule", options.length)
         checked = self.record.run("recordings", self._check_recordings, self._state_of_recordings())
-        pairs = [Pair(one["audio"], one["midi"], one["seconds"], one["late_seconds"], one["notes"]) for one in checked]
+        pairs = [Pair(**one) for one in checked]
         planned = plan_pieces(self.folder, pairs, options.hold_out, options.seed)
         lengths = {
             "test": clip_seconds(planned, "test", CLIP_SECONDS),
@@ -189,13 +190,13 @@ class _Finetuning:
             f"the report: {page}"
         )
         return [
-            {
-                "audio": self._relative(pair.audio),
-                "midi": self._relative(pair.midi),
-                "seconds": pair.seconds,
-                "late_seconds": pair.offset_seconds,
-                "notes": pair.notes_sha256,
-            }
+            Pair(
+                audio=self._relative(pair.audio),
+                midi=self._relative(pair.midi),
+                seconds=pair.seconds,
+                late_seconds=pair.offset_seconds,
+                notes_sha256=pair.notes_sha256,
+            )._asdict()
             for pair in usable
         ]
 
@@ -266,12 +267,11 @@ class _Finetuning:
 
     def _stored_config(self, planned: dict[str, Any]) -> Config:
         """The config of the training, on the device of today."""
-        blocks = planned["config"]
-        blocks["train_config"] |= {
-            "device": self.options.device,
-            "output_directory": str(self.out / schedule.RUN_NAME),
-        }
-        return config_from_dict(blocks, str(self.out / RECORD_NAME), quiet=True)
+        config = config_from_dict(planned["config"], str(self.out / RECORD_NAME), quiet=True)
+        run = str(self.out / schedule.RUN_NAME)
+        return replace(
+            config, train_config=replace(config.train_config, device=self.options.device, output_directory=run)
+        )
 
     def _train(self, config: Config, planned: dict[str, Any], clip_lengths: dict[str, float]) -> dict[str, Any]:
         """Train to the last step. Raises Interrupted where a signal stops it."""

@@ -24,6 +24,7 @@ from midi2wave.data.test_clips import begin_clips, finish_clips
 from midi2wave.finetuning.pieces import Piece
 from midi2wave.utils.cli import Failure, log
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.text import with_remedy
 
 AUDIO_NAME = "audio"
 DATA_NAME = "data"
@@ -152,6 +153,5 @@ def _preprocess_config(folder: Path, split: Any, data: DataConfig, out: Path) ->
 def _require_none(failures: list[Failure]) -> None:
     """Raise InputError if a recording failed that the check took for usable."""
     if failures:
-        reason = failures[0].reason
-        remedy = "" if ";" in reason else "; mend the file or move it elsewhere"
-        raise InputError(f"{failures[0].item}: {reason}{remedy}")
+        reason = with_remedy(failures[0].reason, "mend the file or move it elsewhere")
+        raise InputError(f"{failures[0].item}: {reason}")

@@ -25,7 +25,7 @@ from midi2wave.utils.cli import count_of, format_error, log, progress
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.file_search import FileTree, walk_folder
 from midi2wave.utils.parallel import parallel_map
-from midi2wave.utils.text import join_names
+from midi2wave.utils.text import join_names, with_remedy
 
 # Length of the stretch that the report shows, and the part of a recording in which it is chosen.
 EXCERPT_SECONDS = 8.0
@@ -234,8 +234,7 @@ def _check_pair(folder: Path, paths: tuple[Path, Path]) -> CheckedPair:
 
 def _reading_problem(error: InputError | OSError) -> str:
     """Why a file cannot be read, with a remedy."""
-    text = format_error(error).rstrip(".")
-    return text if ";" in text else f"{text}; copy or export it again"
+    return with_remedy(format_error(error).rstrip("."), "copy or export it again")
 
 
 def _pedal_share(performance: Performance) -> float:

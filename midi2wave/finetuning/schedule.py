@@ -1,4 +1,4 @@
-"""How a fine-tuning is trained: its config, and its steps: given, or as many as fit into some minutes on this machine.
+"""How a fine-tuning is trained: its config and the number of its steps, by default what fits into some minutes.
 
 The learning rate is below that of a training from random weights, so that what the base model knows is not lost. The
 past samples are disturbed as in the training of the base: as in `configs/grand/config_train.json` if it receives their
@@ -39,13 +39,14 @@ MAX_VALIDATIONS = 5
 MAX_VALIDATION_PART = 0.2
 N_CHECKPOINTS = 20
 # The fewest steps whose result was measured (docs/own_piano.md).
-FEW_STEPS = 500
+FEW_STEPS = 435
 WARMUP_PART = 0.1
 MAX_WARMUP_STEPS = 50
 # A forward pass takes about a third of a step with its backward pass.
 FORWARD_SHARE = 1 / 3
 MIN_STEPS = 2
 MIN_MINUTES, MAX_MINUTES = 0.01, 60 * 24 * 30
+# Length of what is generated to measure the speed of generation.
 PLAYED_SECONDS = 0.5
 # Duration of the measurement, after a first step in which kernels are compiled.
 MEASURED_SECONDS = 5.0

@@ -15,6 +15,11 @@ def join_names(names: Iterable[object], max_names: int = 5) -> str:
     return ", ".join(all_names[:max_names]) + (f" and {n_more} more" if n_more > 0 else "")
 
 
+def with_remedy(reason: str, remedy: str) -> str:
+    """A reason with what to do about it, unless it says that already."""
+    return reason if ";" in reason else f"{reason}; {remedy}"
+
+
 def excerpt(value: object, max_chars: int = 120) -> str:
     """A value as Python writes it; a long one without its middle, so that a message remains one line."""
     return shorten(repr(value), max_chars)

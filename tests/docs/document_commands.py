@@ -46,7 +46,7 @@ TESTED_BY = {
     "train.py": "tests/commands/test_train.py",
     "inference.py": "tests/commands/test_inference.py",
     "evaluate.py": "tests/commands/test_evaluate.py",
-    "finetune.py": "tests/commands/test_finetune.py",
+    "finetune.py": "tests/commands/finetune/test_finetune.py",
     "play.py": "tests/commands/test_play.py",
     "render_midi.py": "tests/commands/test_render_midi.py",
     "measure_partials.py": "tests/commands/test_measure_partials.py",

@@ -1,6 +1,8 @@
 """Fine-tunings of some steps: recordings, and what makes `finetune.py` short."""
 
+import signal
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import soundfile
@@ -11,6 +13,7 @@ from midi2wave.finetuning import blending, pipeline, schedule
 from midi2wave.finetuning.recordings import CheckedPair, CheckedRecordings
 from midi2wave.training import log, run_state
 from midi2wave.utils.errors import InputError
+from midi2wave.utils.signals import Interrupted
 from tests.helpers.pipeline import melody, write_audio, write_midi
 
 SECONDS = 16.0
@@ -35,6 +38,11 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation_folder, "_write_pictures", lambda *_: None)
     for module in (clip_cutting, preprocessing, log):
         monkeypatch.setattr(module, "save_picture", lambda *_: None)
+
+
+def stop(*_: object, **__: object) -> NoReturn:
+    """What Ctrl-C does to a function."""
+    raise Interrupted(signal.SIGINT)
 
 
 def pairs_of_equal_stems(folder: Path, *, jobs: int = 1) -> CheckedRecordings:

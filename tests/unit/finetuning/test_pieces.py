@@ -69,11 +69,11 @@ def test_the_middles_of_long_recordings_are_held_out(tmp_path):
 
 
 def test_recordings_of_the_same_notes_are_in_one_split(tmp_path):
-    recordings = [one._replace(notes=str(k // 2)) for k, one in enumerate(pairs(40))]
+    recordings = [one._replace(notes_sha256=str(k // 2)) for k, one in enumerate(pairs(40))]
     for seed in range(5):
         splits = {}
         for piece in plan_pieces(tmp_path, recordings, 0.1, seed):
-            splits.setdefault(piece.notes, set()).add(piece.recording.split)
+            splits.setdefault(piece.notes_sha256, set()).add(piece.recording.split)
         assert all(len(one) == 1 for one in splits.values()) and len(splits) == 20
 
 

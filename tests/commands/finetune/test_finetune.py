@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 
 import numpy as np
 import pretty_midi
@@ -20,7 +19,6 @@ from midi2wave.demo_dataset.generate import make_data_set
 from midi2wave.finetuning import base_choice, pipeline, preparation, schedule
 from midi2wave.midi.performance import load_events
 from midi2wave.training import run_state
-from midi2wave.utils.signals import Interrupted
 from tests.helpers.pipeline import (
     assert_refused,
     call,
@@ -29,35 +27,11 @@ from tests.helpers.pipeline import (
     write_maestro,
     write_midi,
 )
-from tests.helpers.short_finetuning import LATE_SECONDS, shorten, write_recordings
+from tests.helpers.short_finetuning import LATE_SECONDS, stop
 from tests.helpers.tiny_base import write_tiny_base
 
 MEASURE_STEP_SECONDS = schedule.measure_step_seconds
 CHECK_RECORDINGS = pipeline.check_recordings
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    shorten(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory):
-    return write_recordings(tmp_path_factory.mktemp("recordings"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny.safetensors")
-
-
-@pytest.fixture
-def arguments(recordings, base, tmp_path):
-    return ["-d", recordings, "-o", tmp_path / "mine", "--base", base, "--minutes", "0.02", "--device", "cpu"]
-
-
-def stop(*_, **__):
-    raise Interrupted(signal.SIGINT)
 
 
 def test_recordings_become_a_model_that_plays(arguments, tmp_path):

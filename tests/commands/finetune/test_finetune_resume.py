@@ -20,32 +20,8 @@ from tests.helpers.pipeline import (
     write_audio,
     write_midi,
 )
-from tests.helpers.short_finetuning import SECONDS, pairs_of_equal_stems, shorten, write_recordings
+from tests.helpers.short_finetuning import SECONDS, pairs_of_equal_stems, stop
 from tests.helpers.tiny_base import write_tiny_base
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    shorten(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory):
-    return write_recordings(tmp_path_factory.mktemp("recordings"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny.safetensors")
-
-
-@pytest.fixture
-def arguments(recordings, base, tmp_path):
-    return ["-d", recordings, "-o", tmp_path / "mine", "--base", base, "--minutes", "0.02", "--device", "cpu"]
-
-
-def stop(*_, **__):
-    raise Interrupted(signal.SIGINT)
 
 
 def test_the_same_command_goes_on_after_an_interruption(arguments, tmp_path, monkeypatch):

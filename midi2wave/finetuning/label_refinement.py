@@ -35,12 +35,11 @@ def refine(config: Config, out: Path) -> dict[str, Any]:
 
     Returns:
         As JSON values: `partials` (options of data_config; empty if they stay those of the base), `data` (the folders
-        to train and to validate on) and `remark` (what was done, in words).
+        to train and to validate on, relative to `out`) and `remark` (what was done, in words).
     """
     data = config.data_config
     train, validation, _ = (split_folder(out, split) for split in SPLITS)
-    folders = {"dataset_path": str(train), "validation_path": str(validation)}
-    result: dict[str, Any] = {"partials": {}, "data": folders}
+    result: dict[str, Any] = {"partials": {}, "data": _paths(train, validation, out)}
     if not n_excitation(data):
         return result | {"remark": "the base model uses no partials: none are measured, and no labels aligned"}
     try:
@@ -65,8 +64,16 @@ def refine(config: Config, out: Path) -> dict[str, Any]:
         remark = f"partials of {n_keys} piano keys measured; the labels stay as they are: {format_error(error)}"
         return result | {"remark": remark}
     result["partials"], n_keys = _measured(ProcessedFolder(aligned[train]), data)
-    result["data"] = {"dataset_path": str(aligned[train]), "validation_path": str(aligned[validation])}
+    result["data"] = _paths(aligned[train], aligned[validation], out)
     return result | {"remark": f"partials of {n_keys} piano keys measured, labels aligned with the sound"}
+
+
+def _paths(train: Path, validation: Path, out: Path) -> dict[str, str]:
+    """The options of data_config for two folders below `out`, relative to it, so that it can be moved."""
+    return {
+        "dataset_path": train.relative_to(out).as_posix(),
+        "validation_path": validation.relative_to(out).as_posix(),
+    }
 
 
 def _measured(folder: ProcessedFolder, data: DataConfig) -> tuple[dict[str, Any], int]:
@@ -92,7 +99,13 @@ def _with_partials(config: Config, options: dict[str, Any]) -> DataConfig:
     return config_from_dict(blocks, "measured partials").data_config
 
 
-def with_refinement(config: Config, refinement: dict[str, Any]) -> Config:
-    """The config with the folders and partials of `refine`."""
+def with_refinement(config: Config, refinement: dict[str, Any], out: Path) -> Config:
+    """The config with the partials of `refine` and its folders below `out`."""
     data = _with_partials(config, refinement["partials"])
-    return replace(config, data_config=replace(data, **refinement["data"]))
+    return with_folders(replace(config, data_config=data), refinement, out)
+
+
+def with_folders(config: Config, refinement: dict[str, Any], out: Path) -> Config:
+    """The config with the folders of `refine` below `out`."""
+    folders = {option: str(out / name) for option, name in refinement["data"].items()}
+    return replace(config, data_config=replace(config.data_config, **folders))

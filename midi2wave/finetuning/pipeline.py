@@ -139,9 +139,9 @@ class _Finetuning:
         refinement = self.record.run("labels", lambda: label_refinement.refine(config, self.out))
         log(refinement["remark"])
         planned_schedule = self.record.run(
-            "schedule", lambda: self._plan(label_refinement.with_refinement(config, refinement), loaded), options.length
+            "schedule", lambda: self._plan(label_refinement.with_refinement(config, refinement, self.out), loaded), options.length
         )
-        config = self._stored_config(planned_schedule)
+        config = self._stored_config(planned_schedule, refinement)
         trained = self.record.run("training", lambda: self._train(config, planned_schedule, lengths))
         transcriber = load_transcriber()
         blended = self.record.run("blending", lambda: self._blend(base["path"], trained, transcriber))
@@ -265,9 +265,10 @@ class _Finetuning:
         )
         return asdict(planned) | {"play_seconds": play_seconds, "config": blocks}
 
-    def _stored_config(self, planned: dict[str, Any]) -> Config:
-        """The config of the training, on the device of today."""
+    def _stored_config(self, planned: dict[str, Any], refinement: dict[str, Any]) -> Config:
+        """The config of the training, on the device of today and in the folder of today."""
         config = config_from_dict(planned["config"], str(self.out / RECORD_NAME), quiet=True)
+        config = label_refinement.with_folders(config, refinement, self.out)
         run = str(self.out / schedule.RUN_NAME)
         return replace(
             config, train_config=replace(config.train_config, device=self.options.device, output_directory=run)

@@ -70,7 +70,8 @@ def process(folder: Path, pieces: Sequence[Piece], data: DataConfig, out: Path, 
     configs: dict[str, PreprocessConfig] = {split: _preprocess_config(folder, split, data, out) for split in SPLITS}
     jobs = [PreprocessJob(one.recording, configs[one.recording.split], one.stretch) for one in pieces]
     for config in configs.values():
-        begin_folder(Path(config.out_dir), Config(preprocess_config=config).as_dict(), force=False)
+        # An unfinished output folder that was moved is of another config, and made again.
+        begin_folder(Path(config.out_dir), Config(preprocess_config=config).as_dict(), force=True)
     outcomes: Outcomes = {job.id: read_processed(job) for job in jobs}
     for failure in process_pending([job for job in jobs if not outcomes[job.id]], outcomes, n_jobs=n_jobs):
         log(f"left out: {failure.item}: {failure.reason}")
@@ -117,7 +118,7 @@ def cut_split_clips(
             labels = integer_columns(vars(one))
             pairs.append(ClipSource(piece.name, audio, inside(folder, one.midi_filename), labels, piece.stretch))
     failures: list[Failure] = []
-    output = begin_clips(clips_folder(out, split), Config(preprocess_config=config).as_dict(), force=False)
+    output = begin_clips(clips_folder(out, split), Config(preprocess_config=config).as_dict(), force=True)
     names = list(cut_clips(pairs, config, output, failures))
     for failure in failures:
         log(f"no {split} clip of {failure.item}: {failure.reason}")
@@ -140,11 +141,12 @@ def split_folder(out: Path, split: str) -> Path:
 
 
 def _preprocess_config(folder: Path, split: Any, data: DataConfig, out: Path) -> PreprocessConfig:
+    """The config of a split; its paths are absolute, so that the same command goes on from another working folder."""
     return PreprocessConfig(
-        maestro_dir=str(folder),
-        resampled_dir=str(out / AUDIO_NAME),
+        maestro_dir=str(folder.resolve()),
+        resampled_dir=str((out / AUDIO_NAME).resolve()),
         split=split,
-        out_dir=str(split_folder(out, split)),
+        out_dir=str(split_folder(out, split).resolve()),
         audio_hz=data.audio_hz,
         midi_hz=data.midi_hz,
     )

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 import re
 import signal
 
@@ -71,6 +72,42 @@ def test_a_training_that_is_stopped_goes_on(arguments, tmp_path, monkeypatch):
         r"training: (\d+) steps of .*, of which (\d+) are done; 0\.0 minutes", done.err
     ).groups()
     assert int(finished) == int(steps) // 2
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("phase", ["cut_split_clips", "_plan", "run_training", "evaluate_model"])
+def test_it_goes_on_from_another_working_folder(recordings, base, tmp_path, monkeypatch, phase, moved):
+    """The folders are given by relative names, and the output folder may be moved too."""
+    work, other = tmp_path / "work", tmp_path / "other"
+    work.mkdir()
+    other.mkdir()
+
+    def arguments(out):
+        folder = os.path.relpath(recordings)
+        return ["-d", folder, "-o", out, "--base", os.path.relpath(base), "--steps", 4, "--device", "cpu"]
+
+    owner = {"cut_split_clips": pipeline.preparation, "_plan": pipeline._Finetuning}.get(phase, pipeline)
+    unfinished = getattr(owner, phase)
+
+    def interrupt_late(*rest, **options):
+        if phase == "run_training":
+            half, _, _ = unfinished(schedule.with_steps(rest[0], 2, 1), **options)
+            assert half.step == 2
+        if phase == "cut_split_clips" and rest[-2] == "test" or phase == "evaluate_model" and "tuned" not in rest[1]:
+            return unfinished(*rest, **options)
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(owner, phase, interrupt_late)
+    assert call(finetune, *arguments("mine")).code == 143
+    monkeypatch.setattr(owner, phase, unfinished)
+    monkeypatch.chdir(other)
+    if moved:
+        (work / "mine").rename(other / "mine")
+    done = call(finetune, *arguments("mine" if moved else "../work/mine"))
+    assert done.code == 0, done.err
+    assert "changed since" not in done.err
+    assert ("going on from step 2" in done.err) == (phase == "run_training")
 
 
 def test_changed_options_make_anew_what_depends_on_them(arguments, tmp_path, monkeypatch, base):

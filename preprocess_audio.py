@@ -3,9 +3,10 @@
     python preprocess_audio.py -d test -c config_makeTest.json
 
 The pairs come from a split of MAESTRO (preprocess_config.maestro_dir) or from any folder (preprocess_config.audio_dir)
-whose audio and MIDI files have equal names; audio at another rate is looked for as NAME_16000.wav. The seed chooses the
-positions among those where notes begin. Each recording gives one clip, then each a second one, and so on; the clips of
-a recording do not overlap. With a larger n_clips the first clips stay the same.
+whose audio and MIDI files have equal names, side by side or in different folders (audio/a.wav, midi/a.mid); audio at
+another rate is looked for as NAME_16000.wav. The seed chooses the positions among those where notes begin. Each
+recording gives one clip, then each a second one, and so on; the clips of a recording do not overlap. With a larger
+n_clips the first clips stay the same.
 """
 
 if __name__ == "__main__":
@@ -15,19 +16,16 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
-from midi2wave.data.audio_beside_midi import audio_with_stem
 from midi2wave.data.clip_cutting import Pair, cut_clips
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.data.test_clips import CLIPS_RECORD_NAME, begin_clips, clip_source, finish_clips
-from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES
+from midi2wave.recordings.pairs import find_pairs, log_unmatched
 from midi2wave.utils.cli import (
     Failure,
     count_of,
     format_error,
-    log,
     make_parser,
     path_argument,
     progress,
@@ -35,7 +33,6 @@ from midi2wave.utils.cli import (
     run,
 )
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.file_search import walk_folder
 from midi2wave.utils.folder_lock import lock_own_folder
 
 
@@ -90,25 +87,12 @@ def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pai
     folder = Path(config.audio_dir)
     if not folder.is_dir():
         raise InputError(f"preprocess_config.audio_dir: {folder} is not a folder")
-    audio_dir = Path(config.resampled_dir) if config.resampled_dir else folder
-    pairs = []
-    tree = walk_folder(folder)
-    failures += tree.failures_of((*MIDI_SUFFIXES, *AUDIO_SUFFIXES))
-    tree.log_left_out(UNREAD_AUDIO)
-    tree.log_left_out(SCORES)
-    for name in tree.select(MIDI_SUFFIXES):
-        midi_path = folder / name
-        stem = (audio_dir / name).with_suffix("")
-        audio_path = audio_with_stem(stem, config.audio_hz)
-        if audio_path:
-            pairs.append(Pair(stem.name, audio_path, midi_path))
-        else:
-            log(f"{midi_path} has no audio beside it of the same name up to the suffix; left out")
-    if not pairs and not failures:
-        raise InputError(
-            f"{folder} holds no audio and MIDI file of the same name up to the suffix; rename them (song.wav, song.mid)"
-        )
-    return pairs
+    listing = find_pairs(folder, config.audio_hz, Path(config.resampled_dir) if config.resampled_dir else None)
+    failures += listing.failures
+    if not failures:
+        listing.require_pairs()
+    log_unmatched(folder, listing.unmatched)
+    return [Pair(midi.stem, audio, midi) for audio, midi in listing.pairs]
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import soxr
 from midi2wave.audio.io import read_pcm
 from midi2wave.audio.pcm import FULL_SCALE, to_pcm
 from midi2wave.data.maestro import read_metadata
-from midi2wave.finetuning.levels import LevelMeter
-from midi2wave.finetuning.recording_checks import ANALYSIS_HZ, Problem, check_contents
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import Part, read_midi, read_parts
+from midi2wave.recordings.levels import LevelMeter
+from midi2wave.recordings.problems import ANALYSIS_HZ, Problem, check_contents
 from midi2wave.utils.cli import run
 
 MAX_SECONDS = 120.0

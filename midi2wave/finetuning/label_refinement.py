@@ -107,5 +107,5 @@ def with_refinement(config: Config, refinement: dict[str, Any], out: Path) -> Co
 
 def with_folders(config: Config, refinement: dict[str, Any], out: Path) -> Config:
     """The config with the folders of `refine` below `out`."""
-    folders = {option: str(out / name) for option, name in refinement["data"].items()}
+    folders: dict[str, Any] = {option: str(out / name) for option, name in refinement["data"].items()}
     return replace(config, data_config=replace(config.data_config, **folders))

@@ -33,9 +33,10 @@ from midi2wave.finetuning.options import FinetuneOptions, FinetuneResult
 from midi2wave.finetuning.phases import RECORD_NAME, PhaseRecord
 from midi2wave.finetuning.pieces import Pair, Piece, clip_seconds, holds_out_middles, plan_pieces
 from midi2wave.finetuning.play_settings import play_settings
-from midi2wave.finetuning.recordings import CheckedRecordings, check_recordings
-from midi2wave.finetuning.report_page import write_report
 from midi2wave.midi.reader import MIDI_SUFFIXES
+from midi2wave.recordings.check import CheckedRecordings, check_recordings
+from midi2wave.recordings.pairs import log_unmatched
+from midi2wave.recordings.report_page import write_report
 from midi2wave.training.loop import run_training
 from midi2wave.utils.atomic_files import remove, write_text
 from midi2wave.utils.cli import count_of, log
@@ -138,9 +139,8 @@ class _Finetuning:
         config = schedule.training_config(loaded.config, base["path"], self.out, options.seed, options.device)
         refinement = self.record.run("labels", lambda: label_refinement.refine(config, self.out))
         log(refinement["remark"])
-        planned_schedule = self.record.run(
-            "schedule", lambda: self._plan(label_refinement.with_refinement(config, refinement, self.out), loaded), options.length
-        )
+        refined = label_refinement.with_refinement(config, refinement, self.out)
+        planned_schedule = self.record.run("schedule", lambda: self._plan(refined, loaded), options.length)
         config = self._stored_config(planned_schedule, refinement)
         trained = self.record.run("training", lambda: self._train(config, planned_schedule, lengths))
         transcriber = load_transcriber()
@@ -368,9 +368,7 @@ class _Finetuning:
 
 def _log_problems(folder: Path, checked: CheckedRecordings) -> None:
     """A line for each problem of the recordings."""
-    if checked.unmatched:
-        names = join_names(path.relative_to(folder).as_posix() for path in checked.unmatched)
-        log(f"left out, without a partner of equal name: {names}; give audio and MIDI of a recording the same name")
+    log_unmatched(folder, checked.unmatched)
     for pair in checked.pairs:
         for problem in pair.problems:
             log(f"{pair.name}: {problem}{'' if pair.usable else ' (left out)'}")

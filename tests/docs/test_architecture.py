@@ -16,7 +16,7 @@ LAYERS = (
     "midi2wave.utils",
     "midi2wave.audio midi2wave.midi midi2wave.config",
     "midi2wave.conditioning midi2wave.modules midi2wave.plotting",
-    "midi2wave.data midi2wave.demo_dataset wavenet logistic_mixture",
+    "midi2wave.data midi2wave.recordings midi2wave.demo_dataset wavenet logistic_mixture",
     "midi2wave.sampling midi2wave.checkpoint midi2wave.checkpoint_folders midi2wave.weight_files",
     "midi2wave.training midi2wave.evaluation midi2wave.live nv_wavenet_bridge",
     "midi2wave.finetuning",

@@ -10,7 +10,7 @@ import soundfile
 from midi2wave.data import clip_cutting, preprocessing
 from midi2wave.evaluation import evaluation_folder
 from midi2wave.finetuning import blending, pipeline, schedule
-from midi2wave.finetuning.recordings import CheckedPair, CheckedRecordings
+from midi2wave.recordings.check import CheckedPair, CheckedRecordings
 from midi2wave.training import log, run_state
 from midi2wave.utils.errors import InputError
 from midi2wave.utils.signals import Interrupted

@@ -78,9 +78,9 @@ def test_a_training_that_is_stopped_goes_on(arguments, tmp_path, monkeypatch):
 @pytest.mark.parametrize("phase", ["cut_split_clips", "_plan", "run_training", "evaluate_model"])
 def test_it_goes_on_from_another_working_folder(recordings, base, tmp_path, monkeypatch, phase, moved):
     """The folders are given by relative names, and the output folder may be moved too."""
-    work, other = tmp_path / "work", tmp_path / "other"
-    work.mkdir()
-    other.mkdir()
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
 
     def arguments(out):
         folder = os.path.relpath(recordings)
@@ -93,18 +93,22 @@ def test_it_goes_on_from_another_working_folder(recordings, base, tmp_path, monk
         if phase == "run_training":
             half, _, _ = unfinished(schedule.with_steps(rest[0], 2, 1), **options)
             assert half.step == 2
-        if phase == "cut_split_clips" and rest[-2] == "test" or phase == "evaluate_model" and "tuned" not in rest[1]:
+        is_before = {
+            "cut_split_clips": lambda: rest[-2] == "test",
+            "evaluate_model": lambda: rest[1] != comparison.TUNED_NAME,
+        }
+        if phase in is_before and is_before[phase]():
             return unfinished(*rest, **options)
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.chdir(work)
+    monkeypatch.chdir(first)
     monkeypatch.setattr(owner, phase, interrupt_late)
     assert call(finetune, *arguments("mine")).code == 143
     monkeypatch.setattr(owner, phase, unfinished)
-    monkeypatch.chdir(other)
+    monkeypatch.chdir(second)
     if moved:
-        (work / "mine").rename(other / "mine")
-    done = call(finetune, *arguments("mine" if moved else "../work/mine"))
+        (first / "mine").rename(second / "mine")
+    done = call(finetune, *arguments("mine" if moved else "../first/mine"))
     assert done.code == 0, done.err
     assert "changed since" not in done.err
     assert ("going on from step 2" in done.err) == (phase == "run_training")

@@ -11,13 +11,13 @@ import numpy as np
 
 from midi2wave.audio.pcm import level_db, silent_blocks
 from midi2wave.data import midi_alignment
-from midi2wave.finetuning import pitch_matching
-from midi2wave.finetuning.levels import N_BINS, LevelMeter
-from midi2wave.finetuning.onset_lag import measure_onset_lag
-from midi2wave.finetuning.pitch_matching import WindowMatch
 from midi2wave.midi.keyboard import DRUM_NOTES
 from midi2wave.midi.performance import Performance, last_sound_seconds
 from midi2wave.midi.reader import Part
+from midi2wave.recordings import pitch_matching
+from midi2wave.recordings.levels import N_BINS, LevelMeter
+from midi2wave.recordings.onset_lag import measure_onset_lag
+from midi2wave.recordings.pitch_matching import WindowMatch
 from midi2wave.utils.cli import count_of
 from midi2wave.utils.text import join_names
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from midi2wave.audio.io import read_resampled
-from midi2wave.finetuning.recording_checks import ANALYSIS_HZ
-from midi2wave.finetuning.recordings import EXCERPT_SECONDS, CheckedPair, CheckedRecordings
 from midi2wave.midi.performance import CLIP_MARGIN_SECONDS, Performance, clip
 from midi2wave.midi.reader import read_midi
 from midi2wave.plotting.listening_page import render_page
 from midi2wave.plotting.pictures import save_picture
+from midi2wave.recordings.check import EXCERPT_SECONDS, CheckedPair, CheckedRecordings
+from midi2wave.recordings.problems import ANALYSIS_HZ
 from midi2wave.utils.atomic_files import write_text
 from midi2wave.utils.cli import progress
 from midi2wave.utils.errors import InputError

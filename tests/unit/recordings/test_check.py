@@ -10,10 +10,10 @@ import scipy.signal
 import soundfile
 
 from midi2wave.demo_dataset import composer, piano_synth
-from midi2wave.finetuning.recordings import CheckedPair, CheckedRecordings, check_recordings
-from midi2wave.finetuning.report_page import PAGE_NAME, write_report
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import read_midi, read_parts
+from midi2wave.recordings.check import CheckedPair, CheckedRecordings, check_recordings
+from midi2wave.recordings.report_page import PAGE_NAME, write_report
 from midi2wave.utils.errors import InputError
 from tests.helpers import midi_bytes
 from tests.helpers.paths import DISKLAVIER
@@ -196,31 +196,6 @@ def test_the_report_shows_every_pair(checked, tmp_path):
     pictures = sorted(path.name for path in (tmp_path / "report" / "pictures").iterdir())
     assert pictures == ["0002_right.png"] and "pictures/0002_right.png" in text
     assert write_report(few, tmp_path / "report") == page
-
-
-def test_pairs_are_found_at_any_depth(folder, tmp_path):
-    sound, performance = folder.sounds[0][: HZ * 2], folder.performances[0]
-    for name in ("a/one.flac", "audio/two.wav", "audio/three.wav", "c/four_16000.wav", "c/four.wav", "b/alone.aiff"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        soundfile.write(tmp_path / name, sound, HZ)
-    for name in (
-        "a/one.MID",
-        "midi/two.mid",
-        "midi/three.mid",
-        "other/three.mid",
-        "c/four.mid",
-        "c/four.midi",
-        "c/lost.mid",
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        performance.to_pretty_midi().write(str(tmp_path / name))
-    checked = check_recordings(tmp_path, jobs=1)
-    pairs = [(pair.audio.relative_to(tmp_path).as_posix(), pair.midi.name) for pair in checked.pairs]
-    assert pairs == [("a/one.flac", "one.MID"), ("audio/two.wav", "two.mid"), ("c/four_16000.wav", "four.mid")]
-    unmatched = [path.relative_to(tmp_path).as_posix() for path in checked.unmatched]
-    assert unmatched == [
-        *("audio/three.wav", "b/alone.aiff", "c/four.midi", "c/lost.mid", "midi/three.mid", "other/three.mid")
-    ]
 
 
 def test_a_folder_without_pairs_is_refused(folder, tmp_path):

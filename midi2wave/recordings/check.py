@@ -1,31 +1,25 @@
-"""The recordings of a user: pairs of audio and MIDI in a folder, and what of them can be trained on.
-
-The checks are those of `recording_checks.py`; each problem is one line that ends with its remedy.
-"""
+"""Which recordings of a folder can be trained on; the checks are those of `problems.py`."""
 
 import hashlib
-from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from midi2wave.audio.io import AUDIO_SUFFIXES, UNREAD_AUDIO, read_resampled
+from midi2wave.audio.io import read_resampled
 from midi2wave.audio.pcm import level_db
 from midi2wave.audio.source import open_audio
-from midi2wave.data.audio_beside_midi import audio_with_stem
 from midi2wave.data.maestro import find_metadata, inside, read_metadata, require_no_nested_metadata
-from midi2wave.finetuning import recording_checks
-from midi2wave.finetuning.levels import LevelMeter
-from midi2wave.finetuning.recording_checks import ANALYSIS_HZ, Agreement
 from midi2wave.midi.performance import PEDAL_DOWN, SUSTAIN, Performance
-from midi2wave.midi.reader import MIDI_SUFFIXES, SCORES, read_midi, read_parts
-from midi2wave.utils.cli import count_of, format_error, log, progress
+from midi2wave.midi.reader import read_midi, read_parts
+from midi2wave.recordings.levels import LevelMeter
+from midi2wave.recordings.pairs import FolderPairs, find_pairs
+from midi2wave.recordings.problems import ANALYSIS_HZ, Agreement, audio_problems, check_contents
+from midi2wave.utils.cli import format_error, log, progress
 from midi2wave.utils.errors import InputError
-from midi2wave.utils.file_search import FileTree, walk_folder
 from midi2wave.utils.parallel import parallel_map
-from midi2wave.utils.text import join_names, with_remedy
+from midi2wave.utils.text import with_remedy
 
 # Length of the stretch that the report shows, and the part of a recording in which it is chosen.
 EXCERPT_SECONDS = 8.0
@@ -95,8 +89,7 @@ class CheckedRecordings:
 def check_recordings(folder: Path, *, jobs: int = 1) -> CheckedRecordings:
     """Find the pairs of audio and MIDI in a folder and check each.
 
-    In a MAESTRO folder the metadata name the pairs. In any other, files with equal stems belong together: those of one
-    folder, or, if each has only one such partner, those of different folders (`audio/a.wav`, `midi/a.mid`).
+    In a MAESTRO folder the metadata name the pairs, in any other `find_pairs` finds them.
 
     Args:
         folder: The folder.
@@ -108,86 +101,24 @@ def check_recordings(folder: Path, *, jobs: int = 1) -> CheckedRecordings:
     Raises:
         InputError: There is no such folder, or there are no pairs in it.
     """
-    unmatched: list[Path] = []
-    unread: list[str] = []
     if find_metadata(folder):
-        pairs = _metadata_pairs(folder)
+        listing = FolderPairs(folder, _metadata_pairs(folder), [], [], [])
     else:
-        pairs, unmatched, unread = _folder_pairs(folder)
+        require_no_nested_metadata(folder)
+        listing = find_pairs(folder, ANALYSIS_HZ)
+        for failure in listing.failures:
+            log(f"left out: {failure.item} {failure.reason}")
+        listing.require_pairs()
+    pairs = listing.pairs
     checked = parallel_map(partial(_check_pair, folder), pairs, n_jobs=jobs, backend="loky")
     by_files = {(pair.audio, pair.midi): pair for pair in progress(checked, len(pairs), "recording")}
-    return CheckedRecordings([by_files[pair] for pair in pairs], unmatched, unread)
+    unread = [*listing.unread, *(f"{failure.item}: {failure.reason}" for failure in listing.failures)]
+    return CheckedRecordings([by_files[pair] for pair in pairs], listing.unmatched, unread)
 
 
 def _metadata_pairs(folder: Path) -> list[tuple[Path, Path]]:
     recordings = read_metadata(folder)
     return [(inside(folder, one.audio_filename), inside(folder, one.midi_filename)) for one in recordings]
-
-
-def _folder_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[Path], list[str]]:
-    """The pairs below a folder, the files without a partner, and what is not read, each with the reason.
-
-    Raises:
-        InputError: There are no pairs.
-    """
-    require_no_nested_metadata(folder)
-    tree = walk_folder(folder)
-    unread = [
-        f"{name.as_posix()}: {kind.kind}; {kind.remedy}"
-        for kind in (UNREAD_AUDIO, SCORES)
-        for name in tree.log_left_out(kind)
-    ]
-    for failure in tree.failures_of((*MIDI_SUFFIXES, *AUDIO_SUFFIXES)):
-        log(f"left out: {failure.item} {failure.reason}")
-        unread.append(f"{failure.item}: {failure.reason}")
-    by_audio: dict[Path, Path] = {}
-    midi_left = []
-    for name in tree.select(MIDI_SUFFIXES):
-        audio = audio_with_stem((folder / name).with_suffix(""), ANALYSIS_HZ)
-        # Of a.mid and a.midi, the first counts: a recording must not be trained on and held out at once.
-        if audio and audio not in by_audio:
-            by_audio[audio] = folder / name
-        else:
-            midi_left.append(folder / name)
-    pairs = list(by_audio.items())
-    audio_left = _audio_without_midi(tree, pairs)
-    far_pairs = _pairs_of_unique_stems(audio_left, midi_left)
-    pairs += far_pairs
-    paired = {path for pair in far_pairs for path in pair}
-    unmatched = sorted(path for path in (*audio_left, *midi_left) if path not in paired)
-    if not pairs:
-        raise _no_pairs(folder, unmatched, unread)
-    return sorted(pairs), unmatched, unread
-
-
-def _audio_without_midi(tree: FileTree, pairs: list[tuple[Path, Path]]) -> list[Path]:
-    """The audio files that are neither in a pair nor another form of one that is."""
-    stems = {midi.with_suffix("") for _, midi in pairs}
-    resampled = {audio for audio, _ in pairs}
-    files = (tree.folder / name for name in tree.select(AUDIO_SUFFIXES))
-    return [path for path in files if path.with_suffix("") not in stems and path not in resampled]
-
-
-def _pairs_of_unique_stems(audio: list[Path], midi: list[Path]) -> list[tuple[Path, Path]]:
-    """Pairs of equal stems in different folders, where no other file has the stem."""
-    by_stem: dict[str, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
-    for number, paths in enumerate((audio, midi)):
-        for path in paths:
-            by_stem[path.stem][number].append(path)
-    return [(sounds[0], notes[0]) for sounds, notes in by_stem.values() if len(sounds) == len(notes) == 1]
-
-
-def _no_pairs(folder: Path, unmatched: list[Path], unread: list[str]) -> InputError:
-    names = join_names(path.relative_to(folder).as_posix() for path in unmatched)
-    has_audio = any(path.suffix.lower() in AUDIO_SUFFIXES for path in unmatched)
-    if unread and not has_audio:
-        return InputError(f"{folder} holds no audio that can be read: {unread[0]}")
-    if unmatched:
-        return InputError(
-            f"{folder} holds {count_of(len(unmatched), 'audio or MIDI file')} ({names}), but no pair of audio "
-            "and MIDI with equal names; rename them as NAME.wav and NAME.mid"
-        )
-    return InputError(f"{folder} holds no audio and no MIDI files; put pairs NAME.wav and NAME.mid into it")
 
 
 def _check_pair(folder: Path, paths: tuple[Path, Path]) -> CheckedPair:
@@ -213,9 +144,9 @@ def _check_pair(folder: Path, paths: tuple[Path, Path]) -> CheckedPair:
         performance = read_midi(midi)
         parts = read_parts(midi)
     except (InputError, OSError) as error:
-        problems = recording_checks.audio_problems(pcm, meter)
+        problems = audio_problems(pcm, meter)
         return pair(problems=[*(problem.text for problem in problems), _reading_problem(error)])
-    problems, agreement = recording_checks.check_contents(pcm, meter, performance, parts)
+    problems, agreement = check_contents(pcm, meter, performance, parts)
     # What forbids a pair often causes the rest.
     problems = [problem for problem in problems if problem.is_fatal] or problems
     offset = agreement.offset_seconds if agreement else 0.0

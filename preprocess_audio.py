@@ -21,7 +21,7 @@ from midi2wave.config import Config, PreprocessConfig, load_config
 from midi2wave.data.clip_cutting import Pair, cut_clips
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.data.test_clips import CLIPS_RECORD_NAME, begin_clips, clip_source, finish_clips
-from midi2wave.recordings.pairs import find_pairs, log_unmatched
+from midi2wave.recordings.pairs import find_pairs
 from midi2wave.utils.cli import (
     Failure,
     count_of,
@@ -87,11 +87,14 @@ def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Pai
     folder = Path(config.audio_dir)
     if not folder.is_dir():
         raise InputError(f"preprocess_config.audio_dir: {folder} is not a folder")
-    listing = find_pairs(folder, config.audio_hz, Path(config.resampled_dir) if config.resampled_dir else None)
+    resampled_dir = Path(config.resampled_dir) if config.resampled_dir else None
+    if resampled_dir and not resampled_dir.is_dir():
+        raise InputError(f"preprocess_config.resampled_dir: {resampled_dir} is not a folder")
+    listing = find_pairs(folder, config.audio_hz, resampled_dir)
     failures += listing.failures
     if not failures:
         listing.require_pairs()
-    log_unmatched(folder, listing.unmatched)
+    listing.log_left_out()
     return [Pair(midi.stem, audio, midi) for audio, midi in listing.pairs]
 
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.recording_checks -d DISKLAVIER
 
-Right pairs are those of a MAESTRO folder at 16 kHz; wrong ones are made of them, one of each kind from each pair.
+Right pairs are those of a MAESTRO folder at 16 kHz; wrong ones are made of them, one of each kind from each pair. A
+second table has the correlation of passages of some notes with their own sound, and with that of another piece.
 """
 
 import argparse
@@ -19,11 +20,15 @@ from midi2wave.audio.pcm import FULL_SCALE, to_pcm
 from midi2wave.data.maestro import read_metadata
 from midi2wave.midi.performance import Performance
 from midi2wave.midi.reader import Part, read_midi, read_parts
+from midi2wave.recordings import pitch_matching
 from midi2wave.recordings.levels import LevelMeter
 from midi2wave.recordings.problems import ANALYSIS_HZ, Problem, check_contents
 from midi2wave.utils.cli import run
 
 MAX_SECONDS = 120.0
+# Passages of each length in notes, and how many of a recording.
+PASSAGE_NOTES = (16, 32, 64, 128)
+N_PASSAGES = 4
 SEED = 0
 
 
@@ -74,7 +79,34 @@ def main() -> int:
     print("| pair | tried | refused | named rightly |\n|---|---|---|---|")
     for kind in KINDS:
         print(f"| {kind} | {tried[kind]} | {refused[kind]} | {named[kind]} |")
+    print("\n| notes | own sound: lowest, 1 %, median | another: median, 99 %, highest |\n|---|---|---|")
+    for n_notes in PASSAGE_NOTES:
+        right, wrong = passage_correlations(takes[: args.n_pairs], titles, n_notes, rng)
+        cells = np.percentile(right, (0, 1, 50)), np.percentile(wrong, (50, 99, 100))
+        print(f"| {n_notes} | {' | '.join(', '.join(f'{value:.2f}' for value in cell) for cell in cells)} |")
     return 0
+
+
+def passage_correlations(
+    takes: list[Take], titles: list[str], n_notes: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """`correlation_of_part` of passages of `n_notes`, of the right pairs and of the notes of other pieces."""
+    own: list[float] = []
+    other: list[float] = []
+    for i, take in enumerate(takes):
+        sound = pitch_matching.sound_spectrogram(take.pcm, ANALYSIS_HZ)
+        match = pitch_matching.best_match(sound, pitch_matching.note_spectrogram(take.performance, take.seconds))
+        lag = round(match.lag_seconds * pitch_matching.FRAME_HZ)
+        j = int(rng.choice([k for k in range(len(takes)) if titles[k] != titles[i]]))
+        for k, correlations in ((i, own), (j, other)):
+            notes = cut(takes[k].performance, 0.0, take.seconds)
+            if len(notes.onset) < n_notes:
+                continue
+            for first in rng.integers(0, len(notes.onset) - n_notes + 1, N_PASSAGES):
+                selected = (np.arange(len(notes.onset)) >= first) & (np.arange(len(notes.onset)) < first + n_notes)
+                part = select(notes, selected)
+                correlations.append(pitch_matching.correlation_of_part(sound, part, take.seconds, lag))
+    return np.array(own), np.array(other)
 
 
 def read_take(audio: Path, midi: Path) -> Take:
@@ -89,6 +121,16 @@ def check(take: Take) -> list[Problem]:
     meter = LevelMeter()
     meter.add(take.pcm[:, None])
     return check_contents(take.pcm, meter, take.performance, take.parts)[0]
+
+
+def merge(first: Performance, second: Performance) -> Performance:
+    """The notes of both, with the pedals of the first."""
+    order = np.argsort(np.concatenate([first.onset, second.onset]), kind="stable")
+    onset, offset, pitch, velocity = (
+        np.concatenate([getattr(first, name), getattr(second, name)])[order]
+        for name in ("onset", "offset", "pitch", "velocity")
+    )
+    return replace(first, onset=onset, offset=offset, pitch=pitch, velocity=velocity)
 
 
 def select(performance: Performance, selected: np.ndarray) -> Performance:
@@ -186,7 +228,7 @@ KINDS: dict[str, tuple[Callable[[Take, Take, np.random.Generator], Take], str]] 
         lambda take, other, _rng: replace(take, performance=other.performance, parts=other.parts),
         "not those of the sound",
     ),
-    "MIDI of another performance of the piece": (performed_otherwise, "o"),
+    "MIDI of another performance of the piece": (performed_otherwise, "agree"),
     "MIDI with a repeat that was not played": (repeat_left_out, "do not agree"),
     "MIDI transposed": (transposed, "transpose the MIDI file by"),
     "MIDI 10 % faster": (tempo(1 / 1.1), "slower"),
@@ -199,7 +241,9 @@ KINDS: dict[str, tuple[Callable[[Take, Take, np.random.Generator], Take], str]] 
     ),
     "audio 3 s late": (late, "this is corrected"),
     "MIDI of two pianos, in tracks": (
-        lambda take, other, _rng: replace(take, parts=[*take.parts, *other.parts]),
+        lambda take, other, _rng: replace(
+            take, parts=[*take.parts, *other.parts], performance=merge(take.performance, other.performance)
+        ),
         "not in the sound",
     ),
     "audio of two pianos": (two_pianos, "only in part"),

@@ -14,7 +14,7 @@ from midi2wave.data.maestro import find_metadata, inside, read_metadata, require
 from midi2wave.midi.performance import PEDAL_DOWN, SUSTAIN, Performance
 from midi2wave.midi.reader import read_midi, read_parts
 from midi2wave.recordings.levels import LevelMeter
-from midi2wave.recordings.pairs import FolderPairs, find_pairs
+from midi2wave.recordings.pairs import FolderPairs, MatchedFiles, find_pairs
 from midi2wave.recordings.problems import ANALYSIS_HZ, Agreement, audio_problems, check_contents
 from midi2wave.utils.cli import format_error, log, progress
 from midi2wave.utils.errors import InputError
@@ -96,32 +96,33 @@ def check_recordings(folder: Path, *, jobs: int = 1) -> CheckedRecordings:
         jobs: Pairs that are checked at once, in processes.
 
     Returns:
-        The pairs in the order of their names; one that cannot be read is among them, with the reason.
+        The pairs in the order of the audio files; one that cannot be read is among them, with the reason.
 
     Raises:
         InputError: There is no such folder, or there are no pairs in it.
     """
     if find_metadata(folder):
-        listing = FolderPairs(folder, _metadata_pairs(folder), [], [], [])
+        listing = FolderPairs(folder, _metadata_pairs(folder), [], [], [], [])
     else:
         require_no_nested_metadata(folder)
-        listing = find_pairs(folder, ANALYSIS_HZ)
+        listing = find_pairs(folder, ANALYSIS_HZ, prefer_originals=True)
         for failure in listing.failures:
             log(f"left out: {failure.item} {failure.reason}")
         listing.require_pairs()
-    pairs = listing.pairs
+        listing.log_left_out()
+    pairs = sorted(listing.pairs, key=lambda pair: pair.audio)
     checked = parallel_map(partial(_check_pair, folder), pairs, n_jobs=jobs, backend="loky")
     by_files = {(pair.audio, pair.midi): pair for pair in progress(checked, len(pairs), "recording")}
     unread = [*listing.unread, *(f"{failure.item}: {failure.reason}" for failure in listing.failures)]
     return CheckedRecordings([by_files[pair] for pair in pairs], listing.unmatched, unread)
 
 
-def _metadata_pairs(folder: Path) -> list[tuple[Path, Path]]:
+def _metadata_pairs(folder: Path) -> list[MatchedFiles]:
     recordings = read_metadata(folder)
-    return [(inside(folder, one.audio_filename), inside(folder, one.midi_filename)) for one in recordings]
+    return [MatchedFiles(inside(folder, one.audio_filename), inside(folder, one.midi_filename)) for one in recordings]
 
 
-def _check_pair(folder: Path, paths: tuple[Path, Path]) -> CheckedPair:
+def _check_pair(folder: Path, paths: MatchedFiles) -> CheckedPair:
     """Read and check one pair; worker processes import this function by its name."""
     audio, midi = paths
     pair = partial(CheckedPair, audio, midi, audio.relative_to(folder).with_suffix("").as_posix())

@@ -127,8 +127,7 @@ def note_spectrogram(performance: Performance, seconds: float) -> np.ndarray:
         part = spectrum[:, semitones:]
         np.maximum(part, amplitude * roll[:, : N_BANDS - semitones], out=part)
     spectrum = np.log1p(COMPRESSION * spectrum)
-    spectrum -= spectrum.mean(axis=0)
-    return spectrum - spectrum.mean(axis=1, keepdims=True)
+    return _centred(spectrum)
 
 
 def best_match(sound: np.ndarray, notes: np.ndarray, semitones: Iterable[int] = ()) -> Match:
@@ -167,6 +166,38 @@ def correlation_at(sound: np.ndarray, notes: np.ndarray, lag: int) -> float:
     a, b = sound[max(0, lag) :], notes[max(0, -lag) :]
     n = min(len(a), len(b))
     return _correlation(a[:n], b[:n])
+
+
+def correlation_of_part(sound: np.ndarray, performance: Performance, seconds: float, lag: int) -> float:
+    """The correlation of a sound and some of its notes, over the frames in which these notes are held or just released.
+
+    Elsewhere the other notes of the sound would hide a part that plays for a while only.
+
+    Args:
+        sound: As of `sound_spectrogram`.
+        performance: The notes of the part.
+        seconds: Length of the sound.
+        lag: By how many frames the sound comes after the notes.
+
+    Returns:
+        Pearson's correlation; NaN if no note sounds within `sound`.
+    """
+    notes = note_spectrogram(performance, seconds)
+    is_held = np.zeros(len(notes), dtype=bool)
+    for onset, offset in zip(performance.onset, performance.offset, strict=True):
+        is_held[round(onset * FRAME_HZ) : round((offset + DECAY_SECONDS) * FRAME_HZ) + 1] = True
+    sound, notes, is_held = sound[max(0, lag) :], notes[max(0, -lag) :], is_held[max(0, -lag) :]
+    n = min(len(sound), len(notes))
+    selected = is_held[:n]
+    if not selected.any():
+        return float("nan")
+    return _correlation(*(_centred(spectrogram[:n][selected]) for spectrogram in (sound, notes)))
+
+
+def _centred(spectrogram: np.ndarray) -> np.ndarray:
+    """A spectrogram [frames, bands] without the mean of each band, and then of each frame."""
+    spectrogram = spectrogram - spectrogram.mean(axis=0)
+    return spectrogram - spectrogram.mean(axis=1, keepdims=True)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -44,9 +44,10 @@ MIN_CORRELATION = 0.2
 FULL_CORRELATION = 0.4
 # Another transposition has to be better by this factor: octaves agree with each other to some degree.
 TRANSPOSITION_FACTOR = 1.1
-# Of a right pair, hands by themselves have 0.13 or more; notes of another performance up to 0.03.
-MIN_PART_CORRELATION = 0.07
-MIN_PART_NOTES = 16
+# Passages of 64 notes have 0.23 or more in their own sound and 0.08 or less in that of another piece; of 16 notes, the
+# ranges overlap (`python -m benchmarks.recording_checks`).
+MIN_PART_NOTES = 64
+MIN_PART_CORRELATION = 0.12
 SEMITONES = (-24, *range(-12, 13), 24)
 # Offsets up to this are corrected.
 MAX_OFFSET_SECONDS = 60.0
@@ -267,15 +268,17 @@ def _mismatched(windows: list[WindowMatch], lag_seconds: float, drift: float) ->
 
 
 def _foreign_parts(sound: np.ndarray, parts: list[Part], seconds: float, lag_seconds: float) -> tuple[str, ...]:
-    """The parts whose notes do not sound."""
+    """The parts whose notes do not sound. Those with few notes within the sound are not judged."""
     if len(parts) < 2:
         return ()
     lag = round(lag_seconds * pitch_matching.FRAME_HZ)
     foreign = []
     for part in parts:
-        if len(part.performance.onset) >= MIN_PART_NOTES:
-            notes = pitch_matching.note_spectrogram(part.performance, seconds)
-            if pitch_matching.correlation_at(sound, notes, lag) < MIN_PART_CORRELATION:
+        times = part.performance.onset + lag_seconds
+        n_notes = np.count_nonzero((times >= 0) & (times < len(sound) / pitch_matching.FRAME_HZ))
+        if n_notes >= MIN_PART_NOTES:
+            correlation = pitch_matching.correlation_of_part(sound, part.performance, seconds, lag)
+            if correlation < MIN_PART_CORRELATION:
                 foreign.append(part_name(part))
     return tuple(foreign)
 

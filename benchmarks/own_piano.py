@@ -82,7 +82,7 @@ def read_result(folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
         phases = record["phases"]
         return {
             "base": Path(phases["base"]["path"]).stem,
-            "seed": record["options"]["data"]["seed"],
+            "seed": record["options"]["pieces"]["seed"],
             "minutes": phases["data"]["splits"]["train"]["seconds"] / 60,
             "steps": phases["training"]["step"],
             "share": phases["blending"]["share"],
@@ -141,9 +141,11 @@ def _with_interval(values: dict[str, Any], digits: int) -> str:
 def amounts_figure(results: list[dict[str, Any]]) -> "Figure":
     """A panel for each measure: the fine-tunings by minutes of recordings, the base and the recordings as lines.
 
-    A colour for each base and magnitude of the number of steps.
+    A colour for each base and magnitude of the number of steps, and a line through the means of the seeds.
     """
     from matplotlib.figure import Figure
+
+    from midi2wave.evaluation.metrics import mean
 
     columns = [column for column in PICTURE_COLUMNS if column[0] in results[0]["measures"]]
     by_kind: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -168,6 +170,10 @@ def amounts_figure(results: list[dict[str, Any]]) -> "Figure":
             steps = sorted({one["steps"] for one in own})
             label = f"{base}, {' to '.join(map(str, dict.fromkeys((steps[0], steps[-1]))))} steps"
             ax.errorbar(minutes, heights, errors, fmt="o", color=colour, capsize=3, markersize=4, label=label)
+            by_minutes: dict[float, list[float]] = {}
+            for x, y in zip(minutes, heights, strict=True):
+                by_minutes.setdefault(x, []).append(y)
+            ax.plot(list(by_minutes), [mean(ys) for ys in by_minutes.values()], color=colour, linewidth=0.8)
         ax.set(xscale="log", xlabel="minutes of recordings", title=heading)
         ticks = sorted({round(one["minutes"], 1) for one in results})
         ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])

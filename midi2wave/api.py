@@ -113,7 +113,9 @@ def finetune(
     from midi2wave.finetuning.options import FinetuneOptions
     from midi2wave.finetuning.pipeline import finetune as run_finetuning
 
-    options = FinetuneOptions(minutes, steps, str(base), hold_out, licence, seed, jobs, device)
+    options = FinetuneOptions(
+        minutes, steps, str(base), hold_out=hold_out, licence=licence, seed=seed, jobs=jobs, device=device
+    )
     return run_finetuning(Path(folder), Path(out), options)
 
 

@@ -35,7 +35,9 @@ PAGE_NAME = "index.html"
 # Folder of the long clips, in the output folder.
 DRIFT_NAME = "drift"
 SHARED_NAMES = (RESULT_NAME, SUMMARY_NAME, PAGE_NAME)
+# The weights are identified by their checksum, wherever they lie.
 OPTIONS_NOT_AFFECTING_AUDIO = (
+    "model_filename",
     "test_dir",
     "output_dir",
     "batch_size",
@@ -96,12 +98,25 @@ def _acquire(folder: Path, record: dict[str, Any], clips: list[ReferenceClip], *
         force=force,
         force_effect="evaluates anew and removes no files but those of its clips",
         shared=SHARED_NAMES,
-        migrate=migrate_record,
+        migrate=_migrate,
         former=_former_clips,
     )
     if refused := output.begin({clip.name: _clip_files(clip.name) for clip in clips}):
         raise InputError(next(iter(refused.values())))
     require_writable(folder, [*SHARED_NAMES, *(file for clip in clips for file in _clip_files(clip.name).files)])
+
+
+def _migrate(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of an earlier version, whose options can include some that do not affect the audio."""
+    record = migrate_record(record)
+    options = record.get("evaluate_config")
+    if isinstance(options, dict):
+        record["evaluate_config"] = _affecting_audio(options)
+    return record
+
+
+def _affecting_audio(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in OPTIONS_NOT_AFFECTING_AUDIO}
 
 
 def _clip_files(name: str) -> Product:
@@ -156,9 +171,8 @@ def _record(settings: EvaluateConfig, loaded: LoadedCheckpoint, clips: list[Refe
         labels = "".join(notes.global_labels).encode()
         digest = hashlib.sha256(b"".join(array.tobytes() for array in (clip.truth, *events)) + labels)
         hashes[clip.name] = digest.hexdigest()
-    options = {name: value for name, value in vars(settings).items() if name not in OPTIONS_NOT_AFFECTING_AUDIO}
     return {
-        "evaluate_config": options,
+        "evaluate_config": _affecting_audio(vars(settings)),
         "model": loaded.config.as_dict(),
         "step": loaded.step,
         "weights_sha256": loaded.sha256,

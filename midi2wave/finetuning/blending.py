@@ -85,12 +85,12 @@ def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, s
     scores: dict[float, Scores] = {}
     for share in SHARES:
         path = out / SHARES_NAME / f"{share:g}.safetensors"
-        if not path.is_file():  # A file that is written again has another checksum, by which its clips are made again.
+        # The folder of its clips accepts no other file, and one that is written again can have another checksum.
+        if not path.is_file():
             _write(path, old, new, share)
         scores[share] = _scores(evaluate(str(path), f"share_{share:g}"), measure)
     best = select_share(scores, min(base_scores.notes, recordings.notes))
     _write(out / BLENDED_NAME, old, new, best)
-    remove(out / SHARES_NAME)
     named = {"base": base_scores, "recordings": recordings} | {f"{share:g}": one for share, one in scores.items()}
     listed = "; ".join(f"{name} {one.distance:.3f}, {one.notes:.3f}" for name, one in named.items())
     log(
@@ -98,6 +98,11 @@ def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, s
         f"{'F1' if measure == 'f1' else measure} by share: {listed})"
     )
     return {"share": best, "scores": {name: one._asdict() for name, one in named.items()}}
+
+
+def remove_shares(out: Path) -> None:
+    """Remove the weights of all shares, once the choice is recorded. Raises OSError."""
+    remove(out / SHARES_NAME)
 
 
 def _scores(evaluation: dict[str, Any], measure: str) -> Scores:

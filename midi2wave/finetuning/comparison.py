@@ -16,6 +16,9 @@ BASE_NAME, TUNED_NAME = "base", "fine_tuned"
 # With a lower part of the F1 of the recordings, a model plays no notes. Wrong notes have less than 0.1 of it.
 MIN_TOPLINE_SHARE = 0.25
 
+# By chance alone, all differences of n recordings have one sign in 2 of 2^n cases, and then the interval leaves out 0.
+FEW_RECORDINGS = 6
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -141,8 +144,8 @@ def verdict(comparison: dict[str, Any]) -> str:
         text = f"Not clear: {scope} {unclear}; {remarks}."
     if not text.startswith("It worked:"):
         text += " More minutes, or more recordings, may help."
-    if comparison["recordings"] < 2:
-        text += " All clips are of one recording, whose intervals are too narrow: listen."
+    if comparison["recordings"] < FEW_RECORDINGS:
+        text += f" Intervals of {count_of(comparison['recordings'], 'recording')} are too narrow: listen."
     return text
 
 

@@ -25,10 +25,11 @@ NO_LICENCE = "not stated"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a fine-tuned model comes from.
+    """What a fine-tuned model is called, and where it comes from.
 
     Attributes:
-        recordings: The user's folder.
+        name: Its name, that of its file without suffix.
+        recordings: Name of the user's folder.
         base: The weights that it began with.
         base_sha256: Their checksum.
         label: The label under which new recordings are played; "" without global conditioning.
@@ -36,6 +37,7 @@ class Provenance:
         base_licence: That of the base weights, as their file states it; "" if it does not.
     """
 
+    name: str
     recordings: str
     base: str
     base_sha256: str
@@ -44,9 +46,14 @@ class Provenance:
     base_licence: str
 
 
-def weights_path(out: Path) -> Path:
-    """The file of the fine-tuned weights: it has the name of the output folder."""
-    return out / f"{out.resolve().name}.safetensors"
+def weights_path(out: Path, name: str) -> Path:
+    """The file of the fine-tuned weights of this name."""
+    return out / f"{name}.safetensors"
+
+
+def _public_name(weights: str) -> str:
+    """Weights without the folders of the user's machine; of a run its name, and the step."""
+    return "/".join(Path(weights).parts[-3 if weights.endswith(WEIGHTS_NAME) else -1 :])
 
 
 def play_command(out: Path) -> str:
@@ -62,15 +69,14 @@ def write_model(out: Path, provenance: Provenance) -> None:
         InputError: There are no weights.
         OSError: The disk is full.
     """
-    path = weights_path(out)
+    path = weights_path(out, provenance.name)
     # The user may have removed what is not needed any more.
     source = out / BLENDED_NAME if (out / BLENDED_NAME).is_file() else path
     weights, config, step = checkpoint.load_weights(source)
     notes = {
         checkpoint.LICENCE: provenance.licence or NO_LICENCE,
         checkpoint.BASE_LICENCE: provenance.base_licence,
-        # Without the folders of the user's machine; of a run its name, and the step.
-        "base": "/".join(Path(provenance.base).parts[-3 if provenance.base.endswith(WEIGHTS_NAME) else -1 :]),
+        "base": _public_name(provenance.base),
         "base_sha256": provenance.base_sha256,
     }
     with atomic_file(path) as tmp_path:
@@ -96,10 +102,10 @@ def write_card(
         words: The verdict.
     """
     licence = provenance.licence or f"{NO_LICENCE}; state one with --licence before you pass the weights on"
-    base_licence = provenance.base_licence or "see its model card"
+    base, base_licence = _public_name(provenance.base), provenance.base_licence or "see its model card"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     scores = "\n".join(f"- {line}" for line in describe(comparison))
-    text = f"""# Model card: `{weights_path(out).name}`
+    text = f"""# Model card: `{weights_path(out, provenance.name).name}`
 
 Made by `finetune.py` from the recordings in `{provenance.recordings}`.
 
@@ -107,7 +113,7 @@ Made by `finetune.py` from the recordings in `{provenance.recordings}`.
 {play_command(out)}
 ```
 
-**Licence: {licence}.** The weights began as `{provenance.base}`, whose licence applies to them too: {base_licence}.
+**Licence: {licence}.** The weights began as `{base}`, whose licence applies to them too: {base_licence}.
 
 ## Training
 

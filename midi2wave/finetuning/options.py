@@ -7,6 +7,7 @@ from typing import Any
 from midi2wave.config import MAX_SEED, VALIDATION_SEED
 from midi2wave.finetuning.pieces import MAX_HOLD_OUT, MIN_HOLD_OUT
 from midi2wave.finetuning.schedule import MAX_MINUTES, MIN_MINUTES, MIN_STEPS
+from midi2wave.sampling.options import require_number
 from midi2wave.utils.cli import choose_device
 from midi2wave.utils.errors import InputError
 
@@ -42,6 +43,7 @@ class FinetuneOptions:
 
     def check(self) -> None:
         """Raise InputError for an impossible value."""
+        self._check_types()
         if self.minutes is not None and self.steps is not None:
             raise InputError("minutes and steps are given; give one of them")
         if self.minutes is not None and not MIN_MINUTES <= self.minutes <= MAX_MINUTES:
@@ -58,6 +60,15 @@ class FinetuneOptions:
         if not self.licence.isprintable():
             raise InputError(f"--licence {self.licence!r}: expected one line of text")
         choose_device(self.device)
+
+    def _check_types(self) -> None:
+        """Raise InputError for what is no number, or no text."""
+        for name in ("minutes", "steps", "hold_out", "seed", "jobs"):
+            value = getattr(self, name)
+            if value is not None or name in ("hold_out", "seed", "jobs"):
+                require_number(name, value, whole=name in ("steps", "seed", "jobs"))
+        if not isinstance(self.licence, str):
+            raise InputError(f"licence = {self.licence!r}: expected a text")
 
     @property
     def length(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from midi2wave.utils.output_folder import require_own_dir
 
 RECORD_NAME = "finetune.json"
 # Of the record; records of other formats are not continued.
-FORMAT = 2
+FORMAT = 3
 
 
 class PhaseRecord:
@@ -23,6 +23,7 @@ class PhaseRecord:
 
     Attributes:
         folder: The output folder.
+        name: Name of the model: that of the folder when the fine-tuning was begun.
         is_fixed: Whether changed options are refused; False at first.
         licence: The licence of the weights that was last stated; "" if none was.
     """
@@ -43,6 +44,7 @@ class PhaseRecord:
         self._discard = discard
         self._path = folder / RECORD_NAME
         stored = self._read()
+        self.name: str = stored["name"]
         self.licence: str = stored["licence"]
         # Options of the phases that were begun, in their order; results of those that are finished.
         self._options: dict[str, Any] = stored["options"]
@@ -51,7 +53,8 @@ class PhaseRecord:
 
     def _read(self) -> dict[str, Any]:
         """The stored record; an empty one if there is none."""
-        empty: dict[str, Any] = {"licence": "", "options": {}, "phases": {}, "to_discard": []}
+        name = self.folder.resolve().name
+        empty: dict[str, Any] = {"name": name, "licence": "", "options": {}, "phases": {}, "to_discard": []}
         if not self._path.is_file():
             return empty
         try:
@@ -68,8 +71,9 @@ class PhaseRecord:
 
     def write(self) -> None:
         """Write the record, which makes the folder one of this command. Raises OSError."""
-        record = {"format": FORMAT, "licence": self.licence, "options": self._options, "phases": self._results}
-        write_text(self._path, json.dumps(record | {"to_discard": self._to_discard}, indent=2) + "\n")
+        record = {"format": FORMAT, "name": self.name, "licence": self.licence, "options": self._options}
+        record |= {"phases": self._results, "to_discard": self._to_discard}
+        write_text(self._path, json.dumps(record, indent=2) + "\n")
 
     def discard_outdated(self) -> None:
         """Remove what phases have written that are to be made again. Raises OSError."""
@@ -134,11 +138,24 @@ class PhaseRecord:
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """The options that differ, in words."""
-    return "; ".join(
-        name if isinstance(now.get(name), dict) else f"{name} = {now.get(name)} instead of {before.get(name)}"
-        for name in (before | now)
-        if before.get(name) != now.get(name)
-    )
+    words = []
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            is_long = isinstance(now[name], dict)
+            words.append(name if is_long else f"{_option(name, now)} instead of {_value(before[name])}")
+    # minutes and steps take each other's place.
+    added, removed = (sorted(one.keys() - other.keys()) for one, other in ((now, before), (before, now)))
+    for new, old in zip(added, removed, strict=False):
+        words.append(f"{_option(new, now)} instead of {_option(old, before)}")
+    return "; ".join(sorted(words))
+
+
+def _option(name: str, options: dict[str, Any]) -> str:
+    return f"{name} = {_value(options[name])}"
+
+
+def _value(value: Any) -> str:
+    return "the default" if value == "" else str(value)
 
 
 def _as_json(value: Any) -> Any:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,6 +65,11 @@ class Piece:
     def in_split(self, split: str) -> "Piece":
         """The piece in another split."""
         return replace(self, recording=replace(self.recording, split=split))
+
+
+def piece_from(values: dict[str, Any]) -> Piece:
+    """A piece from its values as JSON, as of `dataclasses.asdict`."""
+    return Piece(**{**values, "recording": Recording(**values["recording"]), "stretch": Stretch(**values["stretch"])})
 
 
 def plan_pieces(folder: Path, pairs: Sequence[Pair], hold_out: float, seed: int) -> list[Piece]:

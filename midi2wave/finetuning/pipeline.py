@@ -25,17 +25,17 @@ from midi2wave.audio.io import AUDIO_SUFFIXES
 from midi2wave.checkpoint import LoadedCheckpoint, load_checkpoint, stored_licences
 from midi2wave.checkpoint_folders import step_folders, step_name, step_of
 from midi2wave.config import FINETUNED_CONFIG, Config, DataConfig, config_from_dict
+from midi2wave.data.maestro import find_metadata
 from midi2wave.data.resample_manifest import state
 from midi2wave.evaluation.transcription import Transcriber, load_transcriber
 from midi2wave.finetuning import base_choice, blending, comparison, label_refinement, model_files, preparation, schedule
 from midi2wave.finetuning.model_scores import evaluate_model
 from midi2wave.finetuning.options import FinetuneOptions, FinetuneResult
 from midi2wave.finetuning.phases import RECORD_NAME, PhaseRecord
-from midi2wave.finetuning.pieces import Pair, Piece, clip_seconds, holds_out_middles, plan_pieces
+from midi2wave.finetuning.pieces import Pair, Piece, clip_seconds, holds_out_middles, piece_from, plan_pieces
 from midi2wave.finetuning.play_settings import play_settings
 from midi2wave.midi.reader import MIDI_SUFFIXES
 from midi2wave.recordings.check import CheckedRecordings, check_recordings
-from midi2wave.recordings.pairs import log_unmatched
 from midi2wave.recordings.report_page import write_report
 from midi2wave.training.loop import run_training
 from midi2wave.utils.atomic_files import remove, write_text
@@ -79,11 +79,11 @@ def finetune(folder: Path, out: Path, options: FinetuneOptions) -> FinetuneResul
         OSError: The disk is full.
     """
     options.check()
-    if not folder.is_dir():
-        raise InputError(f"{folder}: {'a file, expected a folder' if folder.exists() else 'no such folder'}")
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"{out} lies in {folder}, whose files are the recordings; choose another folder with -o")
-    _open_record(out)  # A folder of something else is refused before any work.
+    record = _open_record(out)  # A folder of something else is refused before any work.
+    if not folder.is_dir() and not record.is_fixed:
+        raise InputError(f"{folder}: {'a file, expected a folder' if folder.exists() else 'no such folder'}")
     candidates = base_choice.load_candidates(options.base) if options.base else None
     with lock_own_folder(out, RECORD_NAME):
         record = _open_record(out)
@@ -125,7 +125,7 @@ class _Finetuning:
         self.record.require_same("schedule", options.length)
         checked = self.record.run("recordings", self._check_recordings, self._state_of_recordings())
         pairs = [Pair(**one) for one in checked]
-        planned = plan_pieces(self.folder, pairs, options.hold_out, options.seed)
+        planned = self._planned(pairs)
         lengths = {
             "test": clip_seconds(planned, "test", CLIP_SECONDS),
             "validation": clip_seconds(planned, "validation", VALIDATION_CLIP_SECONDS),
@@ -134,7 +134,7 @@ class _Finetuning:
         loaded = self._load_base(base)
         model_data = loaded.config.data_config
         pieces = base_choice.with_label(planned, base["label"], model_data.global_values)
-        data_options = {"hold_out": options.hold_out, "seed": options.seed, "clips": options.n_clips}
+        data_options = {"clips": options.n_clips}
         data = self.record.run("data", lambda: self._prepare(pieces, model_data, lengths), data_options)
         config = schedule.training_config(loaded.config, base["path"], self.out, options.seed, options.device)
         refinement = self.record.run("labels", lambda: label_refinement.refine(config, self.out))
@@ -145,14 +145,31 @@ class _Finetuning:
         trained = self.record.run("training", lambda: self._train(config, planned_schedule, lengths))
         transcriber = load_transcriber()
         blended = self.record.run("blending", lambda: self._blend(base["path"], trained, transcriber))
+        blending.remove_shares(self.out)
         compared = self.record.run("comparison", lambda: self._compare(base["path"], transcriber))
         base_licence = "; ".join(stored_licences(base["path"]))
         provenance = model_files.Provenance(
-            str(self.folder), base["path"], loaded.sha256, base["label"], self.record.licence, base_licence
+            self.record.name,
+            Path(self.record.options("recordings")["recordings"]).name,
+            base["path"],
+            loaded.sha256,
+            base["label"],
+            self.record.licence,
+            base_licence,
         )
         facts = {"licence": self.record.licence or model_files.NO_LICENCE}
         facts |= self._facts(data, planned_schedule, refinement, config, trained, blended)
         return self._finish(provenance, compared, facts)
+
+    def _planned(self, pairs: list[Pair]) -> list[Piece]:
+        """The pieces of all splits."""
+
+        def plan() -> list[dict[str, Any]]:
+            pieces = plan_pieces(self.folder, pairs, self.options.hold_out, self.options.seed)
+            return [asdict(piece) for piece in pieces]
+
+        options = {"hold_out": self.options.hold_out, "seed": self.options.seed}
+        return [piece_from(values) for values in self.record.run("pieces", plan, options)]
 
     def _state_of_recordings(self) -> dict[str, Any]:
         """The user's folder and its files, as options of the first phase.
@@ -160,18 +177,26 @@ class _Finetuning:
         Once the training has begun they are those that it began with: all that is needed of them is in the output
         folder.
         """
-        tree = walk_folder(self.folder)
-        paths = [*tree.select(AUDIO_SUFFIXES), *tree.select(MIDI_SUFFIXES), *tree.select((".csv",))]
-        files = {path.as_posix(): list(state(self.folder / path)) for path in paths}
         before = self.record.options("recordings")
+        if self.record.is_fixed and before and not self.folder.is_dir():
+            log(f"{self.folder} is not there: {self.out} goes on with what it has prepared")
+            return before
+        tree = walk_folder(self.folder)
+        paths = [*tree.select(AUDIO_SUFFIXES), *tree.select(MIDI_SUFFIXES)]
+        if metadata := find_metadata(self.folder):
+            paths.append(metadata.relative_to(self.folder))
+        files = {path.as_posix(): list(state(self.folder / path)) for path in paths}
+        recordings = str(self.folder.resolve())
         if self.record.is_fixed and before:
+            if files == before["files"]:  # Wherever they lie now.
+                return before
             if changed := [name for name, one in files.items() if before["files"].get(name) != one]:
                 log(
                     f"new or changed since {self.out} was begun, and not used: {join_names(changed)}; another folder "
                     "with -o uses them"
                 )
             files = before["files"]
-        return {"recordings": str(self.folder.resolve()), "files": files}
+        return {"recordings": recordings, "files": files}
 
     def _check_recordings(self) -> list[dict[str, Any]]:
         """Check the recordings, write the report, name the problems; the usable ones."""
@@ -357,7 +382,7 @@ class _Finetuning:
         model_files.write_card(self.out, provenance, facts, compared, words)
         model_files.write_page(self.out, compared["names"], {"base": provenance.base} | facts, compared, words)
         return FinetuneResult(
-            model_files.weights_path(self.out),
+            model_files.weights_path(self.out, self.record.name),
             self.out / FINETUNED_CONFIG,
             self.out / model_files.CARD_NAME,
             self.out / model_files.PAGE_NAME,
@@ -368,7 +393,6 @@ class _Finetuning:
 
 def _log_problems(folder: Path, checked: CheckedRecordings) -> None:
     """A line for each problem of the recordings."""
-    log_unmatched(folder, checked.unmatched)
     for pair in checked.pairs:
         for problem in pair.problems:
             log(f"{pair.name}: {problem}{'' if pair.usable else ' (left out)'}")

@@ -70,8 +70,7 @@ def process(folder: Path, pieces: Sequence[Piece], data: DataConfig, out: Path, 
     configs: dict[str, PreprocessConfig] = {split: _preprocess_config(folder, split, data, out) for split in SPLITS}
     jobs = [PreprocessJob(one.recording, configs[one.recording.split], one.stretch) for one in pieces]
     for config in configs.values():
-        # An unfinished output folder that was moved is of another config, and made again.
-        begin_folder(Path(config.out_dir), Config(preprocess_config=config).as_dict(), force=True)
+        begin_folder(Path(config.out_dir), Config(preprocess_config=_portable(config, out)).as_dict(), force=False)
     outcomes: Outcomes = {job.id: read_processed(job) for job in jobs}
     for failure in process_pending([job for job in jobs if not outcomes[job.id]], outcomes, n_jobs=n_jobs):
         log(f"left out: {failure.item}: {failure.reason}")
@@ -80,7 +79,7 @@ def process(folder: Path, pieces: Sequence[Piece], data: DataConfig, out: Path, 
         processed = [one for job in jobs if job.config.split == split and (one := outcomes[job.id])]
         if not processed:
             raise InputError(f"{folder} has nothing usable for the {split} split; add recordings")
-        finish_processed_folder(Path(config.out_dir), processed, config, 0)
+        finish_processed_folder(Path(config.out_dir), processed, _portable(config, out), 0)
         rows = [row for row, _ in processed]
         notes, seconds = sum(row.n_notes for row in rows), sum(row.duration for row in rows)
         result[split] = {"recordings": len(rows), "seconds": seconds, "notes": notes}
@@ -118,7 +117,8 @@ def cut_split_clips(
             labels = integer_columns(vars(one))
             pairs.append(ClipSource(piece.name, audio, inside(folder, one.midi_filename), labels, piece.stretch))
     failures: list[Failure] = []
-    output = begin_clips(clips_folder(out, split), Config(preprocess_config=config).as_dict(), force=True)
+    made_from = Config(preprocess_config=_portable(config, out)).as_dict()
+    output = begin_clips(clips_folder(out, split), made_from, force=False)
     names = list(cut_clips(pairs, config, output, failures))
     for failure in failures:
         log(f"no {split} clip of {failure.item}: {failure.reason}")
@@ -141,15 +141,23 @@ def split_folder(out: Path, split: str) -> Path:
 
 
 def _preprocess_config(folder: Path, split: Any, data: DataConfig, out: Path) -> PreprocessConfig:
-    """The config of a split; its paths are absolute, so that the same command goes on from another working folder."""
     return PreprocessConfig(
-        maestro_dir=str(folder.resolve()),
-        resampled_dir=str((out / AUDIO_NAME).resolve()),
+        maestro_dir=str(folder),
+        resampled_dir=str(out / AUDIO_NAME),
         split=split,
-        out_dir=str(split_folder(out, split).resolve()),
+        out_dir=str(split_folder(out, split)),
         audio_hz=data.audio_hz,
         midi_hz=data.midi_hz,
     )
+
+
+def _portable(config: PreprocessConfig, out: Path) -> PreprocessConfig:
+    """The config for the records, relative to `out`: it may be moved, and the working folder be another one.
+
+    The user's folder is in the record of the whole fine-tuning.
+    """
+    out_dir = Path(config.out_dir).relative_to(out).as_posix() if config.out_dir else ""
+    return replace(config, maestro_dir="", resampled_dir=AUDIO_NAME, out_dir=out_dir)
 
 
 def _require_none(failures: list[Failure]) -> None:

@@ -107,7 +107,9 @@ def test_steps_take_the_place_of_minutes(recordings, base, tmp_path):
     assert "training: 40 steps of" in done.err and done.result["comparison"]["clips"] == 8
     phases = json.loads((tmp_path / "mine/finetune.json").read_bytes())["phases"]
     assert (phases["training"]["step"], phases["schedule"]["n_validations"]) == (40, 5)
-    assert_refused(call(finetune, *options[:-2], "--minutes", "5"), "minutes = 5.0 instead of None", "another folder")
+    assert_refused(
+        call(finetune, *options[:-2], "--minutes", "5"), "minutes = 5.0 instead of steps = 40", "another folder"
+    )
 
 
 def test_whole_recordings_are_held_out_of_many(tmp_path, base):
@@ -268,8 +270,10 @@ def test_from_python(recordings, base, tmp_path):
     result = midi2wave.finetune(recordings, tmp_path / "mine", minutes=0.02, base=base, device="cpu")
     assert result.weights == tmp_path / "mine/mine.safetensors" and result.weights.is_file()
     assert result.verdict and result.comparison["clips"] == 4
-    with pytest.raises(midi2wave.InputError, match="hold_out"):
-        midi2wave.finetune(recordings, tmp_path / "mine", hold_out=2)
+    wrong = {"hold_out": 2, "steps": 40.5, "minutes": "30", "licence": None, "jobs": True}
+    for name, value in wrong.items():
+        with pytest.raises(midi2wave.InputError, match=name):
+            midi2wave.finetune(recordings, tmp_path / "mine", **{name: value})
 
 
 def test_the_notes_of_late_sound_are_moved(tmp_path, base):

@@ -9,9 +9,13 @@ import signal
 import pytest
 
 import finetune
+from midi2wave.checkpoint import stored_licences
+from midi2wave.data import clip_cutting, preprocessing
 from midi2wave.data.processed_folder import ProcessedFolder
+from midi2wave.evaluation import synthesizer
 from midi2wave.finetuning import comparison, pipeline, schedule
 from midi2wave.utils import atomic_files
+from midi2wave.utils.atomic_files import remove
 from midi2wave.utils.signals import Interrupted
 from tests.helpers.pipeline import (
     assert_refused,
@@ -21,7 +25,7 @@ from tests.helpers.pipeline import (
     write_audio,
     write_midi,
 )
-from tests.helpers.short_finetuning import SECONDS, pairs_of_equal_stems, stop
+from tests.helpers.short_finetuning import SECONDS, pairs_of_equal_stems, stop, write_recordings
 from tests.helpers.tiny_base import write_tiny_base
 
 
@@ -74,10 +78,63 @@ def test_a_training_that_is_stopped_goes_on(arguments, tmp_path, monkeypatch):
     assert int(finished) == int(steps) // 2
 
 
+def interrupt(monkeypatch, owner, name, is_last):
+    """Have a function do its work, and then be interrupted for the arguments for which `is_last` holds."""
+    function = getattr(owner, name)
+
+    def interrupted(*args, **options):
+        if name == "run_training":
+            args = (schedule.with_steps(args[0], args[0].train_config.steps // 2, 1),)
+        result = function(*args, **options)
+        if is_last(*args):
+            raise Interrupted(signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+# Where the first call ends: in the function of this name, once its arguments fulfil the condition. Then what it has
+# made, and the second call leaves as it is.
+INTERRUPTIONS = {
+    "in the processed folder": (
+        preprocessing,
+        "write_recording",
+        lambda folder, row, *_: folder.name == "train" and row.index > 0,
+        "data/train/0.npy",
+    ),
+    "in the test clips": (
+        clip_cutting,
+        "write_clip",
+        lambda _, name, *__: name.startswith("clip_001"),
+        "data/*/*.npy",
+    ),
+    "after the labels": (pipeline.label_refinement, "refine", lambda *_: True, "data/train/*.npy"),
+    "in the training": (pipeline, "run_training", lambda *_: True, "run/step_00000002/*"),
+    "in the clips of a share": (
+        synthesizer,
+        "write_wav",
+        lambda path, *_: path.parent.name == "share_0.5",
+        "evaluation/validation/base/clip_*.wav",
+    ),
+    "before the share is recorded": (
+        pipeline.blending,
+        "choose_share",
+        lambda *_: True,
+        "evaluation/validation/*/clip_*.wav",
+    ),
+    "in the clips of the comparison": (
+        synthesizer,
+        "write_wav",
+        lambda path, *_: path.parent.name == comparison.TUNED_NAME,
+        "evaluation/base/clip_*.wav",
+    ),
+}
+
+
 @pytest.mark.parametrize("moved", [False, True])
-@pytest.mark.parametrize("phase", ["cut_split_clips", "_plan", "run_training", "evaluate_model"])
-def test_it_goes_on_from_another_working_folder(recordings, base, tmp_path, monkeypatch, phase, moved):
-    """The folders are given by relative names, and the output folder may be moved too."""
+@pytest.mark.parametrize("place", INTERRUPTIONS)
+def test_it_goes_on_from_another_working_folder(recordings, base, tmp_path, monkeypatch, place, moved):
+    """The folders are given by relative names, and the output folder may be moved too; what is finished stays."""
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
@@ -86,32 +143,42 @@ def test_it_goes_on_from_another_working_folder(recordings, base, tmp_path, monk
         folder = os.path.relpath(recordings)
         return ["-d", folder, "-o", out, "--base", os.path.relpath(base), "--steps", 4, "--device", "cpu"]
 
-    owner = {"cut_split_clips": pipeline.preparation, "_plan": pipeline._Finetuning}.get(phase, pipeline)
-    unfinished = getattr(owner, phase)
+    def times(out):
+        return {path.relative_to(out): path.stat().st_mtime_ns for path in out.glob(pattern)}
 
-    def interrupt_late(*rest, **options):
-        if phase == "run_training":
-            half, _, _ = unfinished(schedule.with_steps(rest[0], 2, 1), **options)
-            assert half.step == 2
-        is_before = {
-            "cut_split_clips": lambda: rest[-2] == "test",
-            "evaluate_model": lambda: rest[1] != comparison.TUNED_NAME,
-        }
-        if phase in is_before and is_before[phase]():
-            return unfinished(*rest, **options)
-        raise Interrupted(signal.SIGTERM)
-
+    owner, name, is_last, pattern = INTERRUPTIONS[place]
     monkeypatch.chdir(first)
-    monkeypatch.setattr(owner, phase, interrupt_late)
-    assert call(finetune, *arguments("mine")).code == 143
-    monkeypatch.setattr(owner, phase, unfinished)
+    with monkeypatch.context() as patches:
+        interrupt(patches, owner, name, is_last)
+        assert call(finetune, *arguments("mine")).code == 143
+    before = times(first / "mine")
     monkeypatch.chdir(second)
     if moved:
-        (first / "mine").rename(second / "mine")
-    done = call(finetune, *arguments("mine" if moved else "../first/mine"))
+        (first / "mine").rename(second / "moved")
+    out = "moved" if moved else "../first/mine"
+    done = call(finetune, *arguments(out))
     assert done.code == 0, done.err
-    assert "changed since" not in done.err
-    assert ("going on from step 2" in done.err) == (phase == "run_training")
+    assert "made again" not in done.err
+    after = times(second / out)
+    assert before and all(after[path] == time for path, time in before.items())
+    assert (second / out / "mine.safetensors").is_file()
+
+
+def test_a_finished_model_needs_no_recordings(base, tmp_path):
+    """A licence is stated after the recordings were moved, and then after they are gone."""
+    folder = write_recordings(tmp_path / "in")
+    options = ["--base", base, "--steps", 4, "--device", "cpu"]
+    assert call(finetune, "-d", folder, "-o", tmp_path / "mine", *options).code == 0
+    (tmp_path / "mine").rename(tmp_path / "renamed")
+    remove(tmp_path / "renamed/blended.safetensors")
+    folder.rename(tmp_path / "elsewhere")
+    for source, licence in (("elsewhere", "CC0"), ("nowhere", "CC BY 4.0")):
+        arguments = ["-d", tmp_path / source, "-o", tmp_path / "renamed", *options, "--licence", licence]
+        done = call(finetune, *arguments)
+        assert done.code == 0, done.err
+        assert ("nowhere is not there" in done.err) == (source == "nowhere")
+        (weights,) = (tmp_path / "renamed").glob("*.safetensors")
+        assert weights.name == "mine.safetensors" and stored_licences(weights)[0] == licence
 
 
 def test_changed_options_make_anew_what_depends_on_them(arguments, tmp_path, monkeypatch, base):

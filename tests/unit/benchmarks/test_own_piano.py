@@ -36,7 +36,7 @@ def write_result(folder, seconds, steps, distance, *, base="grand", names=("a", 
     }
     write_scores(folder, "base", base_distance, names)
     write_scores(folder, "fine_tuned", distance, names)
-    (folder / "finetune.json").write_text(json.dumps({"options": {"data": {"seed": 3}}, "phases": phases}))
+    (folder / "finetune.json").write_text(json.dumps({"options": {"pieces": {"seed": 3}}, "phases": phases}))
     return folder
 
 

@@ -88,7 +88,17 @@ def test_clips_of_one_recording_are_compared_one_by_one():
     compared = comparison.compare(*results)
     assert compared["recordings"] == 1 and compared["measures"]["f1"]["interval"] == pytest.approx([0.2, 0.2])
     text = comparison.verdict(compared)
-    assert text.startswith("Not clear: ") and "of one recording, whose intervals are too narrow" in text
+    assert text.startswith("Not clear: ") and text.endswith("Intervals of 1 recording are too narrow: listen.")
+
+
+def test_intervals_of_many_recordings_have_no_caveat():
+    results = [scores(f1, 10.0) for f1 in (0.3, 0.5)]
+    for result in results:
+        for number, clip in enumerate(result["per_clip"]):
+            clip["clip"] = f"clip_{number:03d}_take{number}_0.000s"
+    compared = comparison.compare(*results)
+    assert ("too narrow" in comparison.verdict(compared)) == (compared["recordings"] < comparison.FEW_RECORDINGS)
+    assert compared["recordings"] == len(results[0]["per_clip"]) >= comparison.FEW_RECORDINGS
 
 
 def test_differences_that_round_to_nothing_decide_nothing():

@@ -1,12 +1,14 @@
 """The table of finished fine-tunings, and the random weights that some of them begin with."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import own_piano, random_weights
+from benchmarks import own_piano, own_piano_recordings, random_weights
 from midi2wave.checkpoint import load_weights
+from midi2wave.data.maestro import SPLITS, Recording, read_metadata
 from tests.helpers.pipeline import assert_refused, call
 from tests.helpers.tiny_base import write_tiny_base
 
@@ -87,3 +89,35 @@ def test_random_weights_have_the_shape_of_the_model(tmp_path):
     assert {name: one.shape for name, one in weights.items()} == {name: one.shape for name, one in expected.items()}
     assert any(not torch.equal(one, expected[name]) for name, one in weights.items())
     assert_refused(call(random_weights, "-o", out, "--like", like), "random.safetensors exists")
+
+
+def test_the_recordings_of_the_page(tmp_path):
+    """One recording for each beginning of a name, and one of the other year in each split."""
+    beginnings = {
+        one for some in (*own_piano_recordings.HELD_OUT.values(), *own_piano_recordings.TRAIN.values()) for one in some
+    }
+    names = [f"2009/{beginning or 'other_'}x.wav" for beginning in sorted(beginnings)]
+    names += [f"2008/{split}.wav" for split in SPLITS]
+    recordings = []
+    for index, name in enumerate(names):
+        midi = Path(name).with_suffix(".mid").as_posix()
+        for one in (name, midi):
+            (tmp_path / "in" / one).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / one).write_text(one)
+        split = Path(name).stem if "2008" in name else "train"
+        recordings.append(Recording(index, "Bach", "Air, in G", split, int(name[:4]), midi, name, 60.0))
+    own_piano_recordings.copy_recordings(tmp_path / "in", tmp_path / "all", recordings)
+    done = call(own_piano_recordings, "-d", tmp_path / "all", "-o", tmp_path / "out", "--json")
+    assert done.code == 0 and list(done.result["minutes"].values()) == [1, 5, 10, 11, 12]
+    for amount in own_piano_recordings.TRAIN:
+        selected = read_metadata(tmp_path / f"out/recordings_{amount}")
+        held_out = {(one.audio_filename, one.split) for one in selected if one.split != "train"}
+        assert len(held_out) == 6 and ("2009/scn15_9_x.wav", "validation") in held_out
+        assert {one.title for one in selected} == {"Air, in G"}
+        assert all((tmp_path / f"out/recordings_{amount}" / one.midi_filename).is_file() for one in selected)
+    assert [one.audio_filename for one in selected if one.year == 2008] == ["2008/train.wav"]
+    assert_refused(call(own_piano_recordings, "-d", tmp_path / "all", "-o", tmp_path / "out"), "recordings_2 exists")
+    own_piano_recordings.copy_recordings(tmp_path / "in", tmp_path / "few", recordings[3:])
+    refused = call(own_piano_recordings, "-d", tmp_path / "few", "-o", tmp_path / "new")
+    assert_refused(refused, "no recording of 2009 whose name begins with chpn-p14_")
+    assert not (tmp_path / "new").exists()

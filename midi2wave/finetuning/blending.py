@@ -48,17 +48,22 @@ def blend(base: Mapping[str, Tensor], trained: Mapping[str, Tensor], share: floa
     return {name: base[name].lerp(after, share) if share < 1 else after for name, after in trained.items()}
 
 
-def select_share(scores: Mapping[float, Scores], reference: float) -> float:
+def select_share(scores: Mapping[float, Scores], base: Scores, reference: float) -> float:
     """The share with the lowest distance of those that lose no notes; of shares that all do, the one with most notes.
+
+    Shares that are no nearer to the recordings than the base do not count, if others are: small ones can be further
+    away, since they have the measured partials, but hardly the weights that were trained with them.
 
     Args:
         scores: The scores by share.
+        base: Those of the base, with its own partials.
         reference: The score of the notes that none may fall below by more than MAX_LOSS; NaN if there are no notes.
     """
+    nearer = [share for share, one in scores.items() if one.distance < base.distance] or list(scores)
     # Without a note in the validation clips there is nothing to lose.
-    keeping = [share for share, one in scores.items() if not one.notes < reference - MAX_LOSS]
+    keeping = [share for share in nearer if not scores[share].notes < reference - MAX_LOSS]
     if not keeping:
-        return max(scores, key=lambda share: scores[share].notes)
+        return max(nearer, key=lambda share: scores[share].notes)
     return min(keeping, key=lambda share: scores[share].distance)
 
 
@@ -89,7 +94,7 @@ def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, s
         if not path.is_file():
             _write(path, old, new, share)
         scores[share] = _scores(evaluate(str(path), f"share_{share:g}"), measure)
-    best = select_share(scores, min(base_scores.notes, recordings.notes))
+    best = select_share(scores, base_scores, min(base_scores.notes, recordings.notes))
     _write(out / BLENDED_NAME, old, new, best)
     named = {"base": base_scores, "recordings": recordings} | {f"{share:g}": one for share, one in scores.items()}
     listed = "; ".join(f"{name} {one.distance:.3f}, {one.notes:.3f}" for name, one in named.items())

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     reference = _read_scores(args.folders[0], BASE_NAME)
     results = [read_result(folder, reference) for folder in args.folders]
     first_base = results[0]["base"]
-    results.sort(key=lambda one: (one["base"] != first_base, one["minutes"], one["steps"], one["seed"]))
+    results.sort(key=lambda one: (one["base"] != first_base, round(one["minutes"]), one["steps"], one["seed"]))
     lines = table(results)
     if args.page:
         insert_lines(args.page, lines, BEGIN, END)

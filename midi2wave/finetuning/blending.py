@@ -16,7 +16,7 @@ from midi2wave import checkpoint
 from midi2wave.checkpoint import LoadedCheckpoint
 from midi2wave.evaluation.metrics import mean
 from midi2wave.finetuning.model_scores import MAX_LOSS, clip_values, note_measure, topline_values
-from midi2wave.utils.atomic_files import atomic_file, remove
+from midi2wave.utils.atomic_files import atomic_file
 from midi2wave.utils.cli import log
 
 BLENDED_NAME = "blended.safetensors"
@@ -103,11 +103,6 @@ def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, s
         f"{'F1' if measure == 'f1' else measure} by share: {listed})"
     )
     return {"share": best, "scores": {name: one._asdict() for name, one in named.items()}}
-
-
-def remove_shares(out: Path) -> None:
-    """Remove the weights of all shares, once the choice is recorded. Raises OSError."""
-    remove(out / SHARES_NAME)
 
 
 def _scores(evaluation: dict[str, Any], measure: str) -> Scores:

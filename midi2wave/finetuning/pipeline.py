@@ -145,7 +145,8 @@ class _Finetuning:
         trained = self.record.run("training", lambda: self._train(config, planned_schedule, lengths))
         transcriber = load_transcriber()
         blended = self.record.run("blending", lambda: self._blend(base["path"], trained, transcriber))
-        blending.remove_shares(self.out)
+        # Not before the choice is recorded: the folders of their clips accept no other weights.
+        remove(self.out / blending.SHARES_NAME)
         compared = self.record.run("comparison", lambda: self._compare(base["path"], transcriber))
         base_licence = "; ".join(stored_licences(base["path"]))
         provenance = model_files.Provenance(

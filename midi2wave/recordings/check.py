@@ -102,7 +102,7 @@ def check_recordings(folder: Path, *, jobs: int = 1) -> CheckedRecordings:
         InputError: There is no such folder, or there are no pairs in it.
     """
     if find_metadata(folder):
-        listing = FolderPairs(folder, _metadata_pairs(folder), [], [], [], [])
+        listing = FolderPairs(folder, _metadata_pairs(folder))
     else:
         require_no_nested_metadata(folder)
         listing = find_pairs(folder, ANALYSIS_HZ, prefer_originals=True)

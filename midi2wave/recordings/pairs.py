@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,10 +37,10 @@ class FolderPairs:
 
     folder: Path
     pairs: list[MatchedFiles]
-    unmatched: list[Path]
-    not_resampled: list[Path]
-    unread: list[str]
-    failures: list[Failure]
+    unmatched: list[Path] = field(default_factory=list)
+    not_resampled: list[Path] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
 
     def require_pairs(self) -> None:
         """Raise InputError if there are none."""
@@ -112,7 +112,8 @@ def find_pairs(
     pairs = [MatchedFiles(root / sources[stem], folder / midi[own]) for stem, own in matches.items() if stem in sources]
     not_resampled = [folder / files[stem] for stem in matches if stem not in sources]
     unmatched = [folder / name for stem, name in files.items() if stem not in matches]
-    unmatched += [folder / name for name in midi_names if name not in {midi[own] for own in matches.values()}]
+    used = {midi[own] for own in matches.values()}
+    unmatched += [folder / name for name in midi_names if name not in used]
     in_order = sorted(pairs, key=lambda pair: pair.midi)
     return FolderPairs(folder, in_order, sorted(unmatched), sorted(not_resampled), unread, failures)
 

@@ -198,6 +198,21 @@ def test_the_report_shows_every_pair(checked, tmp_path):
     assert write_report(few, tmp_path / "report") == page
 
 
+def test_originals_are_checked_and_lonely_files_named(folder, tmp_path, capsys):
+    sound, performance = folder.sounds[0][: HZ * 2], folder.performances[0]
+    for name in ("b.wav", "b_16000.wav", "alone.wav", "audio/a.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / name, sound, HZ)
+    (tmp_path / "midi").mkdir()
+    for name in ("b.mid", "midi/a.mid", "lost.mid"):
+        performance.to_pretty_midi().write(str(tmp_path / name))
+    checked = check_recordings(tmp_path)
+    pairs = [(pair.audio.relative_to(tmp_path).as_posix(), pair.midi.name) for pair in checked.pairs]
+    assert pairs == [("audio/a.wav", "a.mid"), ("b.wav", "b.mid")]
+    assert checked.unmatched == [tmp_path / "alone.wav", tmp_path / "lost.mid"]
+    assert "without a partner of equal name: alone.wav, lost.mid" in capsys.readouterr().err
+
+
 def test_a_folder_without_pairs_is_refused(folder, tmp_path):
     with pytest.raises(InputError, match=r"holds no audio and no MIDI files; put pairs"):
         check_recordings(tmp_path)

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     # PyTorch takes a second or two to import.
     from midi2wave.finetuning.comparison import BASE_NAME
 
-    reference = _read_scores(args.folders[0], BASE_NAME)
+    reference = read_scores(args.folders[0], BASE_NAME)
     results = [read_result(folder, reference) for folder in args.folders]
     first_base = results[0]["base"]
     results.sort(key=lambda one: (one["base"] != first_base, round(one["minutes"]), one["steps"], one["seed"]))
@@ -73,13 +73,13 @@ def read_result(folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
     """
     from midi2wave.finetuning.comparison import TUNED_NAME, compare
 
-    tuned = _read_scores(folder, TUNED_NAME)
+    tuned = read_scores(folder, TUNED_NAME)
     names, expected = ([clip["clip"] for clip in scores["per_clip"]] for scores in (tuned, reference))
     if names != expected:
         raise InputError(f"{folder} has different test clips from the first folder's; give those of one test split")
+    record = read_record(folder)
+    phases = record["phases"]
     try:
-        record = json.loads((folder / RECORD_NAME).read_bytes())
-        phases = record["phases"]
         return {
             "base": Path(phases["base"]["path"]).stem,
             "seed": record["options"]["pieces"]["seed"],
@@ -88,11 +88,21 @@ def read_result(folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
             "share": phases["blending"]["share"],
             **compare(reference, tuned),
         }
-    except (OSError, ValueError, KeyError) as error:
+    except KeyError as error:
         raise _unfinished(folder, error) from error
 
 
-def _read_scores(folder: Path, model: str) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of an output folder of finetune.py. Raises InputError if there is none."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD_NAME).read_bytes())
+    except (OSError, ValueError) as error:
+        raise _unfinished(folder, error) from error
+    return record
+
+
+def read_scores(folder: Path, model: str) -> dict[str, Any]:
+    """The scores of a model on the test clips. Raises InputError if there are none."""
     from midi2wave.evaluation.evaluation_folder import RESULT_NAME
     from midi2wave.finetuning.model_scores import EVALUATION_NAME
 
@@ -119,10 +129,11 @@ def table(results: list[dict[str, Any]]) -> list[str]:
         cells = [_with_interval(one["measures"][key], digits) for key, _, digits in columns]
         facts = [one["base"], f"{one['minutes']:.1f}", str(one["steps"]), str(one["seed"]), f"{one['share']:g}"]
         rows.append([*facts, *cells])
-    return [_row(headings), _row(["---"] * len(headings)), *map(_row, rows)]
+    return [markdown_row(headings), markdown_row(["---"] * len(headings)), *map(markdown_row, rows)]
 
 
-def _row(cells: list[str]) -> str:
+def markdown_row(cells: list[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

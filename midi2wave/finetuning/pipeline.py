@@ -306,10 +306,10 @@ class _Finetuning:
         write_text(self.out / TRAINING_CONFIG_NAME, json.dumps(blocks, indent=2) + "\n")
         done = max(map(step_of, step_folders(Path(config.train_config.output_directory))), default=0)
         seconds = planned["seconds"] * (1 - done / planned["steps"])
-        # Base and fine-tuned model play the test clips, the base and each share the validation clips.
+        # Base and fine-tuned model play the test clips, the base and some shares the validation clips.
         play_seconds = planned["play_seconds"] * (
             2 * self.options.n_clips / N_VALIDATION_CLIPS * clip_lengths["test"]
-            + (1 + len(blending.SHARES)) * clip_lengths["validation"]
+            + blending.USUAL_EVALUATIONS * clip_lengths["validation"]
         )
         log(
             f"training: {planned['steps']} steps of {planned['seconds_per_step']:.2g} s each, as measured here"

@@ -73,6 +73,7 @@ TESTED_BY = {
     "benchmarks.mutations": "tests/unit/benchmarks/test_mutations.py",
     "benchmarks.own_piano": "tests/unit/benchmarks/test_own_piano.py",
     "benchmarks.own_piano_recordings": "tests/unit/benchmarks/test_own_piano.py",
+    "benchmarks.own_piano_shares": "tests/unit/benchmarks/test_own_piano.py",
     "benchmarks.random_weights": "tests/unit/benchmarks/test_own_piano.py",
     "tests.helpers.fuzz": "tests/robustness/test_fuzz.py",
 }

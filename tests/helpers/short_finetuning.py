@@ -29,7 +29,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "CLIP_SECONDS", 1.0)
     monkeypatch.setattr(pipeline, "VALIDATION_CLIP_SECONDS", 1.0)
     monkeypatch.setattr(pipeline, "N_VALIDATION_CLIPS", 2)
-    monkeypatch.setattr(blending, "SHARES", (0.5, 1.0))
+    monkeypatch.setattr(blending, "SHARES", (0.5,))
     monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
     monkeypatch.setattr(pipeline, "load_transcriber", lambda: None)
     monkeypatch.setattr(pipeline, "check_recordings", pairs_of_equal_stems)

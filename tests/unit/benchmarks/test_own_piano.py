@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import own_piano, own_piano_recordings, random_weights
+from benchmarks import own_piano, own_piano_recordings, own_piano_shares, random_weights
 from midi2wave.checkpoint import load_weights
 from midi2wave.data.maestro import SPLITS, Recording, read_metadata
+from midi2wave.finetuning import model_scores
 from tests.helpers.pipeline import assert_refused, call
 from tests.helpers.tiny_base import write_tiny_base
 
@@ -40,6 +41,37 @@ def write_result(folder, seconds, steps, distance, *, base="grand", names=("a", 
     write_scores(folder, "fine_tuned", distance, names)
     (folder / "finetune.json").write_text(json.dumps({"options": {"pieces": {"seed": 3}}, "phases": phases}))
     return folder
+
+
+def test_shares_are_blended_and_compared_on_the_test_clips(tmp_path, monkeypatch):
+    """The share that the fine-tuning chose is not played again."""
+    folder = write_result(tmp_path / "own", 600.0, 500, 1.8)
+    base = write_tiny_base(tmp_path / "tiny.safetensors")
+    write_tiny_base(folder / "run/step_00000400/weights.safetensors", seed=1)
+    record = json.loads((folder / "finetune.json").read_text())
+    record["phases"]["base"]["path"] = str(base)
+    record["phases"]["training"]["best_step"] = 400
+    (folder / "finetune.json").write_text(json.dumps(record))
+    played = {}
+
+    def evaluate(model, name, out, clips, transcriber):
+        played[name] = load_weights(model)[0]
+        write_scores(out, name, 1.5, ("a", "b"))
+        return own_piano.read_scores(out, name)
+
+    monkeypatch.setattr(model_scores, "evaluate_model", evaluate)
+    page = tmp_path / "page.md"
+    page.write_text(f"{own_piano_shares.BEGIN}\n{own_piano_shares.END}\n")
+    done = call(own_piano_shares, folder, "--shares", 0, 0.5, 1, "--page", page)
+    assert done.code == 0, done.err
+    assert list(played) == ["test_share_0", "test_share_1"]
+    for name, path in (("test_share_0", base), ("test_share_1", folder / "run/step_00000400/weights.safetensors")):
+        expected = load_weights(path)[0]
+        assert all(torch.equal(played[name][key], expected[key]) for key in expected)
+    assert (
+        "| tiny | 10.0 | 500 | 3 | , 1.550, It worked | , 1.850, It worked | , 1.550, It worked |" in page.read_text()
+    )
+    assert not list(folder.glob("*.safetensors"))
 
 
 def test_table_and_picture(tmp_path):

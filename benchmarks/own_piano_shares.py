@@ -76,12 +76,12 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     """A Markdown table: a row for each fine-tuning, a column for each share."""
     from midi2wave.finetuning.comparison import verdict
 
-    shares = list(rows[0]["shares"])
-    lines = [markdown_row(["base", "recordings, minutes", "steps", "seed", *shares])]
-    lines.append(markdown_row(["---"] * (4 + len(shares))))
+    columns = list(rows[0]["shares"])
+    lines = [markdown_row(["base", "recordings, minutes", "steps", "seed", *columns])]
+    lines.append(markdown_row(["---"] * (4 + len(columns))))
     for one in rows:
         cells = [one["base"], f"{one['minutes']:.1f}", str(one["steps"]), str(one["seed"])]
-        for share in shares:
+        for share in columns:
             compared = one["shares"][share]
             values = compared["measures"]
             notes = f"{values['f1']['fine_tuned']:.3f}" if "f1" in values else ""

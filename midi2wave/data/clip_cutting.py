@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ClipSource:
     """Audio and MIDI of one performance.
 
     Attributes:
@@ -45,7 +45,7 @@ class Pair:
 
 
 def cut_clips(
-    pairs: list[Pair], config: PreprocessConfig, output: OutputFolder, failures: list[Failure]
+    pairs: list[ClipSource], config: PreprocessConfig, output: OutputFolder, failures: list[Failure]
 ) -> Iterator[str]:
     """Cut a clip out of each recording in turn, until there are enough.
 
@@ -60,7 +60,7 @@ def cut_clips(
     """
     read = functools.lru_cache(maxsize=1)(_read)  # A single recording is read once for all its clips.
     rng = np.random.default_rng(config.seed)
-    waiting: deque[tuple[Pair, list[float]]] = deque((pairs[i], []) for i in rng.permutation(len(pairs)))
+    waiting: deque[tuple[ClipSource, list[float]]] = deque((pairs[i], []) for i in rng.permutation(len(pairs)))
     n_clips, full = 0, []
     while waiting and n_clips < config.n_clips:
         pair, starts = waiting.popleft()
@@ -86,7 +86,7 @@ def cut_clips(
         )
 
 
-def _read(pair: Pair, audio_hz: int) -> tuple[np.ndarray, Performance]:
+def _read(pair: ClipSource, audio_hz: int) -> tuple[np.ndarray, Performance]:
     """The samples and the notes of a recording."""
     pcm, performance = read_pcm(pair.audio, audio_hz), read_performance(pair.midi)
     if pair.stretch:
@@ -95,7 +95,7 @@ def _read(pair: Pair, audio_hz: int) -> tuple[np.ndarray, Performance]:
 
 
 def _cut(
-    pair: Pair,
+    pair: ClipSource,
     pcm: np.ndarray,
     performance: Performance,
     start: float,

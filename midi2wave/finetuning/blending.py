@@ -70,14 +70,14 @@ def select_share(score: Callable[[float], Scores], base: Scores, recordings: Sco
         base: Those of the base, with its own partials.
         recordings: Those of the recordings; a share has lost notes if it has fewer than they and the base.
     """
-    kept_notes = min(base.notes, recordings.notes) - MAX_VALIDATION_LOSS
+    fewest_notes = min(base.notes, recordings.notes) - MAX_VALIDATION_LOSS
     base_is_far = score(SHARES[0]).distance > FAR * score(1.0).distance
-    shares = (1.0, *SHARES) if base_is_far else SHARES
-    for share in shares:
+    order = (1.0, *SHARES) if base_is_far else SHARES
+    for share in order:
         one = score(share)
-        if one.distance < base.distance and not one.notes < kept_notes:
+        if one.distance < base.distance and not one.notes < fewest_notes:
             return share
-    return shares[-1]
+    return order[-1]
 
 
 def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:

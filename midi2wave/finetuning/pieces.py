@@ -28,7 +28,7 @@ MAX_EXCESS = 1.2
 MAX_HELD_OUT_RECORDING = 0.15
 
 
-class Pair(NamedTuple):
+class UsablePair(NamedTuple):
     """A usable pair of audio and MIDI.
 
     Attributes:
@@ -72,7 +72,7 @@ def piece_from(values: dict[str, Any]) -> Piece:
     return Piece(**{**values, "recording": Recording(**values["recording"]), "stretch": Stretch(**values["stretch"])})
 
 
-def plan_pieces(folder: Path, pairs: Sequence[Pair], hold_out: float, seed: int) -> list[Piece]:
+def plan_pieces(folder: Path, pairs: Sequence[UsablePair], hold_out: float, seed: int) -> list[Piece]:
     """Divide the recordings into those to train on, to validate on and to test on.
 
     A MAESTRO folder keeps its split. Otherwise whole recordings are held out, or of few recordings, or very unequal

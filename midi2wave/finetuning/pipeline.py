@@ -32,7 +32,7 @@ from midi2wave.finetuning import base_choice, blending, comparison, label_refine
 from midi2wave.finetuning.model_scores import evaluate_model
 from midi2wave.finetuning.options import FinetuneOptions, FinetuneResult
 from midi2wave.finetuning.phases import RECORD_NAME, PhaseRecord
-from midi2wave.finetuning.pieces import Pair, Piece, clip_seconds, holds_out_middles, piece_from, plan_pieces
+from midi2wave.finetuning.pieces import Piece, UsablePair, clip_seconds, holds_out_middles, piece_from, plan_pieces
 from midi2wave.finetuning.play_settings import play_settings
 from midi2wave.midi.reader import MIDI_SUFFIXES
 from midi2wave.recordings.check import CheckedRecordings, check_recordings
@@ -124,7 +124,7 @@ class _Finetuning:
         # Before the number of clips, which follows from it: the message is to name what the user has changed.
         self.record.require_same("schedule", options.length)
         checked = self.record.run("recordings", self._check_recordings, self._state_of_recordings())
-        pairs = [Pair(**one) for one in checked]
+        pairs = [UsablePair(**one) for one in checked]
         planned = self._planned(pairs)
         lengths = {
             "test": clip_seconds(planned, "test", CLIP_SECONDS),
@@ -162,7 +162,7 @@ class _Finetuning:
         facts |= self._facts(data, planned_schedule, refinement, config, trained, blended)
         return self._finish(provenance, compared, facts)
 
-    def _planned(self, pairs: list[Pair]) -> list[Piece]:
+    def _planned(self, pairs: list[UsablePair]) -> list[Piece]:
         """The pieces of all splits."""
 
         def plan() -> list[dict[str, Any]]:
@@ -216,7 +216,7 @@ class _Finetuning:
             f"the report: {page}"
         )
         return [
-            Pair(
+            UsablePair(
                 audio=self._relative(pair.audio),
                 midi=self._relative(pair.midi),
                 seconds=pair.seconds,

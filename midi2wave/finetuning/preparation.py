@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, DataConfig, PreprocessConfig
-from midi2wave.data.clip_cutting import Pair as ClipSource
-from midi2wave.data.clip_cutting import cut_clips
+from midi2wave.data.clip_cutting import ClipSource, cut_clips
 from midi2wave.data.maestro import SPLITS, inside, resampled_name
 from midi2wave.data.preprocessing import (
     Outcomes,

@@ -7,6 +7,7 @@ import numpy as np
 import pretty_midi
 import pytest
 import soundfile
+import torch
 from safetensors import safe_open
 
 import finetune
@@ -84,6 +85,18 @@ def test_the_speed_is_measured_and_decides_the_steps(recordings, base, tmp_path,
     options = ["-d", recordings, "-o", tmp_path / "mine", "--base", base, "--minutes", "0.02", "--device", "cpu"]
     assert call(finetune, *options).code == 0
     assert 1e-4 < seconds[0] < 10
+
+
+def test_too_little_memory_is_one_line(recordings, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "measure_step_seconds", MEASURE_STEP_SECONDS)
+
+    def run_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(schedule, "train_step", run_out)
+    out = tmp_path / "mine"
+    failed = call(finetune, "-d", recordings, "-o", out, "--minutes", 1, "--base", base, "--device", "cpu")
+    assert_refused(failed, "out of memory; end other programs, give --device cpu, or a smaller model as --base")
 
 
 def test_steps_take_the_place_of_minutes(recordings, base, tmp_path):

@@ -26,7 +26,7 @@ def test_small_differences_do_not_change_the_share():
         assert _select({0.75: Scores(1.7, 0.71), 1.0: whole}) == 0.75
 
 
-def test_less_is_taken_where_the_sound_is_no_nearer_than_the_base():
+def test_less_is_taken_where_the_sound_is_no_nearer():
     scores = {1.0: Scores(2.3, 0.4), 0.75: Scores(1.9, 0.8), 0.5: Scores(1.79, 0.8)}
     assert _select(scores) == 0.5
     assert _select({**scores, 0.5: Scores(1.9, 0.8), 0.25: Scores(1.9, 0.8)}) == 0.25

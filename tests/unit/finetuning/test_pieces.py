@@ -2,12 +2,12 @@
 
 import pytest
 
-from midi2wave.finetuning.pieces import Pair, clip_seconds, holds_out_middles, plan_pieces
+from midi2wave.finetuning.pieces import UsablePair, clip_seconds, holds_out_middles, plan_pieces
 from midi2wave.utils.errors import InputError
 
 
 def pairs(n, seconds=100.0, late_seconds=0.0):
-    return [Pair(f"{k}/take.wav", f"{k}/take.mid", seconds + k, late_seconds, str(k)) for k in range(n)]
+    return [UsablePair(f"{k}/take.wav", f"{k}/take.mid", seconds + k, late_seconds, str(k)) for k in range(n)]
 
 
 def seconds_of(pieces):
@@ -52,7 +52,7 @@ def test_the_seed_decides_which(tmp_path):
 @pytest.mark.parametrize("minutes", [[100] + [1] * 9, [60] + [3] * 9, [1] * 5 + [8] * 8, [2] * 10])
 def test_recordings_of_unequal_lengths(tmp_path, minutes, seed):
     """No split is empty, and about 0.1 of the seconds are held out for each, in whole recordings as far as they fit."""
-    recordings = [Pair(f"{k}.wav", f"{k}.mid", 60.0 * one, 0.0, str(k)) for k, one in enumerate(minutes)]
+    recordings = [UsablePair(f"{k}.wav", f"{k}.mid", 60.0 * one, 0.0, str(k)) for k, one in enumerate(minutes)]
     pieces = plan_pieces(tmp_path, recordings, 0.1, seed)
     seconds = seconds_of(pieces)
     assert sum(seconds.values()) == pytest.approx(60 * sum(minutes))
@@ -63,7 +63,7 @@ def test_recordings_of_unequal_lengths(tmp_path, minutes, seed):
 
 def test_the_middles_of_long_recordings_are_held_out(tmp_path):
     """Ten recordings of which the shortest is more than could be held out of two long ones."""
-    recordings = [Pair(f"{k}.wav", f"{k}.mid", 60.0, 0.0, "same") for k in range(10)]
+    recordings = [UsablePair(f"{k}.wav", f"{k}.mid", 60.0, 0.0, "same") for k in range(10)]
     pieces = plan_pieces(tmp_path, recordings, 0.1, 0)
     assert holds_out_middles(pieces)
 
@@ -79,7 +79,7 @@ def test_recordings_of_the_same_notes_are_in_one_split(tmp_path):
 
 def test_names_are_unique(tmp_path):
     paths = ["a/b.wav", "a_b.wav", "c.wav"]
-    recordings = [Pair(path, f"{path}.mid", 60.0, 0.0, path) for path in paths]
+    recordings = [UsablePair(path, f"{path}.mid", 60.0, 0.0, path) for path in paths]
     names = {piece.recording.audio_filename: piece.name for piece in plan_pieces(tmp_path, recordings, 0.1, 0)}
     assert len(set(names.values())) == 3 and names["c.wav"] == "c"
 

@@ -54,20 +54,25 @@ def score_share(folder: Path, share: float, transcriber: Any) -> dict[str, Any]:
     """
     from midi2wave import checkpoint
     from midi2wave.checkpoint_folders import step_name
+    from midi2wave.evaluation.evaluation_folder import RESULT_NAME
     from midi2wave.finetuning import comparison, preparation, schedule
     from midi2wave.finetuning.blending import write_blended
-    from midi2wave.finetuning.model_scores import evaluate_model
+    from midi2wave.finetuning.model_scores import EVALUATION_NAME, evaluate_model
 
     phases = read_record(folder)["phases"]
     base = read_scores(folder, comparison.BASE_NAME)
+    name = f"test_share_{share:g}"
     if share == phases["blending"]["share"]:
         return comparison.compare(base, read_scores(folder, comparison.TUNED_NAME))
+    if (folder / EVALUATION_NAME / name / RESULT_NAME).is_file():
+        return comparison.compare(base, read_scores(folder, name))
     trained = folder / schedule.RUN_NAME / step_name(phases["training"]["best_step"])
     old, new = (checkpoint.load_checkpoint(path, "cpu") for path in (phases["base"]["path"], trained))
-    weights = folder / f"test_share_{share:g}.safetensors"
-    write_blended(weights, old, new, share)
-    clips = preparation.clips_folder(folder, "test")
-    scores = evaluate_model(str(weights), weights.stem, folder, clips, transcriber)
+    weights = folder / f"{name}.safetensors"
+    # The folder of its clips accepts no other file, and one that is written again can have another checksum.
+    if not weights.is_file():
+        write_blended(weights, old, new, share)
+    scores = evaluate_model(str(weights), name, folder, preparation.clips_folder(folder, "test"), transcriber)
     weights.unlink()
     return comparison.compare(base, scores)
 

@@ -55,6 +55,7 @@ def test_shares_are_blended_and_compared_on_the_test_clips(tmp_path, monkeypatch
     played = {}
 
     def evaluate(model, name, out, clips, transcriber):
+        assert name not in played
         played[name] = load_weights(model)[0]
         write_scores(out, name, 1.5, ("a", "b"))
         return own_piano.read_scores(out, name)
@@ -65,6 +66,9 @@ def test_shares_are_blended_and_compared_on_the_test_clips(tmp_path, monkeypatch
     done = call(own_piano_shares, folder, "--shares", 0, 0.5, 1, "--page", page)
     assert done.code == 0, done.err
     assert list(played) == ["test_share_0", "test_share_1"]
+    # Once more, what is scored is read.
+    again = call(own_piano_shares, folder, "--shares", 0, 0.5, 1)
+    assert again.out == done.out and len(played) == 2
     for name, path in (("test_share_0", base), ("test_share_1", folder / "run/step_00000400/weights.safetensors")):
         expected = load_weights(path)[0]
         assert all(torch.equal(played[name][key], expected[key]) for key in expected)

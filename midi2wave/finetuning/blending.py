@@ -2,12 +2,13 @@
 
 A training on few recordings improves the likelihood of their sound, but what the model generates from silence gets
 noisier and loses notes. The mean of the weights before and after it keeps more of what the base plays (weight-space
-ensembles: Wortsman et al., arXiv 2109.01903). Three quarters of the trained weights were best or nearly so in all
-trainings of docs/own_piano.md with ten minutes of recordings or more. A few validation clips are too few to choose
-between neighbouring shares, but show where three quarters do not do.
+ensembles: Wortsman et al., arXiv 2109.01903). Three quarters of the trained weights were the best compromise between
+sound and notes in nearly all trainings of docs/own_piano.md that began with a shipped model. A few validation clips
+are too few to choose between neighbouring shares, but they show where three quarters are wrong.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,22 +18,29 @@ from torch import Tensor
 from midi2wave import checkpoint
 from midi2wave.checkpoint import LoadedCheckpoint
 from midi2wave.evaluation.metrics import mean
-from midi2wave.finetuning.model_scores import MAX_LOSS, clip_values, note_measure, topline_values
+from midi2wave.finetuning.model_scores import (
+    MAX_NOTE_LOSS,
+    MIN_TOPLINE_SHARE,
+    clip_values,
+    note_measure,
+    topline_values,
+)
 from midi2wave.utils.atomic_files import atomic_file
 from midi2wave.utils.cli import log
 
 BLENDED_NAME = "blended.safetensors"
 # Folder of the weights of each share, while they are compared.
 SHARES_NAME = "shares"
-# In the order in which they are tried.
-SHARES = (0.75, 0.5, 0.25)
-# All of the trained weights are tried first where the distance of three quarters is this many times as large: then the
-# base sounds so different that a quarter of it is too much.
-FAR = 1.25
-# On a few validation clips F1 is uncertain by about MAX_LOSS.
-MAX_VALIDATION_LOSS = 2 * MAX_LOSS
-# The base, three quarters and all: further shares are seldom tried.
-USUAL_EVALUATIONS = 3
+DEFAULT_SHARE = 0.75
+# Taken where the default does not do; the last one needs no scores.
+SMALLER_SHARES = (0.5, 0.25)
+# Above this ratio of the distance of the default share to that of all trained weights, the base sounds so different
+# that a quarter of it is too much.
+MAX_DISTANCE_RATIO = 1.25
+# On a few validation clips F1 is uncertain by about MAX_NOTE_LOSS.
+MAX_NOTE_LOSS_ON_VALIDATION = 2 * MAX_NOTE_LOSS
+# Of the base, the default share and all trained weights; for the forecast of the duration.
+N_USUAL_EVALUATIONS = 3
 
 
 class Scores(NamedTuple):
@@ -61,23 +69,30 @@ def blend(base: Mapping[str, Tensor], trained: Mapping[str, Tensor], share: floa
 def select_share(score: Callable[[float], Scores], base: Scores, recordings: Scores) -> float:
     """Three quarters of the trained weights, unless the scores show that another share is needed.
 
-    All of them where three quarters sound much further from the recordings. Less of them where the sound is no nearer
-    than that of the base, or many notes are lost; small shares can be further away than the base, since they have the
-    measured partials, but hardly the weights that were trained with them.
+    A share will do if it sounds nearer to the recordings than the base and does not lose many notes. All of the
+    trained weights are taken if they will do, and three quarters will not or sound much further away; else half of
+    them if that will do and three quarters will not, else a quarter. Small shares can be further away than the base,
+    since they have the measured partials, but hardly the weights that were trained with them.
 
     Args:
-        score: The scores of a share.
+        score: Returns the scores of a share; called only for those that are needed.
         base: Those of the base, with its own partials.
-        recordings: Those of the recordings; a share has lost notes if it has fewer than they and the base.
+        recordings: Those of the recordings.
     """
-    fewest_notes = min(base.notes, recordings.notes) - MAX_VALIDATION_LOSS
-    base_is_far = score(SHARES[0]).distance > FAR * score(1.0).distance
-    order = (1.0, *SHARES) if base_is_far else SHARES
-    for share in order:
+    fewest_notes = max(
+        min(base.notes, recordings.notes) - MAX_NOTE_LOSS_ON_VALIDATION, MIN_TOPLINE_SHARE * recordings.notes
+    )
+
+    def will_do(share: float) -> bool:
         one = score(share)
-        if one.distance < base.distance and not one.notes < fewest_notes:
-            return share
-    return order[-1]
+        # Without a note in the clips, which makes their score NaN, there is nothing to lose.
+        return one.distance < base.distance and not one.notes < fewest_notes
+
+    is_far = score(DEFAULT_SHARE).distance > MAX_DISTANCE_RATIO * score(1.0).distance
+    if (is_far or not will_do(DEFAULT_SHARE)) and will_do(1.0):
+        return 1.0
+    preferred = (DEFAULT_SHARE, *SMALLER_SHARES[:-1])
+    return next((share for share in preferred if will_do(share)), SMALLER_SHARES[-1])
 
 
 def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
@@ -90,7 +105,7 @@ def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, s
         evaluate: The scores of a weights file on the validation clips; its second argument is a name for them.
 
     Returns:
-        As JSON values: `share`, and the `scores` of the base, the recordings, and each share that was tried.
+        As JSON values: `share`, and the `scores` of the base, the recordings, and each share that was played.
 
     Raises:
         OSError: The disk is full.
@@ -98,7 +113,7 @@ def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, s
     old, new = (checkpoint.load_checkpoint(path, "cpu") for path in (base, trained))
     before = evaluate(base, "base")
     measure = note_measure(before)
-    named = {"base": _scores(before, measure), "recordings": Scores(0.0, mean(topline_values(before, measure)))}
+    scores = {"base": _scores(before, measure), "recordings": Scores(0.0, mean(topline_values(before, measure)))}
 
     @functools.cache
     def score(share: float) -> Scores:
@@ -107,21 +122,26 @@ def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, s
         if not path.is_file():
             write_blended(path, old, new, share)
         one = _scores(evaluate(str(path), f"share_{share:g}"), measure)
-        named[f"{share:g}"] = one
+        scores[f"{share:g}"] = one
         return one
 
-    best = select_share(score, named["base"], named["recordings"])
+    best = select_share(score, scores["base"], scores["recordings"])
     write_blended(out / BLENDED_NAME, old, new, best)
-    listed = "; ".join(f"{name} {one.distance:.3f}, {one.notes:.3f}" for name, one in named.items())
-    log(
-        f"share of the trained weights: {best:g}, the rest is the base (STFT distance and "
-        f"{'F1' if measure == 'f1' else measure} by share: {listed})"
+    measured = "F1" if measure == "f1" else measure
+    listed = "; ".join(
+        f"{name} {one.distance:.3f}, {'no notes' if math.isnan(one.notes) else f'{one.notes:.3f}'}"
+        for name, one in scores.items()
     )
-    return {"share": best, "scores": {name: one._asdict() for name, one in named.items()}}
+    log(f"share of the trained weights: {best:g}, the rest is the base (STFT distance and {measured}: {listed})")
+    return {"share": best, "scores": {name: _json_values(one) for name, one in scores.items()}}
 
 
 def _scores(evaluation: dict[str, Any], measure: str) -> Scores:
     return Scores(*(mean(clip_values(evaluation, name)) for name in ("mrstft", measure)))
+
+
+def _json_values(scores: Scores) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in scores._asdict().items()}
 
 
 def write_blended(path: Path, base: LoadedCheckpoint, trained: LoadedCheckpoint, share: float) -> None:

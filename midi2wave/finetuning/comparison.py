@@ -8,14 +8,17 @@ import numpy as np
 
 from midi2wave.data.test_clips import clip_source
 from midi2wave.evaluation.metrics import bootstrap_interval, mean
-from midi2wave.finetuning.model_scores import MAX_LOSS, clip_values, note_measure, topline_values
+from midi2wave.finetuning.model_scores import (
+    MAX_NOTE_LOSS,
+    MIN_TOPLINE_SHARE,
+    clip_values,
+    note_measure,
+    topline_values,
+)
 from midi2wave.utils.cli import count_of
 
 # Names of both models.
 BASE_NAME, TUNED_NAME = "base", "fine_tuned"
-# With a lower part of the F1 of the recordings, a model plays no notes. Wrong notes have less than 0.1 of it.
-MIN_TOPLINE_SHARE = 0.25
-
 # By chance alone, all differences of n recordings have one sign in 2 of 2^n cases, and then the interval leaves out 0.
 FEW_RECORDINGS = 6
 
@@ -203,13 +206,13 @@ def _outcome_of_noise(measures: dict[str, Any]) -> str:
 
 
 def _outcome_of_notes(notes: dict[str, Any] | None) -> str:
-    """Whether no more than MAX_LOSS can have been lost, or something was lost, or the interval shows neither."""
+    """Whether no more than MAX_NOTE_LOSS can have been lost, or something was lost, or the interval shows neither."""
     if notes is None:
         return "none"
     if not notes["has_notes"]:
         return "no notes"
     low, high = _ends(notes)
-    if low >= -MAX_LOSS:
+    if low >= -MAX_NOTE_LOSS:
         return "kept"
     return "lost" if high < 0 else "unclear"
 

@@ -8,8 +8,9 @@ Below the output folder:
     audio/, data/, aligned/, clips/ resampled audio, processed folders, labels that agree with the sound, test clips
     validation_clips/               clips by which the share of the trained weights is chosen
     training.json, run/             config and run folder of the training
+    shares/                         weights of the shares, until one is chosen
     blended.safetensors             the base and that share of the trained weights
-    evaluation/                     generated clips and scores of the base model, the fine-tuned one, and each share
+    evaluation/                     generated clips and scores of the base model, the fine-tuned one, and the shares
     NAME.safetensors, model_card.md, play.json, index.html      the result
 """
 
@@ -39,8 +40,8 @@ from midi2wave.recordings.check import CheckedRecordings, check_recordings
 from midi2wave.recordings.report_page import write_report
 from midi2wave.training.loop import run_training
 from midi2wave.utils.atomic_files import remove, write_text
-from midi2wave.utils.cli import count_of, log
-from midi2wave.utils.errors import InputError
+from midi2wave.utils.cli import choose_device, count_of, log
+from midi2wave.utils.errors import InputError, NoMemoryError
 from midi2wave.utils.file_search import walk_folder
 from midi2wave.utils.folder_lock import lock_own_folder
 from midi2wave.utils.signals import Interrupted
@@ -74,7 +75,7 @@ def finetune(folder: Path, out: Path, options: FinetuneOptions) -> FinetuneResul
         options: The options.
 
     Raises:
-        InputError: Nothing is usable, or the folder holds something else.
+        InputError: Nothing is usable, the folder holds something else, or memory ran out.
         KeyboardInterrupt: A signal stopped the training; the last step is saved.
         OSError: The disk is full.
     """
@@ -90,7 +91,14 @@ def finetune(folder: Path, out: Path, options: FinetuneOptions) -> FinetuneResul
         record.licence = options.licence or record.licence
         record.write()
         record.discard_outdated()
-        return _Finetuning(folder, out, options, record).run(candidates)
+        try:
+            return _Finetuning(folder, out, options, record).run(candidates)
+        except NoMemoryError as error:  # It names options of other commands.
+            on_gpu = choose_device(options.device).type == "cuda"
+            raise InputError(
+                f"out of memory; end other programs and run the command again{' with --device cpu' * on_gpu}, or "
+                "begin in another folder with a smaller model as --base"
+            ) from error
 
 
 def _open_record(out: Path) -> PhaseRecord:
@@ -309,7 +317,7 @@ class _Finetuning:
         # Base and fine-tuned model play the test clips, the base and some shares the validation clips.
         play_seconds = planned["play_seconds"] * (
             2 * self.options.n_clips / N_VALIDATION_CLIPS * clip_lengths["test"]
-            + blending.USUAL_EVALUATIONS * clip_lengths["validation"]
+            + blending.N_USUAL_EVALUATIONS * clip_lengths["validation"]
         )
         log(
             f"training: {planned['steps']} steps of {planned['seconds_per_step']:.2g} s each, as measured here"

@@ -45,8 +45,6 @@ MAX_WARMUP_STEPS = 50
 # A forward pass takes about a third of a step with its backward pass.
 FORWARD_SHARE = 1 / 3
 MIN_STEPS = 2
-# The options of a training are not the user's here.
-LESS_MEMORY = "end other programs, give --device cpu, or a smaller model as --base"
 MIN_MINUTES, MAX_MINUTES = 0.01, 60 * 24 * 30
 # Length of what is generated to measure the speed of generation.
 PLAYED_SECONDS = 0.5
@@ -118,12 +116,12 @@ def measure_step_seconds(config: Config) -> float:
     """Mean duration of some steps on this machine, with the training's own data, from random weights.
 
     Raises:
-        InputError: Memory ran out.
+        NoMemoryError: Memory ran out.
     """
     settings = config.train_config
     keep_freed_memory()
     device = choose_device(settings.device)
-    with friendly_oom_errors(LESS_MEMORY):
+    with friendly_oom_errors():
         state = make_unsaved_run(config, device, choose_precision(settings.precision, device))
         state.model.decoder.gates = choose_gate_kernels(settings, device, verbose=False)
         crops = training_crops(config, state.model)
@@ -152,13 +150,13 @@ def measure_play_seconds(base: LoadedCheckpoint, path: str, n_clips: int, device
         device: As in train_config.
 
     Raises:
-        InputError: Memory ran out.
+        NoMemoryError: Memory ran out.
     """
     data = base.config.data_config
     options = SamplingOptions.from_config(play_settings(data).apply(SamplingConfig(model_filename=path)))
-    model = base.model.to(choose_device(device))
     n_frames = math.ceil(PLAYED_SECONDS * data.midi_hz)
-    with friendly_oom_errors(LESS_MEMORY):
+    with friendly_oom_errors():
+        model = base.model.to(choose_device(device))
         for _ in range(2):  # The first time kernels are compiled.
             started = time.monotonic()
             blocks = synthesize(

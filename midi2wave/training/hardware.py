@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from midi2wave.utils.errors import InputError
+from midi2wave.utils.errors import NoMemoryError
 from wavenet import WaveNet
 
 GIB = 2**30
@@ -17,11 +17,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # Of malloc.h.
 # Blocks up to this size are kept. The documented maximum is 32 MiB, and glibc before 2.35 refuses more.
 KEPT_BLOCK_BYTES = (GIB, 32 * 2**20)
 DEFAULT_THRESHOLD_BYTES = 128 * 2**10
-# How a training is made to need less.
-LESS_MEMORY = (
-    "lower train_config.micro_batch_size (the loss stays the same) or data_config.segment_length, or set "
-    "train_config.activation_checkpointing=true (on a GPU also train_config.cuda_graph=false)"
-)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -105,14 +100,11 @@ def synchronize(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def friendly_oom_errors(remedy: str = LESS_MEMORY) -> Iterator[None]:
+def friendly_oom_errors() -> Iterator[None]:
     """Turn a failed allocation into an error message that says what to lower.
 
-    Args:
-        remedy: What the user can do.
-
     Raises:
-        InputError: Memory ran out.
+        NoMemoryError: Memory ran out.
     """
     try:
         yield
@@ -120,4 +112,8 @@ def friendly_oom_errors(remedy: str = LESS_MEMORY) -> Iterator[None]:
         is_allocation = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         if not is_allocation and "can't allocate memory" not in str(error):
             raise
-        raise InputError(f"out of memory; {remedy}") from error
+        raise NoMemoryError(
+            "out of memory; lower train_config.micro_batch_size (the loss stays the same) or "
+            "data_config.segment_length, or set train_config.activation_checkpointing=true (on a GPU also "
+            "train_config.cuda_graph=false)"
+        ) from error

@@ -42,6 +42,10 @@ class InputError(Exception):
     """
 
 
+class NoMemoryError(InputError):
+    """Memory ran out; the message says which options need less of it."""
+
+
 def is_system_error(error: Exception) -> bool:
     """Whether an error says that the system could not read a file, and so nothing about what the file holds.
 

@@ -18,7 +18,7 @@ import wavenet
 from midi2wave.config import SamplerWeights
 from midi2wave.sampling.options import DEFAULT_OPTIONS, SamplingOptions
 from midi2wave.utils.cores import usable_cores
-from midi2wave.utils.errors import InputError
+from midi2wave.utils.errors import InputError, NoMemoryError
 from wavenet import Conditioning, Decoder, WaveNet
 
 # With more of them the chain of layers, which one thread computes, limits the speed of a stream.
@@ -116,11 +116,11 @@ def generate(
 
 
 def _friendly_oom_errors(blocks: Iterator[Tensor], n_streams: int) -> Iterator[Tensor]:
-    """The blocks. Raises InputError where a GPU's memory is too small for so many streams."""
+    """The blocks. Raises NoMemoryError where a GPU's memory is too small for so many streams."""
     try:
         yield from blocks
     except torch.OutOfMemoryError as error:
-        raise InputError(
+        raise NoMemoryError(
             f"out of memory on the GPU with {n_streams} streams at once; lower batch_size, or set device to cpu"
         ) from error
 

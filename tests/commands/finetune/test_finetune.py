@@ -19,7 +19,8 @@ from midi2wave.demo_dataset import composer, piano_synth
 from midi2wave.demo_dataset.generate import make_data_set
 from midi2wave.finetuning import base_choice, pipeline, preparation, schedule
 from midi2wave.midi.performance import load_events
-from midi2wave.training import run_state
+from midi2wave.sampling.engines import cpu
+from midi2wave.training import loop, run_state
 from tests.helpers.pipeline import (
     assert_refused,
     call,
@@ -87,16 +88,22 @@ def test_the_speed_is_measured_and_decides_the_steps(recordings, base, tmp_path,
     assert 1e-4 < seconds[0] < 10
 
 
-def test_too_little_memory_is_one_line(recordings, base, tmp_path, monkeypatch):
-    monkeypatch.setattr(schedule, "measure_step_seconds", MEASURE_STEP_SECONDS)
+def run_out(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    def run_out(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(schedule, "train_step", run_out)
-    out = tmp_path / "mine"
-    failed = call(finetune, "-d", recordings, "-o", out, "--minutes", 1, "--base", base, "--device", "cpu")
-    assert_refused(failed, "out of memory; end other programs, give --device cpu, or a smaller model as --base")
+def run_out_later(*_, **__):
+    yield run_out()
+
+
+@pytest.mark.parametrize(("module", "name", "fail"), [(loop, "train_step", run_out), (cpu, "generate", run_out_later)])
+def test_too_little_memory_is_one_line(arguments, monkeypatch, module, name, fail):
+    """In the training, and in the generation of clips after it; the same command goes on."""
+    with monkeypatch.context() as patches:
+        patches.setattr(module, name, fail)
+        assert_refused(call(finetune, *arguments), "out of memory; end other programs and run the command again, or")
+    done = call(finetune, *arguments)
+    assert done.code == 0, done.err
 
 
 def test_steps_take_the_place_of_minutes(recordings, base, tmp_path):

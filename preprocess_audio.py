@@ -18,7 +18,7 @@ from pathlib import Path
 
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, PreprocessConfig, load_config
-from midi2wave.data.clip_cutting import ClipSource, cut_clips
+from midi2wave.data.clip_cutting import SourceRecording, cut_clips
 from midi2wave.data.maestro import inside, read_metadata, resampled_name, select_split
 from midi2wave.data.test_clips import CLIPS_RECORD_NAME, begin_clips, clip_source, finish_clips
 from midi2wave.recordings.pairs import find_pairs
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     return report_and_exit_code(summary, result, failures, len(names), as_json=args.as_json)
 
 
-def _maestro_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[ClipSource]:
+def _maestro_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[SourceRecording]:
     """Audio and MIDI of a split; recordings whose names lead out of the folder are added to `failures`."""
     recordings = select_split(read_metadata(config.maestro_dir), config.split)
     if not recordings:
@@ -71,13 +71,13 @@ def _maestro_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Cl
             audio_path = inside(audio_dir, resampled_name(recording.audio_filename, config.audio_hz))
             midi_path = inside(config.maestro_dir, recording.midi_filename)
             name = Path(recording.audio_filename).stem
-            pairs.append(ClipSource(name, audio_path, midi_path, integer_columns(vars(recording))))
+            pairs.append(SourceRecording(name, audio_path, midi_path, integer_columns(vars(recording))))
         except InputError as error:
             failures.append(Failure(recording.audio_filename, format_error(error)))
     return pairs
 
 
-def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[ClipSource]:
+def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[SourceRecording]:
     """Audio and MIDI with equal stems below audio_dir; a resampled NAME_16000.wav is preferred to NAME.
 
     Folders and links that cannot be opened are added to `failures`.
@@ -95,7 +95,7 @@ def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[Cli
     if not failures:
         listing.require_pairs()
     listing.log_left_out()
-    return [ClipSource(midi.stem, audio, midi) for audio, midi in listing.pairs]
+    return [SourceRecording(midi.stem, audio, midi) for audio, midi in listing.pairs]
 
 
 if __name__ == "__main__":

@@ -93,12 +93,12 @@ def read_result(folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of an output folder of finetune.py. Raises InputError if there is none."""
+    """Options and phases of the record of finetune.py. Raises InputError if there are none."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD_NAME).read_bytes())
-    except (OSError, ValueError) as error:
+        return {name: dict(record[name]) for name in ("options", "phases")}
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise _unfinished(folder, error) from error
-    return record
 
 
 def read_scores(folder: Path, model: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ClipSource:
+class SourceRecording:
     """Audio and MIDI of one performance.
 
     Attributes:
@@ -45,12 +45,12 @@ class ClipSource:
 
 
 def cut_clips(
-    pairs: list[ClipSource], config: PreprocessConfig, output: OutputFolder, failures: list[Failure]
+    recordings: list[SourceRecording], config: PreprocessConfig, output: OutputFolder, failures: list[Failure]
 ) -> Iterator[str]:
     """Cut a clip out of each recording in turn, until there are enough.
 
     Args:
-        pairs: The recordings.
+        recordings: The recordings.
         config: Number and length of the clips, and the seed.
         output: Where the clips are written.
         failures: Recordings that cannot be used are added.
@@ -60,25 +60,27 @@ def cut_clips(
     """
     read = functools.lru_cache(maxsize=1)(_read)  # A single recording is read once for all its clips.
     rng = np.random.default_rng(config.seed)
-    waiting: deque[tuple[ClipSource, list[float]]] = deque((pairs[i], []) for i in rng.permutation(len(pairs)))
+    waiting: deque[tuple[SourceRecording, list[float]]] = deque(
+        (recordings[i], []) for i in rng.permutation(len(recordings))
+    )
     n_clips, full = 0, []
     while waiting and n_clips < config.n_clips:
-        pair, starts = waiting.popleft()
+        recording, starts = waiting.popleft()
         draw = int(rng.integers(N_DRAWS))  # Also of a recording that fails: the others' clips do not depend on it.
         try:
-            pcm, performance = read(pair, config.audio_hz)
+            pcm, performance = read(recording, config.audio_hz)
             possible = _clip_starts(performance, len(pcm), config)
             start = choose_start(possible, starts, config.test_segment_length, draw, rng)
             if start is None:
-                full.append(pair.name)
+                full.append(recording.name)
                 continue
-            name = _cut(pair, pcm, performance, start, config, output, n_clips)
+            name = _cut(recording, pcm, performance, start, config, output, n_clips)
         except (InputError, OSError) as error:
-            failures.append(item_failure(str(pair.audio), error))
+            failures.append(item_failure(str(recording.audio), error))
             continue
         yield name
         n_clips += 1
-        waiting.append((pair, [*starts, start]))
+        waiting.append((recording, [*starts, start]))
     if full:
         log(
             f"no room for one more clip of {config.test_segment_length:g} s beside the others in "
@@ -86,16 +88,16 @@ def cut_clips(
         )
 
 
-def _read(pair: ClipSource, audio_hz: int) -> tuple[np.ndarray, Performance]:
+def _read(recording: SourceRecording, audio_hz: int) -> tuple[np.ndarray, Performance]:
     """The samples and the notes of a recording."""
-    pcm, performance = read_pcm(pair.audio, audio_hz), read_performance(pair.midi)
-    if pair.stretch:
-        pcm, performance = cut_stretch(pcm, performance, pair.stretch, audio_hz, CLIP_MARGIN_SECONDS)
-    return pcm, replace(performance, global_labels=pair.global_labels)
+    pcm, performance = read_pcm(recording.audio, audio_hz), read_performance(recording.midi)
+    if recording.stretch:
+        pcm, performance = cut_stretch(pcm, performance, recording.stretch, audio_hz, CLIP_MARGIN_SECONDS)
+    return pcm, replace(performance, global_labels=recording.global_labels)
 
 
 def _cut(
-    pair: ClipSource,
+    recording: SourceRecording,
     pcm: np.ndarray,
     performance: Performance,
     start: float,
@@ -108,11 +110,11 @@ def _cut(
     first = round(start * config.audio_hz)
     samples = pcm[first : first + round(length * config.audio_hz)]
     events = clip(performance, start, start + length, margin=CLIP_MARGIN_SECONDS)
-    name = clip_name(number, pair.name, start)
+    name = clip_name(number, recording.name, start)
     if refused := output.begin({name: clip_files(name)}):
         raise InputError(refused[name])
     write_clip(output.path, name, samples, events, config.audio_hz)
-    title = f"{pair.name}, from {start:.1f} s"
+    title = f"{recording.name}, from {start:.1f} s"
     save_picture(output.path / f"{name}.png", functools.partial(_draw_clip, events, length, title))
     return name
 

@@ -21,6 +21,8 @@ from midi2wave.utils.cli import count_of
 BASE_NAME, TUNED_NAME = "base", "fine_tuned"
 # By chance alone, all differences of n recordings have one sign in 2 of 2^n cases, and then the interval leaves out 0.
 FEW_RECORDINGS = 6
+# The outcomes.
+WORKED, IN_PART, NOT_CLEAR, FAILED = "It worked", "It worked in part", "Not clear", "It did not work"
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,21 @@ def _compare_notes(base: dict[str, Any], tuned: dict[str, Any], clusters: list[s
     return {"measure": name, "has_notes": has_notes, "reference": reference, **compared}
 
 
-def verdict(comparison: dict[str, Any]) -> str:
-    """Whether the fine-tuning worked, in words: by the notes, by the STFT distance, and by the noise."""
+def outcome(comparison: dict[str, Any]) -> str:
+    """WORKED, IN_PART, NOT_CLEAR or FAILED: by the notes, by the STFT distance, and by the noise."""
     notes, noise = _outcome_of_notes(comparison["notes"]), _outcome_of_noise(comparison["measures"])
     sound = _outcome(comparison["measures"]["mrstft"], _measure("mrstft"))
+    if notes == "no notes":
+        return FAILED
+    if sound == "better":
+        return WORKED if notes == "kept" and noise != "worse" else IN_PART
+    return FAILED if sound == "worse" or notes == "lost" else NOT_CLEAR
+
+
+def verdict(comparison: dict[str, Any]) -> str:
+    """Whether the fine-tuning worked, in words: the outcome, and the reasons for it."""
+    result, notes = outcome(comparison), _outcome_of_notes(comparison["notes"])
+    noise = _outcome_of_noise(comparison["measures"])
     reference = "those of its base"
     if comparison["notes"] and comparison["notes"]["reference"] == "recordings":
         reference = "in the recordings"
@@ -130,22 +143,22 @@ def verdict(comparison: dict[str, Any]) -> str:
         "unclear": "",
     }[noise]
     scope = f"on {count_of(comparison['clips'], 'held-out clip')} of {count_of(comparison['recordings'], 'recording')}"
-    nearer = f"{scope} the fine-tuned model sounds more like your piano than its base"
-    no_nearer = f"{scope} the fine-tuned model does not sound more like your piano than its base"
+    nearer = "the fine-tuned model sounds more like your piano than its base"
+    no_nearer = "the fine-tuned model does not sound more like your piano than its base"
     if notes == "no notes":
-        text = f"It did not work: {scope} hardly any note of the fine-tuned model can be recognised."
-    elif sound == "better" and notes == "kept" and noise != "worse":
-        text = f"It worked: {nearer}, and {remarks}."
-    elif sound == "better" and notes == "kept":
-        text = f"It worked in part: {nearer}, but there is more noise; the notes are as recognisable as {reference}."
-    elif sound == "better":
-        text = f"It worked in part: {nearer}, but {remarks}."
-    elif sound == "worse" or notes == "lost":
-        text = f"It did not work: {no_nearer}; {remarks}. Play the base instead."
+        reasons = f"{scope} hardly any note of the fine-tuned model can be recognised."
+    elif result == WORKED:
+        reasons = f"{scope} {nearer}, and {remarks}."
+    elif result == IN_PART and notes == "kept":
+        reasons = f"{scope} {nearer}, but there is more noise; the notes are as recognisable as {reference}."
+    elif result == IN_PART:
+        reasons = f"{scope} {nearer}, but {remarks}."
+    elif result == FAILED:
+        reasons = f"{scope} {no_nearer}; {remarks}. Play the base instead."
     else:
-        unclear = "the interval does not show whether the fine-tuned model sounds more like your piano than its base"
-        text = f"Not clear: {scope} {unclear}; {remarks}."
-    if not text.startswith("It worked:"):
+        reasons = f"{scope} the interval does not show whether {nearer}; {remarks}."
+    text = f"{result}: {reasons}"
+    if result != WORKED:
         text += " More minutes, or more recordings, may help."
     if comparison["recordings"] < FEW_RECORDINGS:
         text += f" Intervals of {count_of(comparison['recordings'], 'recording')} are too narrow: listen."

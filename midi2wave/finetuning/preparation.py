@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from midi2wave.conditioning.global_conditioning import integer_columns
 from midi2wave.config import Config, DataConfig, PreprocessConfig
-from midi2wave.data.clip_cutting import ClipSource, cut_clips
+from midi2wave.data.clip_cutting import SourceRecording, cut_clips
 from midi2wave.data.maestro import SPLITS, inside, resampled_name
 from midi2wave.data.preprocessing import (
     Outcomes,
@@ -108,17 +108,17 @@ def cut_split_clips(
     config = replace(
         _preprocess_config(folder, split, data, out), out_dir="", n_clips=n_clips, test_segment_length=seconds
     )
-    pairs = []
+    sources = []
     for piece in pieces:
         one = piece.recording
         if one.split == split:
             audio = inside(out / AUDIO_NAME, resampled_name(one.audio_filename, data.audio_hz))
             labels = integer_columns(vars(one))
-            pairs.append(ClipSource(piece.name, audio, inside(folder, one.midi_filename), labels, piece.stretch))
+            sources.append(SourceRecording(piece.name, audio, inside(folder, one.midi_filename), labels, piece.stretch))
     failures: list[Failure] = []
     made_from = Config(preprocess_config=_portable(config, out)).as_dict()
     output = begin_clips(clips_folder(out, split), made_from, force=False)
-    names = list(cut_clips(pairs, config, output, failures))
+    names = list(cut_clips(sources, config, output, failures))
     for failure in failures:
         log(f"no {split} clip of {failure.item}: {failure.reason}")
     if len(names) < 2:

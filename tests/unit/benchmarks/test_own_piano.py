@@ -1,6 +1,8 @@
 """The table of finished fine-tunings, and the random weights that some of them begin with."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,13 @@ import torch
 from benchmarks import own_piano, own_piano_recordings, own_piano_shares, random_weights
 from midi2wave.checkpoint import load_weights
 from midi2wave.data.maestro import SPLITS, Recording, read_metadata
+from midi2wave.evaluation import transcription
 from midi2wave.finetuning import model_scores
+from midi2wave.finetuning.blending import blend
 from tests.helpers.pipeline import assert_refused, call
 from tests.helpers.tiny_base import write_tiny_base
+
+TRAINED = Path("run/step_00000400/weights.safetensors")
 
 
 def write_scores(folder, model, distance, names):
@@ -26,7 +32,7 @@ def write_scores(folder, model, distance, names):
         for k, name in enumerate(names)
     ]
     scores = {"per_clip": clips, "mrstft_topline": 0.0, "chroma_topline": 1.0}
-    (folder / "evaluation" / model).mkdir(parents=True)
+    (folder / "evaluation" / model).mkdir(parents=True, exist_ok=True)
     (folder / "evaluation" / model / "scores.json").write_text(json.dumps(scores))
 
 
@@ -43,39 +49,72 @@ def write_result(folder, seconds, steps, distance, *, base="grand", names=("a", 
     return folder
 
 
-def test_shares_are_blended_and_compared_on_the_test_clips(tmp_path, monkeypatch):
-    """The share that the fine-tuning chose is not played again."""
-    folder = write_result(tmp_path / "own", 600.0, 500, 1.8)
-    base = write_tiny_base(tmp_path / "tiny.safetensors")
-    write_tiny_base(folder / "run/step_00000400/weights.safetensors", seed=1)
+def write_trained(folder, base):
+    """A result with the weights before and after its training."""
+    write_result(folder, 600.0, 500, 1.8)
+    write_tiny_base(folder / TRAINED, seed=1)
     record = json.loads((folder / "finetune.json").read_text())
-    record["phases"]["base"]["path"] = str(base)
+    record["phases"]["base"] = {"path": str(base), "sha256": hashlib.sha256(base.read_bytes()).hexdigest()}
     record["phases"]["training"]["best_step"] = 400
     (folder / "finetune.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """The weights that were played, by the name of their scores."""
     played = {}
 
     def evaluate(model, name, out, clips, transcriber):
-        assert name not in played
+        assert name not in played and clips == out / "clips"
         played[name] = load_weights(model)[0]
         write_scores(out, name, 1.5, ("a", "b"))
-        return own_piano.read_scores(out, name)
+        sha256 = hashlib.sha256(Path(model).read_bytes()).hexdigest()
+        (out / "evaluation" / name / "evaluate.json").write_text(json.dumps({"weights_sha256": sha256}))
+        (out / "evaluation" / name / "index.html").touch()
 
     monkeypatch.setattr(model_scores, "evaluate_model", evaluate)
+    monkeypatch.setattr(transcription, "load_transcriber", lambda: None)
+    return played
+
+
+def test_shares_are_compared_on_the_test_clips(tmp_path, scored):
+    """Neither the share that the fine-tuning chose is played again, nor what was scored by an earlier call."""
+    base = write_tiny_base(tmp_path / "tiny.safetensors")
+    folder = write_trained(tmp_path / "own", base)
     page = tmp_path / "page.md"
     page.write_text(f"{own_piano_shares.BEGIN}\n{own_piano_shares.END}\n")
-    done = call(own_piano_shares, folder, "--shares", 0, 0.5, 1, "--page", page)
+    done = call(own_piano_shares, folder, "--shares", 0.25, 0.5, 1, "--page", page)
     assert done.code == 0, done.err
-    assert list(played) == ["test_share_0", "test_share_1"]
-    # Once more, what is scored is read.
-    again = call(own_piano_shares, folder, "--shares", 0, 0.5, 1)
-    assert again.out == done.out and len(played) == 2
-    for name, path in (("test_share_0", base), ("test_share_1", folder / "run/step_00000400/weights.safetensors")):
-        expected = load_weights(path)[0]
-        assert all(torch.equal(played[name][key], expected[key]) for key in expected)
-    assert (
-        "| tiny | 10.0 | 500 | 3 | , 1.550, It worked | , 1.850, It worked | , 1.550, It worked |" in page.read_text()
-    )
-    assert not list(folder.glob("*.safetensors"))
+    assert list(scored) == ["test_share_0.25", "test_share_1"]
+    before, after = load_weights(base)[0], load_weights(folder / TRAINED)[0]
+    for name, share in (("test_share_0.25", 0.25), ("test_share_1", 1.0)):
+        expected = blend(before, after, share)
+        assert all(torch.equal(scored[name][key], one) for key, one in expected.items())
+    row = "| tiny | 10.0 | 500 | 3 | 1.550; It worked | 1.850; It worked | 1.550; It worked |"
+    assert row in page.read_text().splitlines()
+    again = call(own_piano_shares, folder, "--shares", 0.25, 0.5, 1)
+    assert again.code == 0 and row in again.out
+    (folder / "evaluation/test_share_1/index.html").unlink()
+    scored.clear()
+    assert call(own_piano_shares, folder, "--shares", 0.25, 1).code == 0 and list(scored) == ["test_share_1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "words"),
+    [
+        (lambda folder: (folder / "finetune.json").unlink(), [], "holds no finished fine-tuning"),
+        (lambda folder: shutil.rmtree(folder / "run"), [], "no checkpoint"),
+        (lambda folder: write_tiny_base(folder.parent / "tiny.safetensors", seed=2), [], "has changed since"),
+        (lambda folder: None, ["--shares", "2"], "expected 0 to 1"),
+        (lambda folder: (folder / "page.md").touch(), ["--page", "own/page.md"], "expected the lines"),
+    ],
+)
+def test_shares_that_cannot_be_compared_are_refused(tmp_path, monkeypatch, scored, change, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    change(write_trained(tmp_path / "own", write_tiny_base(tmp_path / "tiny.safetensors")))
+    assert_refused(call(own_piano_shares, "own", *arguments), words)
+    assert not scored
 
 
 def test_table_and_picture(tmp_path):
@@ -103,12 +142,13 @@ def test_table_and_picture(tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("kind", ["unfinished", "no scores", "other clips"])
+@pytest.mark.parametrize("kind", ["unfinished", "no record", "a list", "no scores", "other clips"])
 def test_what_cannot_be_compared_is_refused(tmp_path, kind):
     one = write_result(tmp_path / "one", 60.0, 1, 1.9)
     other = write_result(tmp_path / "other", 60.0, 1, 1.9, names=("a", "c") if kind == "other clips" else ("a", "b"))
-    if kind == "unfinished":
-        (other / "finetune.json").write_text('{"options": {}, "phases": {}}')
+    records = {"unfinished": '{"options": {}, "phases": {}}', "no record": "{}", "a list": "[]"}
+    if kind in records:
+        (other / "finetune.json").write_text(records[kind])
     elif kind == "no scores":
         (other / "evaluation/fine_tuned/scores.json").unlink()
     words = "different test clips" if kind == "other clips" else "no finished fine-tuning"

@@ -45,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config = load_config(args.config, ("preprocess_config",), args.overrides).preprocess_config
     failures: list[Failure] = []
-    pairs = _maestro_pairs(config, failures) if config.maestro_dir else _folder_pairs(config, failures)
+    sources = _maestro_sources(config, failures) if config.maestro_dir else _folder_sources(config, failures)
     with lock_own_folder(args.dir, CLIPS_RECORD_NAME):
         output = begin_clips(args.dir, Config(preprocess_config=config).as_dict(), force=args.force)
-        names = list(progress(cut_clips(pairs, config, output, failures), config.n_clips, "clip"))
+        names = list(progress(cut_clips(sources, config, output, failures), config.n_clips, "clip"))
         if names:
             finish_clips(output, names)
     result = {"dir": str(args.dir), "clips": names}
@@ -59,25 +59,25 @@ def main(argv: list[str] | None = None) -> int:
     return report_and_exit_code(summary, result, failures, len(names), as_json=args.as_json)
 
 
-def _maestro_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[SourceRecording]:
+def _maestro_sources(config: PreprocessConfig, failures: list[Failure]) -> list[SourceRecording]:
     """Audio and MIDI of a split; recordings whose names lead out of the folder are added to `failures`."""
     recordings = select_split(read_metadata(config.maestro_dir), config.split)
     if not recordings:
         raise InputError(f"the metadata in {config.maestro_dir} lists no recordings of split {config.split!r}")
     audio_dir = config.resampled_dir or config.maestro_dir
-    pairs = []
+    sources = []
     for recording in recordings:
         try:
             audio_path = inside(audio_dir, resampled_name(recording.audio_filename, config.audio_hz))
             midi_path = inside(config.maestro_dir, recording.midi_filename)
             name = Path(recording.audio_filename).stem
-            pairs.append(SourceRecording(name, audio_path, midi_path, integer_columns(vars(recording))))
+            sources.append(SourceRecording(name, audio_path, midi_path, integer_columns(vars(recording))))
         except InputError as error:
             failures.append(Failure(recording.audio_filename, format_error(error)))
-    return pairs
+    return sources
 
 
-def _folder_pairs(config: PreprocessConfig, failures: list[Failure]) -> list[SourceRecording]:
+def _folder_sources(config: PreprocessConfig, failures: list[Failure]) -> list[SourceRecording]:
     """Audio and MIDI with equal stems below audio_dir; a resampled NAME_16000.wav is preferred to NAME.
 
     Folders and links that cannot be opened are added to `failures`.

@@ -65,13 +65,13 @@ def read_result(folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
         reference: Scores of the base with which it is compared.
 
     Returns:
-        The name of its own `base`, `seed`, `minutes` of recordings, `steps`, `share` of the trained weights, and the
-        comparison, as of `comparison.compare`.
+        The name of its own `base`, `seed`, `minutes` of recordings, `steps`, `share` of the trained weights, the
+        `outcome` that the command printed, against its own base, and the comparison, as of `comparison.compare`.
 
     Raises:
         InputError: There is none, it is not finished, or has other test clips than the base.
     """
-    from midi2wave.finetuning.comparison import TUNED_NAME, compare
+    from midi2wave.finetuning.comparison import BASE_NAME, TUNED_NAME, compare, outcome
 
     tuned = read_scores(folder, TUNED_NAME)
     names, expected = ([clip["clip"] for clip in scores["per_clip"]] for scores in (tuned, reference))
@@ -86,6 +86,7 @@ def read_result(folder: Path, reference: dict[str, Any]) -> dict[str, Any]:
             "minutes": phases["data"]["splits"]["train"]["seconds"] / 60,
             "steps": phases["training"]["step"],
             "share": phases["blending"]["share"],
+            "outcome": outcome(compare(read_scores(folder, BASE_NAME), tuned)),
             **compare(reference, tuned),
         }
     except KeyError as error:
@@ -121,14 +122,22 @@ def table(results: list[dict[str, Any]]) -> list[str]:
     """A Markdown table: a row for the recordings, the base of the first result, and each fine-tuning."""
     first = results[0]["measures"]
     columns = [column for column in COLUMNS if column[0] in first]
-    headings = ["base", "recordings, minutes", "steps", "seed", "share", *(heading for _, heading, _ in columns)]
+    headings = [
+        "base",
+        "recordings, minutes",
+        "steps",
+        "seed",
+        "share",
+        "outcome",
+        *(heading for _, heading, _ in columns),
+    ]
     toplines = [_number(first[key].get("topline"), digits) for key, _, digits in columns]
     bases = [_number(first[key]["base"], digits) for key, _, digits in columns]
-    rows = [["topline", "", "", "", "", *toplines], [results[0]["base"], "0", "0", "", "", *bases]]
+    rows = [["topline", *[""] * 5, *toplines], [results[0]["base"], "0", "0", *[""] * 3, *bases]]
     for one in results:
         cells = [_with_interval(one["measures"][key], digits) for key, _, digits in columns]
-        facts = [one["base"], f"{one['minutes']:.1f}", str(one["steps"]), str(one["seed"]), f"{one['share']:g}"]
-        rows.append([*facts, *cells])
+        facts = [f"{one['minutes']:.1f}", str(one["steps"]), str(one["seed"]), f"{one['share']:g}", one["outcome"]]
+        rows.append([one["base"], *facts, *cells])
     return [markdown_row(headings), markdown_row(["---"] * len(headings)), *map(markdown_row, rows)]
 
 

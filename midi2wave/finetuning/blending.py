@@ -2,9 +2,9 @@
 
 A training on few recordings improves the likelihood of their sound, but what the model generates from silence gets
 noisier and loses notes. The mean of the weights before and after it keeps more of what the base plays (weight-space
-ensembles: Wortsman et al., arXiv 2109.01903). Three quarters of the trained weights were the best compromise between
-sound and notes in nearly all trainings of docs/own_piano.md that began with a shipped model. A few validation clips
-are too few to choose between neighbouring shares, but they show where three quarters are wrong.
+ensembles: Wortsman et al., arXiv 2109.01903). With ten minutes of recordings or more, three quarters of the trained
+weights were nearer to the recordings than half of them, and kept more notes than all (docs/own_piano.md). A few
+validation clips are too few to choose between neighbouring shares, but they show where three quarters are wrong.
 """
 
 import functools
@@ -32,7 +32,7 @@ BLENDED_NAME = "blended.safetensors"
 # Folder of the weights of each share, while they are compared.
 SHARES_NAME = "shares"
 DEFAULT_SHARE = 0.75
-# Taken where the default does not do; the last one needs no scores.
+# Where the default will not do.
 SMALLER_SHARES = (0.5, 0.25)
 # Above this ratio of the distance of the default share to that of all trained weights, the base sounds so different
 # that a quarter of it is too much.
@@ -70,9 +70,10 @@ def select_share(score: Callable[[float], Scores], base: Scores, recordings: Sco
     """Three quarters of the trained weights, unless the scores show that another share is needed.
 
     A share will do if it sounds nearer to the recordings than the base and does not lose many notes. All of the
-    trained weights are taken if they will do, and three quarters will not or sound much further away; else half of
-    them if that will do and three quarters will not, else a quarter. Small shares can be further away than the base,
-    since they have the measured partials, but hardly the weights that were trained with them.
+    trained weights are taken if they will do, and three quarters will not or sound much further away; else the
+    largest share that will do; if there is none, of those that keep the notes the nearest. Small shares can be
+    further away than the base, since they have the measured partials, but hardly the weights that were trained with
+    them.
 
     Args:
         score: Returns the scores of a share; called only for those that are needed.
@@ -83,16 +84,23 @@ def select_share(score: Callable[[float], Scores], base: Scores, recordings: Sco
         min(base.notes, recordings.notes) - MAX_NOTE_LOSS_ON_VALIDATION, MIN_TOPLINE_SHARE * recordings.notes
     )
 
-    def will_do(share: float) -> bool:
-        one = score(share)
+    def keeps_notes(share: float) -> bool:
         # Without a note in the clips, which makes their score NaN, there is nothing to lose.
-        return one.distance < base.distance and not one.notes < fewest_notes
+        return not score(share).notes < fewest_notes
+
+    def will_do(share: float) -> bool:
+        return score(share).distance < base.distance and keeps_notes(share)
 
     is_far = score(DEFAULT_SHARE).distance > MAX_DISTANCE_RATIO * score(1.0).distance
     if (is_far or not will_do(DEFAULT_SHARE)) and will_do(1.0):
         return 1.0
-    preferred = (DEFAULT_SHARE, *SMALLER_SHARES[:-1])
-    return next((share for share in preferred if will_do(share)), SMALLER_SHARES[-1])
+    for share in (DEFAULT_SHARE, *SMALLER_SHARES):
+        if will_do(share):
+            return share
+    played = (1.0, DEFAULT_SHARE, *SMALLER_SHARES)
+    if keeping := [share for share in played if keeps_notes(share)]:
+        return min(keeping, key=lambda share: score(share).distance)
+    return max(played, key=lambda share: score(share).notes)
 
 
 def choose_share(base: str, trained: Path, out: Path, evaluate: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:

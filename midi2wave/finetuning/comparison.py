@@ -21,7 +21,7 @@ from midi2wave.utils.cli import count_of
 BASE_NAME, TUNED_NAME = "base", "fine_tuned"
 # By chance alone, all differences of n recordings have one sign in 2 of 2^n cases, and then the interval leaves out 0.
 FEW_RECORDINGS = 6
-# The outcomes.
+# Outcomes, as messages and tables name them.
 WORKED, IN_PART, NOT_CLEAR, FAILED = "It worked", "It worked in part", "Not clear", "It did not work"
 
 
@@ -214,8 +214,8 @@ def _outcome_of_noise(measures: dict[str, Any]) -> str:
     values = measures.get("noise_excess_db")
     if values is None:
         return "unclear"
-    outcome = _outcome(values, _measure("noise_excess_db"))
-    return "within" if outcome == "worse" and values["fine_tuned"] <= 0 else outcome
+    compared = _outcome(values, _measure("noise_excess_db"))
+    return "within" if compared == "worse" and values["fine_tuned"] <= 0 else compared
 
 
 def _outcome_of_notes(notes: dict[str, Any] | None) -> str:

@@ -16,7 +16,7 @@ from midi2wave.finetuning.play_settings import play_settings
 EVALUATION_NAME = "evaluation"
 # Less F1 (or chroma correlation) than this is no loss.
 MAX_NOTE_LOSS = 0.05
-# With a lower part of the F1 of the recordings, a model plays no notes. Wrong notes have less than 0.1 of it.
+# With a lower part of that of the recordings, a model plays no notes. Wrong notes have less than 0.1 of it.
 MIN_TOPLINE_SHARE = 0.25
 
 

@@ -38,6 +38,7 @@ from midi2wave.finetuning.play_settings import play_settings
 from midi2wave.midi.reader import MIDI_SUFFIXES
 from midi2wave.recordings.check import CheckedRecordings, check_recordings
 from midi2wave.recordings.report_page import write_report
+from midi2wave.training.hardware import friendly_oom_errors
 from midi2wave.training.loop import run_training
 from midi2wave.utils.atomic_files import remove, write_text
 from midi2wave.utils.cli import choose_device, count_of, log
@@ -92,12 +93,15 @@ def finetune(folder: Path, out: Path, options: FinetuneOptions) -> FinetuneResul
         record.write()
         record.discard_outdated()
         try:
-            return _Finetuning(folder, out, options, record).run(candidates)
+            with friendly_oom_errors():
+                return _Finetuning(folder, out, options, record).run(candidates)
         except NoMemoryError as error:  # It names options of other commands.
-            on_gpu = choose_device(options.device).type == "cuda"
+            again = "run the command again"
+            if choose_device(options.device).type == "cuda":
+                again += " with --device cpu"
             raise InputError(
-                f"out of memory; end other programs and run the command again{' with --device cpu' * on_gpu}, or "
-                "begin in another folder with a smaller model as --base"
+                f"out of memory; end other programs and {again}, or begin in another folder with a smaller model as "
+                "--base"
             ) from error
 
 

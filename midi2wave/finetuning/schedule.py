@@ -19,7 +19,7 @@ from midi2wave.midi.performance import empty_performance
 from midi2wave.sampling.options import SamplingOptions
 from midi2wave.sampling.synthesis import synthesize
 from midi2wave.training.data_loader import MicroBatches, batches, micro_batch_indices, training_crops
-from midi2wave.training.hardware import choose_precision, friendly_oom_errors, keep_freed_memory, synchronize
+from midi2wave.training.hardware import choose_precision, keep_freed_memory, synchronize
 from midi2wave.training.run_state import choose_gate_kernels, make_unsaved_run
 from midi2wave.training.step import train_step
 from midi2wave.utils.cli import choose_device
@@ -113,30 +113,25 @@ def training_config(base: Config, base_path: str, out: Path, seed: int, device: 
 
 
 def measure_step_seconds(config: Config) -> float:
-    """Mean duration of some steps on this machine, with the training's own data, from random weights.
-
-    Raises:
-        NoMemoryError: Memory ran out.
-    """
+    """Mean duration of some steps on this machine, with the training's own data, from random weights."""
     settings = config.train_config
     keep_freed_memory()
     device = choose_device(settings.device)
-    with friendly_oom_errors():
-        state = make_unsaved_run(config, device, choose_precision(settings.precision, device))
-        state.model.decoder.gates = choose_gate_kernels(settings, device, verbose=False)
-        crops = training_crops(config, state.model)
-        indices = micro_batch_indices(MEASURED_RANGE, settings.batch_size, state.micro_batch_size, 0, 1)
-        n_micro_batches = settings.batch_size // state.micro_batch_size
-        durations: list[float] = []
-        with contextlib.closing(batches(crops, indices, config.data_config.n_workers)) as loader:
-            for _ in MEASURED_RANGE:
-                started = time.monotonic()
-                train_step(state, MicroBatches(loader, n_micro_batches))
-                synchronize(device)
-                durations.append(time.monotonic() - started)
-                measured = durations[1:]
-                if len(measured) >= MIN_MEASURED_STEPS and sum(measured) >= MEASURED_SECONDS:
-                    break
+    state = make_unsaved_run(config, device, choose_precision(settings.precision, device))
+    state.model.decoder.gates = choose_gate_kernels(settings, device, verbose=False)
+    crops = training_crops(config, state.model)
+    indices = micro_batch_indices(MEASURED_RANGE, settings.batch_size, state.micro_batch_size, 0, 1)
+    n_micro_batches = settings.batch_size // state.micro_batch_size
+    durations: list[float] = []
+    with contextlib.closing(batches(crops, indices, config.data_config.n_workers)) as loader:
+        for _ in MEASURED_RANGE:
+            started = time.monotonic()
+            train_step(state, MicroBatches(loader, n_micro_batches))
+            synchronize(device)
+            durations.append(time.monotonic() - started)
+            measured = durations[1:]
+            if len(measured) >= MIN_MEASURED_STEPS and sum(measured) >= MEASURED_SECONDS:
+                break
     return sum(measured) / len(measured)
 
 
@@ -148,21 +143,17 @@ def measure_play_seconds(base: LoadedCheckpoint, path: str, n_clips: int, device
         path: Its weights.
         n_clips: The number of clips.
         device: As in train_config.
-
-    Raises:
-        NoMemoryError: Memory ran out.
     """
     data = base.config.data_config
     options = SamplingOptions.from_config(play_settings(data).apply(SamplingConfig(model_filename=path)))
     n_frames = math.ceil(PLAYED_SECONDS * data.midi_hz)
-    with friendly_oom_errors():
-        model = base.model.to(choose_device(device))
-        for _ in range(2):  # The first time kernels are compiled.
-            started = time.monotonic()
-            blocks = synthesize(
-                model, [empty_performance()] * n_clips, n_frames, data, options, streams=list(range(n_clips))
-            )
-            collections.deque(blocks, maxlen=0)
+    model = base.model.to(choose_device(device))
+    for _ in range(2):  # The first time kernels are compiled.
+        started = time.monotonic()
+        blocks = synthesize(
+            model, [empty_performance()] * n_clips, n_frames, data, options, streams=list(range(n_clips))
+        )
+        collections.deque(blocks, maxlen=0)
     return (time.monotonic() - started) * data.midi_hz / n_frames
 
 

@@ -9,7 +9,7 @@ import soundfile
 
 from midi2wave.data import clip_cutting, preprocessing
 from midi2wave.evaluation import evaluation_folder
-from midi2wave.finetuning import blending, pipeline, schedule
+from midi2wave.finetuning import pipeline, schedule
 from midi2wave.recordings.check import CheckedPair, CheckedRecordings
 from midi2wave.training import log, run_state
 from midi2wave.utils.errors import InputError
@@ -29,8 +29,6 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "CLIP_SECONDS", 1.0)
     monkeypatch.setattr(pipeline, "VALIDATION_CLIP_SECONDS", 1.0)
     monkeypatch.setattr(pipeline, "N_VALIDATION_CLIPS", 2)
-    monkeypatch.setattr(blending, "DEFAULT_SHARE", 0.5)
-    monkeypatch.setattr(blending, "SMALLER_SHARES", (0.25,))
     monkeypatch.setattr(run_state, "compile_gate_kernels", lambda *_, **__: None)
     monkeypatch.setattr(pipeline, "load_transcriber", lambda: None)
     monkeypatch.setattr(pipeline, "check_recordings", pairs_of_equal_stems)

@@ -17,7 +17,7 @@ from midi2wave import checkpoint_folders
 from midi2wave.data.processed_folder import ProcessedFolder
 from midi2wave.demo_dataset import composer, piano_synth
 from midi2wave.demo_dataset.generate import make_data_set
-from midi2wave.finetuning import base_choice, pipeline, preparation, schedule
+from midi2wave.finetuning import base_choice, model_scores, pipeline, preparation, schedule
 from midi2wave.midi.performance import load_events
 from midi2wave.sampling.engines import cpu
 from midi2wave.training import loop, run_state
@@ -96,12 +96,17 @@ def run_out_later(*_, **__):
     yield run_out()
 
 
-@pytest.mark.parametrize(("module", "name", "fail"), [(loop, "train_step", run_out), (cpu, "generate", run_out_later)])
+@pytest.mark.parametrize(
+    ("module", "name", "fail"),
+    [(loop, "train_step", run_out), (cpu, "generate", run_out_later), (model_scores, "load_checkpoint", run_out)],
+)
 def test_too_little_memory_is_one_line(arguments, monkeypatch, module, name, fail):
-    """In the training, and in the generation of clips after it; the same command goes on."""
+    """In the training, in the generation of clips, and elsewhere; the same command goes on."""
     with monkeypatch.context() as patches:
         patches.setattr(module, name, fail)
         assert_refused(call(finetune, *arguments), "out of memory; end other programs and run the command again, or")
+        patches.setattr(pipeline, "choose_device", lambda _: torch.device("cuda"))
+        assert_refused(call(finetune, *arguments), "run the command again with --device cpu, or begin in another")
     done = call(finetune, *arguments)
     assert done.code == 0, done.err
 

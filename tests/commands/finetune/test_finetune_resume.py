@@ -44,7 +44,7 @@ def test_the_same_command_goes_on_after_an_interruption(arguments, tmp_path, mon
     monkeypatch.setattr(pipeline, "evaluate_model", functools.partial(interrupt_at, comparison.TUNED_NAME))
     assert call(finetune, *arguments).code == 143
     clips = [name for name in first_times if "/clip_" in name and name.endswith(".wav")]
-    assert {name.split("/")[0] for name in clips} == {"base", "share_0.5"}
+    assert {name.split("/")[0] for name in clips} == {"base", "share_0.75"}
     assert all(modification_times(tmp_path / "mine/evaluation/validation")[name] == first_times[name] for name in clips)
     before = modification_times(tmp_path / "mine")
     monkeypatch.setattr(pipeline, "evaluate_model", evaluate_model)
@@ -113,7 +113,7 @@ INTERRUPTIONS = {
     "in the clips of a share": (
         synthesizer,
         "write_wav",
-        lambda path, *_: path.parent.name == "share_0.5",
+        lambda path, *_: path.parent.name == "share_0.75",
         "evaluation/validation/base/clip_*.wav",
     ),
     "before the share is recorded": (

@@ -95,9 +95,12 @@ def test_shares_are_compared_on_the_test_clips(tmp_path, scored):
     assert row in page.read_text().splitlines()
     again = call(own_piano_shares, folder, "--shares", 0.25, 0.5, 1)
     assert again.code == 0 and row in again.out
+    # What is not finished is, and what is of other weights is made again.
     (folder / "evaluation/test_share_1/index.html").unlink()
+    (folder / "evaluation/test_share_0.25/evaluate.json").write_text('{"weights_sha256": "other"}')
     scored.clear()
-    assert call(own_piano_shares, folder, "--shares", 0.25, 1).code == 0 and list(scored) == ["test_share_1"]
+    assert call(own_piano_shares, folder, "--shares", 0.25, 0.5, 1).code == 0
+    assert list(scored) == ["test_share_0.25", "test_share_1"]
 
 
 @pytest.mark.parametrize(
@@ -130,13 +133,13 @@ def test_table_and_picture(tmp_path):
         line.split(" | chroma")[0].split(" | 0.500")[0].split(" | 1.000")[0] for line in lines if line.startswith("|")
     ]
     assert rows == [
-        "| base | recordings, minutes | steps | seed | share | STFT distance | noise excess, dB",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| topline |  |  |  |  | 0.000 | ",
-        "| grand | 0 | 0 |  |  | 2.050 | 20.0",
-        "| grand | 2.0 | 200 | 3 | 0.5 | 1.930 (-0.120 .. -0.120) | 18.8 (-1.2 .. -1.2)",
-        "| grand | 10.0 | 1000 | 3 | 0.5 | 1.850 (-0.200 .. -0.200) | 18.0 (-2.0 .. -2.0)",
-        "| random | 1.0 | 300 | 3 | 0.5 | 2.550 (+0.500 .. +0.500) | 25.0 (+5.0 .. +5.0)",
+        "| base | recordings, minutes | steps | seed | share | outcome | STFT distance | noise excess, dB",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| topline |  |  |  |  |  | 0.000 | ",
+        "| grand | 0 | 0 |  |  |  | 2.050 | 20.0",
+        "| grand | 2.0 | 200 | 3 | 0.5 | It worked | 1.930 (-0.120 .. -0.120) | 18.8 (-1.2 .. -1.2)",
+        "| grand | 10.0 | 1000 | 3 | 0.5 | It worked | 1.850 (-0.200 .. -0.200) | 18.0 (-2.0 .. -2.0)",
+        "| random | 1.0 | 300 | 3 | 0.5 | It worked | 2.550 (+0.500 .. +0.500) | 25.0 (+5.0 .. +5.0)",
     ]
     assert "old" not in lines and lines[0] == "before" and lines[-1] == "after"
     assert (tmp_path / "picture.png").stat().st_size > 1000

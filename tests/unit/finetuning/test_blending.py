@@ -35,14 +35,22 @@ def test_small_differences_do_not_change_the_share():
 def test_less_is_taken_where_the_sound_is_no_nearer():
     scores = {1.0: Scores(2.3, 0.4), 0.75: Scores(1.9, 0.8), 0.5: Scores(1.79, 0.8)}
     assert _select(scores) == 0.5
-    assert _select({**scores, 0.5: Scores(1.9, 0.8)}) == 0.25
+    assert _select({**scores, 0.5: Scores(1.9, 0.8), 0.25: Scores(1.79, 0.8)}) == 0.25
 
 
 def test_less_is_taken_where_many_notes_are_lost():
     scores = {1.0: Scores(1.5, 0.5), 0.75: Scores(1.6, 0.69), 0.5: Scores(1.7, 0.75)}
     assert _select(scores) == 0.5
     assert _select(scores, base=Scores(1.8, 0.75)) == 0.75
-    assert _select({**scores, 0.5: Scores(1.7, 0.69)}) == 0.25
+    assert _select({**scores, 0.5: Scores(1.7, 0.69), 0.25: Scores(1.75, 0.8)}) == 0.25
+
+
+def test_where_no_share_will_do_the_notes_are_kept():
+    """The nearest of the shares that keep them; if none does, the one with most of them."""
+    scores = {1.0: Scores(1.85, 0.5), 0.75: Scores(1.9, 0.8), 0.5: Scores(1.95, 0.8), 0.25: Scores(1.92, 0.8)}
+    assert _select(scores) == 0.75
+    lost = {share: Scores(1.6, notes) for share, notes in ((1.0, 0.6), (0.75, 0.61), (0.5, 0.65), (0.25, 0.63))}
+    assert _select(lost) == 0.5
 
 
 def test_all_is_taken_where_the_base_sounds_too_different():
@@ -63,8 +71,8 @@ def test_without_notes_the_sound_decides():
     assert _select(silent, Scores(1.65, math.nan), Scores(0.0, math.nan)) == 0.5
 
 
-def test_only_the_shares_that_are_needed_are_played(tmp_path, monkeypatch):
-    """After an interruption with the same weights files; the scores of the rest are not in the record."""
+def test_only_the_shares_that_are_needed_are_played(tmp_path):
+    """An interrupted choice goes on with the same weights files, and records the shares that were played."""
     base, trained = (write_tiny_base(tmp_path / f"{seed}.safetensors", seed) for seed in (1, 2))
     distances = {"base": 1.8, "share_0.75": 1.9, "share_1": 2.0, "share_0.5": 1.7}
     played = []

@@ -27,3 +27,8 @@ def insert_lines(path: Path, lines: list[str], begin: str, end: str) -> None:
     """Replace the text between the marks of a page. Raises InputError as `split_at_marks`."""
     before, after = split_at_marks(path, begin, end)
     write_text(path, "\n".join([before + begin, "", *lines, "", end + after]))
+
+
+def table_lines(headings: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table."""
+    return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.markdown import insert_lines
+from benchmarks.markdown import insert_lines, table_lines
 from midi2wave.finetuning.phases import RECORD_NAME
 from midi2wave.plotting.pictures import save_picture
 from midi2wave.utils.cli import make_plain_parser, print_result, run
@@ -31,6 +31,8 @@ COLUMNS = (
     ("gap", "gap", 3),
 )
 PICTURE_COLUMNS = COLUMNS[:3]
+# Headings of what tells one fine-tuning from another.
+FACTS = ["base", "recordings, minutes", "steps", "seed"]
 COLOURS = ("#007878", "#7a3b9a", "#a06000", "#404040")
 
 
@@ -122,28 +124,19 @@ def table(results: list[dict[str, Any]]) -> list[str]:
     """A Markdown table: a row for the recordings, the base of the first result, and each fine-tuning."""
     first = results[0]["measures"]
     columns = [column for column in COLUMNS if column[0] in first]
-    headings = [
-        "base",
-        "recordings, minutes",
-        "steps",
-        "seed",
-        "share",
-        "outcome",
-        *(heading for _, heading, _ in columns),
-    ]
+    headings = [*FACTS, "share", "outcome", *(heading for _, heading, _ in columns)]
     toplines = [_number(first[key].get("topline"), digits) for key, _, digits in columns]
     bases = [_number(first[key]["base"], digits) for key, _, digits in columns]
     rows = [["topline", *[""] * 5, *toplines], [results[0]["base"], "0", "0", *[""] * 3, *bases]]
     for one in results:
         cells = [_with_interval(one["measures"][key], digits) for key, _, digits in columns]
-        facts = [f"{one['minutes']:.1f}", str(one["steps"]), str(one["seed"]), f"{one['share']:g}", one["outcome"]]
-        rows.append([one["base"], *facts, *cells])
-    return [markdown_row(headings), markdown_row(["---"] * len(headings)), *map(markdown_row, rows)]
+        rows.append([*facts_of(one), f"{one['share']:g}", one["outcome"], *cells])
+    return table_lines(headings, rows)
 
 
-def markdown_row(cells: list[str]) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def facts_of(result: dict[str, Any]) -> list[str]:
+    """The cells of FACTS."""
+    return [result["base"], f"{result['minutes']:.1f}", str(result["steps"]), str(result["seed"])]
 
 
 def _number(value: float | None, digits: int) -> str:

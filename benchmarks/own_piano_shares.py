@@ -7,13 +7,12 @@ command goes on there.
 """
 
 import argparse
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.markdown import insert_lines, split_at_marks
-from benchmarks.own_piano import markdown_row, read_record, read_result, read_scores
+from benchmarks.markdown import insert_lines, split_at_marks, table_lines
+from benchmarks.own_piano import FACTS, facts_of, read_record, read_result, read_scores
+from midi2wave.utils.atomic_files import remove
 from midi2wave.utils.cli import make_plain_parser, print_result, run
 from midi2wave.utils.errors import InputError
 
@@ -75,7 +74,7 @@ def score_share(folder: Path, share: float, transcriber: "Transcriber | None") -
     from midi2wave.checkpoint_folders import step_name
     from midi2wave.finetuning import comparison, preparation, schedule
     from midi2wave.finetuning.blending import write_blended
-    from midi2wave.finetuning.model_scores import evaluate_model
+    from midi2wave.finetuning.model_scores import EVALUATION_NAME, evaluate_model
 
     phases = read_record(folder)["phases"]
     base = read_scores(folder, comparison.BASE_NAME)
@@ -83,28 +82,25 @@ def score_share(folder: Path, share: float, transcriber: "Transcriber | None") -
         return comparison.compare(base, read_scores(folder, comparison.TUNED_NAME))
     name = f"test_share_{share:g}"
     weights = folder / WEIGHTS_NAME / f"{share:g}.safetensors"
-    # The folder of its clips accepts no other file, and one that is written again can have another checksum.
+    evaluation = folder / EVALUATION_NAME / name
     if not weights.is_file():
+        # It accepts no other weights, and those that are written again can have another checksum.
+        remove(evaluation)
         trained = folder / schedule.RUN_NAME / step_name(phases["training"]["best_step"])
         old, new = (checkpoint.load_checkpoint(path, "cpu") for path in (phases["base"]["path"], trained))
         if old.sha256 != phases["base"]["sha256"]:
             raise InputError(f"{phases['base']['path']} has changed since {folder} was made; put the former one back")
         write_blended(weights, old, new, share)
-    if not _is_evaluated(folder, name, weights):
+    if not _is_finished(evaluation):
         evaluate_model(str(weights), name, folder, preparation.clips_folder(folder, "test"), transcriber)
     return comparison.compare(base, read_scores(folder, name))
 
 
-def _is_evaluated(folder: Path, name: str, weights: Path) -> bool:
-    """Whether there are scores of these weights, and the page, which is written last."""
-    from midi2wave.evaluation.evaluation_folder import PAGE_NAME, RECORD_NAME, RESULT_NAME
-    from midi2wave.finetuning.model_scores import EVALUATION_NAME
+def _is_finished(evaluation: Path) -> bool:
+    """Whether a folder has the scores, and the page, which is written last."""
+    from midi2wave.evaluation.evaluation_folder import PAGE_NAME, RESULT_NAME
 
-    evaluation = folder / EVALUATION_NAME / name
-    if not all((evaluation / one).is_file() for one in (RECORD_NAME, RESULT_NAME, PAGE_NAME)):
-        return False
-    record = json.loads((evaluation / RECORD_NAME).read_bytes())
-    return bool(record["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest())
+    return all((evaluation / one).is_file() for one in (RESULT_NAME, PAGE_NAME))
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -112,16 +108,15 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     from midi2wave.finetuning.comparison import outcome
 
     columns = list(rows[0]["shares"])
-    lines = [markdown_row(["base", "recordings, minutes", "steps", "seed", *columns])]
-    lines.append(markdown_row(["---"] * (4 + len(columns))))
+    lines = []
     for one in rows:
-        cells = [one["base"], f"{one['minutes']:.1f}", str(one["steps"]), str(one["seed"])]
+        cells = []
         for share in columns:
             measures = one["shares"][share]["measures"]
             values = [f"{measures[name]['fine_tuned']:.3f}" for name in ("f1", "mrstft") if name in measures]
             cells.append("; ".join([*values, outcome(one["shares"][share])]))
-        lines.append(markdown_row(cells))
-    return lines
+        lines.append([*facts_of(one), *cells])
+    return table_lines([*FACTS, *columns], lines)
 
 
 if __name__ == "__main__":

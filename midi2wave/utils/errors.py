@@ -43,7 +43,7 @@ class InputError(Exception):
 
 
 class NoMemoryError(InputError):
-    """Memory ran out; the message says which options need less of it."""
+    """Memory ran out; the message names options with which less of it is needed."""
 
 
 def is_system_error(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""The table of finished fine-tunings, and the random weights that some of them begin with."""
+"""The tables of finished fine-tunings and their shares, and the random weights that some of them begin with."""
 
 import hashlib
 import json
@@ -69,8 +69,6 @@ def scored(monkeypatch):
         assert name not in played and clips == out / "clips"
         played[name] = load_weights(model)[0]
         write_scores(out, name, 1.5, ("a", "b"))
-        sha256 = hashlib.sha256(Path(model).read_bytes()).hexdigest()
-        (out / "evaluation" / name / "evaluate.json").write_text(json.dumps({"weights_sha256": sha256}))
         (out / "evaluation" / name / "index.html").touch()
 
     monkeypatch.setattr(model_scores, "evaluate_model", evaluate)
@@ -95,9 +93,9 @@ def test_shares_are_compared_on_the_test_clips(tmp_path, scored):
     assert row in page.read_text().splitlines()
     again = call(own_piano_shares, folder, "--shares", 0.25, 0.5, 1)
     assert again.code == 0 and row in again.out
-    # What is not finished is, and what is of other weights is made again.
+    # What is not finished is done again, and so is what has lost its weights.
     (folder / "evaluation/test_share_1/index.html").unlink()
-    (folder / "evaluation/test_share_0.25/evaluate.json").write_text('{"weights_sha256": "other"}')
+    (folder / "test_shares/0.25.safetensors").unlink()
     scored.clear()
     assert call(own_piano_shares, folder, "--shares", 0.25, 0.5, 1).code == 0
     assert list(scored) == ["test_share_0.25", "test_share_1"]

@@ -60,8 +60,8 @@ def test_all_is_taken_where_the_base_sounds_too_different():
 
 
 @pytest.mark.parametrize("middle", [Scores(2.0, 0.1), Scores(5.0, 0.7)])
-def test_all_is_taken_of_which_three_quarters_will_not_do(middle):
-    """A base without notes, which keeps those of a mixture from being recognised; weights that cannot be mixed."""
+def test_all_is_taken_where_three_quarters_will_not_do(middle):
+    """Three quarters play hardly any of the notes, or sound further away than the base."""
     assert _select({1.0: Scores(1.7, 0.7), 0.75: middle}, base=Scores(4.9, 0.0)) == 1.0
 
 
